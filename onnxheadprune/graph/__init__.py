@@ -1,0 +1,1 @@
+"""A read-only, navigable view of a model, and its symbolic shapes."""

@@ -1,0 +1,207 @@
+"""What the elements of small integer values are: numbers, or dimensions of the inputs.
+
+Exporters compute target shapes at run time (`Shape -> Gather -> Concat -> Reshape`). Following these
+few operators symbolically tells which element of a target shape is the batch size, which a literal.
+An element that cannot be followed is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, numpy_helper
+
+from onnxheadprune.graph import dims
+from onnxheadprune.graph.dims import Dim, Shape, Symbolic
+from onnxheadprune.graph.view import Node
+
+Elements: TypeAlias = npt.NDArray[np.object_]
+MAX_ELEMENTS = 64
+INTEGER_TYPES = frozenset(
+    (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8)
+    + (TensorProto.UINT64, TensorProto.UINT32, TensorProto.UINT16, TensorProto.UINT8)
+)
+
+
+def as_elements(array: npt.NDArray[np.generic]) -> Elements | None:
+    """Integer literals as elements; None for other types or too many of them."""
+    if array.dtype.kind not in "iub" or array.size > MAX_ELEMENTS or array.ndim > 1:
+        return None
+    return _boxed([int(item) for item in array.reshape(-1)], array.shape)
+
+
+def _boxed(items: list[Dim | None], shape: tuple[int, ...]) -> Elements:
+    boxed = np.empty(len(items), dtype=object)
+    boxed[:] = items
+    return boxed.reshape(shape)
+
+
+def shape_range(node: Node, rank: int) -> range:
+    """The axes that a Shape node reports, its `start` and `end` attributes applied."""
+    start, end = node.attribute("start", 0), node.attribute("end", rank)
+    start = max(0, start + rank if start < 0 else min(start, rank))
+    end = max(0, end + rank if end < 0 else min(end, rank))
+    return range(start, end)
+
+
+def _of(node: Node, index: int) -> Elements | None:
+    value = node.input(index)
+    return None if value is None else value.elements
+
+
+def _shape(node: Node) -> Elements | None:
+    shape: Shape | None = node.shape(0)
+    if shape is None:
+        return None
+    picked: list[Dim | None] = [shape[axis] for axis in shape_range(node, len(shape))]
+    return _boxed(picked, (len(picked),))
+
+
+def _size(node: Node) -> Elements | None:
+    shape = node.shape(0)
+    return None if shape is None else _boxed([dims.product(shape)], ())
+
+
+def _gather(node: Node) -> Elements | None:
+    data, index = _of(node, 0), node.literal(1)
+    if data is None or index is None or data.ndim != 1:
+        return None
+    if np.any(index >= data.size) or np.any(index < -data.size):
+        return None
+    return np.asarray(data[index], dtype=object) if index.ndim else _boxed([data[int(index)]], ())
+
+
+def _slice(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
+    if data is None or data.ndim != 1 or starts is None or ends is None or len(starts) != 1:
+        return None
+    steps = node.literal(4)
+    step = 1 if steps is None else int(steps.reshape(-1)[0])
+    if node.input(4) is not None and steps is None:
+        return None
+    end: int | None = ends[0]
+    if step < 0 and end is not None and end <= -data.size - 1:
+        end = None
+    return data[starts[0] : end : step]
+
+
+def _concat(node: Node) -> Elements | None:
+    parts = [_of(node, index) for index in range(len(node.inputs))]
+    if any(part is None or part.ndim != 1 for part in parts):
+        return None
+    return np.concatenate([part for part in parts if part is not None])
+
+
+def _unsqueeze(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    return data.reshape(1) if data is not None and data.ndim == 0 else None
+
+
+def _squeeze(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    return data.reshape(()) if data is not None and data.shape == (1,) else None
+
+
+def _reshape(node: Node) -> Elements | None:
+    data, target = _of(node, 0), node.literal(1)
+    if data is None or target is None or target.size > 1:
+        return None
+    return data.reshape(() if target.size == 0 else (data.size,))
+
+
+def _same(node: Node) -> Elements | None:
+    return _of(node, 0)
+
+
+def _constant_of_shape(node: Node) -> Elements | None:
+    shape, fill = _of(node, 0), node.attribute("value")
+    if shape is None or shape.ndim != 1 or shape.size > 1 or fill is None:
+        return None
+    count = int(shape[0]) if shape.size and isinstance(shape[0], int) else (1 if not shape.size else -1)
+    if not 0 <= count <= MAX_ELEMENTS or not fill.int64_data and not fill.raw_data:
+        return None
+    number = numpy_helper.to_array(fill).reshape(-1)
+    if number.dtype.kind not in "iu" or number.size != 1:
+        return None
+    return _boxed([int(number[0])] * count, (count,) if shape.size else ())
+
+
+def _combine(function: Callable[[Dim, Dim], Dim | None]) -> Callable[[Node], Elements | None]:
+    def combined(node: Node) -> Elements | None:
+        left, right = _of(node, 0), _of(node, 1)
+        if left is None or right is None:
+            return None
+        try:
+            pairs = np.broadcast(left, right)
+        except ValueError:
+            return None
+        items = [None if a is None or b is None else function(a, b) for a, b in pairs]
+        return _boxed(items, pairs.shape)
+
+    return combined
+
+
+def _equal(left: Dim, right: Dim) -> Dim | None:
+    if left == right:
+        return 1
+    if isinstance(left, int) and isinstance(right, int):
+        return 0
+    # A dimension is never negative: the exporters' `where(shape == -1, 1, shape)` is decided by that.
+    other = right if isinstance(left, Symbolic) else left
+    return 0 if isinstance(other, int) and other < 0 else None
+
+
+def _where(node: Node) -> Elements | None:
+    condition, yes, no = _of(node, 0), _of(node, 1), _of(node, 2)
+    if condition is None or yes is None or no is None:
+        return None
+    try:
+        triples = np.broadcast(condition, yes, no)
+    except ValueError:
+        return None
+    return _boxed([None if c is None else (a if c else b) for c, a, b in triples], triples.shape)
+
+
+def _reduce_product(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    if data is None or any(item is None for item in data.reshape(-1)):
+        return None
+    total = dims.product(data.reshape(-1))
+    return _boxed([total], (1,) if node.attribute("keepdims", 1) and data.ndim else ())
+
+
+def _cast(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    return data if node.attribute("to") in INTEGER_TYPES else None
+
+
+def _truncating_divide(left: Dim, right: Dim) -> Dim | None:
+    if isinstance(left, int) and isinstance(right, int) and (left < 0 or right <= 0):
+        return None
+    return dims.floor_divide(left, right)
+
+
+FOLLOWED: dict[str, Callable[[Node], Elements | None]] = {
+    "Shape": _shape,
+    "Size": _size,
+    "Gather": _gather,
+    "Slice": _slice,
+    "Concat": _concat,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Reshape": _reshape,
+    "Identity": _same,
+    "Cast": _cast,
+    "ConstantOfShape": _constant_of_shape,
+    "Add": _combine(dims.add),
+    "Sub": _combine(dims.subtract),
+    "Mul": _combine(dims.multiply),
+    "Div": _combine(_truncating_divide),
+    "Equal": _combine(_equal),
+    "Where": _where,
+    "ReduceProd": _reduce_product,
+}

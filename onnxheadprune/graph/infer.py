@@ -1,0 +1,122 @@
+"""Symbolic shapes of all values: `annotate(view)` fills `Value.shape` and `Value.elements`.
+
+`onnx.shape_inference` knows every operator but invents an unrelated symbol for what it cannot
+compute. Shapes of the operators around attention are therefore computed here, on polynomials
+(`dims.py`), and onnx answers for the rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+
+from onnxheadprune.graph import dims
+from onnxheadprune.graph.dims import Dim, Shape
+from onnxheadprune.graph.elements import FOLLOWED, as_elements
+from onnxheadprune.graph.shape_functions import SHAPE_FUNCTIONS
+from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
+
+
+def annotate(view: GraphView) -> GraphView:
+    """Gives every value of `view` its symbolic shape, element type and known elements."""
+    inferred = _infer_with_onnx(view.model)
+    _adopt(view.main, inferred.graph)
+    for scope in view.scopes:
+        for value in scope.values.values():
+            if value.tensor is not None:
+                literal = value.literal()
+                value.elements = None if literal is None else as_elements(literal)
+    for node in view.nodes:
+        _annotate_node(node)
+    return view
+
+
+def _annotate_node(node: Node) -> None:
+    if node.domain != "" or node.op_type == "Constant":
+        return
+    function = SHAPE_FUNCTIONS.get(node.op_type)
+    if function is not None:
+        for value, shape in zip(node.outputs, function(node), strict=False):
+            if value is not None and shape is not None:
+                value.shape = _better(shape, value.shape)
+    follow = FOLLOWED.get(node.op_type)
+    if follow is not None and node.outputs[0] is not None:
+        node.out.elements = follow(node)
+
+
+def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
+    """Ours, except where onnx knows a number and we only a symbol."""
+    if onnx_says is None or len(onnx_says) != len(ours):
+        return ours
+    return tuple(
+        theirs if isinstance(theirs, int) and not isinstance(own, int) else own
+        for own, theirs in zip(ours, onnx_says, strict=True)
+    )
+
+
+def _adopt(scope: Scope, graph: GraphProto) -> None:
+    """Copies the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        value = scope.values.get(info.name)
+        if value is None or value.tensor is not None:
+            continue
+        value.elem_type = info.type.tensor_type.elem_type or value.elem_type
+        shape = _shape_of(info)
+        if shape is not None:
+            value.shape = shape
+    for node, proto in zip(scope.nodes, graph.node, strict=True):
+        for attribute in proto.attribute:
+            if attribute.name in node.bodies:
+                _adopt(node.bodies[attribute.name], attribute.g)
+
+
+def _shape_of(info: ValueInfoProto) -> Shape | None:
+    tensor = info.type.tensor_type
+    if info.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return None
+    shape: list[Dim] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        kind = dim.WhichOneof("value")
+        if kind == "dim_value":
+            shape.append(dim.dim_value)
+        else:
+            shape.append(dims.symbol(dim.dim_param or f"{info.name}.{axis}"))
+    return tuple(shape)
+
+
+def _infer_with_onnx(model: ModelProto) -> ModelProto:
+    """`onnx.shape_inference` on a copy whose weights are replaced by declared inputs."""
+    skeleton = ModelProto()
+    skeleton.ir_version = model.ir_version
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    declared = {info.name for info in graph.input}
+    graph.value_info.extend(model.graph.value_info)
+    for tensor in model.graph.initializer:
+        if _is_small(tensor):
+            graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    try:
+        return shape_inference.infer_shapes(skeleton, data_prop=True)
+    except (
+        Exception
+    ):  # onnx raises many types here; without it more of the graph stays unknown, no less exact
+        return skeleton
+
+
+def _is_small(tensor: TensorProto) -> bool:
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
+
+
+def known_rank(value: Value | None) -> int | None:
+    """The rank of an optional value."""
+    return None if value is None else value.rank

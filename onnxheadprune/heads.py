@@ -1,0 +1,212 @@
+"""Head specs: which heads of which sites. Parsing, resolving against a model, GQA legality."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.sites.site import AttentionSite
+
+HeadSpec: TypeAlias = str | Path | Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]]
+EXAMPLE = '"0:1,3 5:0-3 *:7"'
+
+
+def parse_heads(spec: HeadSpec) -> dict[str, tuple[int, ...]]:
+    """A spec as `{site key: heads}`; a key is an index, a name or "*".
+
+    Args:
+        spec: an inline spec ("0:1,3 encoder.layer.5:0-3 *:7"), the path of a JSON file
+            `{"0": [1, 3]}`, or such a mapping.
+
+    Raises:
+        UsageError: if it does not parse, with the part that does not.
+    """
+    if isinstance(spec, Mapping):
+        return _from_mapping(spec, "the head spec")
+    text = str(spec).strip()
+    if text.startswith("{"):
+        return _from_json(text, "the head spec")
+    if isinstance(spec, Path) or text.endswith(".json"):
+        path = Path(text)
+        if not path.is_file():
+            raise UsageError(f"head spec file {path} does not exist")
+        return _from_json(path.read_text(encoding="utf-8"), str(path))
+    return _from_inline(text)
+
+
+def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
+    parsed: dict[str, tuple[int, ...]] = {}
+    tokens = text.split()
+    if not tokens:
+        raise UsageError(f"the head spec is empty; write for example {EXAMPLE}")
+    for token in tokens:
+        key, colon, numbers = token.rpartition(":")
+        if not colon or not key or not numbers:
+            raise UsageError(
+                f"cannot read {token!r} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
+            )
+        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token))
+    return parsed
+
+
+def _numbers(text: str, token: str) -> list[int]:
+    heads: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"cannot read {part!r} in {token!r}: heads are numbers or ranges like 0-3")
+        stop = int(last) if dash else int(first)
+        if stop < int(first):
+            raise UsageError(f"the range {part!r} in {token!r} runs backwards")
+        heads += range(int(first), stop + 1)
+    return heads
+
+
+def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where} is not JSON: {error.msg} in line {error.lineno}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f'{where} must hold an object like {{"0": [1, 3]}}')
+    return _from_mapping(data, where)
+
+
+def _from_mapping(
+    data: Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]], where: str
+) -> dict[str, tuple[int, ...]]:
+    parsed: dict[str, tuple[int, ...]] = {}
+    for key, heads in data.items():
+        numbers = list(heads) if isinstance(heads, Iterable) and not isinstance(heads, str) else None
+        if numbers is None or any(
+            isinstance(h, bool) or not hasattr(h, "__index__") or int(h) < 0 for h in numbers
+        ):
+            raise UsageError(f"{where}: the heads of {key!r} must be a list of numbers")
+        parsed[str(key)] = _merge(parsed.get(str(key), ()), [int(head) for head in numbers])
+    return parsed
+
+
+def _merge(known: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted({*known, *more}))
+
+
+def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, tuple[int, ...]]:
+    """A spec as `{site index: heads}` for a model's sites; heads are indices of the original model.
+
+    Raises:
+        UsageError: if a site or head does not exist, or was removed before.
+        RefusedError: if a site cannot lose heads, all its heads are named, or the set is not legal
+            for its KV groups.
+    """
+    if not sites:
+        raise RefusedError("no attention site was found in this model, so there are no heads to remove")
+    chosen: dict[int, set[int]] = {}
+    for key, heads in parse_heads(spec).items():
+        for site in _sites_of(key, sites):
+            for head in heads:
+                if head >= site.original_num_heads:
+                    raise UsageError(
+                        f"site {site.index} ({site.name}) has no head {head}: its heads are"
+                        f" 0-{site.original_num_heads - 1}"
+                    )
+                if head in site.removed:
+                    raise UsageError(f"head {head} of site {site.index} ({site.name}) was removed before")
+            chosen.setdefault(site.index, set()).update(heads)
+    by_index = {site.index: site for site in sites}
+    resolved = {index: tuple(sorted(heads)) for index, heads in sorted(chosen.items()) if heads}
+    for index, heads in resolved.items():
+        check_legal(by_index[index], heads)
+    return resolved
+
+
+def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
+    if key == "*":
+        return list(sites)
+    found = [site for site in sites if site.name == key]
+    if not found and key.isdecimal():
+        found = [site for site in sites if site.index == int(key)]
+    if not found:
+        found = [site for site in sites if _is_part(key, site.name)]
+    if not found:
+        known = ", ".join(f"{site.index} ({site.name})" for site in sites[:6]) + (
+            ", ..." if len(sites) > 6 else ""
+        )
+        raise UsageError(f"there is no site {key!r}; this model has {known}")
+    if len(found) > 1:
+        names = ", ".join(site.name for site in found[:4])
+        raise UsageError(f"site {key!r} is ambiguous: {names}; use the full name or the index")
+    return found
+
+
+def _is_part(key: str, name: str) -> bool:
+    """Whether `key` is a run of whole components of `name` ("encoder.layer.5" of "bert.encoder.layer.5.attention")."""
+    return f".{key}." in f".{name}."
+
+
+def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
+    """Whether `heads` (original indices) may be removed from a site together.
+
+    Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
+    a fixed number of times.
+
+    Raises:
+        RefusedError: with the reason, and the nearest legal sets.
+    """
+    gone = set(heads)
+    if site.reason is not None:
+        raise RefusedError(f"site {site.index} ({site.name}) cannot lose heads: {site.reason}")
+    if len(gone) == site.num_heads:
+        raise RefusedError(
+            f"all {site.num_heads} heads of site {site.index} ({site.name}) are named; removing a whole site is not"
+            " built yet, so leave at least one head"
+        )
+    groups = original_groups(site)
+    if is_legal(groups, gone):
+        return
+    options = " or ".join(_spell(option) for option in nearest_legal(groups, gone))
+    raise RefusedError(
+        f"heads {_spell(gone)} of site {site.index} ({site.name}) leave its {site.kv_num_heads} KV heads with different"
+        f" numbers of query heads (groups {', '.join(_spell(group) for group in groups)}); the nearest legal sets are"
+        f" {options}"
+    )
+
+
+def original_groups(site: AttentionSite) -> tuple[tuple[int, ...], ...]:
+    """The site's KV groups in indices of the original model."""
+    names = site.original_heads
+    return tuple(tuple(names[head] for head in group) for group in site.groups)
+
+
+def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
+    """Whether every group that survives keeps equally many heads."""
+    left = {len(set(group) - gone) for group in groups} - {0}
+    return len(left) == 1
+
+
+def nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:
+    """The smallest legal set that contains `gone`, and the largest that `gone` contains."""
+    left = [set(group) - gone for group in groups]
+    supersets = []
+    for count in range(1, max(len(group) for group in left) + 1):
+        extra = set(gone)
+        for members in left:
+            extra |= members if len(members) < count else set(sorted(members)[: len(members) - count])
+        if any(set(group) - extra for group in groups):
+            supersets.append(extra)
+    most = max(len(members) for members in left)
+    subset = set(gone)
+    for group, members in zip(groups, left, strict=True):
+        missing = most - len(members)
+        if members and missing:
+            subset -= set(sorted(set(group) & gone)[:missing])
+    options = [min(supersets, key=len)] if supersets else []
+    if subset and subset not in options:
+        options.append(subset)
+    return options
+
+
+def _spell(heads: Iterable[int]) -> str:
+    return ",".join(str(head) for head in sorted(heads))

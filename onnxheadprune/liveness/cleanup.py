@@ -1,0 +1,130 @@
+"""What nothing uses any more after a set of edits: nodes and stored tensors that died with the heads.
+
+Only what *became* unused is dropped. A node or initializer that was already dead in the original is not
+this tool's business and stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from onnxheadprune.edits import (
+    DropInputs,
+    DropNode,
+    DropTensor,
+    Edit,
+    InsertNode,
+    SetInput,
+    SetOutput,
+    SliceTensor,
+)
+from onnxheadprune.graph.view import GraphView, Node, Scope, Value
+
+Key: TypeAlias = Value | str
+NOBODY: frozenset[str] = frozenset()
+
+
+def dead_after(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+    """The `DropNode` and `DropTensor` edits that follow from `edits`, with the sites behind them."""
+    return _Cleanup(view, edits).run()
+
+
+class _Cleanup:
+    def __init__(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> None:
+        self.view = view
+        self.edits = edits
+        self.inputs: dict[Node, list[Key | None]] = {}
+        self.uses: Counter[Key] = Counter()
+        self.lost: list[tuple[Key, frozenset[str]]] = []
+        self.pinned: set[Node] = set()
+        self.dropped: dict[Edit, frozenset[str]] = {}
+        self.gone: set[str] = set()
+
+    def run(self) -> dict[Edit, frozenset[str]]:
+        for node in self.view.nodes:
+            self.uses.update(value for value in node.inputs if value is not None)
+        for scope in self.view.scopes:
+            for info in scope.proto.output:
+                value = scope.lookup(info.name)
+                if value is not None:
+                    self.uses[value] += 1
+        for edit, sites in self.edits.items():
+            self._account(edit, sites)
+        while self.lost:
+            self._check(*self.lost.pop())
+        return self.dropped
+
+    def _account(self, edit: Edit, sites: frozenset[str]) -> None:
+        if isinstance(edit, SetInput):
+            node = self.view.by_ref[edit.node]
+            current = self.inputs.setdefault(node, list(node.inputs))
+            current += [None] * (edit.index + 1 - len(current))
+            self._release(current[edit.index], sites)
+            current[edit.index] = self._use(node.scope, edit.value)
+        elif isinstance(edit, DropInputs):
+            node = self.view.by_ref[edit.node]
+            current = self.inputs.setdefault(node, list(node.inputs))
+            for index in edit.indices:
+                self._release(current[index], sites)
+                current[index] = None
+        elif isinstance(edit, InsertNode):
+            scope = self.view.by_ref[edit.before].scope
+            for name in edit.inputs:
+                self._use(scope, name)
+        elif isinstance(edit, SetOutput):
+            self.pinned.add(self.view.by_ref[edit.node])
+        elif isinstance(edit, SliceTensor) and edit.target != edit.name:
+            self._use(self._scope(edit.scope), edit.target)
+        elif isinstance(edit, DropNode):
+            self._drop_node(self.view.by_ref[edit.node], sites, listed=True)
+
+    def _scope(self, ref: str) -> Scope:
+        return next(scope for scope in self.view.scopes if scope.ref == ref)
+
+    def _use(self, scope: Scope, name: str) -> Key | None:
+        if not name:
+            return None
+        key: Key = scope.lookup(name) or name
+        self.uses[key] += 1
+        return key
+
+    def _release(self, key: Key | None, sites: frozenset[str]) -> None:
+        if key is None:
+            return
+        self.uses[key] -= 1
+        if self.uses[key] == 0:
+            self.lost.append((key, sites))
+
+    def _check(self, key: Key, sites: frozenset[str]) -> None:
+        if not isinstance(key, Value) or self.uses[key] > 0:
+            return
+        if key.is_initializer:
+            if not key.is_graph_input:
+                self.dropped.setdefault(DropTensor(key.scope.ref, key.name), sites)
+            return
+        node = key.producer
+        if node is None or node in self.pinned or node.ref in self.gone:
+            return
+        if all(output is None or self.uses[output] == 0 for output in node.outputs):
+            self._drop_node(node, sites, listed=False)
+
+    def _drop_node(self, node: Node, sites: frozenset[str], listed: bool) -> None:
+        if node.ref in self.gone:
+            return
+        self.gone.add(node.ref)
+        if not listed:
+            self.dropped[DropNode(node.ref, node.op_type)] = sites
+        for key in self.inputs.get(node, list(node.inputs)):
+            self._release(key, sites)
+        for body in node.bodies.values():
+            for inner in body.nodes:
+                for value in inner.inputs:
+                    if value is not None and value.scope is not body:
+                        self._release(value, sites)
+
+
+def refs(edits: Iterable[Edit]) -> set[str]:
+    """References of all dropped nodes."""
+    return {edit.node for edit in edits if isinstance(edit, DropNode)}

@@ -1,0 +1,211 @@
+"""Contractions seen as an einsum: which axis of which operand is which letter.
+
+MatMul, Gemm, Einsum, Conv and their quantized and fused forms all multiply two operands and sum over
+shared letters. Liveness and site detection both ask only about letters, never about operator names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.graph.dims import Shape
+from onnxheadprune.graph.view import Node, Value
+
+Letters = tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A product of two inputs of a node.
+
+    Attributes:
+        left, right: input indices of the operands.
+        left_axes, right_axes: a letter per axis; None where a size of 1 is broadcast.
+        out_axes: a letter per axis of the first output.
+        columns: further one-dimensional inputs that run along the right operand's free letter.
+        channels_last: whether the contracted axis of the left operand is its last one.
+    """
+
+    left: int
+    right: int
+    left_axes: Letters
+    right_axes: Letters
+    out_axes: tuple[str, ...]
+    columns: tuple[int, ...] = ()
+
+    @property
+    def batch(self) -> frozenset[str]:
+        """Letters of both operands and the output."""
+        return frozenset(self.out_axes) & _letters(self.left_axes) & _letters(self.right_axes)
+
+    @property
+    def contracted(self) -> frozenset[str]:
+        """Letters that are summed over."""
+        return (_letters(self.left_axes) & _letters(self.right_axes)) - frozenset(self.out_axes)
+
+    @property
+    def left_free(self) -> frozenset[str]:
+        """Output letters that only the left operand has."""
+        return frozenset(self.out_axes) - _letters(self.right_axes)
+
+    @property
+    def right_free(self) -> frozenset[str]:
+        """Output letters that only the right operand has."""
+        return frozenset(self.out_axes) - _letters(self.left_axes)
+
+
+def _letters(axes: Letters) -> frozenset[str]:
+    return frozenset(letter for letter in axes if letter is not None)
+
+
+def operands(node: Node, contraction: Contraction) -> tuple[Value, Value]:
+    """The two operands as values."""
+    left, right = node.inputs[contraction.left], node.inputs[contraction.right]
+    assert left is not None and right is not None
+    return left, right
+
+
+def contraction_of(node: Node) -> Contraction | None:
+    """The node as a contraction, None if it is none or its shapes are unknown."""
+    key = (node.domain, node.op_type)
+    if key in _MATMULS:
+        right, columns = _MATMULS[key]
+        return _matmul(node, right, columns)
+    if key in _GEMMS:
+        return _gemm(node)
+    if key == ("", "Einsum"):
+        return _einsum(node)
+    if key in _CONVS:
+        return _conv(node)
+    return None
+
+
+_MATMULS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
+    ("", "MatMul"): (1, ()),
+    ("", "MatMulInteger"): (1, (3,)),
+    ("", "QLinearMatMul"): (3, (4, 5)),
+    ("com.microsoft", "FusedMatMul"): (1, ()),
+    ("com.microsoft", "TransposeMatMul"): (1, ()),
+    ("com.microsoft", "FusedMatMulActivation"): (1, ()),
+    ("com.microsoft", "DynamicQuantizeMatMul"): (1, (2, 3, 4)),
+    ("com.microsoft", "MatMulIntegerToFloat"): (1, (3, 5, 6)),
+}
+_GEMMS = {("", "Gemm"), ("com.microsoft", "FusedGemm")}
+_CONVS = {("", "Conv"), ("com.microsoft", "FusedConv")}
+
+
+def _swap(letters: list[str | None]) -> None:
+    letters[-1], letters[-2] = letters[-2], letters[-1]
+
+
+def _rotate_batch(letters: list[str | None]) -> None:
+    """`transBatchA/B` of FusedMatMul: the operand is stored as [M, batch..., K] in place of [batch..., M, K]."""
+    letters.insert(0, letters.pop(-2))
+
+
+def _matmul(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
+    left, right, out = node.shape(0), node.shape(right_index), node.out.shape
+    if left is None or right is None or len(left) < 1 or len(right) < 1:
+        return None
+    swapped_batch = (node.attribute("transBatchA", 0), node.attribute("transBatchB", 0))
+    rows: list[str | None] = ["m"] if len(left) > 1 else []
+    columns_letter: list[str | None] = ["n"] if len(right) > 1 else []
+    left_batch, right_batch = left[:-2], right[:-2]
+    if swapped_batch[0]:
+        left_batch = left[1:-1]
+    if swapped_batch[1]:
+        right_batch = right[1:-1]
+    rank = max(len(left_batch), len(right_batch))
+    left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
+    right_axes = _batch_letters(right_batch, left_batch, rank) + ["k"] + columns_letter
+    out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
+    if node.attribute("transA", 0) and len(left) > 1:
+        _swap(left_axes)
+    if node.attribute("transB", 0) and len(right) > 1:
+        _swap(right_axes)
+    if swapped_batch[0]:
+        _rotate_batch(left_axes)
+    if swapped_batch[1]:
+        _rotate_batch(right_axes)
+    if out is not None and len(out) != len(out_letters):
+        return None
+    return Contraction(0, right_index, tuple(left_axes), tuple(right_axes), out_letters, columns)
+
+
+def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
+    letters: list[str | None] = []
+    for axis, dim in enumerate(own):
+        letter = axis + rank - len(own)
+        mirrored = letter - (rank - len(other))
+        broadcast = dim == 1 and mirrored >= 0 and other[mirrored] != 1
+        letters.append(None if broadcast else f"b{letter}")
+    return letters
+
+
+def _gemm(node: Node) -> Contraction | None:
+    left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
+    right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
+    return Contraction(0, 1, left, right, ("m", "n"))
+
+
+def _einsum(node: Node) -> Contraction | None:
+    terms = einsum_terms(node)
+    if terms is None or len(terms) != 3:
+        return None
+    left, right, out = terms
+    if any(len(set(term)) != len(term) for term in terms):
+        return None
+    if any(letter not in out for letter in set(left) ^ set(right)):
+        return None
+    return Contraction(0, 1, tuple(left), tuple(right), tuple(out))
+
+
+def einsum_terms(node: Node) -> list[str] | None:
+    """Letters per operand and, last, of the output; an ellipsis is spelled with capital letters."""
+    equation = str(node.attribute("equation", "")).replace(" ", "")
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    shapes = [node.shape(index) for index in range(len(terms))]
+    if len(terms) != len(node.inputs) or any(shape is None for shape in shapes):
+        return None
+    spare = [letter for letter in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if letter not in equation]
+    ranks = [
+        len(shape or ()) - len(term.replace("...", "")) for term, shape in zip(terms, shapes, strict=True)
+    ]
+    width = max([rank for rank, term in zip(ranks, terms, strict=True) if "..." in term], default=0)
+    dots = "".join(spare[:width][::-1])
+    terms = [term.replace("...", dots[width - rank :]) for term, rank in zip(terms, ranks, strict=True)]
+    if arrow:
+        output = output.replace("...", dots)
+    else:
+        joined = "".join(terms)
+        output = dots + "".join(sorted(c for c in set(joined) if joined.count(c) == 1 and c not in dots))
+    return [*terms, output]
+
+
+def _conv(node: Node) -> Contraction | None:
+    data, weight = node.shape(0), node.shape(1)
+    if data is None or weight is None or node.attribute("group", 1) != 1:
+        return None
+    spatial = range(len(data) - 2)
+    pointwise = is_pointwise(node)
+    left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
+    right: list[str | None] = ["m", "k", *(None for _ in spatial)]
+    out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
+    return Contraction(0, 1, tuple(left), tuple(right), tuple(out), (2,))
+
+
+def is_pointwise(node: Node) -> bool:
+    """Whether a convolution has kernel 1, stride 1 and no padding."""
+    weight = node.shape(1)
+    ones: Sequence[int] = node.attribute("strides", [1])
+    pads: Sequence[int] = node.attribute("pads", [0])
+    same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    return (
+        weight is not None
+        and all(size == 1 for size in weight[2:])
+        and all(step == 1 for step in ones)
+        and not any(pads)
+        and same
+    )

@@ -1,0 +1,173 @@
+"""Target shapes: giving a narrowed axis its own literal in the shape input of a Reshape or Expand.
+
+ONNX Runtime's fusions read literal head counts, and a computed shape would keep saying the original
+number, so the element of every narrowed axis is replaced, and only that element: batch and sequence
+stay as the exporter computed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.edits import AddConstant, Edit, InsertNode, SetInput
+from onnxheadprune.graph.dims import Shape, Symbolic
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.live import Live
+
+MARK = "onnxheadprune"
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one element of a target shape changes: `old // period * live`, or simply `number`."""
+
+    axis: int
+    period: int
+    live: int
+    number: int | None
+
+    @property
+    def tag(self) -> str:
+        """Part of a name that tells changes apart."""
+        return f"{self.axis}_{self.live}of{self.period}"
+
+
+def target_literals(node: Node, index: int, live: Live) -> Sequence[Edit]:
+    """Edits that make input `index`, the target shape of `node`, describe the narrowed output."""
+    target, shape = node.input(index), node.out.shape
+    if target is None or shape is None or not live.axes:
+        return []
+    changes = [_change(live, shape, axis) for axis in live.axes]
+    changes = [change for change in changes if change.live != change.period]
+    if node.op_type == "Expand" and target.elements is not None:
+        changes = [
+            change for change in changes if target.elements[_from_right(target, shape, change.axis)] != 1
+        ]
+    if not changes:
+        return []
+    literal = target.literal()
+    if literal is not None:
+        return _new_constant(node, index, target, literal.reshape(-1), changes, shape)
+    from_concat = _from_concat(node, index, target, changes)
+    return from_concat if from_concat is not None else _computed(node, index, target, changes)
+
+
+def _change(live: Live, shape: Shape, axis: int) -> Change:
+    count, period = live.extent(axis)
+    dim = shape[axis]
+    return Change(axis, period, count, None if isinstance(dim, Symbolic) else dim // period * count)
+
+
+def _from_right(target: Value, shape: Shape, axis: int) -> int:
+    """Position of output `axis` in an Expand target, which may have fewer axes than the output."""
+    assert target.elements is not None
+    return axis - (len(shape) - target.elements.size)
+
+
+def _name(target: Value, changes: Sequence[Change]) -> str:
+    return f"{target.name}/{MARK}_" + "_".join(change.tag for change in changes)
+
+
+def _new_constant(
+    node: Node, index: int, target: Value, literal: np.ndarray, changes: Sequence[Change], shape: Shape
+) -> Sequence[Edit]:
+    values = [int(item) for item in literal]
+    offset = len(shape) - len(values)
+    for change in changes:
+        old = values[change.axis - offset]
+        if change.number is not None:
+            values[change.axis - offset] = change.number
+        elif old > 0:
+            values[change.axis - offset] = old // change.period * change.live
+    if values == [int(item) for item in literal]:
+        return []
+    name = _name(target, changes)
+    return [AddConstant(node.scope.ref, name, tuple(values)), SetInput(node.ref, index, name)]
+
+
+def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit] | None:
+    """The exporters' usual form: a Concat of one-element pieces and literal runs."""
+    concat = target.producer
+    if concat is None or concat.op_type != "Concat" or concat.scope is not node.scope:
+        return None
+    pieces = list(concat.inputs)
+    starts = [0]
+    for piece in pieces:
+        if (
+            piece is None
+            or piece.shape is None
+            or len(piece.shape) != 1
+            or not isinstance(piece.shape[0], int)
+        ):
+            return None
+        starts.append(starts[-1] + piece.shape[0])
+    offset = len(node.out.shape or ()) - starts[-1]
+    names = [piece.name for piece in pieces if piece is not None]
+    edits: list[Edit] = []
+    for change in changes:
+        element = change.axis - offset
+        at = max(position for position, start in enumerate(starts[:-1]) if start <= element)
+        piece = pieces[at]
+        assert piece is not None
+        literal = piece.literal()
+        width = starts[at + 1] - starts[at]
+        name = f"{piece.name}/{MARK}_{change.tag}"
+        if literal is not None:
+            if names[at] != piece.name:
+                return None
+            values = [int(item) for item in literal.reshape(-1)]
+            old = values[element - starts[at]]
+            if change.number is None and old <= 0:
+                continue
+            new = change.number if change.number is not None else old // change.period * change.live
+            values[element - starts[at]] = new
+            edits.append(AddConstant(node.scope.ref, name, tuple(values)))
+        elif width != 1:
+            return None
+        elif change.number is not None:
+            edits.append(AddConstant(node.scope.ref, name, (change.number,)))
+        else:
+            edits += scaled(concat.ref, node.scope.ref, piece.name, name, [change.period], [change.live])
+        names[at] = name
+    if not edits:
+        return []
+    name = _name(target, changes)
+    edits.append(InsertNode(concat.ref, "Concat", tuple(names), (name,), (("axis", 0),)))
+    return [*edits, SetInput(node.ref, index, name)]
+
+
+def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit]:
+    """Any other shape value: its elements are scaled at run time."""
+    size = len(node.out.shape or ())
+    if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
+        size = target.shape[0]
+    offset = len(node.out.shape or ()) - size
+    periods, counts = [1] * size, [1] * size
+    for change in changes:
+        periods[change.axis - offset], counts[change.axis - offset] = change.period, change.live
+    name = f"{node.out.name}/{MARK}_shape"
+    return [
+        *scaled(node.ref, node.scope.ref, target.name, name, periods, counts),
+        SetInput(node.ref, index, name),
+    ]
+
+
+def scaled(
+    before: str,
+    scope: str,
+    source: str,
+    name: str,
+    periods: Sequence[int],
+    counts: Sequence[int],
+    scalar: bool = False,
+) -> list[Edit]:
+    """Edits that compute `source // periods * counts` as value `name`."""
+    return [
+        AddConstant(scope, f"{name}_of", tuple(periods), scalar),
+        AddConstant(scope, f"{name}_live", tuple(counts), scalar),
+        InsertNode(before, "Div", (source, f"{name}_of"), (f"{name}_whole",)),
+        InsertNode(before, "Mul", (f"{name}_whole", f"{name}_live"), (name,)),
+    ]

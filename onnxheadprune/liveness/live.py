@@ -1,0 +1,204 @@
+"""`Live`: which indices of which axes of a value are needed.
+
+A `Live` holds an array over a few axes of a value. Zero means dead, anything else live. The array need
+not be boolean: site detection sends *labels* through the same rules (which column of the projection is
+this, which heads read this), and labels of positions that fall together are united with a bitwise or.
+
+* An axis along which the array does not vary is left out, so a fully live value has no axes at all.
+* On an axis whose size is symbolic (`batch * 12`) the array covers one period and repeats.
+* Over several axes the array need not be a product (query heads kept in each KV group may differ); it
+  must then be *dense*: compactable into a smaller rectangular tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.graph.dims import Dim, Symbolic, divide, divisor, multiply
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Live:
+    """The live indices of some axes of one value; build one with `Live.over`.
+
+    Attributes:
+        axes: strictly increasing axis numbers.
+        array: one dimension per axis of `axes`; zero is dead.
+    """
+
+    axes: tuple[int, ...]
+    array: Array
+
+    @classmethod
+    def over(cls, axes: Sequence[int], array: Array) -> Live:
+        """A canonical `Live`: axes sorted, axes without variation dropped."""
+        order = sorted(range(len(axes)), key=lambda position: axes[position])
+        array = np.transpose(array, order) if len(axes) > 1 else array
+        kept = list(sorted(axes))
+        for position in reversed(range(len(kept))):
+            first = array.take([0], axis=position)
+            if array.shape[position] == 1 or bool(np.all(array == first)):
+                array = first.squeeze(position)
+                del kept[position]
+        return cls(tuple(kept), np.asarray(array))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Live):
+            return NotImplemented
+        return self.axes == other.axes and np.array_equal(self.array, other.array)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether everything is live, undistinguished."""
+        return not self.axes and bool(self.array)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether nothing is live."""
+        return not self.axes and not bool(self.array)
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The array as booleans."""
+        return self.array != 0
+
+    def as_mask(self) -> Live:
+        """The same liveness without labels."""
+        return Live.over(self.axes, self.mask)
+
+    def only(self, axes: Iterable[int]) -> Live:
+        """Projected onto `axes`: a position is live if it is so anywhere along the other axes."""
+        keep = set(axes)
+        array, left = self.array, list(self.axes)
+        for position in reversed(range(len(left))):
+            if left[position] not in keep:
+                array = unite(array, position)
+                del left[position]
+        return Live.over(left, array)
+
+    def renumbered(self, mapping: dict[int, int]) -> Live:
+        """The same array with each axis `a` called `mapping[a]`."""
+        return Live.over([mapping[axis] for axis in self.axes], self.array)
+
+    def aligned(self, axes: Sequence[int], sizes: Sequence[int]) -> Array:
+        """The array broadcast and tiled to `sizes` over `axes` (a superset of its own, sorted)."""
+        array = self.array
+        for position, axis in enumerate(axes):
+            if axis not in self.axes:
+                array = np.expand_dims(array, position)
+                array = np.repeat(array, sizes[position], axis=position)
+            elif array.shape[position] != sizes[position]:
+                array = np.concatenate([array] * (sizes[position] // array.shape[position]), axis=position)
+        return array
+
+    def __or__(self, other: Live) -> Live:
+        """What is live in either."""
+        axes = sorted({*self.axes, *other.axes})
+        sizes = [math.lcm(*(live.period(axis) for live in (self, other))) for axis in axes]
+        return Live.over(axes, self.aligned(axes, sizes) | other.aligned(axes, sizes))
+
+    def period(self, axis: int) -> int:
+        """Number of entries along `axis` (1 where the array does not vary)."""
+        return int(self.array.shape[self.axes.index(axis)]) if axis in self.axes else 1
+
+    def covers(self, other: Live) -> bool:
+        """Whether everything live in `other` is live here."""
+        return (self.as_mask() | other.as_mask()) == self.as_mask()
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the mask is an outer product of one mask per axis."""
+        return len(self.axes) < 2 or bool(
+            np.array_equal(self.mask, self.product_closure().aligned_mask(self))
+        )
+
+    def aligned_mask(self, other: Live) -> npt.NDArray[np.bool_]:
+        """This mask on the axes and sizes of `other`."""
+        return self.aligned(other.axes, other.array.shape) != 0
+
+    def product_closure(self) -> Live:
+        """The smallest outer product that covers the mask."""
+        mask = self.mask
+        closed = np.ones_like(mask)
+        for position in range(mask.ndim):
+            others = tuple(i for i in range(mask.ndim) if i != position)
+            closed &= np.any(mask, axis=others, keepdims=True)
+        return Live.over(self.axes, closed)
+
+    def dense_shape(self) -> tuple[int, ...] | None:
+        """Sizes per axis after compaction, None if the live part is not rectangular."""
+        return _dense_shape(self.mask)
+
+    def dense_closure(self) -> Live:
+        """Itself if it can be compacted, else the product that covers it."""
+        return self if self.dense_shape() is not None else self.product_closure()
+
+    def extent(self, axis: int) -> tuple[int, int]:
+        """`(live, all)` entries of one period of `axis`, after compaction."""
+        shape = self.dense_shape()
+        if axis not in self.axes or shape is None:
+            return (1, 1)
+        return shape[self.axes.index(axis)], self.period(axis)
+
+    def narrow(self, dim: Dim, axis: int) -> Dim:
+        """The dimension that `axis`, of size `dim`, has after compaction."""
+        live, period = self.extent(axis)
+        if isinstance(dim, int):
+            return dim // period * live
+        whole = divide(dim, period)
+        return dim if whole is None else multiply(whole, live)
+
+
+FULL = Live((), np.array(True))
+DEAD = Live((), np.array(False))
+
+
+def unite(array: Array, position: int) -> Array:
+    """Collapses one dimension: labels that fall on one position are or-ed."""
+    return np.asarray(np.bitwise_or.reduce(array, axis=position))
+
+
+def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
+    """Whether `live` can be read on a value of `shape`: each period divides its dimension."""
+    if shape is None:
+        return not live.axes
+    for axis in live.axes:
+        if axis >= len(shape):
+            return False
+        dim, period = shape[axis], live.period(axis)
+        if dim != period if isinstance(dim, int) else divisor(dim) % period:
+            return False
+    return True
+
+
+def spread(live: Live, shape: Sequence[Dim]) -> Live:
+    """`live` with periods repeated to the whole of every concrete dimension."""
+    sizes = [
+        live.period(axis) if isinstance(shape[axis], Symbolic) else int(shape[axis])  # type: ignore[arg-type]
+        for axis in live.axes
+    ]
+    return Live.over(live.axes, live.aligned(live.axes, sizes))
+
+
+def _dense_shape(mask: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
+    if mask.ndim == 0:
+        return ()
+    if mask.ndim == 1:
+        return (int(mask.sum()),)
+    rows = [row for row in mask if row.any()]
+    shapes = {_dense_shape(row) for row in rows}
+    if len(shapes) > 1 or None in shapes:
+        return None
+    inner = shapes.pop() if shapes else (0,) * (mask.ndim - 1)
+    assert inner is not None
+    return (len(rows), *inner)

@@ -1,0 +1,171 @@
+"""From liveness to edits: what has to change so that the graph computes only what is live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxheadprune.edits import Edit, Selection, SetDim, SetInput, SliceTensor, spell_ranges
+from onnxheadprune.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.liveness.gathers import edge_gather
+from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
+from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.sweep import OBSERVERS, Sweep, selecting_answer
+
+NOBODY: frozenset[str] = frozenset()
+
+
+@dataclass
+class Realization:
+    """Edits with the sites that asked for each, in a deterministic order without repetition."""
+
+    edits: dict[Edit, frozenset[str]] = field(default_factory=dict)
+
+    def add(self, edit: Edit, sites: frozenset[str]) -> None:
+        """Records an edit; the same edit asked for twice is one edit."""
+        self.edits[edit] = self.edits.get(edit, NOBODY) | sites
+
+
+def realize(view: GraphView, sweep: Sweep) -> Realization:
+    """All edits that a finished sweep calls for.
+
+    Args:
+        view: the view that was swept.
+        sweep: its result, in mask form.
+    """
+    return _Realizer(view, sweep).run()
+
+
+class _Realizer:
+    def __init__(self, view: GraphView, sweep: Sweep) -> None:
+        self.view = view
+        self.sweep = sweep
+        self.out = Realization()
+        self.available: dict[tuple[int, int], Live] = {}
+        self.declared = {scope.ref: _declared(scope.proto) for scope in view.scopes}
+
+    def run(self) -> Realization:
+        for value in sorted(self.sweep.reached, key=_order):
+            if value.holds_tensor:
+                self._tensor(value)
+            else:
+                self._computed(value)
+        for node in sorted(self.sweep.answers, key=lambda node: node.index):
+            self._rewrite(node, self.sweep.answers[node])
+        for value, live in sorted(self.sweep.narrowed(), key=lambda pair: _order(pair[0])):
+            if value.holds_tensor:
+                continue
+            sites = self._sites(value)
+            for edit in freeze_observers(value, live, self.sweep.kept):
+                self.out.add(edit, sites)
+            self._declare(value, live, sites)
+        return self.out
+
+    def _sites(self, value: Value) -> frozenset[str]:
+        sites: frozenset[str] = frozenset()
+        for use in value.consumers:
+            sites |= self.sweep.asked.get(use.node, NOBODY)
+        return sites
+
+    def _demands(self, value: Value) -> Iterator[tuple[Use, Live, Answer | None]]:
+        """Each consumer with what it needs, and its answer if it picks for itself."""
+        for use in value.consumers:
+            if (use.node.domain, use.node.op_type) in OBSERVERS:
+                continue
+            visited = self.sweep.answers.get(use.node)
+            if (use.node.index, use.input_index) in self.sweep.edges:
+                selects = visited is not None and use.input_index in visited.selects
+                yield use, self.sweep.edge(use).as_mask(), visited if selects else None
+                continue
+            picking = selecting_answer(use) if visited is None else None
+            yield use, FULL if picking is None else picking.inputs[use.input_index], picking
+
+    def _tensor(self, value: Value) -> None:
+        """Stored data: cut in place where all consumers agree, else one copy per different need."""
+        groups: dict[tuple[object, ...], list[tuple[Use, Live]]] = {}
+        for use, live, _ in self._demands(value):
+            groups.setdefault((live.axes, live.array.tobytes(), live.array.shape), []).append((use, live))
+        whole = value.is_graph_output or any(uses[0][1].is_full for uses in groups.values())
+        for number, uses in enumerate(groups.values()):
+            live = uses[0][1]
+            if live.is_full or live.is_dead:
+                continue
+            in_place = not whole and number == 0
+            target = value.name if in_place else f"{value.name}/{MARK}_{number}"
+            sites = frozenset().union(*(self.sweep.asked.get(use.node, NOBODY) for use, _ in uses))
+            self.out.add(SliceTensor(value.scope.ref, value.name, select(live, value), target), sites)
+            for use, _ in uses:
+                self.available[(use.node.index, use.input_index)] = live
+                if not in_place:
+                    self.out.add(SetInput(use.node.ref, use.input_index, target), sites)
+            if in_place:
+                self._declare(value, live, sites)
+
+    def _computed(self, value: Value) -> None:
+        have = self.sweep.kept.get(value, FULL)
+        for use, wanted, picking in self._demands(value):
+            key = (use.node.index, use.input_index)
+            self.available[key] = have
+            if wanted == have or wanted.is_dead:
+                continue
+            sites = self.sweep.asked.get(use.node, NOBODY)
+            if picking is not None and picking.accepts(have):
+                if use.node not in self.sweep.answers and picking.rewrite is not None:
+                    for edit in picking.rewrite({use.input_index: have}):
+                        self.out.add(edit, self._sites(value))
+                continue
+            self.available[key] = wanted
+            reason = self._why(value)
+            for edit in edge_gather(use, value, have, wanted, reason):
+                self.out.add(edit, sites)
+
+    def _why(self, value: Value) -> str:
+        refusal = None if value.producer is None else self.sweep.refusals.get(value.producer)
+        if refusal is not None:
+            return refusal.sentence
+        if value.is_graph_input:
+            return f"{value.name} is a model input whose shape stays"
+        if value.is_graph_output:
+            return f"{value.name} is also a model output whose shape stays"
+        return f"{value.name} is shared with consumers that need more of it"
+
+    def _rewrite(self, node: Node, answer: Answer) -> None:
+        if answer.rewrite is None or reads_own_shape(node, self.sweep.kept):
+            return
+        kept: Mapping[int, Live] = {
+            index: self.available.get((node.index, index), FULL) for index in range(len(node.inputs))
+        }
+        for edit in answer.rewrite(kept):
+            self.out.add(edit, self.sweep.asked[node])
+
+    def _declare(self, value: Value, live: Live, sites: frozenset[str]) -> None:
+        if value.name not in self.declared[value.scope.ref] or value.shape is None or live.is_dead:
+            return
+        for axis in live.axes:
+            dim = live.narrow(value.shape[axis], axis)
+            self.out.add(
+                SetDim(value.scope.ref, value.name, axis, dim if isinstance(dim, int) else None), sites
+            )
+
+
+def select(live: Live, value: Value) -> Selection:
+    """The live part of a stored tensor."""
+    kept = live.dense_shape()
+    assert kept is not None and value.shape is not None
+    flat = np.flatnonzero(live.mask.reshape(-1))
+    return Selection(live.axes, tuple(live.array.shape), kept, spell_ranges(flat))
+
+
+def _order(value: Value) -> tuple[int, int, str]:
+    return (-1 if value.producer is None else value.producer.index, value.output_index, value.name)
+
+
+def _declared(proto: object) -> frozenset[str]:
+    names = []
+    for group in ("input", "output", "value_info"):
+        names += [info.name for info in getattr(proto, group)]
+    return frozenset(names)

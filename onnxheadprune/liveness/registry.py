@@ -1,0 +1,95 @@
+"""The registry of liveness rules: one pure function per `(domain, op_type)`.
+
+A rule answers one local question: *if only these indices of my outputs are live, which indices of my
+inputs are?* It must be a commutation law, `op(gather(x)) == gather(op(x))`. An operator without a rule
+lets no liveness pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from onnxheadprune.edits import Edit
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.refusal import Reason, Refusal
+
+Rewrite: TypeAlias = Callable[[Mapping[int, Live]], Sequence[Edit]]
+"""Edits that let the node itself produce its narrowed outputs, given what its inputs finally keep."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rule answers.
+
+    Attributes:
+        inputs: live indices per input; an input that is not listed stays fully live.
+        rewrite: edits on the node, if any are needed.
+        selects: inputs that the rewritten node picks from itself, so that they may keep more than
+            `inputs` asks for without an edge gather (a Slice moves its bounds).
+        accepts: whether a selecting node can pick from an input that finally keeps this much.
+        kept: what each output keeps, where that is more than what was asked for.
+        bodies: live indices of outputs of the node's subgraphs.
+    """
+
+    inputs: Mapping[int, Live]
+    rewrite: Rewrite | None = None
+    selects: frozenset[int] = field(default_factory=frozenset)
+    accepts: Callable[[Live], bool] = lambda have: True
+    kept: tuple[Live, ...] | None = None
+    bodies: Mapping[Value, Live] = field(default_factory=dict)
+
+
+Rule: TypeAlias = Callable[[Node, Sequence[Live]], Answer | Refusal]
+
+
+@dataclass(frozen=True)
+class RuleEntry:
+    """A registered rule; `ragged` rules also take masks that are no outer product of axes."""
+
+    function: Rule
+    ragged: bool
+
+
+RULES: dict[tuple[str, str], RuleEntry] = {}
+
+
+def rule(*op_types: str, domain: str = "", ragged: bool = False) -> Callable[[Rule], Rule]:
+    """Registers a rule for operators of one domain; a second registration is an error."""
+
+    def register(function: Rule) -> Rule:
+        for op_type in op_types:
+            key = (domain, op_type)
+            if key in RULES:
+                raise ValueError(f"two liveness rules for {key}")
+            RULES[key] = RuleEntry(function, ragged)
+        return function
+
+    return register
+
+
+def rule_for(node: Node) -> RuleEntry | None:
+    """The rule of a node's operator, None if it has none."""
+    return RULES.get((node.domain, node.op_type))
+
+
+def refuse(node: Node, reason: Reason, sentence: str) -> Refusal:
+    """A refusal at `node`."""
+    value = next((output.name for output in node.outputs if output is not None), "")
+    return Refusal(reason, node.label, value, sentence)
+
+
+def inexpressible(node: Node) -> Refusal:
+    """The refusal of an operator that cannot say on its inputs what is live on its outputs."""
+    return refuse(
+        node,
+        Reason.INEXPRESSIBLE,
+        f"{node.op_type} re-arranges the live axis in a way that cannot be followed",
+    )
+
+
+def unknown_shape(node: Node) -> Refusal:
+    """The refusal of an operator whose shapes are not known well enough."""
+    return refuse(node, Reason.UNKNOWN_SHAPE, f"the shapes around {node.op_type} are not known")

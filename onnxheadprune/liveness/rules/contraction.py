@@ -1,0 +1,73 @@
+"""Contractions: a live batch letter narrows both operands, a free letter the operand that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.contraction import Contraction, Letters, contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.refusal import Refusal
+
+
+@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum")
+def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The summed letter never appears in the output, so it stays whole in both operands."""
+    found = contraction_of(node)
+    if found is None:
+        return unknown_shape(node)
+    inputs = {
+        found.left: _operand(lives[0], found, found.left_axes),
+        found.right: _operand(lives[0], found, found.right_axes),
+    }
+    inputs |= _columns(node, lives[0], found)
+    if node.op_type in ("Gemm", "FusedGemm"):
+        bias = _gemm_bias(node, lives[0])
+        if bias is None:
+            return inexpressible(node)
+        inputs[2] = bias
+    return Answer(inputs)
+
+
+@rule(
+    "FusedMatMul",
+    "TransposeMatMul",
+    "FusedGemm",
+    "FusedMatMulActivation",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    domain="com.microsoft",
+)
+def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
+    return contraction(node, lives)
+
+
+def _operand(live: Live, found: Contraction, axes: Letters) -> Live:
+    letter_at = dict(enumerate(found.out_axes))
+    carried = {axis: axes.index(letter_at[axis]) for axis in live.axes if letter_at[axis] in axes}
+    projected = live.only(carried)
+    return projected.renumbered({axis: carried[axis] for axis in projected.axes})
+
+
+def _columns(node: Node, live: Live, found: Contraction) -> dict[int, Live]:
+    """Scales, zero points and biases with one entry per column of the right operand."""
+    answers: dict[int, Live] = {}
+    columns = [axis for axis in live.axes if found.out_axes[axis] in found.right_free]
+    for index in found.columns:
+        shape = node.shape(index)
+        if shape and shape[-1] != 1 and len(columns) == 1:
+            projected = live.only(columns)
+            answers[index] = projected.renumbered({axis: len(shape) - 1 for axis in projected.axes})
+    return answers
+
+
+def _gemm_bias(node: Node, live: Live) -> Live | None:
+    shape, out_shape = node.shape(2), node.out.shape
+    if node.input(2) is None:
+        return Live.over((), live.array.any())
+    if shape is None or out_shape is None:
+        return None
+    return broadcast_back(live, shape, out_shape)

@@ -1,0 +1,63 @@
+"""Convolutions and other per-channel operators: axis 1 is the channel axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxheadprune.edits import Edit, SetAttribute
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.contraction import is_pointwise
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.refusal import Refusal
+
+
+@rule("Conv")
+def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
+    live, weight, data = lives[0], node.shape(1), node.shape(0)
+    if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
+        return unknown_shape(node)
+    spatial = [axis for axis in live.axes if axis > 1]
+    if spatial and not is_pointwise(node):
+        return inexpressible(node)
+    groups = node.attribute("group", 1)
+    channels = live.only([1])
+    if groups > 1 and len(live.axes) > 1 and 1 in live.axes:
+        return inexpressible(node)
+    weights = channels.renumbered({1: 0}) if channels.axes else channels
+    whole = live.only([axis for axis in live.axes if axis != 1])
+    if groups == 1 or not channels.axes:
+        return Answer({0: whole, 1: weights, 2: weights})
+    per_group = channels.array.reshape(groups, weight[0] // groups)
+    grouped = Live.over((0, 1), per_group)
+    shape = grouped.dense_shape()
+    if shape is None:
+        return inexpressible(node)
+    alive = grouped.only([0])
+    inputs = FULL
+    if alive.axes:
+        inputs = Live.over((1,), alive.array.repeat(weight[1]))
+    kept_groups = alive.extent(0)[0] if alive.axes else groups
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [SetAttribute(node.ref, "group", kept_groups)] if kept_groups != groups else []
+
+    return Answer({0: inputs, 1: weights, 2: weights}, rewrite)
+
+
+@rule("FusedConv", domain="com.microsoft")
+def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A Conv with an activation; its optional fourth input is added to the output."""
+    answer = conv(node, lives)
+    if isinstance(answer, Refusal) or node.input(3) is None:
+        return answer
+    return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """At inference an affine map per channel: four vectors along axis 1."""
+    channels = lives[0].only([1])
+    vector = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})

@@ -1,0 +1,52 @@
+"""Element-wise operators with numpy broadcasting: every input is read where the output is live."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
+from onnxheadprune.refusal import Refusal
+
+UNARY = (
+    "Identity Cast CastLike Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Softsign"
+    " Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh"
+    " Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
+).split()
+BROADCASTING = (
+    "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean Sum Mod PRelu"
+    " BitwiseAnd BitwiseOr BitwiseXor BitShift"
+).split()
+MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
+
+
+@rule(*UNARY, *BROADCASTING, ragged=True)
+def elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Each input follows its broadcast against the output; scalars and other size-1 axes stay whole."""
+    out_shape = node.out.shape
+    inputs: dict[int, Live] = {}
+    for index, value in enumerate(node.inputs):
+        if value is None:
+            continue
+        if value.shape is None or out_shape is None:
+            return unknown_shape(node)
+        back = broadcast_back(lives[0], value.shape, out_shape)
+        if back is None:
+            return unknown_shape(node)
+        inputs[index] = back
+    return Answer(inputs)
+
+
+@rule(*MICROSOFT, domain="com.microsoft", ragged=True)
+def fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Activations of ONNX Runtime, some with a bias along the last axis."""
+    return elementwise(node, lives)
+
+
+@rule("Dropout")
+def dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """At inference the identity; ratio and training_mode are scalars."""
+    live = lives[0] if len(lives) < 2 else lives[0] | lives[1]
+    return Answer({0: live}, kept=(live,) * len(lives))

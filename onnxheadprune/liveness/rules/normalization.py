@@ -1,0 +1,88 @@
+"""Softmax and normalisations: exact where the live axis is not among the axes they mix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
+from onnxheadprune.refusal import Reason, Refusal
+
+
+def coupled(node: Node) -> Refusal:
+    """The refusal of an operator that mixes what lies along the live axis."""
+    return refuse(
+        node,
+        Reason.COUPLED,
+        f"{node.op_type} mixes values across heads, so removing one would change the others",
+    )
+
+
+def _rank(node: Node) -> int | None:
+    shape = node.shape(0)
+    return None if shape is None else len(shape)
+
+
+@rule("Softmax", "LogSoftmax", "Hardmax")
+def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """One axis since opset 13, every axis from `axis` on before."""
+    rank = _rank(node)
+    if rank is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
+    mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
+    return coupled(node) if mixed & set(lives[0].axes) else Answer({0: lives[0]})
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes every axis from `axis` on; scale and bias run along those."""
+    rank = _rank(node)
+    if rank is None:
+        return unknown_shape(node)
+    first = node.attribute("axis", -1) % rank
+    live = lives[0]
+    if any(axis >= first for axis in live.axes):
+        return coupled(node)
+    if any(output is not None and output.consumers for output in node.outputs[1:]):
+        return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
+    return Answer({0: live}, kept=(live,) + lives_of_rest(lives))
+
+
+def lives_of_rest(lives: Sequence[Live]) -> tuple[Live, ...]:
+    """What the outputs after the first keep."""
+    return tuple(lives[1:])
+
+
+@rule("SimplifiedLayerNormalization", domain="com.microsoft")
+def microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """ONNX Runtime's spelling of RMSNormalization."""
+    return layer_normalization(node, lives)
+
+
+@rule("LpNormalization")
+def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes one axis."""
+    rank = _rank(node)
+    if rank is None:
+        return unknown_shape(node)
+    mixed = node.attribute("axis", -1) % rank
+    return coupled(node) if mixed in lives[0].axes else Answer({0: lives[0]})
+
+
+@rule("InstanceNormalization")
+def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the spatial axes; scale and bias run along the channels (axis 1)."""
+    live = lives[0]
+    if any(axis > 1 for axis in live.axes):
+        return coupled(node)
+    channels = live.only([1])
+    vector = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: live, 1: vector, 2: vector})
+
+
+@rule("GroupNormalization")
+def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the channels of a group: never narrowed along them."""
+    return coupled(node) if any(axis >= 1 for axis in lives[0].axes) else Answer({0: lives[0]})

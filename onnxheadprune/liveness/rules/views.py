@@ -1,0 +1,135 @@
+"""View operators: the same elements under other axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxheadprune.edits import Edit
+from onnxheadprune.graph.dims import product
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.axes import broadcast_back, reshape_back
+from onnxheadprune.liveness.literals import target_literals
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.refusal import Refusal
+
+
+@rule("Reshape", ragged=True)
+def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Live indices are flattened and split anew inside each group of axes; the target gets literals."""
+    live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
+    if in_shape is None or out_shape is None:
+        return unknown_shape(node)
+    back = reshape_back(live, in_shape, out_shape)
+    if back is None:
+        return inexpressible(node)
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, live)
+
+    return Answer({0: back}, rewrite)
+
+
+@rule("Flatten", ragged=True)
+def flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A Reshape whose target is computed by the operator itself."""
+    in_shape = node.shape(0)
+    if in_shape is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", 1) % (len(in_shape) + 1)
+    back = reshape_back(lives[0], in_shape, (product(in_shape[:axis]), product(in_shape[axis:])))
+    return inexpressible(node) if back is None else Answer({0: back})
+
+
+@rule("Transpose", ragged=True)
+def transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Axes move; a mask that is no product of axes keeps its meaning only if their order stays."""
+    live, shape = lives[0], node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    order = node.attribute("perm", list(reversed(range(len(shape)))))
+    sources = [order[axis] for axis in live.axes]
+    if sources != sorted(sources) and not live.is_product:
+        return inexpressible(node)
+    return Answer({0: live.renumbered({axis: order[axis] for axis in live.axes})})
+
+
+def _inserted(node: Node, rank: int) -> set[int] | None:
+    axes = node.int_list("axes", 1)
+    return None if axes is None else {axis % rank for axis in axes}
+
+
+@rule("Unsqueeze", ragged=True)
+def unsqueeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Inserted axes have size 1 and are never live."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    out_rank = len(node.out.shape or ())
+    inserted = _inserted(node, out_rank)
+    if inserted is None:
+        return unknown_shape(node)
+    old = [axis for axis in range(out_rank) if axis not in inserted]
+    return Answer({0: lives[0].renumbered({axis: old.index(axis) for axis in lives[0].axes})})
+
+
+@rule("Squeeze", ragged=True)
+def squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Dropped axes have size 1."""
+    shape = node.shape(0)
+    dropped = None if shape is None else _inserted(node, len(shape))
+    if shape is None or dropped is None:
+        return unknown_shape(node)
+    old = [axis for axis in range(len(shape)) if axis not in dropped]
+    return Answer({0: lives[0].renumbered({axis: old[axis] for axis in lives[0].axes})})
+
+
+@rule("Expand", ragged=True)
+def expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A broadcast against a target shape: repeated axes just repeat less often."""
+    live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
+    if in_shape is None or out_shape is None:
+        return unknown_shape(node)
+    back = broadcast_back(live, in_shape, out_shape)
+    if back is None:
+        return unknown_shape(node)
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, live)
+
+    return Answer({0: back}, rewrite)
+
+
+@rule("Tile", ragged=True)
+def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """An axis of size 1 repeats less often; any other live axis must not be repeated."""
+    live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
+    if in_shape is None:
+        return unknown_shape(node)
+    elements = node.inputs[1].elements if node.inputs[1] is not None else None
+    for axis in live.axes:
+        factor = None if elements is None else elements[axis]
+        if in_shape[axis] != 1 and factor != 1:
+            return inexpressible(node)
+    if repeats is None and any(in_shape[axis] == 1 for axis in live.axes):
+        return inexpressible(node)
+    ones = tuple(1 if dim == 1 else 0 for dim in in_shape)
+    if not live.is_product and any(ones[axis] for axis in live.axes[:-1]):
+        return inexpressible(node)
+    back = live.only([axis for axis in live.axes if not ones[axis]])
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, live.only([axis for axis in live.axes if ones[axis]]))
+
+    return Answer({0: back}, rewrite)
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A constant fill of any size."""
+    live = lives[0]
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 0, live)
+
+    return Answer({0: FULL}, rewrite) if node.out.shape is not None else unknown_shape(node)

@@ -1,0 +1,225 @@
+"""The reverse sweep: from what projections no longer read to everything that dies upstream.
+
+Nodes are visited in reverse topological order, each once, and only those that liveness reaches. A value
+keeps the union of what its consumers ask for; a consumer that was never visited asks for all of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxheadprune.graph.view import Node, Use, Value
+from onnxheadprune.liveness import rules as _rules  # registers every rule
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
+from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
+from onnxheadprune.refusal import Reason, Refusal
+
+assert _rules
+OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
+"""Operators that look at a value's shape only: they never ask for its contents."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A first demand: input `index` of `node` needs only `live`, because `site` says so."""
+
+    node: Node
+    index: int
+    live: Live
+    site: str
+
+
+@dataclass
+class Sweep:
+    """What a sweep found.
+
+    Attributes:
+        edges: live indices per edge `(node index, input index)`; edges not listed are fully live.
+        kept: what each reached value keeps.
+        answers: the rule answers of visited nodes whose outputs are narrowed.
+        refusals: where liveness stopped.
+        asked: which sites reached a node.
+        reached: values on narrowed edges, in the order they were met.
+    """
+
+    edges: dict[tuple[int, int], Live] = field(default_factory=dict)
+    kept: dict[Value, Live] = field(default_factory=dict)
+    answers: dict[Node, Answer] = field(default_factory=dict)
+    refusals: dict[Node, Refusal] = field(default_factory=dict)
+    asked: dict[Node, frozenset[str]] = field(default_factory=dict)
+    reached: dict[Value, None] = field(default_factory=dict)
+    body_outputs: dict[Value, Live] = field(default_factory=dict)
+
+    def edge(self, use: Use) -> Live:
+        """What one consumer needs."""
+        return self.edges.get((use.node.index, use.input_index), FULL)
+
+    def narrowed(self) -> Iterable[tuple[Value, Live]]:
+        """Reached values that keep less than everything."""
+        return ((value, live) for value, live in self.kept.items() if not live.is_full)
+
+
+def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: bool = False) -> Sweep:
+    """Propagates `seeds` upstream.
+
+    Args:
+        seeds: the first demands.
+        free: graph inputs and outputs that may be narrowed; all others stay whole.
+        labels: follow labels instead of masks: other consumers are ignored, nothing has to be dense.
+
+    Returns:
+        The liveness of everything reached. No model is changed.
+    """
+    return _Sweeper(free, labels).run(seeds)
+
+
+class _Sweeper:
+    def __init__(self, free: frozenset[Value], labels: bool) -> None:
+        self.free = free
+        self.labels = labels
+        self.result = Sweep()
+        self.heap: list[tuple[int, Node]] = []
+        self.queued: set[int] = set()
+
+    def run(self, seeds: Sequence[Seed]) -> Sweep:
+        for seed in seeds:
+            self._ask(seed.node, seed.index, seed.live, frozenset({seed.site}))
+        while self.heap:
+            self._visit(heapq.heappop(self.heap)[1])
+        for value in self.result.reached:
+            if value not in self.result.kept:
+                fixed = value.is_graph_input and not value.holds_tensor and value not in self.free
+                self.result.kept[value] = FULL if fixed and not self.labels else self._demand(value)
+        return self.result
+
+    def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
+        value = node.input(index)
+        key = (node.index, index)
+        if value is None or (live.is_full and key not in self.result.edges):
+            return
+        self.result.edges[key] = live if key not in self.result.edges else self.result.edges[key] | live
+        self._reach(value, sites)
+        self.result.asked[node] = self.result.asked.get(node, frozenset()) | sites
+
+    def _reach(self, value: Value, sites: frozenset[str]) -> None:
+        self.result.reached[value] = None
+        producer = value.producer
+        if producer is None or value.holds_tensor:
+            return
+        self.result.asked[producer] = self.result.asked.get(producer, frozenset()) | sites
+        if producer.index not in self.queued:
+            self.queued.add(producer.index)
+            heapq.heappush(self.heap, (-producer.index, producer))
+
+    def _visit(self, node: Node) -> None:
+        lives = tuple(FULL if output is None else self._demand(output) for output in node.outputs)
+        if all(live.is_full for live in lives):
+            self._keep(node, lives)
+            return
+        if all(live.is_dead for live in lives):
+            self._keep(node, lives)
+            self._ask_all(node, {index: DEAD for index in range(len(node.inputs))})
+            return
+        answer = self._answer(node, lives)
+        if isinstance(answer, Refusal):
+            self.result.refusals[node] = answer
+            self._keep(node, lives if self.labels else (FULL,) * len(lives))
+            return
+        self._keep(node, answer.kept or lives)
+        self.result.answers[node] = answer
+        self._ask_all(node, answer.inputs)
+        for value, live in answer.bodies.items():
+            self.result.body_outputs[value] = live
+            self._reach(value, self.result.asked[node])
+
+    def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
+        for index, live in inputs.items():
+            self._ask(node, index, live, self.result.asked[node])
+
+    def _keep(self, node: Node, lives: Sequence[Live]) -> None:
+        for output, live in zip(node.outputs, lives, strict=True):
+            if output is not None:
+                self.result.kept[output] = live
+
+    def _answer(self, node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+        """The rule's answer, checked: every mask must be readable on its input, and dense."""
+        entry = rule_for(node)
+        if entry is None:
+            return refuse(
+                node, Reason.NO_RULE, f"there is no rule for {node.domain or 'ai.onnx'}.{node.op_type}"
+            )
+        if any(
+            not fits(live, output.shape) for live, output in zip(lives, node.outputs, strict=True) if output
+        ):
+            return unknown_shape(node)
+        if not self.labels and not entry.ragged and not all(live.is_product for live in lives):
+            return inexpressible(node)
+        answer = entry.function(node, lives)
+        if isinstance(answer, Refusal):
+            return answer
+        inputs: dict[int, Live] = {}
+        for index, live in answer.inputs.items():
+            value = node.input(index)
+            if value is None:
+                continue
+            checked = admissible(live, value)
+            if checked is None:
+                return unknown_shape(node) if value.shape is None else inexpressible(node)
+            live = checked
+            if not self.labels and live.dense_shape() is None:
+                return inexpressible(node)
+            inputs[index] = live
+        return Answer(inputs, answer.rewrite, answer.selects, answer.accepts, answer.kept, answer.bodies)
+
+    def _demand(self, value: Value) -> Live:
+        total: Live | None = None
+        if value.is_graph_output and value not in self.free and not self.labels:
+            return self.result.body_outputs.get(value, FULL)
+        if value in self.result.body_outputs:
+            total = self.result.body_outputs[value]
+        for use in value.consumers:
+            live = self._edge_demand(use)
+            if live is None:
+                continue
+            total = live if total is None else total | live
+            if total.is_full:
+                return FULL
+        if total is None:
+            return DEAD
+        return total if self.labels else total.as_mask().dense_closure()
+
+    def _edge_demand(self, use: Use) -> Live | None:
+        """What a consumer asks for, None for nothing at all."""
+        key = (use.node.index, use.input_index)
+        if key in self.result.edges:
+            return self.result.edges[key]
+        if self.labels or (use.node.domain, use.node.op_type) in OBSERVERS:
+            return None
+        return _unvisited_demand(use)
+
+
+def admissible(live: Live, value: Value) -> Live | None:
+    """`live` spelled out on the concrete axes of `value`; None if it cannot be read on its shape."""
+    if not live.axes:
+        return live
+    if value.shape is None or not fits(live, value.shape):
+        return None
+    return spread(live, value.shape)
+
+
+def selecting_answer(use: Use) -> Answer | None:
+    """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
+    entry = rule_for(use.node)
+    if entry is None or use.node.op_type not in ("Slice", "Gather"):
+        return None
+    answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
+    if isinstance(answer, Refusal) or use.input_index not in answer.selects:
+        return None
+    return answer
+
+
+def _unvisited_demand(use: Use) -> Live:
+    answer = selecting_answer(use)
+    return FULL if answer is None else answer.inputs.get(use.input_index, FULL)

@@ -1,0 +1,92 @@
+"""The masked reference: the original model with a 0/1 multiplication on the input of each output projection.
+
+It is the oracle of this package: a pruned model must equal it, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.sites.site import AttentionSite, Projection
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+
+
+def masked_reference(
+    view: GraphView, sites: Iterable[AttentionSite], heads: Mapping[int, Iterable[int]]
+) -> ModelProto:
+    """A copy of the viewed model in which the given heads contribute nothing.
+
+    Args:
+        view: an annotated view of the original.
+        sites: its sites.
+        heads: present head indices to silence, per site index.
+
+    Raises:
+        RefusedError: if the context of a projection is integer all the way, so that it cannot be multiplied.
+    """
+    masked = ModelProto()
+    masked.CopyFrom(view.model)
+    inserts: list[tuple[Node, int, list[NodeProto]]] = []
+    for site in sites:
+        silenced = tuple(heads.get(site.index, ()))
+        if silenced:
+            inserts += [_mask(masked, projection, silenced) for projection in site.projections]
+    for node, index, created in sorted(inserts, key=lambda item: -item[0].index):
+        _graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
+        for new in reversed(created):
+            _graph_of(masked, node).node.insert(node.position, new)
+    return masked
+
+
+def _mask(
+    model: ModelProto, projection: Projection, heads: tuple[int, ...]
+) -> tuple[Node, int, list[NodeProto]]:
+    node, (index, axis) = projection.node, projection.activation
+    value = node.inputs[index]
+    assert value is not None and value.shape is not None
+    rank = len(value.shape)
+    while (
+        value.producer is not None and value.producer.op_type in QUANTIZERS and value.elem_type not in FLOATS
+    ):
+        node, index = value.producer, 0
+        value = node.inputs[0]
+        assert value is not None
+    elem_type = value.elem_type or _weight_type(projection)
+    if elem_type not in FLOATS:
+        raise RefusedError(
+            f"the context {value.name} of {projection.node.label} is quantized before it is multiplied,"
+            " so no masked reference can be built"
+        )
+    mask = projection.live_without(heads).reshape(-1, *(1,) * (rank - 1 - axis))
+    name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
+    tensor = numpy_helper.from_array(mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads")
+    model.graph.initializer.append(tensor)
+    created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
+    return node, index, [created]
+
+
+def _weight_type(projection: Projection) -> int:
+    weight = projection.node.inputs[projection.weight[0]]
+    found = 0 if weight is None else weight.elem_type
+    return found if found in FLOATS else TensorProto.FLOAT
+
+
+def _graph_of(model: ModelProto, node: Node):  # type: ignore[no-untyped-def]
+    """The graph of the copy that corresponds to a node's scope."""
+    path = []
+    scope = node.scope
+    while scope.owner is not None:
+        attribute = next(name for name, body in scope.owner.bodies.items() if body is scope)
+        path.append((scope.owner, attribute))
+        scope = scope.owner.scope
+    graph = model.graph
+    for owner, attribute in reversed(path):
+        graph = next(item.g for item in graph.node[owner.position].attribute if item.name == attribute)
+    return graph

@@ -1,0 +1,245 @@
+"""Planning: from named heads to an immutable list of edits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxheadprune.edits import (
+    AddConstant,
+    DropNode,
+    Edit,
+    InsertNode,
+    SetDim,
+    SetInput,
+    SetMetadata,
+    SetOutput,
+    SliceTensor,
+)
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.graph.view import GraphView, Value
+from onnxheadprune.heads import HeadSpec, resolve_heads
+from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.sweep import Sweep, sweep
+from onnxheadprune.model_io import ModelLike, load_model, model_name
+from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.sites.site import AttentionSite, Sites
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planning:
+    """A plan together with the analysis it came from, for those who need more than the edits.
+
+    Attributes:
+        plan: the edits.
+        view: the model as it was analysed.
+        sites: its sites.
+        heads: heads to remove per site index, as *present* head indices.
+        io: what is live of each narrowed graph input and output.
+    """
+
+    plan: PrunePlan
+    view: GraphView
+    sites: Sites
+    heads: Mapping[int, tuple[int, ...]]
+    io: Mapping[str, Live]
+
+
+def plan_pruning(
+    model: ModelLike, heads: HeadSpec, *, keep_cache_shape: bool = False, allow_io_change: bool = False
+) -> PrunePlan:
+    """What removing `heads` changes in a model. The model itself is not touched.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
+        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+
+    Raises:
+        UsageError: if the spec or the path is wrong.
+        RefusedError: if the heads cannot be removed exactly.
+        ModelError: if the model cannot be read.
+    """
+    loaded = load_model(model)
+    return analyse(
+        loaded, heads, model_name(model), keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+    ).plan
+
+
+def analyse(
+    model: ModelProto,
+    heads: HeadSpec,
+    name: str,
+    *,
+    keep_cache_shape: bool = False,
+    allow_io_change: bool = False,
+) -> Planning:
+    """Like `plan_pruning`, and keeps the analysis."""
+    view = view_of(model)
+    sites = sites_of(view, name)
+    chosen = resolve_heads(heads, sites)
+    present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
+    swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
+    edits = dict(realize(view, swept).edits)
+    edits |= dead_after(view, edits)
+    cuts = _cuts(sites, chosen, present, pruning_record(model))
+    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
+    edits[metadata] = frozenset()
+    planned = [
+        PlannedEdit(edit, tuple(sorted(by)))
+        for edit, by in zip(_fresh_names(view, list(edits)), edits.values(), strict=True)
+    ]
+    io = {
+        value.name: live
+        for value, live in swept.narrowed()
+        if value.scope.parent is None
+        and (value.is_graph_input or value.is_graph_output)
+        and not value.holds_tensor
+    }
+    changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
+    plan = PrunePlan(name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(planned))
+    return Planning(plan, view, sites, present, io)
+
+
+def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
+    """Original head indices as indices among the heads that are still there."""
+    names = site.original_heads
+    return tuple(names.index(head) for head in heads)
+
+
+def _sweep(
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    keep_cache_shape: bool,
+    allow_io_change: bool,
+) -> Sweep:
+    seeds = [seed for site in sites if site.index in heads for seed in site.seeds(heads[site.index])]
+    free: set[Value] = set()
+    if not keep_cache_shape:
+        free.update(*(site.free for site in sites if site.index in heads))
+    if allow_io_change:
+        free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
+    return sweep(seeds, frozenset(free))
+
+
+def _cuts(
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    present: Mapping[int, tuple[int, ...]],
+    record: Sequence[SiteCut],
+) -> tuple[SiteCut, ...]:
+    known = {site.index for site in sites}
+    cuts = [
+        SiteCut(
+            site.index,
+            site.name,
+            site.original_num_heads,
+            site.kv_num_heads,
+            chosen.get(site.index, ()),
+            site.removed,
+            sum(1 for group in site.groups if set(group) <= set(present.get(site.index, ()))),
+        )
+        for site in sites
+    ]
+    # Sites that an earlier pruning removed as a whole are no longer in the graph, only in its record.
+    cuts += [
+        dataclasses.replace(cut, removed=(), removed_before=cut.removed)
+        for cut in record
+        if cut.index not in known
+    ]
+    return tuple(sorted(cuts, key=lambda cut: cut.index))
+
+
+def _record(cut: SiteCut) -> dict[str, Any]:
+    return {
+        "index": cut.index,
+        "name": cut.name,
+        "num_heads": cut.num_heads,
+        "kv_num_heads": cut.kv_num_heads,
+        "removed": sorted({*cut.removed, *cut.removed_before}),
+    }
+
+
+def _io_sentence(view: GraphView, name: str, live: Live) -> str:
+    value = view.main.values[name]
+    assert value.shape is not None
+    role = "input" if value.is_graph_input else "output"
+    changes = [
+        f"{value.shape[axis]} -> {live.narrow(value.shape[axis], axis)} on axis {axis}" for axis in live.axes
+    ]
+    return f"{role} {name}: {', '.join(changes)}"
+
+
+def _elements_removed(planned: Sequence[PlannedEdit]) -> int:
+    """Elements that are cut off stored tensors, seen from every tensor that results."""
+    total = 0
+    for item in planned:
+        if isinstance(item.edit, SliceTensor):
+            selection = item.edit.selection
+            total += int(np.prod(selection.sizes)) - int(np.prod(selection.kept))
+    return total
+
+
+def _fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
+    """Renames new values whose name the model already uses (a second pruning makes the same names)."""
+    taken = {name for scope in view.scopes for name in scope.values}
+    meant = {edit.value for edit in edits if isinstance(edit, SetOutput)}
+    redefined = {
+        output.name
+        for edit in edits
+        if isinstance(edit, (DropNode, SetOutput))
+        for output in view.by_ref[edit.node].outputs
+        if output is not None
+    }
+    created = meant | {
+        edit.target for edit in edits if isinstance(edit, SliceTensor) and edit.target != edit.name
+    }
+    created |= {edit.name for edit in edits if isinstance(edit, AddConstant)}
+    created |= {name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
+    renamed: dict[str, str] = {}
+    for name in sorted(created - redefined):
+        fresh, number = name, 2
+        while fresh in taken:
+            fresh, number = f"{name}.{number}", number + 1
+        if fresh != name:
+            renamed[name] = fresh
+    return [_rename(edit, renamed) for edit in edits] if renamed else edits
+
+
+def _rename(edit: Edit, names: Mapping[str, str]) -> Edit:
+    match edit:
+        case SetInput() | SetOutput():
+            return dataclasses.replace(edit, value=names.get(edit.value, edit.value))
+        case AddConstant():
+            return dataclasses.replace(edit, name=names.get(edit.name, edit.name))
+        case SliceTensor():
+            return dataclasses.replace(edit, target=names.get(edit.target, edit.target))
+        case InsertNode():
+            inputs = tuple(names.get(name, name) for name in edit.inputs)
+            outputs = tuple(names.get(name, name) for name in edit.outputs)
+            return dataclasses.replace(edit, inputs=inputs, outputs=outputs)
+        case _:
+            return edit
+
+
+def require_something(plan: PrunePlan) -> None:
+    """Refuses a plan that removes nothing.
+
+    Raises:
+        RefusedError: if no head goes.
+    """
+    if not plan.removed:
+        raise RefusedError("no heads were named, so there is nothing to remove")
+
+
+__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "require_something"]

@@ -1,0 +1,53 @@
+"""Refusals: typed reasons why something is not done. Values, never exceptions."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Reason(enum.Enum):
+    """Why liveness does not pass a node, or why a site cannot lose heads."""
+
+    NO_RULE = "no-rule"
+    COUPLED = "coupled"
+    INEXPRESSIBLE = "inexpressible"
+    UNKNOWN_SHAPE = "unknown-shape"
+    NOT_CONSTANT = "not-constant"
+    NO_PROJECTION = "no-projection"
+    NO_HEAD_SIZE = "no-head-size"
+    OPAQUE_WEIGHTS = "opaque-weights"
+
+    @property
+    def couples_heads(self) -> bool:
+        """Whether the reason is a computation that mixes heads, so that no cut is exact."""
+        return self is Reason.COUPLED
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One refusal.
+
+    Attributes:
+        reason: the kind of obstacle.
+        node: reference of the node where it stands (`Node.ref`, or its name).
+        value: name of the value that is not narrowed.
+        sentence: what a person needs to know, in one sentence without a full stop.
+    """
+
+    reason: Reason
+    node: str
+    value: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.sentence} (at {self.node})"
+
+    def to_dict(self) -> dict[str, str]:
+        """The refusal as JSON-ready data."""
+        return {
+            "reason": self.reason.value,
+            "node": self.node,
+            "value": self.value,
+            "sentence": self.sentence,
+        }

@@ -1,0 +1,208 @@
+"""Numbers of a site: KV groups, head sizes, cache, weights. All read off sweeps, none guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
+from onnxheadprune.sites.grouping import Block, Partition
+from onnxheadprune.sites.trace import Core, is_product
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What lies upstream of the cores of a block.
+
+    Attributes:
+        groups: heads per KV head, in order of their first head.
+        head_size: width of a query or key head.
+        v_head_size: width of a context head.
+        free: graph inputs and outputs on the key and value paths.
+        probability_nodes: nodes between the score product and the core.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    head_size: int | None
+    v_head_size: int
+    free: frozenset[Value]
+    probability_nodes: frozenset[Node]
+
+
+def anatomy(block: Block) -> Anatomy:
+    """Walks from the cores of a block up both operands."""
+    v_head_size = max(len(channels) for channels in block.projections[0].channels)
+    groups: Partition[int] = Partition()
+    for head in range(block.num_heads):
+        groups.root(head)
+    free: set[Value] = set()
+    nodes: set[Node] = set()
+    head_size: int | None = None
+    for core in block.cores:
+        if is_fused_core(core.node):
+            fused = fused_anatomy(core.node, block.num_heads)
+            for shared in fused.groups:
+                groups.join(shared)
+            free |= fused.free
+            head_size = head_size or fused.head_size
+            continue
+        bits = _head_bits(block, core)
+        value_walk, weight_walk = _operand_walks(core, bits)
+        _join_shared(groups, value_walk, block.num_heads)
+        free |= _endpoints(value_walk)
+        products = [node for node in _visited(weight_walk) if _head_product(node)]
+        scores = products[0] if products else core.node
+        size = _contracted_size(scores)
+        head_size = head_size or size
+        nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
+        below = _walk_from(scores, weight_walk) if products else weight_walk
+        free |= _endpoints(below)
+    found = tuple(tuple(sorted(members)) for members in groups.sets())
+    return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
+
+
+def _head_bits(block: Block, core: Core) -> Live:
+    """One bit per head at every head position of the core's output."""
+    owner = {
+        position: head
+        for head, members in enumerate(block.members)
+        for index, position in members
+        if index == core.node.index
+    }
+    bits = np.array([1 << owner[position] for position in range(len(core.heads))], dtype=object)
+    return Live.over(core.head_axes, bits.reshape(_head_shape(core)))
+
+
+def _head_shape(core: Core) -> tuple[int, ...]:
+    shape = core.node.out.shape
+    assert shape is not None
+    sizes = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
+    if 0 in sizes:
+        # A symbolic axis (batch * heads) carries one period: what the other head axes leave.
+        known = math.prod(size for size in sizes if size)
+        sizes = [size or len(core.heads) // known for size in sizes]
+    return tuple(sizes)
+
+
+def _operand_walks(core: Core, bits: Live) -> tuple[Sweep, Sweep]:
+    """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
+    found = is_product(core.node)
+    entry = rule_for(core.node)
+    assert found is not None and entry is not None
+    answer = entry.function(core.node, [bits])
+    assert isinstance(answer, Answer)
+    feature = found.out_axes[core.feature_axes[0]]
+    value_index = found.left if feature in found.left_free else found.right
+    other = found.right if value_index == found.left else found.left
+    walks = [
+        sweep([Seed(core.node, index, answer.inputs.get(index, FULL), "")], labels=True)
+        for index in (value_index, other)
+    ]
+    return walks[0], walks[1]
+
+
+def _visited(walk: Sweep) -> list[Node]:
+    """Computing nodes of a walk, nearest to the core first."""
+    nodes = {value.producer for value in walk.reached if value.producer is not None and value.tensor is None}
+    return sorted(nodes, key=lambda node: -node.index)
+
+
+def _head_product(node: Node) -> bool:
+    return is_product(node) is not None
+
+
+def _contracted_size(node: Node) -> int | None:
+    found = contraction_of(node)
+    shape = None if found is None else node.shape(found.left)
+    if found is None or shape is None:
+        return None
+    sizes = [shape[axis] for axis, letter in enumerate(found.left_axes) if letter in found.contracted]
+    return (
+        math.prod(s for s in sizes if isinstance(s, int)) if all(isinstance(s, int) for s in sizes) else None
+    )
+
+
+def _walk_from(scores: Node, walk: Sweep) -> Sweep:
+    """The walk continued from the operands of the score product alone."""
+    found = contraction_of(scores)
+    assert found is not None
+    return sweep(
+        [
+            Seed(scores, index, walk.edges.get((scores.index, index), FULL), "")
+            for index in (found.left, found.right)
+        ],
+        labels=True,
+    )
+
+
+def _endpoints(walk: Sweep) -> set[Value]:
+    """Graph inputs and outputs that carry heads."""
+    return {
+        value
+        for value in walk.reached
+        if value.scope.parent is None
+        and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))
+    }
+
+
+def _leaves(walk: Sweep) -> Iterator[Live]:
+    """Liveness of what the walk ends at: stored tensors, graph inputs, outputs of unknown operators."""
+    for value in walk.reached:
+        stopped = value.producer is None or value.holds_tensor or value.producer in walk.refusals
+        if stopped:
+            yield walk.kept[value]
+
+
+def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> None:
+    """Heads whose bits meet in one element share that element: they are one KV group."""
+    labelled = False
+    for live in _leaves(walk):
+        if not live.axes:
+            continue
+        labelled = True
+        for bits in {int(item) for item in live.array.reshape(-1)}:
+            shared = [head for head in range(num_heads) if bits >> head & 1]
+            if len(shared) > 1:
+                groups.join(shared)
+    if not labelled:
+        groups.join(range(num_heads))
+
+
+def weights_of(walk: Sweep) -> tuple[int, int, int]:
+    """`(elements, bytes, flops per token)` that a mask sweep removes from stored tensors."""
+    elements = size_in_bytes = flops = 0
+    for value in walk.reached:
+        if value.tensor is None or value.shape is None:
+            continue
+        needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
+        live = needs[0].as_mask()
+        total = math.prod(dim for dim in value.shape if isinstance(dim, int))
+        gone = total - int(round(total * float(np.mean(live.array != 0))))
+        elements += gone
+        size_in_bytes += gone * element_bits(value.elem_type) // 8
+        flops += 2 * gone if len(value.shape) > 1 else 0
+    return elements, size_in_bytes, flops
+
+
+def element_bits(elem_type: int) -> int:
+    """Bits per element of an ONNX tensor type."""
+    name = onnx.TensorProto.DataType.Name(elem_type)  # type: ignore[arg-type]
+    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
+        return 4
+    if name in ("INT2", "UINT2"):
+        return 2
+    return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8 if name != "UNDEFINED" else 0
+
+
+def first_group(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """The heads of the first KV group: the smallest whole thing that can go."""
+    return next(iter(groups))

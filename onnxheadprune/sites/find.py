@@ -1,0 +1,83 @@
+"""`find_sites`: all attention sites of a model, with the record of earlier pruning applied."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.graph.infer import annotate
+from onnxheadprune.graph.view import GraphView
+from onnxheadprune.model_io import ModelLike, load_model, model_name
+from onnxheadprune.plan import REMOVED_KEY, SiteCut
+from onnxheadprune.sites.site import AttentionSite, Sites
+from onnxheadprune.sites.structural import find_structural
+
+
+def find_sites(model: ModelLike) -> Sites:
+    """The attention sites of a model, in graph order of their cores.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+
+    Returns:
+        The sites with head counts, groups and sizes, and the near misses with their reasons.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if the file cannot be read as an ONNX model.
+    """
+    return sites_of(view_of(load_model(model)), model_name(model))
+
+
+def view_of(model: ModelProto) -> GraphView:
+    """An annotated view.
+
+    Raises:
+        ModelError: if the graph is not well formed.
+    """
+    try:
+        return annotate(GraphView(model))
+    except ValueError as error:
+        raise ModelError(f"the graph is not well formed: {error}") from error
+
+
+def sites_of(view: GraphView, name: str) -> Sites:
+    """The sites of an annotated view."""
+    found, misses = find_structural(view)
+    return Sites(name, tuple(_with_history(found, pruning_record(view.model))), tuple(misses))
+
+
+def pruning_record(model: ModelProto) -> list[SiteCut]:
+    """What earlier pruning wrote into the model's metadata: one entry per site of the original."""
+    for entry in model.metadata_props:
+        if entry.key == REMOVED_KEY:
+            try:
+                return [
+                    SiteCut(
+                        item["index"],
+                        item["name"],
+                        item["num_heads"],
+                        item["kv_num_heads"],
+                        tuple(item["removed"]),
+                    )
+                    for item in json.loads(entry.value)["sites"]
+                ]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
+    return []
+
+
+def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[AttentionSite]:
+    """Original indices, names and head numbers, if the record fits what was found."""
+    alive = [cut for cut in record if cut.heads_left]
+    if len(alive) != len(sites) or any(
+        c.heads_left != s.num_heads for c, s in zip(alive, sites, strict=False)
+    ):
+        return sites
+    return [
+        replace(site, index=cut.index, name=cut.name, removed=cut.removed, original_num_heads=cut.num_heads)
+        for site, cut in zip(sites, alive, strict=True)
+    ]

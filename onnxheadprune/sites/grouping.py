@@ -1,0 +1,124 @@
+"""From traced contractions to sites: which contractions share a core, which channels form a head."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from onnxheadprune.graph.view import Node
+from onnxheadprune.sites.site import Projection
+from onnxheadprune.sites.trace import Core
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Partition(Generic[T]):
+    """Disjoint sets (union-find)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[T, T] = {}
+
+    def root(self, item: T) -> T:
+        """The representative of the item's set."""
+        self._parent.setdefault(item, item)
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def join(self, items: Iterable[T]) -> None:
+        """Puts all items into one set."""
+        first, *rest = [self.root(item) for item in items]
+        for item in rest:
+            self._parent[self.root(item)] = first
+
+    def sets(self) -> list[list[T]]:
+        """All sets, in order of first appearance."""
+        found: dict[T, list[T]] = {}
+        for item in self._parent:
+            found.setdefault(self.root(item), []).append(item)
+        return list(found.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A contraction with weights whose contracted axis leads to cores."""
+
+    node: Node
+    activation: tuple[int, int]
+    weight: tuple[int, int]
+    size: int
+    cores: tuple[Core, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Candidates that share cores, with their heads told apart."""
+
+    projections: tuple[Projection, ...]
+    cores: tuple[Core, ...]
+    members: tuple[frozenset[tuple[int, int]], ...]
+    """For each head, the `(node index of core, head position)` pairs that form it."""
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads."""
+        return len(self.members)
+
+
+def group(candidates: list[Candidate]) -> list[Block]:
+    """Blocks in graph order of their first core.
+
+    Two head positions belong to one head if some projection reads a channel that both contribute to:
+    one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
+    """
+    by_core: Partition[int] = Partition()
+    for candidate in candidates:
+        by_core.join(core.node.index for core in candidate.cores)
+    blocks: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        blocks.setdefault(by_core.root(candidate.cores[0].node.index), []).append(candidate)
+    built = [_build(members) for members in blocks.values()]
+    return sorted(built, key=lambda block: min(core.node.index for core in block.cores))
+
+
+def _build(candidates: list[Candidate]) -> Block:
+    heads: Partition[tuple[int, int]] = Partition()
+    for candidate in candidates:
+        owners: dict[int, list[tuple[int, int]]] = {}
+        for core in candidate.cores:
+            for position, labels in enumerate(core.heads):
+                heads.root((core.node.index, position))
+                for label in labels:
+                    owners.setdefault(label, []).append((core.node.index, position))
+        for sharing in owners.values():
+            heads.join(sharing)
+    sets = [frozenset(members) for members in heads.sets()]
+    sets.sort(key=lambda members: min(_channels(candidates[0], members), default=0))
+    projections = tuple(
+        Projection(
+            candidate.node,
+            candidate.activation,
+            candidate.weight,
+            candidate.size,
+            tuple(tuple(sorted(_channels(candidate, members))) for members in sets),
+        )
+        for candidate in candidates
+    )
+    cores: dict[int, Core] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            cores.setdefault(core.node.index, core)
+    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+
+
+def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[int]:
+    """Positions of the contracted axis (labels count from one) that a head's members contribute to."""
+    found: set[int] = set()
+    wanted = set(members)
+    for core in candidate.cores:
+        for position, labels in enumerate(core.heads):
+            if (core.node.index, position) in wanted:
+                found |= {label - 1 for label in labels}
+    return found

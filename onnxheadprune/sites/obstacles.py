@@ -1,0 +1,119 @@
+"""Why a site cannot lose heads: a trial sweep that leaves something of a head behind, and what held it."""
+
+from __future__ import annotations
+
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import OBSERVERS, Sweep
+from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.grouping import Block
+
+PREPARATION = frozenset({"Pow", "Mul", "Abs", "Sub", "Cast", "Identity", "Add", "Div", "Sqrt", "Reciprocal"})
+MAX_HOPS = 8
+
+
+def obstacle(
+    block: Block, trial: Sweep, mixers: frozenset[Node], probability_nodes: frozenset[Node]
+) -> Refusal | None:
+    """The reason why removing the trial's heads would not be clean, None if it is.
+
+    Args:
+        block: the site's block.
+        trial: a mask sweep that removes some heads.
+        mixers: contractions with weights that sum over a head axis (talking heads).
+        probability_nodes: nodes between scores and contexts.
+    """
+    talking = sorted(mixers & (probability_nodes | set(trial.asked)), key=lambda node: node.index)
+    for node in talking:
+        sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
+        return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    for refusal in trial.refusals.values():
+        if refusal.reason is Reason.COUPLED:
+            return refusal
+    for value, live in trial.kept.items():
+        if live.is_full and not value.holds_tensor:
+            found = _mixing_consumer(value, trial)
+            if found is not None:
+                return found
+    for core in block.cores:
+        if trial.kept.get(core.node.out, None) is None:
+            continue
+        if trial.kept[core.node.out].is_full and not _shared_only_by_fixed_output(core.node.out):
+            return _context_used_elsewhere(core.node, trial)
+    return None
+
+
+def _shared_only_by_fixed_output(value: Value) -> bool:
+    return False
+
+
+def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
+    """Names who else needs the whole context."""
+    for value, live in trial.kept.items():
+        if not live.is_full or value.producer is None or value.producer.index < core.index:
+            continue
+        if value.producer in trial.refusals:
+            return trial.refusals[value.producer]
+        if value.is_graph_output:
+            sentence = f"the context {value.name} is also an output of the model"
+            return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
+        for use in value.consumers:
+            if (use.node.index, use.input_index) not in trial.edges and not _observer(use.node):
+                sentence = f"the context also reaches {use.node.label} without passing an output projection"
+                return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
+    return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")
+
+
+def _observer(node: Node) -> bool:
+    return (node.domain, node.op_type) in OBSERVERS
+
+
+def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
+    """A reduction over the live axis whose result comes back into the same head: a decomposed norm."""
+    wanted: Live | None = None
+    for use in value.consumers:
+        edge = trial.edges.get((use.node.index, use.input_index))
+        if edge is not None and not edge.is_full:
+            wanted = edge
+    if wanted is None:
+        return None
+    for use in value.consumers:
+        if (use.node.index, use.input_index) in trial.edges:
+            continue
+        reduction = _reduction_ahead(use.node, wanted, 3)
+        if reduction is not None and _returns(reduction, trial, MAX_HOPS):
+            sentence = (
+                f"{reduction.op_type} takes statistics over all heads together (a normalisation across heads),"
+                " so removing one would change the others"
+            )
+            return Refusal(Reason.COUPLED, reduction.label, value.name, sentence)
+    return None
+
+
+def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
+    if node.op_type.startswith("Reduce"):
+        shape, axes = node.shape(0), node.int_list("axes", 1)
+        if shape is None:
+            return None
+        reduced = {axis % len(shape) for axis in axes} if axes else set(range(len(shape)))
+        return node if reduced & set(live.axes) else None
+    if hops == 0 or node.op_type not in PREPARATION:
+        return None
+    for use in node.out.consumers:
+        found = _reduction_ahead(use.node, live, hops - 1)
+        if found is not None:
+            return found
+    return None
+
+
+def _returns(node: Node, trial: Sweep, hops: int) -> bool:
+    """Whether the node's result flows into something that the sweep visited."""
+    if hops == 0:
+        return False
+    for use in node.out.consumers:
+        if use.node in trial.answers:
+            return True
+        if contraction_of(use.node) is None and _returns(use.node, trial, hops - 1):
+            return True
+    return False

@@ -1,0 +1,161 @@
+"""What an attention site is: a core that produces contexts per head, and projections that sum over heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import Seed
+from onnxheadprune.refusal import Refusal
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """One contraction with weights that sums over the heads of a site.
+
+    Attributes:
+        node: the contraction.
+        activation: input index of the context, and its contracted axis.
+        weight: input index of the weight, and its contracted axis.
+        size: length of the contracted axis.
+        channels: for each head, the positions on the contracted axis that belong to it.
+    """
+
+    node: Node
+    activation: tuple[int, int]
+    weight: tuple[int, int]
+    size: int
+    channels: tuple[tuple[int, ...], ...]
+
+    def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Mask over the contracted axis with the channels of `heads` dead."""
+        mask = np.ones(self.size, dtype=bool)
+        for head in heads:
+            mask[list(self.channels[head])] = False
+        return mask
+
+    def seeds(self, heads: Iterable[int], site: str) -> Iterator[Seed]:
+        """The demands that removing `heads` leaves on the operands."""
+        mask = self.live_without(heads)
+        for index, axis in (self.activation, self.weight):
+            yield Seed(self.node, index, Live.over((axis,), mask), site)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionSite:
+    """One attention block.
+
+    Attributes:
+        index: position in graph order of the cores; stable when the model is pruned.
+        name: module path, as far as the model still tells it.
+        kind: "mha", "gqa" or "mqa".
+        num_heads: query heads.
+        kv_num_heads: key/value heads.
+        head_size: width of a query or key head, None where the core has no such product.
+        v_head_size: width of a context head.
+        groups: the query heads that share each KV head.
+        projections: the contractions that sum over the heads.
+        cores: the nodes that produce the contexts.
+        free: graph inputs and outputs that hold this site's keys and values (the cache).
+        reason: why no head can be removed, None if some can.
+        params: elements of all weights and biases that belong to the heads.
+        bytes: their size in bytes.
+        flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
+        removed: heads that an earlier pruning removed (indices of the original model).
+        original_num_heads: query heads before any pruning.
+    """
+
+    index: int
+    name: str
+    kind: str
+    num_heads: int
+    kv_num_heads: int
+    head_size: int | None
+    v_head_size: int
+    groups: tuple[tuple[int, ...], ...]
+    projections: tuple[Projection, ...]
+    cores: tuple[Node, ...]
+    free: frozenset[Value] = frozenset()
+    reason: Refusal | None = None
+    params: int = 0
+    bytes: int = 0
+    flops_per_token: int = 0
+    removed: tuple[int, ...] = ()
+    original_num_heads: int = 0
+
+    @property
+    def removable(self) -> bool:
+        """Whether heads can be removed exactly."""
+        return self.reason is None
+
+    @property
+    def original_heads(self) -> tuple[int, ...]:
+        """The original model's index of each present head."""
+        gone = set(self.removed)
+        return tuple(head for head in range(self.original_num_heads) if head not in gone)
+
+    def seeds(self, heads: Iterable[int]) -> Iterator[Seed]:
+        """The first demands of the sweep when `heads` (present indices) are removed."""
+        heads = tuple(heads)
+        for projection in self.projections:
+            yield from projection.seeds(heads, self.name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The site as JSON-ready data (the contract of `inspect --json`)."""
+        return {
+            "index": self.index,
+            "name": self.name,
+            "kind": self.kind,
+            "core": self.cores[0].op_type,
+            "num_heads": self.num_heads,
+            "kv_num_heads": self.kv_num_heads,
+            "head_size": self.head_size,
+            "v_head_size": self.v_head_size,
+            "removable": self.removable,
+            "reason": None if self.reason is None else str(self.reason),
+            "params": self.params,
+            "bytes": self.bytes,
+            "flops_per_token": self.flops_per_token,
+            "removed": list(self.removed),
+            "projections": [projection.node.proto.name for projection in self.projections],
+        }
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """Something that looks like attention and is no site, with the reason."""
+
+    node: str
+    reason: Refusal
+
+    def to_dict(self) -> dict[str, str]:
+        """The near miss as JSON-ready data."""
+        return {"node": self.node, "reason": self.reason.sentence}
+
+
+@dataclass(frozen=True)
+class Sites(Sequence[AttentionSite]):
+    """All sites of a model in order of their index, and the near misses."""
+
+    model: str
+    sites: tuple[AttentionSite, ...]
+    near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.sites[index]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract of `inspect --json`."""
+        return {
+            "model": self.model,
+            "sites": [site.to_dict() for site in self.sites],
+            "near_misses": [miss.to_dict() for miss in self.near_misses],
+        }

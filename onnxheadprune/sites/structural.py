@@ -1,0 +1,217 @@
+"""Finding sites by structure: contractions with weights whose summed axis comes from a product of activations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
+from onnxheadprune.sites.fused import is_fused_core
+from onnxheadprune.sites.grouping import Block, Candidate, group
+from onnxheadprune.sites.naming import site_names
+from onnxheadprune.sites.obstacles import obstacle
+from onnxheadprune.sites.site import AttentionSite, NearMiss
+from onnxheadprune.sites.trace import Tracer, coupling, is_product
+
+
+def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss]]:
+    """All sites in graph order of their cores, and what came close.
+
+    Args:
+        view: an annotated view.
+    """
+    candidates, mixers, misses = _scan(view)
+    blocks = []
+    for block in group(candidates):
+        if block.num_heads > 1 or _is_single_head_attention(block):
+            blocks.append(block)
+    sites = []
+    for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
+        sites.append(_site(index, name, block, mixers))
+    claimed = {core.node for block in blocks for core in block.cores}
+    misses += _unprojected(view, claimed, blocks)
+    return sites, misses
+
+
+def weight_contraction(node: Node) -> tuple[Contraction, bool] | None:
+    """A product of one activation and one constant, and whether the activation is the left operand."""
+    found = contraction_of(node)
+    if found is None:
+        return None
+    left, right = operands(node, found)
+    if left.is_constant == right.is_constant:
+        return None
+    return found, not left.is_constant
+
+
+def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearMiss]]:
+    tracer = Tracer()
+    candidates: list[Candidate] = []
+    mixers: set[Node] = set()
+    misses: list[NearMiss] = []
+    for node in view.nodes:
+        found = weight_contraction(node)
+        if found is None:
+            continue
+        contraction, activation_left = found
+        activation, weight = (
+            (contraction.left, contraction.right)
+            if activation_left
+            else (contraction.right, contraction.left)
+        )
+        axes = {
+            contraction.left: contraction.left_axes,
+            contraction.right: contraction.right_axes,
+        }
+        value = node.inputs[activation]
+        assert value is not None
+        for letter in sorted(contraction.contracted):
+            axis = axes[activation].index(letter)
+            size = None if value.shape is None else value.shape[axis]
+            if not isinstance(size, int) or size < 2:
+                continue
+            trace = tracer.trace(value, axis, size)
+            if trace.mixes_heads:
+                mixers.add(node)
+            if trace.cores:
+                position = axes[weight].index(letter)
+                candidates.append(Candidate(node, (activation, axis), (weight, position), size, trace.cores))
+            elif coupling(trace) is not None and _attention_behind(trace.blocked):
+                refusal = coupling(trace)
+                assert refusal is not None
+                misses.append(NearMiss(node.label, refusal))
+    return candidates, frozenset(mixers), misses
+
+
+def _attention_behind(blocked: tuple[Node, ...]) -> bool:
+    """Whether a product of activations feeds a node at which tracing stopped."""
+    stack, seen = list(blocked), set(blocked)
+    while stack and len(seen) < 64:
+        node = stack.pop()
+        if is_product(node) is not None or is_fused_core(node):
+            return True
+        if node not in blocked and contraction_of(node) is not None:
+            continue
+        for value in node.inputs[:1] if node in blocked else node.inputs:
+            producer = None if value is None else value.producer
+            if producer is not None and producer not in seen and not _is_residual(producer):
+                seen.add(producer)
+                stack.append(producer)
+    return False
+
+
+def _is_residual(node: Node) -> bool:
+    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
+    if node.op_type != "Add":
+        return False
+    return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
+
+
+def _is_single_head_attention(block: Block) -> bool:
+    """One head is a site if its values are projected and its weights are a product, unlike a mere pooling."""
+    core = block.cores[0]
+    if is_fused_core(core.node):
+        return True
+    found = is_product(core.node)
+    if found is None:
+        return False
+    feature = found.out_axes[core.feature_axes[0]]
+    value_index = found.left if feature in found.left_free else found.right
+    other = found.right if value_index == found.left else found.left
+    projected = _reaches(core.node, value_index, lambda node: weight_contraction(node) is not None)
+    scored = _reaches(core.node, other, lambda node: is_product(node) is not None)
+    return projected and scored
+
+
+def _reaches(node: Node, index: int, found: object) -> bool:
+    """Whether a node of some kind lies upstream, not looking behind contractions."""
+    assert callable(found)
+    start = node.inputs[index]
+    stack = [] if start is None or start.producer is None else [start.producer]
+    seen: set[Node] = set(stack)
+    while stack and len(seen) < 128:
+        current = stack.pop()
+        if found(current):
+            return True
+        if contraction_of(current) is not None:
+            continue
+        for value in current.inputs:
+            if value is not None and value.producer is not None and value.producer not in seen:
+                seen.add(value.producer)
+                stack.append(value.producer)
+    return False
+
+
+def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> AttentionSite:
+    parts: Anatomy = anatomy(block)
+    kv = len(parts.groups)
+    site = AttentionSite(
+        index=index,
+        name=name,
+        kind="mha" if kv == block.num_heads else "mqa" if kv == 1 else "gqa",
+        num_heads=block.num_heads,
+        kv_num_heads=kv,
+        head_size=parts.head_size,
+        v_head_size=parts.v_head_size,
+        groups=parts.groups,
+        projections=block.projections,
+        cores=tuple(core.node for core in block.cores),
+        free=parts.free,
+        original_num_heads=block.num_heads,
+    )
+    if block.num_heads == 1:
+        return site
+    removed = first_group(parts.groups)
+    if len(removed) == block.num_heads:
+        removed = removed[:1]
+    trial = sweep(list(site.seeds(removed)), parts.free)
+    elements, size, flops = weights_of(trial)
+    scale = block.num_heads / len(removed)
+    return replace(
+        site,
+        reason=obstacle(block, trial, mixers, parts.probability_nodes),
+        params=round(elements * scale),
+        bytes=round(size * scale),
+        flops_per_token=round(flops * scale),
+    )
+
+
+def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> list[NearMiss]:
+    """Products of attention weights and values that no projection sums up."""
+    misses = []
+    for node in view.nodes:
+        found = is_product(node)
+        if found is None or node in claimed or not found.batch:
+            continue
+        if any(_softmax_above(node, index) for index in (found.left, found.right)):
+            sentence = "a context whose heads no output projection sums up: there are no weights to cut"
+            misses.append(
+                NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
+            )
+    return misses
+
+
+def _softmax_above(node: Node, index: int) -> bool:
+    value = node.inputs[index]
+    for _ in range(6):
+        producer = None if value is None else value.producer
+        if producer is None:
+            return False
+        if producer.op_type == "Softmax":
+            return True
+        if producer.op_type not in (
+            "Cast",
+            "Dropout",
+            "Reshape",
+            "Transpose",
+            "Identity",
+            "Where",
+            "Mul",
+            "Squeeze",
+        ):
+            return False
+        value = producer.inputs[0] if producer.op_type != "Where" else producer.inputs[-1]
+    return False

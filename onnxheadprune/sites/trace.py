@@ -1,0 +1,169 @@
+"""Following a contracted axis upstream to the products that made it.
+
+Every position of the axis gets a label, and the labels travel through the same rules that liveness
+uses. Where they reach a product of two activations and spread over a batch axis and an axis of its
+own, the batch axis is the head axis and the other one the head size. Nothing is recognised by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.liveness.sweep import admissible
+from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.fused import is_fused_core, split_fused
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """A product reached by labels.
+
+    Attributes:
+        node: the product, or a fused attention node.
+        heads: for each position of the head axes, the labels found there.
+        head_axes: axes of the core's output that enumerate heads.
+        feature_axes: axes of the core's output that lie within a head.
+    """
+
+    node: Node
+    heads: tuple[frozenset[int], ...]
+    head_axes: tuple[int, ...]
+    feature_axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that one axis leads to."""
+
+    cores: tuple[Core, ...] = ()
+    mixes_heads: bool = False
+    refusals: tuple[Refusal, ...] = ()
+    blocked: tuple[Node, ...] = ()
+
+    def __or__(self, other: Trace) -> Trace:
+        return Trace(
+            (*self.cores, *(core for core in other.cores if core not in self.cores)),
+            self.mixes_heads or other.mixes_heads,
+            (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
+            (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
+        )
+
+
+def is_product(node: Node) -> Contraction | None:
+    """The contraction, if the node multiplies two values that both depend on the inputs."""
+    found = contraction_of(node)
+    if found is None:
+        return None
+    left, right = operands(node, found)
+    return None if left.is_constant or right.is_constant else found
+
+
+class Tracer:
+    """Traces axes of one model; results are shared, so that tracing all of them stays linear."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Value, tuple[int, ...], bytes], Trace] = {}
+
+    def trace(self, value: Value, axis: int, size: int) -> Trace:
+        """What produced the positions of `axis` (of `size` entries) of `value`."""
+        return self._follow(value, Live((axis,), np.arange(1, size + 1)))
+
+    def _follow(self, start: Value, live: Live) -> Trace:
+        """Depth first without recursion: residual streams are thousands of nodes deep."""
+        stack: list[tuple[Value, Live]] = [(start, live)]
+        while stack:
+            value, labels = stack[-1]
+            key = _key(value, labels)
+            if key in self._known:
+                stack.pop()
+                continue
+            own, upstream = _step(value, labels)
+            missing = [item for item in upstream if _key(*item) not in self._known]
+            if missing:
+                stack += missing
+                continue
+            for item in upstream:
+                own |= self._known[_key(*item)]
+            self._known[key] = own
+            stack.pop()
+        return self._known[_key(start, live)]
+
+
+def _key(value: Value, live: Live) -> tuple[Value, tuple[int, ...], bytes]:
+    return value, live.axes, live.array.tobytes()
+
+
+def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
+    """What one value says by itself, and where its labels go on."""
+    node = value.producer
+    if node is None or value.is_constant:
+        return Trace(), []
+    if is_fused_core(node):
+        split = split_fused(node, value.output_index, live)
+        return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
+    product = is_product(node)
+    if product is not None:
+        return _classify(node, product, live), []
+    entry = rule_for(node)
+    if entry is None:
+        return Trace(blocked=(node,)), []
+    lives = [live if output is value else FULL for output in node.outputs]
+    answer = entry.function(node, lives)
+    if isinstance(answer, Refusal):
+        return Trace(refusals=(answer,), blocked=(node,)), []
+    upstream = []
+    for index, labels in answer.inputs.items():
+        source = node.input(index)
+        if source is None or source.is_constant or not labels.axes or labels.is_full:
+            continue
+        checked = admissible(labels, source)
+        if checked is not None:
+            upstream.append((source, checked))
+    for source, labels in answer.bodies.items():
+        upstream.append((source, labels))
+    return Trace(), upstream
+
+
+def _classify(node: Node, product: Contraction, live: Live) -> Trace:
+    """Which axes of a product enumerate heads, which lie within one."""
+    letters = {axis: product.out_axes[axis] for axis in live.axes}
+    batch = [axis for axis in live.axes if letters[axis] in product.batch]
+    free = [axis for axis in live.axes if axis not in batch]
+    if not free:
+        return Trace(mixes_heads=bool(batch), blocked=(node,))
+    sides = {letters[axis] in product.left_free for axis in free}
+    if len(sides) == 2:
+        # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S]. Heads are the slower axis.
+        feature = min(free, key=lambda axis: _stride(live, axis))
+        side = letters[feature] in product.left_free
+        batch += [axis for axis in free if (letters[axis] in product.left_free) != side]
+        free = [axis for axis in free if axis not in batch]
+    return Trace((Core(node, head_sets(live, batch), tuple(batch), tuple(free)),))
+
+
+def _stride(live: Live, axis: int) -> int:
+    """How far apart neighbours along `axis` are on the traced axis."""
+    labels = np.moveaxis(live.array, live.axes.index(axis), 0)
+    differences = np.abs(labels[1].astype(np.int64) - labels[0].astype(np.int64))
+    return int(differences.max())
+
+
+def head_sets(live: Live, head_axes: Sequence[int]) -> tuple[frozenset[int], ...]:
+    """The labels found at each position of the head axes."""
+    positions = [live.axes.index(axis) for axis in head_axes]
+    array: Array = np.moveaxis(live.array, positions, range(len(positions)))
+    count = int(np.prod(array.shape[: len(positions)], dtype=np.int64))
+    rows = array.reshape(count, -1)
+    return tuple(frozenset(int(label) for label in row if label) for row in rows)
+
+
+def coupling(trace: Trace) -> Refusal | None:
+    """The first refusal because of mixed heads."""
+    return next((item for item in trace.refusals if item.reason is Reason.COUPLED), None)
