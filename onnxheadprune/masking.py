@@ -48,7 +48,7 @@ def masked_reference(
 def _mask(
     model: ModelProto, projection: Projection, heads: tuple[int, ...]
 ) -> tuple[Node, int, list[NodeProto]]:
-    node, (index, axis) = projection.node, projection.activation
+    node, (index, axes) = projection.node, projection.activation
     value = node.inputs[index]
     assert value is not None and value.shape is not None
     rank = len(value.shape)
@@ -64,7 +64,9 @@ def _mask(
             f"the context {value.name} of {projection.node.label} is quantized before it is multiplied,"
             " so no masked reference can be built"
         )
-    mask = projection.live_without(heads).reshape(-1, *(1,) * (rank - 1 - axis))
+    sizes = dict(zip(axes, projection.sizes, strict=True))
+    order = np.argsort(axes)
+    mask = projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
     tensor = numpy_helper.from_array(mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads")
     model.graph.initializer.append(tensor)

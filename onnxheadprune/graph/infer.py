@@ -13,8 +13,13 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, sh
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.elements import FOLLOWED, as_elements
+from onnxheadprune.graph.folding import fold
 from onnxheadprune.graph.shape_functions import SHAPE_FUNCTIONS
 from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
+
+
+SHAPE_ONLY = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear"})
+"""Operators that never compute shapes, so that folding their constants would be a waste."""
 
 
 def annotate(view: GraphView) -> GraphView:
@@ -42,6 +47,9 @@ def _annotate_node(node: Node) -> None:
     follow = FOLLOWED.get(node.op_type)
     if follow is not None and node.outputs[0] is not None:
         node.out.elements = follow(node)
+    elif node.outputs[0] is not None and node.out.is_constant and node.op_type not in SHAPE_ONLY:
+        folded = fold(node)
+        node.out.elements = None if folded is None else as_elements(folded)
 
 
 def _better(ours: Shape, onnx_says: Shape | None) -> Shape:

@@ -257,6 +257,63 @@ def _flatten(node: Node) -> Shapes:
     return [(dims.product(shape[:axis]), dims.product(shape[axis:]))]
 
 
+def _tile(node: Node) -> Shapes:
+    shape, repeats = node.shape(0), node.input(1)
+    if shape is None or repeats is None or repeats.elements is None or repeats.elements.size != len(shape):
+        return [None]
+    factors = repeats.elements.reshape(-1)
+    return [
+        tuple(
+            _named(None if factor is None else dims.multiply(dim, factor), node, axis)
+            for axis, (dim, factor) in enumerate(zip(shape, factors, strict=True))
+        )
+    ]
+
+
+def _pad(node: Node) -> Shapes:
+    shape, pads = node.shape(0), node.input(1)
+    if shape is None or pads is None or pads.elements is None or node.input(3) is not None:
+        return [None]
+    amounts = pads.elements.reshape(-1)
+    if amounts.size != 2 * len(shape):
+        return [None]
+    padded = []
+    for axis, dim in enumerate(shape):
+        before, after = amounts[axis], amounts[axis + len(shape)]
+        known = before is not None and after is not None
+        padded.append(dims.add(dim, dims.add(before, after)) if known else _named(None, node, axis))
+    return [tuple(padded)]
+
+
+def _gather_elements(node: Node) -> Shapes:
+    return [node.shape(1)]
+
+
+def _conv(node: Node) -> Shapes:
+    data, weight = node.shape(0), node.shape(1)
+    if data is None or weight is None:
+        return [None]
+    pointwise = all(size == 1 for size in weight[2:]) and not any(node.attribute("pads", [0]))
+    if pointwise and all(step == 1 for step in node.attribute("strides", [1])):
+        return [(data[0], weight[0], *data[2:])]
+    return [(data[0], weight[0], *(_named(None, node, axis) for axis in range(2, len(data))))]
+
+
+def _einsum(node: Node) -> Shapes:
+    equation = str(node.attribute("equation", "")).replace(" ", "")
+    if "..." in equation or "->" not in equation:
+        return [None]
+    inputs, _, output = equation.partition("->")
+    sizes: dict[str, Dim] = {}
+    for index, term in enumerate(inputs.split(",")):
+        shape = node.shape(index)
+        if shape is None or len(shape) != len(term):
+            return [None]
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = broadcast_dim(sizes.get(letter, 1), dim)
+    return [tuple(sizes[letter] for letter in output)]
+
+
 _ELEMENTWISE = (
     "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean Sum"
     " Mod PRelu BitwiseAnd BitwiseOr BitShift"
@@ -288,4 +345,9 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Flatten": _flatten,
+    "Tile": _tile,
+    "Pad": _pad,
+    "GatherElements": _gather_elements,
+    "Conv": _conv,
+    "Einsum": _einsum,
 }

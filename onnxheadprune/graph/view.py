@@ -79,9 +79,14 @@ class Value:
         return self.tensor is not None
 
     def literal(self) -> npt.NDArray[Any] | None:
-        """The value's numbers where they are stored in the model and few, else None."""
+        """The value's numbers where they are known and few: stored in the model, or computed from literals."""
         tensor = self.tensor
-        if tensor is None or tensor.data_location == TensorProto.EXTERNAL:
+        if tensor is None:
+            known = self.elements
+            if known is None or not all(isinstance(item, int) for item in known.reshape(-1)):
+                return None
+            return known.astype(np.int64)
+        if tensor.data_location == TensorProto.EXTERNAL:
             return None
         if int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
             return None

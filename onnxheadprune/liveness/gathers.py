@@ -44,7 +44,7 @@ def _per_axis(use: Use, value: Value, have: Live, wanted: Live, name: str) -> li
     source = value.name
     for axis in sorted({*wanted.axes, *have.axes}):
         ranks = ranks_within(wanted.only([axis]), have.only([axis]), axis)
-        if wanted.period(axis) == 1 or len(ranks) == have.extent(axis)[0]:
+        if axis not in wanted.axes or (axis in have.axes and len(ranks) == have.extent(axis)[0]):
             continue
         target = f"{name}_{axis}"
         edits += [

@@ -114,7 +114,7 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
         assert piece is not None
         literal = piece.literal()
         width = starts[at + 1] - starts[at]
-        name = f"{piece.name}/{MARK}_{change.tag}"
+        name = f"{target.name}/{MARK}_{change.tag}_piece{at}"
         if literal is not None:
             if names[at] != piece.name:
                 return None
@@ -140,19 +140,33 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
 
 
 def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit]:
-    """Any other shape value: its elements are scaled at run time."""
-    size = len(node.out.shape or ())
+    """Any other shape value: literals replace its elements, dimensions of unknown size are scaled at run time."""
+    rank = len(node.out.shape or ())
+    size = rank
     if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
         size = target.shape[0]
-    offset = len(node.out.shape or ()) - size
-    periods, counts = [1] * size, [1] * size
+    periods, counts, mask, numbers = [1] * size, [1] * size, [0] * size, [0] * size
     for change in changes:
-        periods[change.axis - offset], counts[change.axis - offset] = change.period, change.live
-    name = f"{node.out.name}/{MARK}_shape"
-    return [
-        *scaled(node.ref, node.scope.ref, target.name, name, periods, counts),
-        SetInput(node.ref, index, name),
-    ]
+        element = change.axis - (rank - size)
+        inferred = target.elements is not None and target.elements[element] == -1
+        if change.number is not None:
+            mask[element], numbers[element] = 1, change.number
+        elif not inferred:
+            periods[element], counts[element] = change.period, change.live
+    scope, source, edits = node.scope.ref, target.name, list[Edit]()
+    if periods != counts:
+        name = f"{node.out.name}/{MARK}_scaled"
+        edits += scaled(node.ref, scope, source, name, periods, counts)
+        source = name
+    if any(mask):
+        name = f"{node.out.name}/{MARK}_shape"
+        edits += [
+            AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"),
+            AddConstant(scope, f"{name}_literals", tuple(numbers)),
+            InsertNode(node.ref, "Where", (f"{name}_mask", f"{name}_literals", source), (name,)),
+        ]
+        source = name
+    return [*edits, SetInput(node.ref, index, source)] if edits else []
 
 
 def scaled(

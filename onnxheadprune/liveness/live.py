@@ -103,9 +103,18 @@ class Live:
 
     def __or__(self, other: Live) -> Live:
         """What is live in either."""
+        axes, mine, theirs = self._paired(other)
+        return Live.over(axes, mine | theirs)
+
+    def __and__(self, other: Live) -> Live:
+        """What is live in both, without labels."""
+        axes, mine, theirs = self._paired(other)
+        return Live.over(axes, (mine != 0) & (theirs != 0))
+
+    def _paired(self, other: Live) -> tuple[list[int], Array, Array]:
         axes = sorted({*self.axes, *other.axes})
         sizes = [math.lcm(*(live.period(axis) for live in (self, other))) for axis in axes]
-        return Live.over(axes, self.aligned(axes, sizes) | other.aligned(axes, sizes))
+        return axes, self.aligned(axes, sizes), other.aligned(axes, sizes)
 
     def period(self, axis: int) -> int:
         """Number of entries along `axis` (1 where the array does not vary)."""

@@ -12,12 +12,45 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.edits import AddConstant, DropNode, Edit, SetInput, SetOutput
+from onnxheadprune.graph.dims import divisor
 from onnxheadprune.graph.elements import shape_range
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness.literals import MARK, scaled
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.refusal import Refusal
 
+OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
+"""Operators that look at a value's shape only: they never ask for its contents."""
+CARRIERS = frozenset({"Transpose", "Identity", "Cast", "Unsqueeze", "Squeeze"})
 TARGET_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+
+
+def only_observed(node: Node, depth: int = 6) -> bool:
+    """Whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
+    if (node.domain, node.op_type) in OBSERVERS:
+        return True
+    if depth == 0 or node.domain or node.op_type not in CARRIERS or node.out.is_graph_output:
+        return False
+    return bool(node.out.consumers) and all(only_observed(use.node, depth - 1) for use in node.out.consumers)
+
+
+def carried(node: Node, live: Live) -> Live | None:
+    """What is left of the output of a carrier whose input keeps `live`: the rule of the node, read forwards."""
+    entry, shape = rule_for(node), node.out.shape
+    if entry is None or shape is None:
+        return None
+    mapping: dict[int, int] = {}
+    for axis, dim in enumerate(shape):
+        size = dim if isinstance(dim, int) else divisor(dim)
+        if size < 2:
+            continue
+        answer = entry.function(node, [Live.over((axis,), np.arange(size) % 2)])
+        if not isinstance(answer, Refusal) and answer.inputs[0].axes:
+            mapping[answer.inputs[0].axes[0]] = axis
+    if any(axis not in mapping for axis in live.axes):
+        return None
+    return live.renumbered({axis: mapping[axis] for axis in live.axes})
 
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
@@ -48,6 +81,10 @@ def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> It
             yield from _freeze_shape(use.node, live, kept)
         elif use.node.domain == "" and use.node.op_type == "Size":
             yield from _freeze_size(use.node, live)
+        elif use.node.out not in kept and only_observed(use.node):
+            through = carried(use.node, live)
+            if through is not None:
+                yield from freeze_observers(use.node.out, through, kept)
 
 
 @dataclass(frozen=True)

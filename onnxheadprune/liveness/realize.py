@@ -14,7 +14,7 @@ from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.sweep import OBSERVERS, Sweep, selecting_answer
+from onnxheadprune.liveness.sweep import Sweep, observes, selecting_answer
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -74,7 +74,7 @@ class _Realizer:
     def _demands(self, value: Value) -> Iterator[tuple[Use, Live, Answer | None]]:
         """Each consumer with what it needs, and its answer if it picks for itself."""
         for use in value.consumers:
-            if (use.node.domain, use.node.op_type) in OBSERVERS:
+            if observes(use, self.sweep):
                 continue
             visited = self.sweep.answers.get(use.node)
             if (use.node.index, use.input_index) in self.sweep.edges:
@@ -89,11 +89,11 @@ class _Realizer:
         groups: dict[tuple[object, ...], list[tuple[Use, Live]]] = {}
         for use, live, _ in self._demands(value):
             groups.setdefault((live.axes, live.array.tobytes(), live.array.shape), []).append((use, live))
+        narrowed = [uses for uses in groups.values() if not uses[0][1].is_full and not uses[0][1].is_dead]
         whole = value.is_graph_output or any(uses[0][1].is_full for uses in groups.values())
-        for number, uses in enumerate(groups.values()):
+        # Copies are made before the original is cut: the cut in place comes last.
+        for number, uses in reversed(list(enumerate(narrowed))):
             live = uses[0][1]
-            if live.is_full or live.is_dead:
-                continue
             in_place = not whole and number == 0
             target = value.name if in_place else f"{value.name}/{MARK}_{number}"
             sites = frozenset().union(*(self.sweep.asked.get(use.node, NOBODY) for use, _ in uses))

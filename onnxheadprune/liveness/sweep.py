@@ -13,14 +13,11 @@ from dataclasses import dataclass, field
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness import rules as _rules  # registers every rule
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
+from onnxheadprune.liveness.observers import only_observed
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.refusal import Reason, Refusal
 
 assert _rules
-OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
-"""Operators that look at a value's shape only: they never ask for its contents."""
-
-
 @dataclass(frozen=True)
 class Seed:
     """A first demand: input `index` of `node` needs only `live`, because `site` says so."""
@@ -195,9 +192,14 @@ class _Sweeper:
         key = (use.node.index, use.input_index)
         if key in self.result.edges:
             return self.result.edges[key]
-        if self.labels or (use.node.domain, use.node.op_type) in OBSERVERS:
+        if self.labels or observes(use, self.result):
             return None
         return _unvisited_demand(use)
+
+
+def observes(use: Use, sweep: Sweep) -> bool:
+    """Whether a consumer only looks at the value's shape."""
+    return (use.node.index, use.input_index) not in sweep.edges and only_observed(use.node)
 
 
 def admissible(live: Live, value: Value) -> Live | None:

@@ -156,9 +156,11 @@ def _endpoints(walk: Sweep) -> set[Value]:
 
 def _leaves(walk: Sweep) -> Iterator[Live]:
     """Liveness of what the walk ends at: stored tensors, graph inputs, outputs of unknown operators."""
+    weighted = any(value.holds_tensor and walk.kept[value].axes for value in walk.reached)
     for value in walk.reached:
-        stopped = value.producer is None or value.holds_tensor or value.producer in walk.refusals
-        if stopped:
+        # Behind labelled weights lie activations that all heads read: sharing those couples nothing.
+        unknown = value.producer in walk.refusals and not weighted
+        if value.producer is None or value.holds_tensor or unknown:
             yield walk.kept[value]
 
 

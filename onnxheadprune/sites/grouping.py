@@ -43,12 +43,12 @@ class Partition(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A contraction with weights whose contracted axis leads to cores."""
+    """A contraction with weights whose contracted axes lead to cores."""
 
     node: Node
-    activation: tuple[int, int]
-    weight: tuple[int, int]
-    size: int
+    activation: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]]
+    sizes: tuple[int, ...]
     cores: tuple[Core, ...]
 
 
@@ -101,7 +101,7 @@ def _build(candidates: list[Candidate]) -> Block:
             candidate.node,
             candidate.activation,
             candidate.weight,
-            candidate.size,
+            candidate.sizes,
             tuple(tuple(sorted(_channels(candidate, members))) for members in sets),
         )
         for candidate in candidates

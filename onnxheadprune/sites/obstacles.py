@@ -5,7 +5,8 @@ from __future__ import annotations
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.sweep import OBSERVERS, Sweep
+from onnxheadprune.liveness.observers import only_observed
+from onnxheadprune.liveness.sweep import Sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.grouping import Block
 
@@ -39,13 +40,9 @@ def obstacle(
     for core in block.cores:
         if trial.kept.get(core.node.out, None) is None:
             continue
-        if trial.kept[core.node.out].is_full and not _shared_only_by_fixed_output(core.node.out):
+        if trial.kept[core.node.out].is_full:
             return _context_used_elsewhere(core.node, trial)
     return None
-
-
-def _shared_only_by_fixed_output(value: Value) -> bool:
-    return False
 
 
 def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
@@ -59,14 +56,10 @@ def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
             sentence = f"the context {value.name} is also an output of the model"
             return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
         for use in value.consumers:
-            if (use.node.index, use.input_index) not in trial.edges and not _observer(use.node):
+            if (use.node.index, use.input_index) not in trial.edges and not only_observed(use.node):
                 sentence = f"the context also reaches {use.node.label} without passing an output projection"
                 return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
     return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")
-
-
-def _observer(node: Node) -> bool:
-    return (node.domain, node.op_type) in OBSERVERS
 
 
 def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:

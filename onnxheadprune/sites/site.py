@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,30 +21,30 @@ class Projection:
 
     Attributes:
         node: the contraction.
-        activation: input index of the context, and its contracted axis.
-        weight: input index of the weight, and its contracted axis.
-        size: length of the contracted axis.
-        channels: for each head, the positions on the contracted axis that belong to it.
+        activation: input index of the context, and its contracted axes.
+        weight: input index of the weight, and its contracted axes in the same order.
+        sizes: lengths of the contracted axes (usually one, num_heads * head_size).
+        channels: for each head, the row-major positions on the contracted axes that belong to it.
     """
 
     node: Node
-    activation: tuple[int, int]
-    weight: tuple[int, int]
-    size: int
+    activation: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]]
+    sizes: tuple[int, ...]
     channels: tuple[tuple[int, ...], ...]
 
     def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Mask over the contracted axis with the channels of `heads` dead."""
-        mask = np.ones(self.size, dtype=bool)
+        """Mask over the contracted axes with the channels of `heads` dead."""
+        mask = np.ones(math.prod(self.sizes), dtype=bool)
         for head in heads:
             mask[list(self.channels[head])] = False
-        return mask
+        return mask.reshape(self.sizes)
 
     def seeds(self, heads: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands that removing `heads` leaves on the operands."""
         mask = self.live_without(heads)
-        for index, axis in (self.activation, self.weight):
-            yield Seed(self.node, index, Live.over((axis,), mask), site)
+        for index, axes in (self.activation, self.weight):
+            yield Seed(self.node, index, Live.over(axes, mask), site)
 
 
 @dataclass(frozen=True, eq=False)

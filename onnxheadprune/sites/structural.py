@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
-from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.graph.view import GraphView, Node, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
@@ -68,22 +69,30 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
         }
         value = node.inputs[activation]
         assert value is not None
-        for letter in sorted(contraction.contracted):
-            axis = axes[activation].index(letter)
-            size = None if value.shape is None else value.shape[axis]
-            if not isinstance(size, int) or size < 2:
-                continue
-            trace = tracer.trace(value, axis, size)
-            if trace.mixes_heads:
-                mixers.add(node)
-            if trace.cores:
-                position = axes[weight].index(letter)
-                candidates.append(Candidate(node, (activation, axis), (weight, position), size, trace.cores))
-            elif coupling(trace) is not None and _attention_behind(trace.blocked):
-                refusal = coupling(trace)
-                assert refusal is not None
-                misses.append(NearMiss(node.label, refusal))
+        letters = [letter for letter in axes[activation] if letter in contraction.contracted]
+        on_activation = tuple(axes[activation].index(letter) for letter in letters)
+        on_weight = tuple(axes[weight].index(letter) for letter in letters)
+        sizes = _sizes(value, on_activation)
+        if sizes is None:
+            continue
+        trace = tracer.trace(value, on_activation, sizes)
+        if trace.mixes_heads:
+            mixers.add(node)
+        if trace.cores:
+            candidates.append(Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores))
+        elif coupling(trace) is not None and _attention_behind(trace.blocked):
+            refusal = coupling(trace)
+            assert refusal is not None
+            misses.append(NearMiss(node.label, refusal))
     return candidates, frozenset(mixers), misses
+
+
+def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sizes of contracted axes, None unless all are known and there is something to tell apart."""
+    if value.shape is None:
+        return None
+    found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
+    return tuple(found) if len(found) == len(axes) and math.prod(found) > 1 else None
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> bool:

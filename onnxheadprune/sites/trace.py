@@ -7,6 +7,7 @@ own, the batch axis is the head axis and the other one the head size. Nothing is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,9 +72,10 @@ class Tracer:
     def __init__(self) -> None:
         self._known: dict[tuple[Value, tuple[int, ...], bytes], Trace] = {}
 
-    def trace(self, value: Value, axis: int, size: int) -> Trace:
-        """What produced the positions of `axis` (of `size` entries) of `value`."""
-        return self._follow(value, Live((axis,), np.arange(1, size + 1)))
+    def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
+        """What produced the positions of `axes` (of the given sizes) of `value`."""
+        labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
+        return self._follow(value, Live.over(axes, labels))
 
     def _follow(self, start: Value, live: Live) -> Trace:
         """Depth first without recursion: residual streams are thousands of nodes deep."""

@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.edits import AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.literals import MARK
-from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
@@ -50,7 +50,11 @@ def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
             new[axis] = (first, first + count)
         return _move_bounds(node, len(shape), new)
 
+    box = place(FULL, {axis: (chosen, _size(shape[axis])) for axis, chosen in picked.items()})
+
     def contiguous(have: Live) -> bool:
+        if (have & box) != back.as_mask():
+            return False
         for axis in changing:
             ranks = ranks_within(back, have, axis) if axis in have.axes else None
             if ranks is not None and (not ranks.size or np.any(np.diff(ranks) != 1)):
@@ -223,9 +227,12 @@ def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         dtype = _dtype(node, 1)
         return [AddConstant(node.scope.ref, name, numbers, scalar, dtype), SetInput(node.ref, 1, name)]
 
-    return Answer(
-        {0: back}, rewrite, selects=frozenset({0}), accepts=lambda have: renumbered(have) is not None
-    )
+    box = place(FULL, {axis: (survivors, dim)})
+
+    def accepts(have: Live) -> bool:
+        return (have & box) == back.as_mask() and renumbered(have) is not None
+
+    return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=accepts)
 
 
 @rule("GatherElements")
