@@ -6,7 +6,7 @@ command could not do what was asked; anything else that escapes is a bug.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class HeadPruneError(Exception):
@@ -27,6 +27,12 @@ class ModelError(HeadPruneError):
     exit_code = 3
 
 
+class InferenceError(ModelError):
+    """ONNX Runtime could not load a model, or not run it on these inputs."""
+
+    exit_code = 3
+
+
 class RefusedError(HeadPruneError):
     """The request is understood, and carrying it out would not be exact."""
 
@@ -34,9 +40,17 @@ class RefusedError(HeadPruneError):
 
 
 class ValidationFailedError(HeadPruneError):
-    """The pruned model does not equal the masked reference, or could not be shown to."""
+    """The pruned model does not equal the masked reference, or could not be shown to.
+
+    Attributes:
+        validation: the `Validation` that says so, None where there is none.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, validation: Any = None) -> None:
+        super().__init__(message)
+        self.validation = validation
 
 
 class ProviderError(HeadPruneError):

@@ -107,6 +107,10 @@ def floor_divide(left: Dim, right: Dim) -> Dim:
     """`left // right`; a symbol named after the expression where it is no polynomial."""
     if isinstance(left, int) and isinstance(right, int) and right:
         return left // right
+    if isinstance(left, Symbolic) and isinstance(right, int) and right > 0:
+        # (4*batch + 3) // 4 is batch: a constant rest below the divisor never carries.
+        rest = dict(left.terms).get((), 0) % right
+        left = subtract(left, rest)
     exact = divide(left, right)
     return exact if exact is not None else symbol(f"({left})//({right})")
 

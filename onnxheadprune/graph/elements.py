@@ -28,7 +28,7 @@ INTEGER_TYPES = frozenset(
 
 def as_elements(array: npt.NDArray[np.generic]) -> Elements | None:
     """Integer literals as elements; None for other types or too many of them."""
-    if array.dtype.kind not in "iub" or array.size > MAX_ELEMENTS or array.ndim > 1:
+    if array.dtype.kind not in "iub" or array.size > MAX_ELEMENTS:
         return None
     return _boxed([int(item) for item in array.reshape(-1)], array.shape)
 

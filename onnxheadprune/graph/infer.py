@@ -45,9 +45,11 @@ def _annotate_node(node: Node) -> None:
             if value is not None and shape is not None:
                 value.shape = _better(shape, value.shape)
     follow = FOLLOWED.get(node.op_type)
-    if follow is not None and node.outputs[0] is not None:
+    if node.outputs[0] is None:
+        return
+    if follow is not None:
         node.out.elements = follow(node)
-    elif node.outputs[0] is not None and node.out.is_constant and node.op_type not in SHAPE_ONLY:
+    if node.out.elements is None and node.out.is_constant and node.op_type not in SHAPE_ONLY:
         folded = fold(node)
         node.out.elements = None if folded is None else as_elements(folded)
 

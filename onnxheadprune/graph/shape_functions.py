@@ -322,7 +322,8 @@ _SAME = (
     "Identity Cast Softmax LogSoftmax LayerNormalization RMSNormalization Dropout Relu Gelu Erf Tanh Sigmoid"
     " Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil"
     " Round Sign Reciprocal Sin Cos Trilu CumSum QuantizeLinear DequantizeLinear Swish Mish Celu"
-    " RotaryEmbedding ScatterND ScatterElements"
+    " RotaryEmbedding ScatterND ScatterElements InstanceNormalization GroupNormalization BatchNormalization"
+    " LpNormalization Hardmax Softsign ThresholdedRelu"
 ).split()
 
 SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {

@@ -17,53 +17,46 @@ Letters = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Contraction:
-    """A product of two inputs of a node.
+    """A product of two or more inputs of a node.
 
     Attributes:
-        left, right: input indices of the operands.
-        left_axes, right_axes: a letter per axis; None where a size of 1 is broadcast.
+        terms: per operand its input index and a letter per axis (None where a size of 1 is broadcast).
         out_axes: a letter per axis of the first output.
-        columns: further one-dimensional inputs that run along the right operand's free letter.
-        channels_last: whether the contracted axis of the left operand is its last one.
+        columns: further one-dimensional inputs that run along the last operand's free letter.
     """
 
-    left: int
-    right: int
-    left_axes: Letters
-    right_axes: Letters
+    terms: tuple[tuple[int, Letters], ...]
     out_axes: tuple[str, ...]
     columns: tuple[int, ...] = ()
 
     @property
+    def indices(self) -> tuple[int, ...]:
+        """Input indices of the operands."""
+        return tuple(index for index, _ in self.terms)
+
+    def axes_of(self, index: int) -> Letters:
+        """The letters of the operand at an input index."""
+        return dict(self.terms)[index]
+
+    def owners(self, letter: str) -> tuple[int, ...]:
+        """Input indices of the operands that have a letter."""
+        return tuple(index for index, axes in self.terms if letter in axes)
+
+    @property
     def batch(self) -> frozenset[str]:
-        """Letters of both operands and the output."""
-        return frozenset(self.out_axes) & _letters(self.left_axes) & _letters(self.right_axes)
+        """Output letters that several operands share."""
+        return frozenset(letter for letter in self.out_axes if len(self.owners(letter)) > 1)
 
     @property
     def contracted(self) -> frozenset[str]:
-        """Letters that are summed over."""
-        return (_letters(self.left_axes) & _letters(self.right_axes)) - frozenset(self.out_axes)
-
-    @property
-    def left_free(self) -> frozenset[str]:
-        """Output letters that only the left operand has."""
-        return frozenset(self.out_axes) - _letters(self.right_axes)
-
-    @property
-    def right_free(self) -> frozenset[str]:
-        """Output letters that only the right operand has."""
-        return frozenset(self.out_axes) - _letters(self.left_axes)
+        """Letters that are summed over and that several operands share."""
+        letters = {letter for _, axes in self.terms for letter in axes if letter is not None}
+        return frozenset(letter for letter in letters - set(self.out_axes) if len(self.owners(letter)) > 1)
 
 
-def _letters(axes: Letters) -> frozenset[str]:
-    return frozenset(letter for letter in axes if letter is not None)
-
-
-def operands(node: Node, contraction: Contraction) -> tuple[Value, Value]:
-    """The two operands as values."""
-    left, right = node.inputs[contraction.left], node.inputs[contraction.right]
-    assert left is not None and right is not None
-    return left, right
+def operands(node: Node, contraction: Contraction) -> tuple[Value, ...]:
+    """The operands as values."""
+    return tuple(value for index in contraction.indices if (value := node.inputs[index]) is not None)
 
 
 def contraction_of(node: Node) -> Contraction | None:
@@ -130,7 +123,7 @@ def _matmul(node: Node, right_index: int, columns: tuple[int, ...]) -> Contracti
         _rotate_batch(right_axes)
     if out is not None and len(out) != len(out_letters):
         return None
-    return Contraction(0, right_index, tuple(left_axes), tuple(right_axes), out_letters, columns)
+    return Contraction(((0, tuple(left_axes)), (right_index, tuple(right_axes))), out_letters, columns)
 
 
 def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
@@ -146,19 +139,15 @@ def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
 def _gemm(node: Node) -> Contraction | None:
     left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
     right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
-    return Contraction(0, 1, left, right, ("m", "n"))
+    return Contraction(((0, left), (1, right)), ("m", "n"))
 
 
 def _einsum(node: Node) -> Contraction | None:
     terms = einsum_terms(node)
-    if terms is None or len(terms) != 3:
+    if terms is None or any(len(set(term)) != len(term) for term in terms):
         return None
-    left, right, out = terms
-    if any(len(set(term)) != len(term) for term in terms):
-        return None
-    if any(letter not in out for letter in set(left) ^ set(right)):
-        return None
-    return Contraction(0, 1, tuple(left), tuple(right), tuple(out))
+    *inputs, out = terms
+    return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
 
 
 def einsum_terms(node: Node) -> list[str] | None:
@@ -193,7 +182,7 @@ def _conv(node: Node) -> Contraction | None:
     left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
     right: list[str | None] = ["m", "k", *(None for _ in spatial)]
     out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
-    return Contraction(0, 1, tuple(left), tuple(right), tuple(out), (2,))
+    return Contraction(((0, tuple(left)), (1, tuple(right))), tuple(out), (2,))
 
 
 def is_pointwise(node: Node) -> bool:

@@ -35,12 +35,19 @@ class Change:
         return f"{self.axis}_{self.live}of{self.period}"
 
 
-def target_literals(node: Node, index: int, live: Live) -> Sequence[Edit]:
-    """Edits that make input `index`, the target shape of `node`, describe the narrowed output."""
+def target_literals(node: Node, index: int, live: Live, axes: Sequence[int] | None = None) -> Sequence[Edit]:
+    """Edits that make input `index`, the target shape of `node`, describe the narrowed output.
+
+    Args:
+        node: a Reshape, Expand, Tile or ConstantOfShape.
+        index: its shape input.
+        live: what its output keeps.
+        axes: the narrowed axes that the input describes; all of them if None.
+    """
     target, shape = node.input(index), node.out.shape
     if target is None or shape is None or not live.axes:
         return []
-    changes = [_change(live, shape, axis) for axis in live.axes]
+    changes = [_change(live, shape, axis) for axis in live.axes if axes is None or axis in axes]
     changes = [change for change in changes if change.live != change.period]
     if node.op_type == "Expand" and target.elements is not None:
         changes = [

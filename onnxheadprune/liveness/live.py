@@ -173,7 +173,15 @@ DEAD = Live((), np.array(False))
 
 
 def unite(array: Array, position: int) -> Array:
-    """Collapses one dimension: labels that fall on one position are or-ed."""
+    """Collapses one dimension.
+
+    Masks and bit sets (`object` arrays) are or-ed. Plain integer labels cannot share a position; the
+    smallest one stands for all, which is enough to tell which head they belong to.
+    """
+    if array.dtype.kind == "i":
+        largest = np.iinfo(array.dtype).max
+        smallest = np.min(np.where(array == 0, largest, array), axis=position)
+        return np.asarray(np.where(smallest == largest, 0, smallest))
     return np.asarray(np.bitwise_or.reduce(array, axis=position))
 
 

@@ -110,13 +110,13 @@ class _Realizer:
         for use, wanted, picking in self._demands(value):
             key = (use.node.index, use.input_index)
             self.available[key] = have
-            if wanted == have or wanted.is_dead:
-                continue
             sites = self.sweep.asked.get(use.node, NOBODY)
             if picking is not None and picking.accepts(have):
-                if use.node not in self.sweep.answers and picking.rewrite is not None:
+                if use.node not in self.sweep.answers and picking.rewrite is not None and not have.is_full:
                     for edit in picking.rewrite({use.input_index: have}):
                         self.out.add(edit, self._sites(value))
+                continue
+            if wanted == have or wanted.is_dead:
                 continue
             self.available[key] = wanted
             reason = self._why(value)

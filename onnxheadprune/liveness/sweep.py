@@ -126,10 +126,17 @@ class _Sweeper:
             return
         self._keep(node, answer.kept or lives)
         self.result.answers[node] = answer
-        self._ask_all(node, answer.inputs)
+        self._ask_all(node, self._beyond(node, answer.inputs))
         for value, live in answer.bodies.items():
             self.result.body_outputs[value] = live
             self._reach(value, self.result.asked[node])
+
+    def _beyond(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
+        """Labels end at weights: what a grouped convolution reads is no longer one head's own."""
+        weight = node.input(1)
+        if not self.labels or node.op_type != "Conv" or weight is None or not weight.is_constant:
+            return inputs
+        return {index: live for index, live in inputs.items() if index > 0}
 
     def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
         for index, live in inputs.items():

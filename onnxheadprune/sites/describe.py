@@ -101,11 +101,11 @@ def _operand_walks(core: Core, bits: Live) -> tuple[Sweep, Sweep]:
     answer = entry.function(core.node, [bits])
     assert isinstance(answer, Answer)
     feature = found.out_axes[core.feature_axes[0]]
-    value_index = found.left if feature in found.left_free else found.right
-    other = found.right if value_index == found.left else found.left
+    value_index = found.owners(feature)[0]
+    others = [index for index in found.indices if index != value_index]
     walks = [
-        sweep([Seed(core.node, index, answer.inputs.get(index, FULL), "")], labels=True)
-        for index in (value_index, other)
+        sweep([Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices], labels=True)
+        for indices in ([value_index], others)
     ]
     return walks[0], walks[1]
 
@@ -122,13 +122,15 @@ def _head_product(node: Node) -> bool:
 
 def _contracted_size(node: Node) -> int | None:
     found = contraction_of(node)
-    shape = None if found is None else node.shape(found.left)
-    if found is None or shape is None:
+    if found is None:
         return None
-    sizes = [shape[axis] for axis, letter in enumerate(found.left_axes) if letter in found.contracted]
-    return (
-        math.prod(s for s in sizes if isinstance(s, int)) if all(isinstance(s, int) for s in sizes) else None
-    )
+    first = found.indices[0]
+    shape = node.shape(first)
+    if shape is None:
+        return None
+    sizes = [shape[axis] for axis, letter in enumerate(found.axes_of(first)) if letter in found.contracted]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return math.prod(numbers) if len(numbers) == len(sizes) else None
 
 
 def _walk_from(scores: Node, walk: Sweep) -> Sweep:
@@ -138,7 +140,7 @@ def _walk_from(scores: Node, walk: Sweep) -> Sweep:
     return sweep(
         [
             Seed(scores, index, walk.edges.get((scores.index, index), FULL), "")
-            for index in (found.left, found.right)
+            for index in found.indices
         ],
         labels=True,
     )

@@ -37,15 +37,16 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss
     return sites, misses
 
 
-def weight_contraction(node: Node) -> tuple[Contraction, bool] | None:
-    """A product of one activation and one constant, and whether the activation is the left operand."""
+def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
+    """A product of one activation and one constant, with their input indices."""
     found = contraction_of(node)
-    if found is None:
+    if found is None or len(found.terms) != 2:
         return None
-    left, right = operands(node, found)
-    if left.is_constant == right.is_constant:
-        return None
-    return found, not left.is_constant
+    first, second = found.indices
+    constant = [value.is_constant for value in operands(node, found)]
+    if constant == [False, True]:
+        return found, first, second
+    return (found, second, first) if constant == [True, False] else None
 
 
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearMiss]]:
@@ -57,26 +58,18 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
         found = weight_contraction(node)
         if found is None:
             continue
-        contraction, activation_left = found
-        activation, weight = (
-            (contraction.left, contraction.right)
-            if activation_left
-            else (contraction.right, contraction.left)
-        )
-        axes = {
-            contraction.left: contraction.left_axes,
-            contraction.right: contraction.right_axes,
-        }
+        contraction, activation, weight = found
         value = node.inputs[activation]
         assert value is not None
-        letters = [letter for letter in axes[activation] if letter in contraction.contracted]
-        on_activation = tuple(axes[activation].index(letter) for letter in letters)
-        on_weight = tuple(axes[weight].index(letter) for letter in letters)
+        letters = [letter for letter in contraction.axes_of(activation) if letter in contraction.contracted]
+        on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
+        on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
         sizes = _sizes(value, on_activation)
         if sizes is None:
             continue
         trace = tracer.trace(value, on_activation, sizes)
-        if trace.mixes_heads:
+        over_mixer = _reaches(node, activation, lambda found: found in mixers)
+        if not trace.cores and (trace.mixes_heads or over_mixer):
             mixers.add(node)
         if trace.cores:
             candidates.append(Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores))
@@ -128,8 +121,8 @@ def _is_single_head_attention(block: Block) -> bool:
     if found is None:
         return False
     feature = found.out_axes[core.feature_axes[0]]
-    value_index = found.left if feature in found.left_free else found.right
-    other = found.right if value_index == found.left else found.left
+    value_index = found.owners(feature)[0]
+    other = next(index for index in found.indices if index != value_index)
     projected = _reaches(core.node, value_index, lambda node: weight_contraction(node) is not None)
     scored = _reaches(core.node, other, lambda node: is_product(node) is not None)
     return projected and scored
@@ -195,7 +188,7 @@ def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> li
         found = is_product(node)
         if found is None or node in claimed or not found.batch:
             continue
-        if any(_softmax_above(node, index) for index in (found.left, found.right)):
+        if any(_softmax_above(node, index) for index in found.indices):
             sentence = "a context whose heads no output projection sums up: there are no weights to cut"
             misses.append(
                 NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))

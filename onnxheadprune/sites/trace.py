@@ -62,8 +62,8 @@ def is_product(node: Node) -> Contraction | None:
     found = contraction_of(node)
     if found is None:
         return None
-    left, right = operands(node, found)
-    return None if left.is_constant or right.is_constant else found
+    activations = [value for value in operands(node, found) if not value.is_constant]
+    return found if len(activations) > 1 else None
 
 
 class Tracer:
@@ -119,6 +119,10 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
     lives = [live if output is value else FULL for output in node.outputs]
     answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
+        if answer.reason is Reason.COUPLED and _keeps_shape(node, value):
+            # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
+            source = node.inputs[0]
+            return Trace(), [(source, live)] if source is not None else []
         return Trace(refusals=(answer,), blocked=(node,)), []
     upstream = []
     for index, labels in answer.inputs.items():
@@ -126,11 +130,20 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
         checked = admissible(labels, source)
-        if checked is not None:
+        if checked is not None and (node.op_type == "Concat" or _labels(checked) == _labels(live)):
             upstream.append((source, checked))
     for source, labels in answer.bodies.items():
         upstream.append((source, labels))
     return Trace(), upstream
+
+
+def _labels(live: Live) -> frozenset[int]:
+    """The labels present. A broadcast operand (a scale, a weight) loses some: it made no channel of its own."""
+    return frozenset(np.unique(live.array).tolist()) - {0}
+
+
+def _keeps_shape(node: Node, value: Value) -> bool:
+    return node.shape(0) is not None and node.shape(0) == value.shape
 
 
 def _classify(node: Node, product: Contraction, live: Live) -> Trace:
@@ -140,12 +153,11 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
     free = [axis for axis in live.axes if axis not in batch]
     if not free:
         return Trace(mixes_heads=bool(batch), blocked=(node,))
-    sides = {letters[axis] in product.left_free for axis in free}
-    if len(sides) == 2:
+    owners = {axis: product.owners(letters[axis]) for axis in free}
+    if len(set(owners.values())) > 1:
         # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S]. Heads are the slower axis.
         feature = min(free, key=lambda axis: _stride(live, axis))
-        side = letters[feature] in product.left_free
-        batch += [axis for axis in free if (letters[axis] in product.left_free) != side]
+        batch += [axis for axis in free if owners[axis] != owners[feature]]
         free = [axis for axis in free if axis not in batch]
     return Trace((Core(node, head_sets(live, batch), tuple(batch), tuple(free)),))
 

@@ -18,10 +18,7 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     found = contraction_of(node)
     if found is None:
         return unknown_shape(node)
-    inputs = {
-        found.left: _operand(lives[0], found, found.left_axes),
-        found.right: _operand(lives[0], found, found.right_axes),
-    }
+    inputs = {index: _operand(lives[0], found, axes) for index, axes in found.terms}
     inputs |= _columns(node, lives[0], found)
     if node.op_type in ("Gemm", "FusedGemm"):
         bias = _gemm_bias(node, lives[0])
@@ -53,9 +50,10 @@ def _operand(live: Live, found: Contraction, axes: Letters) -> Live:
 
 
 def _columns(node: Node, live: Live, found: Contraction) -> dict[int, Live]:
-    """Scales, zero points and biases with one entry per column of the right operand."""
+    """Scales, zero points and biases with one entry per column of the last operand."""
     answers: dict[int, Live] = {}
-    columns = [axis for axis in live.axes if found.out_axes[axis] in found.right_free]
+    last = found.indices[-1]
+    columns = [axis for axis in live.axes if found.owners(found.out_axes[axis]) == (last,)]
     for index in found.columns:
         shape = node.shape(index)
         if shape and shape[-1] != 1 and len(columns) == 1:

@@ -115,11 +115,12 @@ def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return inexpressible(node)
     ones = tuple(1 if dim == 1 else 0 for dim in in_shape)
     if not live.is_product and any(ones[axis] for axis in live.axes[:-1]):
+        # Which repetitions survive differs between the rows of a later axis: a tile cannot follow that.
         return inexpressible(node)
     back = live.only([axis for axis in live.axes if not ones[axis]])
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return target_literals(node, 1, live.only([axis for axis in live.axes if ones[axis]]))
+        return target_literals(node, 1, live, [axis for axis in live.axes if ones[axis]])
 
     return Answer({0: back}, rewrite)
 

@@ -1,0 +1,20 @@
+"""Inputs to run a model on: random ones made from the graph alone, and the user's own."""
+
+from onnxheadprune.feeds.data import DataSource, Sample, load_data
+from onnxheadprune.feeds.generate import Case, Feed, FeedMaker, Outputs, first_that_runs, is_finite
+from onnxheadprune.feeds.inputs import Input, Role, graph_inputs
+
+__all__ = [
+    "Case",
+    "DataSource",
+    "Feed",
+    "FeedMaker",
+    "Input",
+    "Outputs",
+    "Role",
+    "Sample",
+    "first_that_runs",
+    "graph_inputs",
+    "is_finite",
+    "load_data",
+]

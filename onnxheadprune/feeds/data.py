@@ -1,0 +1,190 @@
+"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.feeds.fill import Array
+from onnxheadprune.feeds.generate import Feed, is_finite
+from onnxheadprune.feeds.inputs import Input, Role
+
+DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
+LABELS = "labels"
+IGNORED_LABEL = -100
+"""PyTorch's convention for positions that have no label."""
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feed of user data.
+
+    Attributes:
+        feed: an array per graph input.
+        labels: what `labels` held for these samples, None without labels.
+        source: the file or entry it came from.
+    """
+
+    feed: Feed
+    labels: Array | None
+    source: str
+
+
+def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+    """Feeds from user data, checked against the model's inputs.
+
+    Args:
+        source: an `.npz` file (arrays named as the inputs, first axis the samples), a folder of `.npz`
+            files (one feed each), "module:function" that yields feeds, a mapping like an `.npz` file, or
+            feeds. An entry `labels` is kept for accuracy, other extra entries are ignored.
+        inputs: the graph inputs.
+
+    Yields:
+        One feed after another; those of an `.npz` file in batches.
+
+    Raises:
+        UsageError: if an input is missing, of the wrong type, rank or size, empty or not finite.
+    """
+    found = False
+    for sample in _read(source, inputs):
+        found = True
+        yield _checked(sample, inputs)
+    if not found:
+        raise UsageError(f"the data {_describe(source)} holds no feed")
+
+
+def _describe(source: DataSource) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else "given"
+
+
+def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+    if isinstance(source, Mapping):
+        yield from _batches(source, inputs, "the data")
+    elif not isinstance(source, (str, os.PathLike)):
+        yield from _feeds(source, "the data")
+    elif Path(source).is_dir():
+        for path in sorted(Path(source).glob("*.npz")):
+            yield _sample(_open(path), str(path))
+    elif Path(source).is_file():
+        yield from _batches(_open(Path(source)), inputs, str(source))
+    elif ":" in str(source) and not str(source).endswith(".npz"):
+        yield from _feeds(_call(str(source)), str(source))
+    else:
+        raise UsageError(f"the data {source} does not exist")
+
+
+def _open(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise UsageError(f"{path} is no .npz file; write one with numpy.savez")
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
+
+
+def _call(spec: str) -> Iterable[Mapping[str, Any]]:
+    """What the user's generator returns; its module may lie in the working directory."""
+    module_name, _, function_name = spec.rpartition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"the data function {spec} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(function) or any(
+        parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(function).parameters.values()
+    ):
+        raise UsageError(f"the data function {spec} must be callable without arguments")
+    feeds: Iterable[Mapping[str, Any]] = function()
+    return feeds
+
+
+def _feeds(feeds: Iterable[Any], source: str) -> Iterator[Sample]:
+    if not isinstance(feeds, Iterable):
+        raise UsageError(f"{source} gives no feeds, but a {type(feeds).__name__}")
+    for position, feed in enumerate(feeds):
+        if not isinstance(feed, Mapping):
+            raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
+        yield _sample(feed, f"{source}, feed {position}")
+
+
+def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
+    values = {name: np.asarray(value) for name, value in arrays.items()}
+    return Sample(values, values.get(LABELS), source)
+
+
+def _batches(arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> Iterator[Sample]:
+    """Cuts arrays along their first axis; where the model's batch is fixed, the last one is filled up."""
+    names = {item.name for item in inputs if item.dims}
+    whole = _sample(arrays, source)
+    counts = {name: len(value) for name, value in whole.feed.items() if name in names and value.ndim}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
+    count = next(iter(counts.values()), 0)
+    labels = whole.labels
+    if labels is not None and (labels.ndim == 0 or len(labels) != count):
+        raise UsageError(f"{source} holds {count} samples, but {LABELS} has shape {list(labels.shape)}")
+    if not count:
+        yield whole
+        return
+    fixed = next((dim for item in inputs if item.dims and isinstance(dim := item.dims[0], int)), None)
+    size = fixed or BATCH
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size if fixed else min(start + size, count))
+        feed = {name: value[rows % count] if name in counts else value for name, value in whole.feed.items()}
+        known = None if labels is None else labels[rows % count].copy()
+        if known is not None:
+            known[rows >= count] = IGNORED_LABEL
+        yield Sample(feed, known, source)
+
+
+def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
+    missing = [item.name for item in inputs if item.name not in sample.feed]
+    if missing:
+        held = ", ".join(sorted(sample.feed)) or "nothing"
+        raise UsageError(f"{sample.source} lacks the input {', '.join(missing)}; it holds {held}")
+    feed = {item.name: _accepted(sample.feed[item.name], item, sample.source) for item in inputs}
+    return Sample(feed, sample.labels, sample.source)
+
+
+def _accepted(array: Array, item: Input, source: str) -> Array:
+    what = f"{item.name} of {source} is {array.dtype.name} {list(array.shape)}"
+    wanted = f"the model's input is {item.describe()}"
+    if not _same_kind(array.dtype, item.dtype):
+        raise UsageError(f"{what}, but {wanted}; convert it first")
+    if array.ndim != len(item.dims) or any(
+        isinstance(dim, int) and dim != size for dim, size in zip(item.dims, array.shape, strict=True)
+    ):
+        raise UsageError(f"{what}, but {wanted}")
+    if array.size == 0 and "past" not in item.name:
+        raise UsageError(f"{what}, which is empty")
+    if not is_finite(array):
+        raise UsageError(f"{what} and holds NaN or infinite values")
+    if item.role is Role.IDS and item.rows is not None and array.size:
+        if array.max() >= item.rows or array.min() < -item.rows:
+            raise UsageError(f"{what} and holds {array.max()}, but the table it indexes has {item.rows} rows")
+    converted = array.astype(item.dtype)
+    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise UsageError(f"{what} and holds numbers that {item.dtype.name} cannot; {wanted}")
+    return converted
+
+
+def _same_kind(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Integers may widen and floats may round; anything else is a mistake worth hearing about."""
+    kinds = {"u": "integer", "i": "integer", "f": "float", "V": "float", "b": "bool"}
+    return kinds.get(given.kind) == kinds.get(wanted.kind, "other")

@@ -1,0 +1,153 @@
+"""Random feeds from the graph alone: several sizes, and larger ones where the model needs them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.feeds.fill import Array, Style, fill
+from onnxheadprune.feeds.inputs import Input, graph_inputs
+from onnxheadprune.feeds.symbols import Expression, Roles, numbers_for, roles
+from onnxheadprune.feeds.tables import feature_width
+from onnxheadprune.graph.view import GraphView
+
+Feed: TypeAlias = dict[str, Array]
+Outputs: TypeAlias = Mapping[str, Array]
+
+LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 4096, 16000)
+"""Lengths to try when small ones do not run: convolutions over audio and images ask for hundreds."""
+MAX_ELEMENTS = 2**23
+"""No input grows beyond this while searching."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One feed to make.
+
+    Attributes:
+        batch: samples.
+        length: for the sequence.
+        past: for the cache.
+        padded: whether masks end in zeros.
+        flag: value of boolean flags.
+    """
+
+    batch: int
+    length: int
+    past: int
+    padded: bool = False
+    flag: bool = True
+
+
+CASES = (Case(2, 7, 5), Case(3, 10, 4, padded=True), Case(1, 5, 0, flag=False))
+CACHE_CASES = (*CASES, Case(2, 1, 6))
+"""With a cache also one decode step."""
+
+
+class FeedMaker:
+    """Makes random feeds for one model.
+
+    Attributes:
+        inputs: what a feed must hold.
+    """
+
+    def __init__(self, view: GraphView, seed: int = 0) -> None:
+        """Reads the inputs of an annotated view.
+
+        Raises:
+            UsageError: if an input is no tensor of numbers.
+        """
+        self.inputs = graph_inputs(view)
+        self.seed = seed
+        expressions = [
+            (item, axis, dim)
+            for item in self.inputs
+            for axis, dim in enumerate(item.dims)
+            if isinstance(dim, Expression)
+        ]
+        self._roles: Roles = roles(
+            (name, axis, len(item.dims)) for item, axis, dim in expressions for name in dim.symbols
+        )
+        self._pinned: dict[str, int] = {}
+        for item, axis, dim in expressions:
+            width = feature_width(view.main.values[item.name], axis) if axis else None
+            if width is not None and dim.symbols == (dim.text,):
+                self._pinned[dim.text] = width
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases that make sense for this model."""
+        return CACHE_CASES if self._roles.past else CASES
+
+    def candidates(self, case: Case) -> Iterator[tuple[Feed, Feed]]:
+        """Feeds for one case, the wanted sizes first, then what some models need instead.
+
+        Each comes in two styles; the second is for models that give no finite numbers on the first.
+        """
+        tried: set[tuple[object, ...]] = set()
+        for length, distinct in ((case.length, True), (case.length, False), *((n, False) for n in LARGER)):
+            numbers = numbers_for(
+                self._roles, case.batch, length, case.past, distinct=distinct, pinned=self._pinned
+            )
+            shapes = self._shapes(numbers)
+            if shapes is None or (key := tuple(shapes.items())) in tried:
+                continue
+            tried.add(key)
+            styles = (Style(case.past, length, case.padded, case.flag, plain) for plain in (False, True))
+            normal, plain = (self._feed(shapes, style) for style in styles)
+            yield normal, plain
+
+    def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
+        shapes = {}
+        for item in self.inputs:
+            try:
+                shape = tuple(dim if isinstance(dim, int) else dim.evaluate(numbers) for dim in item.dims)
+            except ArithmeticError:
+                return None
+            if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
+                return None
+            shapes[item.name] = shape
+        return shapes
+
+    def _feed(self, shapes: Mapping[str, tuple[int, ...]], style: Style) -> Feed:
+        generator = np.random.default_rng((self.seed, style.past, style.length, style.padded))
+        return {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
+
+
+def first_that_runs(
+    candidates: Iterator[tuple[Feed, Feed]], run: Callable[[Feed], Outputs]
+) -> tuple[Feed, Outputs] | InferenceError:
+    """The first feed that a model runs on, of its two styles the one with finite outputs.
+
+    Args:
+        candidates: feeds, the best first.
+        run: runs the original model.
+
+    Returns:
+        The feed and the outputs, or the first error if no feed runs.
+    """
+    error: InferenceError | None = None
+    for styles in candidates:
+        fallback: tuple[Feed, Outputs] | None = None
+        for feed in styles:
+            try:
+                outputs = run(feed)
+            except InferenceError as failed:
+                error = error or failed
+                continue
+            if all(is_finite(value) for value in outputs.values()):
+                return feed, outputs
+            fallback = fallback or (feed, outputs)
+        if fallback is not None:
+            return fallback
+    return error or InferenceError("no input of the model could be made up")
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds neither NaN nor an infinity; true for anything that is no float."""
+    return array.dtype.kind in "biuSUO" or bool(np.isfinite(array).all())

@@ -1,0 +1,319 @@
+"""The only importer of onnxruntime: which execution provider really runs, and sessions on it.
+
+onnxruntime is imported when a session or a probe is first needed, never with this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from onnxheadprune.errors import InferenceError, ProviderError
+from onnxheadprune.model_io import INLINE_LIMIT, save_model
+
+Array: TypeAlias = npt.NDArray[Any]
+
+AUTO = "auto"
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+_SUFFIX = "ExecutionProvider"
+_ALIASES = {"directml": "Dml", "trt": "Tensorrt", "webnn": "WebNN", "onednn": "Dnnl"}
+_FATAL_ONLY = 4
+_MISSING_LIBRARY = re.compile(r"with error: (?:Error loading )?\"?([^\n\"]+)")
+_ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+
+
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider that runs here.
+
+    Attributes:
+        name: ONNX Runtime's name of it.
+        reason: why it was taken.
+    """
+
+    name: str
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The short name ("CPU")."""
+        return self.name.removesuffix(_SUFFIX)
+
+    def to_dict(self) -> dict[str, str]:
+        """JSON-ready data."""
+        return {"name": self.name, "reason": self.reason}
+
+
+def resolve_provider(asked: str = AUTO) -> Provider:
+    """The provider to run on.
+
+    Args:
+        asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", or the name of any
+            other provider, short ("tensorrt") or in full ("TensorrtExecutionProvider").
+
+    Raises:
+        ProviderError: if the asked-for provider does not run here. There is no silent fallback.
+    """
+    if asked.lower() == AUTO:
+        obstacle = probe(CUDA)
+        if obstacle is None:
+            return Provider(CUDA, "a probe ran on it")
+        return Provider(CPU, f"CUDA does not run here: {obstacle}")
+    name = _full_name(asked)
+    obstacle = None if name == CPU else probe(name)
+    if obstacle is not None:
+        raise ProviderError(f"{name} does not run here: {obstacle}; {_advice(name)}")
+    return Provider(name, "asked for")
+
+
+def _full_name(asked: str) -> str:
+    wanted = _ALIASES.get(asked.lower(), asked).lower().removesuffix(_SUFFIX.lower())
+    for name in _ort().get_all_providers():
+        if name.removesuffix(_SUFFIX).lower() == wanted:
+            return str(name)
+    return asked if asked.endswith(_SUFFIX) else f"{asked}{_SUFFIX}"
+
+
+def _advice(name: str) -> str:
+    if name == CUDA:
+        return (
+            'install "onnxheadprune[cuda]" (it brings CUDA and cuDNN) next to an NVIDIA driver, without the plain'
+            " onnxruntime package beside it; or use --provider cpu"
+        )
+    return f"install an onnxruntime built with {name} and its libraries, or use --provider cpu"
+
+
+@functools.cache
+def probe(name: str) -> str | None:
+    """Why a provider cannot run, None if a one-node model really ran on it."""
+    ort = _ort()
+    if name not in ort.get_available_providers():
+        return f"the installed {getattr(ort, 'package_name', 'onnxruntime')} is built without it"
+    with _captured_output() as log:
+        try:
+            if name == CUDA and hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+            options = ort.SessionOptions()
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            session = ort.InferenceSession(
+                _one_node_model().SerializeToString(), options, providers=[name], enable_fallback=0
+            )
+            obstacle = None if name in session.get_providers() else "it was not initialised"
+            if obstacle is None:
+                session.run(None, {"x": np.ones((2, 2), dtype=np.float32)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            obstacle = _sentence(error)
+    missing = _MISSING_LIBRARY.search("".join(log))
+    return obstacle if obstacle is None or missing is None else missing[1].strip()
+
+
+def _one_node_model() -> ModelProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+class Session:
+    """A model loaded into ONNX Runtime.
+
+    Attributes:
+        providers: the providers that the session really uses, by priority.
+    """
+
+    def __init__(
+        self,
+        model: ModelProto,
+        provider: Provider,
+        *,
+        name: str = "the model",
+        optimize: bool = False,
+        tf32: bool = False,
+        deterministic: bool = True,
+    ) -> None:
+        """Loads a model.
+
+        Args:
+            model: with its weights in memory; not changed.
+            provider: where to run; nodes it cannot run go to the CPU.
+            name: what to call the model in errors.
+            optimize: let ONNX Runtime rewrite the graph, as a deployment does.
+            tf32: allow CUDA to round float32 products to TF32.
+            deterministic: ask for kernels that give the same result twice.
+
+        Raises:
+            InferenceError: if ONNX Runtime does not load the model.
+        """
+        self.name = name
+        ort = _ort()
+        options = _options(ort, optimize, deterministic)
+        providers: list[Any] = [(provider.name, {"use_tf32": int(tf32)} if provider.name == CUDA else {})]
+        providers += [] if provider.name == CPU else [(CPU, {})]
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        try:
+            with _quiet_stdout():
+                self._session = ort.InferenceSession(
+                    self._source(model), options, providers=providers, enable_fallback=0
+                )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InferenceError(f"{name} does not load in ONNX Runtime: {_sentence(error)}") from error
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if provider.name not in self.providers:
+            raise InferenceError(f"{name} fell back from {provider.name} to {', '.join(self.providers)}")
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._inputs = {item.name: item.type for item in self._session.get_inputs()}
+        types = [*self._inputs.values(), *(output.type for output in self._session.get_outputs())]
+        self._has_bfloat16 = "tensor(bfloat16)" in types
+
+    def _source(self, model: ModelProto) -> bytes | str:
+        """The model as bytes; above protobuf's limit a file, kept as long as the session lives."""
+        if model.ByteSize() < INLINE_LIMIT:
+            return model.SerializeToString()
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxheadprune-")
+        path = Path(self._folder.name, "model.onnx")
+        save_model(model, path, external=True)
+        return str(path)
+
+    def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """The model's outputs by name.
+
+        Args:
+            feed: an array per graph input; entries that are no input of this model are ignored.
+
+        Raises:
+            InferenceError: if the model does not run on this feed.
+        """
+        own = {name: value for name, value in feed.items() if name in self._inputs}
+        try:
+            if self._has_bfloat16:
+                return self._run_bfloat16(own)
+            outputs = self._session.run(self._outputs, own)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InferenceError(f"{self.name} does not run: {_sentence(error)}") from error
+        return _flat(self._outputs, outputs)
+
+    def _run_bfloat16(self, feed: Mapping[str, Array]) -> dict[str, Array]:
+        """NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words."""
+        values = {name: _to_ort(value) for name, value in feed.items()}
+        outputs = self._session.run_with_ort_values(self._outputs, values)
+        return {name: _from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+
+    def placement(self) -> dict[str, int]:
+        """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
+        counts: Counter[str] = Counter()
+        if hasattr(self._session, "get_provider_graph_assignment_info"):
+            with contextlib.suppress(Exception):
+                for part in self._session.get_provider_graph_assignment_info():
+                    counts[part.ep_name] += len(part.get_nodes())
+        return dict(counts)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a validation depends on."""
+    ort = _ort()
+    package = getattr(ort, "package_name", "onnxruntime")
+    return {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "onnxruntime_package": package}
+
+
+def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
+    options = ort.SessionOptions()
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.use_deterministic_compute = deterministic
+    options.log_severity_level = _FATAL_ONLY
+    # Several sessions live side by side; idle ones must not burn the cores the running one needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+@functools.cache
+def _ort() -> Any:
+    import onnxruntime
+
+    # Provider libraries log through the default logger before any session exists.
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    return onnxruntime
+
+
+def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:
+    """Outputs by name; the elements of a sequence become entries of their own, an absent optional none."""
+    flat: dict[str, Array] = {}
+    for name, output in zip(names, outputs, strict=True):
+        if isinstance(output, np.ndarray):
+            flat[name] = output
+        elif isinstance(output, list):
+            flat |= {f"{name}[{index}]": np.asarray(item) for index, item in enumerate(output)}
+    return flat
+
+
+def _to_ort(value: Array) -> Any:
+    kind = _ort().OrtValue
+    if value.dtype.name == "bfloat16":
+        return kind.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), TensorProto.BFLOAT16)
+    return kind.ortvalue_from_numpy(value)
+
+
+def _from_ort(value: Any) -> Array:
+    if value.data_type() != "tensor(bfloat16)":
+        array: Array = value.numpy()
+        return array
+    shape = tuple(value.shape())
+    dtype = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)
+    data = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape)) if math.prod(shape) else b""
+    return np.frombuffer(data, dtype=dtype).reshape(shape)
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of an ONNX Runtime error without its decoration."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _ORT_PREFIX.sub("", lines[0]) if lines else type(error).__name__
+    return text.rstrip(". ") if len(text) <= 400 else text[:400] + " ..."
+
+
+@contextlib.contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """onnxruntime's Python part prints; stdout belongs to the command."""
+    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
+        yield
+
+
+@contextlib.contextmanager
+def _captured_output() -> Iterator[list[str]]:
+    """Collects what native libraries write to stderr: only there do they name a missing library.
+
+    The list is filled when the context ends.
+    """
+    ort = _ort()
+    written: list[str] = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        ort.set_default_logger_severity(3)
+        try:
+            with contextlib.redirect_stdout(log):
+                yield written
+        finally:
+            ort.set_default_logger_severity(_FATAL_ONLY)
+            os.dup2(kept, 2)
+            os.close(kept)
+            log.flush()
+            log.seek(0)
+            written.append(log.read())

@@ -1,0 +1,137 @@
+"""`validate`: is the pruned model equal to the original with silenced heads?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.feeds import DataSource
+from onnxheadprune.heads import HeadSpec
+from onnxheadprune.masking import masked_reference
+from onnxheadprune.model_io import ModelLike, check_model, load_model, model_name
+from onnxheadprune.plan import PrunePlan
+from onnxheadprune.runtime import AUTO, Provider, resolve_provider, versions
+from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
+from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
+from onnxheadprune.validation.runs import Findings, Models, run_all
+from onnxheadprune.validation.weights import altered_weights
+
+__all__ = ["Accuracy", "CaseResult", "Drift", "Validation", "validate"]
+
+
+def validate(
+    original: ModelLike,
+    pruned: ModelLike,
+    *,
+    heads: HeadSpec | None = None,
+    data: DataSource | None = None,
+    provider: str = AUTO,
+    seed: int = 0,
+) -> Validation:
+    """Compares a pruned model with the masked reference, and measures what the cut costs.
+
+    The masked reference is built from the *original*, for the heads that the pruned model's metadata
+    says are gone. Both run on random inputs of several sizes, and on `data`. The verdict is "passed"
+    only if silencing the heads moves the outputs enough for a wrong cut to show.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        heads: the removed heads, where the pruned model's metadata does not say.
+        data: the user's inputs; see `feeds.load_data` for the forms.
+        provider: "auto", "cpu", "cuda" or another execution provider's name.
+        seed: of the random inputs.
+
+    Raises:
+        UsageError: if the models do not belong together, nothing was removed, or the data does not fit.
+        ModelError: if a model cannot be read, or the original itself does not load in ONNX Runtime.
+        RefusedError: if the heads cannot be removed from the original.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    names = model_name(original), model_name(pruned)
+    source, candidate = load_model(original), load_model(pruned)
+    where = resolve_provider(provider)
+    planning, problems = read_claim(source, candidate, heads, names)
+    problems += _checker_problems(source, candidate, names)
+    compared, more = _weight_problems(source, candidate, planning.plan, names)
+    tolerance = tolerance_for(planning.view)
+    found = Findings((), (), (), None, None, {})
+    if not problems:
+        masked = masked_reference(planning.view, planning.sites, planning.heads)
+        found = run_all(Models(source, masked, candidate, planning, tolerance, where), data, seed)
+    problems = [*problems, *more, *found.problems]
+    verdict, reason = _judge(problems, found, tolerance, where)
+    return Validation(
+        names[0],
+        names[1],
+        verdict,
+        reason,
+        tuple(problems),
+        found.notes,
+        planning.plan.removed,
+        tolerance,
+        found.cases,
+        found.drift,
+        found.accuracy,
+        compared,
+        where,
+        found.placement,
+        versions(),
+        seed,
+    )
+
+
+def _judge(
+    problems: Sequence[str], found: Findings, tolerance: Tolerance, provider: Provider
+) -> tuple[Verdict, str]:
+    if problems:
+        return "failed", problems[0]
+    exact = [case for case in found.cases if case.settings == "exact"]
+    if not exact:
+        reason = found.notes[0] if found.notes else "nothing could be run"
+        return "inconclusive", f"{reason}; give real ones with --data"
+    error = max(case.max_rel_error for case in exact)
+    if not any(case.finite for case in exact):
+        return (
+            "inconclusive",
+            "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with --data",
+        )
+    power = max(case.power for case in exact if case.finite)
+    if power < POWER * tolerance.exact:
+        return "inconclusive", (
+            f"silencing these heads moves the outputs by only {power:.1e} of their scale, less than {POWER:.0f}x the"
+            f" tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs with --data"
+        )
+    return "passed", (
+        f"equals the masked reference to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed) on"
+        f" {provider.label}; silencing the heads moves it by {power:.1e}"
+    )
+
+
+def _checker_problems(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> list[str]:
+    """The full check, unless the original itself does not pass it."""
+    full = True
+    try:
+        check_model(original, names[0], full=True)
+    except ModelError:
+        full = False
+    try:
+        check_model(pruned, names[1], full=full)
+    except ModelError as error:
+        return [str(error)]
+    return []
+
+
+def _weight_problems(
+    original: ModelProto, pruned: ModelProto, plan: PrunePlan, names: tuple[str, str]
+) -> tuple[int, list[str]]:
+    compared, altered = altered_weights(original, pruned, plan)
+    if not altered:
+        return compared, []
+    listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
+    return compared, [
+        f"{len(altered)} stored tensors of {names[1]} are neither {names[0]}'s nor the planned cut of them: {listed}"
+    ]

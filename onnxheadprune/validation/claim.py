@@ -1,0 +1,150 @@
+"""What a pruned model claims to be: which heads are gone, seen from the original.
+
+The claim is read from the pruned model's record, then planned again on the original. Nothing of the
+pruned model's graph is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnx import ModelProto, ValueInfoProto
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.heads import HeadSpec
+from onnxheadprune.plan import REMOVED_KEY, SiteCut
+from onnxheadprune.pruning import Planning, analyse
+from onnxheadprune.sites.find import pruning_record, sites_of, view_of
+
+FLAGS = ((False, False), (True, False), (False, True), (True, True))
+"""`keep_cache_shape` and `allow_io_change`, in the order in which they are tried."""
+
+
+def read_claim(
+    original: ModelProto, pruned: ModelProto, heads: HeadSpec | None, names: tuple[str, str]
+) -> tuple[Planning, list[str]]:
+    """Plans on the original what the pruned model says was done to it.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        heads: what was removed; None reads the pruned model's record.
+        names: how to call the two.
+
+    Returns:
+        The planning, and what is wrong with the pruned model's inputs and outputs.
+
+    Raises:
+        UsageError: if the two do not belong together, or nothing was removed.
+        RefusedError: if the heads cannot be removed at all.
+    """
+    _check_same_names(original, pruned, names)
+    spec = _recorded(original, pruned, names) if heads is None else heads
+    first: tuple[Planning, list[str]] | None = None
+    for keep_cache_shape, allow_io_change in FLAGS:
+        planning = analyse(
+            original, spec, names[0], keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+        )
+        if not planning.plan.removed:
+            raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
+        problems = _io_problems(planning, pruned, names[1])
+        if not problems:
+            return planning, []
+        first = first or (planning, problems)
+    assert first is not None
+    return first
+
+
+def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> Mapping[int, list[int]]:
+    """Heads per site that the pruned model's record has and the original's has not."""
+    record = {cut.index: cut for cut in pruning_record(pruned)}
+    if not record:
+        raise UsageError(
+            f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
+        )
+    before = {cut.index: cut for cut in pruning_record(original)}
+    _check_same_sites(record, before, original, names)
+    spec = {}
+    for index, cut in record.items():
+        earlier = set(before[index].removed) if index in before else set()
+        if not earlier <= set(cut.removed):
+            raise UsageError(
+                f"{names[0]} lacks heads of site {index} that {names[1]} still has; are the two swapped?"
+            )
+        spec[index] = sorted(set(cut.removed) - earlier)
+    if not any(spec.values()):
+        raise UsageError(
+            f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
+        )
+    return {index: heads for index, heads in spec.items() if heads}
+
+
+def _check_same_sites(
+    record: Mapping[int, SiteCut], before: Mapping[int, SiteCut], original: ModelProto, names: tuple[str, str]
+) -> None:
+    """Whether both records speak of the same unpruned model."""
+    for index, cut in before.items():
+        known = record.get(index)
+        if known is None or (known.name, known.num_heads) != (cut.name, cut.num_heads):
+            raise UsageError(
+                f"the records of {names[0]} and {names[1]} differ in site {index}; they do not belong together"
+            )
+    if before:
+        return
+    sites = {site.index: site for site in sites_of(view_of(original), names[0])}
+    for index, cut in record.items():
+        site = sites.get(index)
+        if site is None or site.num_heads != cut.num_heads:
+            there = "is missing" if site is None else f"has {site.num_heads} heads"
+            raise UsageError(
+                f"the record of {names[1]} speaks of site {index} ({cut.name}) with {cut.num_heads} heads, which"
+                f" {there} in {names[0]}; the two do not belong together"
+            )
+
+
+def _check_same_names(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> None:
+    for what, ours, theirs in (
+        ("input", _inputs(original), _inputs(pruned)),
+        ("output", _outputs(original), _outputs(pruned)),
+    ):
+        for name in ours.keys() ^ theirs.keys():
+            has, lacks = (names[0], names[1]) if name in ours else (names[1], names[0])
+            raise UsageError(
+                f"{has} has an {what} {name!r} that {lacks} has not; the two do not belong together"
+            )
+        for name, info in ours.items():
+            if info.type.tensor_type.elem_type != theirs[name].type.tensor_type.elem_type:
+                raise UsageError(
+                    f"{what} {name!r} has another type in {names[1]}; the two do not belong together"
+                )
+
+
+def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]:
+    """Declared dimensions of the pruned model that are not what the plan makes of the original's."""
+    problems = []
+    declared = _inputs(pruned) | _outputs(pruned)
+    for value_name, info in declared.items():
+        value = planning.view.main.values[value_name]
+        tensor = info.type.tensor_type
+        if value.shape is None or not tensor.HasField("shape"):
+            continue
+        live = planning.io.get(value_name)
+        wanted = [d if live is None else live.narrow(d, axis) for axis, d in enumerate(value.shape)]
+        found = [dim.dim_value or None for dim in tensor.shape.dim]
+        differs = len(wanted) != len(found) or any(
+            isinstance(w, int) and f is not None and f != w for w, f in zip(wanted, found, strict=True)
+        )
+        if differs:
+            spelled = ", ".join(str(dim) for dim in wanted)
+            shape = ", ".join("?" if dim is None else str(dim) for dim in found)
+            problems.append(f"{value_name} of {name} has shape [{shape}] where [{spelled}] was expected")
+    return problems
+
+
+def _inputs(model: ModelProto) -> dict[str, ValueInfoProto]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {info.name: info for info in model.graph.input if info.name not in weights}
+
+
+def _outputs(model: ModelProto) -> dict[str, ValueInfoProto]:
+    return {info.name: info for info in model.graph.output}

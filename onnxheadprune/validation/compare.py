@@ -1,0 +1,163 @@
+"""Comparing outputs: errors relative to their scale, drift, accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.feeds import Outputs, is_finite
+from onnxheadprune.feeds.data import IGNORED_LABEL
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.validation.result import Accuracy, Drift
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far an array lies from the one it should equal."""
+
+    absolute: float
+    relative: float
+
+
+def narrow(array: Array, live: Live) -> Array:
+    """The live part of a cache array of the original model, in the pruned model's shape."""
+    sizes = [array.shape[axis] for axis in live.axes]
+    mask = live.aligned(live.axes, sizes) != 0
+    kept = Live(live.axes, mask).dense_shape()
+    assert kept is not None
+    count = len(live.axes)
+    front = np.moveaxis(array, live.axes, range(count))
+    rest = front.shape[count:]
+    picked = front.reshape(math.prod(sizes), *rest)[np.flatnonzero(mask)].reshape(*kept, *rest)
+    return np.moveaxis(picked, range(count), live.axes)
+
+
+def narrowed(arrays: Outputs, io: Mapping[str, Live]) -> dict[str, Array]:
+    """All arrays of the original, those that the cut changes in the pruned model's shape."""
+    return {name: narrow(value, io[name]) if name in io else value for name, value in arrays.items()}
+
+
+def gap(actual: Array, expected: Array) -> Gap:
+    """The largest difference where `expected` is finite; infinite if shapes differ or `actual` is not finite.
+
+    Args:
+        actual: the output to judge.
+        expected: what it should be; its largest absolute value is the scale.
+    """
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return Gap(math.inf, math.inf)
+    if expected.dtype.kind in "OSU":
+        same = bool(np.array_equal(actual, expected))
+        return Gap(0.0, 0.0) if same else Gap(math.inf, math.inf)
+    left, right = _numbers(actual), _numbers(expected)
+    finite = np.isfinite(right)
+    if not finite.all():
+        left, right = left[finite], right[finite]
+    if not right.size:
+        return Gap(0.0, 0.0)
+    absolute = float(np.abs(left - right).max())
+    if math.isnan(absolute):
+        absolute = math.inf
+    scale = float(np.abs(right).max())
+    return Gap(absolute, absolute / scale if scale else (math.inf if absolute else 0.0))
+
+
+def _numbers(array: Array) -> Array:
+    """Floats wide enough to subtract in."""
+    if array.dtype in (np.float32, np.float64):
+        return array
+    return array.astype(np.float64 if array.dtype.kind in "biu" else np.float32)
+
+
+def worst(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> tuple[str, Gap]:
+    """The output with the largest relative error, and that error."""
+    gaps = {name: gap(actual[name], expected[name]) for name in names}
+    name = max(gaps, key=lambda item: gaps[item].relative)
+    return name, gaps[name]
+
+
+def all_finite(outputs: Outputs) -> bool:
+    """Whether no output holds NaN or an infinity."""
+    return all(is_finite(value) for value in outputs.values())
+
+
+class DriftMeter:
+    """Adds up how far the pruned model's main output lies from the original's.
+
+    Where the original is not finite, nothing is counted.
+    """
+
+    def __init__(self, source: str, output: str, is_logits: bool) -> None:
+        self.source, self.output, self.is_logits = source, output, is_logits
+        self._largest = self._scale = self._total = self._cosines = 0.0
+        self._count = self._vectors = self._agreeing = 0
+
+    def add(self, original: Array, pruned: Array) -> None:
+        """Counts one pair of outputs of equal shape [..., features]."""
+        before, after = (_numbers(np.atleast_1d(item)) for item in (original, pruned))
+        before, after = (item.reshape(-1, item.shape[-1]) for item in (before, after))
+        rows = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
+        before, after = before[rows], after[rows]
+        if not before.size:
+            return
+        difference = np.abs(after - before)
+        self._largest = max(self._largest, float(difference.max()))
+        self._scale = max(self._scale, float(np.abs(before).max()))
+        self._total += float(difference.sum(dtype=np.float64))
+        self._count += difference.size
+        norms = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+        dots = np.einsum("ij,ij->i", before, after)
+        self._cosines += float(np.where(norms > 0, dots / np.where(norms > 0, norms, 1), 1).sum())
+        self._vectors += len(before)
+        self._agreeing += int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
+
+    def result(self) -> Drift | None:
+        """The drift so far, None before anything was counted."""
+        if not self._count:
+            return None
+        scale = self._scale or 1.0
+        agreement = self._agreeing / self._vectors if self.is_logits else None
+        return Drift(
+            self.source,
+            self.output,
+            self._largest / scale,
+            self._total / self._count / scale,
+            self._cosines / self._vectors,
+            agreement,
+        )
+
+
+class AccuracyMeter:
+    """Counts how often the largest entry of the main output is the label."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+        self.obstacle: str | None = None
+        self._count = self._original = self._pruned = 0
+
+    def add(self, labels: Array, original: Array, pruned: Array) -> None:
+        """Counts one batch: labels [...], outputs [..., classes]. Ignored labels (-100) do not count."""
+        if labels.dtype.kind not in "iu" or labels.size != math.prod(original.shape[:-1]):
+            self.obstacle = (
+                f"labels of type {labels.dtype.name} and shape {list(labels.shape)} do not fit output"
+                f" {self.output} {list(original.shape)}, so there is no accuracy"
+            )
+            return
+        flat = labels.reshape(original.shape[:-1])
+        known = flat != IGNORED_LABEL
+        self._count += int(known.sum())
+        self._original += int((original.argmax(axis=-1) == flat)[known].sum())
+        self._pruned += int((pruned.argmax(axis=-1) == flat)[known].sum())
+
+    def result(self) -> Accuracy | None:
+        """The accuracy so far, None if no label was counted."""
+        if not self._count or self.obstacle is not None:
+            return None
+        return Accuracy(self.output, self._count, self._original / self._count, self._pruned / self._count)

@@ -1,0 +1,182 @@
+"""What a validation found, as immutable data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from onnxheadprune.runtime import Provider
+from onnxheadprune.tolerances import POWER, Tolerance
+
+Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
+Settings: TypeAlias = Literal["exact", "deployed"]
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """Pruned against masked on inputs of one kind.
+
+    Attributes:
+        source: "random", or where the user's data came from.
+        settings: "exact" (graph optimizations and TF32 off) or "deployed" (ONNX Runtime's defaults).
+        feeds: how many feeds were run.
+        shapes: shape of each input (of the first feed).
+        tolerance: allowed error, relative to the output's scale.
+        max_abs_error: largest absolute difference of any output.
+        max_rel_error: largest difference relative to the scale of its output.
+        worst_output: the output where that is.
+        power: how far silencing the heads moves the outputs, relative to their scale.
+        finite: whether the masked reference gave finite numbers only.
+    """
+
+    source: str
+    settings: Settings
+    feeds: int
+    shapes: Mapping[str, tuple[int, ...]]
+    tolerance: float
+    max_abs_error: float
+    max_rel_error: float
+    worst_output: str
+    power: float
+    finite: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.max_rel_error <= self.tolerance
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether a wrong cut would have shown."""
+        return self.finite and self.power >= POWER * self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        data = asdict(self) | {"shapes": {name: list(shape) for name, shape in self.shapes.items()}}
+        return data | {"passed": self.passed, "conclusive": self.conclusive}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far the pruned model's main output lies from the original's: the price of the cut.
+
+    Attributes:
+        source: "random" or "data".
+        output: the output that was compared.
+        max: largest difference, relative to the output's scale.
+        mean: mean absolute difference, relative to the output's scale.
+        cosine: mean cosine between vectors along the last axis.
+        top1_agreement: fraction of positions with the same largest entry, None where the output does not
+            look like logits.
+    """
+
+    source: str
+    output: str
+    max: float
+    mean: float
+    cosine: float
+    top1_agreement: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Fraction of labels that the largest entry hits, before and after."""
+
+    output: str
+    count: int
+    original: float
+    pruned: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The verdict on one pruned model, and everything it rests on.
+
+    Attributes:
+        original: name of the original model.
+        pruned: name of the pruned model.
+        verdict: "passed"; "failed"; or "inconclusive" where a wrong cut could not have been seen.
+        reason: one sentence that says why.
+        problems: what failed, one sentence each.
+        notes: what else a reader should know.
+        heads: the removed heads per site index, as indices of the unpruned model.
+        tolerance: what was allowed.
+        cases: what was run.
+        drift: pruned against original, None where nothing ran.
+        accuracy: on the labels of the data, None without labels.
+        weights_compared: stored tensors that were compared with the original's bit by bit.
+        provider: where it ran.
+        placement: nodes of the pruned model per execution provider.
+        versions: of onnx and onnxruntime.
+        seed: of the random inputs.
+    """
+
+    original: str
+    pruned: str
+    verdict: Verdict
+    reason: str
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    heads: Mapping[int, tuple[int, ...]]
+    tolerance: Tolerance
+    cases: tuple[CaseResult, ...]
+    drift: Drift | None
+    accuracy: Accuracy | None
+    weights_compared: int
+    provider: Provider
+    placement: Mapping[str, int]
+    versions: Mapping[str, str]
+    seed: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the pruned model was shown to equal the masked reference."""
+        return self.verdict == "passed"
+
+    @property
+    def error(self) -> float | None:
+        """The largest relative error of the exact cases, None if nothing ran."""
+        return max((case.max_rel_error for case in self.cases if case.settings == "exact"), default=None)
+
+    @property
+    def power(self) -> float:
+        """The largest effect of silencing the heads in a finite exact case."""
+        return max((c.power for c in self.cases if c.settings == "exact" and c.finite), default=0.0)
+
+    def stamp(self) -> str:
+        """One line for the metadata of a model: verdict, where, how exact. The same on every run."""
+        error = "" if self.error is None else f" error {self.error:.1e} (allowed {self.tolerance.exact:.0e})"
+        runtime = f"onnxruntime {self.versions.get('onnxruntime', '?')}"
+        return f"{self.verdict} {self.provider.label}{error} {self.tolerance.precision} {runtime}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "original": self.original,
+            "pruned": self.pruned,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+            "heads": {str(index): list(heads) for index, heads in self.heads.items()},
+            "max_rel_error": self.error,
+            "power": self.power,
+            "tolerance": self.tolerance.to_dict(),
+            "cases": [case.to_dict() for case in self.cases],
+            "drift": None if self.drift is None else self.drift.to_dict(),
+            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "weights_compared": self.weights_compared,
+            "provider": self.provider.to_dict(),
+            "placement": dict(self.placement),
+            "versions": dict(self.versions),
+            "seed": self.seed,
+        }

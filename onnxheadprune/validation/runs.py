@@ -1,0 +1,229 @@
+"""Runs the original, the masked reference and the pruned model side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
+from onnxheadprune.pruning import Planning
+from onnxheadprune.runtime import CUDA, Provider, Session
+from onnxheadprune.tolerances import Tolerance
+from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
+from onnxheadprune.validation.main_output import MainOutput, main_output
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Settings
+
+LOW_PRECISION = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The three models that are compared, with the planning that links them."""
+
+    original: ModelProto
+    masked: ModelProto
+    pruned: ModelProto
+    planning: Planning
+    tolerance: Tolerance
+    provider: Provider
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the runs showed."""
+
+    cases: tuple[CaseResult, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    drift: Drift | None
+    accuracy: Accuracy | None
+    placement: dict[str, int]
+
+
+def run_all(models: Models, data: DataSource | None, seed: int) -> Findings:
+    """Random feeds, the user's data, and one pass at deployment settings.
+
+    Raises:
+        InferenceError: if the original itself does not load.
+        UsageError: if the data does not fit the model.
+    """
+    try:
+        bench = _Bench(models)
+    except _PrunedFailedError as error:
+        return Findings((), (str(error),), (), None, None, {})
+    bench.random_cases(seed)
+    if data is not None:
+        bench.data_cases(data)
+    placement = bench.pruned.placement()
+    bench.deployed_case()
+    return bench.findings(placement)
+
+
+class _PrunedFailedError(Exception):
+    """The pruned model cannot do what the original can; its text is the problem."""
+
+
+class _Bench:
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        provider = models.provider
+        self.original = Session(models.original, provider, name="the original model")
+        self.masked = Session(models.masked, provider, name="the masked reference")
+        try:
+            self.pruned = Session(models.pruned, provider, name="the pruned model")
+        except InferenceError as error:
+            raise _PrunedFailedError(str(error)) from error
+        self.cases: list[CaseResult] = []
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self.best: tuple[float, str, Feed] | None = None
+        self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
+        self.drifts: dict[str, DriftMeter] = {}
+        self.accuracy: AccuracyMeter | None = None
+
+    def random_cases(self, seed: int) -> None:
+        maker = FeedMaker(self.models.planning.view, seed)
+        obstacles = []
+        for case in maker.cases:
+            found = first_that_runs(maker.candidates(case), self.original.run)
+            if isinstance(found, InferenceError):
+                obstacles.append(str(found))
+                # Where the first case finds nothing, the others will not: the search is long.
+                if len(obstacles) == 1 and not self.cases:
+                    break
+            else:
+                self._exact("random", *found)
+        if obstacles and not self.cases:
+            self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
+
+    def data_cases(self, data: DataSource) -> None:
+        inputs = FeedMaker(self.models.planning.view).inputs
+        combined: CaseResult | None = None
+        for sample in load_data(data, inputs):
+            before = self.original.run(sample.feed)
+            case, after = self._compare("data", sample.feed, before)
+            combined = case if combined is None else _merge(combined, case)
+            if sample.labels is not None and self.main is not None and after is not None:
+                self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
+                self.accuracy.add(sample.labels, before[self.main.name], after[self.main.name])
+        if combined is not None:
+            self.cases.append(combined)
+
+    def _exact(self, source: str, feed: Feed, before: Outputs) -> None:
+        self.cases.append(self._compare(source, feed, before)[0])
+
+    def _compare(self, source: str, feed: Feed, before: Outputs) -> tuple[CaseResult, Outputs | None]:
+        """One feed at exact settings; `before` is what the original gave."""
+        io, allowed = self.models.planning.io, self.models.tolerance.exact
+        reference = self.masked.run(feed)
+        expected = narrowed(reference, io)
+        names = self._judged(expected, "exact")
+        power = worst(reference, before, names)[1].relative
+        finite = all_finite(reference) and all_finite(before)
+        shapes = {name: value.shape for name, value in feed.items()}
+        if finite and (self.best is None or power > self.best[0]):
+            self.best = power, source, feed
+        try:
+            after = self.pruned.run(narrowed(feed, io))
+        except InferenceError as error:
+            self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
+            failed = float("inf")
+            return CaseResult(source, "exact", 1, shapes, allowed, failed, failed, "", power, finite), None
+        name, error = worst(after, expected, names)
+        if self.main is not None and self.main.name in after:
+            meter = self.drifts.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
+            if after[self.main.name].shape == before[self.main.name].shape:
+                meter.add(before[self.main.name], after[self.main.name])
+        case = CaseResult(
+            source, "exact", 1, shapes, allowed, error.absolute, error.relative, name, power, finite
+        )
+        return case, after
+
+    def deployed_case(self) -> None:
+        """Pruned against masked with ONNX Runtime's optimizations, on the feed that shows most."""
+        if self.best is None or self.problems:
+            return
+        power, source, feed = self.best
+        provider, io = self.models.provider, self.models.planning.io
+        tf32 = provider.name == CUDA
+        try:
+            masked = Session(self.models.masked, provider, optimize=True, tf32=tf32, deterministic=False)
+            expected = narrowed(masked.run(feed), io)
+        except InferenceError as error:
+            self.notes.append(f"with optimizations not even the masked reference runs: {error}")
+            return
+        try:
+            name = "the pruned model, optimized by ONNX Runtime,"
+            pruned = Session(
+                self.models.pruned, provider, name=name, optimize=True, tf32=tf32, deterministic=False
+            )
+            after = pruned.run(narrowed(feed, io))
+        except InferenceError as error:
+            self.problems.append(str(error))
+            return
+        output, error = worst(after, expected, self._judged(expected, "deployed"))
+        shapes = {item: value.shape for item, value in feed.items()}
+        allowed = self.models.tolerance.when_deployed(tf32=tf32)
+        self.cases.append(
+            CaseResult(
+                source,
+                "deployed",
+                1,
+                shapes,
+                allowed,
+                error.absolute,
+                error.relative,
+                output,
+                power,
+                all_finite(expected),
+            )
+        )
+
+    def _judged(self, outputs: Outputs, settings: Settings) -> tuple[str, ...]:
+        """Integer outputs (an ArgMax) flip on ties, so where rounding is coarse only floats are judged."""
+        floats = tuple(name for name, value in outputs.items() if value.dtype.kind not in "biuOSU")
+        coarse = settings == "deployed" or self.models.tolerance.precision in LOW_PRECISION
+        return floats if coarse and floats else tuple(outputs)
+
+    def findings(self, placement: dict[str, int]) -> Findings:
+        source = "data" if "data" in self.drifts else "random"
+        drift = self.drifts[source].result() if source in self.drifts else None
+        accuracy = None if self.accuracy is None else self.accuracy.result()
+        if self.accuracy is not None and self.accuracy.obstacle is not None:
+            self.notes.append(self.accuracy.obstacle)
+        problems = (*self.problems, *_too_far(self.cases))
+        return Findings(
+            tuple(self.cases), tuple(dict.fromkeys(problems)), tuple(self.notes), drift, accuracy, placement
+        )
+
+
+def _too_far(cases: Sequence[CaseResult]) -> Iterator[str]:
+    for case in cases:
+        if not case.passed and case.worst_output:
+            yield (
+                f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its scale,"
+                f" where {case.tolerance:.0e} is allowed ({case.settings} settings, {_spell(case.shapes)})"
+            )
+
+
+def _merge(first: CaseResult, second: CaseResult) -> CaseResult:
+    """Both as one result: the larger error, the larger power."""
+    bad = second if second.max_rel_error > first.max_rel_error else first
+    return replace(
+        first,
+        feeds=first.feeds + second.feeds,
+        max_abs_error=bad.max_abs_error,
+        max_rel_error=bad.max_rel_error,
+        worst_output=bad.worst_output,
+        power=max(first.power, second.power),
+        finite=first.finite and second.finite,
+    )
+
+
+def _spell(shapes: object) -> str:
+    assert isinstance(shapes, dict)
+    listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
