@@ -39,6 +39,9 @@ def annotate(view: GraphView) -> GraphView:
 def _annotate_node(node: Node) -> None:
     if node.domain != "" or node.op_type == "Constant":
         return
+    if node.op_type == "If":
+        _annotate_if(node)
+        return
     function = SHAPE_FUNCTIONS.get(node.op_type)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
@@ -49,9 +52,32 @@ def _annotate_node(node: Node) -> None:
         return
     if follow is not None:
         node.out.elements = follow(node)
-    if node.out.elements is None and node.out.is_constant and node.op_type not in SHAPE_ONLY:
+    if node.out.elements is None and node.op_type not in SHAPE_ONLY:
         folded = fold(node)
         node.out.elements = None if folded is None else as_elements(folded)
+
+
+def _annotate_if(node: Node) -> None:
+    """The outputs of the branch that a known condition takes, else what both branches agree on."""
+    condition = node.literal(0)
+    names = ("then_branch", "else_branch")
+    if condition is not None:
+        names = ("then_branch",) if bool(condition.reshape(-1)[0]) else ("else_branch",)
+    bodies = [node.bodies[name] for name in names]
+    for index, output in enumerate(node.outputs):
+        results = [body.lookup(body.proto.output[index].name) for body in bodies]
+        if output is None or any(result is None or result.shape is None for result in results):
+            continue
+        shapes = [result.shape for result in results if result is not None and result.shape is not None]
+        if len({len(shape) for shape in shapes}) != 1:
+            continue
+        output.shape = tuple(
+            dim[0] if len(set(dim)) == 1 else dims.symbol(f"{output.name}.{axis}")
+            for axis, dim in enumerate(zip(*shapes, strict=True))
+        )
+        first = results[0]
+        if len(results) == 1 and first is not None:
+            output.elements = first.elements
 
 
 def _better(ours: Shape, onnx_says: Shape | None) -> Shape:

@@ -293,10 +293,23 @@ def _conv(node: Node) -> Shapes:
     data, weight = node.shape(0), node.shape(1)
     if data is None or weight is None:
         return [None]
-    pointwise = all(size == 1 for size in weight[2:]) and not any(node.attribute("pads", [0]))
-    if pointwise and all(step == 1 for step in node.attribute("strides", [1])):
-        return [(data[0], weight[0], *data[2:])]
-    return [(data[0], weight[0], *(_named(None, node, axis) for axis in range(2, len(data))))]
+    count = len(data) - 2
+    ones, zeros = [1] * count, [0] * count
+    strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
+    pads = node.attribute("pads", zeros + zeros)
+    same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
+    spatial: list[Dim] = []
+    for axis in range(count):
+        dim, kernel = data[axis + 2], weight[axis + 2]
+        if not isinstance(kernel, int):
+            return [None]
+        window = dilations[axis] * (kernel - 1)
+        padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
+        if same:
+            spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
+        else:
+            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
+    return [(data[0], weight[0], *spatial)]
 
 
 def _einsum(node: Node) -> Shapes:

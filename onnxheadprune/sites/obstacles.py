@@ -85,13 +85,20 @@ def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
 
 
 def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
+    """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
     if node.op_type.startswith("Reduce"):
         shape, axes = node.shape(0), node.int_list("axes", 1)
         if shape is None:
             return None
         reduced = {axis % len(shape) for axis in axes} if axes else set(range(len(shape)))
-        return node if reduced & set(live.axes) else None
-    if hops == 0 or node.op_type not in PREPARATION:
+        if reduced & set(live.axes):
+            return node
+        if not node.attribute("keepdims", 1):
+            left = [axis for axis in range(len(shape)) if axis not in reduced]
+            live = live.renumbered({axis: left.index(axis) for axis in live.axes})
+    elif node.op_type not in PREPARATION:
+        return None
+    if hops == 0:
         return None
     for use in node.out.consumers:
         found = _reduction_ahead(use.node, live, hops - 1)
