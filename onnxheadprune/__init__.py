@@ -1,0 +1,91 @@
+"""Remove attention heads from exported ONNX transformers: exactly, safely and measurably.
+
+    import onnxheadprune as ohp
+
+    for site in ohp.find_sites("model.onnx"):
+        print(site.index, site.name, site.num_heads)
+    result = ohp.prune("model.onnx", "0:1,3 5:0-3", "pruned.onnx")
+
+Names are loaded when they are first used, so importing the package is cheap.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxheadprune.api import PruneResult, StoredSize, apply_plan, find_sites, plan_pruning, prune, validate
+    from onnxheadprune.errors import (
+        HeadPruneError,
+        InferenceError,
+        ModelError,
+        ProviderError,
+        RefusedError,
+        UsageError,
+        ValidationFailedError,
+    )
+    from onnxheadprune.plan import PlannedEdit, PrunePlan, SiteCut
+    from onnxheadprune.refusal import Reason, Refusal
+    from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
+    from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Accuracy",
+    "AttentionSite",
+    "CaseResult",
+    "Drift",
+    "HeadPruneError",
+    "InferenceError",
+    "ModelError",
+    "NearMiss",
+    "PlannedEdit",
+    "ProviderError",
+    "PrunePlan",
+    "PruneResult",
+    "Reason",
+    "RefusedError",
+    "Refusal",
+    "SiteCut",
+    "Sites",
+    "StoredSize",
+    "UsageError",
+    "Validation",
+    "ValidationFailedError",
+    "__version__",
+    "apply_plan",
+    "find_sites",
+    "plan_pruning",
+    "prune",
+    "validate",
+]
+
+_HOMES = {
+    "api": ("PruneResult", "StoredSize", "apply_plan", "find_sites", "plan_pruning", "prune", "validate"),
+    "errors": (
+        "HeadPruneError",
+        "InferenceError",
+        "ModelError",
+        "ProviderError",
+        "RefusedError",
+        "UsageError",
+        "ValidationFailedError",
+    ),
+    "plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
+    "refusal": ("Reason", "Refusal"),
+    "sites.site": ("AttentionSite", "NearMiss", "Sites"),
+    "validation.result": ("Accuracy", "CaseResult", "Drift", "Validation"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

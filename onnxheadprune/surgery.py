@@ -24,6 +24,7 @@ from onnxheadprune.edits import (
     SliceTensor,
 )
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.plan import PrunePlan, fingerprint
 from onnxheadprune.tensors import cut
 
@@ -106,7 +107,7 @@ class _Surgeon:
                     edit.op_type,
                     list(edit.inputs),
                     list(edit.outputs),
-                    name=edit.outputs[0],
+                    name=_node_name(edit.outputs[0]),
                     domain=edit.domain,
                     **dict(edit.attributes),
                 )
@@ -159,6 +160,11 @@ class _Surgeon:
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
             _remove_named(graph.value_info, gone)
+
+
+def _node_name(output: str) -> str:
+    """A name for an inserted node that no exporter gave to one of its own."""
+    return output if MARK in output else f"{output}/{MARK}"
 
 
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:

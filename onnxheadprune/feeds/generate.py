@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,18 +10,20 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds.fill import Array, Style, fill
-from onnxheadprune.feeds.inputs import Input, graph_inputs
-from onnxheadprune.feeds.symbols import Expression, Roles, numbers_for, roles
+from onnxheadprune.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
 from onnxheadprune.feeds.tables import feature_width
 from onnxheadprune.graph.view import GraphView
 
 Feed: TypeAlias = dict[str, Array]
 Outputs: TypeAlias = Mapping[str, Array]
 
-LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 4096, 16000)
-"""Lengths to try when small ones do not run: convolutions over audio and images ask for hundreds."""
-MAX_ELEMENTS = 2**23
-"""No input grows beyond this while searching."""
+LONGER = (16, 32, 64)
+"""Sequence lengths to try when the wanted one does not run."""
+LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 16000)
+"""The same for images and audio, where convolutions ask for hundreds."""
+LARGEST = {4: 512, 3: 3000, 2: 16000}
+"""What is tried at most, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,14 @@ class FeedMaker:
             for axis, dim in enumerate(item.dims)
             if isinstance(dim, Expression)
         ]
+        signals = (Role.FLOATS, Role.PIXELS)
         self._roles: Roles = roles(
-            (name, axis, len(item.dims)) for item, axis, dim in expressions for name in dim.symbols
+            Place(name, item.name, axis, len(item.dims), item.role in signals)
+            for item, axis, dim in expressions
+            for name in dim.symbols
         )
+        ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
+        self._largest = min((LARGEST.get(rank, 64) for rank in ranks), default=0)
         self._pinned: dict[str, int] = {}
         for item, axis, dim in expressions:
             width = feature_width(view.main.values[item.name], axis) if axis else None
@@ -90,17 +96,25 @@ class FeedMaker:
         Each comes in two styles; the second is for models that give no finite numbers on the first.
         """
         tried: set[tuple[object, ...]] = set()
-        for length, distinct in ((case.length, True), (case.length, False), *((n, False) for n in LARGER)):
-            numbers = numbers_for(
-                self._roles, case.batch, length, case.past, distinct=distinct, pinned=self._pinned
-            )
+        for sizes in self._sizes(case):
+            numbers = numbers_for(self._roles, sizes, self._pinned)
             shapes = self._shapes(numbers)
             if shapes is None or (key := tuple(shapes.items())) in tried:
                 continue
             tried.add(key)
-            styles = (Style(case.past, length, case.padded, case.flag, plain) for plain in (False, True))
+            styles = (Style(case.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True))
             normal, plain = (self._feed(shapes, style) for style in styles)
             yield normal, plain
+
+    def _sizes(self, case: Case) -> Iterator[Sizes]:
+        """From the wanted sizes to larger ones, one kind of symbol at a time."""
+        for distinct in (True, False):
+            yield Sizes(case.batch, case.past, case.length, case.length, distinct)
+        for extent in LARGER:
+            if extent <= self._largest:
+                yield Sizes(min(case.batch, 2), case.past, case.length, extent, distinct=False)
+        for length in LONGER:
+            yield Sizes(case.batch, case.past, length, length, distinct=False)
 
     def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
         shapes = {}
@@ -109,7 +123,7 @@ class FeedMaker:
                 shape = tuple(dim if isinstance(dim, int) else dim.evaluate(numbers) for dim in item.dims)
             except ArithmeticError:
                 return None
-            if min(shape, default=0) < 0 or math.prod(shape) > MAX_ELEMENTS:
+            if min(shape, default=0) < 0:
                 return None
             shapes[item.name] = shape
         return shapes

@@ -101,51 +101,95 @@ def _evaluate(node: ast.expr, numbers: Mapping[str, int]) -> Any:
 
 
 @dataclass(frozen=True)
+class Place:
+    """One occurrence of a symbol in a graph input."""
+
+    symbol: str
+    input: str
+    axis: int
+    rank: int
+    is_signal: bool
+
+    @property
+    def in_cache(self) -> bool:
+        """Whether the input is a cache of keys or values."""
+        return "past" in self.input.lower() and self.rank > 2
+
+
+@dataclass(frozen=True)
 class Roles:
-    """What the symbols of a model's inputs stand for; every symbol is in exactly one tuple."""
+    """What the symbols of a model's inputs stand for; every symbol is in exactly one tuple.
+
+    Attributes:
+        batch: number of samples.
+        past: length of a cache.
+        total: cache and sequence together (the width of a mask).
+        length: length of a sequence of tokens.
+        extent: sides of an image, samples of audio: what convolutions may want large.
+    """
 
     batch: tuple[str, ...]
     past: tuple[str, ...]
     total: tuple[str, ...]
     length: tuple[str, ...]
+    extent: tuple[str, ...]
 
 
-def roles(places: Iterable[tuple[str, int, int]]) -> Roles:
+def roles(places: Iterable[Place]) -> Roles:
     """Sorts symbols by name and by where they stand.
 
     Args:
-        places: `(symbol, axis, rank)` of every occurrence in a graph input.
+        places: every occurrence of a symbol in a graph input. `is_signal` says that the input holds
+            floats or pixels.
     """
-    seen: dict[str, list[tuple[int, int]]] = {}
-    for name, axis, rank in places:
-        seen.setdefault(name, []).append((axis, rank))
-    past = [name for name in seen if "past" in name.lower() and "batch" not in name.lower()]
-    total = [name for name in seen if "total" in name.lower() and name not in past] if past else []
-    batch = [
-        name
-        for name, where in seen.items()
-        if name not in (*past, *total)
-        and ("batch" in name.lower() or all(axis == 0 and rank > 1 for axis, rank in where))
-    ]
-    taken = {*past, *total, *batch}
-    return Roles(tuple(batch), tuple(past), tuple(total), tuple(name for name in seen if name not in taken))
+    seen: dict[str, list[Place]] = {}
+    for place in places:
+        seen.setdefault(place.symbol, []).append(place)
+    sorted_out: dict[str, list[str]] = {role: [] for role in ("batch", "past", "total", "length", "extent")}
+    cached = any(place.in_cache for where in seen.values() for place in where)
+    for name, where in seen.items():
+        sorted_out[_role(name.lower(), where, cached)].append(name)
+    return Roles(**{role: tuple(names) for role, names in sorted_out.items()})
 
 
-def numbers_for(
-    found: Roles, batch: int, length: int, past: int, *, distinct: bool, pinned: Mapping[str, int]
-) -> dict[str, int]:
-    """One number per symbol.
+def _role(name: str, where: list[Place], cached: bool) -> str:
+    foreign = "encoder" in name and "decoder" not in name
+    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in where):
+        return "batch"
+    if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
+        return "past"
+    # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
+    masks = all("mask" in place.input.lower() and "encoder" not in place.input.lower() for place in where)
+    if cached and ("total" in name or masks):
+        return "total"
+    masked = all(place.is_signal or "mask" in place.input.lower() for place in where)
+    return "extent" if masked and any(place.is_signal for place in where) else "length"
 
-    Args:
-        found: the roles of the symbols.
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers to fill in, per role.
+
+    Attributes:
         batch: for every batch symbol.
-        length: for length symbols; with `distinct`, the second is two larger, and so on.
         past: for lengths of a cache.
-        distinct: whether different length symbols get different numbers.
-        pinned: symbols whose number the weights dictate (channels of an image).
+        length: for sequences; with `distinct`, the second symbol gets two more, and so on.
+        extent: for images and audio, in the same way.
+        distinct: whether different symbols get different numbers.
     """
-    numbers = dict.fromkeys(found.batch, batch) | dict.fromkeys(found.past, past)
-    numbers |= dict.fromkeys(found.total, past + length)
-    for position, name in enumerate(name for name in found.length if name not in pinned):
-        numbers[name] = length + 2 * position * distinct
+
+    batch: int
+    past: int
+    length: int
+    extent: int
+    distinct: bool
+
+
+def numbers_for(found: Roles, sizes: Sizes, pinned: Mapping[str, int]) -> dict[str, int]:
+    """One number per symbol; `pinned` ones are dictated by weights (channels of an image)."""
+    numbers = dict.fromkeys(found.batch, sizes.batch) | dict.fromkeys(found.past, sizes.past)
+    numbers |= dict.fromkeys(found.total, sizes.past + sizes.length)
+    for names, size in ((found.length, sizes.length), (found.extent, sizes.extent)):
+        for position, name in enumerate(name for name in names if name not in pinned):
+            numbers[name] = size + 2 * position * sizes.distinct
     return numbers | dict(pinned)

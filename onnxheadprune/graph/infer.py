@@ -14,6 +14,7 @@ from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.elements import FOLLOWED, as_elements
 from onnxheadprune.graph.folding import fold
+from onnxheadprune.graph.microsoft_shapes import MICROSOFT_SHAPES
 from onnxheadprune.graph.shape_functions import SHAPE_FUNCTIONS
 from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
 
@@ -37,19 +38,20 @@ def annotate(view: GraphView) -> GraphView:
 
 
 def _annotate_node(node: Node) -> None:
-    if node.domain != "" or node.op_type == "Constant":
+    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft"):
         return
     if node.op_type == "If":
         _annotate_if(node)
         return
-    function = SHAPE_FUNCTIONS.get(node.op_type)
+    table = MICROSOFT_SHAPES if node.domain else SHAPE_FUNCTIONS
+    function = table.get(node.op_type)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
             if value is not None and shape is not None:
                 value.shape = _better(shape, value.shape)
-    follow = FOLLOWED.get(node.op_type)
-    if node.outputs[0] is None:
+    if node.outputs[0] is None or node.domain:
         return
+    follow = FOLLOWED.get(node.op_type)
     if follow is not None:
         node.out.elements = follow(node)
     if node.out.elements is None and node.op_type not in SHAPE_ONLY:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape, Symbolic
+from onnxheadprune.graph.elements import shape_range
 from onnxheadprune.graph.view import Node
 
 Shapes: TypeAlias = Sequence[Shape | None]
@@ -312,6 +313,74 @@ def _conv(node: Node) -> Shapes:
     return [(data[0], weight[0], *spatial)]
 
 
+def _gather_nd(node: Node) -> Shapes:
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None or not isinstance(indices[-1], int):
+        return [None]
+    return [(*indices[:-1], *data[node.attribute("batch_dims", 0) + indices[-1] :])]
+
+
+def _range(node: Node) -> Shapes:
+    ends = [None if value is None or value.elements is None else value.elements for value in node.inputs]
+    numbers = [None if item is None or item.size != 1 else item.reshape(-1)[0] for item in ends]
+    if None in numbers or numbers[2] != 1:
+        return [(dims.symbol(f"{node.out.name}.0"),)]
+    return [(dims.subtract(numbers[1], numbers[0]),)]
+
+
+def _shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    return [None if shape is None else (len(shape_range(node, len(shape))),)]
+
+
+def _quantized_matmul(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(3)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+def _attention(node: Node) -> Shapes:
+    query, value = node.shape(0), node.shape(2)
+    if query is None or value is None:
+        return [None]
+    if len(query) == 4:
+        return [(*query[:3], value[3])]
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    size = dims.divide(value[2], kv) if kv else None
+    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+
+
+def _split_to_sequence(node: Node) -> Shapes:
+    """A sequence of equal chunks, as a tensor with a leading axis that numbers them."""
+    shape = node.shape(0)
+    if shape is None:
+        return [None]
+    axis = node.attribute("axis", 0) % len(shape)
+    whole = shape[axis]
+    if not isinstance(whole, int):
+        return [None]
+    if node.input(1) is None:
+        kept = (*shape[:axis], 1, *shape[axis + 1 :]) if node.attribute("keepdims", 1) else (
+            *shape[:axis],
+            *shape[axis + 1 :],
+        )
+        return [(whole, *kept)]
+    sizes = node.literal(1)
+    if sizes is None:
+        return [None]
+    chunks = {int(size) for size in sizes.reshape(-1)}
+    if len(chunks) != 1 or whole % (size := chunks.pop()) or (sizes.ndim and sizes.size * size != whole):
+        return [None]
+    return [(whole // size, *shape[:axis], size, *shape[axis + 1 :])]
+
+
+def _sequence_at(node: Node) -> Shapes:
+    shape = node.shape(0)
+    return [None if shape is None else shape[1:]]
+
+
 def _einsum(node: Node) -> Shapes:
     equation = str(node.attribute("equation", "")).replace(" ", "")
     if "..." in equation or "->" not in equation:
@@ -336,7 +405,7 @@ _SAME = (
     " Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil"
     " Round Sign Reciprocal Sin Cos Trilu CumSum QuantizeLinear DequantizeLinear Swish Mish Celu"
     " RotaryEmbedding ScatterND ScatterElements InstanceNormalization GroupNormalization BatchNormalization"
-    " LpNormalization Hardmax Softsign ThresholdedRelu"
+    " LpNormalization Hardmax Softsign ThresholdedRelu DynamicQuantizeLinear SimplifiedLayerNormalization"
 ).split()
 
 SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
@@ -359,6 +428,13 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Flatten": _flatten,
+    "GatherND": _gather_nd,
+    "Range": _range,
+    "Shape": _shape,
+    "QLinearMatMul": _quantized_matmul,
+    "Attention": _attention,
+    "SplitToSequence": _split_to_sequence,
+    "SequenceAt": _sequence_at,
     "Tile": _tile,
     "Pad": _pad,
     "GatherElements": _gather_elements,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from onnxheadprune.edits import AddConstant, EdgeGather, Edit, InsertNode, SetInput
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.dims import Symbolic
 from onnxheadprune.graph.view import Use, Value
 from onnxheadprune.liveness.literals import MARK
@@ -29,6 +30,8 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
         A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
     """
     assert value.shape is not None
+    if value.producer is not None and value.producer.op_type == "SplitToSequence":
+        raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
     node, name = use.node, f"{value.name}/{MARK}_edge{use.node.index}_{use.input_index}"
     size = math.prod(dim for dim in value.shape if isinstance(dim, int))
     elements = None if any(isinstance(dim, Symbolic) for dim in value.shape) else size

@@ -186,9 +186,10 @@ def scaled(
     scalar: bool = False,
 ) -> list[Edit]:
     """Edits that compute `source // periods * counts` as value `name`."""
+    own = name if MARK in name else source
     return [
-        AddConstant(scope, f"{name}_of", tuple(periods), scalar),
-        AddConstant(scope, f"{name}_live", tuple(counts), scalar),
-        InsertNode(before, "Div", (source, f"{name}_of"), (f"{name}_whole",)),
-        InsertNode(before, "Mul", (f"{name}_whole", f"{name}_live"), (name,)),
+        AddConstant(scope, f"{own}_of", tuple(periods), scalar),
+        AddConstant(scope, f"{own}_live", tuple(counts), scalar),
+        InsertNode(before, "Div", (source, f"{own}_of"), (f"{own}_whole",)),
+        InsertNode(before, "Mul", (f"{own}_whole", f"{own}_live"), (name,)),
     ]

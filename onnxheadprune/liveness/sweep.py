@@ -172,7 +172,7 @@ class _Sweeper:
             if checked is None:
                 return unknown_shape(node) if value.shape is None else inexpressible(node)
             live = checked
-            if not self.labels and live.dense_shape() is None:
+            if not self.labels and not _is_sequence(value) and live.dense_shape() is None:
                 return inexpressible(node)
             inputs[index] = live
         return Answer(inputs, answer.rewrite, answer.selects, answer.accepts, answer.kept, answer.bodies)
@@ -192,7 +192,9 @@ class _Sweeper:
                 return FULL
         if total is None:
             return DEAD
-        return total if self.labels else total.as_mask().dense_closure()
+        if self.labels or _is_sequence(value):
+            return total
+        return total.as_mask().dense_closure()
 
     def _edge_demand(self, use: Use) -> Live | None:
         """What a consumer asks for, None for nothing at all."""
@@ -202,6 +204,11 @@ class _Sweeper:
         if self.labels or observes(use, self.result):
             return None
         return _unvisited_demand(use)
+
+
+def _is_sequence(value: Value) -> bool:
+    """A sequence's chunks may have different shapes, so nothing about it has to be dense."""
+    return value.producer is not None and value.producer.op_type == "SplitToSequence"
 
 
 def observes(use: Use, sweep: Sweep) -> bool:
@@ -221,7 +228,7 @@ def admissible(live: Live, value: Value) -> Live | None:
 def selecting_answer(use: Use) -> Answer | None:
     """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
     entry = rule_for(use.node)
-    if entry is None or use.node.op_type not in ("Slice", "Gather"):
+    if entry is None or use.node.op_type not in ("Slice", "Gather", "SequenceAt"):
         return None
     answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
     if isinstance(answer, Refusal) or use.input_index not in answer.selects:

@@ -1,10 +1,11 @@
-"""Fused attention operators say in their attributes what a decomposed graph shows in its shapes."""
+"""Fused attention operators as cores: their attributes say what a decomposed graph shows in its shapes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 
 
@@ -15,7 +16,7 @@ class FusedAnatomy:
     Attributes:
         groups: query heads per KV head.
         head_size: width of a query or key head.
-        free: cache inputs and outputs.
+        free: cache inputs and outputs of the model.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -25,16 +26,36 @@ class FusedAnatomy:
 
 def is_fused_core(node: Node) -> bool:
     """Whether the node is a fused attention operator."""
-    return False
+    return is_fused(node)
 
 
 def split_fused(
     node: Node, output_index: int, live: Live
 ) -> tuple[tuple[frozenset[int], ...], tuple[int, ...], tuple[int, ...]] | None:
-    """`(head label sets, head axes, feature axes)` of labels on an output of a fused node."""
-    return None
+    """`(head label sets, head axes, feature axes)` of labels on the context of a fused node."""
+    layout = layout_of(node)
+    if layout is None or output_index != 0 or set(live.axes) - set(layout.out_axes):
+        return None
+    sizes = [layout.num_heads, layout.v_head_size]
+    if len(layout.out_axes) == 1:
+        sizes = [layout.num_heads * layout.v_head_size]
+    rows = live.aligned(list(layout.out_axes), sizes).reshape(layout.num_heads, layout.v_head_size)
+    heads = tuple(frozenset(int(label) for label in row if label) for row in rows)
+    return heads, layout.out_axes[:1], layout.out_axes[1:]
 
 
 def fused_anatomy(node: Node, num_heads: int) -> FusedAnatomy:
     """Groups, head size and cache of a fused attention node."""
-    return FusedAnatomy(tuple((head,) for head in range(num_heads)), None, frozenset())
+    layout = layout_of(node)
+    if layout is None or layout.num_heads != num_heads:
+        return FusedAnatomy(tuple((head,) for head in range(num_heads)), None, frozenset())
+    groups = tuple(
+        tuple(range(first, first + layout.group)) for first in range(0, layout.num_heads, layout.group)
+    )
+    free = {node.outputs[index] for index in layout.caches}
+    free |= {node.inputs[index] for index, (_, parts) in layout.inputs.items() if parts[0][1] == 1}
+    return FusedAnatomy(groups, layout.head_size, frozenset(value for value in free if value is not None and _is_io(value)))
+
+
+def _is_io(value: Value) -> bool:
+    return value.scope.parent is None and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))

@@ -122,3 +122,52 @@ def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[i
             if (core.node.index, position) in wanted:
                 found |= {label - 1 for label in labels}
     return found
+
+
+def merge_branches(blocks: list[Block]) -> list[Block]:
+    """Unites blocks that are one attention layer written twice: in both branches of an `If`, on the same weights.
+
+    Merged decoders hold the network once with and once without a cache. Only one branch ever runs, so
+    cutting a head in one of them alone would make no sense.
+    """
+    merged: list[Block] = []
+    uses: dict[tuple[str, str, tuple[str, ...]], int] = {}
+    first: dict[tuple[str, tuple[str, ...], int], int] = {}
+    for block in blocks:
+        place = _branch(block.projections[0].node)
+        if place is None:
+            merged.append(block)
+            continue
+        weights = tuple(_weight_name(projection) for projection in block.projections)
+        number = uses.get((*place, weights), 0)
+        uses[(*place, weights)] = number + 1
+        key = (place[0], weights, number)
+        if key in first and merged[first[key]].num_heads == block.num_heads:
+            merged[first[key]] = _united(merged[first[key]], block)
+        else:
+            first[key] = len(merged)
+            merged.append(block)
+    return merged
+
+
+def _branch(node: Node) -> tuple[str, str] | None:
+    """The outermost `If` around a node and which of its branches the node is in."""
+    found = None
+    scope = node.scope
+    while scope.owner is not None:
+        if scope.owner.op_type == "If":
+            found = (scope.owner.ref, scope.ref)
+        scope = scope.owner.scope
+    return found
+
+
+def _weight_name(projection: Projection) -> str:
+    value = projection.node.inputs[projection.weight[0]]
+    while value is not None and value.tensor is None and value.producer is not None and value.producer.inputs:
+        value = value.producer.inputs[0]
+    return "" if value is None else f"{value.scope.ref}/{value.name}"
+
+
+def _united(left: Block, right: Block) -> Block:
+    members = tuple(mine | theirs for mine, theirs in zip(left.members, right.members, strict=True))
+    return Block(left.projections + right.projections, left.cores + right.cores, members)

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.sites.fused import is_fused_core
-from onnxheadprune.sites.grouping import Block, Candidate, group
+from onnxheadprune.sites.grouping import Block, Candidate, group, merge_branches
 from onnxheadprune.sites.naming import site_names
 from onnxheadprune.sites.obstacles import obstacle
 from onnxheadprune.sites.site import AttentionSite, NearMiss
@@ -26,7 +26,7 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss
     """
     candidates, mixers, misses = _scan(view)
     blocks = []
-    for block in group(candidates):
+    for block in merge_branches(group(candidates)):
         if block.num_heads > 1 or _is_single_head_attention(block):
             blocks.append(block)
     sites = []

@@ -1,6 +1,7 @@
 """All liveness rules, one file per family of operators; importing this package registers them."""
 
 from onnxheadprune.liveness.rules import (
+    attention,
     contraction,
     control,
     convolution,
@@ -8,11 +9,14 @@ from onnxheadprune.liveness.rules import (
     indexing,
     normalization,
     pieces,
+    quantization,
     reduction,
+    sequences,
     views,
 )
 
 __all__ = [
+    "attention",
     "contraction",
     "control",
     "convolution",
@@ -20,6 +24,8 @@ __all__ = [
     "indexing",
     "normalization",
     "pieces",
+    "quantization",
     "reduction",
+    "sequences",
     "views",
 ]

@@ -1,0 +1,196 @@
+"""The Python API: everything the commands do, as functions that never print.
+
+Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never changed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from onnx import ModelProto, TensorProto, helper
+
+from onnxheadprune import surgery
+from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.feeds import DataSource
+from onnxheadprune.heads import HeadSpec
+from onnxheadprune.model_io import (
+    LoadedModel,
+    ModelLike,
+    check_model,
+    check_target,
+    load_model,
+    open_model,
+    save_model,
+)
+from onnxheadprune.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.pruning import analyse, plan_pruning, require_something
+from onnxheadprune.runtime import AUTO, CPU, Provider, Session, resolve_provider
+from onnxheadprune.sites.find import find_sites
+from onnxheadprune.validation import Validation, validate
+
+ExternalData: TypeAlias = Literal["auto", "always", "never"]
+NOT_VALIDATED = "skipped (--no-validate)"
+
+__all__ = ["PruneResult", "StoredSize", "apply_plan", "find_sites", "plan_pruning", "prune", "validate"]
+
+
+@dataclass(frozen=True)
+class StoredSize:
+    """What a model's initializers hold: elements and bytes."""
+
+    elements: int
+    bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """JSON-ready data."""
+        return {"elements": self.elements, "bytes": self.bytes}
+
+
+@dataclass(frozen=True, eq=False)
+class PruneResult:
+    """A pruned model and how it came about.
+
+    Attributes:
+        model: the pruned model, weights in memory.
+        plan: what was changed.
+        validation: the verdict, None if validation was skipped.
+        output: where the model was written, None if it was not.
+        before: what the original's initializers hold.
+        after: what the pruned model's initializers hold.
+    """
+
+    model: ModelProto
+    plan: PrunePlan
+    validation: Validation | None
+    output: str | None
+    before: StoredSize
+    after: StoredSize
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the model itself."""
+        return {
+            "model": self.plan.model,
+            "output": self.output,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "plan": self.plan.to_dict(),
+            "validation": None if self.validation is None else self.validation.to_dict(),
+        }
+
+
+def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
+    """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
+
+    Raises:
+        RefusedError: if the plan was made for a model of another structure.
+        ModelError: if the model cannot be read.
+    """
+    return surgery.apply_plan(plan, load_model(model))
+
+
+def prune(
+    model: ModelLike,
+    heads: HeadSpec,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    validate: bool = True,
+    data: DataSource | None = None,
+    provider: str = AUTO,
+    seed: int = 0,
+    keep_cache_shape: bool = False,
+    allow_io_change: bool = False,
+    accept_inconclusive: bool = False,
+    external_data: ExternalData = "auto",
+) -> PruneResult:
+    """Removes heads, proves the result equal to the original with silenced heads, then writes it.
+
+    Args:
+        model: the model to prune.
+        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        output: where to write; None writes nothing.
+        validate: compare with the masked reference first; False is noted in the model's metadata.
+        data: the user's inputs for the validation; see `feeds.load_data` for the forms.
+        provider: where to validate: "auto", "cpu", "cuda" or another execution provider's name.
+        seed: of the random inputs.
+        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
+        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+        accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
+        external_data: keep weights beside the output: as the input does, always or never.
+
+    Raises:
+        UsageError: if a path, the spec or the data is wrong. Nothing is written.
+        ModelError: if the model cannot be read, or is not valid.
+        RefusedError: if the heads cannot be removed exactly.
+        ProviderError: if the asked-for provider does not run here.
+        ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
+    """
+    loaded = open_model(model)
+    if external_data not in ("auto", "always", "never"):
+        raise UsageError(f"external data is auto, always or never, not {external_data!r}")
+    target = None if output is None else check_target(output, loaded)
+    where = resolve_provider(provider) if validate else None
+    require_sound(loaded)
+    plan = analyse(
+        loaded.proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+    ).plan
+    require_something(plan)
+    pruned = surgery.apply_plan(plan, loaded.proto)
+    verdict = None
+    if where is not None:
+        verdict = _validated(loaded, pruned, data, where, seed, accept_inconclusive)
+    surgery.set_metadata(pruned, VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp())
+    if target is not None:
+        beside = {"auto": True if loaded.data_files else None, "always": True, "never": False}
+        save_model(pruned, target, external=beside[external_data])
+    written = None if target is None else str(target)
+    return PruneResult(pruned, plan, verdict, written, stored_size(loaded.proto), stored_size(pruned))
+
+
+def _validated(
+    original: LoadedModel,
+    pruned: ModelProto,
+    data: DataSource | None,
+    provider: Provider,
+    seed: int,
+    accept_inconclusive: bool,
+) -> Validation:
+    """The verdict, if the model may be written with it."""
+    verdict = validate(original, pruned, data=data, provider=provider.name, seed=seed)
+    if verdict.verdict == "failed":
+        raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
+    if verdict.verdict == "inconclusive" and not accept_inconclusive:
+        raise ValidationFailedError(f"validation is inconclusive, so nothing is written: {verdict.reason}", verdict)
+    return verdict
+
+
+def require_sound(loaded: LoadedModel) -> None:
+    """Whether a model is good enough to start from.
+
+    ONNX Runtime's optimizer writes models that `onnx.checker` does not know and ONNX Runtime runs; only
+    what fails both is turned away.
+
+    Raises:
+        ModelError: with the checker's reason.
+    """
+    try:
+        check_model(loaded.proto, loaded.name)
+    except ModelError as error:
+        try:
+            Session(loaded.proto, Provider(CPU, "check"), name=loaded.name)
+        except InferenceError:
+            raise error from None
+
+
+def stored_size(model: ModelProto) -> StoredSize:
+    """Elements and bytes of the initializers of a model's main graph."""
+    counts = [(math.prod(tensor.dims), _bits(tensor)) for tensor in model.graph.initializer]
+    return StoredSize(sum(count for count, _ in counts), sum((count * bits + 7) // 8 for count, bits in counts))
+
+
+def _bits(tensor: TensorProto) -> int:
+    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
+        return 4
+    return 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
