@@ -15,7 +15,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxheadprune.api import PruneResult, StoredSize, apply_plan, find_sites, plan_pruning, prune, validate
+    from onnxheadprune.api import (
+        PruneResult,
+        StoredSize,
+        apply_plan,
+        find_sites,
+        plan_pruning,
+        prune,
+        validate,
+    )
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,

@@ -158,11 +158,14 @@ def _validated(
     accept_inconclusive: bool,
 ) -> Validation:
     """The verdict, if the model may be written with it."""
-    verdict = validate(original, pruned, data=data, provider=provider.name, seed=seed)
+    candidate = LoadedModel(pruned, "the pruned model")
+    verdict = validate(original, candidate, data=data, provider=provider, seed=seed)
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
     if verdict.verdict == "inconclusive" and not accept_inconclusive:
-        raise ValidationFailedError(f"validation is inconclusive, so nothing is written: {verdict.reason}", verdict)
+        raise ValidationFailedError(
+            f"validation is inconclusive, so nothing is written: {verdict.reason}", verdict
+        )
     return verdict
 
 
@@ -187,7 +190,9 @@ def require_sound(loaded: LoadedModel) -> None:
 def stored_size(model: ModelProto) -> StoredSize:
     """Elements and bytes of the initializers of a model's main graph."""
     counts = [(math.prod(tensor.dims), _bits(tensor)) for tensor in model.graph.initializer]
-    return StoredSize(sum(count for count, _ in counts), sum((count * bits + 7) // 8 for count, bits in counts))
+    return StoredSize(
+        sum(count for count, _ in counts), sum((count * bits + 7) // 8 for count, bits in counts)
+    )
 
 
 def _bits(tensor: TensorProto) -> int:

@@ -15,6 +15,7 @@ from onnxheadprune.graph.view import GraphView, Node
 from onnxheadprune.sites.site import AttentionSite, Projection
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger")
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -29,7 +30,7 @@ def masked_reference(
         heads: present head indices to silence, per site index.
 
     Raises:
-        RefusedError: if the context of a projection is integer all the way, so that it cannot be multiplied.
+        RefusedError: if the context of a projection is quantized and its zero point is not known.
     """
     masked = ModelProto()
     masked.CopyFrom(view.model)
@@ -58,20 +59,33 @@ def _mask(
         node, index = value.producer, 0
         value = node.inputs[0]
         assert value is not None
-    elem_type = value.elem_type or _weight_type(projection)
-    if elem_type not in FLOATS:
-        raise RefusedError(
-            f"the context {value.name} of {projection.node.label} is quantized before it is multiplied,"
-            " so no masked reference can be built"
-        )
     sizes = dict(zip(axes, projection.sizes, strict=True))
     order = np.argsort(axes)
     mask = projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    tensor = numpy_helper.from_array(mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads")
+    elem_type = value.elem_type or (0 if node.op_type in QUANTIZED else _weight_type(projection))
+    if elem_type in FLOATS:
+        tensor = numpy_helper.from_array(mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads")
+        created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
+    else:
+        # An integer context is zero where it equals its zero point.
+        tensor = numpy_helper.from_array(mask, f"{name}_heads")
+        zero = _zero_point(node)
+        created = helper.make_node("Where", [tensor.name, value.name, zero], [name], name=name)
     model.graph.initializer.append(tensor)
-    created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
     return node, index, [created]
+
+
+def _zero_point(node: Node) -> str:
+    """The zero point of the context operand of a quantized projection.
+
+    Raises:
+        RefusedError: if it is not a single number, so that zero cannot be spelled.
+    """
+    value = node.input(2)
+    if node.op_type not in QUANTIZED or value is None:
+        raise RefusedError(f"the context of {node.label} is quantized in a way that no masked reference can be built for")
+    return value.name
 
 
 def _weight_type(projection: Projection) -> int:

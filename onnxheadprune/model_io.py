@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -43,11 +44,13 @@ class LoadedModel:
     Attributes:
         proto: the model with its weights.
         name: what to call it in reports.
+        path: its file, None if it came from memory.
         data_files: the files beside it that held weights.
     """
 
     proto: ModelProto
     name: str
+    path: Path | None = None
     data_files: tuple[Path, ...] = ()
 
 
@@ -71,11 +74,11 @@ def open_model(source: ModelLike) -> LoadedModel:
     if isinstance(source, LoadedModel):
         return source
     if isinstance(source, ModelProto):
-        return LoadedModel(in_order(source), model_name(source))
+        return LoadedModel(prepared(source), model_name(source))
     if isinstance(source, gs.Graph):
         exported: Any = gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
-        return LoadedModel(in_order(exported), model_name(source))
+        return LoadedModel(prepared(exported), model_name(source))
     path = Path(source)
     model = _parse(path)
     folder = path.parent.resolve()
@@ -96,7 +99,18 @@ def open_model(source: ModelLike) -> LoadedModel:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the external data of {path} cannot be read: {_first_line(error)}") from error
     _check_lengths(model, path)
-    return LoadedModel(in_order(model), str(path), tuple(folder / name for name in names))
+    return LoadedModel(prepared(model), str(path), path, tuple(folder / name for name in names))
+
+
+def prepared(model: ModelProto) -> ModelProto:
+    """The model itself where its graph can be navigated as it is, else an equal one where it can.
+
+    Local functions are inlined: a head that lives in a function body shared by several layers could not be
+    removed from one of them alone. Nodes are put into topological order.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return in_order(model)
 
 
 def in_order(model: ModelProto) -> ModelProto:
@@ -240,7 +254,7 @@ def check_target(output: str | os.PathLike[str], *inputs: LoadedModel) -> Path:
     """
     target = Path(output)
     for source in inputs:
-        if _is_same_file(target, Path(source.name)):
+        if source.path is not None and _is_same_file(target, source.path):
             raise UsageError(f"the output {target} is the input itself; choose another path")
         for data_file in source.data_files:
             if _is_same_file(target, data_file) or _is_same_file(data_path(target), data_file):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.edits import (
@@ -106,7 +106,7 @@ def analyse(
         and not value.holds_tensor
     }
     changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
-    plan = PrunePlan(name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(planned))
+    plan = PrunePlan(name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(view, planned))
     return Planning(plan, view, sites, present, io)
 
 
@@ -180,13 +180,17 @@ def _io_sentence(view: GraphView, name: str, live: Live) -> str:
     return f"{role} {name}: {', '.join(changes)}"
 
 
-def _elements_removed(planned: Sequence[PlannedEdit]) -> int:
+def _elements_removed(view: GraphView, planned: Sequence[PlannedEdit]) -> int:
     """Elements that are cut off stored tensors, seen from every tensor that results."""
+    scopes = {scope.ref: scope for scope in view.scopes}
     total = 0
     for item in planned:
         if isinstance(item.edit, SliceTensor):
             selection = item.edit.selection
-            total += int(np.prod(selection.sizes)) - int(np.prod(selection.kept))
+            tensor = scopes[item.edit.scope].values[item.edit.name].tensor
+            assert tensor is not None
+            elements, cells = math.prod(tensor.dims), math.prod(selection.sizes)
+            total += elements - elements // cells * math.prod(selection.kept)
     return total
 
 

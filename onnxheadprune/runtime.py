@@ -289,7 +289,7 @@ def _sentence(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """onnxruntime's Python part prints; stdout belongs to the command."""
+    """Onnxruntime's Python part prints; stdout belongs to the command."""
     with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
         yield
 

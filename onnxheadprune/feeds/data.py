@@ -105,7 +105,8 @@ def _call(spec: str) -> Iterable[Mapping[str, Any]]:
     finally:
         sys.path.pop(0)
     if not callable(function) or any(
-        parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(function).parameters.values()
     ):
         raise UsageError(f"the data function {spec} must be callable without arguments")

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds.fill import Array, Style, fill
-from onnxheadprune.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.feeds.inputs import Role, graph_inputs
 from onnxheadprune.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
 from onnxheadprune.feeds.tables import feature_width
 from onnxheadprune.graph.view import GraphView
@@ -102,7 +102,9 @@ class FeedMaker:
             if shapes is None or (key := tuple(shapes.items())) in tried:
                 continue
             tried.add(key)
-            styles = (Style(case.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True))
+            styles = (
+                Style(case.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True)
+            )
             normal, plain = (self._feed(shapes, style) for style in styles)
             yield normal, plain
 

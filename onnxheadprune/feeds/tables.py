@@ -8,11 +8,11 @@ import numpy as np
 
 from onnxheadprune.graph.view import Node, Use, Value
 
+_MOVES = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Identity", "Flatten", "Transpose", "Expand"}
 _PASSES = frozenset(
-    "Cast Reshape Unsqueeze Squeeze Slice Identity Add Sub Concat Flatten Transpose Expand Tile Split Max Min"
-    " Clip Gather Mul Mod".split()
+    _MOVES | {"Tile", "Split", "Gather", "Clip", "Mul", "Mod", "Add", "Sub", "Concat", "Max", "Min"}
 )
-_ELEMENTWISE = frozenset("Cast Identity Add Sub Mul Div CastLike".split())
+_ELEMENTWISE = frozenset({"Cast", "CastLike", "Identity", "Add", "Sub", "Mul", "Div"})
 _EMBEDDING = ("com.microsoft", "EmbedLayerNormalization")
 _EMBEDDING_TABLES = {0: 2, 1: 4, 8: 3}
 """Which table of ONNX Runtime's fused embedding each of its integer inputs indexes."""

@@ -185,6 +185,16 @@ def _truncating_divide(left: Dim, right: Dim) -> Dim | None:
     return dims.floor_divide(left, right)
 
 
+def split_elements(node: Node) -> list[Elements | None]:
+    """The elements of every output of a Split of a shape vector."""
+    data = _of(node, 0)
+    sizes = [None if value is None or value.shape is None else value.shape[0] for value in node.outputs]
+    if data is None or data.ndim != 1 or not all(isinstance(size, int) for size in sizes):
+        return [None] * len(sizes)
+    stops = np.cumsum([size for size in sizes if isinstance(size, int)])
+    return list(np.split(data, stops[:-1]))
+
+
 FOLLOWED: dict[str, Callable[[Node], Elements | None]] = {
     "Shape": _shape,
     "Size": _size,

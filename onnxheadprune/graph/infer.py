@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, sh
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
-from onnxheadprune.graph.elements import FOLLOWED, as_elements
+from onnxheadprune.graph.elements import FOLLOWED, as_elements, split_elements
 from onnxheadprune.graph.folding import fold
 from onnxheadprune.graph.microsoft_shapes import MICROSOFT_SHAPES
 from onnxheadprune.graph.shape_functions import SHAPE_FUNCTIONS
@@ -50,6 +50,11 @@ def _annotate_node(node: Node) -> None:
             if value is not None and shape is not None:
                 value.shape = _better(shape, value.shape)
     if node.outputs[0] is None or node.domain:
+        return
+    if node.op_type == "Split":
+        for value, elements in zip(node.outputs, split_elements(node), strict=True):
+            if value is not None:
+                value.elements = elements
         return
     follow = FOLLOWED.get(node.op_type)
     if follow is not None:

@@ -66,7 +66,7 @@ def contraction_of(node: Node) -> Contraction | None:
         right, columns = _MATMULS[key]
         return _matmul(node, right, columns)
     if key in _GEMMS:
-        return _gemm(node)
+        return _gemm(node, *_GEMMS[key])
     if key == ("", "Einsum"):
         return _einsum(node)
     if key in _CONVS:
@@ -84,7 +84,11 @@ _MATMULS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
     ("com.microsoft", "DynamicQuantizeMatMul"): (1, (2, 3, 4)),
     ("com.microsoft", "MatMulIntegerToFloat"): (1, (3, 5, 6)),
 }
-_GEMMS = {("", "Gemm"), ("com.microsoft", "FusedGemm")}
+_GEMMS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
+    ("", "Gemm"): (1, ()),
+    ("com.microsoft", "FusedGemm"): (1, ()),
+    ("com.microsoft", "QGemm"): (3, (4, 5, 6)),
+}
 _CONVS = {("", "Conv"), ("com.microsoft", "FusedConv")}
 
 
@@ -136,10 +140,10 @@ def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
     return letters
 
 
-def _gemm(node: Node) -> Contraction | None:
+def _gemm(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
     left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
     right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
-    return Contraction(((0, left), (1, right)), ("m", "n"))
+    return Contraction(((0, left), (right_index, right)), ("m", "n"), columns)
 
 
 def _einsum(node: Node) -> Contraction | None:

@@ -35,6 +35,44 @@ def only_observed(node: Node, depth: int = 6) -> bool:
     return bool(node.out.consumers) and all(only_observed(use.node, depth - 1) for use in node.out.consumers)
 
 
+def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
+    """Values that merely pass `value` on: through carriers, or out of the branches of an `If`."""
+    found: list[Value] = []
+    if depth == 0:
+        return found
+    for use in value.consumers:
+        if not use.node.domain and use.node.op_type in CARRIERS:
+            found += [use.node.out, *carrier_outputs(use.node.out, depth - 1)]
+    owner = value.scope.owner
+    if value.is_graph_output and owner is not None and owner.op_type == "If":
+        names = [info.name for info in value.scope.proto.output]
+        output = owner.outputs[names.index(value.name)] if value.name in names else None
+        if output is not None:
+            found += [output, *carrier_outputs(output, depth - 1)]
+    return found
+
+
+def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:
+    """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
+    if depth == 0 or node.domain or node.op_type not in CARRIERS:
+        return False
+    return leads_out(node.out, free, depth - 1)
+
+
+def leads_out(value: Value, free: frozenset[Value], depth: int = 6) -> bool:
+    """Whether a value is used for nothing but free graph outputs and shape observers."""
+    if value.is_graph_output and value not in free:
+        owner, names = value.scope.owner, [info.name for info in value.scope.proto.output]
+        if owner is None or owner.op_type != "If" or value.name not in names:
+            return False
+        output = owner.outputs[names.index(value.name)]
+        if output is None or not leads_out(output, free, depth - 1):
+            return False
+    elif not value.is_graph_output and not value.consumers:
+        return False
+    return all(only_observed(use.node) or only_passed_on(use.node, free, depth) for use in value.consumers)
+
+
 def carried(node: Node, live: Live) -> Live | None:
     """What is left of the output of a carrier whose input keeps `live`: the rule of the node, read forwards."""
     entry, shape = rule_for(node), node.out.shape

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness import rules as _rules  # registers every rule
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
-from onnxheadprune.liveness.observers import only_observed
+from onnxheadprune.liveness.observers import CARRIERS, carried, leads_out, only_observed, only_passed_on
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.refusal import Reason, Refusal
 
@@ -89,6 +89,9 @@ class _Sweeper:
             if value not in self.result.kept:
                 fixed = value.is_graph_input and not value.holds_tensor and value not in self.free
                 self.result.kept[value] = FULL if fixed and not self.labels else self._demand(value)
+        if not self.labels:
+            for value, live in list(self.result.narrowed()):
+                self._pass_on(value, live)
         return self.result
 
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
@@ -179,7 +182,7 @@ class _Sweeper:
 
     def _demand(self, value: Value) -> Live:
         total: Live | None = None
-        if value.is_graph_output and value not in self.free and not self.labels:
+        if value.is_graph_output and value not in self.free and not self.labels and not self._leaves(value):
             return self.result.body_outputs.get(value, FULL)
         if value in self.result.body_outputs:
             total = self.result.body_outputs[value]
@@ -196,12 +199,37 @@ class _Sweeper:
             return total
         return total.as_mask().dense_closure()
 
+    def _leaves(self, value: Value) -> bool:
+        """Whether an output of an `If` branch only becomes a graph output that may be narrowed."""
+        owner, names = value.scope.owner, [info.name for info in value.scope.proto.output]
+        if owner is None or owner.op_type != "If" or value.name not in names:
+            return False
+        output = owner.outputs[names.index(value.name)]
+        return output is not None and leads_out(output, self.free)
+
+    def _pass_on(self, value: Value, live: Live) -> None:
+        """Tells the values that only carry a narrowed one on what is left of them."""
+        for use in value.consumers:
+            passive = (use.node.index, use.input_index) not in self.result.edges and use.node.op_type in CARRIERS
+            if passive and use.node.out not in self.result.kept and only_passed_on(use.node, self.free):
+                through = carried(use.node, live)
+                if through is not None:
+                    self.result.kept[use.node.out] = through
+                    self._pass_on(use.node.out, through)
+        if value.is_graph_output and self._leaves(value):
+            names = [info.name for info in value.scope.proto.output]
+            assert value.scope.owner is not None
+            output = value.scope.owner.outputs[names.index(value.name)]
+            if output is not None and output not in self.result.kept:
+                self.result.kept[output] = live
+                self._pass_on(output, live)
+
     def _edge_demand(self, use: Use) -> Live | None:
         """What a consumer asks for, None for nothing at all."""
         key = (use.node.index, use.input_index)
         if key in self.result.edges:
             return self.result.edges[key]
-        if self.labels or observes(use, self.result):
+        if self.labels or observes(use, self.result) or only_passed_on(use.node, self.free):
             return None
         return _unvisited_demand(use)
 
@@ -212,8 +240,11 @@ def _is_sequence(value: Value) -> bool:
 
 
 def observes(use: Use, sweep: Sweep) -> bool:
-    """Whether a consumer only looks at the value's shape."""
-    return (use.node.index, use.input_index) not in sweep.edges and only_observed(use.node)
+    """Whether a consumer asks for no contents: it looks at the shape, or only passes the value on."""
+    if (use.node.index, use.input_index) in sweep.edges:
+        return False
+    passed_on = use.node.op_type in CARRIERS and use.node.out in sweep.kept and use.node not in sweep.answers
+    return only_observed(use.node) or passed_on
 
 
 def admissible(live: Live, value: Value) -> Live | None:

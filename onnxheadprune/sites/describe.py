@@ -12,6 +12,7 @@ import onnx
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
@@ -147,10 +148,12 @@ def _walk_from(scores: Node, walk: Sweep) -> Sweep:
 
 
 def _endpoints(walk: Sweep) -> set[Value]:
-    """Graph inputs and outputs that carry heads."""
+    """Graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included."""
+    carrying = list(walk.reached)
+    carrying += [output for value in walk.reached for output in carrier_outputs(value)]
     return {
         value
-        for value in walk.reached
+        for value in carrying
         if value.scope.parent is None
         and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))
     }

@@ -28,7 +28,7 @@ def validate(
     *,
     heads: HeadSpec | None = None,
     data: DataSource | None = None,
-    provider: str = AUTO,
+    provider: str | Provider = AUTO,
     seed: int = 0,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
@@ -42,7 +42,7 @@ def validate(
         pruned: the model after it.
         heads: the removed heads, where the pruned model's metadata does not say.
         data: the user's inputs; see `feeds.load_data` for the forms.
-        provider: "auto", "cpu", "cuda" or another execution provider's name.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the random inputs.
 
     Raises:
@@ -53,9 +53,10 @@ def validate(
     """
     names = model_name(original), model_name(pruned)
     source, candidate = load_model(original), load_model(pruned)
-    where = resolve_provider(provider)
+    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     planning, problems = read_claim(source, candidate, heads, names)
-    problems += _checker_problems(source, candidate, names)
+    invalid, notes = _checker_problems(source, candidate, names)
+    problems += invalid
     compared, more = _weight_problems(source, candidate, planning.plan, names)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
@@ -70,7 +71,7 @@ def validate(
         verdict,
         reason,
         tuple(problems),
-        found.notes,
+        (*notes, *found.notes),
         planning.plan.removed,
         tolerance,
         found.cases,
@@ -111,8 +112,14 @@ def _judge(
     )
 
 
-def _checker_problems(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> list[str]:
-    """The full check, unless the original itself does not pass it."""
+def _checker_problems(
+    original: ModelProto, pruned: ModelProto, names: tuple[str, str]
+) -> tuple[list[str], list[str]]:
+    """Problems and notes of `onnx.checker`; the pruned model must pass whatever the original passes."""
+    try:
+        check_model(original, names[0])
+    except ModelError as error:
+        return [], [f"{error}; so only ONNX Runtime judges the pruned one"]
     full = True
     try:
         check_model(original, names[0], full=True)
@@ -121,8 +128,8 @@ def _checker_problems(original: ModelProto, pruned: ModelProto, names: tuple[str
     try:
         check_model(pruned, names[1], full=full)
     except ModelError as error:
-        return [str(error)]
-    return []
+        return [str(error)], []
+    return [], []
 
 
 def _weight_problems(

@@ -9,7 +9,9 @@ from onnxheadprune.graph.view import GraphView, Node, Value
 
 _FLOATS = (1, 10, 11, 16)  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
-_HANDS_ON = frozenset("Add Cast Identity Softmax LogSoftmax Sigmoid Reshape Squeeze Clip".split())
+_HANDS_ON = frozenset(
+    {"Add", "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Clip"}
+)
 _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 
 

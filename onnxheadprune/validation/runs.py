@@ -132,13 +132,13 @@ class _Bench:
             self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
             failed = float("inf")
             return CaseResult(source, "exact", 1, shapes, allowed, failed, failed, "", power, finite), None
-        name, error = worst(after, expected, names)
+        name, off = worst(after, expected, names)
         if self.main is not None and self.main.name in after:
             meter = self.drifts.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
             if after[self.main.name].shape == before[self.main.name].shape:
                 meter.add(before[self.main.name], after[self.main.name])
         case = CaseResult(
-            source, "exact", 1, shapes, allowed, error.absolute, error.relative, name, power, finite
+            source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
         )
         return case, after
 
@@ -164,7 +164,7 @@ class _Bench:
         except InferenceError as error:
             self.problems.append(str(error))
             return
-        output, error = worst(after, expected, self._judged(expected, "deployed"))
+        output, off = worst(after, expected, self._judged(expected, "deployed"))
         shapes = {item: value.shape for item, value in feed.items()}
         allowed = self.models.tolerance.when_deployed(tf32=tf32)
         self.cases.append(
@@ -174,8 +174,8 @@ class _Bench:
                 1,
                 shapes,
                 allowed,
-                error.absolute,
-                error.relative,
+                off.absolute,
+                off.relative,
                 output,
                 power,
                 all_finite(expected),
@@ -204,8 +204,8 @@ def _too_far(cases: Sequence[CaseResult]) -> Iterator[str]:
     for case in cases:
         if not case.passed and case.worst_output:
             yield (
-                f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its scale,"
-                f" where {case.tolerance:.0e} is allowed ({case.settings} settings, {_spell(case.shapes)})"
+                f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
+                f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings, {_spell(case.shapes)})"
             )
 
 

@@ -32,6 +32,7 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     "FusedMatMul",
     "TransposeMatMul",
     "FusedGemm",
+    "QGemm",
     "FusedMatMulActivation",
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",

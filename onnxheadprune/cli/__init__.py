@@ -1,0 +1,43 @@
+"""The command line. Heavy modules are imported inside the commands, so that `--help` answers at once.
+
+Exit codes: 0 done; 1 validation failed; 2 wrong usage; 3 refused, unsupported or unreadable model;
+4 the asked-for execution provider is not usable; 70 a bug.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from onnxheadprune import __version__
+from onnxheadprune.cli.inspect import inspect
+from onnxheadprune.cli.outcome import outcome_of
+from onnxheadprune.cli.prune import prune
+from onnxheadprune.cli.validate import validate
+
+EPILOG = (
+    "Exit codes: 0 done, 1 validation failed, 2 wrong usage, 3 refused, unsupported or unreadable model,"
+    " 4 execution provider not usable."
+)
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="onnxheadprune")
+def group() -> None:
+    """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
+
+
+for _command in (inspect, prune, validate):
+    group.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code.
+
+    Args:
+        arguments: the command line without the program's name; None reads it from `sys.argv`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return outcome_of(group, given or ["--help"])

@@ -1,0 +1,37 @@
+"""`onnxheadprune inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from onnxheadprune.cli.options import FILE, json_option
+from onnxheadprune.cli.outcome import emit_json
+
+
+@click.command(short_help="Show the sites and their heads.")
+@click.argument("model", type=FILE)
+@json_option
+def inspect(model: Path, as_json: bool) -> int:
+    """Show the attention sites of MODEL and which of their heads can be removed."""
+    from onnxheadprune.errors import RefusedError
+    from onnxheadprune.report.console import err, out, print_error
+    from onnxheadprune.report.sites import near_misses, sites_report
+    from onnxheadprune.sites.find import find_sites
+
+    sites = find_sites(model)
+    if as_json:
+        emit_json(sites.to_dict())
+    elif sites:
+        out().print(*sites_report(sites), sep="\n")
+    else:
+        err().print(*near_misses(sites), sep="\n")
+    if sites:
+        return 0
+    hint = "; see the near misses for what came close" if sites.near_misses else ""
+    print_error(
+        f"{model} has no attention site: no contraction with weights sums over the heads of a product of two"
+        f" activations{hint}"
+    )
+    return RefusedError.exit_code

@@ -1,0 +1,44 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+"""Existence is checked where the file is read, with a better sentence than click's."""
+
+
+def json_option(function: Function) -> Function:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(
+        function
+    )
+
+
+def run_options(function: Function) -> Function:
+    """What decides how models are run: `--data`, `--provider`, `--seed`."""
+    options = (
+        click.option(
+            "--data",
+            metavar="D",
+            help="Your own inputs: an .npz file (arrays named as the inputs, first axis the samples; an array"
+            " 'labels' gives accuracy), a folder of .npz feeds, or module:function that yields feeds.",
+        ),
+        click.option(
+            "--provider",
+            default="auto",
+            show_default=True,
+            metavar="P",
+            help="Where to run: auto (CUDA if it really works, else CPU), cpu, cuda, or any execution provider.",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Of the random inputs."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,84 @@
+"""How a command ends: exit codes, the one line of an error, the JSON of an error."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from onnxheadprune.errors import HeadPruneError, ValidationFailedError
+
+INTERRUPTED = 130
+BUG = 70
+
+
+def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
+    """Runs a command line; every exception becomes a message and an exit code."""
+    if not sys.warnoptions:
+        # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
+        warnings.simplefilter("ignore")
+    as_json = "--json" in arguments
+    try:
+        result = group.main(args=list(arguments), prog_name="onnxheadprune", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        return _fail(_with_help(error), 2, as_json)
+    except ValidationFailedError as error:
+        return _fail(str(error), error.exit_code, as_json, validation=error.validation)
+    except HeadPruneError as error:
+        return _fail(str(error), error.exit_code, as_json)
+    except BrokenPipeError:
+        # The reader of a pipe left (`| head`); Python would complain once more while it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", INTERRUPTED, as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(
+            f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above",
+            BUG,
+            as_json,
+        )
+    return result if isinstance(result, int) else 0
+
+
+def emit_json(document: dict[str, Any]) -> None:
+    """Prints the one JSON document of a command."""
+    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def _fail(message: str, exit_code: int, as_json: bool, validation: Any = None) -> int:
+    from onnxheadprune.report.console import err, print_error
+
+    if as_json:
+        details = {} if validation is None else {"validation": validation.to_dict()}
+        emit_json({"error": message, "exit_code": exit_code, **details})
+    elif validation is not None:
+        from onnxheadprune.report.validation import validation_report
+
+        err().print(*validation_report(validation), sep="\n")
+    print_error(message)
+    return exit_code
+
+
+def _with_help(error: click.ClickException) -> str:
+    message = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return message if context is None else f"{message}; see {context.command_path} --help"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no infinities: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

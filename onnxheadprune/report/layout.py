@@ -1,0 +1,94 @@
+"""Small pieces that all reports share."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+LABEL = 12
+"""Width of the labels."""
+
+
+def table(*columns: str, numeric: Iterable[str] = (), grows: str | None = None) -> Table:
+    """An empty table; `grows` is the column that wraps when the terminal is narrow."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    right = set(numeric)
+    for column in columns:
+        justify = "right" if column in right else "left"
+        overflow = "fold" if column == grows else "ellipsis"
+        made.add_column(
+            column,
+            justify=justify,
+            overflow=overflow,
+            no_wrap=column != grows,  # type: ignore[arg-type]
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class Row:
+    """A label and a sentence that wraps beside it, without padding on the right."""
+
+    label: str
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Wraps to the width at hand."""
+        width = max(options.max_width - LABEL, 20)
+        lines = textwrap.wrap(self.text, width, break_on_hyphens=False) or [""]
+        yield Text.assemble((self.label.ljust(LABEL), "bold"), (lines[0], self.style))
+        for line in lines[1:]:
+            yield Text(" " * LABEL + line, style=self.style)
+
+
+def row(label: str, text: str, style: str = "") -> Row:
+    """A labelled sentence."""
+    return Row(label, text, style)
+
+
+def bullet(text: str, style: str = "") -> Row:
+    """A sentence below a label."""
+    return Row("", text, style)
+
+
+def count(number: int) -> str:
+    """A number with thousands separators."""
+    return f"{number:,}"
+
+
+def many(number: int, noun: str) -> str:
+    """ "1 head", "2 heads"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(bytes_: int) -> str:
+    """Bytes in the unit a person would choose."""
+    amount = float(bytes_)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
+        amount /= 1000
+    raise AssertionError("unreachable")
+
+
+def share(part: float) -> str:
+    """A fraction as a percentage."""
+    return f"{100 * part:.1f} %"
+
+
+def heads(indices: Iterable[int]) -> str:
+    """Head indices with runs shortened: "0-3,7"."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

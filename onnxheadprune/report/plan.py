@@ -1,0 +1,83 @@
+"""The report of `prune`: what goes, what it saves, what changes at the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.api import PruneResult
+from onnxheadprune.plan import PrunePlan
+from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
+from onnxheadprune.report.validation import verdict_rows
+
+_WORDS = {
+    "slice": "tensor cut",
+    "constant": "new constant",
+    "input": "rewired input",
+    "output": "renamed output",
+    "drop-inputs": "dropped operand",
+    "attribute": "changed attribute",
+    "dim": "changed dimension",
+    "insert": "new node",
+    "drop": "dropped node",
+    "drop-tensor": "dropped tensor",
+}
+
+
+def plan_report(plan: PrunePlan) -> Iterator[RenderableType]:
+    """Table of the sites that lose heads, and what the plan changes."""
+    gone = sum(len(cut.removed) for cut in plan.cuts)
+    before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
+    yield Text(f"{plan.model}: {gone} of {many(before, 'head')} go", style="bold")
+    yield ""
+    yield _table(plan)
+    yield ""
+    yield row("weights", f"{count(plan.elements_removed)} elements fewer")
+    words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
+    yield row("edits", ", ".join(words))
+    yield from _edges(plan)
+
+
+def _table(plan: PrunePlan) -> RenderableType:
+    made = table("#", "site", "removed", "left", numeric=("#", "left"), grows="site")
+    for cut in plan.cuts:
+        if cut.removed:
+            before = f" (before: {heads(cut.removed_before)})" if cut.removed_before else ""
+            made.add_row(
+                str(cut.index), cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+            )
+    return made
+
+
+def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
+    """Gathers that stay in the graph, and changed inputs and outputs."""
+    if plan.edge_gathers:
+        number = many(len(plan.edge_gathers), "edge gather")
+        yield row("at run time", f"{number}: these cost something whenever the model runs", "yellow")
+        for gather in plan.edge_gathers:
+            cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
+            yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")
+    if plan.io_changes:
+        yield row("interface", f"{many(len(plan.io_changes), 'graph input or output')} changed:", "yellow")
+        for change in plan.io_changes:
+            yield bullet(change, "yellow")
+
+
+def prune_report(result: PruneResult) -> Iterator[RenderableType]:
+    """The plan, the sizes before and after, the verdict and the file."""
+    yield from plan_report(result.plan)
+    before, after = result.before, result.after
+    saved = 1 - after.elements / before.elements if before.elements else 0.0
+    yield row(
+        "stored",
+        f"{count(before.elements)} -> {count(after.elements)} elements (-{share(saved)}),"
+        f" {size(before.bytes)} -> {size(after.bytes)}",
+    )
+    if result.validation is None:
+        yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
+    else:
+        yield from verdict_rows(result.validation)
+    if result.output is not None:
+        yield row("written", result.output)

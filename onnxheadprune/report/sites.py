@@ -1,0 +1,62 @@
+"""The report of `inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.report.layout import bullet, count, heads, many, size, table
+from onnxheadprune.sites.site import AttentionSite, Sites
+
+
+def sites_report(sites: Sites) -> Iterator[RenderableType]:
+    """Table of the sites, then why some cannot lose heads, then near misses."""
+    total = sum(site.num_heads for site in sites)
+    yield Text(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}", style="bold")
+    if sites:
+        yield ""
+        yield _table(sites)
+    blocked = [site for site in sites if site.reason is not None]
+    if blocked:
+        yield Text("\nno head can be removed from", style="bold")
+        for site in blocked:
+            yield bullet(f"{site.index} {site.name}: {site.reason}", "yellow")
+    yield from near_misses(sites)
+
+
+def near_misses(sites: Sites) -> Iterator[RenderableType]:
+    """What looks like attention and is none, with the reasons."""
+    if sites.near_misses:
+        yield Text("\nnear misses (they look like attention, but)", style="bold")
+        for miss in sites.near_misses:
+            yield bullet(f"{miss.node}: {miss.reason.sentence}", "yellow")
+
+
+def _table(sites: Sites) -> RenderableType:
+    removed_before = any(site.removed for site in sites)
+    columns = ["#", "site", "kind", "heads", "kv", "size", "params", "bytes", "removable"]
+    columns += ["removed before"] * removed_before
+    made = table(*columns, numeric=("#", "heads", "kv", "size", "params", "bytes"), grows="site")
+    for site in sites:
+        cells = [
+            str(site.index),
+            site.name,
+            site.kind,
+            str(site.num_heads),
+            str(site.kv_num_heads),
+            _head_size(site),
+            count(site.params),
+            size(site.bytes),
+        ]
+        status = Text("yes", "green") if site.removable else Text("no", "red")
+        made.add_row(*cells, status, *([heads(site.removed) or "-"] * removed_before))
+    return made
+
+
+def _head_size(site: AttentionSite) -> str:
+    if site.head_size is None:
+        return str(site.v_head_size)
+    same = site.head_size == site.v_head_size
+    return str(site.head_size) if same else f"{site.head_size}/{site.v_head_size}"

@@ -1,0 +1,91 @@
+"""The report of `validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.report.layout import bullet, heads, many, row, share, table
+from onnxheadprune.validation.result import Accuracy, Drift, Validation
+
+_STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
+
+
+def validation_report(validation: Validation) -> Iterator[RenderableType]:
+    """The cases that were run, then the verdict."""
+    cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
+    yield Text(f"{validation.pruned} against {validation.original} without heads {cut}", style="bold")
+    if validation.cases:
+        yield ""
+        yield _cases(validation)
+    yield ""
+    yield from verdict_rows(validation)
+
+
+def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
+    """Verdict, drift, accuracy and where it ran."""
+    style = _STYLES[validation.verdict]
+    yield row("validation", f"{validation.verdict}: {validation.reason}", style)
+    for problem in validation.problems[1:]:
+        yield bullet(problem, "red")
+    for note in validation.notes:
+        yield bullet(note, "yellow")
+    if validation.drift is not None:
+        yield row("drift", _drift(validation.drift))
+    if validation.accuracy is not None:
+        yield row("accuracy", _accuracy(validation.accuracy))
+    versions = validation.versions
+    placed = _placement(validation.placement)
+    yield row(
+        "ran on",
+        f"{validation.provider.label}{placed}, onnxruntime {versions['onnxruntime']}; {validation.provider.reason}",
+    )
+
+
+def _cases(validation: Validation) -> RenderableType:
+    made = table(
+        "inputs", "settings", "shapes", "error", "allowed", "effect", "", numeric=("error", "allowed", "effect"),
+        grows="shapes",
+    )  # fmt: skip
+    for case in validation.cases:
+        feeds = "" if case.feeds == 1 else f" x{case.feeds}"
+        mark = Text("ok", "green") if case.passed else Text("differs", "red")
+        made.add_row(
+            case.source + feeds,
+            case.settings,
+            _shapes(case.shapes),
+            f"{case.max_rel_error:.1e}",
+            f"{case.tolerance:.0e}",
+            f"{case.power:.1e}" if case.finite else "not finite",
+            mark,
+        )
+    return made
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    listed = [f"{name} {'x'.join(str(dim) for dim in shape) or 'scalar'}" for name, shape in shapes.items()]
+    return ", ".join(listed[:2]) + (f", {len(listed) - 2} more" if len(listed) > 2 else "")
+
+
+def _drift(drift: Drift) -> str:
+    agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
+    return (
+        f"{drift.output} against the original on {drift.source} inputs: max {drift.max:.3g}, mean {drift.mean:.3g}"
+        f" of its scale, cosine {drift.cosine:.4f}{agreement}"
+    )
+
+
+def _accuracy(accuracy: Accuracy) -> str:
+    return (
+        f"{share(accuracy.original)} -> {share(accuracy.pruned)} of {many(accuracy.count, 'label')}"
+        f" (argmax of {accuracy.output})"
+    )
+
+
+def _placement(placement: Mapping[str, int]) -> str:
+    if len(placement) < 2:
+        return ""
+    names = (f"{number} on {name.removesuffix('ExecutionProvider')}" for name, number in placement.items())
+    return f" (nodes: {', '.join(names)})"
