@@ -16,15 +16,8 @@ from onnxheadprune import surgery
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.heads import HeadSpec
-from onnxheadprune.model_io import (
-    LoadedModel,
-    ModelLike,
-    check_model,
-    check_target,
-    load_model,
-    open_model,
-    save_model,
-)
+from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_model
+from onnxheadprune.model_save import check_target, save_model
 from onnxheadprune.plan import VALIDATION_KEY, PrunePlan
 from onnxheadprune.pruning import analyse, plan_pruning, require_something
 from onnxheadprune.runtime import AUTO, CPU, Provider, Session, resolve_provider

@@ -25,17 +25,15 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, ProviderError
-from onnxheadprune.model_io import INLINE_LIMIT, save_model
+from onnxheadprune.model_io import INLINE_LIMIT
+from onnxheadprune.model_save import save_model
 
 Array: TypeAlias = npt.NDArray[Any]
 
-AUTO = "auto"
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-_SUFFIX = "ExecutionProvider"
-_ALIASES = {"directml": "Dml", "trt": "Tensorrt", "webnn": "WebNN", "onednn": "Dnnl"}
+SUFFIX = "ExecutionProvider"
 _FATAL_ONLY = 4
-_MISSING_LIBRARY = re.compile(r"with error: (?:Error loading )?\"?([^\n\"]+)")
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -54,80 +52,11 @@ class Provider:
     @property
     def label(self) -> str:
         """The short name ("CPU")."""
-        return self.name.removesuffix(_SUFFIX)
+        return self.name.removesuffix(SUFFIX)
 
     def to_dict(self) -> dict[str, str]:
         """JSON-ready data."""
         return {"name": self.name, "reason": self.reason}
-
-
-def resolve_provider(asked: str = AUTO) -> Provider:
-    """The provider to run on.
-
-    Args:
-        asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", or the name of any
-            other provider, short ("tensorrt") or in full ("TensorrtExecutionProvider").
-
-    Raises:
-        ProviderError: if the asked-for provider does not run here. There is no silent fallback.
-    """
-    if asked.lower() == AUTO:
-        obstacle = probe(CUDA)
-        if obstacle is None:
-            return Provider(CUDA, "a probe ran on it")
-        return Provider(CPU, f"CUDA does not run here: {obstacle}")
-    name = _full_name(asked)
-    obstacle = None if name == CPU else probe(name)
-    if obstacle is not None:
-        raise ProviderError(f"{name} does not run here: {obstacle}; {_advice(name)}")
-    return Provider(name, "asked for")
-
-
-def _full_name(asked: str) -> str:
-    wanted = _ALIASES.get(asked.lower(), asked).lower().removesuffix(_SUFFIX.lower())
-    for name in _ort().get_all_providers():
-        if name.removesuffix(_SUFFIX).lower() == wanted:
-            return str(name)
-    return asked if asked.endswith(_SUFFIX) else f"{asked}{_SUFFIX}"
-
-
-def _advice(name: str) -> str:
-    if name == CUDA:
-        return (
-            'install "onnxheadprune[cuda]" (it brings CUDA and cuDNN) next to an NVIDIA driver, without the plain'
-            " onnxruntime package beside it; or use --provider cpu"
-        )
-    return f"install an onnxruntime built with {name} and its libraries, or use --provider cpu"
-
-
-@functools.cache
-def probe(name: str) -> str | None:
-    """Why a provider cannot run, None if a one-node model really ran on it."""
-    ort = _ort()
-    if name not in ort.get_available_providers():
-        return f"the installed {getattr(ort, 'package_name', 'onnxruntime')} is built without it"
-    with _captured_output() as log:
-        try:
-            if name == CUDA and hasattr(ort, "preload_dlls"):
-                ort.preload_dlls()
-            options = ort.SessionOptions()
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            session = ort.InferenceSession(
-                _one_node_model().SerializeToString(), options, providers=[name], enable_fallback=0
-            )
-            obstacle = None if name in session.get_providers() else "it was not initialised"
-            if obstacle is None:
-                session.run(None, {"x": np.ones((2, 2), dtype=np.float32)})
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            obstacle = _sentence(error)
-    missing = _MISSING_LIBRARY.search("".join(log))
-    return obstacle if obstacle is None or missing is None else missing[1].strip()
-
-
-def _one_node_model() -> ModelProto:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
 class Session:
@@ -161,7 +90,7 @@ class Session:
             InferenceError: if ONNX Runtime does not load the model.
         """
         self.name = name
-        ort = _ort()
+        runtime = ort()
         options = _options(ort, optimize, deterministic)
         providers: list[Any] = [(provider.name, {"use_tf32": int(tf32)} if provider.name == CUDA else {})]
         providers += [] if provider.name == CPU else [(CPU, {})]
@@ -184,7 +113,7 @@ class Session:
     def _source(self, model: ModelProto) -> bytes | str:
         """The model as bytes; above protobuf's limit a file, kept as long as the session lives."""
         if model.ByteSize() < INLINE_LIMIT:
-            return model.SerializeToString()
+            return bytes(model.SerializeToString())
         self._folder = tempfile.TemporaryDirectory(prefix="onnxheadprune-")
         path = Path(self._folder.name, "model.onnx")
         save_model(model, path, external=True)
@@ -226,7 +155,7 @@ class Session:
 
 def versions() -> dict[str, str]:
     """Versions of what a validation depends on."""
-    ort = _ort()
+    runtime = ort()
     package = getattr(ort, "package_name", "onnxruntime")
     return {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "onnxruntime_package": package}
 
@@ -244,7 +173,7 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
 
 
 @functools.cache
-def _ort() -> Any:
+def ort() -> Any:
     import onnxruntime
 
     # Provider libraries log through the default logger before any session exists.
@@ -264,7 +193,7 @@ def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:
 
 
 def _to_ort(value: Array) -> Any:
-    kind = _ort().OrtValue
+    kind = ort().OrtValue
     if value.dtype.name == "bfloat16":
         return kind.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), TensorProto.BFLOAT16)
     return kind.ortvalue_from_numpy(value)
@@ -289,31 +218,6 @@ def _sentence(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Onnxruntime's Python part prints; stdout belongs to the command."""
-    with open(os.devnull, "w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
+    """The Python part of onnxruntime prints; stdout belongs to the command."""
+    with Path(os.devnull).open("w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
         yield
-
-
-@contextlib.contextmanager
-def _captured_output() -> Iterator[list[str]]:
-    """Collects what native libraries write to stderr: only there do they name a missing library.
-
-    The list is filled when the context ends.
-    """
-    ort = _ort()
-    written: list[str] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(log.fileno(), 2)
-        ort.set_default_logger_severity(3)
-        try:
-            with contextlib.redirect_stdout(log):
-                yield written
-        finally:
-            ort.set_default_logger_severity(_FATAL_ONLY)
-            os.dup2(kept, 2)
-            os.close(kept)
-            log.flush()
-            log.seek(0)
-            written.append(log.read())

@@ -64,7 +64,7 @@ def tolerance_for(view: GraphView) -> Tolerance:
     if any(_quantizes(node) for node in view.nodes):
         return QUANTIZED
     computed = {value.elem_type for value in view.values() if not value.is_constant}
-    known = computed | {value.elem_type for value in view.values()} if not computed else computed
+    known = computed or {value.elem_type for value in view.values()}
     return next((tolerance for elem_type, tolerance in _COARSEST_FIRST if elem_type in known), FLOAT32)
 
 

@@ -35,7 +35,7 @@ def run_options(function: Function) -> Function:
             default="auto",
             show_default=True,
             metavar="P",
-            help="Where to run: auto (CUDA if it really works, else CPU), cpu, cuda, or any execution provider.",
+            help="Where to run: auto (CUDA if it really works, else CPU), cpu, cuda or another provider.",
         ),
         click.option("--seed", default=0, show_default=True, help="Of the random inputs."),
     )

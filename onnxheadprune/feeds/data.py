@@ -97,7 +97,7 @@ def _open(path: Path) -> dict[str, Array]:
 def _call(spec: str) -> Iterable[Mapping[str, Any]]:
     """What the user's generator returns; its module may lie in the working directory."""
     module_name, _, function_name = spec.rpartition(":")
-    sys.path.insert(0, os.getcwd())
+    sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError) as error:

@@ -15,15 +15,24 @@ from onnxheadprune.edits import AddConstant, DropNode, Edit, SetInput, SetOutput
 from onnxheadprune.graph.dims import divisor
 from onnxheadprune.graph.elements import shape_range
 from onnxheadprune.graph.view import Node, Use, Value
-from onnxheadprune.liveness.literals import MARK, scaled
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.literals import MARK, scaled, target_literals
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.refusal import Refusal
 
 OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
 """Operators that look at a value's shape only: they never ask for its contents."""
-CARRIERS = frozenset({"Transpose", "Identity", "Cast", "Unsqueeze", "Squeeze"})
+CARRIERS = frozenset({"Transpose", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "DequantizeLinear"})
+"""Operators that pass a value on under other axes or another type."""
 TARGET_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+
+
+def looks_only(use: Use) -> bool:
+    """Whether one edge asks for a value's shape or type, never for its contents."""
+    if (use.node.domain, use.node.op_type) == ("", "CastLike") and use.input_index == 1:
+        return True
+    return only_observed(use.node) and (use.input_index == 0 or use.node.op_type != "Reshape")
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:
@@ -32,7 +41,9 @@ def only_observed(node: Node, depth: int = 6) -> bool:
         return True
     if depth == 0 or node.domain or node.op_type not in CARRIERS or node.out.is_graph_output:
         return False
-    return bool(node.out.consumers) and all(only_observed(use.node, depth - 1) for use in node.out.consumers)
+    return bool(node.out.consumers) and all(
+        use.input_index == 0 and only_observed(use.node, depth - 1) for use in node.out.consumers
+    )
 
 
 def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
@@ -54,7 +65,7 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:
     """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
-    if depth == 0 or node.domain or node.op_type not in CARRIERS:
+    if depth == 0 or node.domain or node.op_type not in CARRIERS or node.op_type == "Reshape":
         return False
     return leads_out(node.out, free, depth - 1)
 
@@ -70,14 +81,17 @@ def leads_out(value: Value, free: frozenset[Value], depth: int = 6) -> bool:
             return False
     elif not value.is_graph_output and not value.consumers:
         return False
-    return all(only_observed(use.node) or only_passed_on(use.node, free, depth) for use in value.consumers)
+    return all(looks_only(use) or only_passed_on(use.node, free, depth) for use in value.consumers)
 
 
 def carried(node: Node, live: Live) -> Live | None:
     """What is left of the output of a carrier whose input keeps `live`: the rule of the node, read forwards."""
-    entry, shape = rule_for(node), node.out.shape
-    if entry is None or shape is None:
+    entry, shape, source = rule_for(node), node.out.shape, node.shape(0)
+    if entry is None or shape is None or source is None:
         return None
+    if node.op_type == "Reshape":
+        # A reshape read backwards is a reshape.
+        return reshape_back(live, shape, source)
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(shape):
         size = dim if isinstance(dim, int) else divisor(dim)
@@ -122,6 +136,8 @@ def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> It
         elif use.node.out not in kept and only_observed(use.node):
             through = carried(use.node, live)
             if through is not None:
+                if use.node.op_type == "Reshape":
+                    yield from target_literals(use.node, 1, through)
                 yield from freeze_observers(use.node.out, through, kept)
 
 

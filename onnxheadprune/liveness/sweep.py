@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness import rules as _rules  # registers every rule
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
-from onnxheadprune.liveness.observers import CARRIERS, carried, leads_out, only_observed, only_passed_on
+from onnxheadprune.liveness.observers import CARRIERS, carried, leads_out, looks_only, only_passed_on
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.refusal import Reason, Refusal
 
@@ -244,7 +244,7 @@ def observes(use: Use, sweep: Sweep) -> bool:
     if (use.node.index, use.input_index) in sweep.edges:
         return False
     passed_on = use.node.op_type in CARRIERS and use.node.out in sweep.kept and use.node not in sweep.answers
-    return only_observed(use.node) or passed_on
+    return looks_only(use) or passed_on
 
 
 def admissible(live: Live, value: Value) -> Live | None:

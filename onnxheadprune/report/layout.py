@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -20,14 +21,9 @@ def table(*columns: str, numeric: Iterable[str] = (), grows: str | None = None) 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     right = set(numeric)
     for column in columns:
-        justify = "right" if column in right else "left"
-        overflow = "fold" if column == grows else "ellipsis"
-        made.add_column(
-            column,
-            justify=justify,
-            overflow=overflow,
-            no_wrap=column != grows,  # type: ignore[arg-type]
-        )
+        justify: Literal["right", "left"] = "right" if column in right else "left"
+        overflow: Literal["fold", "ellipsis"] = "fold" if column == grows else "ellipsis"
+        made.add_column(column, justify=justify, overflow=overflow, no_wrap=column != grows)
     return made
 
 
@@ -64,7 +60,7 @@ def count(number: int) -> str:
 
 
 def many(number: int, noun: str) -> str:
-    """ "1 head", "2 heads"."""
+    """The number with its noun: "1 head", "2 heads"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -36,19 +36,14 @@ def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
         yield row("drift", _drift(validation.drift))
     if validation.accuracy is not None:
         yield row("accuracy", _accuracy(validation.accuracy))
-    versions = validation.versions
-    placed = _placement(validation.placement)
-    yield row(
-        "ran on",
-        f"{validation.provider.label}{placed}, onnxruntime {versions['onnxruntime']}; {validation.provider.reason}",
-    )
+    where = f"{validation.provider.label}{_placement(validation.placement)}"
+    runtime = validation.versions["onnxruntime"]
+    yield row("ran on", f"{where}, onnxruntime {runtime}; {validation.provider.reason}")
 
 
 def _cases(validation: Validation) -> RenderableType:
-    made = table(
-        "inputs", "settings", "shapes", "error", "allowed", "effect", "", numeric=("error", "allowed", "effect"),
-        grows="shapes",
-    )  # fmt: skip
+    numeric = ("error", "allowed", "effect")
+    made = table("inputs", "settings", "shapes", *numeric, "", numeric=numeric, grows="shapes")
     for case in validation.cases:
         feeds = "" if case.feeds == 1 else f" x{case.feeds}"
         mark = Text("ok", "green") if case.passed else Text("differs", "red")
@@ -72,8 +67,8 @@ def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def _drift(drift: Drift) -> str:
     agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
     return (
-        f"{drift.output} against the original on {drift.source} inputs: max {drift.max:.3g}, mean {drift.mean:.3g}"
-        f" of its scale, cosine {drift.cosine:.4f}{agreement}"
+        f"{drift.output} against the original on {drift.source} inputs: max {drift.max:.3g}, mean"
+        f" {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
     )
 
 

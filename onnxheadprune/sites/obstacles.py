@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import only_observed
+from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.sweep import Sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.grouping import Block
@@ -56,7 +56,7 @@ def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
             sentence = f"the context {value.name} is also an output of the model"
             return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
         for use in value.consumers:
-            if (use.node.index, use.input_index) not in trial.edges and not only_observed(use.node):
+            if (use.node.index, use.input_index) not in trial.edges and not looks_only(use):
                 sentence = f"the context also reaches {use.node.label} without passing an output projection"
                 return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
     return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")

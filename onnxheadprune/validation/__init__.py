@@ -103,8 +103,9 @@ def _judge(
     power = max(case.power for case in exact if case.finite)
     if power < POWER * tolerance.exact:
         return "inconclusive", (
-            f"silencing these heads moves the outputs by only {power:.1e} of their scale, less than {POWER:.0f}x the"
-            f" tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs with --data"
+            f"silencing these heads moves the outputs by only {power:.1e} of their scale, less than"
+            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs with"
+            " --data"
         )
     return "passed", (
         f"equals the masked reference to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed) on"
@@ -140,5 +141,6 @@ def _weight_problems(
         return compared, []
     listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
     return compared, [
-        f"{len(altered)} stored tensors of {names[1]} are neither {names[0]}'s nor the planned cut of them: {listed}"
+        f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
+        f" them: {listed}"
     ]

@@ -87,7 +87,8 @@ def _check_same_sites(
         known = record.get(index)
         if known is None or (known.name, known.num_heads) != (cut.name, cut.num_heads):
             raise UsageError(
-                f"the records of {names[0]} and {names[1]} differ in site {index}; they do not belong together"
+                f"the records of {names[0]} and {names[1]} differ in site {index}; they do not belong"
+                " together"
             )
     if before:
         return
@@ -97,8 +98,8 @@ def _check_same_sites(
         if site is None or site.num_heads != cut.num_heads:
             there = "is missing" if site is None else f"has {site.num_heads} heads"
             raise UsageError(
-                f"the record of {names[1]} speaks of site {index} ({cut.name}) with {cut.num_heads} heads, which"
-                f" {there} in {names[0]}; the two do not belong together"
+                f"the record of {names[1]} speaks of site {index} ({cut.name}) with {cut.num_heads} heads,"
+                f" which {there} in {names[0]}; the two do not belong together"
             )
 
 

@@ -205,7 +205,8 @@ def _too_far(cases: Sequence[CaseResult]) -> Iterator[str]:
         if not case.passed and case.worst_output:
             yield (
                 f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
-                f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings, {_spell(case.shapes)})"
+                f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
+                f" {_spell(case.shapes)})"
             )
 
 

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
 UNARY = (
-    "Identity Cast CastLike Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Softsign"
+    "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Softsign"
     " Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh"
     " Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
 ).split()
@@ -43,6 +43,12 @@ def elementwise(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 def fused_activation(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Activations of ONNX Runtime, some with a bias along the last axis."""
     return elementwise(node, lives)
+
+
+@rule("CastLike", ragged=True)
+def cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The second input only lends its type."""
+    return Answer({0: lives[0]})
 
 
 @rule("Dropout")

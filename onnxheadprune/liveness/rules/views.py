@@ -106,14 +106,16 @@ def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
     if in_shape is None:
         return unknown_shape(node)
-    elements = node.inputs[1].elements if node.inputs[1] is not None else None
+    repeat = node.input(1)
+    elements = None if repeat is None else repeat.elements
     for axis in live.axes:
+        # A repeated axis passes if the mask repeats with it, as heads do in `batch * heads`.
         factor = None if elements is None else elements[axis]
-        if in_shape[axis] != 1 and factor != 1:
+        if in_shape[axis] != 1 and factor != 1 and in_shape[axis] != live.period(axis):
             return inexpressible(node)
-    if repeats is None and any(in_shape[axis] == 1 for axis in live.axes):
+    ones = [dim == 1 for dim in in_shape]
+    if repeats is None and any(ones[axis] for axis in live.axes):
         return inexpressible(node)
-    ones = tuple(1 if dim == 1 else 0 for dim in in_shape)
     if not live.is_product and any(ones[axis] for axis in live.axes[:-1]):
         # Which repetitions survive differs between the rows of a later axis: a tile cannot follow that.
         return inexpressible(node)
