@@ -19,8 +19,9 @@ from onnxheadprune.heads import HeadSpec
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_model
 from onnxheadprune.model_save import check_target, save_model
 from onnxheadprune.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.pruning import analyse, plan_pruning, require_something
-from onnxheadprune.runtime import AUTO, CPU, Provider, Session, resolve_provider
+from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import find_sites
 from onnxheadprune.validation import Validation, validate
 

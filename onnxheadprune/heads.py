@@ -98,8 +98,7 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
 
     Raises:
         UsageError: if a site or head does not exist, or was removed before.
-        RefusedError: if a site cannot lose heads, all its heads are named, or the set is not legal
-            for its KV groups.
+        RefusedError: if a site cannot lose heads, or the set is not legal for its KV groups.
     """
     if not sites:
         raise RefusedError("no attention site was found in this model, so there are no heads to remove")
@@ -159,10 +158,7 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
     if site.reason is not None:
         raise RefusedError(f"site {site.index} ({site.name}) cannot lose heads: {site.reason}")
     if len(gone) == site.num_heads:
-        raise RefusedError(
-            f"all {site.num_heads} heads of site {site.index} ({site.name}) are named; removing a whole site is not"
-            " built yet, so leave at least one head"
-        )
+        return
     groups = original_groups(site)
     if is_legal(groups, gone):
         return

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import ProviderError
-from onnxheadprune.runtime import CPU, CUDA, SUFFIX, Provider, ort, sentence
+from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 
 AUTO = "auto"
 _ALIASES = {"directml": "Dml", "trt": "Tensorrt", "webnn": "WebNN", "onednn": "Dnnl"}
@@ -45,7 +45,7 @@ def resolve_provider(asked: str = AUTO) -> Provider:
 
 def _full_name(asked: str) -> str:
     wanted = _ALIASES.get(asked.lower(), asked).lower().removesuffix(SUFFIX.lower())
-    for name in ort().get_all_providers():
+    for name in onnx_runtime().get_all_providers():
         if name.removesuffix(SUFFIX).lower() == wanted:
             return str(name)
     return asked if asked.endswith(SUFFIX) else f"{asked}{SUFFIX}"
@@ -63,7 +63,7 @@ def _advice(name: str) -> str:
 @functools.cache
 def probe(name: str) -> str | None:
     """Why a provider cannot run, None if a one-node model really ran on it."""
-    runtime = ort()
+    ort = onnx_runtime()
     if name not in ort.get_available_providers():
         return f"the installed {getattr(ort, 'package_name', 'onnxruntime')} is built without it"
     with _captured_output() as log:
@@ -96,7 +96,7 @@ def _captured_output() -> Iterator[list[str]]:
 
     The list is filled when the context ends.
     """
-    runtime = ort()
+    ort = onnx_runtime()
     written: list[str] = []
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         sys.stderr.flush()
@@ -107,7 +107,7 @@ def _captured_output() -> Iterator[list[str]]:
             with contextlib.redirect_stdout(log):
                 yield written
         finally:
-            ort.set_default_logger_severity(_FATAL_ONLY)
+            ort.set_default_logger_severity(FATAL_ONLY)
             os.dup2(kept, 2)
             os.close(kept)
             log.flush()

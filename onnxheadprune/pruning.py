@@ -24,12 +24,14 @@ from onnxheadprune.edits import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
 from onnxheadprune.heads import HeadSpec, resolve_heads
+from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.cleanup import dead_after
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, load_model, model_name
 from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.refusal import Refusal
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite, Sites
 
@@ -90,6 +92,7 @@ def analyse(
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = dict(realize(view, swept).edits)
+    edits |= _detached(sites, present)
     edits |= dead_after(view, edits)
     cuts = _cuts(sites, chosen, present, pruning_record(model))
     metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
@@ -116,6 +119,22 @@ def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
     return tuple(names.index(head) for head in heads)
 
 
+def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
+    """Edits that take the branches of sites without any head left off the residual stream."""
+    edits: dict[Edit, frozenset[str]] = {}
+    for site in sites:
+        if len(heads.get(site.index, ())) < site.num_heads:
+            continue
+        for projection in site.projections:
+            found = detach(projection.node)
+            if isinstance(found, Refusal):
+                raise RefusedError(
+                    f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"
+                )
+            edits |= dict.fromkeys(found, frozenset({site.name}))
+    return edits
+
+
 def _sweep(
     view: GraphView,
     sites: Sites,
@@ -126,7 +145,9 @@ def _sweep(
     seeds = [seed for site in sites if site.index in heads for seed in site.seeds(heads[site.index])]
     free: set[Value] = set()
     if not keep_cache_shape:
-        free.update(*(site.free for site in sites if site.index in heads))
+        # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
+        partly = [site for site in sites if 0 < len(heads.get(site.index, ())) < site.num_heads]
+        free.update(*(site.free for site in partly))
     if allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
     return sweep(seeds, frozenset(free))

@@ -1,4 +1,4 @@
-"""The only importer of onnxruntime: which execution provider really runs, and sessions on it.
+"""The only importer of onnxruntime: sessions on an execution provider.
 
 onnxruntime is imported when a session or a probe is first needed, never with this module.
 """
@@ -11,7 +11,6 @@ import functools
 import math
 import os
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, ProviderError
+from onnxheadprune.errors import InferenceError
 from onnxheadprune.model_io import INLINE_LIMIT
 from onnxheadprune.model_save import save_model
 
@@ -33,7 +32,7 @@ Array: TypeAlias = npt.NDArray[Any]
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 SUFFIX = "ExecutionProvider"
-_FATAL_ONLY = 4
+FATAL_ONLY = 4
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -90,7 +89,7 @@ class Session:
             InferenceError: if ONNX Runtime does not load the model.
         """
         self.name = name
-        runtime = ort()
+        ort = onnx_runtime()
         options = _options(ort, optimize, deterministic)
         providers: list[Any] = [(provider.name, {"use_tf32": int(tf32)} if provider.name == CUDA else {})]
         providers += [] if provider.name == CPU else [(CPU, {})]
@@ -101,7 +100,7 @@ class Session:
                     self._source(model), options, providers=providers, enable_fallback=0
                 )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InferenceError(f"{name} does not load in ONNX Runtime: {_sentence(error)}") from error
+            raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if provider.name not in self.providers:
             raise InferenceError(f"{name} fell back from {provider.name} to {', '.join(self.providers)}")
@@ -134,7 +133,7 @@ class Session:
                 return self._run_bfloat16(own)
             outputs = self._session.run(self._outputs, own)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InferenceError(f"{self.name} does not run: {_sentence(error)}") from error
+            raise InferenceError(f"{self.name} does not run: {sentence(error)}") from error
         return _flat(self._outputs, outputs)
 
     def _run_bfloat16(self, feed: Mapping[str, Array]) -> dict[str, Array]:
@@ -155,7 +154,7 @@ class Session:
 
 def versions() -> dict[str, str]:
     """Versions of what a validation depends on."""
-    runtime = ort()
+    ort = onnx_runtime()
     package = getattr(ort, "package_name", "onnxruntime")
     return {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "onnxruntime_package": package}
 
@@ -165,7 +164,7 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     options.use_deterministic_compute = deterministic
-    options.log_severity_level = _FATAL_ONLY
+    options.log_severity_level = FATAL_ONLY
     # Several sessions live side by side; idle ones must not burn the cores the running one needs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -173,11 +172,12 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
 
 
 @functools.cache
-def ort() -> Any:
+def onnx_runtime() -> Any:
+    """The onnxruntime module."""
     import onnxruntime
 
     # Provider libraries log through the default logger before any session exists.
-    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
 
 
@@ -193,7 +193,7 @@ def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:
 
 
 def _to_ort(value: Array) -> Any:
-    kind = ort().OrtValue
+    kind = onnx_runtime().OrtValue
     if value.dtype.name == "bfloat16":
         return kind.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), TensorProto.BFLOAT16)
     return kind.ortvalue_from_numpy(value)
@@ -209,7 +209,7 @@ def _from_ort(value: Any) -> Array:
     return np.frombuffer(data, dtype=dtype).reshape(shape)
 
 
-def _sentence(error: BaseException) -> str:
+def sentence(error: BaseException) -> str:
     """The first line of an ONNX Runtime error without its decoration."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = _ORT_PREFIX.sub("", lines[0]) if lines else type(error).__name__

@@ -41,7 +41,7 @@ class Projection:
         return mask.reshape(self.sizes)
 
     def seeds(self, heads: Iterable[int], site: str) -> Iterator[Seed]:
-        """The demands that removing `heads` leaves on the operands."""
+        """The demands that removing `heads` leaves on the operands (none at all if no head is left)."""
         mask = self.live_without(heads)
         for index, axes in (self.activation, self.weight):
             yield Seed(self.node, index, Live.over(axes, mask), site)

@@ -12,7 +12,8 @@ from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.model_io import ModelLike, check_model, load_model, model_name
 from onnxheadprune.plan import PrunePlan
-from onnxheadprune.runtime import AUTO, Provider, resolve_provider, versions
+from onnxheadprune.providers import AUTO, resolve_provider
+from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
@@ -104,8 +105,8 @@ def _judge(
     if power < POWER * tolerance.exact:
         return "inconclusive", (
             f"silencing these heads moves the outputs by only {power:.1e} of their scale, less than"
-            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs with"
-            " --data"
+            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs"
+            " with --data"
         )
     return "passed", (
         f"equals the masked reference to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed) on"
@@ -140,7 +141,8 @@ def _weight_problems(
     if not altered:
         return compared, []
     listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
-    return compared, [
+    sentence = (
         f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
         f" them: {listed}"
-    ]
+    )
+    return compared, [sentence]

@@ -1,0 +1,169 @@
+"""Removing a whole site: its projection sums over nothing, so only the projection's bias is left.
+
+That bias is the same for every token. It is carried forward to where the branch joins the residual stream
+and added there in the branch's place; everything before is then used by nobody and goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.edits import AddConstant, Edit, InsertNode, SetInput
+from onnxheadprune.graph.view import Node, Use, Value
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.refusal import Reason, Refusal
+
+PASSING = frozenset({"Identity", "Dropout", "Cast"})
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is left of a value: a constant that varies along `axis` alone, or (`name` None) zero."""
+
+    name: str | None
+    axis: int
+
+
+def detach(projection: Node) -> Sequence[Edit] | Refusal:
+    """Edits that take a projection's branch off the residual stream.
+
+    Args:
+        projection: the contraction whose context is to vanish.
+
+    Returns:
+        The edits, or a refusal if the branch does not end in an addition to something else.
+    """
+    left = _own_bias(projection)
+    if isinstance(left, Refusal):
+        return left
+    edits: list[Edit] = []
+    value = projection.out
+    while True:
+        uses = [use for use in value.consumers if not looks_only(use)]
+        if value.is_graph_output or len(uses) != 1:
+            return _no_residual(projection, value)
+        use = uses[0]
+        if _joins(use, value):
+            return [*edits, *_rejoin(use, left)]
+        step = _through(use, value, left, edits)
+        if step is None:
+            return _no_residual(projection, value)
+        left, value = step, use.node.out
+
+
+def _no_residual(projection: Node, value: Value) -> Refusal:
+    return refuse(
+        projection,
+        Reason.NO_PROJECTION,
+        f"all heads cannot go: {value.name} is not simply added to a residual stream",
+    )
+
+
+def _own_bias(node: Node) -> _Left | Refusal:
+    rank = len(node.out.shape or ())
+    if node.op_type in ("MatMul", "Einsum", "FusedMatMul"):
+        return _Left(None, rank - 1)
+    if node.op_type == "Gemm" and node.attribute("beta", 1.0) == 1.0:
+        bias = node.input(2)
+        return _Left(None if bias is None else bias.name, rank - 1)
+    if node.op_type == "Conv":
+        bias = node.input(2)
+        return _Left(None if bias is None else bias.name, 1)
+    return refuse(node, Reason.NO_PROJECTION, f"removing all heads before a {node.op_type} is not supported")
+
+
+def _joins(use: Use, value: Value) -> bool:
+    """Whether the consumer adds the branch to a computed value of the same shape."""
+    if use.node.op_type != "Add":
+        return False
+    other = use.node.inputs[1 - use.input_index]
+    return other is not None and not other.is_constant and other.shape == use.node.out.shape
+
+
+def _rejoin(use: Use, left: _Left) -> list[Edit]:
+    node, other = use.node, use.node.inputs[1 - use.input_index]
+    assert other is not None
+    rank = len(node.out.shape or ())
+    if left.name is not None and left.axis == rank - 1:
+        return [SetInput(node.ref, use.input_index, left.name)]
+    if left.name is not None:
+        shape = (-1, *(1,) * (rank - 1 - left.axis))
+        shaped = f"{node.out.name}/{MARK}_bias"
+        return [*_view(node, left.name, shaped, shape), SetInput(node.ref, use.input_index, shaped)]
+    if node.out.is_graph_output:
+        nothing = f"{node.out.name}/{MARK}_nothing"
+        return [
+            InsertNode(node.ref, "Sub", (other.name, other.name), (nothing,)),
+            SetInput(node.ref, use.input_index, nothing),
+        ]
+    return [SetInput(after.node.ref, after.input_index, other.name) for after in node.out.consumers]
+
+
+def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[Edit]:
+    """The constant `source` under another shape."""
+    return [
+        AddConstant(node.scope.ref, f"{target}_shape", shape),
+        InsertNode(node.ref, "Reshape", (source, f"{target}_shape"), (target,)),
+    ]
+
+
+def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | None:
+    """What is left after one more node on the way, None if that cannot be said."""
+    node = use.node
+    if node.op_type in PASSING:
+        return left if node.op_type != "Cast" or left.name is None else None
+    if node.op_type == "Transpose":
+        order = node.attribute("perm", list(reversed(range(len(value.shape or ())))))
+        return _Left(left.name, order.index(left.axis))
+    if node.op_type == "Slice" and use.input_index == 0:
+        shape = node.out.shape
+        whole = shape is not None and value.shape is not None and shape[left.axis] == value.shape[left.axis]
+        return left if whole else None
+    if node.op_type == "Reshape" and use.input_index == 0:
+        return _reshaped(node, value, left)
+    if node.op_type in ("Add", "Mul"):
+        return _with_constant(use, value, left, edits)
+    return None
+
+
+def _reshaped(node: Node, value: Value, left: _Left) -> _Left | None:
+    """The axis that the bias runs along must come through whole."""
+    source, target = value.shape, node.out.shape
+    if source is None or target is None or not isinstance(source[left.axis], int):
+        return None
+    size = source[left.axis]
+    for axis, dim in enumerate(target):
+        if dim != size or not isinstance(dim, int) or dim < 2:
+            continue
+        labels = Live.over((axis,), np.arange(1, dim + 1))
+        back = reshape_back(labels, source, target)
+        if back is not None and back.axes == (left.axis,) and back.period(left.axis) == dim:
+            return _Left(left.name, axis)
+    return None
+
+
+def _with_constant(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | None:
+    """A bias or a layer scale on the way: constants that vary along the same axis alone."""
+    node, other = use.node, use.node.inputs[1 - use.input_index]
+    if other is None or not other.is_constant or other.shape is None:
+        return None
+    rank = len(node.out.shape or ())
+    along = left.axis - (rank - len(other.shape))
+    if any(dim != 1 for axis, dim in enumerate(other.shape) if axis != along) or along != len(other.shape) - 1:
+        return None
+    flat = other.name
+    if len(other.shape) > 1:
+        flat = f"{other.name}/{MARK}_flat{node.index}"
+        edits += _view(node, other.name, flat, (-1,))
+    if left.name is None:
+        return _Left(flat, left.axis) if node.op_type == "Add" else left
+    name = f"{node.out.name}/{MARK}_left"
+    edits.append(InsertNode(node.ref, node.op_type, (left.name, flat), (name,)))
+    return _Left(name, left.axis)
