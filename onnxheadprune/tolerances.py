@@ -41,10 +41,10 @@ class Tolerance:
 
 FLOAT64 = Tolerance("float64", 1e-10, 1e-8)
 FLOAT32 = Tolerance("float32", 1e-5, 1e-3)
-FLOAT16 = Tolerance("float16", 1e-2, 2e-2)
-BFLOAT16 = Tolerance("bfloat16", 5e-2, 1e-1)
+FLOAT16 = Tolerance("float16", 4e-3, 2e-2)
+BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1)
 # A float that rounds to the other side becomes one whole quantization step further on.
-QUANTIZED = Tolerance("quantized", 2e-2, 5e-2)
+QUANTIZED = Tolerance("quantized", 5e-3, 2e-2)
 
 _COARSEST_FIRST = (
     (TensorProto.BFLOAT16, BFLOAT16),

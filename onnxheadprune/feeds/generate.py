@@ -112,7 +112,9 @@ class FeedMaker:
         """From the wanted sizes to larger ones, one kind of symbol at a time."""
         for distinct in (True, False):
             yield Sizes(case.batch, case.past, case.length, case.length, distinct)
-        for extent in LARGER:
+        # One case in three stretches images and sound, where the model allows.
+        wanted = (size for size in LARGER for size in ((size * 3 // 2, size) if case.padded else (size,)))
+        for extent in wanted:
             if extent <= self._largest:
                 yield Sizes(min(case.batch, 2), case.past, case.length, extent, distinct=False)
         for length in LONGER:

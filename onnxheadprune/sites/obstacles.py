@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.sweep import Sweep
 from onnxheadprune.refusal import Reason, Refusal
@@ -15,13 +17,18 @@ MAX_HOPS = 8
 
 
 def obstacle(
-    block: Block, trial: Sweep, mixers: frozenset[Node], probability_nodes: frozenset[Node]
+    block: Block,
+    trial: Sweep,
+    removed: Sequence[int],
+    mixers: frozenset[Node],
+    probability_nodes: frozenset[Node],
 ) -> Refusal | None:
     """The reason why removing the trial's heads would not be clean, None if it is.
 
     Args:
         block: the site's block.
         trial: a mask sweep that removes some heads.
+        removed: those heads.
         mixers: contractions with weights that sum over a head axis (talking heads).
         probability_nodes: nodes between scores and contexts.
     """
@@ -37,10 +44,9 @@ def obstacle(
             found = _mixing_consumer(value, trial)
             if found is not None:
                 return found
+    owners = {index for head in removed for index, _ in block.members[head]}
     for core in block.cores:
-        if trial.kept.get(core.node.out, None) is None:
-            continue
-        if trial.kept[core.node.out].is_full:
+        if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
             return _context_used_elsewhere(core.node, trial)
     return None
 

@@ -174,7 +174,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     scale = block.num_heads / len(removed)
     return replace(
         site,
-        reason=obstacle(block, trial, mixers, parts.probability_nodes),
+        reason=obstacle(block, trial, removed, mixers, parts.probability_nodes),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
