@@ -58,8 +58,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps [batch, tokens, hidden] to the same shape."""
         x = x + self.dropout(self.attn(self.norm1(x)))
-        x = x + self.dropout(self.mlp(self.norm2(x)))
-        return x
+        update: torch.Tensor = self.dropout(self.mlp(self.norm2(x)))
+        return x + update
 
 
 class DigitsViT(nn.Module):

@@ -67,9 +67,7 @@ def train(split: Split) -> DigitsViT:
     model = DigitsViT().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.1)
     for epoch in range(EPOCHS):
         order = torch.randperm(len(images), generator=generator)
         # The last, smaller batch is dropped.

@@ -40,7 +40,7 @@ def export(
         torch.onnx.export(
             model, args, str(path), dynamo=False, opset_version=OPSETS[exporter],
             input_names=inputs, output_names=[output],
-            dynamic_axes={name: axes for name in (*inputs, output)},
+            dynamic_axes=dict.fromkeys((*inputs, output), axes),
         )  # fmt: skip
         return
     if exporter != "dynamo":

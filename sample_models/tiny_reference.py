@@ -58,9 +58,7 @@ def head_sets() -> list[HeadSet]:
     while len(sets) < SETS:
         counts = [generator.randrange(NUM_HEADS) for _ in range(LAYERS)]
         drawn = {
-            layer: sorted(generator.sample(everyone, count))
-            for layer, count in enumerate(counts)
-            if count
+            layer: sorted(generator.sample(everyone, count)) for layer, count in enumerate(counts) if count
         }
         if drawn and drawn not in sets:
             sets.append(drawn)
@@ -108,8 +106,7 @@ def make_reference(architecture: Architecture) -> Arrays:
         "feeds": np.array(json.dumps(names)),
     }
     models = {"original": model} | {
-        f"set{index:02}": silenced(model, architecture.projection, heads)
-        for index, heads in enumerate(sets)
+        f"set{index:02}": silenced(model, architecture.projection, heads) for index, heads in enumerate(sets)
     }
     for index, (name, (batch, sequence)) in enumerate(zip(names, FEEDS, strict=True)):
         feed = make_feed(architecture, batch, sequence, SEED + index)

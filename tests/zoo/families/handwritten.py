@@ -1,0 +1,319 @@
+"""Softmax attention as people write it by hand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from tests.zoo.case import Case, Projection
+from tests.zoo.families._stack import (
+    HEADS,
+    INNER,
+    SCALE,
+    SIZE,
+    WIDTH,
+    merge_heads,
+    softmax_attention,
+    split_heads,
+    stacked,
+)
+
+FAMILY = "handwritten"
+
+
+class Separate(nn.Module):
+    """Three projections and an output projection."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.q = nn.Linear(WIDTH, INNER, bias=bias)
+        self.k = nn.Linear(WIDTH, INNER, bias=bias)
+        self.v = nn.Linear(WIDTH, INNER, bias=bias)
+        self.out = nn.Linear(INNER, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
+        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
+        return out
+
+
+class Einsum(Separate):
+    """Every contraction of the core is an einsum; heads stay on axis 2."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (f(x).view(*x.shape[:2], HEADS, SIZE) for f in (self.q, self.k, self.v))
+        scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * SCALE
+        context = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v)
+        out: torch.Tensor = self.out(context.reshape(*x.shape[:2], INNER))
+        return out
+
+
+class HeadContraction(nn.Module):
+    """An output projection that contracts heads and sizes of ``[B, H, S, D]`` at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(WIDTH, INNER))
+
+    def forward(self, context: torch.Tensor) -> torch.Tensor:
+        """Runs the projection."""
+        return torch.einsum("bhsd,whd->bsw", context, self.weight.view(WIDTH, HEADS, SIZE))
+
+
+class EinsumWeights(nn.Module):
+    """Three-dimensional weights ``[width, heads, size]``, contracted by einsum (JAX style)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
+        self.k = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
+        self.v = nn.Parameter(torch.empty(WIDTH, HEADS, SIZE))
+        self.out = HeadContraction()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (torch.einsum("bsw,whd->bhsd", x, w) for w in (self.q, self.k, self.v))
+        out: torch.Tensor = self.out(softmax_attention(q, k, v))
+        return out
+
+
+class HeadMinor(Separate):
+    """The context is merged as ``[size, heads]``: a head's columns are not adjacent."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (f(x).view(*x.shape[:2], SIZE, HEADS).permute(0, 3, 1, 2) for f in (self.q, self.k, self.v))
+        context = softmax_attention(q, k, v).permute(0, 2, 3, 1)
+        out: torch.Tensor = self.out(context.reshape(*x.shape[:2], INNER))
+        return out
+
+
+class SingleHead(nn.Module):
+    """One head of a per-head module list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(WIDTH, SIZE, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the head."""
+        return softmax_attention(self.q(x), self.k(x), self.v(x))
+
+
+class HeadList(nn.Module):
+    """Heads as separate modules whose outputs are concatenated (every GPT tutorial)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([SingleHead() for _ in range(HEADS)])
+        self.out = nn.Linear(INNER, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        out: torch.Tensor = self.out(torch.cat([head(x) for head in self.heads], -1))
+        return out
+
+
+class HeadLoop(Separate):
+    """One wide projection, then a Python loop over slices of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        contexts = []
+        for head in range(HEADS):
+            own = slice(head * SIZE, (head + 1) * SIZE)
+            contexts.append(softmax_attention(q[..., own], k[..., own], v[..., own]))
+        out: torch.Tensor = self.out(torch.cat(contexts, -1))
+        return out
+
+
+class HeadSplit(Separate):
+    """Heads moved to the batch axis with split and cat (the Annotated Transformer's cousin)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (torch.cat(torch.split(f(x), SIZE, -1), 0) for f in (self.q, self.k, self.v))
+        context = softmax_attention(q, k, v)
+        out: torch.Tensor = self.out(torch.cat(context.chunk(HEADS, 0), -1))
+        return out
+
+
+class Packed(nn.Module):
+    """One projection for Q, K and V, taken apart in the way ``style`` names."""
+
+    def __init__(self, style: str) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * INNER)
+        self.out = nn.Linear(INNER, WIDTH)
+        self.style = style
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = getattr(self, f"_{self.style}")(self.qkv(x))
+        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
+        return out
+
+    @staticmethod
+    def _split(packed: torch.Tensor) -> list[torch.Tensor]:  # nanoGPT
+        return [split_heads(part) for part in torch.split(packed, INNER, dim=2)]
+
+    @staticmethod
+    def _chunk(packed: torch.Tensor) -> list[torch.Tensor]:  # lucidrains
+        return [
+            part.view(*part.shape[:2], HEADS, SIZE).permute(0, 2, 1, 3) for part in packed.chunk(3, dim=-1)
+        ]
+
+    @staticmethod
+    def _unbind(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # timm
+        parts = packed.reshape(*packed.shape[:2], 3, HEADS, SIZE)
+        return parts.permute(2, 0, 3, 1, 4).unbind(0)
+
+    @staticmethod
+    def _index(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # DINO, old timm
+        parts = packed.reshape(*packed.shape[:2], 3, HEADS, SIZE).permute(2, 0, 3, 1, 4)
+        return parts[0], parts[1], parts[2]
+
+    @staticmethod
+    def _interleaved(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # Megatron
+        parts = packed.view(*packed.shape[:2], HEADS, 3 * SIZE).transpose(1, 2)
+        return parts.chunk(3, dim=-1)
+
+    @staticmethod
+    def _innermost(packed: torch.Tensor) -> tuple[torch.Tensor, ...]:  # [heads, size, 3]
+        parts = packed.view(*packed.shape[:2], HEADS, SIZE, 3).transpose(1, 2)
+        return parts[..., 0], parts[..., 1], parts[..., 2]
+
+
+class ConvAttention(nn.Module):
+    """Channel-first attention with 1x1 convolutions over ``[batch, width, sequence, 1]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Conv2d(WIDTH, 3 * INNER, 1)
+        self.out = nn.Conv2d(INNER, WIDTH, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        image = x.transpose(1, 2).unsqueeze(-1)
+        batch, _, height, width = image.shape
+        q, k, v = self.qkv(image).view(batch, 3, HEADS, SIZE, -1).unbind(1)
+        weights = (q.transpose(-1, -2) @ k * SCALE).softmax(-1)
+        context = v @ weights.transpose(-1, -2)
+        out: torch.Tensor = self.out(context.reshape(batch, INNER, height, width))
+        return out.squeeze(-1).transpose(1, 2)
+
+
+class KeysTransposed(Separate):
+    """Keys are permuted straight to ``[B, H, D, S]``, scores scaled on both sides, masked."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        batch, length, _ = x.shape
+        q = self.q(x).view(batch, length, HEADS, SIZE).permute(0, 2, 1, 3) * SIZE**-0.25
+        k = self.k(x).view(batch, length, HEADS, SIZE).permute(0, 2, 3, 1) * SIZE**-0.25
+        v = split_heads(self.v(x))
+        later = torch.ones(length, length, dtype=torch.bool).triu(1)
+        scores = (q @ k).masked_fill(later, float("-inf"))
+        context = scores.softmax(-1) @ v
+        out: torch.Tensor = self.out(merge_heads(context).contiguous())
+        return out
+
+
+class FlatHeads(Separate):
+    """Heads merged into the batch axis as ``[B*H, S, D]``, contracted with ``bmm``."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        batch, length, _ = x.shape
+        q, k, v = (split_heads(f(x)).reshape(batch * HEADS, length, SIZE) for f in (self.q, self.k, self.v))
+        scores = torch.baddbmm(torch.zeros(1, 1, 1), q, k.transpose(1, 2), beta=1.0, alpha=SCALE)
+        context = torch.bmm(scores.softmax(-1), v).view(batch, HEADS, length, SIZE)
+        out: torch.Tensor = self.out(merge_heads(context))
+        return out
+
+
+class PerHeadConstants(Separate):
+    """Everything a head may own: a scale, a bias table, a norm of its queries, an output gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.empty(HEADS, 1, 1))
+        self.table = nn.Parameter(torch.empty(16, HEADS))
+        self.norm = nn.LayerNorm(SIZE)
+        self.gate = nn.Parameter(torch.empty(1, HEADS, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
+        places = torch.arange(x.shape[1])
+        offset = (places[None] - places[:, None]).clamp(-8, 7) + 8
+        bias = self.table[offset].permute(2, 0, 1)
+        scores = self.norm(q) @ nn.functional.normalize(k, dim=-1).transpose(-1, -2)
+        context = (scores * self.scale.exp() + bias).softmax(-1) @ v * self.gate
+        out: torch.Tensor = self.out(merge_heads(context))
+        return out
+
+
+class WideValues(nn.Module):
+    """Values are wider than queries and keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(WIDTH, HEADS * 5), nn.Linear(WIDTH, HEADS * 5)
+        self.v = nn.Linear(WIDTH, HEADS * 12)
+        self.out = nn.Linear(HEADS * 12, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k, v = (split_heads(f(x)) for f in (self.q, self.k, self.v))
+        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, v)))
+        return out
+
+
+class SharedKeyValue(Separate):
+    """Keys are used as values too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs the block."""
+        q, k = split_heads(self.q(x)), split_heads(self.k(x))
+        out: torch.Tensor = self.out(merge_heads(softmax_attention(q, k, k)))
+        return out
+
+
+def cases() -> list[Case]:
+    """Returns the cases of this family."""
+    minor = tuple(Projection(f"blocks.{i}.out", HEADS, SIZE, HEADS, head_minor=True) for i in range(2))
+    styles = ("split", "chunk", "unbind", "index", "interleaved", "innermost")
+    return [
+        stacked("hand-separate", FAMILY, Separate),
+        stacked("hand-no-bias", FAMILY, partial(Separate, False)),
+        stacked("hand-einsum", FAMILY, Einsum),
+        stacked(
+            "hand-einsum-weights",
+            FAMILY,
+            EinsumWeights,
+            note="the output projection is an Einsum that contracts two axes",
+        ),
+        stacked(
+            "hand-head-minor",
+            FAMILY,
+            HeadMinor,
+            projections=minor,
+            note="a head's columns are strided",
+        ),
+        stacked("hand-head-list", FAMILY, HeadList, note="heads are separate, joined by Concat"),
+        stacked("hand-head-loop", FAMILY, HeadLoop, note="heads are slices, joined by Concat"),
+        stacked("hand-head-split", FAMILY, HeadSplit, note="Split, then Concat on the batch axis"),
+        stacked("hand-conv1x1", FAMILY, ConvAttention),
+        stacked("hand-keys-transposed", FAMILY, KeysTransposed),
+        stacked("hand-flat-heads", FAMILY, FlatHeads),
+        stacked("hand-per-head-constants", FAMILY, PerHeadConstants),
+        stacked("hand-wide-values", FAMILY, WideValues, heads=(HEADS, 12)),
+        stacked("hand-shared-kv", FAMILY, SharedKeyValue),
+        *(stacked(f"hand-packed-{s}", FAMILY, partial(Packed, s)) for s in styles),
+    ]
