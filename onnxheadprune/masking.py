@@ -61,11 +61,15 @@ def _mask(
         assert value is not None
     sizes = dict(zip(axes, projection.sizes, strict=True))
     order = np.argsort(axes)
-    mask = projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
+    mask = (
+        projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
+    )
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
     elem_type = value.elem_type or (0 if node.op_type in QUANTIZED else _weight_type(projection))
     if elem_type in FLOATS:
-        tensor = numpy_helper.from_array(mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads")
+        tensor = numpy_helper.from_array(
+            mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
+        )
         created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
     else:
         # An integer context is zero where it equals its zero point.
@@ -84,7 +88,9 @@ def _zero_point(node: Node) -> str:
     """
     value = node.input(2)
     if node.op_type not in QUANTIZED or value is None:
-        raise RefusedError(f"the context of {node.label} is quantized in a way that no masked reference can be built for")
+        raise RefusedError(
+            f"the context of {node.label} is quantized in a way that no masked reference can be built for"
+        )
     return value.name
 
 

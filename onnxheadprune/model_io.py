@@ -71,6 +71,7 @@ def open_model(source: ModelLike) -> LoadedModel:
     if isinstance(source, LoadedModel):
         return source
     if isinstance(source, ModelProto):
+        _check_in_memory(source)
         return LoadedModel(prepared(source), model_name(source))
     if isinstance(source, gs.Graph):
         exported: Any = gs.export_onnx(source)
@@ -109,6 +110,15 @@ def prepared(model: ModelProto) -> ModelProto:
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return in_order(model)
+
+
+def _check_in_memory(model: ModelProto) -> None:
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise ModelError(
+                f"the weights of {model_name(model)} are not in memory (initializer {tensor.name!r} is external);"
+                " give the path, or load it with its external data"
+            )
 
 
 def _check_lengths(model: ModelProto, path: Path) -> None:
@@ -152,7 +162,7 @@ def _parse(path: Path) -> ModelProto:
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(_bytes_of(path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
@@ -160,6 +170,10 @@ def _parse(path: Path) -> ModelProto:
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph")
     return model
+
+
+def _bytes_of(path: Path) -> bytes:
+    return path.read_bytes()
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:

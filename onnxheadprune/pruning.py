@@ -93,6 +93,10 @@ def analyse(
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = dict(realize(view, swept).edits)
     edits |= _detached(sites, present)
+    for site in sites:
+        if 0 < len(present.get(site.index, ())) < site.num_heads:
+            own = [edit for item in site.projections for edit in item.edits(present[site.index])]
+            edits |= dict.fromkeys(own, frozenset({site.name}))
     edits |= dead_after(view, edits)
     cuts = _cuts(sites, chosen, present, pruning_record(model))
     metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
@@ -109,7 +113,9 @@ def analyse(
         and not value.holds_tensor
     }
     changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
-    plan = PrunePlan(name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(view, planned))
+    plan = PrunePlan(
+        name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(view, planned)
+    )
     return Planning(plan, view, sites, present, io)
 
 

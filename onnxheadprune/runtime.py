@@ -11,7 +11,9 @@ import functools
 import math
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +95,6 @@ class Session:
         options = _options(ort, optimize, deterministic)
         providers: list[Any] = [(provider.name, {"use_tf32": int(tf32)} if provider.name == CUDA else {})]
         providers += [] if provider.name == CPU else [(CPU, {})]
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         try:
             with _quiet_stdout():
                 self._session = ort.InferenceSession(
@@ -113,8 +114,9 @@ class Session:
         """The model as bytes; above protobuf's limit a file, kept as long as the session lives."""
         if model.ByteSize() < INLINE_LIMIT:
             return bytes(model.SerializeToString())
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxheadprune-")
-        path = Path(self._folder.name, "model.onnx")
+        folder = tempfile.mkdtemp(prefix="onnxheadprune-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        path = Path(folder, "model.onnx")
         save_model(model, path, external=True)
         return str(path)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -109,8 +110,8 @@ class _Surgeon:
                     list(edit.outputs),
                     name=_node_name(edit.outputs[0]),
                     domain=edit.domain,
-                    **dict(edit.attributes),
                 )
+                node.attribute.extend(helper.make_attribute(name, value) for name, value in edit.attributes)
                 self.inserted[edit.before].append(node)
             case DropNode():
                 self.dropped.add(edit.node)
@@ -168,19 +169,20 @@ def _node_name(output: str) -> str:
 
 
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
+    tensor: TensorProto
     for tensor in graph.initializer:
         if tensor.name == name:
             return tensor
     node = next(node for node in graph.node if name in node.output)
-    return next(attribute.t for attribute in node.attribute if attribute.name == "value")
+    tensor = next(attribute.t for attribute in node.attribute if attribute.name == "value")
+    return tensor
 
 
 def _infos(graph: GraphProto) -> list[ValueInfoProto]:
     return [*graph.input, *graph.output, *graph.value_info]
 
 
-def _set_at(inputs: object, index: int, name: str) -> None:
-    assert hasattr(inputs, "__len__") and hasattr(inputs, "append") and hasattr(inputs, "__setitem__")
+def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:
     while len(inputs) <= index:
         inputs.append("")
     inputs[index] = name
@@ -204,8 +206,7 @@ def set_metadata(model: ModelProto, key: str, value: str) -> None:
     model.metadata_props.add(key=key, value=value)
 
 
-def _remove_named(items: object, names: set[str]) -> None:
-    assert hasattr(items, "__len__") and hasattr(items, "__getitem__") and hasattr(items, "__delitem__")
+def _remove_named(items: MutableSequence[Any], names: set[str]) -> None:
     for position in reversed(range(len(items))):
         if items[position].name in names:
             del items[position]

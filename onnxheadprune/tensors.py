@@ -72,7 +72,7 @@ def cut(tensor: TensorProto, selection: Selection) -> None:
 
 def _store_raw(tensor: TensorProto, data: bytes, shape: tuple[int, ...]) -> None:
     for field in _FIELDS:
-        tensor.ClearField(field)  # type: ignore[arg-type]
+        tensor.ClearField(field)
     tensor.raw_data = data
     _set_dims(tensor, shape)
 

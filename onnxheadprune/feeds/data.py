@@ -85,10 +85,10 @@ def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
 
 
 def _open(path: Path) -> dict[str, Array]:
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"{path} is no .npz file; write one with numpy.savez")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path} is no .npz file; write one with numpy.savez")
             return {name: archive[name] for name in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error

@@ -21,8 +21,16 @@ from onnxheadprune.graph.view import Node
 Elements: TypeAlias = npt.NDArray[np.object_]
 MAX_ELEMENTS = 64
 INTEGER_TYPES = frozenset(
-    (TensorProto.INT64, TensorProto.INT32, TensorProto.INT16, TensorProto.INT8)
-    + (TensorProto.UINT64, TensorProto.UINT32, TensorProto.UINT16, TensorProto.UINT8)
+    (
+        TensorProto.INT64,
+        TensorProto.INT32,
+        TensorProto.INT16,
+        TensorProto.INT8,
+        TensorProto.UINT64,
+        TensorProto.UINT32,
+        TensorProto.UINT16,
+        TensorProto.UINT8,
+    )
 )
 
 
@@ -122,7 +130,7 @@ def _constant_of_shape(node: Node) -> Elements | None:
     if shape is None or shape.ndim != 1 or shape.size > 1 or fill is None:
         return None
     count = int(shape[0]) if shape.size and isinstance(shape[0], int) else (1 if not shape.size else -1)
-    if not 0 <= count <= MAX_ELEMENTS or not fill.int64_data and not fill.raw_data:
+    if not 0 <= count <= MAX_ELEMENTS or (not fill.int64_data and not fill.raw_data):
         return None
     number = numpy_helper.to_array(fill).reshape(-1)
     if number.dtype.kind not in "iu" or number.size != 1:

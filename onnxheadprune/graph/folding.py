@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from onnx import TypeProto, ValueInfoProto, helper
@@ -35,14 +37,16 @@ def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArra
     graph = helper.make_graph([node.proto], "fold", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
     try:
-        result = ReferenceEvaluator(model).run(None, literals)[0]
+        results: Any = ReferenceEvaluator(model).run(None, dict(literals))
     except Exception:  # an operator the reference lacks: the value stays unknown, which is always safe
         return None
-    array = np.asarray(result)
+    array = np.asarray(results[0])
     return array if array.size <= MAX_FOLDED else None
 
 
-def _declared(values: tuple[Value | None, ...], name: str, literal: npt.NDArray[np.generic]) -> ValueInfoProto:
+def _declared(
+    values: tuple[Value | None, ...], name: str, literal: npt.NDArray[np.generic]
+) -> ValueInfoProto:
     elem_type = next(value.elem_type for value in values if value is not None and value.name == name)
     elem_type = elem_type or helper.np_dtype_to_tensor_dtype(literal.dtype)
     return helper.make_tensor_value_info(name, elem_type, literal.shape)

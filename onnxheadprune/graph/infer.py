@@ -14,10 +14,9 @@ from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.elements import FOLLOWED, as_elements, split_elements
 from onnxheadprune.graph.folding import fold
-from onnxheadprune.graph.microsoft_shapes import MICROSOFT_SHAPES
-from onnxheadprune.graph.shape_functions import SHAPE_FUNCTIONS
-from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
-
+from onnxheadprune.graph.shapes.microsoft import MICROSOFT_SHAPES
+from onnxheadprune.graph.shapes.table import SHAPE_FUNCTIONS
+from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
 
 SHAPE_ONLY = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear"})
 """Operators that never compute shapes, so that folding their constants would be a waste."""
@@ -67,7 +66,7 @@ def _annotate_node(node: Node) -> None:
 def _annotate_if(node: Node) -> None:
     """The outputs of the branch that a known condition takes, else what both branches agree on."""
     condition = node.literal(0)
-    names = ("then_branch", "else_branch")
+    names: tuple[str, ...] = ("then_branch", "else_branch")
     if condition is not None:
         names = ("then_branch",) if bool(condition.reshape(-1)[0]) else ("else_branch",)
     bodies = [node.bodies[name] for name in names]
@@ -158,8 +157,3 @@ def _infer_with_onnx(model: ModelProto) -> ModelProto:
 def _is_small(tensor: TensorProto) -> bool:
     count = int(np.prod(tensor.dims, dtype=np.int64))
     return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL
-
-
-def known_rank(value: Value | None) -> int | None:
-    """The rank of an optional value."""
-    return None if value is None else value.rank

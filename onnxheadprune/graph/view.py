@@ -275,7 +275,8 @@ def _constant_tensor(proto: NodeProto) -> TensorProto | None:
     """The tensor of a Constant node, whichever attribute spells it."""
     for attribute in proto.attribute:
         if attribute.name == "value":
-            return attribute.t
+            tensor: TensorProto = attribute.t
+            return tensor
         if attribute.name == "value_int":
             return numpy_helper.from_array(np.array(attribute.i, dtype=np.int64))
         if attribute.name == "value_ints":

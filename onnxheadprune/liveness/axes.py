@@ -7,6 +7,7 @@ this (batch = heads = 4): only products of whole prefixes and suffixes are compa
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ def align(in_shape: Shape, out_shape: Shape) -> list[Group]:
     tail = _matches(in_shape[last_in:][::-1], out_shape[last_out:][::-1])
     cuts += sorted((len(in_shape) - a, len(out_shape) - b) for a, b in tail)
     groups = []
-    for (in_start, out_start), (in_stop, out_stop) in zip(cuts, cuts[1:], strict=False):
+    for (in_start, out_start), (in_stop, out_stop) in itertools.pairwise(cuts):
         if (in_start, out_start) != (in_stop, out_stop):
             groups.append(Group(in_start, in_stop, out_start, out_stop))
     return groups

@@ -68,8 +68,11 @@ def _no_residual(projection: Node, value: Value) -> Refusal:
 
 def _own_bias(node: Node) -> _Left | Refusal:
     rank = len(node.out.shape or ())
-    if node.op_type in ("MatMul", "Einsum", "FusedMatMul"):
+    if node.op_type in ("MatMul", "MatMulInteger", "Einsum", "FusedMatMul"):
         return _Left(None, rank - 1)
+    if node.op_type == "MatMulNBits":
+        bias = node.input(5)
+        return _Left(None if bias is None else bias.name, rank - 1)
     if node.op_type == "Gemm" and node.attribute("beta", 1.0) == 1.0:
         bias = node.input(2)
         return _Left(None if bias is None else bias.name, rank - 1)
@@ -128,6 +131,8 @@ def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | 
         return left if whole else None
     if node.op_type == "Reshape" and use.input_index == 0:
         return _reshaped(node, value, left)
+    if node.op_type == "Mul" and left.name is None and value.shape == node.out.shape:
+        return left
     if node.op_type in ("Add", "Mul"):
         return _with_constant(use, value, left, edits)
     return None
@@ -156,7 +161,10 @@ def _with_constant(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _L
         return None
     rank = len(node.out.shape or ())
     along = left.axis - (rank - len(other.shape))
-    if any(dim != 1 for axis, dim in enumerate(other.shape) if axis != along) or along != len(other.shape) - 1:
+    if (
+        any(dim != 1 for axis, dim in enumerate(other.shape) if axis != along)
+        or along != len(other.shape) - 1
+    ):
         return None
     flat = other.name
     if len(other.shape) > 1:

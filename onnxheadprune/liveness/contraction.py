@@ -69,6 +69,8 @@ def contraction_of(node: Node) -> Contraction | None:
         return _gemm(node, *_GEMMS[key])
     if key == ("", "Einsum"):
         return _einsum(node)
+    if key == ("com.microsoft", "MatMulNBits"):
+        return _packed(node)
     if key in _CONVS:
         return _conv(node)
     return None
@@ -115,7 +117,7 @@ def _matmul(node: Node, right_index: int, columns: tuple[int, ...]) -> Contracti
         right_batch = right[1:-1]
     rank = max(len(left_batch), len(right_batch))
     left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
-    right_axes = _batch_letters(right_batch, left_batch, rank) + ["k"] + columns_letter
+    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
     out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
     if node.attribute("transA", 0) and len(left) > 1:
         _swap(left_axes)
@@ -144,6 +146,15 @@ def _gemm(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction
     left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
     right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
     return Contraction(((0, left), (right_index, right)), ("m", "n"), columns)
+
+
+def _packed(node: Node) -> Contraction | None:
+    """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `blocks.py`)."""
+    left = node.shape(0)
+    if left is None:
+        return None
+    batch = tuple(f"b{axis}" for axis in range(len(left) - 1))
+    return Contraction(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
 
 
 def _einsum(node: Node) -> Contraction | None:

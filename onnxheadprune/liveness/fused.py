@@ -63,7 +63,9 @@ def _number(shape: Shape | None, axis: int) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
-def _per_head(node: Node, index: int, axis: int, heads: int, kind: str = "q") -> dict[int, tuple[int, tuple[Part, ...]]]:
+def _per_head(
+    node: Node, index: int, axis: int, heads: int, kind: str = "q"
+) -> dict[int, tuple[int, tuple[Part, ...]]]:
     """A bias or mask that has a head axis of its own, or a broadcast one (then nothing)."""
     return {index: (axis, ((kind, 1),))} if heads > 1 and _number(node.shape(index), axis) == heads else {}
 
@@ -91,7 +93,15 @@ def _packed_weights(node: Node) -> FusedLayout | None:
     out_axis = 1 if node.op_type == "PackedAttention" else 2
     listed = "qkv_hidden_sizes" if node.attribute("qkv_hidden_sizes") else None
     return FusedLayout(
-        heads, heads, widths[0] // heads, widths[2] // heads, (out_axis,), inputs, caches, {"num_heads": "q"}, listed
+        heads,
+        heads,
+        widths[0] // heads,
+        widths[2] // heads,
+        (out_axis,),
+        inputs,
+        caches,
+        {"num_heads": "q"},
+        listed,
     )
 
 

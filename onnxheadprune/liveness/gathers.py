@@ -22,7 +22,8 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
 
     Args:
         use: the edge.
-        value: the value on it, kept as `have`.
+        value: the value on it.
+        have: what the value keeps.
         wanted: what the consumer reads, a part of `have`.
         reason: why the value itself is not narrowed.
 

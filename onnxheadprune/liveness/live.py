@@ -42,7 +42,7 @@ class Live:
         """A canonical `Live`: axes sorted, axes without variation dropped."""
         order = sorted(range(len(axes)), key=lambda position: axes[position])
         array = np.transpose(array, order) if len(axes) > 1 else array
-        kept = list(sorted(axes))
+        kept = sorted(axes)
         for position in reversed(range(len(kept))):
             first = array.take([0], axis=position)
             if array.shape[position] == 1 or bool(np.all(array == first)):
@@ -70,7 +70,7 @@ class Live:
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """The array as booleans."""
-        return self.array != 0
+        return np.asarray(self.array != 0)
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
@@ -133,7 +133,7 @@ class Live:
 
     def aligned_mask(self, other: Live) -> npt.NDArray[np.bool_]:
         """This mask on the axes and sizes of `other`."""
-        return self.aligned(other.axes, other.array.shape) != 0
+        return np.asarray(self.aligned(other.axes, other.array.shape) != 0)
 
     def product_closure(self) -> Live:
         """The smallest outer product that covers the mask."""

@@ -189,7 +189,7 @@ def _picked_positions(use: Use, size: int) -> np.ndarray | None:
         return None if literal is None else np.asarray(literal % size)
     if node.op_type == "Slice":
         starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-        if starts is None or ends is None or node.input(4) is not None and node.literal(4) is None:
+        if starts is None or ends is None or (node.input(4) is not None and node.literal(4) is None):
             return None
         steps = node.literal(4)
         step = 1 if steps is None else int(steps.reshape(-1)[0])

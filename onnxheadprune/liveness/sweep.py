@@ -18,6 +18,8 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_
 from onnxheadprune.refusal import Reason, Refusal
 
 assert _rules
+
+
 @dataclass(frozen=True)
 class Seed:
     """A first demand: input `index` of `node` needs only `live`, because `site` says so."""
@@ -120,7 +122,7 @@ class _Sweeper:
             return
         if all(live.is_dead for live in lives):
             self._keep(node, lives)
-            self._ask_all(node, {index: DEAD for index in range(len(node.inputs))})
+            self._ask_all(node, dict.fromkeys(range(len(node.inputs)), DEAD))
             return
         answer = self._answer(node, lives)
         if isinstance(answer, Refusal):
@@ -210,7 +212,10 @@ class _Sweeper:
     def _pass_on(self, value: Value, live: Live) -> None:
         """Tells the values that only carry a narrowed one on what is left of them."""
         for use in value.consumers:
-            passive = (use.node.index, use.input_index) not in self.result.edges and use.node.op_type in CARRIERS
+            passive = (
+                use.node.index,
+                use.input_index,
+            ) not in self.result.edges and use.node.op_type in CARRIERS
             if passive and use.node.out not in self.result.kept and only_passed_on(use.node, self.free):
                 through = carried(use.node, live)
                 if through is not None:

@@ -1,0 +1,1 @@
+"""Where the heads are: tracing, grouping and describing attention sites."""

@@ -139,10 +139,7 @@ def _walk_from(scores: Node, walk: Sweep) -> Sweep:
     found = contraction_of(scores)
     assert found is not None
     return sweep(
-        [
-            Seed(scores, index, walk.edges.get((scores.index, index), FULL), "")
-            for index in found.indices
-        ],
+        [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],
         labels=True,
     )
 
@@ -193,7 +190,7 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
         needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
         live = needs[0].as_mask()
         total = math.prod(dim for dim in value.shape if isinstance(dim, int))
-        gone = total - int(round(total * float(np.mean(live.array != 0))))
+        gone = total - round(total * float(np.mean(live.array != 0)))
         elements += gone
         size_in_bytes += gone * element_bits(value.elem_type) // 8
         flops += 2 * gone if len(value.shape) > 1 else 0
@@ -202,7 +199,7 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
 
 def element_bits(elem_type: int) -> int:
     """Bits per element of an ONNX tensor type."""
-    name = onnx.TensorProto.DataType.Name(elem_type)  # type: ignore[arg-type]
+    name = onnx.TensorProto.DataType.Name(elem_type)
     if name in ("INT4", "UINT4", "FLOAT4E2M1"):
         return 4
     if name in ("INT2", "UINT2"):

@@ -54,8 +54,12 @@ def fused_anatomy(node: Node, num_heads: int) -> FusedAnatomy:
     )
     free = {node.outputs[index] for index in layout.caches}
     free |= {node.inputs[index] for index, (_, parts) in layout.inputs.items() if parts[0][1] == 1}
-    return FusedAnatomy(groups, layout.head_size, frozenset(value for value in free if value is not None and _is_io(value)))
+    return FusedAnatomy(
+        groups, layout.head_size, frozenset(value for value in free if value is not None and _is_io(value))
+    )
 
 
 def _is_io(value: Value) -> bool:
-    return value.scope.parent is None and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))
+    return value.scope.parent is None and (
+        value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    )

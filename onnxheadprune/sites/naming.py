@@ -62,8 +62,7 @@ def module_path(node: Node) -> list[str]:
 def _projection_path(projection: Projection) -> list[str]:
     weight = _stored(projection.node.input(projection.weight[0]))
     if weight is not None and "." in weight and not GENERIC.match(weight):
-        path = re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
-        return path
+        return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
     return module_path(projection.node)
 
 

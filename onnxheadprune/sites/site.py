@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from onnxheadprune.edits import Edit
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, why_not_cut
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import Seed
 from onnxheadprune.refusal import Refusal
@@ -43,8 +45,25 @@ class Projection:
     def seeds(self, heads: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands that removing `heads` leaves on the operands (none at all if no head is left)."""
         mask = self.live_without(heads)
-        for index, axes in (self.activation, self.weight):
-            yield Seed(self.node, index, Live.over(axes, mask), site)
+        index, axes = self.activation
+        yield Seed(self.node, index, Live.over(axes, mask), site)
+        if is_packed(self.node):
+            for index, live in cut_inputs(self.node, mask.reshape(-1)):
+                yield Seed(self.node, index, live, site)
+            return
+        index, axes = self.weight
+        yield Seed(self.node, index, Live.over(axes, mask), site)
+
+    def edits(self, heads: Iterable[int]) -> list[Edit]:
+        """Edits on the projection itself (a packed weight states its width in an attribute)."""
+        return input_edits(self.node, self.live_without(heads).reshape(-1)) if is_packed(self.node) else []
+
+    def why_not_cut(self) -> str | None:
+        """Why a head cannot be cut off the weight, None if each can."""
+        if not is_packed(self.node):
+            return None
+        masks = (self.live_without([head]).reshape(-1) for head in range(len(self.channels)))
+        return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,7 +72,9 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
         if not trace.cores and (trace.mixes_heads or over_mixer):
             mixers.add(node)
         if trace.cores:
-            candidates.append(Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores))
+            candidates.append(
+                Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores)
+            )
         elif coupling(trace) is not None and _attention_behind(trace.blocked):
             refusal = coupling(trace)
             assert refusal is not None
@@ -169,6 +171,10 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     removed = first_group(parts.groups)
     if len(removed) == block.num_heads:
         removed = removed[:1]
+    packed = next((reason for item in block.projections if (reason := item.why_not_cut())), None)
+    if packed is not None:
+        node = block.projections[0].node
+        return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
     trial = sweep(list(site.seeds(removed)), parts.free)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)

@@ -150,7 +150,10 @@ class _Bench:
         provider, io = self.models.provider, self.models.planning.io
         tf32 = provider.name == CUDA
         try:
-            masked = Session(self.models.masked, provider, optimize=True, tf32=tf32, deterministic=False)
+            name = "the masked reference, optimized by ONNX Runtime,"
+            masked = Session(
+                self.models.masked, provider, name=name, optimize=True, tf32=tf32, deterministic=False
+            )
             expected = narrowed(masked.run(feed), io)
         except InferenceError as error:
             self.notes.append(f"with optimizations not even the masked reference runs: {error}")

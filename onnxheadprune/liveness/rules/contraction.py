@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from onnxheadprune.edits import Edit, SetAttribute
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.blocks import cut_columns
 from onnxheadprune.liveness.contraction import Contraction, Letters, contraction_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
@@ -43,6 +45,23 @@ def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return contraction(node, lives)
 
 
+@rule("MatMulNBits", domain="com.microsoft")
+def packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Columns of a blockwise quantized weight are independent of each other."""
+    found, last = contraction_of(node), len(node.shape(0) or ()) - 1
+    if found is None:
+        return unknown_shape(node)
+    columns = lives[0].only([last])
+    columns = columns.renumbered(dict.fromkeys(columns.axes, 0))
+    rows = lives[0].only([axis for axis in lives[0].axes if axis != last])
+    count = columns.extent(0)[0] if columns.axes else node.attribute("N")
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [SetAttribute(node.ref, "N", count)] if count != node.attribute("N") else []
+
+    return Answer({0: rows, **cut_columns(node, columns)}, rewrite)
+
+
 def _operand(live: Live, found: Contraction, axes: Letters) -> Live:
     letter_at = dict(enumerate(found.out_axes))
     carried = {axis: axes.index(letter_at[axis]) for axis in live.axes if letter_at[axis] in axes}
@@ -66,7 +85,7 @@ def _columns(node: Node, live: Live, found: Contraction) -> dict[int, Live]:
 def _gemm_bias(node: Node, live: Live) -> Live | None:
     shape, out_shape = node.shape(2), node.out.shape
     if node.input(2) is None:
-        return Live.over((), live.array.any())
+        return FULL
     if shape is None or out_shape is None:
         return None
     return broadcast_back(live, shape, out_shape)

@@ -11,13 +11,13 @@ from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
 UNARY = (
-    "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Softsign"
-    " Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan Asin Acos Atan Sinh Cosh"
-    " Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
+    "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"
+    " Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan"
+    " Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
 ).split()
 BROADCASTING = (
-    "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean Sum Mod PRelu"
-    " BitwiseAnd BitwiseOr BitwiseXor BitShift"
+    "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean"
+    " Sum Mod PRelu BitwiseAnd BitwiseOr BitwiseXor BitShift"
 ).split()
 MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
 

@@ -7,6 +7,7 @@ input keeps more or is renumbered, their bounds and indices move instead of a ga
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -115,14 +116,19 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
         shape = list(array.shape)
         shape[position] = size
         placed = np.zeros(shape, dtype=array.dtype)
-        index: list[object] = [slice(None)] * array.ndim
+        index: list[Any] = [slice(None)] * array.ndim
         index[position] = chosen
         if len(np.unique(chosen)) == len(chosen):
             placed[tuple(index)] = array
         else:
-            np.bitwise_or.at(placed, tuple(index), array)
+            _unite_at(placed, tuple(index), array)
         array = placed
     return Live.over(axes, array)
+
+
+def _unite_at(placed: Array, index: Any, array: Array) -> None:
+    """`placed[index] |= array`, also where positions repeat."""
+    np.bitwise_or.at(placed, index, array)
 
 
 def ranks_within(wanted: Live, have: Live, axis: int) -> Array:

@@ -47,12 +47,7 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return coupled(node)
     if any(output is not None and output.consumers for output in node.outputs[1:]):
         return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
-    return Answer({0: live}, kept=(live,) + lives_of_rest(lives))
-
-
-def lives_of_rest(lives: Sequence[Live]) -> tuple[Live, ...]:
-    """What the outputs after the first keep."""
-    return tuple(lives[1:])
+    return Answer({0: live}, kept=(live, *lives[1:]))
 
 
 @rule("SimplifiedLayerNormalization", domain="com.microsoft")

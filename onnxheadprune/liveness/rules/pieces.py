@@ -134,7 +134,7 @@ def _pad_amounts(node: Node, rank: int) -> list[object] | None:
     if listed is not None:
         return list(listed)
     pads = node.inputs[1] if len(node.inputs) > 1 else None
-    if pads is None or pads.elements is None or node.input(3) is not None and node.literal(3) is None:
+    if pads is None or pads.elements is None or (node.input(3) is not None and node.literal(3) is None):
         return None
     elements = list(pads.elements)
     axes = node.literal(3)

@@ -26,7 +26,7 @@ def linear(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if len(scale) == 1:
         axis = node.attribute("axis", 1) % len(shape)
         along = live.only([axis])
-        vector = along.renumbered({a: 0 for a in along.axes})
+        vector = along.renumbered(dict.fromkeys(along.axes, 0))
         return Answer({0: live, 1: vector, 2: vector})
     block, axis = node.attribute("block_size", 0), node.attribute("axis", 1) % len(shape)
     if not block or axis in live.axes:
@@ -106,7 +106,9 @@ def quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         if axis in live.axes:
             if not isinstance(size, int):
                 return unknown_shape(node)
-            piece = Live.over(live.axes, live.array.take(range(start, start + size), axis=live.axes.index(axis)))
+            piece = Live.over(
+                live.axes, live.array.take(range(start, start + size), axis=live.axes.index(axis))
+            )
             start += size
         inputs[index] = piece
     if not live.is_product:

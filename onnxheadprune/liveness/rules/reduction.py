@@ -11,7 +11,8 @@ from onnxheadprune.liveness.rules.normalization import coupled
 from onnxheadprune.refusal import Refusal
 
 REDUCTIONS = (
-    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare"
+    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"
+    " ReduceLogSumExp ReduceSumSquare"
 ).split()
 
 

@@ -66,9 +66,10 @@ def _joined(live: Live, mapping: Mapping[int, int], axis: int, count: int, size:
     axes = sorted([0, *within, *rest])
     sizes = [count if a == 0 else live.period(a) for a in axes]
     array = live.aligned(axes, sizes)
-    if not within:
-        array = np.repeat(array[:, None], size, axis=1)
-    else:
-        array = np.moveaxis(array, axes.index(within[0]), 1)
+    array = (
+        np.repeat(array[:, None], size, axis=1)
+        if not within
+        else np.moveaxis(array, axes.index(within[0]), 1)
+    )
     merged = array.reshape(count * size, *array.shape[2:])
     return Live.over([axis, *(mapping[a] for a in rest)], merged)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
-from onnxheadprune.graph.shape_functions import broadcast
+from onnxheadprune.graph.shapes.common import broadcast
 from onnxheadprune.graph.view import Node
 
 Shapes = Sequence[Shape | None]
@@ -106,8 +106,21 @@ def _embedding(node: Node) -> Shapes:
 
 MICROSOFT_SHAPES: dict[str, Callable[[Node], Shapes]] = {
     **dict.fromkeys(
-        "Gelu QuickGelu FastGelu BiasGelu RotaryEmbedding QuantizeLinear DequantizeLinear QLinearSigmoid"
-        " QLinearLeakyRelu QLinearSoftmax BiasSoftmax SimplifiedLayerNormalization BiasAdd".split(),
+        [
+            "Gelu",
+            "QuickGelu",
+            "FastGelu",
+            "BiasGelu",
+            "RotaryEmbedding",
+            "QuantizeLinear",
+            "DequantizeLinear",
+            "QLinearSigmoid",
+            "QLinearLeakyRelu",
+            "QLinearSoftmax",
+            "BiasSoftmax",
+            "SimplifiedLayerNormalization",
+            "BiasAdd",
+        ],
         _first,
     ),
     **dict.fromkeys(
@@ -115,7 +128,13 @@ MICROSOFT_SHAPES: dict[str, Callable[[Node], Shapes]] = {
         _skip_normalization,
     ),
     **dict.fromkeys(
-        ("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+        (
+            "FusedMatMul",
+            "TransposeMatMul",
+            "FusedMatMulActivation",
+            "DynamicQuantizeMatMul",
+            "MatMulIntegerToFloat",
+        ),
         _matmul(1),
     ),
     **dict.fromkeys(("FusedGemm", "QGemm"), _gemm),

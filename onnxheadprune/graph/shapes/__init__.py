@@ -1,0 +1,1 @@
+"""Shape functions on symbolic dimensions, one file per family of operators."""

@@ -1,0 +1,131 @@
+"""Shapes of element-wise operators, contractions, convolutions and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from onnxheadprune.graph import dims
+from onnxheadprune.graph.dims import Dim, Shape, Symbolic
+from onnxheadprune.graph.shapes.common import broadcast, broadcast_dim
+from onnxheadprune.graph.view import Node
+
+Shapes: TypeAlias = Sequence[Shape | None]
+
+
+def elementwise(node: Node) -> Shapes:
+    return [broadcast([None if value is None else value.shape for value in node.inputs])]
+
+
+def same(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+def agree(node: Node, left_axis: int, right_axis: int) -> None:
+    """The contracted dimensions of two operands are equal: a known one tells the other."""
+    left, right = node.inputs[0], node.inputs[1]
+    if left is None or right is None or not left.shape or not right.shape:
+        return
+    for known, other, axis, mine in (
+        (left, right, right_axis, left_axis),
+        (right, left, left_axis, right_axis),
+    ):
+        assert known.shape is not None and other.shape is not None
+        dim = known.shape[mine]
+        if isinstance(dim, int) and isinstance(other.shape[axis], Symbolic):
+            at = axis % len(other.shape)
+            other.shape = (*other.shape[:at], dim, *other.shape[at + 1 :])
+
+
+def matmul(node: Node) -> Shapes:
+    if node.shape(0) and node.shape(1):
+        agree(node, -1, -1 if len(node.shape(1) or ()) == 1 else -2)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or not left or not right:
+        return [None]
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, *rows, *columns)]
+
+
+def gemm(node: Node) -> Shapes:
+    if len(node.shape(0) or ()) == len(node.shape(1) or ()) == 2:
+        agree(node, 0 if node.attribute("transA", 0) else 1, 1 if node.attribute("transB", 0) else 0)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    rows = left[1] if node.attribute("transA", 0) else left[0]
+    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
+
+
+def quantized_matmul(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(3)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+def einsum(node: Node) -> Shapes:
+    equation = str(node.attribute("equation", "")).replace(" ", "")
+    if "..." in equation or "->" not in equation:
+        return [None]
+    inputs, _, output = equation.partition("->")
+    sizes: dict[str, Dim] = {}
+    for index, term in enumerate(inputs.split(",")):
+        shape = node.shape(index)
+        if shape is None or len(shape) != len(term):
+            return [None]
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = broadcast_dim(sizes.get(letter, 1), dim)
+    return [tuple(sizes[letter] for letter in output)]
+
+
+def conv(node: Node) -> Shapes:
+    data, weight = node.shape(0), node.shape(1)
+    if data is None or weight is None:
+        return [None]
+    count = len(data) - 2
+    ones, zeros = [1] * count, [0] * count
+    strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
+    pads = node.attribute("pads", zeros + zeros)
+    same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
+    spatial: list[Dim] = []
+    for axis in range(count):
+        dim, kernel = data[axis + 2], weight[axis + 2]
+        if not isinstance(kernel, int):
+            return [None]
+        window = dilations[axis] * (kernel - 1)
+        padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
+        if same:
+            spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
+        else:
+            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
+    return [(data[0], weight[0], *spatial)]
+
+
+def attention(node: Node) -> Shapes:
+    query, value = node.shape(0), node.shape(2)
+    if query is None or value is None:
+        return [None]
+    if len(query) == 4:
+        return [(*query[:3], value[3])]
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    size = dims.divide(value[2], kv) if kv else None
+    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+
+
+def reduce(node: Node) -> Shapes:
+    shape = node.shape(0)
+    if shape is None:
+        return [None]
+    axes = node.int_list("axes", 1)
+    if axes is None:
+        if node.input(1) is not None or node.attribute("noop_with_empty_axes", 0):
+            return [None]
+        axes = list(range(len(shape)))
+    reduced = {axis % len(shape) for axis in axes}
+    if node.attribute("keepdims", 1):
+        return [tuple(1 if axis in reduced else dim for axis, dim in enumerate(shape))]
+    return [tuple(dim for axis, dim in enumerate(shape) if axis not in reduced)]

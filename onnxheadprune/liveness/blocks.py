@@ -1,0 +1,90 @@
+"""Weights packed in blocks (`com.microsoft.MatMulNBits`): columns go freely, inputs only as whole blocks.
+
+The weight is `[N, K / block, bytes]`; scales and zero points have one entry per block, flat or as a matrix,
+and 4-bit zero points share bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.edits import Edit, SetAttribute
+from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.live import Live
+
+Mask = npt.NDArray[np.bool_]
+WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
+
+
+def is_packed(node: Node) -> bool:
+    """Whether the node's weight is packed in blocks along the summed axis."""
+    return (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits")
+
+
+def block_size(node: Node) -> int:
+    """Inputs per block."""
+    return int(node.attribute("block_size", 32))
+
+
+def _blocks(node: Node) -> int:
+    return -(-int(node.attribute("K")) // block_size(node))
+
+
+def why_not_cut(node: Node, mask: Mask) -> str | None:
+    """Why the inputs outside `mask` cannot be cut off the packed weight, None if they can."""
+    size = block_size(node)
+    if node.input(GROUP_INDEX) is not None:
+        return "MatMulNBits reads its inputs in another order (g_idx)"
+    if mask.size % size:
+        return f"the last block of {node.label} is not full"
+    rows = mask.reshape(-1, size)
+    if np.any(rows.any(axis=1) != rows.all(axis=1)):
+        return f"{node.op_type} packs {size} inputs in a block, and a head does not fill whole blocks"
+    if _packed_zero_points(node):
+        kept = np.asarray(np.any(rows, axis=1))
+        if kept.size % 2 or np.any(kept[0::2] != kept[1::2]):
+            return f"{node.op_type} packs the zero points of two blocks in a byte, and a head is an odd number of blocks"
+    return None
+
+
+def _packed_zero_points(node: Node) -> bool:
+    """4-bit zero points, two in a byte."""
+    value = node.input(ZERO_POINTS)
+    return value is not None and value.elem_type == 2 and node.attribute("bits", 4) == 4
+
+
+def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
+    """What is live of the weight, the scales and the zero points if only the inputs in `mask` are."""
+    kept = np.asarray(np.any(mask.reshape(-1, block_size(node)), axis=1))
+    yield WEIGHT, Live.over((1,), kept)
+    yield from _per_block(node, SCALES, kept)
+    if node.input(ZERO_POINTS) is not None:
+        yield from _per_block(node, ZERO_POINTS, kept[::2] if _packed_zero_points(node) else kept)
+
+
+def _per_block(node: Node, index: int, kept: Mask) -> Iterator[tuple[int, Live]]:
+    flat = len(node.shape(index) or ()) == 1
+    rows = int(node.attribute("N"))
+    yield index, Live.over((0,), np.tile(kept, rows)) if flat else Live.over((1,), kept)
+
+
+def input_edits(node: Node, mask: Mask) -> list[Edit]:
+    """The attribute that states the number of inputs."""
+    return [SetAttribute(node.ref, "K", int(mask.sum()))]
+
+
+def cut_columns(node: Node, columns: Live) -> dict[int, Live]:
+    """What is live of each input if only some columns (axis 0 of `columns`) are."""
+    answers = {WEIGHT: columns, BIAS: columns}
+    for index in (SCALES, ZERO_POINTS):
+        shape = node.shape(index)
+        if shape is None:
+            continue
+        per_row = (
+            int(shape[0]) // int(node.attribute("N")) if len(shape) == 1 and isinstance(shape[0], int) else 1
+        )
+        answers[index] = Live.over((0,), np.repeat(columns.array, per_row)) if columns.axes else columns
+    return answers
