@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,8 +20,9 @@ from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.node_order import in_order
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | LoadedModel"
-INLINE_LIMIT = 2**31 - 2**20
-"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model."""
+INLINE_LIMIT = 2**31 - 2**25
+"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
+for nodes, names and types."""
 _WIDTHS: dict[int, int] = {
     TensorProto.FLOAT: 4,
     TensorProto.FLOAT16: 2,
@@ -80,12 +81,9 @@ def open_model(source: ModelLike) -> LoadedModel:
     path = Path(source)
     model = _parse(path)
     folder = path.parent.resolve()
+    outside = [tensor for tensor in _tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
     names = dict.fromkeys(
-        entry.value
-        for tensor in _tensors(model.graph)
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
+        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
     )
     for name in names:
         if not (folder / name).is_file():
@@ -97,7 +95,7 @@ def open_model(source: ModelLike) -> LoadedModel:
         load_external_data_for_model(model, str(folder))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"the external data of {path} cannot be read: {_first_line(error)}") from error
-    _check_lengths(model, path)
+    _check_lengths(outside, path)
     return LoadedModel(prepared(model), str(path), path, tuple(folder / name for name in names))
 
 
@@ -121,9 +119,9 @@ def _check_in_memory(model: ModelProto) -> None:
             )
 
 
-def _check_lengths(model: ModelProto, path: Path) -> None:
+def _check_lengths(tensors: Iterable[TensorProto], path: Path) -> None:
     """A truncated data file gives tensors that are too short, which onnx reads without complaint."""
-    for tensor in _tensors(model.graph):
+    for tensor in tensors:
         if tensor.HasField("raw_data") and tensor.data_type in _WIDTHS:
             wanted = math.prod(tensor.dims) * _WIDTHS[tensor.data_type]
             if len(tensor.raw_data) != wanted:
@@ -131,6 +129,15 @@ def _check_lengths(model: ModelProto, path: Path) -> None:
                     f"{path} is damaged: initializer {tensor.name!r} has {len(tensor.raw_data)} bytes where"
                     f" its shape {list(tensor.dims)} needs {wanted}"
                 )
+
+
+def stored_bytes(model: ModelProto) -> int:
+    """Bytes of the weights by their types and shapes. Asking protobuf would serialize the whole model."""
+    # Where the data is in typed fields, an element takes up to ten bytes on disk.
+    return sum(
+        math.prod(tensor.dims) * (_WIDTHS.get(tensor.data_type, 16) if tensor.HasField("raw_data") else 10)
+        for tensor in _tensors(model.graph)
+    )
 
 
 def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
@@ -184,7 +191,7 @@ def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
     """
     try:
         onnx.checker.check_model(
-            model if model.ByteSize() < INLINE_LIMIT else _skeleton(model), full_check=full
+            _skeleton(model) if stored_bytes(model) > INLINE_LIMIT else model, full_check=full
         )
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error

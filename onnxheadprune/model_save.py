@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model_io import INLINE_LIMIT, LoadedModel
+from onnxheadprune.model_io import INLINE_LIMIT, LoadedModel, stored_bytes
 
 EXTERNAL_THRESHOLD = 1024
 """Smaller tensors stay in the model: shape inference and readers want to see them."""
@@ -63,10 +63,11 @@ def save_model(model: ModelProto, output: str | os.PathLike[str], *, external: b
         UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
     """
     target = check_target(output)
-    too_large = model.ByteSize() > INLINE_LIMIT
+    size = stored_bytes(model)
+    too_large = size > INLINE_LIMIT
     if too_large and external is False:
         raise UsageError(
-            f"{target} cannot hold its weights of {model.ByteSize() / 1e9:.1f} GB, since a protobuf message"
+            f"{target} cannot hold its weights of {size / 1e9:.1f} GB, since a protobuf message"
             " ends at 2 GiB; let them go into a file beside it (--external-data auto)"
         )
     try:

@@ -26,7 +26,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.model_io import INLINE_LIMIT
+from onnxheadprune.model_io import INLINE_LIMIT, stored_bytes
 from onnxheadprune.model_save import save_model
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -112,7 +112,7 @@ class Session:
 
     def _source(self, model: ModelProto) -> bytes | str:
         """The model as bytes; above protobuf's limit a file, kept as long as the session lives."""
-        if model.ByteSize() < INLINE_LIMIT:
+        if stored_bytes(model) <= INLINE_LIMIT:
             return bytes(model.SerializeToString())
         folder = tempfile.mkdtemp(prefix="onnxheadprune-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)

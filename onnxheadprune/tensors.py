@@ -46,6 +46,11 @@ def cut(tensor: TensorProto, selection: Selection) -> None:
     if tensor.data_location == TensorProto.EXTERNAL:
         raise RefusedError(f"the data of initializer {tensor.name!r} is not loaded")
     dims = tuple(tensor.dims)
+    name = TensorProto.DataType.Name(tensor.data_type)
+    if tensor.HasField("raw_data") and name.endswith(("INT2", "E2M3", "E3M2")):
+        raise RefusedError(
+            f"initializer {tensor.name!r} packs elements of type {name}, which cannot be cut yet"
+        )
     if tensor.data_type in _PACKED:
         array = take(numpy_helper.to_array(tensor), selection)
         _store_raw(tensor, numpy_helper.from_array(np.ascontiguousarray(array)).raw_data, array.shape)

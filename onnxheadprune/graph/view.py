@@ -36,6 +36,7 @@ class Scope:
     proto: GraphProto
     ref: str
     parent: Scope | None
+    opset: int
     owner: Node | None = None
     values: dict[str, Value] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
@@ -197,7 +198,7 @@ class GraphView:
             yield from scope.values.values()
 
     def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
-        scope = Scope(proto, ref, parent)
+        scope = Scope(proto, ref, parent, self.opsets.get("", 1))
         self.scopes.append(scope)
         for info in proto.input:
             value = Value(info.name, scope, is_graph_input=True)

@@ -46,7 +46,9 @@ def why_not_cut(node: Node, mask: Mask) -> str | None:
     if _packed_zero_points(node):
         kept = np.asarray(np.any(rows, axis=1))
         if kept.size % 2 or np.any(kept[0::2] != kept[1::2]):
-            return f"{node.op_type} packs the zero points of two blocks in a byte, and a head is an odd number of blocks"
+            return (
+                f"{node.op_type} packs the zero points of two blocks in a byte, and a head has an odd number"
+            )
     return None
 
 

@@ -40,6 +40,10 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     concrete = all(isinstance(value.shape[axis], int) for axis in {*wanted.axes, *have.axes})
     if concrete and wanted.is_product and have.is_product:
         return edits + _per_axis(use, value, have, wanted, name)
+    if node.scope.opset < 10:
+        raise RefusedError(
+            f"{value.name} would need a gather over merged axes, which opset {node.scope.opset} lacks"
+        )
     return edits + _flattened(use, value, have, wanted, name)
 
 

@@ -7,7 +7,7 @@ stay as the exporter computed them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,13 @@ class Change:
         return f"{self.axis}_{self.live}of{self.period}"
 
 
-def target_literals(node: Node, index: int, live: Live, axes: Sequence[int] | None = None) -> Sequence[Edit]:
+def target_literals(
+    node: Node,
+    index: int,
+    live: Live,
+    axes: Sequence[int] | None = None,
+    copied: Mapping[int, int] | None = None,
+) -> Sequence[Edit]:
     """Edits that make input `index`, the target shape of `node`, describe the narrowed output.
 
     Args:
@@ -43,16 +49,18 @@ def target_literals(node: Node, index: int, live: Live, axes: Sequence[int] | No
         index: its shape input.
         live: what its output keeps.
         axes: the narrowed axes that the input describes; all of them if None.
+        copied: sizes of axes whose 0 in the target would copy a narrowed axis of the input.
     """
     target, shape = node.input(index), node.out.shape
-    if target is None or shape is None or not live.axes:
+    if target is None or shape is None:
         return []
     changes = [_change(live, shape, axis) for axis in live.axes if axes is None or axis in axes]
     changes = [change for change in changes if change.live != change.period]
+    changes += [Change(axis, 1, 1, number) for axis, number in (copied or {}).items()]
+    # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
+    changes = [change for change in changes if _element(target, shape, change.axis) >= 0]
     if node.op_type == "Expand" and target.elements is not None:
-        changes = [
-            change for change in changes if target.elements[_from_right(target, shape, change.axis)] != 1
-        ]
+        changes = [c for c in changes if target.elements[_element(target, shape, c.axis)] != 1]
     if not changes:
         return []
     literal = target.literal()
@@ -68,10 +76,12 @@ def _change(live: Live, shape: Shape, axis: int) -> Change:
     return Change(axis, period, count, None if isinstance(dim, Symbolic) else dim // period * count)
 
 
-def _from_right(target: Value, shape: Shape, axis: int) -> int:
-    """Position of output `axis` in an Expand target, which may have fewer axes than the output."""
-    assert target.elements is not None
-    return axis - (len(shape) - target.elements.size)
+def _element(target: Value, shape: Shape, axis: int) -> int:
+    """Which element of a target describes an output axis; negative if none does."""
+    size = len(shape)
+    if target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
+        size = target.shape[0]
+    return axis - (len(shape) - size)
 
 
 def _name(target: Value, changes: Sequence[Change]) -> str:

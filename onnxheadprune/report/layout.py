@@ -18,7 +18,9 @@ LABEL = 12
 
 def table(*columns: str, numeric: Iterable[str] = (), grows: str | None = None) -> Table:
     """An empty table; `grows` is the column that wraps when the terminal is narrow."""
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    made = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
     right = set(numeric)
     for column in columns:
         justify: Literal["right", "left"] = "right" if column in right else "left"
@@ -34,14 +36,15 @@ class Row:
     label: str
     text: str
     style: str = ""
+    indent: int = LABEL
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Wraps to the width at hand."""
-        width = max(options.max_width - LABEL, 20)
+        width = max(options.max_width - self.indent, 20)
         lines = textwrap.wrap(self.text, width, break_on_hyphens=False) or [""]
-        yield Text.assemble((self.label.ljust(LABEL), "bold"), (lines[0], self.style))
+        yield Text.assemble((self.label.ljust(self.indent), "bold"), (lines[0], self.style))
         for line in lines[1:]:
-            yield Text(" " * LABEL + line, style=self.style)
+            yield Text(" " * self.indent + line, style=self.style)
 
 
 def row(label: str, text: str, style: str = "") -> Row:
@@ -52,6 +55,11 @@ def row(label: str, text: str, style: str = "") -> Row:
 def bullet(text: str, style: str = "") -> Row:
     """A sentence below a label."""
     return Row("", text, style)
+
+
+def item(text: str, style: str = "") -> Row:
+    """A line of a list of its own."""
+    return Row("  -", text, style, indent=4)
 
 
 def count(number: int) -> str:
@@ -72,6 +80,11 @@ def size(bytes_: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")
+
+
+def measure(error: float) -> str:
+    """A relative error: "0" or "3.1e-07"."""
+    return f"{error:.1e}" if error else "0"
 
 
 def share(part: float) -> str:

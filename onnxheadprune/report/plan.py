@@ -60,7 +60,9 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
             cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
             yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")
     if plan.io_changes:
-        yield row("interface", f"{many(len(plan.io_changes), 'graph input or output')} changed:", "yellow")
+        yield row(
+            "interface", "these graph inputs and outputs change, and so does what feeds them:", "yellow"
+        )
         for change in plan.io_changes:
             yield bullet(change, "yellow")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import bullet, count, heads, many, size, table
+from onnxheadprune.report.layout import count, heads, item, many, table
 from onnxheadprune.sites.site import AttentionSite, Sites
 
 
@@ -22,7 +22,7 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
     if blocked:
         yield Text("\nno head can be removed from", style="bold")
         for site in blocked:
-            yield bullet(f"{site.index} {site.name}: {site.reason}", "yellow")
+            yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
     yield from near_misses(sites)
 
 
@@ -31,14 +31,14 @@ def near_misses(sites: Sites) -> Iterator[RenderableType]:
     if sites.near_misses:
         yield Text("\nnear misses (they look like attention, but)", style="bold")
         for miss in sites.near_misses:
-            yield bullet(f"{miss.node}: {miss.reason.sentence}", "yellow")
+            yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
 
 
 def _table(sites: Sites) -> RenderableType:
     removed_before = any(site.removed for site in sites)
-    columns = ["#", "site", "kind", "heads", "kv", "size", "params", "bytes", "removable"]
+    columns = ["#", "site", "kind", "heads", "kv", "size", "params", "removable"]
     columns += ["removed before"] * removed_before
-    made = table(*columns, numeric=("#", "heads", "kv", "size", "params", "bytes"), grows="site")
+    made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
     for site in sites:
         cells = [
             str(site.index),
@@ -48,7 +48,6 @@ def _table(sites: Sites) -> RenderableType:
             str(site.kv_num_heads),
             _head_size(site),
             count(site.params),
-            size(site.bytes),
         ]
         status = Text("yes", "green") if site.removable else Text("no", "red")
         made.add_row(*cells, status, *([heads(site.removed) or "-"] * removed_before))

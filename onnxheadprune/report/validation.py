@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import bullet, heads, many, row, share, table
+from onnxheadprune.report.layout import bullet, heads, many, measure, row, share, table
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
@@ -51,7 +51,7 @@ def _cases(validation: Validation) -> RenderableType:
             case.source + feeds,
             case.settings,
             _shapes(case.shapes),
-            f"{case.max_rel_error:.1e}",
+            measure(case.max_rel_error),
             f"{case.tolerance:.0e}",
             f"{case.power:.1e}" if case.finite else "not finite",
             mark,
@@ -61,7 +61,7 @@ def _cases(validation: Validation) -> RenderableType:
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     listed = [f"{name} {'x'.join(str(dim) for dim in shape) or 'scalar'}" for name, shape in shapes.items()]
-    return ", ".join(listed[:2]) + (f", {len(listed) - 2} more" if len(listed) > 2 else "")
+    return ", ".join(listed) if len(listed) < 3 else f"{listed[0]}, {len(listed) - 1} more"
 
 
 def _drift(drift: Drift) -> str:

@@ -25,10 +25,8 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss
         view: an annotated view.
     """
     candidates, mixers, misses = _scan(view)
-    blocks = []
-    for block in merge_branches(group(candidates)):
-        if block.num_heads > 1 or _is_single_head_attention(block):
-            blocks.append(block)
+    grouped = merge_branches(group(candidates))
+    blocks = [block for block in grouped if block.num_heads > 1 or _is_single_head_attention(block)]
     sites = []
     for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
         sites.append(_site(index, name, block, mixers))

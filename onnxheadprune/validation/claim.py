@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.heads import HeadSpec
-from onnxheadprune.plan import REMOVED_KEY, SiteCut
+from onnxheadprune.plan import REMOVED_KEY
 from onnxheadprune.pruning import Planning, analyse
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.sites.site import Sites
 
 FLAGS = ((False, False), (True, False), (False, True), (True, True))
 """`keep_cache_shape` and `allow_io_change`, in the order in which they are tried."""
@@ -42,9 +43,15 @@ def read_claim(
     spec = _recorded(original, pruned, names) if heads is None else heads
     first: tuple[Planning, list[str]] | None = None
     for keep_cache_shape, allow_io_change in FLAGS:
-        planning = analyse(
-            original, spec, names[0], keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-        )
+        try:
+            planning = analyse(
+                original, spec, names[0], keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+            )
+        except (UsageError, RefusedError):
+            # The record may be of another model: that is the sentence to read then.
+            _check_same_sites(original, pruned, sites_of(view_of(original), names[0]), names)
+            raise
+        _check_same_sites(original, pruned, planning.sites, names)
         if not planning.plan.removed:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
@@ -63,7 +70,6 @@ def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) 
             f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
         )
     before = {cut.index: cut for cut in pruning_record(original)}
-    _check_same_sites(record, before, original, names)
     spec = {}
     for index, cut in record.items():
         earlier = set(before[index].removed) if index in before else set()
@@ -79,28 +85,19 @@ def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) 
     return {index: heads for index, heads in spec.items() if heads}
 
 
-def _check_same_sites(
-    record: Mapping[int, SiteCut], before: Mapping[int, SiteCut], original: ModelProto, names: tuple[str, str]
-) -> None:
-    """Whether both records speak of the same unpruned model."""
-    for index, cut in before.items():
-        known = record.get(index)
-        if known is None or (known.name, known.num_heads) != (cut.name, cut.num_heads):
-            raise UsageError(
-                f"the records of {names[0]} and {names[1]} differ in site {index}; they do not belong"
-                " together"
-            )
-    if before:
-        return
-    sites = {site.index: site for site in sites_of(view_of(original), names[0])}
-    for index, cut in record.items():
-        site = sites.get(index)
-        if site is None or site.num_heads != cut.num_heads:
-            there = "is missing" if site is None else f"has {site.num_heads} heads"
-            raise UsageError(
-                f"the record of {names[1]} speaks of site {index} ({cut.name}) with {cut.num_heads} heads,"
-                f" which {there} in {names[0]}; the two do not belong together"
-            )
+def _check_same_sites(original: ModelProto, pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
+    """Whether the pruned model's record speaks of the original's sites."""
+    known = {site.index: site for site in sites}
+    gone = {cut.index for cut in pruning_record(original) if not cut.heads_left}
+    for cut in pruning_record(pruned):
+        site = known.get(cut.index)
+        if cut.index in gone or (site is not None and site.original_num_heads == cut.num_heads):
+            continue
+        there = "is missing" if site is None else f"has {site.original_num_heads} heads"
+        raise UsageError(
+            f"the record of {names[1]} speaks of site {cut.index} ({cut.name}) with {cut.num_heads} heads,"
+            f" which {there} in {names[0]}; the two do not belong together"
+        )
 
 
 def _check_same_names(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> None:

@@ -121,10 +121,10 @@ def reduce(node: Node) -> Shapes:
     if shape is None:
         return [None]
     axes = node.int_list("axes", 1)
-    if axes is None:
-        if node.input(1) is not None or node.attribute("noop_with_empty_axes", 0):
-            return [None]
-        axes = list(range(len(shape)))
+    if axes is None and node.input(1) is not None:
+        return [None]
+    if not axes:
+        axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
     reduced = {axis % len(shape) for axis in axes}
     if node.attribute("keepdims", 1):
         return [tuple(1 if axis in reduced else dim for axis, dim in enumerate(shape))]

@@ -11,6 +11,7 @@ from onnxheadprune.liveness.blocks import cut_columns
 from onnxheadprune.liveness.contraction import Contraction, Letters, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.rules.normalization import coupled
 from onnxheadprune.refusal import Refusal
 
 
@@ -42,7 +43,11 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 )
 def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
-    return contraction(node, lives)
+    answer = contraction(node, lives)
+    if node.op_type == "DynamicQuantizeMatMul" and isinstance(answer, Answer) and answer.inputs[0].axes:
+        # The range of the activation is taken over all its rows together.
+        return coupled(node)
+    return answer
 
 
 @rule("MatMulNBits", domain="com.microsoft")

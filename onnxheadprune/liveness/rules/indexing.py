@@ -31,7 +31,7 @@ def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     for axis, (start, end, step) in bounds.items():
         dim = shape[axis]
         whole = start == 0 and end is not None and end >= 2**31 - 1 and step == 1
-        if isinstance(dim, int) and start is not None and end is not None and step is not None:
+        if isinstance(dim, int) and start is not None and end is not None and step is not None and step > 0:
             picked[axis] = np.arange(dim)[_slice(dim, start, end, step)]
         elif axis in live.axes and not whole:
             return inexpressible(node)
@@ -210,7 +210,7 @@ def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         back = place(live, {axis: (chosen, dim)})
         mask = live.only(on_index).mask
         survivors = chosen[mask] if on_index else chosen
-        if on_index and not live.is_product and live.axes[-1] != axis:
+        if on_index and not live.is_product:
             return inexpressible(node)
 
     def renumbered(have: Live) -> Array | None:
@@ -225,7 +225,7 @@ def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     def rewrite(kept: Mapping[int, Live]) -> Sequence[Edit]:
         indices = renumbered(kept[0])
         assert indices is not None
-        if np.array_equal(indices, chosen):
+        if np.array_equal(indices, literal.reshape(-1) if axis in kept[0].axes else chosen):
             return []
         name = f"{node.out.name}/{MARK}_indices"
         numbers = tuple(int(item) for item in indices)

@@ -27,6 +27,9 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         first = lives[0]
         agree = all(live == first for live in lives) and axis not in first.axes
         return Answer({0: first}) if agree else inexpressible(node)
+    alive = [live for live in lives if not live.is_dead]
+    if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
+        return inexpressible(node)
     joined = join(lives, sizes, axis)
     counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
 
@@ -97,10 +100,7 @@ def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         if not fits(piece, value.shape):
             return unknown_shape(node)
         inputs[index] = piece
-    if (
-        not live.is_product
-        and len({_rows(piece, axis) for piece in inputs.values() if not piece.is_dead}) > 1
-    ):
+    if not live.is_product and len({rows(piece, axis) for piece in inputs.values() if not piece.is_dead}) > 1:
         return inexpressible(node)
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
@@ -110,7 +110,7 @@ def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs, rewrite)
 
 
-def _rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:
+def rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:
     """A fingerprint of what is live apart from `axis`."""
     rest = piece.only([other for other in piece.axes if other != axis])
     return rest.axes, rest.mask.tobytes()

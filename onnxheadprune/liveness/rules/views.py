@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edits import Edit
-from onnxheadprune.graph.dims import product
+from onnxheadprune.graph.dims import Shape, product
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.axes import broadcast_back, reshape_back
 from onnxheadprune.liveness.literals import target_literals
@@ -21,13 +21,29 @@ def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if in_shape is None or out_shape is None:
         return unknown_shape(node)
     back = reshape_back(live, in_shape, out_shape)
-    if back is None:
+    copied = None if back is None else _copied(node, back, out_shape)
+    if back is None or copied is None:
         return inexpressible(node)
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return target_literals(node, 1, live)
+        return target_literals(node, 1, live, copied=copied)
 
     return Answer({0: back}, rewrite)
+
+
+def _copied(node: Node, back: Live, out_shape: Shape) -> dict[int, int] | None:
+    """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number."""
+    target = node.input(1)
+    if target is None or target.elements is None or node.attribute("allowzero", 0):
+        return {}
+    copied: dict[int, int] = {}
+    for axis, element in enumerate(target.elements):
+        if element == 0 and axis in back.axes:
+            size = out_shape[axis]
+            if not isinstance(size, int):
+                return None
+            copied[axis] = size
+    return copied
 
 
 @rule("Flatten", ragged=True)
@@ -36,7 +52,8 @@ def flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     in_shape = node.shape(0)
     if in_shape is None:
         return unknown_shape(node)
-    axis = node.attribute("axis", 1) % (len(in_shape) + 1)
+    axis = node.attribute("axis", 1)
+    axis = axis + len(in_shape) if axis < 0 else axis
     back = reshape_back(lives[0], in_shape, (product(in_shape[:axis]), product(in_shape[axis:])))
     return inexpressible(node) if back is None else Answer({0: back})
 
