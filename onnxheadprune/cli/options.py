@@ -37,7 +37,9 @@ def run_options(function: Function) -> Function:
             metavar="P",
             help="Where to run: auto (CUDA if it really works, else CPU), cpu, cuda or another provider.",
         ),
-        click.option("--seed", default=0, show_default=True, help="Of the random inputs."),
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
+        ),
     )
     for option in reversed(options):
         function = option(function)

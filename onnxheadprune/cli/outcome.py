@@ -34,6 +34,8 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code, as_json, validation=error.validation)
     except HeadPruneError as error:
         return _fail(str(error), error.exit_code, as_json)
+    except MemoryError:
+        return _fail("there is not enough memory for this", HeadPruneError.exit_code, as_json)
     except BrokenPipeError:
         # The reader of a pipe left (`| head`); Python would complain once more while it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

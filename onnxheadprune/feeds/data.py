@@ -7,14 +7,14 @@ import inspect
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.feeds.fill import Array
 from onnxheadprune.feeds.generate import Feed, is_finite
 from onnxheadprune.feeds.inputs import Input, Role
@@ -100,8 +100,8 @@ def _call(spec: str) -> Iterable[Mapping[str, Any]]:
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"the data function {spec} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's module does when it is imported
+        raise UsageError(f"the data function {spec} cannot be imported: {error!r}") from error
     finally:
         sys.path.pop(0)
     if not callable(function) or any(
@@ -110,13 +110,24 @@ def _call(spec: str) -> Iterable[Mapping[str, Any]]:
         for parameter in inspect.signature(function).parameters.values()
     ):
         raise UsageError(f"the data function {spec} must be callable without arguments")
-    feeds: Iterable[Mapping[str, Any]] = function()
+    feeds: Iterable[Mapping[str, Any]] = _guarded(function, spec)
     return feeds
 
 
+def _guarded(function: Callable[[], Any], spec: str) -> Iterator[Any]:
+    """What the user's function yields; what it raises is the user's to read."""
+    try:
+        feeds = function()
+        if not isinstance(feeds, Iterable):
+            raise UsageError(f"{spec} gives no feeds, but a {type(feeds).__name__}")
+        yield from feeds
+    except HeadPruneError:
+        raise
+    except Exception as error:
+        raise UsageError(f"the data function {spec} failed: {error!r}") from error
+
+
 def _feeds(feeds: Iterable[Any], source: str) -> Iterator[Sample]:
-    if not isinstance(feeds, Iterable):
-        raise UsageError(f"{source} gives no feeds, but a {type(feeds).__name__}")
     for position, feed in enumerate(feeds):
         if not isinstance(feed, Mapping):
             raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")

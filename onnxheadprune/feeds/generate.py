@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds.fill import Array, Style, fill
 from onnxheadprune.feeds.inputs import Role, graph_inputs
 from onnxheadprune.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
@@ -61,8 +61,10 @@ class FeedMaker:
         """Reads the inputs of an annotated view.
 
         Raises:
-            UsageError: if an input is no tensor of numbers.
+            UsageError: if an input is no tensor of numbers, or the seed is negative.
         """
+        if seed < 0:
+            raise UsageError(f"a seed is a number from 0 up, not {seed}")
         self.inputs = graph_inputs(view)
         self.seed = seed
         expressions = [

@@ -22,6 +22,7 @@ def validation_report(validation: Validation) -> Iterator[RenderableType]:
         yield _cases(validation)
     yield ""
     yield from verdict_rows(validation)
+    yield row("weights", f"{many(validation.weights_compared, 'stored tensor')} compared bit by bit")
 
 
 def verdict_rows(validation: Validation) -> Iterator[RenderableType]:

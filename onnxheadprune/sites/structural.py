@@ -66,8 +66,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
         if sizes is None:
             continue
         trace = tracer.trace(value, on_activation, sizes)
-        over_mixer = _reaches(node, activation, lambda found: found in mixers)
-        if not trace.cores and (trace.mixes_heads or over_mixer):
+        if not trace.cores and (trace.mixes_heads or (mixers and _reaches(node, activation, mixers.__contains__))):
             mixers.add(node)
         if trace.cores:
             candidates.append(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
 from onnxheadprune.pruning import Planning
 from onnxheadprune.runtime import CUDA, Provider, Session
@@ -103,7 +103,10 @@ class _Bench:
         inputs = FeedMaker(self.models.planning.view).inputs
         combined: CaseResult | None = None
         for sample in load_data(data, inputs):
-            before = self.original.run(sample.feed)
+            try:
+                before = self.original.run(sample.feed)
+            except InferenceError as error:
+                raise UsageError(f"{sample.source} does not fit the model: {error}") from error
             case, after = self._compare("data", sample.feed, before)
             combined = case if combined is None else _merge(combined, case)
             if sample.labels is not None and self.main is not None and after is not None:
