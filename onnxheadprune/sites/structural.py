@@ -66,7 +66,9 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
         if sizes is None:
             continue
         trace = tracer.trace(value, on_activation, sizes)
-        if not trace.cores and (trace.mixes_heads or (mixers and _reaches(node, activation, mixers.__contains__))):
+        if not trace.cores and (
+            trace.mixes_heads or (mixers and _reaches(node, activation, mixers.__contains__))
+        ):
             mixers.add(node)
         if trace.cores:
             candidates.append(
