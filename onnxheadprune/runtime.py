@@ -12,6 +12,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import weakref
 from collections import Counter
@@ -35,6 +37,11 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 SUFFIX = "ExecutionProvider"
 FATAL_ONLY = 4
+_LOAD = """
+import sys, onnxruntime
+for path in sys.argv[2:]:
+    onnxruntime.InferenceSession(path, providers=[sys.argv[1], "CPUExecutionProvider"], enable_fallback=0)
+"""
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -152,6 +159,22 @@ class Session:
                 for part in self._session.get_provider_graph_assignment_info():
                     counts[part.ep_name] += len(part.get_nodes())
         return dict(counts)
+
+
+def survives_optimization(models: Sequence[ModelProto], provider: Provider) -> bool:
+    """Whether ONNX Runtime lives through optimizing these models.
+
+    Version 1.31.1 crashes on float16 exports of `nn.MultiheadAttention`, and a crash in a native library
+    takes the process with it. So another process tries first.
+    """
+    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+        paths = [Path(folder, f"{position}.onnx") for position in range(len(models))]
+        for model, path in zip(models, paths, strict=True):
+            save_model(model, path)
+        command = [sys.executable, "-c", _LOAD, provider.name, *map(str, paths)]
+        result = subprocess.run(command, capture_output=True, check=False)
+    # A Python exception ends with 1. It will be met again here, with its message.
+    return result.returncode in (0, 1)
 
 
 def versions() -> dict[str, str]:

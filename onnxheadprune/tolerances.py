@@ -44,7 +44,7 @@ FLOAT32 = Tolerance("float32", 1e-5, 1e-3)
 FLOAT16 = Tolerance("float16", 4e-3, 2e-2)
 BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1)
 # A float that rounds to the other side becomes one whole quantization step further on.
-QUANTIZED = Tolerance("quantized", 5e-3, 2e-2)
+QUANTIZED = Tolerance("quantized", 5e-3, 5e-2)
 
 _COARSEST_FIRST = (
     (TensorProto.BFLOAT16, BFLOAT16),

@@ -40,10 +40,6 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     concrete = all(isinstance(value.shape[axis], int) for axis in {*wanted.axes, *have.axes})
     if concrete and wanted.is_product and have.is_product:
         return edits + _per_axis(use, value, have, wanted, name)
-    if node.scope.opset < 10:
-        raise RefusedError(
-            f"{value.name} would need a gather over merged axes, which opset {node.scope.opset} lacks"
-        )
     return edits + _flattened(use, value, have, wanted, name)
 
 
@@ -90,10 +86,18 @@ def _flattened(use: Use, value: Value, have: Live, wanted: Live, name: str) -> l
         edits.append(InsertNode(before, op, inputs, (f"{name}_{suffix}",), attributes))
         return f"{name}_{suffix}"
 
+    def cut_shape(suffix: str, source: str, start: int, end: int) -> str:
+        if use.node.scope.opset >= 10:
+            return insert(
+                "Slice", suffix, source, constant(f"{suffix}_start", start), constant(f"{suffix}_end", end)
+            )
+        bounds = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
+        edits.append(InsertNode(before, "Slice", (source,), (f"{name}_{suffix}",), bounds))
+        return f"{name}_{suffix}"
+
     edits: list[Edit] = []
     shape = insert("Shape", "shape", value.name)
-    head = insert("Slice", "head", shape, constant("zero", 0), constant("first", first))
-    tail = insert("Slice", "tail", shape, constant("last", last), constant("rank", rank))
+    head, tail = cut_shape("head", shape, 0, first), cut_shape("tail", shape, last, rank)
     flat = insert("Concat", "flat", head, constant("period", -1, int(kept.sum())), tail, axis=0)
     rows = insert("Reshape", "rows", value.name, flat)
     picked = insert(

@@ -121,6 +121,9 @@ class _Realizer:
             if wanted == have or wanted.is_dead:
                 continue
             self.available[key] = wanted
+            if picking is not None and use.node not in self.sweep.answers and picking.rewrite is not None:
+                for edit in picking.rewrite({use.input_index: wanted}):
+                    self.out.add(edit, sites)
             reason = self._why(value)
             for edit in edge_gather(use, value, have, wanted, reason):
                 self.out.add(edit, sites)

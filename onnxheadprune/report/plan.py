@@ -28,13 +28,21 @@ _WORDS = {
 
 def plan_report(plan: PrunePlan) -> Iterator[RenderableType]:
     """Table of the sites that lose heads, and what the plan changes."""
+    yield from _cuts(plan)
+    yield row("weights", f"{count(plan.elements_removed)} elements fewer")
+    yield from _changes(plan)
+
+
+def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    yield Text(f"{plan.model}: {gone} of {many(before, 'head')} go", style="bold")
+    yield Text(f"{plan.model}: removing {gone} of {many(before, 'head')}", style="bold")
     yield ""
     yield _table(plan)
     yield ""
-    yield row("weights", f"{count(plan.elements_removed)} elements fewer")
+
+
+def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
     words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
     yield row("edits", ", ".join(words))
     yield from _edges(plan)
@@ -69,14 +77,15 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
 
 def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     """The plan, the sizes before and after, the verdict and the file."""
-    yield from plan_report(result.plan)
+    yield from _cuts(result.plan)
     before, after = result.before, result.after
     saved = 1 - after.elements / before.elements if before.elements else 0.0
     yield row(
-        "stored",
+        "weights",
         f"{count(before.elements)} -> {count(after.elements)} elements (-{share(saved)}),"
         f" {size(before.bytes)} -> {size(after.bytes)}",
     )
+    yield from _changes(result.plan)
     if result.validation is None:
         yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
     else:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
 from onnxheadprune.pruning import Planning
-from onnxheadprune.runtime import CUDA, Provider, Session
+from onnxheadprune.runtime import CUDA, Provider, Session, survives_optimization
 from onnxheadprune.tolerances import Tolerance
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
 from onnxheadprune.validation.main_output import MainOutput, main_output
@@ -152,6 +152,12 @@ class _Bench:
         power, source, feed = self.best
         provider, io = self.models.provider, self.models.planning.io
         tf32 = provider.name == CUDA
+        both = (self.models.masked, self.models.pruned)
+        if self.models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, provider):
+            self.notes.append(
+                "ONNX Runtime crashes when it optimizes this model, so deployment is not checked"
+            )
+            return
         try:
             name = "the masked reference, optimized by ONNX Runtime,"
             masked = Session(

@@ -138,9 +138,13 @@ def ranks_within(wanted: Live, have: Live, axis: int) -> Array:
     """
     axes = sorted({*wanted.axes, *have.axes, axis})
     sizes = [int(np.lcm(wanted.period(a), have.period(a))) for a in axes]
-    position = axes.index(axis)
-    asked = np.moveaxis(wanted.aligned(axes, sizes) != 0, position, -1).reshape(-1, sizes[position])
-    kept = np.moveaxis(have.aligned(axes, sizes) != 0, position, -1).reshape(-1, sizes[position])
+    # Compaction goes from the first axis to the last: rows are what lies before the axis, and an index
+    # of the axis survives if anything behind it does.
+    rows = int(np.prod(sizes[: axes.index(axis)], dtype=np.int64))
+    asked, kept = (
+        np.any(live.aligned(axes, sizes).reshape(rows, sizes[axes.index(axis)], -1) != 0, axis=2)
+        for live in (wanted, have)
+    )
     result: Array | None = None
     for asked_row, kept_row in zip(asked, kept, strict=True):
         if not kept_row.any():
