@@ -21,7 +21,7 @@ def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if in_shape is None or out_shape is None:
         return unknown_shape(node)
     back = reshape_back(live, in_shape, out_shape)
-    copied = None if back is None else _copied(node, back, out_shape)
+    copied = None if back is None else _copied(node, back, live, out_shape)
     if back is None or copied is None:
         return inexpressible(node)
 
@@ -31,7 +31,7 @@ def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: back}, rewrite)
 
 
-def _copied(node: Node, back: Live, out_shape: Shape) -> dict[int, int] | None:
+def _copied(node: Node, back: Live, live: Live, out_shape: Shape) -> dict[int, int] | None:
     """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number."""
     target = node.input(1)
     if target is None or target.elements is None or node.attribute("allowzero", 0):
@@ -39,7 +39,7 @@ def _copied(node: Node, back: Live, out_shape: Shape) -> dict[int, int] | None:
     copied: dict[int, int] = {}
     for axis, element in enumerate(target.elements):
         if element == 0 and axis in back.axes:
-            size = out_shape[axis]
+            size = live.narrow(out_shape[axis], axis)
             if not isinstance(size, int):
                 return None
             copied[axis] = size
