@@ -1,0 +1,56 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from onnxheadprune.cli import main
+
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "sample_models"
+
+
+class Outcome(NamedTuple):
+    """What a command did."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def document(self) -> Any:
+        """Stdout as the one JSON document it must be."""
+        return json.loads(self.stdout)
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line in this process; captures file descriptors, so native noise counts too."""
+
+    def run(*arguments: object) -> Outcome:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def digits() -> Path:
+    return SAMPLES / "digits_vit.onnx"
+
+
+@pytest.fixture
+def digits_test() -> Path:
+    return SAMPLES / "digits_test.npz"
+
+
+@pytest.fixture
+def tiny() -> Path:
+    return SAMPLES / "tiny"

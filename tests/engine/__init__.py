@@ -1,0 +1,1 @@
+"""Tests of the engine by brute-force oracles: numpy and ONNX Runtime."""

@@ -1,0 +1,165 @@
+"""Strategies of fused attention operators and rotary embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.engine.masks import Array, Draw
+from tests.engine.one_node import Case
+from tests.engine.strategies import FLOAT, floats, integers, strategy
+
+MICROSOFT = "com.microsoft"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Batch, sequence, past, query heads, KV heads, head size."""
+
+    B: int
+    S: int
+    P: int
+    H: int
+    K: int
+    D: int
+
+
+def _sizes(draw: Draw, group: int = 1, size: int = 2) -> Sizes:
+    kv = draw(st.integers(2, 4))
+    batch, sequence = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return Sizes(
+        batch, sequence, draw(st.integers(1, 3)), kv * group, kv, draw(st.sampled_from((size, 2 * size)))
+    )
+
+
+@strategy("Attention")
+def standard(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, draw(st.integers(1, 3)))
+    v_size = draw(st.sampled_from((n.D, n.D + 1)))
+    four = draw(st.booleans())
+    attributes: dict[str, object] = {} if four else {"q_num_heads": n.H, "kv_num_heads": n.K}
+    cached = draw(st.booleans())
+    total = n.S + (n.P if cached else 0)
+    inputs: tuple[Array | None, ...] = tuple(
+        floats(draw, (n.B, heads, n.S, size) if four else (n.B, n.S, heads * size))
+        for heads, size in ((n.H, n.D), (n.K, n.D), (n.K, v_size))
+    )
+    mask = draw(st.sampled_from((None, (n.S, total), (n.B, n.H, n.S, total), (n.B, 1, n.S, total))))
+    inputs += (None if mask is None else floats(draw, mask),)
+    if cached:
+        inputs += (floats(draw, (n.B, n.K, n.P, n.D)), floats(draw, (n.B, n.K, n.P, v_size)))
+    elif mask is None:
+        inputs = inputs[:3]
+    types = (FLOAT,) * (3 if cached else 1)
+    blocks = {1: 1, 3: v_size} if four else {2: v_size}
+    bare = frozenset({1, 2}) if cached else frozenset()
+    return Case(op_type, inputs, attributes, types=types, bare=bare, blocks=blocks, opset=23)
+
+
+@strategy("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain=MICROSOFT)
+def multi_head(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    inputs: list[Array | None] = [floats(draw, (n.B, n.S, n.H * n.D)) for _ in range(3)]
+    bare: frozenset[int] = frozenset()
+    if op_type == "MultiHeadAttention":
+        # Packed QKV of shape [B, S, H, 3, D] has a kernel on CUDA only.
+        form = draw(st.sampled_from(("separate", "heads")))
+        if form == "heads":
+            inputs[1:] = [floats(draw, (n.B, n.H, n.S, n.D)) for _ in range(2)]
+        biased = form == "separate" and draw(st.booleans())
+        inputs += [floats(draw, (3 * n.H * n.D,)) if biased else None, None]
+        if form == "separate" and draw(st.booleans()):
+            inputs += [floats(draw, (n.B, draw(st.sampled_from((1, n.H))), n.S, n.S))]
+        elif form == "separate" and draw(st.booleans()):
+            inputs += [None, *(floats(draw, (n.B, n.H, n.P, n.D)) for _ in range(2))]
+            bare = frozenset({1, 2})
+    else:
+        inputs = [floats(draw, (n.B, 1, n.H * n.D)), *(floats(draw, (n.B, n.H, n.S, n.D)) for _ in range(2))]
+    types = (FLOAT,) * (1 + len(bare))
+    attributes = {"num_heads": n.H}
+    return Case(op_type, tuple(inputs), attributes, types=types, bare=bare, blocks={2: n.D}, domain=MICROSOFT)
+
+
+@strategy("Attention", domain=MICROSOFT)
+def packed(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    v_size = draw(st.sampled_from((n.D, n.D, 2 * n.D)))
+    cached = v_size == n.D and draw(st.booleans())
+    width = n.H * (2 * n.D + v_size)
+    attributes: dict[str, object] = {"num_heads": n.H}
+    attributes |= {"qkv_hidden_sizes": [n.H * n.D, n.H * n.D, n.H * v_size]} if v_size != n.D else {}
+    inputs: tuple[Array | None, ...] = (
+        floats(draw, (n.B, n.S, 5)),
+        floats(draw, (5, width)),
+        floats(draw, (width,)),
+    )
+    if cached:
+        inputs += (None, floats(draw, (2, n.B, n.H, n.P, n.D)))
+    elif draw(st.booleans()):
+        inputs += (None, None, floats(draw, (n.B, draw(st.sampled_from((1, n.H))), n.S, n.S)))
+    types, bare = ((FLOAT, FLOAT), frozenset({1})) if cached else ((FLOAT,), frozenset())
+    return Case(
+        op_type, inputs, attributes, frozenset({1, 2}), types, bare=bare, blocks={2: v_size}, domain=MICROSOFT
+    )
+
+
+@strategy("QAttention", domain=MICROSOFT)
+def quantized(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    width = 3 * n.H * n.D
+    scales = (width,) if draw(st.booleans()) else (1,)
+    inputs = (
+        integers(draw, (n.B, n.S, 5), 0, 256, np.uint8),
+        integers(draw, (5, width), -100, 100, np.int8),
+        floats(draw, (width,)),
+        np.array([0.01], np.float32),
+        floats(draw, scales, 0.01, 0.02),
+        None,
+        np.array([120], np.uint8),
+        integers(draw, scales, 0, 1, np.int8),
+    )
+    fixed = frozenset({1, 2, 3, 4, 6, 7})
+    return Case(op_type, inputs, {"num_heads": n.H}, fixed, (FLOAT,), blocks={2: n.D}, domain=MICROSOFT)
+
+
+@strategy("GroupQueryAttention", domain=MICROSOFT)
+def group_query(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, draw(st.integers(1, 3)), 8)
+    attributes = {"num_heads": n.H, "kv_num_heads": n.K}
+    if draw(st.booleans()):
+        inputs: tuple[Array | None, ...] = (floats(draw, (n.B, n.S, (n.H + 2 * n.K) * n.D)), None, None)
+    else:
+        widths = (n.H * n.D, n.K * n.D, n.K * n.D)
+        inputs = tuple(floats(draw, (n.B, n.S, width)) for width in widths)
+    lengths = np.full((n.B,), n.S - 1, np.int32)
+    inputs += (None, None, lengths, np.array(n.S, np.int32))
+    bare = frozenset({1, 2})
+    fixed = frozenset({5, 6})
+    return Case(
+        op_type, inputs, attributes, fixed, (FLOAT,) * 3, bare=bare, blocks={2: n.D}, domain=MICROSOFT
+    )
+
+
+@strategy("RotaryEmbedding")
+def rotary(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    four = draw(st.booleans())
+    data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
+    tables = (floats(draw, (n.B, n.S, n.D // 2)), floats(draw, (n.B, n.S, n.D // 2)))
+    attributes = {"interleaved": draw(st.integers(0, 1))} | ({} if four else {"num_heads": n.H})
+    blocks = {1: 1} if four else {2: n.D}
+    return Case(op_type, (data, *tables), attributes, blocks=blocks, opset=23)
+
+
+@strategy("RotaryEmbedding", domain=MICROSOFT)
+def microsoft_rotary(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, 1, 16)
+    four = draw(st.booleans())
+    data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
+    positions = integers(draw, (n.B, n.S), 0, 6)
+    tables = (floats(draw, (6, n.D // 2)), floats(draw, (6, n.D // 2)))
+    attributes = {"interleaved": draw(st.integers(0, 1))}
+    blocks = {1: 1} if four else {2: n.D}
+    return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)

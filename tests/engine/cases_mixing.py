@@ -1,0 +1,120 @@
+"""Strategies of operators that mix some axes: normalisations, reductions, scans."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.engine.masks import Array, Draw
+from tests.engine.one_node import Case
+from tests.engine.strategies import (
+    FLOAT,
+    INT64,
+    batch_axis,
+    draw_shape,
+    floats,
+    signed,
+    strategy,
+    vector,
+)
+
+
+def _axis(draw: Draw, rank: int) -> int:
+    return signed(draw, draw(st.integers(0, rank - 1)), rank)
+
+
+@strategy("Softmax", "LogSoftmax", "Hardmax", "LpNormalization")
+def softmax(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    attributes = {} if draw(st.integers(0, 3)) == 0 else {"axis": _axis(draw, len(shape))}
+    opset = draw(st.sampled_from((11, 13))) if attributes or len(shape) > 1 else 13
+    symbolic = batch_axis(draw, shape)
+    if op_type == "LpNormalization":
+        opset = 17
+    return Case(op_type, (floats(draw, shape),), attributes, symbolic=symbolic, opset=opset)
+
+
+@strategy("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+def layer_normalization(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw, 2)
+    axis = draw(st.integers(1, len(shape) - 1))
+    inputs: tuple[Array, ...] = (floats(draw, shape), floats(draw, shape[axis:]))
+    types: tuple[int, ...] = (FLOAT,)
+    if op_type == "LayerNormalization":
+        inputs += (floats(draw, shape[axis:]),) if draw(st.booleans()) else ()
+        types = draw(st.sampled_from(((FLOAT,), (FLOAT,), (FLOAT, FLOAT, FLOAT))))
+    attributes = {"axis": signed(draw, axis, len(shape))}
+    opset = 23 if op_type == "RMSNormalization" else 17
+    return Case(op_type, inputs, attributes, types=types, symbolic=batch_axis(draw, shape), opset=opset)
+
+
+@strategy("InstanceNormalization", "BatchNormalization")
+def per_channel(draw: Draw, op_type: str) -> Case:
+    shape = (draw(st.integers(1, 3)), draw(st.integers(2, 4)), *draw_shape(draw, 1, 2))
+    count = 2 if op_type == "InstanceNormalization" else 4
+    vectors = tuple(floats(draw, shape[1:2], 0.5, 2) for _ in range(count))
+    return Case(op_type, (floats(draw, shape), *vectors), symbolic=batch_axis(draw, shape))
+
+
+@strategy("GroupNormalization")
+def group_normalization(draw: Draw, op_type: str) -> Case:
+    groups = draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 3)), 2 * groups, *draw_shape(draw, 1, 2))
+    opset = draw(st.sampled_from((18, 21)))
+    width = groups if opset == 18 else shape[1]
+    inputs = (floats(draw, shape), floats(draw, (width,)), floats(draw, (width,)))
+    return Case(op_type, inputs, {"num_groups": groups}, opset=opset)
+
+
+@strategy(
+    *"ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum".split(),
+    *"ReduceLogSumExp ReduceSumSquare".split(),
+)
+def reduce(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    rank = len(shape)
+    axes = [signed(draw, a, rank) for a in sorted(draw(st.sets(st.integers(0, rank - 1), max_size=2)))]
+    attributes: dict[str, object] = {"keepdims": draw(st.integers(0, 1))}
+    data, symbolic = floats(draw, shape, 0.5, 2), batch_axis(draw, shape)
+    if op_type == "ReduceSum" or draw(st.booleans()):
+        if not axes and draw(st.booleans()):
+            attributes["noop_with_empty_axes"] = 1
+        inputs = (data, vector(*axes)) if axes or draw(st.booleans()) else (data,)
+        return Case(
+            op_type, inputs, attributes, fixed=frozenset(range(1, len(inputs))), symbolic=symbolic, opset=18
+        )
+    attributes |= {"axes": axes} if axes else {}
+    return Case(op_type, (data,), attributes, symbolic=symbolic)
+
+
+@strategy("ArgMax", "ArgMin")
+def arg(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    attributes = {"axis": _axis(draw, len(shape)), "keepdims": draw(st.integers(0, 1))}
+    return Case(op_type, (floats(draw, shape),), attributes, types=(INT64,), symbolic=batch_axis(draw, shape))
+
+
+@strategy("CumSum")
+def cumulative_sum(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    axis = np.array(_axis(draw, len(shape)), dtype=np.int64)
+    attributes = {"exclusive": draw(st.integers(0, 1)), "reverse": draw(st.integers(0, 1))}
+    return Case(op_type, (floats(draw, shape), axis), attributes, fixed=frozenset({1}))
+
+
+@strategy("TopK")
+def top_k(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw)
+    axis = draw(st.integers(0, len(shape) - 1))
+    count = vector(draw(st.integers(1, shape[axis])))
+    attributes = {"axis": signed(draw, axis, len(shape))}
+    symbolic = batch_axis(draw, shape) if axis else {}
+    return Case(op_type, (floats(draw, shape), count), attributes, frozenset({1}), (FLOAT, INT64), symbolic)
+
+
+@strategy("Trilu")
+def triangle(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw, 3)
+    return Case(
+        op_type, (floats(draw, shape),), {"upper": draw(st.integers(0, 1))}, symbolic=batch_axis(draw, shape)
+    )

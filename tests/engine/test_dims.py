@@ -1,0 +1,91 @@
+"""Polynomial dimensions against plain integers put in for the symbols."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxheadprune.graph import dims
+from onnxheadprune.graph.dims import Dim, Symbolic, symbol
+
+NUMBERS = {"b": 3, "s": 5}
+B, S = symbol("b"), symbol("s")
+
+
+def at(dim: Dim, numbers: dict[str, int]) -> int:
+    """The value of a polynomial."""
+    if isinstance(dim, int):
+        return dim
+    return sum(factor * math.prod(numbers[atom] for atom in atoms) for atoms, factor in dim.terms)
+
+
+def _grown(inner: st.SearchStrategy[Dim]) -> st.SearchStrategy[Dim]:
+    pairs = st.tuples(inner, inner)
+    return pairs.map(lambda p: dims.add(*p)) | pairs.map(lambda p: dims.multiply(*p))
+
+
+LEAVES: st.SearchStrategy[Dim] = st.integers(-4, 6) | st.sampled_from([B, S])
+POLYNOMIALS = st.recursive(LEAVES, _grown, max_leaves=6)
+VALUES = st.fixed_dictionaries({"b": st.integers(1, 7), "s": st.integers(1, 7)})
+
+
+@given(POLYNOMIALS, POLYNOMIALS, VALUES)
+def test_arithmetic_is_that_of_integers(left: Dim, right: Dim, numbers: dict[str, int]) -> None:
+    assert at(dims.add(left, right), numbers) == at(left, numbers) + at(right, numbers)
+    assert at(dims.subtract(left, right), numbers) == at(left, numbers) - at(right, numbers)
+    assert at(dims.multiply(left, right), numbers) == at(left, numbers) * at(right, numbers)
+
+
+@given(POLYNOMIALS, POLYNOMIALS)
+def test_equal_polynomials_are_equal_values(left: Dim, right: Dim) -> None:
+    assert dims.add(left, right) == dims.add(right, left)
+    assert dims.multiply(left, right) == dims.multiply(right, left)
+    assert dims.subtract(dims.add(left, right), right) == left
+    assert not isinstance(left, Symbolic) or any(atoms for atoms, _ in left.terms)
+
+
+@given(POLYNOMIALS, POLYNOMIALS, VALUES)
+def test_division_is_exact_or_none(left: Dim, right: Dim, numbers: dict[str, int]) -> None:
+    found = dims.divide(left, right)
+    if found is not None and at(right, numbers):
+        assert at(found, numbers) * at(right, numbers) == at(left, numbers)
+    whole = dims.quotient([left, right], [right])
+    assert whole in (left, None) or right == 0
+    assert right == 0 or dims.quotient([left, right], [right]) == left
+
+
+@given(POLYNOMIALS, st.integers(1, 6), VALUES)
+def test_floor_division_by_a_number(left: Dim, right: int, numbers: dict[str, int]) -> None:
+    found = dims.floor_divide(left, right)
+    if isinstance(found, int) or all(atom in numbers for atoms, _ in found.terms for atom in atoms):
+        assert at(found, numbers) == at(left, numbers) // right
+
+
+@given(POLYNOMIALS, VALUES)
+def test_divisor_divides_every_value(dim: Dim, numbers: dict[str, int]) -> None:
+    sure = dims.divisor(dim)
+    assert sure == 0 or at(dim, numbers) % sure == 0
+
+
+def test_floor_division_carries_no_small_rest() -> None:
+    four = dims.multiply(4, B)
+    assert dims.floor_divide(dims.add(four, 3), 4) == B
+    assert dims.floor_divide(dims.add(four, 5), 4) == dims.add(B, 1)
+
+
+def test_what_is_no_polynomial_becomes_one_symbol() -> None:
+    half = dims.floor_divide(B, 2)
+    assert half == dims.floor_divide(B, 2)
+    assert half != dims.floor_divide(S, 2)
+    assert isinstance(half, Symbolic)
+    assert dims.divide(B, S) is None
+    assert dims.divide(B, 0) is None
+
+
+def test_product_and_text() -> None:
+    assert dims.product([]) == 1
+    assert dims.product([B, 12, S]) == dims.multiply(dims.multiply(B, S), 12)
+    assert str(dims.multiply(12, B)) == "12*b"
+    assert dims.quotient([dims.multiply(B, 4), S], [S, B]) == 4

@@ -1,0 +1,133 @@
+"""One small graph per reason why a block cannot lose heads, and what stays exact in spite of an unknown operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.masking import masked_reference
+from onnxheadprune.pruning import analyse, plan_pruning
+from onnxheadprune.refusal import Reason
+from onnxheadprune.sites.find import find_sites
+from onnxheadprune.surgery import apply_plan
+from tests.engine.block_graph import Net
+from tests.engine.masks import Array
+from tests.engine.one_node import run
+from tests.engine.test_plan import PLAIN
+
+B, S, H, D, WIDTH = 2, 3, 4, 2, 7
+Step: TypeAlias = Callable[[Net, Any], Any]
+
+
+def same(net: Net, data: Any) -> Any:
+    return data
+
+
+@dataclass
+class Steps:
+    """What happens to the flat query, the flat value, the scores, the weights and the flat context."""
+
+    query: Step = same
+    value: Step = same
+    scores: Step = same
+    softmax_axis: int = -1
+    weights: Step = same
+    context: Step = same
+    projected: bool = True
+    extra_outputs: list[str] = field(default_factory=list)
+
+
+def attention(steps: Steps) -> tuple[ModelProto, dict[str, Array]]:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "---")
+    flat = [net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv"]
+    flat[0], flat[2] = steps.query(net, flat[0]), steps.value(net, flat[2])
+    q, k, v = (
+        net.op("Transpose", net.op("Reshape", f, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3]) for f in flat
+    )
+    scores = steps.scores(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])))
+    weights = steps.weights(net, net.op("Softmax", scores, axis=steps.softmax_axis))
+    context = net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3])
+    merged = steps.context(net, net.op("Reshape", context, net.ints(0, 0, H * D)))
+    result = net.op("MatMul", merged, net.weight("o", H * D, WIDTH)) if steps.projected else merged
+    extra = [merged] if steps.extra_outputs else []
+    return net.export([result, *extra]), net.feed
+
+
+def layer_norm(net: Net, data: Any) -> Any:
+    return net.op("LayerNormalization", data, net.weight("gain", H * D), axis=-1)
+
+
+def rms_norm(net: Net, data: Any) -> Any:
+    mean = net.op("ReduceMean", net.op("Mul", data, data), axes=[-1], keepdims=1)
+    root = net.op("Sqrt", net.op("Add", mean, gs.Constant(net.name("eps"), np.array(1e-6, np.float32))))
+    return net.op("Mul", net.op("Div", data, root), net.weight("gain", H * D))
+
+
+def talk(net: Net, maps: Any) -> Any:
+    """Mixes [b, H, s, t] across heads."""
+    last = net.op("Transpose", maps, perm=[0, 2, 3, 1])
+    return net.op("Transpose", net.op("MatMul", last, net.weight("talk", H, H)), perm=[0, 3, 1, 2])
+
+
+def unknown(net: Net, data: Any) -> Any:
+    """An operator without a rule, on [b, s, H * D]."""
+    return net.op("ReverseSequence", data, net.ints(*[S] * B), batch_axis=0, time_axis=1)
+
+
+REFUSED: dict[str, tuple[Steps, Reason]] = {
+    "layer norm over the context": (Steps(context=layer_norm), Reason.COUPLED),
+    "decomposed rms norm over the context": (Steps(context=rms_norm), Reason.COUPLED),
+    "layer norm over all query heads": (Steps(query=layer_norm), Reason.COUPLED),
+    "decomposed rms norm over all query heads": (Steps(query=rms_norm), Reason.COUPLED),
+    "softmax over heads": (Steps(softmax_axis=1), Reason.COUPLED),
+    "talking heads before the softmax": (Steps(scores=talk), Reason.COUPLED),
+    "talking heads after the softmax": (Steps(weights=talk), Reason.COUPLED),
+    "context is also a graph output": (Steps(extra_outputs=["context"]), Reason.NO_PROJECTION),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_site_is_refused(name: str) -> None:
+    steps, reason = REFUSED[name]
+    model, _ = attention(steps)
+    sites = find_sites(model)
+    reasons = [site.reason for site in sites] or [miss.reason for miss in sites.near_misses]
+    assert [refusal.reason for refusal in reasons if refusal] == [reason]
+    with pytest.raises(RefusedError):
+        plan_pruning(model, {0: [1]})
+
+
+def test_no_output_projection_is_a_near_miss() -> None:
+    model, _ = attention(Steps(projected=False))
+    sites = find_sites(model)
+    assert len(sites) == 0
+    assert [miss.reason.reason for miss in sites.near_misses] == [Reason.NO_PROJECTION]
+
+
+@pytest.mark.parametrize("where", ["none", "query", "value"])
+def test_unknown_operator_costs_an_edge_gather_and_stays_exact(where: str) -> None:
+    steps = {"none": Steps(), "query": Steps(query=unknown), "value": Steps(value=unknown)}[where]
+    model, feed = attention(steps)
+    assert [(site.num_heads, site.head_size, site.reason) for site in find_sites(model)] == [(H, D, None)]
+    planning = analyse(model, {0: [1, 2]}, where)
+    assert len(planning.plan.edge_gathers) == (where != "none")
+    got = run(apply_plan(planning.plan, model), feed)
+    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_unknown_operator_before_the_projection_hides_the_heads() -> None:
+    """Labels do not pass it, so nobody knows which rows of the projection belong to which head."""
+    model, _ = attention(Steps(context=unknown))
+    sites = find_sites(model)
+    assert len(sites) == 0
+    assert len(sites.near_misses) == 1

@@ -1,0 +1,124 @@
+"""Cases that once broke a rule, smallest form. An xfail is a bug that is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from onnxheadprune.graph.dims import Shape
+from onnxheadprune.liveness.live import FULL, Live
+from tests.engine.masks import Array
+from tests.engine.one_node import Case, Setup, check, default_setup
+from tests.engine.strategies import vector
+
+FIRST, SECOND = np.array([True, False]), np.array([False, True])
+DIAGONAL = np.array([[True, False], [False, True]])
+OPEN = pytest.mark.xfail(strict=True, reason="reported, not fixed yet")
+
+
+def data(*shape: int) -> Array:
+    return np.arange(1, np.prod(shape) + 1, dtype=np.float32).reshape(shape)
+
+
+def only(*demands: Live) -> Callable[[Shape], Live]:
+    """Demands of the readers in node order."""
+    rest = iter(demands)
+    return lambda _: next(rest)
+
+
+FIXED1 = frozenset({1})
+
+
+def test_flatten_counts_a_negative_axis_from_the_rank() -> None:
+    case = Case("Flatten", (data(2, 2, 2),), {"axis": -2})
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_expand_target_that_does_not_describe_the_live_axis() -> None:
+    case = Case("Expand", (data(2, 1), vector(3)), fixed=FIXED1)
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_reduction_over_an_empty_list_of_axes_reduces_all() -> None:
+    case = Case("ReduceSum", (data(2), vector()), {"keepdims": 0}, fixed=FIXED1, opset=18)
+    check(case, default_setup(case), lambda shape: Live.over((0,), FIRST) if shape else FULL)
+
+
+def test_gather_index_counted_from_the_end_of_a_narrowed_axis() -> None:
+    case = Case("Gather", (data(2, 2), np.array(-2)), {"axis": 0}, fixed=FIXED1)
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_gather_of_different_indices_per_row() -> None:
+    case = Case("Gather", (data(2, 2), vector(1, 0)), {"axis": 1}, fixed=FIXED1)
+    check(case, default_setup(case), only(Live.over((0, 1), DIAGONAL)))
+
+
+def test_reshape_zero_copies_an_axis_that_is_narrowed() -> None:
+    case = Case("Reshape", (data(1, 2, 2), vector(2, 0)), fixed=FIXED1)
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_split_into_pieces_that_keep_different_rows() -> None:
+    case = Case("Split", (data(2, 2),), {"axis": 1}, types=(1, 1))
+    check(case, default_setup(case), only(Live.over((0,), FIRST), Live.over((0,), SECOND)))
+
+
+def test_slice_backwards_along_another_axis_stays_reversed() -> None:
+    case = Case(
+        "Slice", (data(2, 4), vector(1), vector(-5), vector(1), vector(-1)), fixed=frozenset({1, 2, 3, 4})
+    )
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_fully_live_slice_of_an_initializer_that_another_node_narrows() -> None:
+    case = Case("Slice", (data(4), vector(2), vector(3), vector(0)), fixed=frozenset({0, 1, 2, 3}))
+    setup = Setup(("initializer",) * 4, side=True)
+    check(case, setup, only(FULL, Live.over((0,), np.array([True, False, False, False]))))
+
+
+def test_edge_gather_over_two_axes_in_an_old_opset() -> None:
+    case = Case("Slice", (data(2, 2, 2),), {"starts": [0], "ends": [1], "axes": [0]}, opset=9)
+    setup = Setup(("input",), free=False)
+    check(case, setup, only(Live.over((1, 2), DIAGONAL)))
+
+
+def test_dynamic_quantization_couples_the_rows_it_quantizes() -> None:
+    inputs = (
+        np.array([[1.0, 2.0], [9.0, 8.0]], np.float32),
+        np.array([[3], [5]], np.int8),
+        np.array(0.01, np.float32),
+        np.array(1, np.int8),
+    )
+    case = Case("DynamicQuantizeMatMul", inputs, domain="com.microsoft", fixed=frozenset({1, 2, 3}))
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_slice_of_a_ragged_mask_over_three_axes() -> None:
+    """Which rows of the sliced axis survive is asked of everything below them."""
+    mask = np.zeros((2, 3, 2), dtype=bool)
+    mask[0, 0, 0] = mask[0, 1, 1] = True
+    case = Case("Slice", (data(2, 4, 2), vector(1), vector(4), vector(1)), fixed=frozenset({1, 2, 3}))
+    check(case, default_setup(case), only(Live.over((0, 1, 2), mask)))
+
+
+def test_fully_live_slice_of_a_value_that_keeps_more() -> None:
+    """An edge gather brings it exactly what it reads, so its bounds move too."""
+    case = Case("Slice", (data(2, 3), vector(1, 2), vector(2, 3)), fixed=frozenset({1, 2}))
+    setup = Setup(("input", "initializer", "initializer"), side=True)
+    check(case, setup, only(FULL, Live.over((1,), np.array([True, False, False]))))
+
+
+@OPEN
+def test_refused_carrier_still_needs_its_whole_input() -> None:
+    """The Transpose cannot follow the ragged mask, so the other reader alone must not narrow what both read."""
+    case = Case("Transpose", (data(2, 2, 2),))
+    setup = Setup(("input",), side=True)
+    check(case, setup, only(Live.over((0, 1), DIAGONAL), Live.over((0,), FIRST)))
+
+
+def test_reshape_zero_copies_an_axis_that_is_narrowed_on_both_sides() -> None:
+    case = Case("Reshape", (data(2, 4), vector(0, 2, 2)), fixed=FIXED1)
+    check(case, default_setup(case), only(Live.over((0,), FIRST)))

@@ -1,0 +1,98 @@
+"""Operators that mix the live axis refuse, with the right reason; what they do not mix they let pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.refusal import Reason
+from onnxheadprune.sites.find import view_of
+from tests.engine.masks import Array
+from tests.engine.one_node import Case, build_model, default_setup
+from tests.engine.strategies import INT64, vector
+
+DATA = np.random.default_rng(0).random((2, 4, 3, 2)).astype(np.float32)
+ONES = np.ones(2, np.float32)
+CHANNELS = np.ones(4, np.float32)
+FIXED1 = frozenset({1})
+
+
+def case(op_type: str, *more: Array, opset: int = 17, types: tuple[int, ...] = (), **attributes: Any) -> Case:
+    fixed = frozenset(range(1, 1 + len(more)))
+    return Case(op_type, (DATA, *more), attributes, fixed, types, opset=opset)
+
+
+def swept(item: Case, axis: int) -> Sweep:
+    """Only the first index of `axis` of every output is asked for."""
+    view = view_of(build_model(item, default_setup(item)))
+    readers = [node for node in view.nodes if node.out.name.endswith("_read")]
+    seeds = []
+    for reader in readers:
+        shape = reader.shape(0)
+        size = shape[axis] if shape else None
+        if shape != ():
+            seeds.append(
+                Seed(
+                    reader,
+                    0,
+                    Live.over((axis,), np.arange(size if isinstance(size, int) else 2) == 0),
+                    "test",
+                )
+            )
+    return sweep(seeds)
+
+
+REFUSALS: dict[str, tuple[Case, int, Reason]] = {
+    "softmax over heads": (case("Softmax", axis=1), 1, Reason.COUPLED),
+    "softmax, negative axis": (case("Softmax", axis=-3), 1, Reason.COUPLED),
+    "old softmax over all that follows": (case("Softmax", axis=1, opset=11), 3, Reason.COUPLED),
+    "log softmax": (case("LogSoftmax", axis=2), 2, Reason.COUPLED),
+    "hardmax": (case("Hardmax", axis=2), 2, Reason.COUPLED),
+    "layer norm": (case("LayerNormalization", ONES), 3, Reason.COUPLED),
+    "layer norm over two axes": (case("LayerNormalization", DATA[0, 0], axis=2), 2, Reason.COUPLED),
+    "rms norm": (case("RMSNormalization", ONES, opset=23), 3, Reason.COUPLED),
+    "lp norm": (case("LpNormalization", axis=1), 1, Reason.COUPLED),
+    "instance norm": (case("InstanceNormalization", CHANNELS, CHANNELS), 2, Reason.COUPLED),
+    "group norm": (case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21), 1, Reason.COUPLED),
+    "cumulative sum": (case("CumSum", np.array(1)), 1, Reason.COUPLED),
+    "top k": (case("TopK", vector(2), axis=1, types=(1, INT64)), 1, Reason.COUPLED),
+    "dynamic quantization": (case("DynamicQuantizeLinear", types=(2, 1, 2)), 1, Reason.COUPLED),
+    "triangle": (case("Trilu"), 2, Reason.INEXPRESSIBLE),
+    "padded axis": (case("Pad", vector(0, 1, 0, 0, 0, 0, 0, 0)), 1, Reason.INEXPRESSIBLE),
+    "repeated axis": (case("Tile", vector(1, 2, 1, 1)), 1, Reason.INEXPRESSIBLE),
+    "backwards slice": (case("Slice", vector(3), vector(-9), vector(1), vector(-1)), 1, Reason.INEXPRESSIBLE),
+    "no rule": (case("LRN", size=3), 1, Reason.NO_RULE),
+}
+
+PASSES: dict[str, tuple[Case, int]] = {
+    "softmax over keys": (case("Softmax", axis=-1), 1),
+    "old softmax behind the heads": (case("Softmax", axis=2, opset=11), 1),
+    "layer norm within heads": (case("LayerNormalization", ONES), 1),
+    "lp norm within heads": (case("LpNormalization", axis=-1), 1),
+    "instance norm per channel": (case("InstanceNormalization", CHANNELS, CHANNELS), 1),
+    "cumulative sum along the sequence": (case("CumSum", np.array(2)), 1),
+    "triangle of scores": (case("Trilu"), 1),
+    "other axis padded": (case("Pad", vector(0, 0, 1, 0, 0, 0, 0, 0)), 1),
+    "other axis repeated": (case("Tile", vector(1, 1, 2, 1)), 1),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refuses(name: str) -> None:
+    item, axis, reason = REFUSALS[name]
+    (refusal,) = swept(item, axis).refusals.values()
+    assert refusal.reason is reason
+    assert item.op_type in refusal.sentence
+    assert refusal.value == "y0"
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_lets_pass(name: str) -> None:
+    item, axis = PASSES[name]
+    result = swept(item, axis)
+    assert not result.refusals
+    assert result.answers

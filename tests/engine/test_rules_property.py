@@ -1,0 +1,81 @@
+"""One property over the whole registry of liveness rules: `op(gather(x)) == gather(op(x))`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from onnxheadprune.liveness.registry import RULES
+from tests.engine import (
+    cases_contraction,
+    cases_elementwise,
+    cases_fused,
+    cases_indexing,
+    cases_mixing,
+    cases_pieces,
+    cases_quantized,
+    cases_views,
+)
+from tests.engine.one_node import check_drawn
+from tests.engine.strategies import EXEMPT, STRATEGIES, Key
+
+assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
+assert cases_pieces and cases_views and cases_fused and cases_quantized
+
+QUICK = settings(
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+)
+RUNNABLE = sorted(key for key in RULES if key in STRATEGIES)
+OPEN_BUGS: dict[Key, str] = {}
+"""Ops with a known bug, pinned in test_rule_counterexamples.py; the entry goes with the fix."""
+
+
+def _params() -> list[Any]:
+    params = []
+    for key in RUNNABLE:
+        marks = [pytest.mark.xfail(strict=False, reason=OPEN_BUGS[key])] if key in OPEN_BUGS else []
+        params.append(pytest.param(key, marks=marks, id=".".join(key).strip(".")))
+    return params
+
+
+def _check_rule(key: Key, budget: settings) -> None:
+    outcomes: Counter[bool] = Counter()
+
+    @budget
+    @given(st.data())
+    def commutes(data: st.DataObject) -> None:
+        case = STRATEGIES[key](data.draw, key[1])
+        outcomes[check_drawn(case, data.draw)] += 1
+
+    commutes()
+    assert outcomes[True] > 0, f"the rule of {key} was hardly ever asked: {dict(outcomes)}"
+
+
+def test_every_rule_has_a_strategy() -> None:
+    missing = sorted(set(RULES) - set(STRATEGIES) - set(EXEMPT))
+    assert not missing, f"liveness rules without a strategy in tests/engine/cases_*.py: {missing}"
+
+
+def test_no_strategy_is_left_over() -> None:
+    assert set(STRATEGIES) | set(EXEMPT) <= set(RULES)
+    assert not set(STRATEGIES) & set(EXEMPT)
+
+
+@pytest.mark.parametrize("key", _params())
+def test_rule_commutes_with_gather(key: Key) -> None:
+    _check_rule(key, QUICK)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("key", _params())
+def test_rule_commutes_with_gather_thoroughly(key: Key) -> None:
+    _check_rule(key, settings(QUICK, max_examples=1500, derandomize=False))

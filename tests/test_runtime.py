@@ -1,0 +1,155 @@
+"""Execution providers are tried, not believed; sessions are quiet and clean up."""
+
+from __future__ import annotations
+
+import gc
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune import InferenceError, ProviderError, providers, runtime
+from onnxheadprune.providers import probe, resolve_provider
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session
+from tests import toys
+
+FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, obstacles: dict[str, str | None]) -> None:
+    """Lets probes answer from a table; what is not in it is not built in."""
+    monkeypatch.setattr(providers, "probe", lambda name: obstacles.get(name, "not built in"))
+
+
+def test_auto_takes_cuda_only_if_the_probe_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {CUDA: None})
+    assert resolve_provider("auto").name == CUDA
+    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+    taken = resolve_provider("auto")
+    assert taken.name == CPU
+    assert "libcublas.so is missing" in taken.reason
+
+
+def test_cuda_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+    with pytest.raises(
+        ProviderError, match=r"libcublas.so is missing; install \"onnxheadprune\[cuda\]\""
+    ) as caught:
+        resolve_provider("cuda")
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        ("cpu", CPU),
+        ("CPUExecutionProvider", CPU),
+        ("CUDA", CUDA),
+        ("tensorrt", "TensorrtExecutionProvider"),
+        ("trt", "TensorrtExecutionProvider"),
+        ("directml", "DmlExecutionProvider"),
+        ("openvino", "OpenVINOExecutionProvider"),
+        ("NewExecutionProvider", "NewExecutionProvider"),
+    ],
+)
+def test_names_short_and_long(monkeypatch: pytest.MonkeyPatch, asked: str, name: str) -> None:
+    pretend(monkeypatch, {name: None})
+    assert resolve_provider(asked).name == name
+
+
+def test_what_is_not_built_in_is_an_error() -> None:
+    with pytest.raises(ProviderError, match=r"SpaceExecutionProvider does not run here.*built without it"):
+        resolve_provider("Space")
+
+
+def test_probing_is_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    probe.cache_clear()
+    resolve_provider("auto")
+    obstacles = [probe(name) for name in (CUDA, "TensorrtExecutionProvider")]
+    assert all(obstacle is None or "\n" not in obstacle for obstacle in obstacles)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_session_gives_outputs_by_name() -> None:
+    session = Session(toys.attention(), Provider(CPU, "test"))
+    assert {name: value.shape for name, value in session.run(FEED).items()} == {"y": (2, 3, toys.HIDDEN)}
+    assert session.providers == (CPU,)
+    assert sum(session.placement().values()) > 10
+
+
+def test_optimizations_are_an_option() -> None:
+    plain, fast = (
+        Session(toys.attention(), Provider(CPU, "test"), optimize=optimize) for optimize in (False, True)
+    )
+    np.testing.assert_allclose(plain.run(FEED)["y"], fast.run(FEED)["y"], rtol=1e-4, atol=1e-5)
+    assert sum(plain.placement().values()) == len(toys.attention().graph.node)
+
+
+def test_errors_are_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    session = Session(toys.attention(), Provider(CPU, "test"), name="my model")
+    with pytest.raises(InferenceError, match=r"^my model does not run: ") as caught:
+        session.run({"x": np.zeros((2, 3, 5), dtype=np.float32)})
+    assert "\n" not in str(caught.value)
+    broken = toys.attention()
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(InferenceError, match=r"^the model does not load in ONNX Runtime: "):
+        Session(broken, Provider(CPU, "test"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_silent_fallback_is_an_error() -> None:
+    """ONNX Runtime itself only warns when the asked-for provider is not there."""
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(InferenceError, match="fell back from CoreMLExecutionProvider to CPUExecutionProvider"),
+    ):
+        Session(toys.attention(), Provider("CoreMLExecutionProvider", "test"))
+
+
+def test_large_models_go_through_a_file_that_is_removed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runtime, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = toys.attention(extra_weight=5000)
+    session = Session(model, Provider(CPU, "test"))
+    expected = toys.attention(extra_weight=5000)
+    assert model == expected
+    outputs = session.run(FEED)["y"]
+    assert any(tmp_path.iterdir())
+    del session
+    gc.collect()
+    assert not any(tmp_path.iterdir())
+    monkeypatch.undo()
+    assert np.array_equal(outputs, Session(model, Provider(CPU, "test")).run(FEED)["y"])
+
+
+def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = Provider(CPU, "test")
+    broken = toys.attention()
+    broken.graph.node[0].op_type = "NoSuchOperator"
+    assert runtime.survives_optimization([toys.attention()], provider)
+    assert runtime.survives_optimization([toys.attention(), broken], provider)
+    monkeypatch.setattr(runtime, "_LOAD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    assert not runtime.survives_optimization([toys.attention()], provider)
+
+
+def test_bfloat16_crosses_the_border() -> None:
+    bfloat16 = np.dtype("bfloat16") if "bfloat16" in np.sctypeDict else _bfloat16()
+    toy = toys.Toy()
+    toy.node("Identity", ["x"], "half")
+    toy.node("Identity", ["half"], "y")
+    element = 16
+    model = toy.model([toy.info("x", ["n"], element)], [toy.info("y", ["n"], element)])
+    values = np.array([1.0, -2.5, 3.0], dtype=bfloat16)
+    (result,) = Session(model, Provider(CPU, "test")).run({"x": values}).values()
+    assert result.dtype == bfloat16
+    assert np.array_equal(result, values)
+
+
+def _bfloat16() -> Any:
+    from onnx import TensorProto, helper
+
+    return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))

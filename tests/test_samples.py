@@ -1,0 +1,230 @@
+"""Every sample export, every head set: equal to PyTorch's own silenced model, and nothing else was touched."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from onnxheadprune.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
+from onnxheadprune.model_io import load_model
+from onnxheadprune.plan import REMOVED_KEY, PrunePlan
+from onnxheadprune.pruning import plan_pruning
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.surgery import apply_plan
+from tests.conftest import SAMPLES
+
+TINY = SAMPLES / "tiny"
+HEADS, HEAD_SIZE, HIDDEN = 4, 8, 32
+PER_HEAD = HEAD_SIZE * 4 * HIDDEN + 3 * HEAD_SIZE
+"""Weights of q, k, v and o of one head, and the biases of q, k and v: what one head costs."""
+TOLERANCE = 1e-5
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+PROVIDER = Provider(CPU, "the reference is PyTorch on a CPU")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What PyTorch says about one architecture."""
+
+    head_sets: list[dict[int, list[int]]]
+    feeds: dict[str, dict[str, Any]]
+    arrays: dict[str, Any]
+
+    def output(self, variant: str, feed: str) -> Any:
+        """The model's first output."""
+        (key,) = (key for key in self.arrays if key.startswith(f"{variant}/{feed}/"))
+        return self.arrays[key]
+
+
+@functools.cache
+def reference(architecture: str) -> Reference:
+    with np.load(TINY / f"{architecture}.reference.npz") as file:
+        arrays = dict(file)
+    sets = [
+        {int(layer): heads for layer, heads in item.items()} for item in json.loads(str(arrays["head_sets"]))
+    ]
+    feeds = {
+        name: {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(f"{name}/")}
+        for name in json.loads(str(arrays["feeds"]))
+    }
+    return Reference(sets, feeds, arrays)
+
+
+@functools.cache
+def sample(name: str) -> ModelProto:
+    return load_model(TINY / f"{name}.onnx")
+
+
+NAMES = sorted(path.stem for path in TINY.glob("*.onnx"))
+CASES = [(name, index) for name in NAMES for index in range(20)]
+
+
+def test_nothing_is_missing() -> None:
+    architectures = ("bert", "distilbert", "gpt2", "roberta", "vit")
+    assert [
+        f"{architecture}-{exporter}-{attention}"
+        for architecture in architectures
+        for exporter in ("dynamo", "torchscript")
+        for attention in ("eager", "sdpa")
+    ] == NAMES
+    for architecture in architectures:
+        assert len(reference(architecture).head_sets) == 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_original_equals_pytorch(name: str) -> None:
+    """The reference and the comparison themselves are right."""
+    expected = reference(name.partition("-")[0])
+    session = Session(sample(name), PROVIDER)
+    for feed, arrays in expected.feeds.items():
+        (output,) = session.run(arrays).values()
+        assert error(output, expected.output("original", feed)) <= TOLERANCE
+        assert error(output, expected.output("set00", feed)) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "index"), CASES, ids=[f"{name}-set{index:02}" for name, index in CASES])
+def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> None:
+    expected = reference(name.partition("-")[0])
+    heads = expected.head_sets[index]
+    original = sample(name)
+    before = original.SerializeToString(deterministic=True)
+    plan = plan_pruning(original, heads)
+    pruned = apply_plan(plan, original)
+    assert original.SerializeToString(deterministic=True) == before
+    session = Session(pruned, PROVIDER)
+    for feed, arrays in expected.feeds.items():
+        (output,) = session.run(arrays).values()
+        assert error(output, expected.output(f"set{index:02}", feed)) <= TOLERANCE
+    assert plan.edge_gathers == ()
+    assert plan.io_changes == ()
+    removed = sum(len(gone) for gone in heads.values())
+    assert floats(original) - floats(pruned) == removed * PER_HEAD
+    check_untouched(original, pruned, plan)
+
+
+def error(output: Any, expected: Any) -> float:
+    """Largest difference relative to the scale of the output."""
+    return float(np.abs(output - expected).max() / np.abs(expected).max())
+
+
+def floats(model: ModelProto) -> int:
+    """Elements of all stored float tensors."""
+    return sum(int(np.prod(tensor.dims)) for tensor in tensors(model) if tensor.data_type in FLOATS)
+
+
+def tensors(model: ModelProto) -> Iterator[TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        yield from (attribute.t for attribute in node.attribute if attribute.name == "value")
+
+
+def check_untouched(original: ModelProto, pruned: ModelProto, plan: PrunePlan) -> None:
+    """What the plan does not name is bit-identical and in the same order."""
+    edits = [item.edit for item in plan.edits]
+    named = {str(edit.node) for edit in edits if hasattr(edit, "node")}
+    created = {edit.outputs[0] for edit in edits if isinstance(edit, InsertNode)}
+    kept = [node for position, node in enumerate(original.graph.node) if f"main[{position}]" not in named]
+    touched = [node for position, node in enumerate(original.graph.node) if f"main[{position}]" in named]
+    names = {node.name for node in touched if node.name}
+    rest = [node for node in pruned.graph.node if node.name not in names and node.output[0] not in created]
+    assert serialized(kept) == serialized(rest)
+    dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+    assert len(pruned.graph.node) == len(original.graph.node) - len(dropped) + len(created)
+
+    changed = {edit.target for edit in edits if isinstance(edit, SliceTensor)}
+    changed |= {edit.name for edit in edits if isinstance(edit, (AddConstant, DropTensor))}
+    ours, theirs = ({item.name: item for item in model.graph.initializer} for model in (original, pruned))
+    assert ours.keys() - changed == theirs.keys() - changed
+    for tensor_name in ours.keys() - changed:
+        assert ours[tensor_name] == theirs[tensor_name]
+    for edit in edits:
+        if isinstance(edit, SliceTensor) and edit.target == edit.name:
+            check_cut(ours[edit.name], theirs[edit.name])
+
+    redeclared = {edit.value for edit in edits if isinstance(edit, SetDim)}
+    outputs_gone = {name for node in touched for name in node.output}
+    infos = {info.name: info for info in original.graph.value_info}
+    for info in pruned.graph.value_info:
+        if info.name not in redeclared | outputs_gone:
+            assert infos[info.name] == info
+    assert list(original.graph.input) == list(pruned.graph.input)
+    assert list(original.graph.output) == list(pruned.graph.output)
+    check_header(original, pruned)
+
+
+def check_cut(whole: TensorProto, part: TensorProto) -> None:
+    """A cut tensor differs in its data and dimensions only, and every row of it is one of the original's."""
+    left, right = TensorProto(), TensorProto()
+    left.CopyFrom(whole)
+    right.CopyFrom(part)
+    for tensor in (left, right):
+        tensor.ClearField("raw_data")
+        tensor.ClearField("dims")
+    assert left == right
+    rows, kept = (numpy_helper.to_array(tensor).reshape(tensor.dims[0], -1) for tensor in (whole, part))
+    if rows.shape[1] == kept.shape[1]:
+        assert {row.tobytes() for row in kept} <= {row.tobytes() for row in rows}
+
+
+def check_header(original: ModelProto, pruned: ModelProto) -> None:
+    left, right = ModelProto(), ModelProto()
+    left.CopyFrom(original)
+    right.CopyFrom(pruned)
+    added = [entry for entry in right.metadata_props if entry.key == REMOVED_KEY]
+    assert len(added) == 1
+    right.metadata_props.remove(added[0])
+    for model in (left, right):
+        for field in ("node", "initializer", "value_info"):
+            model.graph.ClearField(field)  # type: ignore[arg-type]
+    assert left == right
+
+
+def serialized(nodes: list[NodeProto]) -> list[bytes]:
+    return [node.SerializeToString(deterministic=True) for node in nodes]
+
+
+def test_digits_can_lose_any_head(digits: Path) -> None:
+    from onnxheadprune import validate
+
+    model = onnx.load(digits)
+    for heads in ("0:1", "*:7", "0:0-6 1:1-7 2:0,2,4,6", "3:0-3"):
+        plan = plan_pruning(model, heads)
+        assert plan.edge_gathers == ()
+        assert validate(model, apply_plan(plan, model), provider="cpu").verdict == "passed"
+
+
+def touch_a_weight(model: ModelProto) -> None:
+    tensor = next(item for item in model.graph.initializer if "LayerNorm" in item.name and item.raw_data)
+    tensor.raw_data = tensor.raw_data[:-1] + bytes([tensor.raw_data[-1] ^ 1])
+
+
+def touch_a_node(model: ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Softmax").attribute[0].i = 2
+
+
+def touch_a_doc_string(model: ModelProto) -> None:
+    model.graph.node[-1].doc_string += "!"
+
+
+def touch_the_producer(model: ModelProto) -> None:
+    model.producer_version += "!"
+
+
+@pytest.mark.parametrize("touch", [touch_a_weight, touch_a_node, touch_a_doc_string, touch_the_producer])
+def test_whatever_else_moves_is_seen(touch: Any) -> None:
+    original = sample("bert-torchscript-eager")
+    plan = plan_pruning(original, "0:1")
+    pruned = apply_plan(plan, original)
+    check_untouched(original, pruned, plan)
+    touch(pruned)
+    with pytest.raises(AssertionError):
+        check_untouched(original, pruned, plan)

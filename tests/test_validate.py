@@ -1,0 +1,470 @@
+"""`validate` must not be foolable: every kind of wrong cut is shown to fail, every weak proof to be called weak."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import (
+    ModelError,
+    UsageError,
+    Validation,
+    ValidationFailedError,
+    apply_plan,
+    plan_pruning,
+    prune,
+    validate,
+)
+from onnxheadprune.plan import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.validation import runs
+from tests import toys
+
+Corruption = Callable[[ModelProto], None]
+
+
+def pruned(model: ModelProto, heads: Any = "0:1") -> ModelProto:
+    return apply_plan(plan_pruning(model, heads), model)
+
+
+def record(model: ModelProto) -> Any:
+    return json.loads(next(entry.value for entry in model.metadata_props if entry.key == REMOVED_KEY))
+
+
+def set_record(model: ModelProto, data: Any) -> None:
+    for entry in model.metadata_props:
+        if entry.key == REMOVED_KEY:
+            entry.value = json.dumps(data)
+
+
+def check(model: ModelProto, smaller: ModelProto, **options: Any) -> Validation:
+    """Validates on the CPU, and that neither model is changed by it."""
+    before = model.SerializeToString(), smaller.SerializeToString()
+    result = validate(model, smaller, provider="cpu", **options)
+    assert (model.SerializeToString(), smaller.SerializeToString()) == before
+    json.dumps(result.to_dict(), allow_nan=True)
+    return result
+
+
+# What passes
+
+
+@pytest.mark.parametrize("options", [{}, {"cache": True}, {"ids": True}, {"dtype": np.float64}])
+def test_a_right_cut_passes(options: dict[str, Any]) -> None:
+    model = toys.attention(**options)
+    result = check(model, pruned(model, "0:0,2"))
+    assert result.verdict == "passed"
+    assert result.heads == {0: (0, 2)}
+    exact = [case for case in result.cases if case.settings == "exact"]
+    assert len({tuple(case.shapes.items()) for case in exact}) == len(exact) >= 3
+    assert [case.settings for case in result.cases][-1] == "deployed"
+    assert result.power > 10 * result.tolerance.exact
+    assert result.provider.name == "CPUExecutionProvider"
+    assert result.placement.keys() == {"CPUExecutionProvider"}
+
+
+def test_precision_decides_the_tolerance() -> None:
+    half = toys.attention(dtype=np.float16)
+    result = check(half, pruned(half))
+    assert result.verdict == "passed"
+    assert result.tolerance.precision == "float16"
+
+
+def test_pruned_twice_is_checked_against_either_model() -> None:
+    model = toys.attention()
+    once = pruned(model, "0:1")
+    twice = pruned(once, "0:3")
+    assert check(once, twice).heads == {0: (3,)}
+    assert check(model, twice).heads == {0: (1, 3)}
+
+
+def test_kept_cache_shape_is_recognised() -> None:
+    model = toys.attention(cache=True)
+    smaller = apply_plan(plan_pruning(model, "0:1", keep_cache_shape=True), model)
+    assert check(model, smaller).verdict == "passed"
+
+
+def test_a_whole_site_may_go() -> None:
+    model = toys.attention()
+    smaller = pruned(model, "0:0-3")
+    assert "Softmax" not in {node.op_type for node in smaller.graph.node}
+    result = check(model, smaller)
+    assert result.verdict == "passed"
+    assert result.heads == {0: (0, 1, 2, 3)}
+
+
+def test_named_heads_replace_the_record() -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    del smaller.metadata_props[:]
+    with pytest.raises(UsageError, match=r"no record of removed heads.*--heads"):
+        check(model, smaller)
+    assert check(model, smaller, heads="0:1").verdict == "passed"
+    assert check(model, smaller, heads="0:2").verdict == "failed"
+
+
+# What must fail
+
+
+def wrong_head_in_the_record(model: ModelProto) -> None:
+    data = record(model)
+    data["sites"][0]["removed"] = [2]
+    set_record(model, data)
+
+
+def one_corrupted_weight(model: ModelProto) -> None:
+    weight = toys.get_initializer(model, "attn.v.weight")
+    weight[3, 5] += 0.1
+    toys.set_initializer(model, "attn.v.weight", weight)
+
+
+def one_corrupted_bias(model: ModelProto) -> None:
+    bias = toys.get_initializer(model, "attn.q.bias")
+    bias[0] += 0.1
+    toys.set_initializer(model, "attn.q.bias", bias)
+
+
+def stale_reshape(model: ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("split_shape"):
+            stale = np.array([0, 0, toys.HEADS, toys.HEAD_SIZE])
+            tensor.CopyFrom(numpy_helper.from_array(stale, tensor.name))
+
+
+def swapped_heads(model: ModelProto) -> None:
+    """Every weight is right, but two heads of the output projection changed places."""
+    weight = toys.get_initializer(model, "attn.out.weight")
+    size = toys.HEAD_SIZE
+    order = np.r_[size : 2 * size, :size, 2 * size : 3 * size]
+    toys.set_initializer(model, "attn.out.weight", weight[order])
+
+
+def wrong_axis_order(model: ModelProto) -> None:
+    for node in model.graph.node:
+        if node.name == "Transpose_context_back":
+            del node.attribute[:]
+            node.attribute.append(helper.make_attribute("perm", [0, 3, 2, 1]))
+
+
+def missing_node(model: ModelProto) -> None:
+    """The softmax is gone."""
+    for node in model.graph.node:
+        if node.op_type == "Softmax":
+            node.op_type = "Identity"
+            del node.attribute[:]
+
+
+def nan_weight(model: ModelProto) -> None:
+    weight = toys.get_initializer(model, "attn.v.weight")
+    weight[0, 0] = np.nan
+    toys.set_initializer(model, "attn.v.weight", weight)
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        wrong_head_in_the_record,
+        one_corrupted_weight,
+        one_corrupted_bias,
+        stale_reshape,
+        swapped_heads,
+        wrong_axis_order,
+        missing_node,
+        nan_weight,
+    ],
+)
+def test_a_wrong_model_fails(corrupt: Corruption) -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    assert check(model, smaller).verdict == "passed"
+    corrupt(smaller)
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert result.reason == result.problems[0]
+    assert not result.passed
+
+
+@pytest.mark.parametrize("corrupt", [one_corrupted_weight, one_corrupted_bias, swapped_heads])
+def test_a_wrong_weight_is_seen_in_the_outputs_alone(
+    corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bit-by-bit comparison of weights is a second net; the first must hold without it."""
+    monkeypatch.setattr("onnxheadprune.validation.altered_weights", lambda *_: (0, []))
+    model = toys.attention()
+    smaller = pruned(model)
+    corrupt(smaller)
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert "differs from the masked reference" in result.reason
+
+
+def test_a_weight_that_no_input_reads_is_seen() -> None:
+    """Row 18 of the table is read by one token in 19; feeds may miss it, the comparison of weights does not."""
+    model = toys.attention(ids=True)
+    smaller = pruned(model)
+    table = toys.get_initializer(smaller, "embed.weight")
+    table[18, 0] = np.nextafter(table[18, 0], np.float32(1))
+    toys.set_initializer(smaller, "embed.weight", table)
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert "embed.weight" in result.reason
+
+
+def test_the_wrong_head_removed_fails_on_a_trained_model(digits: Path) -> None:
+    model = onnx.load(digits)
+    smaller = pruned(model, "2:5")
+    claimed = pruned(model, "2:4")
+    set_record(smaller, record(claimed))
+    assert check(model, smaller).verdict == "failed"
+
+
+def test_a_cache_that_was_not_narrowed_fails() -> None:
+    model = toys.attention(cache=True)
+    smaller = pruned(model)
+    for info in (*smaller.graph.input, *smaller.graph.output):
+        if info.name == "past_key":
+            info.type.tensor_type.shape.dim[1].dim_value = toys.HEADS
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert "past_key" in result.reason
+
+
+def test_a_model_that_the_checker_refuses_fails() -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    smaller.graph.node[0].input[0] = "nowhere"
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert "not a valid ONNX model" in result.reason
+
+
+def test_a_model_that_does_not_load_fails() -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    # The checker does not know this domain, so it lets the operator pass; ONNX Runtime does not.
+    smaller.opset_import.append(helper.make_opsetid("nobody.has.this", 1))
+    for node in smaller.graph.node:
+        if node.op_type == "Softmax":
+            node.op_type, node.domain = "Softermax", "nobody.has.this"
+    result = check(model, smaller)
+    assert result.verdict == "failed"
+    assert "does not load" in result.reason
+
+
+def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(runs.Session):
+        """Stands for an optimizer that breaks the pruned model."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.broken = kwargs.get("optimize", False) and "pruned" in kwargs["name"]
+
+        def run(self, feed: Any) -> Any:
+            outputs = super().run(feed)
+            return {name: value + 0.1 * self.broken for name, value in outputs.items()}
+
+    monkeypatch.setattr(runs, "Session", Wrong)
+    model = toys.attention()
+    result = check(model, pruned(model))
+    assert result.verdict == "failed"
+    assert "deployed settings" in result.reason
+
+
+# What proves nothing
+
+
+def test_heads_that_do_not_matter_prove_nothing() -> None:
+    model = toys.attention(silent_heads=(1,))
+    result = check(model, pruned(model, "0:1"))
+    assert result.verdict == "inconclusive"
+    assert "a wrong cut would not show" in result.reason
+    assert check(model, pruned(model, "0:2")).verdict == "passed"
+
+
+def test_heads_that_matter_too_little_prove_nothing() -> None:
+    model = toys.attention(out_scale=1e-6)
+    result = check(model, pruned(model))
+    assert result.verdict == "inconclusive"
+    assert 0 < result.power < 10 * result.tolerance.exact
+
+
+def test_outputs_that_are_not_finite_prove_nothing() -> None:
+    model = toys.attention()
+    weight = toys.get_initializer(model, "attn.q.weight")
+    toys.set_initializer(model, "attn.q.weight", np.full_like(weight, np.inf))
+    result = check(model, pruned(model))
+    assert result.verdict == "inconclusive"
+    assert "NaN" in result.reason
+
+
+def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
+    """The model divides by a Gather whose index no made-up input gets right, until the user helps."""
+    toy_model = toys.attention()
+    graph = toy_model.graph
+    graph.input.append(helper.make_tensor_value_info("magic", TensorProto.INT64, [1]))
+    graph.initializer.append(numpy_helper.from_array(np.array([1000], dtype=np.int64), "thousand"))
+    graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.float32), "nothing"))
+    graph.node.append(helper.make_node("Sub", ["magic", "thousand"], ["offset"], name="offset"))
+    graph.node.append(helper.make_node("Reshape", ["offset", "one"], ["flat"], name="flat"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], dtype=np.int64), "one"))
+    graph.node.append(helper.make_node("Expand", ["nothing", "flat"], ["zeros"], name="zeros"))
+    graph.node.append(helper.make_node("ReduceSum", ["zeros"], ["zero"], name="zero", keepdims=0))
+    graph.output[0].name = "y_plus"
+    graph.node.append(helper.make_node("Add", ["y", "zero"], ["y_plus"], name="y_plus"))
+    smaller = pruned(toy_model)
+    result = check(toy_model, smaller)
+    assert result.verdict == "inconclusive"
+    assert "no random inputs fit" in result.reason
+    assert "--data" in result.reason
+    x = np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)
+    given = check(toy_model, smaller, data=[{"x": x, "magic": np.array([1003])}])
+    assert given.verdict == "passed"
+
+
+def test_a_runtime_that_crashes_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "survives_optimization", lambda *_: False)
+    model = toys.attention(dtype=np.float16)
+    result = check(model, pruned(model))
+    assert result.verdict == "passed"
+    assert {case.settings for case in result.cases} == {"exact"}
+    assert any("crashes" in note for note in result.notes)
+
+
+# What does not belong together
+
+
+def test_swapped_models_are_named() -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    with pytest.raises(UsageError, match="no record"):
+        check(smaller, model)
+    with pytest.raises(UsageError, match="swapped"):
+        check(pruned(smaller, "0:3"), smaller)
+
+
+def test_nothing_removed_is_named() -> None:
+    smaller = pruned(toys.attention())
+    with pytest.raises(UsageError, match="nothing to validate"):
+        check(smaller, smaller)
+
+
+def test_another_original_is_named() -> None:
+    smaller = pruned(toys.attention())
+    with pytest.raises(UsageError, match=r"4 heads.*has 5 heads.*do not belong together"):
+        check(toys.attention(heads=5), smaller)
+    with pytest.raises(UsageError, match=r"input '(x|input_ids)'.*do not belong together"):
+        check(toys.attention(ids=True), smaller)
+    with pytest.raises(UsageError, match="another type"):
+        check(toys.attention(dtype=np.float64), smaller)
+
+
+def test_unreadable_record_is_named() -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    for entry in smaller.metadata_props:
+        if entry.key == REMOVED_KEY:
+            entry.value = "{broken"
+    with pytest.raises(ModelError, match="cannot be read"):
+        check(model, smaller)
+
+
+# Drift, data and labels
+
+
+def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) -> None:
+    result = prune(digits, "*:0", data=digits_test, provider="cpu").validation
+    assert result is not None
+    assert result.accuracy is not None
+    assert result.accuracy.count == 450
+    assert result.accuracy.original == pytest.approx(0.9867, abs=1e-4)
+    assert 0.1 < result.accuracy.pruned < result.accuracy.original
+    assert result.drift is not None
+    assert result.drift.source == "data"
+    assert result.drift.output == "logits"
+    assert result.drift.top1_agreement is not None
+    assert 0.5 < result.drift.top1_agreement < 1
+    assert 0.5 < result.drift.cosine < 1
+    assert 0 < result.drift.mean < result.drift.max
+    data = [case for case in result.cases if case.source == "data" and case.settings == "exact"]
+    assert [case.feeds for case in data] == [15]
+
+
+def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "pruned.onnx"
+    result = prune(digits, "1:0,1,2,3", out, data=digits_test, provider="cpu").validation
+    assert result is not None
+    assert result.accuracy is not None
+    data = np.load(digits_test)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": data["images"]})
+    assert result.accuracy.pruned == pytest.approx(float((logits.argmax(1) == data["labels"]).mean()))
+
+
+def test_hidden_states_are_no_logits(tiny: Path) -> None:
+    model = onnx.load(tiny / "bert-torchscript-eager.onnx")
+    result = check(model, pruned(model))
+    assert result.drift is not None
+    assert result.drift.top1_agreement is None
+    language_model = onnx.load(tiny / "gpt2-torchscript-eager.onnx")
+    drift = check(language_model, pruned(language_model)).drift
+    assert drift is not None
+    assert drift.top1_agreement is not None
+
+
+def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
+    data = np.load(digits.with_name("digits_test.npz"))
+    wrong = {"images": data["images"][:8], "labels": np.zeros((8, 3), dtype=np.int64)}
+    result = validate(digits, pruned(onnx.load(digits)), data=wrong, provider="cpu")
+    assert result.accuracy is None
+    assert any("labels" in note for note in result.notes)
+
+
+# Writing
+
+
+def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxheadprune import surgery
+
+    right = surgery.apply_plan
+
+    def broken(plan: Any, model: ModelProto) -> ModelProto:
+        result = right(plan, model)
+        one_corrupted_weight(result)
+        return result
+
+    monkeypatch.setattr(surgery, "apply_plan", broken)
+    with pytest.raises(ValidationFailedError, match="nothing is written") as caught:
+        prune(toys.attention(), "0:1", tmp_path / "out.onnx", provider="cpu")
+    assert caught.value.validation.verdict == "failed"
+    assert not list(tmp_path.iterdir())
+
+
+def test_prune_writes_what_is_inconclusive_only_when_told(tmp_path: Path) -> None:
+    model = toys.attention(silent_heads=(1,))
+    with pytest.raises(ValidationFailedError, match="inconclusive"):
+        prune(model, "0:1", tmp_path / "out.onnx", provider="cpu")
+    assert not list(tmp_path.iterdir())
+    prune(model, "0:1", tmp_path / "out.onnx", provider="cpu", accept_inconclusive=True)
+    assert _stamp(tmp_path / "out.onnx").startswith("inconclusive CPU")
+
+
+def test_metadata_tells_whether_it_was_validated(tmp_path: Path) -> None:
+    model = toys.attention()
+    prune(model, "0:1", tmp_path / "proven.onnx", provider="cpu")
+    prune(model, "0:1", tmp_path / "unproven.onnx", validate=False)
+    assert _stamp(tmp_path / "proven.onnx").startswith("passed CPU")
+    assert _stamp(tmp_path / "unproven.onnx") == "skipped (--no-validate)"
+    author = {entry.key: entry.value for entry in onnx.load(tmp_path / "proven.onnx").metadata_props}
+    assert author["author"] == "tests"
+
+
+def _stamp(path: Path) -> str:
+    return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == VALIDATION_KEY)

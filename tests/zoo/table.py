@@ -1,0 +1,155 @@
+"""Writes the page of supported graphs: ``python -m tests.zoo.table --zoo DIR -o docs/supported-graphs.md``.
+
+A row per architecture, a column per kind of graph, footnotes for every reason. Nothing is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tests.zoo.collect import collect
+from tests.zoo.columns import COLUMNS, SAMPLE, column
+from tests.zoo.folder import Folder
+from tests.zoo.row import Outcome, Row
+
+TWIN = "-sdpa"
+PACKAGES = ("onnx", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "timm", "onnxslim", "onnxsim")
+GATHER, REFUSAL = "edge gather", "refused"
+
+INTRO = """# Supported graphs
+
+Written by `python -m tests.zoo.table`; do not edit. Every cell is measured: tiny models with random weights
+are exported, pruned with several head sets (the same heads in every layer, different ones, one head left,
+half, all heads of one block; for grouped queries also query heads alone) and compared with PyTorch, where the
+same heads are silenced. Quantized graphs are compared with the masked reference in ONNX Runtime. With a
+cache, past and present are narrowed, and eight decoding steps must give what one pass gives.
+"""
+
+LEGEND = """
+| cell | meaning |
+|---|---|
+| `exact` | equal to the silenced model, and nothing left of the heads |
+| `gather` | equal, but some edge needs a `Gather` at run time; the numbers say why |
+| a number | refused, for the reason of that number |
+| `exact` and a number | equal, but one kind of head set (usually all heads of a block) is refused |
+| `no site` | there is nothing to prune, and the engine says so |
+| `-` | the exporter or the tool before us failed, or the step does not apply |
+| **bold** | not as it must be: see the end of the page |
+"""
+
+
+class Footnotes:
+    """Numbers for reasons, in order of first use."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[tuple[str, str], int] = {}
+
+    def mark(self, rows: Iterable[Row]) -> str:
+        """The numbers of all reasons of some rows: "1,4"."""
+        rows = list(rows)
+        reasons = {(GATHER, reason) for row in rows for reason in row.gathers}
+        reasons |= {(REFUSAL, reason) for row in rows for reason in row.refusals}
+        found = [self.numbers.setdefault(reason, len(self.numbers) + 1) for reason in sorted(reasons)]
+        return ",".join(str(number) for number in sorted(found))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{number}. {kind}: {reason}" for (kind, reason), number in self.numbers.items())
+
+
+def cell(rows: Sequence[Row], notes: Footnotes) -> str:
+    """One cell: the worst outcome of its rows."""
+    if not rows:
+        return "-"
+    failures = sorted({row.outcome for row in rows if row.outcome.is_failure})
+    if failures:
+        return f"**{', '.join(failures)}**"
+    outcomes, marks = {row.outcome for row in rows}, notes.mark(rows)
+    if Outcome.GATHERS in outcomes:
+        return f"gather {marks}"
+    if Outcome.EXACT in outcomes:
+        return f"exact {marks}".rstrip()
+    return "no site" if Outcome.NO_SITE in outcomes else marks
+
+
+def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
+    """The whole page.
+
+    Args:
+        rows: what was checked.
+        built: number of folders that could have been.
+        header: sentences about the run.
+    """
+    cells: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row.case.removesuffix(TWIN)][column(row.variant)].append(row)
+    families = {row.case.removesuffix(TWIN): row.family for row in rows}
+    notes = Footnotes()
+    lines = [f"| graph | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
+    for case in sorted(cells, key=lambda name: (families[name], name)):
+        entries = " | ".join(cell(cells[case][key], notes) for key in COLUMNS)
+        lines.append(f"| {case} | {entries} |")
+    failures = [str(row) for row in rows if row.outcome.is_failure]
+    counts = Counter(row.outcome for row in rows)
+    counted = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
+    steps = sum(row.steps for row in rows)
+    summary = [
+        *header,
+        f"{len(rows)} of {built} graphs of {len(cells)} architectures: {counted}; {steps} with decoding steps.",
+    ]
+    parts = [INTRO, *(f"* {line}" for line in summary), LEGEND, *lines, "\n## Reasons\n", str(notes)]
+    if failures:
+        parts += ["\n## Not as it must be\n", *(f"* {line}" for line in failures)]
+    return "\n".join(parts) + "\n"
+
+
+def versions() -> Mapping[str, str]:
+    """What is installed of the packages that shape the graphs."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def chosen(zoo: Path, variants: Sequence[str]) -> list[Path]:
+    """The folders of some variants; of the attention twins only the plain exports, which is where they differ."""
+    folders = [path for path in sorted(zoo.iterdir()) if path.is_dir() and "." in path.name]
+    names = set(variants)
+    return [
+        path
+        for path in folders
+        for case, _, variant in [path.name.partition(".")]
+        if variant in names and (not case.endswith(TWIN) or "+" not in variant)
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line."""
+    parser = argparse.ArgumentParser(prog="tests.zoo.table", description=__doc__)
+    parser.add_argument("--zoo", type=Path, required=True, help="a folder that tests.zoo.build wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the page")
+    parser.add_argument("--rows", type=Path, help="file of rows: what is in it is not checked again")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--all", action="store_true", help="every variant, not the sample that fills the columns")
+    options = parser.parse_args(arguments)
+    folders = [path for path in sorted(options.zoo.iterdir()) if path.is_dir()]
+    selected = folders if options.all else chosen(options.zoo, SAMPLE)
+    rows = collect(selected, options.rows, options.jobs)
+    scope = "Every graph of the zoo." if options.all else f"A sample of the zoo: {', '.join(SAMPLE)}."
+    tools = ", ".join(f"{name} {version}" for name, version in versions().items())
+    header = [f"Measured on {datetime.date.today().isoformat()} with {tools}.", scope]
+    built = sum(Folder.is_built(path) for path in folders)
+    options.output.write_text(page(rows, built, header))
+    return 1 if any(row.outcome.is_failure for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
