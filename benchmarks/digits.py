@@ -37,7 +37,9 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A quiet CPU session with all optimizations on."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def logits(model: onnx.ModelProto, images: Images) -> npt.NDArray[np.float32]:
@@ -61,7 +63,9 @@ def next_head(cut: Cut, images: Images, target: npt.NDArray[np.float32], heads: 
         for head in range(count)
         if head not in cut.get(site, []) and len(cut.get(site, [])) < count - 1
     ]
-    moved = [float(np.square(logits(masked_reference(view, sites, c), images) - target).mean()) for c in candidates]
+    moved = [
+        float(np.square(logits(masked_reference(view, sites, c), images) - target).mean()) for c in candidates
+    ]
     return candidates[int(np.argmin(moved))]
 
 
@@ -102,7 +106,9 @@ def main(most: int, step: int) -> None:
                 "accuracy": round(accuracy, 4),
                 "weights": result.after.elements,
                 "kilobytes": round(result.model.ByteSize() / 1000),
-                "latency_ratio_batch_64": round(latency_ratio(original, result.model, test["images"][:64]), 2),
+                "latency_ratio_batch_64": round(
+                    latency_ratio(original, result.model, test["images"][:64]), 2
+                ),
                 "validation": None if result.validation is None else result.validation.verdict,
             }
         )
@@ -110,7 +116,11 @@ def main(most: int, step: int) -> None:
     document = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}",
-        "original": {"heads": sum(heads.values()), "accuracy": round(base, 4), "kilobytes": MODEL.stat().st_size // 1000},
+        "original": {
+            "heads": sum(heads.values()),
+            "accuracy": round(base, 4),
+            "kilobytes": MODEL.stat().st_size // 1000,
+        },
         "rows": rows,
     }
     click.echo(json.dumps(document, indent=2))

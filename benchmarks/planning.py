@@ -61,7 +61,9 @@ class Stack:
 
     def norm(self, name: str, source: str) -> str:
         """A layer normalisation, spelled out."""
-        centred = self.add("Sub", f"{name}/Sub", source, self.add("ReduceMean", f"{name}/Mean", source, axes=[-1]))
+        centred = self.add(
+            "Sub", f"{name}/Sub", source, self.add("ReduceMean", f"{name}/Mean", source, axes=[-1])
+        )
         squared = self.add("Mul", f"{name}/Square", centred, centred)
         variance = self.add("ReduceMean", f"{name}/Var", squared, axes=[-1])
         deviation = self.add("Sqrt", f"{name}/Sqrt", self.add("Add", f"{name}/AddEps", variance, "eps"))
@@ -79,7 +81,9 @@ class Stack:
     def heads(self, name: str, source: str, order: list[int]) -> str:
         """One projection, split into heads."""
         projected = self.linear(name, source)
-        split = self.add("Reshape", f"{name}/Reshape", projected, self.target(name, projected, "heads", "size"))
+        split = self.add(
+            "Reshape", f"{name}/Reshape", projected, self.target(name, projected, "heads", "size")
+        )
         return self.add("Transpose", f"{name}/Transpose", split, perm=order)
 
     def layer(self, name: str, source: str) -> str:

@@ -68,7 +68,10 @@ def main(model: Path, share: float, rounds: int) -> None:
         plain, pruned = Path(folder, "plain.onnx"), Path(folder, "pruned.onnx")
         times: dict[str, list[float]] = {"load_and_save": [], "prune": []}
         for round_number in range(rounds + 1):
-            measured = {"load_and_save": timed(load_and_save, model, plain), "prune": timed(prune, model, pruned, heads)}
+            measured = {
+                "load_and_save": timed(load_and_save, model, plain),
+                "prune": timed(prune, model, pruned, heads),
+            }
             if round_number:
                 for name, seconds in measured.items():
                     times[name].append(seconds)

@@ -29,8 +29,10 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def command(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs the command line in this process; captures file descriptors, so native noise counts too."""
+    # Workers of pytest-xdist inherit the width of the terminal that started them.
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()

@@ -55,7 +55,9 @@ def feed(sequence: int, seed: int) -> dict[str, npt.NDArray[np.int64]]:
     return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
 
 
-def outputs(model: onnx.ModelProto | str, feeds: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+def outputs(
+    model: onnx.ModelProto | str, feeds: Mapping[str, npt.NDArray[np.int64]]
+) -> npt.NDArray[np.float32]:
     source = model if isinstance(model, str) else model.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -67,12 +69,18 @@ def outputs(model: onnx.ModelProto | str, feeds: Mapping[str, npt.NDArray[np.int
 
 def test_sites(minilm: Path) -> None:
     sites = find_sites(minilm)
-    assert [(site.num_heads, site.head_size, site.removable) for site in sites] == [(HEADS, HEAD_SIZE, True)] * 6
+    assert [(site.num_heads, site.head_size, site.removable) for site in sites] == [
+        (HEADS, HEAD_SIZE, True)
+    ] * 6
 
 
-def test_weights_shrink_by_exactly_the_heads(minilm: Path, pruned: Path, heads: Mapping[int, list[int]]) -> None:
+def test_weights_shrink_by_exactly_the_heads(
+    minilm: Path, pruned: Path, heads: Mapping[int, list[int]]
+) -> None:
     def elements(path: Path) -> int:
-        return sum(int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer if tensor.data_type == 1)
+        return sum(
+            int(np.prod(tensor.dims)) for tensor in onnx.load(path).graph.initializer if tensor.data_type == 1
+        )
 
     removed = sum(len(per_layer) for per_layer in heads.values())
     assert removed == 18
@@ -80,7 +88,9 @@ def test_weights_shrink_by_exactly_the_heads(minilm: Path, pruned: Path, heads: 
     assert elements(minilm) - elements(pruned) == removed * HEAD_SIZE * (4 * HIDDEN + 3)
 
 
-def test_optimizer_still_fuses_every_layer(minilm: Path, pruned: Path, heads: Mapping[int, list[int]]) -> None:
+def test_optimizer_still_fuses_every_layer(
+    minilm: Path, pruned: Path, heads: Mapping[int, list[int]]
+) -> None:
     optimizer = pytest.importorskip("onnxruntime.transformers.optimizer")
 
     def fused(path: Path) -> onnx.ModelProto:
@@ -91,11 +101,15 @@ def test_optimizer_still_fuses_every_layer(minilm: Path, pruned: Path, heads: Ma
 
     def attention_heads(model: onnx.ModelProto) -> list[int]:
         nodes = [node for node in model.graph.node if node.op_type == "Attention"]
-        return [attribute.i for node in nodes for attribute in node.attribute if attribute.name == "num_heads"]
+        return [
+            attribute.i for node in nodes for attribute in node.attribute if attribute.name == "num_heads"
+        ]
 
     assert attention_heads(fused(minilm)) == [HEADS] * 6
     small = fused(pruned)
     assert attention_heads(small) == [HEADS - len(heads.get(layer, ())) for layer in range(6)]
     for sequence, seed in ((7, 0), (33, 1)):
         expected = outputs(str(pruned), feed(sequence, seed))
-        np.testing.assert_allclose(outputs(small, feed(sequence, seed)), expected, atol=2e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(
+            outputs(small, feed(sequence, seed)), expected, atol=2e-5 * np.abs(expected).max()
+        )

@@ -203,11 +203,16 @@ def _reason(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 
-def build(cases: Iterable[Case], variants: Sequence[str], out: Path) -> dict[str, int]:
-    """Builds every variant of every case and returns how many ended in which way."""
+def settle_torch() -> None:
+    """Settings without which exports differ or fail."""
     torch.set_num_threads(1)
     # The fused inference path of nn.TransformerEncoderLayer cannot be traced.
     torch.backends.mha.set_fastpath_enabled(False)
+
+
+def build(cases: Iterable[Case], variants: Sequence[str], out: Path) -> dict[str, int]:
+    """Builds every variant of every case and returns how many ended in which way."""
+    settle_torch()
     counts: dict[str, int] = {}
     for case in cases:
         workshop = Workshop(case, out)

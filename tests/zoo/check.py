@@ -41,7 +41,9 @@ def check(path: Path) -> Row:
         place = problem.__traceback__
         while place is not None and place.tb_next is not None:
             place = place.tb_next
-        where = "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno})"
+        where = (
+            "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno})"
+        )
         outcome, detail = Outcome.ERROR, f"{type(problem).__name__}: {str(problem)[:300]}{where}"
     return checked.row(outcome, detail)
 
@@ -93,7 +95,7 @@ class _Check:
                 return Outcome.WRONG, f"{name} {heads}: {problem}"
             done += 1
         if expect == "refused" or not done:
-            return (Outcome.REFUSED if refused else Outcome.UNEXPECTED), ""
+            return (Outcome.REFUSED, "") if refused else (Outcome.UNEXPECTED, "no head set was refused")
         return (Outcome.GATHERS if self.gathers else Outcome.EXACT), ""
 
     def _without_sites(self, expect: str) -> tuple[Outcome, str]:

@@ -15,7 +15,6 @@ from onnx import ModelProto
 from onnxheadprune.model_io import load_model
 from tests.zoo.runs import Array, Arrays
 
-
 Kept = dict[str, tuple[int, list[int]]]
 """Axis and kept KV heads by the name of a graph input or output."""
 

@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the page")
     parser.add_argument("--rows", type=Path, help="file of rows: what is in it is not checked again")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--all", action="store_true", help="every variant, not the sample that fills the columns")
+    parser.add_argument(
+        "--all", action="store_true", help="every variant, not the sample that fills the columns"
+    )
     options = parser.parse_args(arguments)
     folders = [path for path in sorted(options.zoo.iterdir()) if path.is_dir()]
     selected = folders if options.all else chosen(options.zoo, SAMPLE)

@@ -1,0 +1,63 @@
+"""Every architecture of the zoo, exported here and now, pruned and compared with PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("torch")
+
+from tests.zoo.row import Outcome, Row
+
+if TYPE_CHECKING:
+    from tests.zoo.store import Store
+
+pytestmark = pytest.mark.samples
+
+EXACT_SHARE = 0.95
+BUILT_SHARE = 0.8
+"""Of the folders; some exporters cannot do some models, and some steps do not apply."""
+
+
+def test_pruned_is_silenced(store: Store, graph: tuple[str, str]) -> None:
+    from tests.zoo.store import NotBuiltError
+
+    try:
+        row = store.row(*graph)
+    except NotBuiltError as problem:
+        pytest.skip(str(problem))
+    assert not row.outcome.is_failure, str(row)
+
+
+def test_nearly_all_float32_graphs_are_exact(store: Store) -> None:
+    from tests.zoo.selection import is_fp32, selected
+
+    graphs = selected(list(store.cases.values()))
+    rows = _rows(store, graphs)
+    assert len(rows) >= BUILT_SHARE * len(graphs)
+    wrong = [str(row) for row in rows if row.outcome is Outcome.WRONG]
+    assert not wrong
+    removable = [row for row in rows if is_fp32(row.variant) and store.cases[row.case].expect == "exact"]
+    exact = [row for row in removable if row.outcome.is_exact]
+    assert len(exact) >= EXACT_SHARE * len(removable)
+
+
+def test_every_cache_is_decoded_with(store: Store) -> None:
+    graphs = [(case.name, "ts17") for case in store.cases.values() if case.caches]
+    rows = _rows(store, graphs)
+    assert rows
+    assert all(row.steps for row in rows), [str(row) for row in rows if not row.steps]
+
+
+def _rows(store: Store, graphs: list[tuple[str, str]]) -> list[Row]:
+    """Rows of the folders that can be built; tests of single folders have made them already."""
+    from tests.zoo.store import NotBuiltError
+
+    rows = []
+    for graph in graphs:
+        try:
+            rows.append(store.row(*graph))
+        except NotBuiltError:
+            continue
+    return rows
