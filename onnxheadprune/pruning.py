@@ -171,7 +171,7 @@ def _cuts(
             site.index,
             site.name,
             site.original_num_heads,
-            site.kv_num_heads,
+            site.original_kv_num_heads,
             chosen.get(site.index, ()),
             site.removed,
             sum(1 for group in site.groups if set(group) <= set(present.get(site.index, ()))),

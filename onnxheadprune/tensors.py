@@ -12,10 +12,11 @@ from onnxheadprune.edits import Selection, read_ranges
 from onnxheadprune.errors import RefusedError
 
 _PACKED = {
-    TensorProto.INT4,
-    TensorProto.UINT4,
-    TensorProto.FLOAT4E2M1,
+    number
+    for name, number in TensorProto.DataType.items()
+    if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2")
 }
+"""Types whose elements share bytes; onnx knows more of them with every release."""
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 
 
@@ -41,16 +42,11 @@ def cut(tensor: TensorProto, selection: Selection) -> None:
     """Cuts a tensor in place, keeping its name, type, doc string and how its data is stored.
 
     Raises:
-        RefusedError: if its data is not in memory, or is packed so that elements share bytes.
+        RefusedError: if its data is not in memory.
     """
     if tensor.data_location == TensorProto.EXTERNAL:
         raise RefusedError(f"the data of initializer {tensor.name!r} is not loaded")
     dims = tuple(tensor.dims)
-    name = TensorProto.DataType.Name(tensor.data_type)
-    if tensor.HasField("raw_data") and name.endswith(("INT2", "E2M3", "E3M2")):
-        raise RefusedError(
-            f"initializer {tensor.name!r} packs elements of type {name}, which cannot be cut yet"
-        )
     if tensor.data_type in _PACKED:
         array = take(numpy_helper.to_array(tensor), selection)
         _store_raw(tensor, numpy_helper.from_array(np.ascontiguousarray(array)).raw_data, array.shape)

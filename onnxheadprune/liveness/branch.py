@@ -59,11 +59,8 @@ def detach(projection: Node) -> Sequence[Edit] | Refusal:
 
 
 def _no_residual(projection: Node, value: Value) -> Refusal:
-    return refuse(
-        projection,
-        Reason.NO_PROJECTION,
-        f"all heads cannot go: {value.name} is not simply added to a residual stream",
-    )
+    why = "is a model output" if value.is_graph_output else "is not simply added to a residual stream"
+    return refuse(projection, Reason.NO_PROJECTION, f"all heads cannot go: {value.name} {why}")
 
 
 def _own_bias(node: Node) -> _Left | Refusal:

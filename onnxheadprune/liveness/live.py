@@ -137,6 +137,8 @@ class Live:
 
     def product_closure(self) -> Live:
         """The smallest outer product that covers the mask."""
+        if self.is_dead:
+            return self
         mask = self.mask
         closed = np.ones_like(mask)
         for position in range(mask.ndim):

@@ -248,8 +248,9 @@ def observes(use: Use, sweep: Sweep) -> bool:
     """Whether a consumer asks for no contents: it looks at the shape, or only passes the value on."""
     if (use.node.index, use.input_index) in sweep.edges:
         return False
-    passed_on = use.node.op_type in CARRIERS and use.node.out in sweep.kept and use.node not in sweep.answers
-    return looks_only(use) or passed_on
+    # A carrier that was refused, or that stays whole, is a consumer like any other.
+    kept = sweep.kept.get(use.node.out, FULL) if use.node.op_type in CARRIERS else FULL
+    return looks_only(use) or (not kept.is_full and use.node not in sweep.answers)
 
 
 def admissible(live: Live, value: Value) -> Live | None:

@@ -78,6 +78,13 @@ def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[Att
     ):
         return sites
     return [
-        replace(site, index=cut.index, name=cut.name, removed=cut.removed, original_num_heads=cut.num_heads)
+        replace(
+            site,
+            index=cut.index,
+            name=cut.name,
+            removed=cut.removed,
+            original_num_heads=cut.num_heads,
+            original_kv_num_heads=cut.kv_num_heads,
+        )
         for site, cut in zip(sites, alive, strict=True)
     ]

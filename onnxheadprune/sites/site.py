@@ -88,6 +88,7 @@ class AttentionSite:
         flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
         removed: heads that an earlier pruning removed (indices of the original model).
         original_num_heads: query heads before any pruning.
+        original_kv_num_heads: key/value heads before any pruning.
     """
 
     index: int
@@ -107,6 +108,7 @@ class AttentionSite:
     flops_per_token: int = 0
     removed: tuple[int, ...] = ()
     original_num_heads: int = 0
+    original_kv_num_heads: int = 0
 
     @property
     def removable(self) -> bool:

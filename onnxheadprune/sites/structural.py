@@ -164,6 +164,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
         original_num_heads=block.num_heads,
+        original_kv_num_heads=kv,
     )
     if block.num_heads == 1:
         return site

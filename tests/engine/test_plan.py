@@ -91,9 +91,6 @@ def record(model: ModelProto) -> list[dict[str, Any]]:
     return sites
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a second pruning records the KV heads that are left, not the original ones"
-)
 def test_record_of_two_prunings_is_that_of_one() -> None:
     model, _ = build(PLAIN)
     once = apply_plan(plan_pruning(model, {0: [1, 3], 1: [0]}), model)

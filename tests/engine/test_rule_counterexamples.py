@@ -1,11 +1,10 @@
-"""Cases that once broke a rule, smallest form. An xfail is a bug that is still there."""
+"""Cases that once broke a rule, smallest form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 
 from onnxheadprune.graph.dims import Shape
 from onnxheadprune.liveness.live import FULL, Live
@@ -15,7 +14,6 @@ from tests.engine.strategies import vector
 
 FIRST, SECOND = np.array([True, False]), np.array([False, True])
 DIAGONAL = np.array([[True, False], [False, True]])
-OPEN = pytest.mark.xfail(strict=True, reason="reported, not fixed yet")
 
 
 def data(*shape: int) -> Array:
@@ -111,7 +109,6 @@ def test_fully_live_slice_of_a_value_that_keeps_more() -> None:
     check(case, setup, only(FULL, Live.over((1,), np.array([True, False, False]))))
 
 
-@OPEN
 def test_refused_carrier_still_needs_its_whole_input() -> None:
     """The Transpose cannot follow the ragged mask, so the other reader alone must not narrow what both read."""
     case = Case("Transpose", (data(2, 2, 2),))

@@ -106,7 +106,6 @@ def test_a_piece_that_died_leaves_split_and_concat() -> None:
     check(model, {"x": data}, {"y": Live.over((1,), np.array([True, True, False, False, True, True]))})
 
 
-@pytest.mark.xfail(strict=True, reason="reported, not fixed yet")
 def test_carrier_that_stays_whole_needs_its_whole_input() -> None:
     """One reader of the Transpose wants half of it, one all; a third wants half of what the Transpose reads."""
     data = RNG.random((2, 4)).astype(np.float32)

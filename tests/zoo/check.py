@@ -24,6 +24,9 @@ from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
 FINE = 1e-3
 """PyTorch's numbers alone decide up to this tolerance; coarser ones could hide a wrong head."""
 
+ROUTED = ("gpt-oss", "mixtral", "qwen3-moe")
+"""Rounded weights may send a token to another expert; with them, PyTorch's float32 numbers decide nothing."""
+
 LEGAL_FOR_WHOLE_SITES = re.compile(
     r"is not simply added to a residual stream|removing all heads before a \w+ is not supported"
 )
@@ -126,15 +129,16 @@ class _Check:
         if folder.passes_checker:
             try:
                 onnx.checker.check_model(model)
-            except onnx.checker.ValidationError as problem:
-                return f"the pruned model is invalid: {str(problem).strip().splitlines()[0]}"
+            except onnx.checker.ValidationError as error:
+                return f"the pruned model is invalid: {str(error).strip().splitlines()[0]}"
         pruned, kept = Runner(model), folder.kept_caches(heads)
         if planning.plan.edge_gathers:  # a cache that could not be narrowed must then be whole
             kept |= folder.whole_caches(model)
         masked = self._masked(planning)
+        routed = masked is not None and folder.case["name"].removesuffix("-sdpa") in ROUTED
         for feed, inputs in enumerate(folder.feeds()):
             got = pruned(narrowed(inputs, kept))
-            if folder.tolerance is not None:
+            if folder.tolerance is not None and not routed:
                 want = narrowed(folder.reference(index, feed), kept)
                 if problem := self._apart(got, want, folder.tolerance, f"PyTorch on feed {feed}"):
                     return problem

@@ -86,7 +86,7 @@ class Folder:
         A KV head stays as long as one of its query heads does. A site that goes as a whole leaves its
         cache as it was.
         """
-        kept = {}
+        kept: Kept = {}
         for cache in self.case["caches"]:
             projection, gone = self.projections[cache["projection"]], heads[cache["projection"]]
             groups = np.arange(projection["num_heads"]).reshape(projection["kv_num_heads"], -1)
@@ -98,7 +98,7 @@ class Folder:
     def whole_caches(self, model: ModelProto) -> Kept:
         """The same for the pairs whose past `model` declares with all KV heads."""
         declared = {info.name: info.type.tensor_type.shape.dim for info in model.graph.input}
-        kept = {}
+        kept: Kept = {}
         for cache in self.case["caches"]:
             count = self.projections[cache["projection"]]["kv_num_heads"]
             if cache["past"] in declared and declared[cache["past"]][cache["axis"]].dim_value == count:
