@@ -71,12 +71,15 @@ def pruning_record(model: ModelProto) -> list[SiteCut]:
 
 
 def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[AttentionSite]:
-    """Original indices, names and head numbers, if the record fits what was found."""
+    """Original indices, names and head numbers, from the record of earlier pruning."""
     alive = [cut for cut in record if cut.heads_left]
-    if len(alive) != len(sites) or any(
-        c.heads_left != s.num_heads for c, s in zip(alive, sites, strict=False)
-    ):
+    if not record:
         return sites
+    if [cut.heads_left for cut in alive] != [site.num_heads for site in sites]:
+        raise ModelError(
+            f"the record of an earlier pruning ({REMOVED_KEY} in the metadata) does not fit the"
+            f" {len(sites)} attention sites of this model; was it changed since?"
+        )
     return [
         replace(
             site,

@@ -73,6 +73,7 @@ def group(candidates: list[Candidate]) -> list[Block]:
     Two head positions belong to one head if some projection reads a channel that both contribute to:
     one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
     """
+    candidates = _along_heads(candidates)
     by_core: Partition[int] = Partition()
     for candidate in candidates:
         by_core.join(core.node.index for core in candidate.cores)
@@ -81,6 +82,24 @@ def group(candidates: list[Candidate]) -> list[Block]:
         blocks.setdefault(by_core.root(candidate.cores[0].node.index), []).append(candidate)
     built = [_build(members) for members in blocks.values()]
     return sorted(built, key=lambda block: min(core.node.index for core in block.cores))
+
+
+def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates that see their cores along the head axes.
+
+    A contraction over the tokens (Linformer's projections of a fixed-length sequence) may lead to the same
+    core along another axis. It sums over no heads of that core.
+    """
+    views: dict[int, tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            seen = (len(core.heads), core.head_axes, core.feature_axes)
+            views[core.node.index] = max(views.get(core.node.index, seen), seen)
+    return [
+        candidate
+        for candidate in candidates
+        if all(views[core.node.index][1:] == (core.head_axes, core.feature_axes) for core in candidate.cores)
+    ]
 
 
 def _build(candidates: list[Candidate]) -> Block:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, DropInputs, Edit, SetAttribute, SetInput
+from onnxheadprune.edits import AddConstant, DropInputs, Edit, SetAttribute, SetDim, SetInput
 from onnxheadprune.graph.dims import Dim
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.literals import MARK
@@ -34,7 +34,7 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return [] if counts == sizes else _new_sizes(node, counts)
+        return [] if counts == sizes else [*_new_sizes(node, counts), *_empty(node, counts, axis)]
 
     return Answer({0: joined}, rewrite)
 
@@ -64,6 +64,15 @@ def _count(live: Live, size: int, axis: int) -> int:
     if live.is_dead:
         return 0
     return live.extent(axis)[0] if axis in live.axes else size
+
+
+def _empty(node: Node, counts: Sequence[int], axis: int) -> Sequence[Edit]:
+    """A piece of which nothing is live has width 0 and no reader; what is declared of it must say so."""
+    return [
+        SetDim(node.scope.ref, output.name, axis, 0)
+        for output, count in zip(node.outputs, counts, strict=True)
+        if count == 0 and output is not None
+    ]
 
 
 def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
