@@ -11,7 +11,8 @@ import onnx
 
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
@@ -53,7 +54,7 @@ def anatomy(block: Block) -> Anatomy:
             fused = fused_anatomy(core.node, block.num_heads)
             for shared in fused.groups:
                 groups.join(shared)
-            free |= fused.free
+            free |= fused.free | _endpoints(_fused_walk(core))
             head_size = head_size or fused.head_size
             continue
         bits = _head_bits(block, core)
@@ -69,6 +70,23 @@ def anatomy(block: Block) -> Anatomy:
         free |= _endpoints(below)
     found = tuple(tuple(sorted(members)) for members in groups.sets())
     return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
+
+
+def _fused_walk(core: Core) -> Sweep:
+    """A label sweep up the keys and values of a fused node, one bit per head; empty where its shapes are unknown."""
+    layout, entry = layout_of(core.node), rule_for(core.node)
+    if layout is None or entry is None:
+        return Sweep()
+    bits = np.array([1 << head for head in range(layout.num_heads)], dtype=object)
+    if len(layout.out_axes) == 1:
+        bits = np.repeat(bits, layout.v_head_size)
+    lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
+    answer = entry.function(core.node, lives)
+    if not isinstance(answer, Answer):
+        return Sweep()
+    return sweep(
+        [Seed(core.node, index, live, "") for index, live in answer.inputs.items() if index], labels=True
+    )
 
 
 def _head_bits(block: Block, core: Core) -> Live:
