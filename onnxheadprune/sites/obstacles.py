@@ -36,6 +36,9 @@ def obstacle(
     for node in talking:
         sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    cascade = _cascade(block)
+    if cascade is not None:
+        return cascade
     for refusal in trial.refusals.values():
         if refusal.reason is Reason.COUPLED:
             return refusal
@@ -49,6 +52,31 @@ def obstacle(
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
             return _context_used_elsewhere(core.node, trial)
     return None
+
+
+def _cascade(block: Block) -> Refusal | None:
+    """One head's context is projected into another head's queries, keys or values."""
+    for projection in block.projections:
+        for core in block.cores:
+            if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
+                sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
+                return Refusal(Reason.COUPLED, core.node.label, core.node.out.name, sentence)
+    return None
+
+
+def _is_upstream(node: Node, of: Node) -> bool:
+    """Whether `of` reads something that `node` made."""
+    stack, seen = [of], {of}
+    while stack:
+        current = stack.pop()
+        if current is node:
+            return True
+        for value in current.inputs:
+            producer = None if value is None else value.producer
+            if producer is not None and producer not in seen and producer.index >= node.index:
+                seen.add(producer)
+                stack.append(producer)
+    return False
 
 
 def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:

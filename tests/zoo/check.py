@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -16,7 +14,8 @@ from onnxheadprune.sites.site import AttentionSite
 from onnxheadprune.surgery import apply_plan
 from onnxheadprune.tolerances import tolerance_for
 from tests.zoo.decode import can_decode, decode_error, one_pass
-from tests.zoo.folder import Folder, Kept, narrowed
+from tests.zoo.folder import Folder, HeadSet, Kept, narrowed
+from tests.zoo.legal import is_legal
 from tests.zoo.match import match_sites
 from tests.zoo.row import Outcome, Row, general
 from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
@@ -26,13 +25,6 @@ FINE = 1e-3
 
 ROUTED = ("gpt-oss", "mixtral", "qwen3-moe")
 """Rounded weights may send a token to another expert; with them, PyTorch's float32 numbers decide nothing."""
-
-LEGAL_FOR_WHOLE_SITES = re.compile(
-    r"is not simply added to a residual stream|removing all heads before a \w+ is not supported"
-)
-LEGAL = re.compile(r"MatMulNBits packs|the last block of .* is not full|packs the zero points of two blocks")
-
-HeadSet = Sequence[Sequence[int]]
 
 
 def check(path: Path) -> Row:
@@ -178,12 +170,3 @@ class _Check:
             return str(problem)
         self.error = max(self.error, error)
         return "" if error <= limit else f"off by {error:.1e} from {what}"
-
-
-def is_legal(refusal: str, heads: HeadSet, folder: Folder) -> bool:
-    """Whether a head set may be refused for this reason."""
-    whole = any(
-        len(gone) == projection["num_heads"]
-        for gone, projection in zip(heads, folder.projections, strict=True)
-    )
-    return bool(LEGAL.search(refusal)) or (whole and bool(LEGAL_FOR_WHOLE_SITES.search(refusal)))

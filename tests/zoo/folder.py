@@ -15,6 +15,8 @@ from onnx import ModelProto
 from onnxheadprune.model_io import load_model
 from tests.zoo.runs import Array, Arrays
 
+HeadSet = Sequence[Sequence[int]]
+"""Query heads to remove, per projection."""
 Kept = dict[str, tuple[int, list[int]]]
 """Axis and kept KV heads by the name of a graph input or output."""
 
@@ -80,7 +82,7 @@ class Folder:
         prefix = f"{'full' if head_set is None else f'set{head_set}'}/feed{feed}/"
         return {name: self.arrays[prefix + name] for name in self.case["outputs"]}
 
-    def kept_caches(self, heads: Sequence[Sequence[int]]) -> Kept:
+    def kept_caches(self, heads: HeadSet) -> Kept:
         """The axis and kept KV heads of each past and present, if `heads` go.
 
         A KV head stays as long as one of its query heads does. A site that goes as a whole leaves its

@@ -21,12 +21,15 @@ BUILT_SHARE = 0.8
 
 
 def test_pruned_is_silenced(store: Store, graph: tuple[str, str]) -> None:
+    from tests.zoo.selection import KNOWN_GAPS
     from tests.zoo.store import NotBuiltError
 
     try:
         row = store.row(*graph)
     except NotBuiltError as problem:
         pytest.skip(str(problem))
+    if row.case in KNOWN_GAPS and row.outcome is not Outcome.WRONG:
+        pytest.xfail(KNOWN_GAPS[row.case])
     assert not row.outcome.is_failure, str(row)
 
 
