@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.graph.view import GraphView
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.pruning import Planning, analyse
 from onnxheadprune.sites.find import sites_of, view_of
-from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.surgery import apply_plan
 from onnxheadprune.tolerances import tolerance_for
 from tests.zoo.decode import can_decode, decode_error, one_pass
@@ -46,17 +48,25 @@ def check(path: Path) -> Row:
 class _Check:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
-        self.view = view_of(folder.model)
-        self.sites = sites_of(self.view, folder.path.name)
         self.gathers: set[str] = set()
         self.refusals: set[str] = set()
         self.error = 0.0
         self.steps = False
 
+    @cached_property
+    def view(self) -> GraphView:
+        return view_of(self.folder.model)
+
+    @cached_property
+    def sites(self) -> Sites:
+        return sites_of(self.view, self.folder.path.name)
+
     def row(self, outcome: Outcome, detail: str) -> Row:
         case = self.folder.case
-        gathers = general(self.gathers, self.view, self.sites)
-        refusals = general(self.refusals, self.view, self.sites)
+        gathers, refusals = (
+            general(reasons, self.view, self.sites) if reasons else ()
+            for reasons in (self.gathers, self.refusals)
+        )
         return Row(
             case["name"],
             case["variant"],

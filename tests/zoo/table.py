@@ -141,11 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--all", action="store_true", help="every variant, not the sample that fills the columns"
     )
+    parser.add_argument("--variants", default=",".join(SAMPLE), help="the sample, comma-separated")
     options = parser.parse_args(arguments)
+    sample = tuple(options.variants.split(","))
     folders = [path for path in sorted(options.zoo.iterdir()) if path.is_dir()]
-    selected = folders if options.all else chosen(options.zoo, SAMPLE)
+    selected = folders if options.all else chosen(options.zoo, sample)
     rows = collect(selected, options.rows, options.jobs)
-    scope = "Every graph of the zoo." if options.all else f"A sample of the zoo: {', '.join(SAMPLE)}."
+    scope = "Every graph of the zoo." if options.all else f"A sample of the zoo: {', '.join(sample)}."
     tools = ", ".join(f"{name} {version}" for name, version in versions().items())
     header = [f"Measured on {datetime.date.today().isoformat()} with {tools}.", scope]
     built = sum(Folder.is_built(path) for path in folders)

@@ -137,6 +137,16 @@ def test_what_should_be_no_site_and_is(changed: Callable[..., Path]) -> None:
     assert check(changed("bert", "ts17", expecting("no-site"))).outcome is Outcome.UNEXPECTED
 
 
+def test_a_crash_is_a_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crashing(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(checking, "sites_of", crashing)
+    row = check(store.folder("bert", "ts17"))
+    assert row.outcome is Outcome.ERROR
+    assert "KeyError: 'a bug' (test_check.py:" in row.detail
+
+
 def test_a_row_survives_its_file() -> None:
     row = Row("bert", "ts17", "encoders", Outcome.GATHERS, ("a",), ("b", "c"), "", 1e-6, True)
     assert Row.from_json(row.to_json()) == row
