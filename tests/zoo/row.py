@@ -61,9 +61,13 @@ class Row:
     error: float = 0.0
     steps: bool = False
 
+    @property
+    def words(self) -> str:
+        """What there is to say about the outcome."""
+        return "; ".join(filter(None, (self.detail, *self.gathers, *self.refusals)))
+
     def __str__(self) -> str:
-        more = "; ".join(filter(None, (self.detail, *self.gathers, *self.refusals)))
-        return f"{self.case}.{self.variant}: {self.outcome}{': ' + more if more else ''}"
+        return f"{self.case}.{self.variant}: {self.outcome}{': ' + self.words if self.words else ''}"
 
     def to_json(self) -> str:
         """The row in one line."""
@@ -79,6 +83,8 @@ class Row:
 
 
 _NODE = re.compile(r" \((?:at|in) [^()]*(?:\([^()]*\))?\)|; leave at least one head$")
+_ORDINARY = frozenset(("", *"a attention axis bias context head heads input model node output".split()))
+_ORDINARY |= frozenset("scale shape site value values weights".split())
 _SITE = re.compile(r"^site \d+ \(.*?\) (?=can)")
 
 
@@ -98,7 +104,5 @@ def _general(sentence: str, names: dict[str, str]) -> str:
 
 def _word(word: str, names: dict[str, str]) -> str:
     bare = word.strip(",;:'\"")
-    # A graph may call a value "x" or "a": only what no sentence would say is a name.
-    if bare in names and (len(bare) > 1 and bare not in ("value", "input", "output")):
-        return word.replace(bare, names[bare])
-    return word
+    # A graph may call a value "x" or a site "model": words of our own sentences are not names.
+    return word.replace(bare, names[bare]) if bare in names and bare not in _ORDINARY else word

@@ -90,11 +90,14 @@ def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
         cells[row.case.removesuffix(TWIN)][column(row.variant)].append(row)
     families = {row.case.removesuffix(TWIN): row.family for row in rows}
     notes = Footnotes()
-    lines = [f"| graph | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
+    # A column that was not measured is left out: "-" would say that nothing could be.
+    measured = {column(row.variant) for row in rows}
+    keys = [key for key in COLUMNS if key in measured]
+    lines = [f"| graph | {' | '.join(COLUMNS[key] for key in keys)} |", f"|---|{'---|' * len(keys)}"]
     for case in sorted(cells, key=lambda name: (families[name], name)):
-        entries = " | ".join(cell(cells[case][key], notes) for key in COLUMNS)
+        entries = " | ".join(cell(cells[case][key], notes) for key in keys)
         lines.append(f"| {case} | {entries} |")
-    failures = [str(row) for row in rows if row.outcome.is_failure]
+    failures = _failures(rows)
     counts = Counter(row.outcome for row in rows)
     counted = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
     steps = sum(row.steps for row in rows)
@@ -106,6 +109,18 @@ def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
     if failures:
         parts += ["\n## Not as it must be\n", *(f"* {line}" for line in failures)]
     return "\n".join(parts) + "\n"
+
+
+def _failures(rows: Iterable[Row]) -> list[str]:
+    """A sentence per architecture and kind of failure, with the first graph's words."""
+    found: dict[tuple[str, Outcome], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.outcome.is_failure:
+            found[row.case, row.outcome].append(row)
+    return [
+        f"{case}: {outcome} as {', '.join(row.variant for row in group)}: {group[0].words}"
+        for (case, outcome), group in found.items()
+    ]
 
 
 def versions() -> Mapping[str, str]:
@@ -147,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folders = [path for path in sorted(options.zoo.iterdir()) if path.is_dir()]
     selected = folders if options.all else chosen(options.zoo, sample)
     rows = collect(selected, options.rows, options.jobs)
-    scope = "Every graph of the zoo." if options.all else f"A sample of the zoo: {', '.join(sample)}."
+    scope = "Every graph of the zoo."
+    if not options.all:
+        scope = f"A sample of the zoo: {', '.join(sample)}; of SDPA twins the plain exports only."
     tools = ", ".join(f"{name} {version}" for name, version in versions().items())
     header = [f"Measured on {datetime.date.today().isoformat()} with {tools}.", scope]
     built = sum(Folder.is_built(path) for path in folders)
