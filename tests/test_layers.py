@@ -15,9 +15,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("liveness",),
     ("plan",),
     ("sites", "heads", "pruning"),
-    ("surgery", "masking"),
+    ("surgery", "masking", "fusion"),
     ("runtime", "providers", "feeds", "tolerances"),
-    ("validation",),
+    ("calibration", "scoring", "selection", "compensation"),
+    ("validation", "benchmarking"),
     ("api",),
     ("report",),
     ("cli",),
@@ -49,7 +50,7 @@ def module_of(path: Path) -> str:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert {module_of(path) for path in FILES} - set(TOP) == set(LEVEL)
+    assert {module_of(path) for path in FILES} - set(TOP) <= set(LEVEL)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
