@@ -13,6 +13,7 @@ import pytest
 from onnxheadprune import InferenceError, ProviderError, providers, runtime
 from onnxheadprune.providers import probe, resolve_provider
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
+from onnxheadprune.runtime import session as session_module
 from tests import toys
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
@@ -111,7 +112,7 @@ def test_a_silent_fallback_is_an_error() -> None:
 def test_large_models_go_through_a_file_that_is_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runtime, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(session_module, "INLINE_LIMIT", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = toys.attention(extra_weight=5000)
     session = Session(model, Provider(CPU, "test"))
@@ -132,7 +133,7 @@ def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> No
     broken.graph.node[0].op_type = "NoSuchOperator"
     assert runtime.survives_optimization([toys.attention()], provider)
     assert runtime.survives_optimization([toys.attention(), broken], provider)
-    monkeypatch.setattr(runtime, "_LOAD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(session_module, "_LOAD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert not runtime.survives_optimization([toys.attention()], provider)
 
 

@@ -1,7 +1,4 @@
-"""The only importer of onnxruntime: sessions on an execution provider.
-
-onnxruntime is imported when a session or a probe is first needed, never with this module.
-"""
+"""Sessions: a model loaded into ONNX Runtime on one execution provider."""
 
 from __future__ import annotations
 
