@@ -104,7 +104,7 @@ def test_a_silent_fallback_is_an_error() -> None:
     """ONNX Runtime itself only warns when the asked-for provider is not there."""
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(InferenceError, match="fell back from CoreMLExecutionProvider to CPUExecutionProvider"),
+        pytest.raises(ProviderError, match="fell back from CoreMLExecutionProvider to CPUExecutionProvider"),
     ):
         Session(toys.attention(), Provider("CoreMLExecutionProvider", "test"))
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from onnxheadprune import __version__
+from onnxheadprune.cli.bench import bench
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
@@ -29,7 +30,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (inspect, prune, validate):
+for _command in (bench, inspect, prune, validate):
     group.add_command(_command)
 
 

@@ -3,6 +3,7 @@
 from onnxheadprune.feeds.data import DataSource, Sample, load_data
 from onnxheadprune.feeds.generate import Case, Feed, FeedMaker, Outputs, first_that_runs, is_finite
 from onnxheadprune.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.feeds.symbols import Roles, Sizes
 
 __all__ = [
     "Case",
@@ -12,7 +13,9 @@ __all__ = [
     "Input",
     "Outputs",
     "Role",
+    "Roles",
     "Sample",
+    "Sizes",
     "first_that_runs",
     "graph_inputs",
     "is_finite",

@@ -110,6 +110,32 @@ class FeedMaker:
             normal, plain = (self._feed(shapes, style) for style in styles)
             yield normal, plain
 
+    @property
+    def symbols(self) -> Roles:
+        """The names of the inputs' open dimensions, by what they stand for."""
+        return self._roles
+
+    @property
+    def largest_extent(self) -> int:
+        """The largest side or length worth trying for images and sound, 0 where the inputs have no such axis."""
+        return self._largest
+
+    def sized(self, sizes: Sizes, dims: Mapping[str, int] | None = None, *, flag: bool = True) -> Feed:
+        """One feed of exactly these sizes, masks of ones.
+
+        Args:
+            sizes: a number per role.
+            dims: numbers of single symbols, which win over their roles.
+            flag: value of boolean flags.
+
+        Raises:
+            UsageError: if the sizes give an input no possible shape.
+        """
+        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned) | dict(dims or {}))
+        if shapes is None:
+            raise UsageError(f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape")
+        return self._feed(shapes, Style(sizes.past, sizes.length, padded=False, flag=flag))
+
     def _sizes(self, case: Case) -> Iterator[Sizes]:
         """From the wanted sizes to larger ones, one kind of symbol at a time."""
         for distinct in (True, False):

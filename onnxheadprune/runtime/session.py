@@ -24,7 +24,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError
+from onnxheadprune.errors import InferenceError, ProviderError
 from onnxheadprune.model_io import INLINE_LIMIT, stored_bytes
 from onnxheadprune.model_save import save_model
 
@@ -93,22 +93,13 @@ class Session:
 
         Raises:
             InferenceError: if ONNX Runtime does not load the model.
+            ProviderError: if the session fell back to another provider.
         """
         self.name = name
-        ort = onnx_runtime()
-        options = _options(ort, optimize, deterministic)
-        providers: list[Any] = [(provider.name, {"use_tf32": int(tf32)} if provider.name == CUDA else {})]
-        providers += [] if provider.name == CPU else [(CPU, {})]
-        try:
-            with _quiet_stdout():
-                self._session = ort.InferenceSession(
-                    self._source(model), options, providers=providers, enable_fallback=0
-                )
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
+        options = _options(onnx_runtime(), optimize, deterministic)
+        settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
+        self._session = create(self._source(model), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        if provider.name not in self.providers:
-            raise InferenceError(f"{name} fell back from {provider.name} to {', '.join(self.providers)}")
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {item.name: item.type for item in self._session.get_inputs()}
         types = [*self._inputs.values(), *(output.type for output in self._session.get_outputs())]
@@ -150,12 +141,51 @@ class Session:
 
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
-        counts: Counter[str] = Counter()
-        if hasattr(self._session, "get_provider_graph_assignment_info"):
-            with contextlib.suppress(Exception):
-                for part in self._session.get_provider_graph_assignment_info():
-                    counts[part.ep_name] += len(part.get_nodes())
-        return dict(counts)
+        return placement_of(self._session)
+
+
+def create(
+    source: bytes | str, options: Any, provider: Provider, settings: Mapping[str, Any], name: str
+) -> Any:
+    """An `InferenceSession` that truly uses the provider.
+
+    Args:
+        source: the model's bytes or its path.
+        options: `SessionOptions`.
+        provider: where to run; nodes it cannot run go to the CPU.
+        settings: options of the provider.
+        name: what to call the model in errors.
+
+    Raises:
+        InferenceError: if ONNX Runtime does not load the model.
+        ProviderError: if the session fell back to another provider.
+    """
+    providers: list[Any] = [(provider.name, dict(settings))]
+    providers += [] if provider.name == CPU else [(CPU, {})]
+    try:
+        with _quiet_stdout():
+            session = onnx_runtime().InferenceSession(source, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
+    if provider.name not in session.get_providers():
+        raise ProviderError(f"{name} fell back from {provider.name} to {', '.join(session.get_providers())}")
+    placed = placement_of(session)
+    if placed and not placed.get(provider.name):
+        raise ProviderError(
+            f"not one node of {name} runs on {provider.name}: all {sum(placed.values())} are on"
+            f" {', '.join(placed)}; use that one, or a model that {provider.label} supports"
+        )
+    return session
+
+
+def placement_of(session: Any) -> dict[str, int]:
+    """Number of nodes per provider of an `InferenceSession`, empty where this ONNX Runtime does not tell."""
+    counts: Counter[str] = Counter()
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        with contextlib.suppress(Exception):
+            for part in session.get_provider_graph_assignment_info():
+                counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)
 
 
 def survives_optimization(models: Sequence[ModelProto], provider: Provider) -> bool:

@@ -1,0 +1,71 @@
+"""`bench`: is the pruned model faster, by how much, and how much could it be?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxheadprune.benchmarking.grid import Asked
+from onnxheadprune.benchmarking.measure import ROUNDS, Quota
+from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
+from onnxheadprune.benchmarking.runner import Settings, run_benchmark
+from onnxheadprune.benchmarking.statistics import Ratio
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model_io import ModelLike
+from onnxheadprune.providers import AUTO, resolve_provider
+from onnxheadprune.runtime import CUDA, Provider
+
+__all__ = ["Benchmark", "Cell", "Comparison", "GridPoint", "Latency", "ModelFacts", "Ratio", "benchmark"]
+
+
+def benchmark(
+    model: ModelLike,
+    *others: ModelLike,
+    provider: str | Provider = AUTO,
+    batch: Sequence[int] | None = None,
+    seq: Sequence[int] | None = None,
+    past: Sequence[int] | None = None,
+    dims: Mapping[str, int] | None = None,
+    repeats: int | None = None,
+    time_budget: float = 10.0,
+    seed: int = 0,
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    memory: bool = True,
+) -> Benchmark:
+    """Measures the latency of models side by side, in one process.
+
+    Args:
+        model: the reference.
+        others: what to compare with it, usually pruned versions.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
+        batch: batch sizes; by default 1 and 8.
+        seq: sequence lengths; by default 128, or the longest that runs.
+        past: lengths of the cache behind which one new token is measured.
+        dims: sizes of single symbolic dimensions.
+        repeats: blocks per grid point; None goes by `time_budget`.
+        time_budget: seconds per grid point, for all models together.
+        seed: of the inputs, the order of measurement and the bootstrap.
+        threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
+        cuda_graph: capture and replay CUDA graphs (CUDA only), where every model and shape allows it.
+        memory: also measure the peak of memory, in a process of its own.
+
+    Returns:
+        Latencies, ratios with their intervals, verdicts, operations and bounds.
+
+    Raises:
+        UsageError: if a size does not fit the model, or an option makes no sense.
+        ModelError: if a model cannot be read or does not run.
+        ProviderError: if the asked-for provider does not run here, or not one node runs on it.
+    """
+    if repeats is not None and repeats < ROUNDS:
+        raise UsageError(f"repeats are at least {ROUNDS}: one block in each of {ROUNDS} rounds")
+    if time_budget <= 0:
+        raise UsageError("a time budget is a number of seconds above 0")
+    if seed < 0:
+        raise UsageError(f"a seed is a number from 0 up, not {seed}")
+    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+    if cuda_graph and where.name != CUDA:
+        raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {where.label}")
+    asked = Asked(batch, seq, past, dims or {})
+    settings = Settings(Quota(repeats, time_budget), seed, threads, cuda_graph, memory)
+    return run_benchmark((model, *others), where, asked, settings)

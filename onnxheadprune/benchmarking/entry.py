@@ -1,0 +1,83 @@
+"""One model of a benchmark: its file, its feeds, its sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxheadprune.benchmarking.attention_nodes import attention_nodes
+from onnxheadprune.benchmarking.concrete import concrete_view
+from onnxheadprune.benchmarking.flops import Flops, count_flops
+from onnxheadprune.benchmarking.result import ModelFacts
+from onnxheadprune.errors import ModelError
+from onnxheadprune.feeds import Feed, FeedMaker
+from onnxheadprune.model_io import ModelLike, open_model
+from onnxheadprune.model_save import save_model
+from onnxheadprune.sites.find import pruning_record, view_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that takes part.
+
+    Attributes:
+        name: what to call it.
+        path: its file, as it would be deployed.
+        proto: the model, weights in memory.
+        file_bytes: size on disk.
+        maker: makes its feeds.
+    """
+
+    name: str
+    path: Path
+    proto: ModelProto
+    file_bytes: int
+    maker: FeedMaker
+
+    @cached_property
+    def _attention(self) -> frozenset[str] | None:
+        return attention_nodes(self.proto)
+
+    @cached_property
+    def sites_gone(self) -> int:
+        """Sites that earlier pruning removed as a whole."""
+        try:
+            return sum(1 for cut in pruning_record(self.proto) if not cut.heads_left)
+        except ModelError:
+            return 0
+
+    def flops(self, feed: Feed) -> Flops:
+        """Operations of one run on a feed."""
+        return count_flops(concrete_view(self.proto, feed), self._attention)
+
+    def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
+        """What does not depend on the grid."""
+        params = sum(math.prod(tensor.dims) for tensor in self.proto.graph.initializer)
+        return ModelFacts(self.name, self.file_bytes, params, operators, placement)
+
+
+def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
+    """Opens a model for measuring.
+
+    Args:
+        model: a path, a `ModelProto` or a graphsurgeon graph.
+        spare: where to write it if it has no file.
+        seed: of its feeds.
+
+    Raises:
+        UsageError: if the path does not exist, or an input is no tensor of numbers.
+        ModelError: if it cannot be read.
+    """
+    loaded = open_model(model)
+    path = loaded.path
+    if path is None:
+        save_model(loaded.proto, spare)
+        path = spare
+    beside = [path.with_name(path.name + ".data")] if loaded.path is None else list(loaded.data_files)
+    size = sum(file.stat().st_size for file in (path, *beside) if file.is_file())
+    return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view_of(loaded.proto), seed))

@@ -1,0 +1,261 @@
+"""What a benchmark found, as immutable data. Times are in seconds, memory in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnxheadprune.benchmarking.flops import Flops
+from onnxheadprune.benchmarking.statistics import Ratio, Verdict
+from onnxheadprune.runtime import Footprint, Provider
+
+MIXED = "mixed"
+NO_BOUND = 1.005
+"""A cut that saves less of the operations than this leaves nothing to reach."""
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One combination of sizes.
+
+    Attributes:
+        batch: samples.
+        seq: length of the sequence; 1 with a `past` is one decode step. None for models without such an axis.
+        past: length of the cache, None for models without one.
+        extent: side of images or length of sound, None for models without such an axis.
+        dims: sizes of single symbols.
+    """
+
+    batch: int
+    seq: int | None = None
+    past: int | None = None
+    extent: int | None = None
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is one new token behind a cache."""
+        return self.seq == 1 and bool(self.past)
+
+    @property
+    def label(self) -> str:
+        """How to name it to a person."""
+        parts = [f"batch {self.batch}"]
+        if self.is_decode:
+            parts.append(f"1 token after {self.past}")
+        elif self.seq is not None:
+            parts.append(f"seq {self.seq}" + (f" after {self.past}" if self.past else ""))
+        parts += [f"{name} {size}" for name, size in self.dims.items()]
+        return ", ".join(parts if self.extent is None else [*parts, f"size {self.extent}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "batch": self.batch,
+            "seq": self.seq,
+            "past": self.past,
+            "extent": self.extent,
+            "dims": dict(self.dims),
+        }
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latencies of one model at one grid point.
+
+    Attributes:
+        p50, p90, p99: percentiles of single runs.
+        low, high: bootstrap interval of the median.
+        mean: the arithmetic mean.
+        runs: how many were timed.
+        throughput: samples per second (tokens of a decode step), by the mean.
+        settled: whether the warm-up reached a steady median.
+    """
+
+    p50: float
+    p90: float
+    p99: float
+    low: float
+    high: float
+    mean: float
+    runs: int
+    throughput: float
+    settled: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against the first one at one grid point.
+
+    Attributes:
+        ratio: its latency over the first model's, with the bootstrap interval.
+        floor: noise floor by which the interval is widened before the verdict, as a difference of logarithms.
+        verdict: "faster", "no measurable difference" or "slower".
+        bound: the speed-up that Amdahl's law allows this cut, by operations; None where they are not known.
+    """
+
+    ratio: Ratio
+    floor: float
+    verdict: Verdict
+    bound: float | None
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the first model."""
+        return 1 / self.ratio.value
+
+    @property
+    def reached(self) -> float | None:
+        """The speed-up as a fraction of the bound."""
+        return None if self.bound is None else self.speedup / self.bound
+
+    @property
+    def saved(self) -> float | None:
+        """The time saved as a fraction of the time that the bound says can be saved: the stricter measure."""
+        if self.bound is None or self.bound < NO_BOUND:
+            return None
+        return (1 - self.ratio.value) / (1 - 1 / self.bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "ratio": self.ratio.to_dict(),
+            "noise_floor": self.floor,
+            "verdict": self.verdict,
+            "speedup": self.speedup,
+            "speedup_bound": self.bound,
+            "reached_of_bound": self.reached,
+            "saved_of_bound": self.saved,
+        }
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model at one grid point; the first model is compared with nothing."""
+
+    model: int
+    point: GridPoint
+    latency: Latency
+    flops: Flops
+    comparison: Comparison | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "model": self.model,
+            "point": self.point.to_dict(),
+            "latency_seconds": self.latency.to_dict(),
+            "flops": self.flops.to_dict(),
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What does not depend on the grid.
+
+    Attributes:
+        name: of the model.
+        file_bytes: size on disk, weights beside the file included.
+        params: elements of the initializers.
+        operators: nodes of the graph that ONNX Runtime optimized, by operator.
+        placement: nodes per execution provider.
+        footprint: memory and attention kernels at the largest grid point, None if not asked for.
+        differences: why a comparison of latencies with the first model does not tell what the cut does.
+    """
+
+    name: str
+    file_bytes: int
+    params: int
+    operators: Mapping[str, int]
+    placement: Mapping[str, int]
+    footprint: Footprint | None = None
+    differences: tuple[str, ...] = ()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether ONNX Runtime runs it with the same fused operators in the same places as the first model."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "name": self.name,
+            "file_bytes": self.file_bytes,
+            "params": self.params,
+            "operators": dict(self.operators),
+            "placement": dict(self.placement),
+            "memory": None if self.footprint is None else self.footprint.to_dict(),
+            "comparable": self.comparable,
+            "differences": list(self.differences),
+        }
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Everything that `bench` measured.
+
+    Attributes:
+        models: the models; the first is the reference.
+        points: the grid.
+        cells: one per model and grid point.
+        noise: the A/A run per grid point: a second session of the first model over the first session.
+        provider: where it ran.
+        settings: of the measurement: rounds, time budget, threads, seed and so on.
+        versions: of onnx and onnxruntime.
+        machine: processor, cores, load and card.
+        notes: what else a reader should know.
+    """
+
+    models: tuple[ModelFacts, ...]
+    points: tuple[GridPoint, ...]
+    cells: tuple[Cell, ...]
+    noise: tuple[Ratio, ...]
+    provider: Provider
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def cells_of(self, model: int) -> tuple[Cell, ...]:
+        """The cells of one model in the order of the grid."""
+        return tuple(cell for cell in self.cells if cell.model == model)
+
+    def verdict(self, model: int) -> str:
+        """What holds at every grid point, "mixed" where they differ."""
+        found = {cell.comparison.verdict for cell in self.cells_of(model) if cell.comparison is not None}
+        return found.pop() if len(found) == 1 else MIXED
+
+    def least_speedup(self, model: int) -> float:
+        """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
+        return min(
+            (
+                cell.comparison.speedup
+                if cell.comparison.verdict != "no measurable difference"
+                else min(cell.comparison.speedup, 1.0)
+            )
+            for cell in self.cells_of(model)
+            if cell.comparison is not None
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "models": [item.to_dict() for item in self.models],
+            "verdicts": {str(index): self.verdict(index) for index in range(1, len(self.models))},
+            "cells": [cell.to_dict() for cell in self.cells],
+            "noise": [
+                {"point": point.to_dict(), "ratio": ratio.to_dict()}
+                for point, ratio in zip(self.points, self.noise, strict=True)
+            ],
+            "provider": self.provider.to_dict(),
+            "settings": dict(self.settings),
+            "versions": dict(self.versions),
+            "machine": dict(self.machine),
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,232 @@
+"""Carries a benchmark out: look at each model, agree on the grid, take turns, judge."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxheadprune.benchmarking.comparable import differences
+from onnxheadprune.benchmarking.entry import Entry, enter
+from onnxheadprune.benchmarking.flops import Flops
+from onnxheadprune.benchmarking.grid import Asked, feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.measure import ROUNDS, Quota, Series, measure_round, summary
+from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
+from onnxheadprune.benchmarking.statistics import (
+    CONFIDENCE,
+    judge,
+    median_interval,
+    noise_floor,
+    paired_ratio,
+)
+from onnxheadprune.errors import InferenceError, ProviderError
+from onnxheadprune.feeds import Feed
+from onnxheadprune.model_io import ModelLike
+from onnxheadprune.runtime import BoundOptions, BoundSession, Provider, footprint, machine, versions
+
+BUSY = 0.3
+"""Load average per core from which a note is worth it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes:
+        quota: per grid point.
+        seed: of everything random.
+        threads: of the CPU's kernels, None for ONNX Runtime's choice.
+        cuda_graph: capture and replay.
+        memory: measure it.
+    """
+
+    quota: Quota
+    seed: int = 0
+    threads: int | None = None
+    cuda_graph: bool = False
+    memory: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "rounds": ROUNDS,
+            "repeats": self.quota.blocks,
+            "time_budget_seconds": self.quota.seconds,
+            "seed": self.seed,
+            "threads": self.threads,
+            "cuda_graph": self.cuda_graph,
+            "confidence": CONFIDENCE,
+        }
+
+
+@dataclass(frozen=True)
+class Scouted:
+    """What is known before the clock runs."""
+
+    points: tuple[GridPoint, ...]
+    feeds: tuple[tuple[Feed, ...], ...]
+    facts: tuple[ModelFacts, ...]
+    options: BoundOptions
+    notes: tuple[str, ...]
+
+
+def run_benchmark(
+    models: Sequence[ModelLike], provider: Provider, asked: Asked, settings: Settings
+) -> Benchmark:
+    """Measures models side by side; see `benchmark` for the rest.
+
+    Raises:
+        UsageError, ModelError, ProviderError: as `benchmark`.
+    """
+    about = machine()
+    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+        entries = [
+            enter(model, Path(folder, f"{index}.onnx"), settings.seed) for index, model in enumerate(models)
+        ]
+        scouted = _scout(entries, provider, asked, settings)
+        series = _measure(entries, provider, scouted, settings)
+        facts = scouted.facts
+        if settings.memory:
+            facts = tuple(
+                _with_footprint(scouted, index, entry, provider, settings)
+                for index, entry in enumerate(entries)
+            )
+    cells = tuple(_cells(entries, scouted, series, settings.seed))
+    noise = tuple(paired_ratio(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
+    used = settings.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
+    notes = (*scouted.notes, *_notes(about, cells))
+    return Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
+
+
+def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings: Settings) -> Scouted:
+    """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
+    options = BoundOptions(threads=settings.threads)
+    inspected = replace(options, inspect=True)
+    first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
+
+    def runs(point: GridPoint) -> InferenceError | None:
+        try:
+            first.bind(feed_for(entries[0].maker, point))
+        except InferenceError as error:
+            return error
+        return None
+
+    points = make_grid(asked, entries[0].maker, runs)
+    own = [feed_for(entries[0].maker, point) for point in points]
+    feeds = [own]
+    facts = [entries[0].facts(first.operators(), first.placement())]
+    for entry in entries[1:]:
+        session = BoundSession(entry.path, provider, inspected, name=entry.name)
+        feeds.append([feed_for(entry.maker, p, like=feed) for p, feed in zip(points, own, strict=True)])
+        for point, feed in zip(points, feeds[-1], strict=True):
+            try:
+                session.bind(feed)
+            except InferenceError as error:
+                raise InferenceError(f"at {point.label}: {error}") from error
+        found = entry.facts(session.operators(), session.placement())
+        why = differences(
+            facts[0].operators, found.operators, facts[0].placement, found.placement, entry.sites_gone
+        )
+        facts.append(replace(found, differences=why))
+    every = tuple(tuple(item) for item in feeds)
+    notes: tuple[str, ...] = ()
+    if settings.cuda_graph:
+        options, notes = _with_graphs(entries, provider, options, every)
+    return Scouted(points, every, tuple(facts), options, notes)
+
+
+def _with_graphs(
+    entries: Sequence[Entry], provider: Provider, options: BoundOptions, feeds: Sequence[Sequence[Feed]]
+) -> tuple[BoundOptions, tuple[str, ...]]:
+    """CUDA graphs for all models or for none."""
+    wanted = replace(options, cuda_graph=True)
+    try:
+        for entry, own in zip(entries, feeds, strict=True):
+            session = BoundSession(entry.path, provider, wanted, name=entry.name)
+            for position, feed in enumerate(own):
+                bound = session.bind(feed, position)
+                bound.run()
+                bound.run()
+    except (InferenceError, ProviderError) as error:
+        return options, (f"measured without CUDA graphs: {error}",)
+    return wanted, ()
+
+
+def _measure(
+    entries: Sequence[Entry], provider: Provider, scouted: Scouted, settings: Settings
+) -> list[list[Series]]:
+    """`[model][point]`; the last model is the first one's twin, for the A/A run."""
+    lanes = [*range(len(entries)), 0]
+    series = [[Series() for _ in scouted.points] for _ in lanes]
+    generator = np.random.default_rng(settings.seed)
+    for _ in range(ROUNDS):
+        sessions: dict[int, BoundSession] = {}
+        for lane in generator.permutation(len(lanes)):
+            entry = entries[lanes[lane]]
+            sessions[int(lane)] = BoundSession(entry.path, provider, scouted.options, name=entry.name)
+        for position in range(len(scouted.points)):
+            runners = [
+                sessions[lane].bind(scouted.feeds[model][position], position)
+                for lane, model in enumerate(lanes)
+            ]
+            measure_round(runners, [own[position] for own in series], settings.quota, generator)
+    return series
+
+
+def _with_footprint(
+    scouted: Scouted, index: int, entry: Entry, provider: Provider, settings: Settings
+) -> ModelFacts:
+    largest = max(scouted.feeds[index], key=size_of)
+    found = footprint(entry.path, provider, largest, threads=settings.threads)
+    return replace(scouted.facts[index], footprint=found)
+
+
+def _cells(
+    entries: Sequence[Entry], scouted: Scouted, series: Sequence[Sequence[Series]], seed: int
+) -> list[Cell]:
+    cells = []
+    twin = series[-1]
+    for position, point in enumerate(scouted.points):
+        reference = series[0][position]
+        floor = noise_floor(twin[position].blocks, reference.blocks)
+        base: Flops | None = None
+        for index, entry in enumerate(entries):
+            own = series[index][position]
+            flops = entry.flops(scouted.feeds[index][position])
+            base = base or flops
+            comparison = None
+            if index:
+                ratio = paired_ratio(own.blocks, reference.blocks, twin[position].blocks, seed=seed)
+                comparison = Comparison(ratio, floor, judge(ratio, floor), _bound(base, flops))
+            cells.append(Cell(index, point, _latency(own, point, seed), flops, comparison))
+    return cells
+
+
+def _bound(reference: Flops, flops: Flops) -> float | None:
+    known = not reference.uncounted and not flops.uncounted and flops.total
+    return reference.total / flops.total if known else None
+
+
+def _latency(series: Series, point: GridPoint, seed: int) -> Latency:
+    low, high = median_interval(series.blocks, seed)
+    found = summary(series)
+    return Latency(
+        **found, low=low, high=high, throughput=point.batch / found["mean"], settled=series.settled
+    )
+
+
+def _notes(about: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
+    notes = []
+    busy = about["load_average"]
+    if busy is not None and busy > BUSY * about["cores"]:
+        notes.append(
+            f"the machine was busy before the start: load average {busy:.1f} on {about['cores']} cores"
+        )
+    restless = list(dict.fromkeys(cell.point.label for cell in cells if not cell.latency.settled))
+    if restless:
+        notes.append(f"the warm-up did not settle at {'; '.join(restless)}")
+    return notes

@@ -1,0 +1,84 @@
+"""`onnxheadprune bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxheadprune.cli.measuring import measuring_options
+from onnxheadprune.cli.options import FILE, json_option
+from onnxheadprune.cli.outcome import emit_json
+
+SLOWER = 1
+"""Exit code where a wanted speed-up was not reached."""
+
+
+@click.command(short_help="Measure latency side by side.")
+@click.argument("model", type=FILE)
+@click.argument("pruned", type=FILE, nargs=-1)
+@click.option(
+    "--provider",
+    default="auto",
+    show_default=True,
+    metavar="P",
+    help="Where to run: auto (CUDA if it really works, else CPU), cpu, cuda or another provider.",
+)
+@measuring_options
+@click.option("--cuda-graph", is_flag=True, help="Capture and replay CUDA graphs, where shapes allow.")
+@click.option("--no-memory", is_flag=True, help="Do not measure the peak of memory.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs and order.")
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="End with exit code 1 unless every PRUNED is at least X times as fast as MODEL at every size.",
+)
+@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Also write the numbers as CSV.")
+@click.option(
+    "--plot",
+    type=FILE,
+    metavar="FILE",
+    help="Also write a picture, latency against sizes (.png, .svg, .pdf).",
+)
+@json_option
+def bench(
+    model: Path,
+    pruned: tuple[Path, ...],
+    as_json: bool,
+    min_speedup: float | None,
+    csv_path: Path | None,
+    plot: Path | None,
+    no_memory: bool,
+    **settings: Any,
+) -> int:
+    """Measure MODEL and each PRUNED in turn, and say whether they differ: faster, no measurable difference, slower.
+
+    A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
+    model runs.
+    """
+    from onnxheadprune.benchmarking import benchmark
+    from onnxheadprune.benchmarking.gates import speed_gates
+    from onnxheadprune.report.benchmark import benchmark_report
+    from onnxheadprune.report.benchmark_csv import write_csv
+    from onnxheadprune.report.console import err, out
+    from onnxheadprune.report.gates import gate_rows
+    from onnxheadprune.report.latency_plot import check_plot_path, plot_latencies
+
+    if min_speedup is not None and not pruned:
+        raise click.UsageError("--min-speedup needs a PRUNED to compare", click.get_current_context())
+    if plot is not None:
+        check_plot_path(plot)
+    with err().status("measuring"):
+        result = benchmark(model, *pruned, memory=not no_memory, **settings)
+    gates = [] if min_speedup is None else speed_gates(result, min_speedup)
+    if csv_path is not None:
+        write_csv(result, csv_path)
+    if plot is not None:
+        plot_latencies(result, plot)
+    if as_json:
+        emit_json(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
+    else:
+        out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
+    return 0 if all(gate.passed for gate in gates) else SLOWER

@@ -1,0 +1,163 @@
+"""The report of `bench`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.benchmarking.comparable import fused
+from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
+from onnxheadprune.report.layout import bullet, count, row, share, size, table
+from onnxheadprune.runtime import CPU, SUFFIX
+
+_STYLES = {"faster": "bold green", "slower": "bold red"}
+_MEMORY_HINT = "peak memory"
+
+
+def benchmark_report(result: Benchmark) -> Iterator[RenderableType]:
+    """The models, the latencies, then what qualifies them."""
+    yield _models(result)
+    yield ""
+    yield _latencies(result)
+    yield ""
+    for index in range(1, len(result.models)):
+        yield from _judgement(result, index)
+    yield from _fused_rows(result)
+    yield row("ran on", _where(result))
+    yield row("method", _method(result))
+    for note in result.notes:
+        yield row("note", note, "yellow")
+
+
+def _models(result: Benchmark) -> RenderableType:
+    numeric = ("#", "file", "params", "GFLOPs", "attention", _MEMORY_HINT)
+    made = table("#", "model", *numeric[1:], "nodes", numeric=numeric, grows="model")
+    for index, facts in enumerate(result.models):
+        flops = result.cells_of(index)[-1].flops
+        attention = flops.attention_share
+        made.add_row(
+            str(index),
+            facts.name,
+            size(facts.file_bytes),
+            count(facts.params),
+            f"{flops.total / 1e9:.3g}" + ("+" if flops.uncounted else ""),
+            "" if attention is None else share(attention),
+            _memory(facts),
+            _placement(facts),
+        )
+    return made
+
+
+def _memory(facts: ModelFacts) -> str:
+    if facts.footprint is None or facts.footprint.peak_bytes is None:
+        return "not measured"
+    return size(facts.footprint.peak_bytes)
+
+
+def _placement(facts: ModelFacts) -> str:
+    if not facts.placement:
+        return "not told"
+    names = (f"{number} {name.removesuffix(SUFFIX)}" for name, number in facts.placement.items())
+    return ", ".join(names)
+
+
+def _latencies(result: Benchmark) -> RenderableType:
+    numeric = ("#", "p50 ms", "p90", "p99", "per second", "speed-up", "bound", "reached")
+    made = table("sizes", *numeric[:6], "interval", *numeric[6:], "", numeric=numeric, grows="sizes")
+    for point, noise in zip(result.points, result.noise, strict=True):
+        for cell in (cell for cell in result.cells if cell.point == point):
+            compared = _compared(cell.comparison)
+            if cell.comparison is None:
+                compared = ["", "", "", "", Text(f"A/A {1 / noise.value:.3f}", "dim")]
+            made.add_row(point.label if not cell.model else "", *_numbers(cell), *compared)
+    return made
+
+
+def _numbers(cell: Cell) -> list[str]:
+    latency = cell.latency
+    times = (f"{1000 * value:.3g}" for value in (latency.p50, latency.p90, latency.p99))
+    return [str(cell.model), *times, f"{latency.throughput:,.4g}"]
+
+
+def _compared(comparison: Comparison | None) -> list[str | Text]:
+    if comparison is None:
+        return []
+    ratio, bound, reached = comparison.ratio, comparison.bound, comparison.reached
+    return [
+        f"{comparison.speedup:.3f}",
+        f"{1 / ratio.high:.3f} .. {1 / ratio.low:.3f}",
+        "" if bound is None else f"{bound:.3f}",
+        "" if reached is None else share(reached),
+        Text(comparison.verdict, _STYLES.get(comparison.verdict, "")),
+    ]
+
+
+def _judgement(result: Benchmark, index: int) -> Iterator[RenderableType]:
+    facts, verdict = result.models[index], result.verdict(index)
+    cells = [cell.comparison for cell in result.cells_of(index) if cell.comparison is not None]
+    low, high = min(item.speedup for item in cells), max(item.speedup for item in cells)
+    spread = f"{low:.2f}x" if len(cells) == 1 else f"{low:.2f}x to {high:.2f}x"
+    text = f"{facts.name}: {_spell(verdict, cells)} ({spread})"
+    saved = [item.saved for item in cells if item.saved is not None]
+    if saved:
+        text += f"; saves {share(min(saved))} of the time that its operations allow"
+        text += "" if len(saved) == 1 else f" at least, {share(max(saved))} at best"
+    yield row("verdict", text, _STYLES.get(verdict, "bold"))
+    for reason in facts.differences:
+        yield bullet(f"not comparable: {reason}", "yellow")
+
+
+def _spell(verdict: str, cells: Sequence[Comparison]) -> str:
+    """The verdict, or how often each one was found."""
+    if verdict != MIXED:
+        return verdict
+    counts = Counter(item.verdict for item in cells)
+    return ", ".join(f"{name} at {number}" for name, number in counts.items()) + f" of {len(cells)} sizes"
+
+
+def _fused_rows(result: Benchmark) -> Iterator[RenderableType]:
+    """Fused operators of the optimized graphs, once if all have the same."""
+    listed = [
+        ", ".join(f"{number} {name}" for name, number in fused(facts.operators).items())
+        for facts in result.models
+    ]
+    for index, text in enumerate(listed):
+        if index and text == listed[0]:
+            continue
+        same = " in every model" if len(set(listed)) == 1 and len(listed) > 1 else ""
+        which = "" if same else f"#{index}: "
+        known = text or ("none" if result.models[index].operators else "not told by this provider")
+        yield row("fused" if not index else "", f"{which}{known}{same}")
+    kernels = {
+        index: facts.footprint.kernels
+        for index, facts in enumerate(result.models)
+        if facts.footprint is not None and facts.footprint.kernels
+    }
+    for index, names in kernels.items():
+        yield row("kernels", f"#{index}: {', '.join(names)}")
+
+
+def _where(result: Benchmark) -> str:
+    machine = result.machine
+    cards = ", ".join(card["name"] for card in machine["cards"])
+    where = f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}; {result.provider.reason}"
+    stray = [facts for facts in result.models if len(facts.placement) > 1 and facts.placement.get(CPU)]
+    if stray:
+        counts = ", ".join(f"{facts.placement[CPU]} of {facts.name}" for facts in stray)
+        where += f"; nodes on the CPU: {counts}"
+    return f"{where}; {machine['processor']}, {machine['cores']} cores{f'; {cards}' if cards else ''}"
+
+
+def _method(result: Benchmark) -> str:
+    used = result.settings
+    runs = min(cell.latency.runs for cell in result.cells)
+    floors = [cell.comparison.floor for cell in result.cells if cell.comparison is not None]
+    floor = f", noise floor {share(max(floors))}" if floors else ""
+    graphs = ", CUDA graphs" if used["cuda_graph"] else ""
+    return (
+        f"{used['rounds']} rounds of fresh sessions, models in turn in random blocks, at least {runs} runs each,"
+        f" {used['confidence']:.0%} bootstrap intervals{floor}{graphs}"
+    )

@@ -1,0 +1,200 @@
+"""Sessions for measuring: inputs and outputs stay on the device, the optimized graph can be looked at."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.runtime.session import (
+    CUDA,
+    FATAL_ONLY,
+    Array,
+    Provider,
+    create,
+    onnx_runtime,
+    placement_of,
+    sentence,
+)
+
+DEVICES = {
+    CUDA: "cuda",
+    "TensorrtExecutionProvider": "cuda",
+    "NvTensorRTRTXExecutionProvider": "cuda",
+    "DmlExecutionProvider": "dml",
+}
+"""Where a provider wants its tensors; the others take them from the CPU's memory."""
+NO_CAPTURE = "-1"
+"""`gpu_graph_id` of a run that is neither captured nor replayed."""
+
+
+@dataclass(frozen=True)
+class BoundOptions:
+    """How to open a session that is measured.
+
+    Attributes:
+        threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
+        cuda_graph: capture each shape as a CUDA graph and replay it.
+        inspect: write the optimized graph, so that its operators can be counted.
+        lean_arena: let CUDA's arena grow by what is needed only, so that its size can be read as a peak.
+    """
+
+    threads: int | None = None
+    cuda_graph: bool = False
+    inspect: bool = False
+    lean_arena: bool = False
+
+
+class BoundSession:
+    """A model in ONNX Runtime as a deployment runs it: all optimizations, TF32 where that is the default."""
+
+    def __init__(
+        self,
+        path: Path,
+        provider: Provider,
+        options: BoundOptions | None = None,
+        *,
+        name: str = "the model",
+    ) -> None:
+        """Loads a model file.
+
+        Args:
+            path: the model; weights beside it are found by ONNX Runtime.
+            provider: where to run.
+            options: how to open it.
+            name: what to call the model in errors.
+
+        Raises:
+            InferenceError: if ONNX Runtime does not load the model.
+            ProviderError: if the session fell back to another provider.
+        """
+        self.name, self.provider = name, provider
+        self._options = options or BoundOptions()
+        settings: dict[str, Any] = {}
+        if provider.name == CUDA and self._options.cuda_graph:
+            settings["enable_cuda_graph"] = "1"
+        if provider.name == CUDA and self._options.lean_arena:
+            settings["arena_extend_strategy"] = "kSameAsRequested"
+        self._optimized: Path | None = None
+        if self._options.inspect:
+            folder = tempfile.mkdtemp(prefix="onnxheadprune-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            self._optimized = Path(folder, "optimized.onnx")
+        self.session = create(str(path), self._session_options(), provider, settings, name)
+
+    def _session_options(self) -> Any:
+        ort = onnx_runtime()
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = FATAL_ONLY
+        # Threads may spin within a run, as they do in a deployment, but not while another model is measured.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._options.threads is not None:
+            options.intra_op_num_threads = self._options.threads
+        if self._optimized is not None:
+            options.optimized_model_filepath = str(self._optimized)
+            beside = "session.optimized_model_external_initializers"
+            options.add_session_config_entry(f"{beside}_file_name", "weights.bin")
+            options.add_session_config_entry(f"{beside}_min_size_in_bytes", "1024")
+        return options
+
+    def placement(self) -> dict[str, int]:
+        """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
+        return placement_of(self.session)
+
+    def operators(self) -> dict[str, int]:
+        """Nodes of the optimized graph by operator ("Softmax", "com.microsoft:BiasGelu").
+
+        Empty where the session was opened without `inspect`, or the provider's graph cannot be written.
+        """
+        if self._optimized is None or not self._optimized.is_file():
+            return {}
+        graph = onnx.load(self._optimized, load_external_data=False).graph
+        counts = Counter(_spell(node.domain, node.op_type) for node in graph.node)
+        return dict(sorted(counts.items()))
+
+    def bind(self, feed: Mapping[str, Array], graph_id: int = 0) -> Bound:
+        """Binds inputs and outputs for one feed.
+
+        Args:
+            feed: an array per graph input.
+            graph_id: number of the CUDA graph that this feed's shapes get.
+
+        Raises:
+            InferenceError: if the model does not run on this feed.
+        """
+        return Bound(self, feed, graph_id if self._options.cuda_graph else None)
+
+
+class Bound:
+    """One session with one feed on the device and buffers for the outputs."""
+
+    def __init__(self, owner: BoundSession, feed: Mapping[str, Array], graph_id: int | None) -> None:
+        self._session, self._name = owner.session, owner.name
+        self._binding = owner.session.io_binding()
+        device = DEVICES.get(owner.provider.name, "cpu")
+        ort = onnx_runtime()
+        self._run_options = ort.RunOptions()
+        self._run_options.log_severity_level = FATAL_ONLY
+        self._kept = []
+        try:
+            for item in owner.session.get_inputs():
+                value = _on_device(feed[item.name], device)
+                self._kept.append(value)
+                self._binding.bind_ortvalue_input(item.name, value)
+            names = [item.name for item in owner.session.get_outputs()]
+            for name in names:
+                self._binding.bind_output(name, device)
+            if graph_id is not None:
+                self._run_options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
+            self.run()
+            # The buffers of the first run serve all others: nothing is allocated while the clock runs.
+            outputs = self._binding.get_outputs()
+            for name, value in zip(names, outputs, strict=True):
+                if value.is_tensor():
+                    self._binding.bind_ortvalue_output(name, value)
+        except KeyError as error:
+            raise InferenceError(f"{owner.name} has an input {error} that the feed lacks") from error
+        if graph_id is not None:
+            self._run_options.add_run_config_entry("gpu_graph_id", str(graph_id))
+
+    def run(self) -> None:
+        """One run, finished when it returns.
+
+        Raises:
+            InferenceError: if the model does not run.
+        """
+        try:
+            self._session.run_with_iobinding(self._binding, self._run_options)
+            self._binding.synchronize_outputs()
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InferenceError(f"{self._name} does not run: {sentence(error)}") from error
+
+    def outputs(self) -> dict[str, Array]:
+        """The outputs of the last run, on the CPU."""
+        names = [item.name for item in self._session.get_outputs()]
+        return dict(zip(names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+
+def _on_device(array: Array, device: str) -> Any:
+    kind = onnx_runtime().OrtValue
+    array = np.ascontiguousarray(array)
+    if array.dtype.name == "bfloat16":
+        # NumPy has no such type of its own; ONNX Runtime copies this one to the device in every run.
+        return kind.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), TensorProto.BFLOAT16)
+    return kind.ortvalue_from_numpy(array, device, 0)
+
+
+def _spell(domain: str, op_type: str) -> str:
+    return op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}"

@@ -1,0 +1,378 @@
+"""`bench`: what it measures, what it says about it, and what it refuses to compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, benchmark, prune
+from onnxheadprune.benchmarking import comparable, measure
+from onnxheadprune.benchmarking.gates import speed_gates
+from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
+from onnxheadprune.report.latency_plot import plot_latencies
+from onnxheadprune.runtime import CPU, CUDA, BoundSession, Provider
+from onnxheadprune.runtime import session as session_module
+from onnxheadprune.runtime.footprint import footprint, kernels_in
+from tests import toys
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False}
+
+
+@pytest.fixture
+def smaller(digits: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "smaller.onnx"
+    prune(digits, "1:1,3,6 2:0-3,5,6 3:0-2,4-7", path, validate=False)
+    return path
+
+
+class Clock:
+    """A clock that only models move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Fake:
+    """A model that takes what it is told to take."""
+
+    def __init__(self, clock: Clock, *seconds: float) -> None:
+        self.clock, self.seconds, self.calls = clock, list(seconds), 0
+
+    def run(self) -> None:
+        self.clock.now += self.seconds[min(self.calls, len(self.seconds) - 1)]
+        self.calls += 1
+
+
+# The measuring itself
+
+
+def test_a_warm_up_ends_when_the_median_settles() -> None:
+    clock = Clock()
+    slow_start = Fake(clock, *[0.1] * measure.WINDOW, *[0.05] * measure.WINDOW, 0.02)
+    assert warm_up(slow_start, clock) == (pytest.approx(0.02), True)
+    assert slow_start.calls == 4 * measure.WINDOW
+
+
+def test_a_warm_up_that_does_not_settle_ends_too() -> None:
+    clock = Clock()
+    faster_and_faster = Fake(clock, *(1.0 * 0.98**run for run in range(1000)))
+    assert warm_up(faster_and_faster, clock)[1] is False
+
+
+def test_models_take_turns() -> None:
+    clock = Clock()
+    fakes = [Fake(clock, 0.02), Fake(clock, 0.01), Fake(clock, 0.02)]
+    series = [Series() for _ in fakes]
+    order: list[int] = []
+    for index, fake in enumerate(fakes):
+        original = fake.run
+
+        def run(original: Callable[[], None] = original, index: int = index) -> None:
+            order.append(index)
+            original()
+
+        fake.run = run  # type: ignore[method-assign]
+    measure_round(fakes, series, Quota(blocks=40), np.random.default_rng(0), clock)
+    assert [len(item.blocks[0]) for item in series] == [8, 8, 8]
+    assert [np.median(item.blocks[0]) for item in series] == pytest.approx([0.02, 0.01, 0.02])
+    turns = [tuple(order[start : start + 3]) for start in range(len(order) - 24, len(order), 3)]
+    assert all(sorted(turn) == [0, 1, 2] for turn in turns)
+    assert len(set(turns)) > 1
+
+
+def test_time_ends_a_round() -> None:
+    clock = Clock()
+    series = [Series(), Series()]
+    measure_round(
+        [Fake(clock, 0.1), Fake(clock, 0.1)], series, Quota(seconds=10), np.random.default_rng(0), clock
+    )
+    assert 9 <= len(series[0].blocks[0]) <= 11
+
+
+# Results
+
+
+def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None:
+    result = benchmark(digits, smaller, batch=[1, 4], **QUICK)
+    assert [point.batch for point in result.points] == [1, 4]
+    assert len(result.cells) == 4 and len(result.noise) == 2
+    assert [facts.comparable for facts in result.models] == [True, True]
+    assert result.models[0].params > result.models[1].params
+    assert result.models[0].file_bytes == digits.stat().st_size
+    assert result.models[0].operators["LayerNormalization"] == 9
+    assert result.models[0].placement.keys() == {CPU}
+    for cell in result.cells:
+        latency = cell.latency
+        assert 0 < latency.p50 <= latency.p90 <= latency.p99
+        assert latency.low <= latency.high
+        assert latency.throughput == pytest.approx(cell.point.batch / latency.mean)
+        assert cell.flops.attention_share is not None and 0.3 < cell.flops.attention_share < 0.6
+    compared = result.cells_of(1)[0].comparison
+    assert compared is not None and compared.bound is not None
+    flops = [result.cells_of(index)[0].flops.total for index in (0, 1)]
+    assert compared.bound == pytest.approx(flops[0] / flops[1])
+    assert compared.reached == pytest.approx(compared.speedup / compared.bound)
+    document = json.loads(json.dumps(result.to_dict()))
+    assert set(document["verdicts"]) == {"1"}
+
+
+def test_one_model_alone_is_measured_too(digits: Path) -> None:
+    result = benchmark(digits, batch=[2], **QUICK)
+    assert len(result.cells) == 1 and result.cells[0].comparison is None
+
+
+def test_models_may_come_from_memory() -> None:
+    model = toys.attention()
+    result = benchmark(model, model, batch=[1], seq=[4], **QUICK)
+    assert result.models[0].name == "toy"
+    assert result.models[0].file_bytes > 0
+
+
+def test_a_much_smaller_model_is_faster() -> None:
+    heavy, light = toys.attention(hidden=64, heads=16), toys.attention(hidden=64, heads=1)
+    result = benchmark(heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=2, memory=False)
+    assert result.verdict(1) == "faster"
+    assert result.least_speedup(1) > 1.5
+    assert [gate.passed for gate in speed_gates(result, 1.5)] == [True]
+    assert [gate.passed for gate in speed_gates(result, 100)] == [False]
+    slower = benchmark(light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=2, memory=False)
+    assert slower.verdict(1) == "slower"
+
+
+# The grid
+
+
+def test_decode_steps_have_a_cache_and_one_token() -> None:
+    model = toys.attention(cache=True)
+    smaller = prune(model, "0:1", validate=False).model
+    result = benchmark(model, smaller, batch=[2], seq=[6], past=[5, 9], **QUICK)
+    assert [(point.seq, point.past) for point in result.points] == [(6, 0), (1, 5), (1, 9)]
+    assert [point.is_decode for point in result.points] == [False, True, True]
+    assert result.points[2].label == "batch 2, 1 token after 9"
+
+
+def test_a_cache_alone_means_decode_steps_alone() -> None:
+    result = benchmark(toys.attention(cache=True), batch=[1], past=[3], **QUICK)
+    assert [(point.seq, point.past) for point in result.points] == [(1, 3)]
+
+
+def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
+    """Its position table has fewer rows than the usual 128."""
+    result = benchmark(tiny / "bert-torchscript-eager.onnx", batch=[1], **QUICK)
+    assert result.points[0].seq in (64, 32, 16, 8)
+    with pytest.raises(InferenceError, match="does not run"):
+        benchmark(tiny / "bert-torchscript-eager.onnx", batch=[1], seq=[100000], **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"past": [4]}, "no cache"),
+        ({"dims": {"nothing": 3}}, "no input has a dimension nothing; open dimensions are: batch, sequence"),
+        ({"batch": []}, "from 1 up"),
+        ({"repeats": 2}, "repeats"),
+        ({"time_budget": 0}, "budget"),
+        ({"seed": -1}, "seed"),
+        ({"cuda_graph": True}, "CUDA graphs need the CUDA provider"),
+    ],
+)
+def test_sizes_that_make_no_sense(sizes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        benchmark(toys.attention(), **{**QUICK, **sizes})
+
+
+def test_images_have_no_sequence(digits: Path) -> None:
+    with pytest.raises(UsageError, match="sequence of open length"):
+        benchmark(digits, seq=[4], **QUICK)
+
+
+def test_dims_win_over_roles() -> None:
+    result = benchmark(toys.attention(), batch=[2], dims={"sequence": 11}, **QUICK)
+    width = toys.HEADS * toys.HEAD_SIZE
+    projections, core = 4 * 2 * 2 * 11 * toys.HIDDEN * width, 2 * 2 * 2 * 11 * 11 * width
+    assert result.cells[0].flops.total == projections + core
+
+
+# What is not comparable
+
+
+def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> None:
+    """Gelu of one block is written so that ONNX Runtime no longer recognises it."""
+    model = onnx.load(digits)
+    erf = next(node for node in model.graph.node if node.op_type == "Erf")
+    erf.op_type = "Tanh"
+    other = tmp_path / "other.onnx"
+    onnx.save(model, other)
+    facts = benchmark(digits, other, batch=[1], **QUICK).models[1]
+    assert not facts.comparable
+    assert "4 com.microsoft:BiasGelu in the first model and 3 in this one" in facts.differences[0]
+
+
+def test_a_site_that_is_gone_takes_its_fused_operators_along(digits: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gone.onnx"
+    prune(digits, "1:0-7", path, validate=False)
+    assert benchmark(digits, path, batch=[1], **QUICK).models[1].comparable
+
+
+def test_other_places_are_not_comparable() -> None:
+    both = {CUDA: 90, CPU: 4}
+    assert not comparable.differences({}, {}, both, both)
+    assert "9 nodes landed on the CPU" in comparable.differences({}, {}, both, {CUDA: 85, CPU: 9})[0]
+    assert "those of this one on CPU and CUDA" in comparable.differences({}, {}, {CUDA: 90}, both)[0]
+
+
+def test_a_session_whose_nodes_all_fell_back_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, digits: Path
+) -> None:
+    """The session lists the provider, as ONNX Runtime does, and places nothing on it."""
+
+    class Lying:
+        """Stands for a session of a provider that supports no node of the model."""
+
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def get_providers(self) -> list[str]:
+            return [CUDA, CPU]
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+    ort = session_module.onnx_runtime()
+
+    class Module:
+        def InferenceSession(self, source: Any, options: Any, **_: Any) -> Lying:
+            return Lying(ort.InferenceSession(source, options, providers=[CPU]))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(ort, name)
+
+    monkeypatch.setattr(session_module, "onnx_runtime", Module)
+    with pytest.raises(
+        ProviderError, match="not one node of the model runs on CUDAExecutionProvider"
+    ) as caught:
+        BoundSession(digits, Provider(CUDA, "test"))
+    assert caught.value.exit_code == 4
+    with pytest.raises(ProviderError, match="not one node"):
+        benchmark(digits, provider=Provider(CUDA, "test"))
+
+
+# Memory and kernels
+
+
+def test_memory_grows_with_the_batch(digits: Path) -> None:
+    provider = Provider(CPU, "test")
+    small, large = (
+        footprint(digits, provider, {"images": np.zeros((batch, 1, 8, 8), dtype=np.float32)})
+        for batch in (1, 2048)
+    )
+    if small.peak_bytes is None:
+        pytest.skip(small.how)
+    assert large.peak_bytes is not None and large.peak_bytes > 2 * small.peak_bytes
+    assert "resident memory" in large.how
+
+
+def test_memory_that_cannot_be_measured_says_why(digits: Path, tmp_path: Path) -> None:
+    provider = Provider(CPU, "test")
+    nothing = footprint(tmp_path / "nothing.onnx", provider, {})
+    assert nothing.peak_bytes is None and "does not load" in nothing.how
+    late = footprint(digits, provider, {}, timeout=0.01)
+    assert late.peak_bytes is None and "longer than" in late.how
+
+
+def test_attention_kernels_are_read() -> None:
+    printed = (
+        "Operator=MultiHeadAttention Node=Attention_0 DataType=fp16 SdpaKernel=FLASH_ATTENTION\n"
+        "Operator=MultiHeadAttention Node=Attention_1 DataType=fp16 SdpaKernel=FLASH_ATTENTION\n"
+        "Operator=GroupQueryAttention DataType=fp16 SdpaKernel=EFFICIENT_ATTENTION\n"
+    )
+    assert kernels_in(printed) == (
+        "MultiHeadAttention: FLASH_ATTENTION",
+        "GroupQueryAttention: EFFICIENT_ATTENTION",
+    )
+
+
+# The command
+
+
+def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Path) -> None:
+    table, picture = tmp_path / "out.csv", tmp_path / "out.svg"
+    outcome = command(
+        *("bench", digits, smaller, "--batch", "1,4", "--repeats", 5, "--provider", "cpu", "--no-memory"),
+        *("--csv", table, "--plot", picture),
+    )
+    assert outcome.exit_code == 0
+    assert "A/A" in outcome.stdout and "batch 4" in outcome.stdout
+    assert "9 LayerNormalization" in outcome.stdout and "in every model" in outcome.stdout
+    rows = list(csv.DictReader(table.open()))
+    assert [(row["batch"], row["verdict"] != "") for row in rows] == [
+        ("1", False),
+        ("1", True),
+        ("4", False),
+        ("4", True),
+    ]
+    assert picture.read_text().lstrip().startswith("<?xml")
+
+
+def test_json_is_one_document(command: Command, digits: Path) -> None:
+    outcome = command("bench", digits, digits, "--batch", 1, "--repeats", 5, "--provider", "cpu", "--json")
+    assert outcome.exit_code == 0
+    assert outcome.document["cells"][1]["comparison"]["verdict"] == "no measurable difference"
+    assert outcome.document["models"][0]["memory"]["peak_bytes"] != 0
+    assert outcome.stderr == ""
+
+
+def test_a_speedup_that_is_not_reached_is_exit_code_1(command: Command, digits: Path) -> None:
+    arguments = ("bench", digits, digits, "--batch", 1, "--repeats", 5, "--provider", "cpu", "--no-memory")
+    broken = command(*arguments, "--min-speedup", 1.05, "--json")
+    assert broken.exit_code == 1
+    (gate,) = broken.document["gates"]
+    assert gate["name"] == "min_speedup" and gate["limit"] == 1.05 and not gate["passed"]
+    kept = command(*arguments, "--min-speedup", 0.2)
+    assert kept.exit_code == 0
+    assert "kept" in kept.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--batch", "x"), "list of whole numbers"),
+        (("--batch", "0"), "from 1 up"),
+        (("--dim", "batch"), "NAME=SIZE"),
+        (("--min-speedup", "2"), "needs a PRUNED"),
+        (("--plot", "picture.bmp"), ".png"),
+        (("--plot", "nowhere/picture.png"), "does not exist"),
+        (("--cuda-graph",), "CUDA"),
+        (("--repeats", "2"), "--repeats"),
+    ],
+)
+def test_wrong_usage(command: Command, digits: Path, options: tuple[str, ...], words: str) -> None:
+    outcome = command("bench", digits, "--provider", "cpu", *options)
+    assert outcome.exit_code == 2
+    assert words in outcome.stderr
+
+
+def test_a_provider_that_does_not_run_is_exit_code_4(command: Command, digits: Path) -> None:
+    outcome = command("bench", digits, "--provider", "openvino")
+    assert outcome.exit_code == 4
+    assert "does not run here" in outcome.stderr
+
+
+def test_pictures_are_drawn(tmp_path: Path) -> None:
+    model = toys.attention(cache=True)
+    result: Benchmark = benchmark(model, batch=[1, 2], seq=[3, 6, 9], past=[4], **QUICK)
+    for name in ("picture.png", "picture.svg"):
+        plot_latencies(result, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 5000
