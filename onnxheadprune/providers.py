@@ -14,10 +14,18 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import ProviderError
+from onnxheadprune.provider_advice import advice
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 
 AUTO = "auto"
-_ALIASES = {"directml": "Dml", "trt": "Tensorrt", "webnn": "WebNN", "onednn": "Dnnl"}
+_ALIASES = {
+    "directml": ("Dml",),
+    "trt": ("Tensorrt",),
+    "rtx": ("NvTensorRTRTX",),
+    # ONNX Runtime replaced its ROCm provider by MIGraphX; older builds still have the former.
+    "rocm": ("ROCM", "MIGraphX"),
+    "onednn": ("Dnnl",),
+}
 _MISSING_LIBRARY = re.compile(r"with error: (?:Error loading )?\"?([^\n\"]+)")
 
 
@@ -36,28 +44,21 @@ def resolve_provider(asked: str = AUTO) -> Provider:
         if obstacle is None:
             return Provider(CUDA, "a probe ran on it")
         return Provider(CPU, f"CUDA does not run here: {obstacle}")
-    name = _full_name(asked)
+    name = full_name(asked)
     obstacle = None if name == CPU else probe(name)
     if obstacle is not None:
-        raise ProviderError(f"{name} does not run here: {obstacle}; {_advice(name)}")
+        raise ProviderError(f"{name} does not run here: {obstacle}; {advice(name)}, or use --provider cpu")
     return Provider(name, "asked for")
 
 
-def _full_name(asked: str) -> str:
-    wanted = _ALIASES.get(asked.lower(), asked).lower().removesuffix(SUFFIX.lower())
-    for name in onnx_runtime().get_all_providers():
-        if name.removesuffix(SUFFIX).lower() == wanted:
-            return str(name)
+def full_name(asked: str) -> str:
+    """ONNX Runtime's name of a provider; names it does not know pass through."""
+    known = {name.removesuffix(SUFFIX).lower(): str(name) for name in onnx_runtime().get_all_providers()}
+    short = asked.lower().removesuffix(SUFFIX.lower())
+    for wanted in _ALIASES.get(short, (short,)):
+        if wanted.lower() in known:
+            return known[wanted.lower()]
     return asked if asked.endswith(SUFFIX) else f"{asked}{SUFFIX}"
-
-
-def _advice(name: str) -> str:
-    if name == CUDA:
-        return (
-            'install "onnxheadprune[cuda]" (it brings CUDA and cuDNN) next to an NVIDIA driver, without the'
-            " plain onnxruntime package beside it; or use --provider cpu"
-        )
-    return f"install an onnxruntime built with {name} and its libraries, or use --provider cpu"
 
 
 @functools.cache
@@ -71,7 +72,8 @@ def probe(name: str) -> str | None:
             if name == CUDA and hasattr(ort, "preload_dlls"):
                 ort.preload_dlls()
             options = ort.SessionOptions()
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            if name != CPU:
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             session = ort.InferenceSession(
                 _one_node_model().SerializeToString(), options, providers=[name], enable_fallback=0
             )

@@ -19,7 +19,7 @@ from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, war
 from onnxheadprune.report.latency_plot import plot_latencies
 from onnxheadprune.runtime import CPU, CUDA, BoundSession, Provider
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.runtime.footprint import footprint, kernels_in
+from onnxheadprune.runtime.memory import footprint, kernels_in
 from tests import toys
 from tests.conftest import Outcome
 

@@ -13,6 +13,7 @@ import click
 
 from onnxheadprune import __version__
 from onnxheadprune.cli.bench import bench
+from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
@@ -30,7 +31,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (bench, inspect, prune, validate):
+for _command in (bench, doctor, inspect, prune, validate):
     group.add_command(_command)
 
 

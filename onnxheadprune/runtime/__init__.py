@@ -4,8 +4,9 @@ onnxruntime is imported when a session or a probe is first needed, never with th
 """
 
 from onnxheadprune.runtime.bound import Bound, BoundOptions, BoundSession
-from onnxheadprune.runtime.footprint import Footprint, footprint
-from onnxheadprune.runtime.machine import Card, cards, cuda_of_driver, load, machine, usable_cores
+from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, load, machine, usable_cores
+from onnxheadprune.runtime.memory import Footprint, footprint
+from onnxheadprune.runtime.packages import cuda_libraries, cudnn_version, loaded_libraries, runtimes
 from onnxheadprune.runtime.session import (
     CPU,
     CUDA,
@@ -34,11 +35,15 @@ __all__ = [
     "Provider",
     "Session",
     "cards",
+    "cuda_libraries",
     "cuda_of_driver",
+    "cudnn_version",
     "footprint",
     "load",
+    "loaded_libraries",
     "machine",
     "onnx_runtime",
+    "runtimes",
     "sentence",
     "survives_optimization",
     "usable_cores",
