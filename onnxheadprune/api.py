@@ -5,27 +5,31 @@ Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never chang
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.heads import HeadSpec
-from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_model
-from onnxheadprune.model_save import check_target, save_model
+from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_structure
+from onnxheadprune.model_save import check_backup, check_target, commit, stage_model, staged_model
 from onnxheadprune.plan import VALIDATION_KEY, PrunePlan
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.pruning import analyse, plan_pruning, require_something
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import find_sites
+from onnxheadprune.storage.layout import ExternalData
+from onnxheadprune.storage.reading import hydrated
+from onnxheadprune.storage.tensors import BITS
 from onnxheadprune.validation import Validation, validate
 
-ExternalData: TypeAlias = Literal["auto", "always", "never"]
 NOT_VALIDATED = "skipped (--no-validate)"
 
 __all__ = ["PruneResult", "StoredSize", "apply_plan", "find_sites", "plan_pruning", "prune", "validate"]
@@ -48,7 +52,7 @@ class PruneResult:
     """A pruned model and how it came about.
 
     Attributes:
-        model: the pruned model, weights in memory.
+        pruned: the pruned model; weights that were not in memory are still where the original has them.
         plan: what was changed.
         validation: the verdict, None if validation was skipped.
         output: where the model was written, None if it was not.
@@ -56,12 +60,23 @@ class PruneResult:
         after: what the pruned model's initializers hold.
     """
 
-    model: ModelProto
+    pruned: LoadedModel
     plan: PrunePlan
     validation: Validation | None
     output: str | None
     before: StoredSize
     after: StoredSize
+
+    @functools.cached_property
+    def model(self) -> ModelProto:
+        """The pruned model with its weights in memory, which are read now if they were not before.
+
+        Raises:
+            ModelError: if its files were changed or removed since.
+        """
+        if self.output is not None and self.pruned.sources:
+            return load_model(self.output)
+        return hydrated(self.pruned.proto, self.pruned.sources)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
@@ -82,7 +97,8 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         RefusedError: if the plan was made for a model of another structure.
         ModelError: if the model cannot be read.
     """
-    return surgery.apply_plan(plan, load_model(model))
+    loaded = open_structure(model)
+    return hydrated(surgery.apply_plan(plan, loaded.proto), loaded.sources)
 
 
 def prune(
@@ -98,6 +114,7 @@ def prune(
     allow_io_change: bool = False,
     accept_inconclusive: bool = False,
     external_data: ExternalData = "auto",
+    backup: str | os.PathLike[str] | None = None,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
 
@@ -113,6 +130,7 @@ def prune(
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
         accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
         external_data: keep weights beside the output: as the input does, always or never.
+        backup: allows `output` to be the model itself, whose file is kept under this name.
 
     Raises:
         UsageError: if a path, the spec or the data is wrong. Nothing is written.
@@ -121,38 +139,52 @@ def prune(
         ProviderError: if the asked-for provider does not run here.
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
-    loaded = open_model(model)
+    loaded = open_structure(model)
     if external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {external_data!r}")
-    target = None if output is None else check_target(output, loaded)
+    target = None if output is None else check_target(output, loaded, in_place=backup is not None)
+    kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)
     plan = analyse(
         loaded.proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
     ).plan
     require_something(plan)
-    pruned = surgery.apply_plan(plan, loaded.proto)
-    verdict = None
-    if where is not None:
-        verdict = _validated(loaded, pruned, data, where, seed, accept_inconclusive)
-    surgery.set_metadata(pruned, VALIDATION_KEY, NOT_VALIDATED if verdict is None else verdict.stamp())
-    if target is not None:
-        beside = {"auto": True if loaded.data_files else None, "always": True, "never": False}
-        save_model(pruned, target, external=beside[external_data])
+    pruned = dataclasses.replace(
+        loaded, proto=surgery.apply_plan(plan, loaded.proto), name="the pruned model"
+    )
+    surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
+
+    def proven(candidate: LoadedModel) -> Validation | None:
+        return (
+            None if where is None else _validated(loaded, candidate, data, where, seed, accept_inconclusive)
+        )
+
+    if target is None:
+        verdict = proven(pruned)
+    else:
+        # What is proven is what was written, read back from the disk.
+        with stage_model(pruned, target, external_data) as stage:
+            verdict = None if where is None else proven(staged_model(stage))
+            commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
+    surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
-    return PruneResult(pruned, plan, verdict, written, stored_size(loaded.proto), stored_size(pruned))
+    return PruneResult(pruned, plan, verdict, written, stored_size(loaded.proto), stored_size(pruned.proto))
+
+
+def _stamp(verdict: Validation | None) -> str:
+    return NOT_VALIDATED if verdict is None else verdict.stamp()
 
 
 def _validated(
     original: LoadedModel,
-    pruned: ModelProto,
+    candidate: LoadedModel,
     data: DataSource | None,
     provider: Provider,
     seed: int,
     accept_inconclusive: bool,
 ) -> Validation:
     """The verdict, if the model may be written with it."""
-    candidate = LoadedModel(pruned, "the pruned model")
     verdict = validate(original, candidate, data=data, provider=provider, seed=seed)
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
@@ -176,7 +208,7 @@ def require_sound(loaded: LoadedModel) -> None:
         check_model(loaded.proto, loaded.name)
     except ModelError as error:
         try:
-            Session(loaded.proto, Provider(CPU, "check"), name=loaded.name)
+            Session(loaded, Provider(CPU, "check"), name=loaded.name)
         except InferenceError:
             raise error from None
 
@@ -190,6 +222,4 @@ def stored_size(model: ModelProto) -> StoredSize:
 
 
 def _bits(tensor: TensorProto) -> int:
-    if tensor.data_type in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1):
-        return 4
-    return 8 * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    return BITS.get(tensor.data_type, 64)

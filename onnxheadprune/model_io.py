@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,43 +13,42 @@ import onnx
 import onnx.inliner
 import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
-from onnx.external_data_helper import load_external_data_for_model
+from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.node_order import in_order
+from onnxheadprune.storage.checks import check_names, check_private, check_tensors
+from onnxheadprune.storage.reading import Opened, hydrated
+from onnxheadprune.storage.sources import Source, inside, source_at
+from onnxheadprune.storage.spans import hold, is_outside, span_of
+from onnxheadprune.storage.tensors import BITS, tensors_of
+from onnxheadprune.storage.wire import BIG, WireError, not_a_model, structure
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | LoadedModel"
 INLINE_LIMIT = 2**31 - 2**25
 """Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
 for nodes, names and types."""
-_WIDTHS: dict[int, int] = {
-    TensorProto.FLOAT: 4,
-    TensorProto.FLOAT16: 2,
-    TensorProto.BFLOAT16: 2,
-    TensorProto.DOUBLE: 8,
-    TensorProto.INT8: 1,
-    TensorProto.UINT8: 1,
-    TensorProto.INT32: 4,
-    TensorProto.INT64: 8,
-}
+MAPPED_FROM = 2**28
+"""Bytes of weights from which on ONNX Runtime maps them from their files; smaller models are handed over whole."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, and where it came from.
+    """A model, and where it came from.
 
     Attributes:
-        proto: the model with its weights.
+        proto: the model; its tensors are in memory, or refer to `sources`.
         name: what to call it in reports.
         path: its file, None if it came from memory.
-        data_files: the files beside it that held weights.
+        data_files: the files beside it that hold weights.
+        sources: the files that tensors of `proto` refer to, by their location.
     """
 
     proto: ModelProto
     name: str
     path: Path | None = None
     data_files: tuple[Path, ...] = ()
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
 
 
 def load_model(source: ModelLike) -> ModelProto:
@@ -69,34 +68,75 @@ def open_model(source: ModelLike) -> LoadedModel:
         UsageError: if the path does not exist.
         ModelError: if it is no ONNX model, truncated, or its external data is missing.
     """
+    light = open_structure(source)
+    return LoadedModel(hydrated(light.proto, light.sources), light.name, light.path, light.data_files)
+
+
+def open_structure(source: ModelLike) -> LoadedModel:
+    """A model whose large weights stay on disk: its tensors refer to the files that hold them.
+
+    Everything that decides about shapes is in memory, so that a model can be planned, cut and written without
+    its weights. `storage.reading` gives the bytes of a tensor. A model that is in memory stays so.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if it is no ONNX model, is truncated or damaged, or refers to data that is missing or
+            outside of its folder.
+    """
     if isinstance(source, LoadedModel):
         return source
-    if isinstance(source, ModelProto):
-        _check_in_memory(source)
-        return LoadedModel(prepared(source), model_name(source))
-    if isinstance(source, gs.Graph):
-        exported: Any = gs.export_onnx(source)
+    if isinstance(source, (ModelProto, gs.Graph)):
+        name = model_name(source)
+        exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
-        return LoadedModel(prepared(exported), model_name(source))
+        _check_in_memory(exported, name)
+        check_names(exported, name)
+        return LoadedModel(prepared(exported), name)
     path = Path(source)
-    model = _parse(path)
-    folder = path.parent.resolve()
-    outside = [tensor for tensor in _tensors(model.graph) if tensor.data_location == TensorProto.EXTERNAL]
-    names = dict.fromkeys(
-        entry.value for tensor in outside for entry in tensor.external_data if entry.key == "location"
-    )
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(
-                f"{path} keeps weights in {name}, and there is no such file beside it; put both into one"
-                " folder"
-            )
-    try:
-        load_external_data_for_model(model, str(folder))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"the external data of {path} cannot be read: {_first_line(error)}") from error
-    _check_lengths(outside, path)
-    return LoadedModel(prepared(model), str(path), path, tuple(folder / name for name in names))
+    model, own, references = parse_structure(path)
+    if _refers_to(model, own) > references:
+        raise ModelError(f"{path} is damaged: its external data is in the model file itself")
+    return structure_of(model, str(path), path, {own: source_at(path)})
+
+
+def structure_of(
+    model: ModelProto, name: str, path: Path, known: Mapping[str, Source], folder: Path | None = None
+) -> LoadedModel:
+    """A parsed structure, checked and with its small weights read.
+
+    Args:
+        model: the structure, large tensors as references.
+        name: what to call it.
+        path: its file.
+        known: files by location, beside those in the folder.
+        folder: where external data is looked for; None: where the file is.
+
+    Raises:
+        ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
+    """
+    folder = path.parent if folder is None else folder
+    check_private(model, name)
+    sources = dict(known)
+    for stored in tensors_of(model):
+        if is_outside(stored.tensor):
+            location = span_of(stored.tensor).location
+            if location not in sources:
+                sources[location] = inside(folder, location, name)
+    own = next(iter(known))
+    check_tensors(model, name, sources)
+    check_names(model, name)
+    with Opened(sources) as opened:
+        for stored in tensors_of(model):
+            if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
+                hold(stored.tensor, opened.read(span_of(stored.tensor)), outside=True)
+    beside = tuple(item.path for location, item in sources.items() if location != own)
+    return LoadedModel(prepared(model), name, path, beside, sources)
+
+
+def _refers_to(model: ModelProto, location: str) -> int:
+    """Number of tensors that refer to a file."""
+    outside = (item.tensor for item in tensors_of(model) if is_outside(item.tensor))
+    return sum(1 for tensor in outside if span_of(tensor).location == location)
 
 
 def prepared(model: ModelProto) -> ModelProto:
@@ -104,51 +144,35 @@ def prepared(model: ModelProto) -> ModelProto:
 
     Local functions are inlined: a head that lives in a function body shared by several layers could not be
     removed from one of them alone. Nodes are put into topological order.
+
+    Raises:
+        ModelError: if there is no such order, or a function cannot be inlined.
     """
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"a local function cannot be inlined: {_first_line(error)}") from error
     return in_order(model)
 
 
-def _check_in_memory(model: ModelProto) -> None:
-    for tensor in _tensors(model.graph):
-        if tensor.data_location == TensorProto.EXTERNAL:
+def _check_in_memory(model: ModelProto, name: str) -> None:
+    for stored in tensors_of(model):
+        if is_outside(stored.tensor):
             raise ModelError(
-                f"the weights of {model_name(model)} are not in memory (initializer {tensor.name!r} is external);"
+                f"the weights of {name} are not in memory ({stored.label} is external);"
                 " give the path, or load it with its external data"
             )
-
-
-def _check_lengths(tensors: Iterable[TensorProto], path: Path) -> None:
-    """A truncated data file gives tensors that are too short, which onnx reads without complaint."""
-    for tensor in tensors:
-        if tensor.HasField("raw_data") and tensor.data_type in _WIDTHS:
-            wanted = math.prod(tensor.dims) * _WIDTHS[tensor.data_type]
-            if len(tensor.raw_data) != wanted:
-                raise ModelError(
-                    f"{path} is damaged: initializer {tensor.name!r} has {len(tensor.raw_data)} bytes where"
-                    f" its shape {list(tensor.dims)} needs {wanted}"
-                )
 
 
 def stored_bytes(model: ModelProto) -> int:
     """Bytes of the weights by their types and shapes. Asking protobuf would serialize the whole model."""
     # Where the data is in typed fields, an element takes up to ten bytes on disk.
-    return sum(
-        math.prod(tensor.dims) * (_WIDTHS.get(tensor.data_type, 16) if tensor.HasField("raw_data") else 10)
-        for tensor in _tensors(model.graph)
-    )
-
-
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    """Every stored tensor, those of subgraphs included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                yield attribute.t
-            elif attribute.type == AttributeProto.GRAPH:
-                yield from _tensors(attribute.g)
+    total = 0
+    for tensor, _ in tensors_of(model):
+        raw = tensor.HasField("raw_data") or is_outside(tensor)
+        total += math.prod(tensor.dims) * (BITS.get(tensor.data_type, 128) if raw else 80) // 8
+    return total
 
 
 def model_name(source: ModelLike) -> str:
@@ -162,25 +186,33 @@ def model_name(source: ModelLike) -> str:
     return str(source)
 
 
-def _parse(path: Path) -> ModelProto:
+def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
+    """The structure of a file, the location that stands for the file itself, and how many tensors use it.
+
+    Raises:
+        UsageError: if there is no such file.
+        ModelError: if it is no ONNX model, or cannot be read.
+    """
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     if not path.is_file():
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:
-        model.ParseFromString(_bytes_of(path))
+        light, references = _structure_of(path)
+        model.ParseFromString(light)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise ModelError(f"{path} is not an ONNX model, or is truncated: {_first_line(error)}") from error
+    except (DecodeError, WireError) as error:
+        raise not_a_model(path, _first_line(error)) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph")
-    return model
+    return model, path.name, references
 
 
-def _bytes_of(path: Path) -> bytes:
-    return path.read_bytes()
+def _structure_of(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as stream:
+        return structure(stream.fileno(), path.name)
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
@@ -190,25 +222,36 @@ def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
         ModelError: with the checker's first sentence.
     """
     try:
-        onnx.checker.check_model(
-            _skeleton(model) if stored_bytes(model) > INLINE_LIMIT else model, full_check=full
-        )
+        onnx.checker.check_model(_checkable(model), full_check=full)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
 
 
-def _skeleton(model: ModelProto) -> ModelProto:
-    """The model with its large weights declared as inputs: the checker takes no 2 GiB message."""
+def _checkable(model: ModelProto) -> ModelProto:
+    """The model, or one whose weights are declared as inputs where it refers to files or is too large.
+
+    The checker takes no 2 GiB message, and looks for external data in the working directory.
+    """
+    touched = any(item.tensor.external_data for item in tensors_of(model))
+    if not touched and stored_bytes(model) <= INLINE_LIMIT:
+        return model
     skeleton = ModelProto()
     skeleton.CopyFrom(model)
     del skeleton.graph.initializer[:]
     declared = {info.name for info in model.graph.input}
     for tensor in model.graph.initializer:
-        if len(tensor.raw_data) < 2**16:
+        if not is_outside(tensor) and len(tensor.raw_data) < BIG:
             skeleton.graph.initializer.append(tensor)
         elif tensor.name not in declared:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
+    for tensor, _ in tensors_of(skeleton):
+        outside = is_outside(tensor)
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+        if outside:
+            # In a body there is no declaring; the checker asks only whether there is data.
+            tensor.raw_data = b"\0"
     return skeleton
 
 

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
+from onnxheadprune.errors import ModelError
+
 
 def in_order(model: ModelProto) -> ModelProto:
     """The model itself, or a copy with its nodes in topological order.
 
     ONNX asks for that order, but some converters append their nodes at the end and ONNX Runtime sorts
     silently. Nodes that are in order already stay where they are.
+
+    Raises:
+        ModelError: if the graph has a cycle.
     """
     order = _order(model.graph)
     if order == list(range(len(order))):
@@ -24,7 +29,7 @@ def in_order(model: ModelProto) -> ModelProto:
 
 
 def _order(graph: GraphProto) -> list[int]:
-    """Positions of the nodes so that each comes after what it reads; as given if there is no such order."""
+    """Positions of the nodes so that each comes after what it reads."""
     producer = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
     order: list[int] = []
     state = [0] * len(graph.node)
@@ -41,8 +46,9 @@ def _order(graph: GraphProto) -> list[int]:
                 state[position] = 2
                 order.append(position)
                 stack.pop()
-            elif state[position] == 1 and any(state[other] == 1 for other in waiting):
-                return list(range(len(graph.node)))
+            elif state[position] == 1:
+                node = graph.node[position]
+                raise ModelError(f"the graph has a cycle through node {node.name!r} ({node.op_type})")
             else:
                 state[position] = 1
                 stack += reversed(waiting)

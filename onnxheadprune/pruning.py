@@ -29,7 +29,7 @@ from onnxheadprune.liveness.cleanup import dead_after
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
-from onnxheadprune.model_io import ModelLike, load_model, model_name
+from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
@@ -71,7 +71,7 @@ def plan_pruning(
         RefusedError: if the heads cannot be removed exactly.
         ModelError: if the model cannot be read.
     """
-    loaded = load_model(model)
+    loaded = open_structure(model).proto
     return analyse(
         loaded, heads, model_name(model), keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
     ).plan

@@ -27,6 +27,7 @@ from onnxheadprune.edits import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.plan import PrunePlan, fingerprint
+from onnxheadprune.storage.spans import defer_cut, is_outside
 from onnxheadprune.tensors import cut
 
 
@@ -123,13 +124,16 @@ class _Surgeon:
     def _slice(self, edit: SliceTensor) -> None:
         graph = self._graph(edit.scope)
         tensor = _find_tensor(graph, edit.name)
-        if edit.target == edit.name:
+        if edit.target != edit.name:
+            copy = graph.initializer.add()
+            copy.CopyFrom(tensor)
+            copy.name = edit.target
+            tensor = copy
+        # Data that is not in memory is cut while it is copied.
+        if is_outside(tensor):
+            defer_cut(tensor, edit.selection)
+        else:
             cut(tensor, edit.selection)
-            return
-        copy = graph.initializer.add()
-        copy.CopyFrom(tensor)
-        copy.name = edit.target
-        cut(copy, edit.selection)
 
     def _set_dim(self, edit: SetDim) -> None:
         graph = self._graph(edit.scope)
@@ -204,6 +208,13 @@ def set_metadata(model: ModelProto, key: str, value: str) -> None:
             entry.value = value
             return
     model.metadata_props.add(key=key, value=value)
+
+
+def drop_metadata(model: ModelProto, key: str) -> None:
+    """Removes an entry of `metadata_props`, if it is there."""
+    for position in reversed(range(len(model.metadata_props))):
+        if model.metadata_props[position].key == key:
+            del model.metadata_props[position]
 
 
 def _remove_named(items: MutableSequence[Any], names: set[str]) -> None:

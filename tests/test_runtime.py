@@ -12,8 +12,7 @@ import pytest
 
 from onnxheadprune import InferenceError, ProviderError, providers, runtime
 from onnxheadprune.providers import probe, resolve_provider
-from onnxheadprune.runtime import CPU, CUDA, Provider, Session
-from onnxheadprune.runtime import session as session_module
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, session, stored
 from tests import toys
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
@@ -115,15 +114,16 @@ def test_a_silent_fallback_is_an_error() -> None:
 def test_large_models_go_through_a_file_that_is_removed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(session_module, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(stored, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(stored, "MAPPED_FROM", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = toys.attention(extra_weight=5000)
-    session = Session(model, Provider(CPU, "test"))
+    loaded = Session(model, Provider(CPU, "test"))
     expected = toys.attention(extra_weight=5000)
     assert model == expected
-    outputs = session.run(FEED)["y"]
+    outputs = loaded.run(FEED)["y"]
     assert any(tmp_path.iterdir())
-    del session
+    del loaded
     gc.collect()
     assert not any(tmp_path.iterdir())
     monkeypatch.undo()
@@ -136,7 +136,7 @@ def test_a_crash_stays_in_its_own_process(monkeypatch: pytest.MonkeyPatch) -> No
     broken.graph.node[0].op_type = "NoSuchOperator"
     assert runtime.survives_optimization([toys.attention()], provider)
     assert runtime.survives_optimization([toys.attention(), broken], provider)
-    monkeypatch.setattr(session_module, "_LOAD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(session, "_LOAD", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     assert not runtime.survives_optimization([toys.attention()], provider)
 
 

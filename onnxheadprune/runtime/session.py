@@ -8,11 +8,9 @@ import functools
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +23,9 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, ProviderError
-from onnxheadprune.model_io import INLINE_LIMIT, stored_bytes
+from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.model_save import save_model
+from onnxheadprune.runtime.stored import supply
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -73,7 +72,7 @@ class Session:
 
     def __init__(
         self,
-        model: ModelProto,
+        model: ModelProto | LoadedModel,
         provider: Provider,
         *,
         name: str = "the model",
@@ -84,7 +83,7 @@ class Session:
         """Loads a model.
 
         Args:
-            model: with its weights in memory; not changed.
+            model: with its weights in memory, or a structure that refers to files; not changed.
             provider: where to run; nodes it cannot run go to the CPU.
             name: what to call the model in errors.
             optimize: let ONNX Runtime rewrite the graph, as a deployment does.
@@ -93,27 +92,19 @@ class Session:
 
         Raises:
             InferenceError: if ONNX Runtime does not load the model.
+            ModelError: if its weights cannot be read.
             ProviderError: if the session fell back to another provider.
         """
         self.name = name
         options = _options(onnx_runtime(), optimize, deterministic)
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
-        self._session = create(self._source(model), options, provider, settings, name)
+        loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+        self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._inputs = {item.name: item.type for item in self._session.get_inputs()}
         types = [*self._inputs.values(), *(output.type for output in self._session.get_outputs())]
         self._has_bfloat16 = "tensor(bfloat16)" in types
-
-    def _source(self, model: ModelProto) -> bytes | str:
-        """The model as bytes; above protobuf's limit a file, kept as long as the session lives."""
-        if stored_bytes(model) <= INLINE_LIMIT:
-            return bytes(model.SerializeToString())
-        folder = tempfile.mkdtemp(prefix="onnxheadprune-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        path = Path(folder, "model.onnx")
-        save_model(model, path, external=True)
-        return str(path)
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The model's outputs by name.
@@ -188,7 +179,7 @@ def placement_of(session: Any) -> dict[str, int]:
     return dict(counts)
 
 
-def survives_optimization(models: Sequence[ModelProto], provider: Provider) -> bool:
+def survives_optimization(models: Sequence[ModelProto | LoadedModel], provider: Provider) -> bool:
     """Whether ONNX Runtime lives through optimizing these models.
 
     Version 1.31.1 crashes on float16 exports of `nn.MultiheadAttention`, and a crash in a native library

@@ -10,7 +10,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ModelError
 from onnxheadprune.graph.infer import annotate
 from onnxheadprune.graph.view import GraphView
-from onnxheadprune.model_io import ModelLike, load_model, model_name
+from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, SiteCut
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.structural import find_structural
@@ -29,7 +29,7 @@ def find_sites(model: ModelLike) -> Sites:
         UsageError: if the path does not exist.
         ModelError: if the file cannot be read as an ONNX model.
     """
-    return sites_of(view_of(load_model(model)), model_name(model))
+    return sites_of(view_of(open_structure(model).proto), model_name(model))
 
 
 def view_of(model: ModelProto) -> GraphView:

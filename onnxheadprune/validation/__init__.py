@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onnx import ModelProto
 
@@ -10,7 +11,7 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
-from onnxheadprune.model_io import ModelLike, check_model, load_model, model_name
+from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.runtime import Provider, versions
@@ -53,17 +54,19 @@ def validate(
         ProviderError: if the asked-for provider does not run here.
     """
     names = model_name(original), model_name(pruned)
-    source, candidate = load_model(original), load_model(pruned)
+    loaded, made = open_structure(original), open_structure(pruned)
+    source, candidate = loaded.proto, made.proto
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     planning, problems = read_claim(source, candidate, heads, names)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
-    compared, more = _weight_problems(source, candidate, planning.plan, names)
+    compared, more = _weight_problems(loaded, made, planning.plan, names)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
-        masked = masked_reference(planning.view, planning.sites, planning.heads)
-        found = run_all(Models(source, masked, candidate, planning, tolerance, where), data, seed)
+        # The masked reference refers to the original's weights where they lie.
+        masked = replace(loaded, proto=masked_reference(planning.view, planning.sites, planning.heads))
+        found = run_all(Models(loaded, masked, made, planning, tolerance, where), data, seed)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where)
     return Validation(
@@ -139,7 +142,7 @@ def _checker_says(model: ModelProto, name: str, full: bool) -> str | None:
 
 
 def _weight_problems(
-    original: ModelProto, pruned: ModelProto, plan: PrunePlan, names: tuple[str, str]
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str]
 ) -> tuple[int, list[str]]:
     compared, altered = altered_weights(original, pruned, plan)
     if not altered:

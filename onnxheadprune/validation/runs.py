@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnx import ModelProto
-
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
+from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.pruning import Planning
 from onnxheadprune.runtime import CUDA, Provider, Session, survives_optimization
 from onnxheadprune.tolerances import Tolerance
@@ -23,9 +22,9 @@ LOW_PRECISION = ("float16", "bfloat16")
 class Models:
     """The three models that are compared, with the planning that links them."""
 
-    original: ModelProto
-    masked: ModelProto
-    pruned: ModelProto
+    original: LoadedModel
+    masked: LoadedModel
+    pruned: LoadedModel
     planning: Planning
     tolerance: Tolerance
     provider: Provider

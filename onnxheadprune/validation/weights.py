@@ -9,14 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
 from onnxheadprune.edits import AddConstant, SliceTensor
+from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.plan import PrunePlan
+from onnxheadprune.storage.reading import same_bytes, tensor_bytes
+from onnxheadprune.storage.spans import hold, is_outside
 from onnxheadprune.tensors import cut
 
 
-def altered_weights(original: ModelProto, pruned: ModelProto, plan: PrunePlan) -> tuple[int, list[str]]:
+def altered_weights(original: LoadedModel, pruned: LoadedModel, plan: PrunePlan) -> tuple[int, list[str]]:
     """Compares stored tensors by name.
 
     Tensors that another tool renamed or merged have no counterpart and are left to the comparison of
@@ -31,21 +34,23 @@ def altered_weights(original: ModelProto, pruned: ModelProto, plan: PrunePlan) -
         How many were compared, and the names of those that differ.
     """
     ours: dict[str, list[TensorProto]] = defaultdict(list)
-    for name, tensor in _tensors(original.graph):
+    for name, tensor in _tensors(original.proto.graph):
         ours[name].append(tensor)
     edits = [item.edit for item in plan.edits]
     slices = {edit.target: edit for edit in edits if isinstance(edit, SliceTensor)}
     written = {edit.name for edit in edits if isinstance(edit, AddConstant)}
     compared, altered = 0, []
-    for name, tensor in _tensors(pruned.graph):
+    for name, tensor in _tensors(pruned.proto.graph):
         if name in written:
             continue
         edit = slices.get(name)
-        expected = ours.get(name, []) if edit is None else [_cut(item, edit) for item in ours[edit.name]]
+        expected = (
+            ours.get(name, []) if edit is None else [_cut(item, edit, original) for item in ours[edit.name]]
+        )
         expected = [item for item in expected if _kind(item) == _kind(tensor)]
         if expected:
             compared += 1
-            if not any(_same(item, tensor) for item in expected):
+            if not any(_same(item, original, tensor, pruned) for item in expected):
                 altered.append(name)
     return compared, altered
 
@@ -61,12 +66,20 @@ def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
                 yield node.output[0], attribute.t
 
 
-def _cut(tensor: TensorProto, edit: SliceTensor) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
+def _cut(tensor: TensorProto, edit: SliceTensor, model: LoadedModel) -> TensorProto:
+    """The planned cut, made in memory: another way than the one by which files are written."""
+    copy = _in_memory(tensor, model)
     sizes = tuple(tensor.dims[axis] for axis in edit.selection.axes if axis < len(tensor.dims))
     if sizes == edit.selection.sizes:
         cut(copy, edit.selection)
+    return copy
+
+
+def _in_memory(tensor: TensorProto, model: LoadedModel) -> TensorProto:
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    if is_outside(copy):
+        hold(copy, tensor_bytes(tensor, model.sources))
     return copy
 
 
@@ -74,9 +87,14 @@ def _kind(tensor: TensorProto) -> tuple[int, tuple[int, ...]]:
     return tensor.data_type, tuple(tensor.dims)
 
 
-def _same(left: TensorProto, right: TensorProto) -> bool:
-    if left.HasField("raw_data") and right.HasField("raw_data"):
-        return left.raw_data == right.raw_data
-    arrays = (np.ascontiguousarray(numpy_helper.to_array(tensor)) for tensor in (left, right))
+def _same(left: TensorProto, original: LoadedModel, right: TensorProto, pruned: LoadedModel) -> bool:
+    if _is_raw(left) and _is_raw(right):
+        return same_bytes(left, original.sources, right, pruned.sources)
+    held = _in_memory(left, original), _in_memory(right, pruned)
+    arrays = (np.ascontiguousarray(numpy_helper.to_array(tensor)) for tensor in held)
     first, second = (array.tolist() if array.dtype == object else array.tobytes() for array in arrays)
     return bool(first == second)
+
+
+def _is_raw(tensor: TensorProto) -> bool:
+    return tensor.HasField("raw_data") or is_outside(tensor)

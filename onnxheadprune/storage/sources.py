@@ -1,0 +1,98 @@
+"""The files that tensors refer to: inside the model's folder, regular, and the same from first to last read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeAlias
+
+from onnxheadprune.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file with weights, as it was when the model was opened.
+
+    Attributes:
+        path: where it is.
+        size: bytes in it.
+        identity: device, inode and time of change; a file that is replaced while it is read is noticed.
+    """
+
+    path: Path
+    size: int
+    identity: tuple[int, ...]
+
+    def open(self) -> int:
+        """A handle for reading.
+
+        Raises:
+            ModelError: if the file is gone or was changed since.
+        """
+        try:
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        except OSError as error:
+            raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
+        if _identity(os.fstat(handle)) != self.identity:
+            os.close(handle)
+            raise ModelError(f"{self.path} was changed while it was in use; nothing of it is trusted")
+        return handle
+
+
+Sources: TypeAlias = Mapping[str, Source]
+"""The files of one model by their `location`."""
+
+
+def source_at(path: Path) -> Source:
+    """A file as it is now.
+
+    Raises:
+        OSError: if there is none.
+    """
+    found = path.stat()
+    return Source(path, found.st_size, _identity(found))
+
+
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def inside(folder: Path, location: str, model: str) -> Source:
+    """The file that `location` names, if it is a regular file in the model's folder or below.
+
+    Args:
+        folder: of the model.
+        location: what the model says.
+        model: how to call the model in errors.
+
+    Raises:
+        ModelError: if it leads out of the folder, also by a link, or is no regular file.
+    """
+    shown = repr(location[:200])
+    if "\0" in location or len(location) > 4096:
+        raise ModelError(f"{model} keeps weights in {shown}, which is no name of a file")
+    pure = (PurePosixPath(location), PureWindowsPath(location))
+    if any(path.is_absolute() or path.anchor or ".." in path.parts for path in pure):
+        raise ModelError(
+            f"{model} keeps weights in {shown}, which is outside of its folder; nothing there is read"
+        )
+    path = folder / location
+    try:
+        resolved, home = path.resolve(strict=True), folder.resolve()
+        found = resolved.stat()
+    except (OSError, RuntimeError):
+        raise ModelError(
+            f"{model} keeps weights in {location[:200]}, and there is no such file beside it; put both into one"
+            " folder"
+        ) from None
+    if not resolved.is_relative_to(home):
+        raise ModelError(
+            f"{model} keeps weights in {shown}, a link to {resolved}, which is outside of its folder; nothing"
+            " there is read (put real files into one folder)"
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise ModelError(f"{model} keeps weights in {shown}, which is not a regular file")
+    return source_at(resolved)

@@ -1,0 +1,193 @@
+"""A model on its way to disk: written completely and checked before anything has a name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+
+from onnx import ModelProto
+
+from onnxheadprune.storage.folder import Draft, data_name, locked, sweep_up, sync_folder
+from onnxheadprune.storage.layout import Layout, Placed
+from onnxheadprune.storage.reading import BLOCK, Opened
+from onnxheadprune.storage.sources import Sources
+from onnxheadprune.storage.writing import parts_of, pieces, write_all, write_data, write_model
+
+_SAMPLES, _SAMPLE = 16, 4096
+
+
+class Stage:
+    """A model and its data file before they are given their names.
+
+    Attributes:
+        target: where the model goes.
+        location: what the staged model calls its data file.
+        data: the data file, None if all data is inside the model.
+        draft: the model file.
+    """
+
+    def __init__(self, layout: Layout, sources: Sources, target: Path, location: str) -> None:
+        """Writes the data file.
+
+        Raises:
+            OSError: if it cannot be written.
+            ModelError: if weights cannot be read.
+        """
+        self.layout, self.sources, self.target, self.location = layout, sources, target, location
+        self.data: Draft | None = None
+        self._written = False
+        self.draft = Draft(target.parent, target.name)
+        try:
+            if layout.outside:
+                self.data = Draft(target.parent, target.name)
+                with Opened(sources) as opened:
+                    write_data(self.data.handle, layout, opened)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Discards what has no name yet."""
+        self.draft.close()
+        if self.data is not None:
+            self.data.close()
+
+    def write(self) -> None:
+        """Writes the model file, so that it can be read before it is committed."""
+        if not self._written:
+            with Opened(self.sources) as opened:
+                write_model(self.draft.handle, self.layout, opened)
+            self._written = True
+
+    def show(self) -> None:
+        """Gives the files hidden names for a while, for readers that need one: ONNX Runtime maps by name.
+
+        Raises:
+            OSError: if that is not possible.
+        """
+        for draft in (self.draft, self.data):
+            if draft is not None:
+                draft.show()
+
+    def commit(self, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:
+        """Gives the files their names: the data first, then, in one step, the model.
+
+        Args:
+            metadata: one more entry of the model's metadata.
+            backup: a new name for the model that is replaced.
+
+        Raises:
+            OSError: if that is not possible; nothing has changed then.
+        """
+        tail = b""
+        if metadata is not None:
+            extra = ModelProto()
+            extra.metadata_props.add(key=metadata[0], value=metadata[1])
+            tail = extra.SerializeToString()
+        if self.data is not None:
+            os.fsync(self.data.handle)
+        with locked(self.target.parent):
+            linked = self._link_data(tail)
+            try:
+                self.write()
+                os.lseek(self.draft.handle, 0, os.SEEK_END)
+                write_all(self.draft.handle, tail)
+                os.fsync(self.draft.handle)
+                self._name_model(backup)
+            except BaseException:
+                # An interrupt may come just after the name was given; then all is done.
+                if linked is not None and not self._is_named():
+                    linked.unlink(missing_ok=True)
+                raise
+            sync_folder(self.target.parent)
+            with contextlib.suppress(OSError):
+                sweep_up(self.target)
+
+    def _name_model(self, backup: Path | None) -> None:
+        if backup is None:
+            try:
+                self.draft.link(self.target)
+            except OSError:  # there is one already, or the file system links no files
+                self.draft.replace(self.target)
+            return
+        os.link(self.target, backup)
+        try:
+            sync_folder(backup.parent)
+            self.draft.replace(self.target)
+        except BaseException:
+            if not self._is_named():
+                backup.unlink(missing_ok=True)
+            raise
+
+    def _is_named(self) -> bool:
+        with contextlib.suppress(OSError):
+            return os.path.samestat(self.target.stat(), os.fstat(self.draft.handle))
+        return False
+
+    def _link_data(self, tail: bytes) -> Path | None:
+        """Names the data file and lets the model refer to it.
+
+        Returns:
+            The new file, None where there is none or an equal one is there already.
+        """
+        if self.data is None:
+            return None
+        digest = self._digest(tail)
+        while True:
+            name = data_name(self.target, digest)
+            path = self.target.with_name(name)
+            fresh = not os.path.lexists(path)
+            if fresh:
+                self.data.link(path)
+            elif not _same_content(self.data.handle, path):
+                digest = hashlib.sha256(digest.encode()).hexdigest()
+                continue
+            self.layout.point_to(self.location, name)
+            self._written = False
+            return path if fresh else None
+
+    def _digest(self, tail: bytes) -> str:
+        """Of everything in the model file and samples of all data.
+
+        Which weights a model has shows in samples; that another file of the same name is never replaced is
+        made sure by comparing all of it.
+        """
+        digest = hashlib.sha256()
+        with Opened(self.sources) as opened:
+            for piece in pieces(self.layout):
+                if isinstance(piece, Placed):
+                    for part in parts_of(piece, opened):
+                        digest.update(part if isinstance(part, bytes) else opened.read(part))
+                else:
+                    digest.update(piece)
+        digest.update(tail)
+        assert self.data is not None
+        for placed in self.layout.outside:
+            step = max(_SAMPLE, placed.length // _SAMPLES)
+            for start in range(0, placed.length, step):
+                size = min(_SAMPLE, placed.length - start)
+                digest.update(os.pread(self.data.handle, size, placed.offset + start))
+        return digest.hexdigest()
+
+
+def _same_content(handle: int, path: Path) -> bool:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != os.fstat(handle).st_size:
+        return False
+    with path.open("rb") as stream:
+        position = 0
+        while block := stream.read(BLOCK):
+            if os.pread(handle, len(block), position) != block:
+                return False
+            position += len(block)
+    return True

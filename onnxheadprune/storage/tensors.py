@@ -1,0 +1,99 @@
+"""Every stored tensor of a model, wherever it is, and how many bytes it takes."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+
+
+class Role(enum.Enum):
+    """What holds a tensor."""
+
+    INITIALIZER = "initializer"
+    ATTRIBUTE = "attribute"
+    SPARSE = "sparse tensor"
+
+
+class Stored(NamedTuple):
+    """A stored tensor and what holds it."""
+
+    tensor: TensorProto
+    role: Role
+
+    @property
+    def label(self) -> str:
+        """How to name it to a person."""
+        name = repr(self.tensor.name[:80]) if self.tensor.name else "without a name"
+        return f"{self.role.value if self.role is Role.INITIALIZER else 'tensor'} {name}"
+
+
+_BITS = {
+    4: "INT4 UINT4 FLOAT4E2M1",
+    2: "INT2 UINT2",
+    6: "FLOAT6E2M3 FLOAT6E3M2",
+    8: "UINT8 INT8 BOOL FLOAT8E4M3FN FLOAT8E4M3FNUZ FLOAT8E5M2 FLOAT8E5M2FNUZ FLOAT8E8M0",
+    16: "UINT16 INT16 FLOAT16 BFLOAT16",
+    32: "FLOAT INT32 UINT32",
+    64: "DOUBLE INT64 UINT64 COMPLEX64",
+    128: "COMPLEX128",
+}
+BITS: dict[int, int] = {
+    number: bits
+    for bits, names in _BITS.items()
+    for name, number in TensorProto.DataType.items()
+    if name in names.split()
+}
+"""Bits of an element per data type. Strings have no fixed size."""
+
+
+def bytes_needed(data_type: int, dims: tuple[int, ...]) -> int:
+    """Bytes that raw data of this type and shape has."""
+    return (math.prod(dims) * BITS[data_type] + 7) // 8
+
+
+def tensors_of(model: ModelProto) -> Iterator[Stored]:
+    """Every stored tensor of a model: bodies, functions and training included."""
+    yield from _of_graph(model.graph)
+    for training in model.training_info:
+        yield from _of_graph(training.initialization)
+        yield from _of_graph(training.algorithm)
+    for function in model.functions:
+        for node in function.node:
+            yield from _of_node(node)
+        for attribute in function.attribute_proto:
+            if attribute.HasField("t"):
+                yield Stored(attribute.t, Role.ATTRIBUTE)
+
+
+def _of_graph(graph: GraphProto) -> Iterator[Stored]:
+    for tensor in graph.initializer:
+        yield Stored(tensor, Role.INITIALIZER)
+    for sparse in graph.sparse_initializer:
+        yield from _of_sparse(sparse)
+    for node in graph.node:
+        yield from _of_node(node)
+
+
+def _of_node(node: NodeProto) -> Iterator[Stored]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield Stored(attribute.t, Role.ATTRIBUTE)
+        if attribute.HasField("g"):
+            yield from _of_graph(attribute.g)
+        if attribute.HasField("sparse_tensor"):
+            yield from _of_sparse(attribute.sparse_tensor)
+        for tensor in attribute.tensors:
+            yield Stored(tensor, Role.ATTRIBUTE)
+        for graph in attribute.graphs:
+            yield from _of_graph(graph)
+        for sparse in attribute.sparse_tensors:
+            yield from _of_sparse(sparse)
+
+
+def _of_sparse(sparse: SparseTensorProto) -> Iterator[Stored]:
+    yield Stored(sparse.values, Role.SPARSE)
+    yield Stored(sparse.indices, Role.SPARSE)
