@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -141,6 +142,23 @@ def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[i
             if (core.node.index, position) in wanted:
                 found |= {label - 1 for label in labels}
     return found
+
+
+def has_folded_heads(block: Block) -> bool:
+    """Whether one head is all there is, yet it fills more channels than its context has features.
+
+    Then different pieces of the context, along an axis that no label sees, feed different channels: heads
+    that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
+    """
+    if block.num_heads > 1 or len(block.cores) != 1:
+        return False
+    core, shape = block.cores[0], block.cores[0].node.out.shape
+    if shape is None:
+        return False
+    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
+    if len(sizes) != len(core.feature_axes):
+        return False
+    return any(len(item.channels[0]) > math.prod(sizes) for item in block.projections)
 
 
 def merge_branches(blocks: list[Block]) -> list[Block]:

@@ -11,7 +11,7 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.sites.fused import is_fused_core
-from onnxheadprune.sites.grouping import Block, Candidate, group, merge_branches
+from onnxheadprune.sites.grouping import Block, Candidate, group, has_folded_heads, merge_branches
 from onnxheadprune.sites.naming import site_names
 from onnxheadprune.sites.obstacles import obstacle
 from onnxheadprune.sites.site import AttentionSite, NearMiss
@@ -26,11 +26,17 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss
     """
     candidates, mixers, misses = _scan(view)
     grouped = merge_branches(group(candidates))
-    blocks = [block for block in grouped if block.num_heads > 1 or _is_single_head_attention(block)]
+    folded = [block for block in grouped if has_folded_heads(block)]
+    misses += [_folded_miss(block) for block in folded]
+    blocks = [
+        block
+        for block in grouped
+        if block not in folded and (block.num_heads > 1 or _is_single_head_attention(block))
+    ]
     sites = []
     for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
         sites.append(_site(index, name, block, mixers))
-    claimed = {core.node for block in blocks for core in block.cores}
+    claimed = {core.node for block in [*blocks, *folded] for core in block.cores}
     misses += _unprojected(view, claimed, blocks)
     return sites, misses
 
@@ -185,6 +191,15 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _folded_miss(block: Block) -> NearMiss:
+    core = block.cores[0].node
+    sentence = (
+        "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
+        " if heads lie along that axis, they cannot be told apart"
+    )
+    return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 
 def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> list[NearMiss]:
