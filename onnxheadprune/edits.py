@@ -137,7 +137,7 @@ class SetDim:
 
 @dataclass(frozen=True)
 class InsertNode:
-    """A new node just before node `before`."""
+    """A new node just before node `before`, or (the position after the last one) at the end of its scope."""
 
     before: str
     op_type: str
@@ -237,6 +237,11 @@ _KINDS: dict[str, Any] = {
         SetMetadata,
     )
 }
+
+
+def scope_of(ref: str) -> str:
+    """The reference of the scope that a node reference lies in."""
+    return ref[: ref.rindex("[")]
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from onnxheadprune.edits import (
     SetMetadata,
     SetOutput,
     SliceTensor,
+    scope_of,
 )
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.literals import MARK
@@ -57,9 +58,10 @@ class _Surgeon:
         edits = list(edits)
         # References are positions in the original, so all of them are resolved before anything moves.
         for edit in edits:
-            for field in ("node", "before"):
-                if hasattr(edit, field):
-                    self._node(getattr(edit, field))
+            if hasattr(edit, "node"):
+                self._node(edit.node)
+            if isinstance(edit, InsertNode):
+                self._graph(scope_of(edit.before))
             if hasattr(edit, "scope"):
                 self._graph(edit.scope)
         for edit in edits:
@@ -147,7 +149,7 @@ class _Surgeon:
 
     def _rebuild(self, edits: list[Edit]) -> None:
         """Writes node lists with insertions and without dropped nodes, innermost scopes first."""
-        touched = {ref[: ref.rindex("[")] for ref in (*self.inserted, *self.dropped)}
+        touched = {scope_of(ref) for ref in (*self.inserted, *self.dropped)}
         for scope in sorted(touched, key=len, reverse=True):
             graph = self._graph(scope)
             nodes: list[NodeProto] = []
@@ -161,6 +163,7 @@ class _Surgeon:
                     copy = NodeProto()
                     copy.CopyFrom(node)
                     nodes.append(copy)
+            nodes += self.inserted.get(f"{scope}[{len(graph.node)}]", [])
             del graph.node[:]
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}

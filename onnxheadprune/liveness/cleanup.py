@@ -19,6 +19,7 @@ from onnxheadprune.edits import (
     SetInput,
     SetOutput,
     SliceTensor,
+    scope_of,
 )
 from onnxheadprune.graph.view import GraphView, Node, Scope, Value
 
@@ -70,7 +71,7 @@ class _Cleanup:
                 self._release(current[index], sites)
                 current[index] = None
         elif isinstance(edit, InsertNode):
-            scope = self.view.by_ref[edit.before].scope
+            scope = self._scope(scope_of(edit.before))
             for name in edit.inputs:
                 self._use(scope, name)
         elif isinstance(edit, SetOutput):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, EdgeGather, Edit, InsertNode, SetInput
+from onnxheadprune.edits import AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.dims import Symbolic
-from onnxheadprune.graph.view import Use, Value
+from onnxheadprune.graph.view import Scope, Use, Value
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.rules.indexing import ranks_within
@@ -30,39 +31,78 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     Returns:
         A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
     """
-    assert value.shape is not None
+    node = use.node
     if value.producer is not None and value.producer.op_type == "SplitToSequence":
         raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
-    node, name = use.node, f"{value.name}/{MARK}_edge{use.node.index}_{use.input_index}"
+    place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge{node.index}_{use.input_index}")
+    record = EdgeGather(node.ref, use.input_index, value.name, reason, _elements(value))
+    edits, result = _narrowing(place, value, value.name, have, wanted)
+    return [record, *edits, SetInput(node.ref, use.input_index, result)]
+
+
+def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
+    """The same for a value that a branch of an `If` hands out: it is renamed, and the gather takes its name.
+
+    Args:
+        value: an output of the branch, computed in it.
+        have: what the value keeps.
+        wanted: what the `If` hands on.
+        reason: why the value itself is not narrowed.
+    """
+    producer = value.producer
+    assert producer is not None
+    scope, raw = value.scope, f"{value.name}/{MARK}_raw"
+    place = _Place(scope, f"{scope.ref}[{len(scope.nodes)}]", f"{value.name}/{MARK}_out")
+    record = EdgeGather(producer.ref, -1, value.name, reason, _elements(value))
+    edits, result = _narrowing(place, value, raw, have, wanted)
+    readers = [SetInput(use.node.ref, use.input_index, raw) for use in value.consumers]
+    named = InsertNode(place.before, "Identity", (result,), (value.name,))
+    return [record, SetOutput(producer.ref, value.output_index, raw), *readers, *edits, named]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where new nodes go, and how their values are called."""
+
+    scope: Scope
+    before: str
+    name: str
+
+
+def _elements(value: Value) -> int | None:
+    assert value.shape is not None
     size = math.prod(dim for dim in value.shape if isinstance(dim, int))
-    elements = None if any(isinstance(dim, Symbolic) for dim in value.shape) else size
-    edits: list[Edit] = [EdgeGather(node.ref, use.input_index, value.name, reason, elements)]
+    return None if any(isinstance(dim, Symbolic) for dim in value.shape) else size
+
+
+def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
+    """Edits that make the wanted part of `source`, and the name of the result."""
+    assert value.shape is not None
     concrete = all(isinstance(value.shape[axis], int) for axis in {*wanted.axes, *have.axes})
     if concrete and wanted.is_product and have.is_product:
-        return edits + _per_axis(use, value, have, wanted, name)
-    return edits + _flattened(use, value, have, wanted, name)
+        return _per_axis(place, source, have, wanted)
+    return _flattened(place, value, source, have, wanted)
 
 
-def _per_axis(use: Use, value: Value, have: Live, wanted: Live, name: str) -> list[Edit]:
+def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
     edits: list[Edit] = []
-    source = value.name
     for axis in sorted({*wanted.axes, *have.axes}):
         ranks = ranks_within(wanted.only([axis]), have.only([axis]), axis)
         if axis not in wanted.axes or (axis in have.axes and len(ranks) == have.extent(axis)[0]):
             continue
-        target = f"{name}_{axis}"
+        target = f"{place.name}_{axis}"
         edits += [
-            AddConstant(use.node.scope.ref, f"{target}_indices", tuple(int(rank) for rank in ranks)),
-            InsertNode(use.node.ref, "Gather", (source, f"{target}_indices"), (target,), (("axis", axis),)),
+            AddConstant(place.scope.ref, f"{target}_indices", tuple(int(rank) for rank in ranks)),
+            InsertNode(place.before, "Gather", (source, f"{target}_indices"), (target,), (("axis", axis),)),
         ]
         source = target
-    return [*edits, SetInput(use.node.ref, use.input_index, source)]
+    return edits, source
 
 
-def _flattened(use: Use, value: Value, have: Live, wanted: Live, name: str) -> list[Edit]:
+def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
     """Reshape the involved axes into (repetitions, period), pick, and reshape back."""
     assert value.shape is not None
-    scope, before, rank = use.node.scope.ref, use.node.ref, len(value.shape)
+    scope, before, rank, name = place.scope.ref, place.before, len(value.shape), place.name
     axes = sorted({*wanted.axes, *have.axes})
     first, last = axes[0], axes[-1] + 1
     span = list(range(first, last))
@@ -86,26 +126,26 @@ def _flattened(use: Use, value: Value, have: Live, wanted: Live, name: str) -> l
         edits.append(InsertNode(before, op, inputs, (f"{name}_{suffix}",), attributes))
         return f"{name}_{suffix}"
 
-    def cut_shape(suffix: str, source: str, start: int, end: int) -> str:
-        if use.node.scope.opset >= 10:
+    def cut_shape(suffix: str, whole: str, start: int, end: int) -> str:
+        if place.scope.opset >= 10:
             return insert(
-                "Slice", suffix, source, constant(f"{suffix}_start", start), constant(f"{suffix}_end", end)
+                "Slice", suffix, whole, constant(f"{suffix}_start", start), constant(f"{suffix}_end", end)
             )
         bounds = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
-        edits.append(InsertNode(before, "Slice", (source,), (f"{name}_{suffix}",), bounds))
+        edits.append(InsertNode(before, "Slice", (whole,), (f"{name}_{suffix}",), bounds))
         return f"{name}_{suffix}"
 
     edits: list[Edit] = []
-    shape = insert("Shape", "shape", value.name)
+    shape = insert("Shape", "shape", source)
     head, tail = cut_shape("head", shape, 0, first), cut_shape("tail", shape, last, rank)
     flat = insert("Concat", "flat", head, constant("period", -1, int(kept.sum())), tail, axis=0)
-    rows = insert("Reshape", "rows", value.name, flat)
+    rows = insert("Reshape", "rows", source, flat)
     picked = insert(
         "Gather", "picked", rows, constant("indices", *(int(rank) for rank in ranks)), axis=first + 1
     )
     target = insert("Concat", "target", head, constant("sizes", -1, *counts[1:]), tail, axis=0)
     result = insert("Reshape", "narrowed", picked, target)
-    return [*edits, SetInput(use.node.ref, use.input_index, result)]
+    return edits, result
 
 
 def _spread_counts(span: list[int], asked: np.ndarray, dense: tuple[int, ...] | None) -> list[int]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxheadprune.edits import Edit, Selection, SetDim, SetInput, SliceTensor, spell_ranges
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Node, Use, Value
-from onnxheadprune.liveness.gathers import edge_gather
+from onnxheadprune.liveness.gathers import edge_gather, output_gather
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
@@ -63,7 +64,30 @@ class _Realizer:
             for edit in freeze_observers(value, live, self.sweep.kept):
                 self.out.add(edit, sites)
             self._declare(value, live, sites)
+            if value.producer is not None and not live.is_dead:
+                self._branches(value, value.producer, live)
         return self.out
+
+    def _branches(self, value: Value, node: Node, live: Live) -> None:
+        """What an `If` hands on narrowed, each of its branches has to hand out narrowed."""
+        for body in node.bodies.values() if node.op_type == "If" else ():
+            inner = body.values.get(body.proto.output[value.output_index].name)
+            sites = self.sweep.asked.get(node, NOBODY) | (NOBODY if inner is None else self._sites(inner))
+            # Stored data that a branch hands out is whole until it is cut here.
+            computed = inner is not None and not inner.holds_tensor
+            have = self.sweep.kept.get(inner, FULL) if inner is not None and computed else FULL
+            if have == live:
+                continue
+            if inner is None or (inner.holds_tensor and inner.consumers) or inner.shape is None:
+                raise RefusedError(
+                    f"a branch of {node.label} hands out more of {value.name} than can be narrowed"
+                )
+            if inner.holds_tensor:
+                self.out.add(SliceTensor(body.ref, inner.name, select(live, inner), inner.name), sites)
+            else:
+                for edit in output_gather(inner, have, live, self._why(inner)):
+                    self.out.add(edit, sites)
+            self._declare(inner, live, sites)
 
     def _sites(self, value: Value) -> frozenset[str]:
         sites: frozenset[str] = frozenset()

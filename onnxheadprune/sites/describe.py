@@ -206,7 +206,8 @@ def weights_of(walk: Sweep) -> tuple[int, int, int]:
         if value.tensor is None or value.shape is None:
             continue
         needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
-        live = needs[0].as_mask()
+        # Without a consumer it is what a branch of an `If` hands out.
+        live = (needs[0] if needs else walk.kept[value]).as_mask()
         total = math.prod(dim for dim in value.shape if isinstance(dim, int))
         gone = total - round(total * float(np.mean(live.array != 0)))
         elements += gone

@@ -139,7 +139,11 @@ def test_heads_along_a_symbolic_axis_are_not_taken_for_one_head() -> None:
     x = net.input("x", (B, S, WIDTH), "b--")
     flat = [net.op("MatMul", x, net.weight(name, WIDTH, H * D)) for name in "qkv"]
     q, k, v = (
-        net.op("Concat", *(net.op("Slice", f, net.ints(h * D), net.ints(h * D + D), net.ints(2)) for h in range(H)), axis=0)
+        net.op(
+            "Concat",
+            *(net.op("Slice", f, net.ints(h * D), net.ints(h * D + D), net.ints(2)) for h in range(H)),
+            axis=0,
+        )
         for f in flat
     )
     weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
