@@ -105,7 +105,7 @@ class FeedMaker:
                 continue
             tried.add(key)
             styles = (
-                Style(case.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True)
+                Style(sizes.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True)
             )
             normal, plain = (self._feed(shapes, style) for style in styles)
             yield normal, plain
@@ -140,6 +140,10 @@ class FeedMaker:
         """From the wanted sizes to larger ones, one kind of symbol at a time."""
         for distinct in (True, False):
             yield Sizes(case.batch, case.past, case.length, case.length, distinct)
+        if self._roles.past and case.past and case.length > 1:
+            # Some fused operators take several tokens onto a cache for one sample only, or not at all.
+            yield Sizes(1, case.past, case.length, case.length, distinct=True)
+            yield Sizes(case.batch, 0, case.length, case.length, distinct=True)
         # One case in three stretches images and sound, where the model allows.
         wanted = (size for size in LARGER for size in ((size * 3 // 2, size) if case.padded else (size,)))
         for extent in wanted:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.graph.view import Node, Use, Value
+from onnxheadprune.liveness.fused import layout_of
 
 _MOVES = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Identity", "Flatten", "Transpose", "Expand"}
 _PASSES = frozenset(
@@ -71,7 +72,8 @@ def _added(use: Use) -> int:
 def feature_width(value: Value, axis: int) -> int | None:
     """The size that weights dictate for one axis of an input, None if they do not.
 
-    Channels of a convolution and the contracted axis of a product with weights count.
+    Channels of a convolution and the contracted axis of a product with weights count, and for a cache
+    the heads that it is joined with: by a Concat, or by a fused attention operator.
     """
     if value.rank is None:
         return None
@@ -79,6 +81,7 @@ def feature_width(value: Value, axis: int) -> int | None:
     while queue:
         for use in queue.pop().consumers:
             found = _contracted(use.node, axis, value.rank) if use.input_index == 0 else None
+            found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
             if found is not None:
                 return found
             if use.node.op_type in _ELEMENTWISE and use.node.outputs[0] not in seen:
@@ -97,6 +100,26 @@ def _contracted(node: Node, axis: int, rank: int) -> int | None:
     if node.op_type in ("MatMul", "Gemm") and axis == rank - 1:
         return _dim(weight, -1 if node.attribute("transB", 0) else max(-2, -(weight.rank or 1)))
     return None
+
+
+def _joined(node: Node, axis: int, rank: int) -> int | None:
+    """All inputs of a Concat agree on every axis but one."""
+    if node.op_type != "Concat" or node.domain or node.attribute("axis", 0) % rank == axis:
+        return None
+    return next((size for value in node.inputs if (size := _dim(value, axis)) is not None), None)
+
+
+def _cached(use: Use, axis: int, rank: int) -> int | None:
+    """Heads and head size of the past of a fused attention operator; its last axes are `[heads, length, size]`."""
+    layout = layout_of(use.node)
+    if layout is None or rank < 4 or use.input_index not in layout.inputs:
+        return None
+    carrier, parts = layout.inputs[use.input_index]
+    if carrier != rank - 3 or len(parts) != 1:
+        return None
+    if axis == carrier:
+        return layout.num_heads if parts[0][0] == "q" else layout.kv_num_heads
+    return layout.head_size if axis == rank - 1 and layout.head_size == layout.v_head_size else None
 
 
 def _dim(value: Value | None, axis: int) -> int | None:
