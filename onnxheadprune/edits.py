@@ -57,7 +57,7 @@ class SliceTensor:
 
 @dataclass(frozen=True)
 class AddConstant:
-    """A new one-dimensional (or, with `scalar`, zero-dimensional) integer initializer."""
+    """A new one-dimensional (or, with `scalar`, zero-dimensional) initializer of whole numbers, of any type."""
 
     scope: str
     name: str

@@ -28,6 +28,7 @@ from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.cleanup import dead_after
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.stand_in import stand_in
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
@@ -133,6 +134,8 @@ def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, 
             continue
         for projection in site.projections:
             found = detach(projection.node)
+            if isinstance(found, Refusal):
+                found = stand_in(projection.node)
             if isinstance(found, Refusal):
                 raise RefusedError(
                     f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"

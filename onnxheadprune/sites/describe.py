@@ -54,8 +54,11 @@ def anatomy(block: Block) -> Anatomy:
             fused = fused_anatomy(core.node, block.num_heads)
             for shared in fused.groups:
                 groups.join(shared)
-            free |= fused.free | _endpoints(_fused_walk(core))
+            free |= fused.free | _endpoints(_fused_walk(core, range(1, len(core.node.inputs))))
             head_size = head_size or fused.head_size
+            if fused.value is not None:
+                # What repeats KV heads before the node shows upstream of it.
+                _join_shared(groups, _fused_walk(core, (fused.value,)), block.num_heads)
             continue
         bits = _head_bits(block, core)
         value_walk, weight_walk = _operand_walks(core, bits)
@@ -72,8 +75,8 @@ def anatomy(block: Block) -> Anatomy:
     return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
 
 
-def _fused_walk(core: Core) -> Sweep:
-    """A label sweep up the keys and values of a fused node, one bit per head; empty where its shapes are unknown."""
+def _fused_walk(core: Core, indices: Iterable[int]) -> Sweep:
+    """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
     layout, entry = layout_of(core.node), rule_for(core.node)
     if layout is None or entry is None:
         return Sweep()
@@ -85,7 +88,8 @@ def _fused_walk(core: Core) -> Sweep:
     if not isinstance(answer, Answer):
         return Sweep()
     return sweep(
-        [Seed(core.node, index, live, "") for index, live in answer.inputs.items() if index], labels=True
+        [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
+        labels=True,
     )
 
 

@@ -17,11 +17,13 @@ class FusedAnatomy:
         groups: query heads per KV head.
         head_size: width of a query or key head.
         free: cache inputs and outputs of the model.
+        value: index of the input that brings one value head per query head, None where there is none.
     """
 
     groups: tuple[tuple[int, ...], ...]
     head_size: int | None
     free: frozenset[Value]
+    value: int | None = None
 
 
 def is_fused_core(node: Node) -> bool:
@@ -54,9 +56,9 @@ def fused_anatomy(node: Node, num_heads: int) -> FusedAnatomy:
     )
     free = {node.outputs[index] for index in layout.caches}
     free |= {node.inputs[index] for index, (_, parts) in layout.inputs.items() if parts[0][1] == 1}
-    return FusedAnatomy(
-        groups, layout.head_size, frozenset(value for value in free if value is not None and _is_io(value))
-    )
+    own = frozenset(value for value in free if value is not None and _is_io(value))
+    repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
+    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None)
 
 
 def _is_io(value: Value) -> bool:

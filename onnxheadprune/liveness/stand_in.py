@@ -1,0 +1,218 @@
+"""What a projection computes when all its heads are gone: a constant, at the size that its output had.
+
+The general answer where the branch is not simply added to a residual stream: its output feeds a fused
+residual norm, a normalisation, a quantizer or the model's caller. The projection sums over nothing, so its
+output is its bias (or zero, or a zero point) for every token; an `Expand` spells that at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from onnxheadprune.edits import AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
+from onnxheadprune.graph.dims import Dim, Shape
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.refusal import Reason, Refusal
+
+BIAS = {
+    "MatMul": None,
+    "Einsum": None,
+    "FusedMatMul": None,
+    "TransposeMatMul": None,
+    "MatMulInteger": None,
+    "Gemm": 2,
+    "Conv": 2,
+    "MatMulNBits": 5,
+    "DynamicQuantizeMatMul": 4,
+    "MatMulIntegerToFloat": 6,
+    "ConvInteger": None,
+}
+"""Input index of the bias of each projection that adds nothing else to the sum, None where it has none."""
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv"})
+QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QLinearConv": (1, 4, 6, 7, 8)}
+"""Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""
+
+
+def stand_in(projection: Node) -> Sequence[Edit] | Refusal:
+    """Edits that put a constant in the place of a projection's output.
+
+    Args:
+        projection: the contraction whose context is to vanish.
+
+    Returns:
+        The edits, or a refusal if its output without heads, or its size, cannot be spelled.
+    """
+    builder = _Builder(projection)
+    value = projection.out
+    if value.shape is None:
+        return _refused(projection, "the shape of its output is not known")
+    constant = builder.constant()
+    if constant is None:
+        return _refused(
+            projection, f"what a {projection.op_type} adds to the sum over heads cannot be spelled"
+        )
+    shape = builder.shape(value.shape)
+    if shape is None:
+        return _refused(projection, "nothing else in the graph tells how large its output is")
+    return builder.edits(constant, shape)
+
+
+def _refused(node: Node, why: str) -> Refusal:
+    return refuse(node, Reason.NO_PROJECTION, f"all heads cannot go: {why}")
+
+
+@dataclass
+class _Builder:
+    """Collects nodes that go before the projection, and names what they make."""
+
+    node: Node
+    made: list[Edit] = field(default_factory=list)
+
+    def edits(self, constant: str, shape: str) -> list[Edit]:
+        out = self.node.out
+        if out.is_graph_output:
+            self._insert("Expand", (constant, shape), out.name)
+            return [*self.made, DropNode(self.node.ref, self.node.op_type)]
+        expanded = self._insert("Expand", (constant, shape), self._name("without_heads"))
+        users = [use for use in out.consumers if not looks_only(use)]
+        return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in users)]
+
+    def constant(self) -> str | None:
+        """The value of every token, broadcastable to the output."""
+        node = self.node
+        if node.op_type in QUANTIZING:
+            found = self._quantized()
+        elif node.op_type in BIAS and node.attribute("beta", 1.0) == 1.0:
+            index = BIAS[node.op_type]
+            bias = None if index is None else node.input(index)
+            found = self._zero() if bias is None else bias.name
+        else:
+            return None
+        return found if found is None or node.op_type not in CONVOLUTIONS else self._along_channels(found)
+
+    def _zero(self) -> str | None:
+        """A zero of the output's type; without one on record, of the type of the operands."""
+        integer = self.node.op_type in ("MatMulInteger", "ConvInteger")
+        types = [TensorProto.INT32] if integer else [self.node.out.elem_type]
+        types += [value.elem_type for value in self.node.inputs if value is not None]
+        known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
+        if known is None:
+            return None
+        return self._integers("zero", (0,), np.dtype(helper.tensor_dtype_to_np_dtype(known)).name)
+
+    def _quantized(self) -> str | None:
+        """The output's zero point, moved by the bias in the units of the output."""
+        node = self.node
+        left, right, scale, zero, bias = (
+            None if i is None else node.input(i) for i in QUANTIZING[node.op_type]
+        )
+        if left is None or right is None or node.attribute("alpha", 1.0) != 1.0:
+            return None
+        if bias is None:
+            return None if zero is None else zero.name
+        unit = self._insert("Mul", (left.name, right.name), self._name("unit"))
+        cast = self._insert("Cast", (bias.name,), self._name("bias"), (("to", int(TensorProto.FLOAT)),))
+        exact = self._insert("Mul", (cast, unit), self._name("exact"))
+        if scale is None:
+            return exact
+        if zero is None:
+            return None
+        return self._insert("QuantizeLinear", (exact, scale.name, zero.name), self._name("quantized"))
+
+    def _along_channels(self, constant: str) -> str:
+        target = (-1, *(1,) * (len(self.node.out.shape or ()) - 2))
+        shape = self._integers("channels", target)
+        return self._insert("Reshape", (constant, shape), self._name("per_channel"))
+
+    def shape(self, shape: Shape) -> str | None:
+        """A value that holds the output's shape at run time: that of a neighbour, or put together from the inputs."""
+        neighbour = self._neighbour(shape)
+        if neighbour is not None:
+            return self._insert("Shape", (neighbour.name,), self._name("shape"))
+        parts = [self._dim(axis, dim) for axis, dim in enumerate(shape)]
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        return self._insert("Concat", tuple(known), self._name("shape"), (("axis", 0),))
+
+    def _neighbour(self, shape: Shape) -> Value | None:
+        """Another input of a consumer with the same shape, computed before the projection (a residual stream)."""
+        for use in self.node.out.consumers:
+            for other in use.node.inputs:
+                early = other is not None and (
+                    other.producer is None or other.producer.index < self.node.index
+                )
+                if other is not None and early and not other.is_constant and other.shape == shape:
+                    return other
+        return None
+
+    def _dim(self, axis: int, dim: Dim) -> str | None:
+        """One dimension as a vector of one element: a number, or a polynomial in sizes of model inputs."""
+        if isinstance(dim, int):
+            return self._integers(f"size{axis}", (dim,))
+        total: str | None = None
+        for position, (atoms, factor) in enumerate(dim.terms):
+            term = self._integers(f"size{axis}_{position}", (factor,)) if factor != 1 or not atoms else None
+            for atom in atoms:
+                size = self._size_of(atom)
+                if size is None:
+                    return None
+                term = (
+                    size if term is None else self._insert("Mul", (term, size), self._fresh(f"product{axis}"))
+                )
+            assert term is not None
+            total = term if total is None else self._insert("Add", (total, term), self._fresh(f"sum{axis}"))
+        return total
+
+    def _size_of(self, symbol: str) -> str | None:
+        """The size of the model input axis that carries a symbol."""
+        for value, axis in _carriers(self.node, symbol):
+            shape = self._insert("Shape", (value.name,), self._name(f"shape_{symbol}"))
+            index = self._integers(f"axis_{symbol}", (axis,))
+            return self._insert("Gather", (shape, index), self._name(f"size_{symbol}"), (("axis", 0),))
+        return None
+
+    def _name(self, what: str) -> str:
+        return f"{self.node.out.name}/{MARK}_{what}"
+
+    def _fresh(self, what: str) -> str:
+        return self._name(f"{what}_{len(self.made)}")
+
+    def _integers(self, what: str, values: tuple[int, ...], dtype: str = "int64") -> str:
+        name = self._name(what)
+        edit = AddConstant(self.node.scope.ref, name, values, dtype=dtype)
+        if edit not in self.made:
+            self.made.append(edit)
+        return name
+
+    def _insert(
+        self,
+        op: str,
+        inputs: tuple[str, ...],
+        output: str,
+        attributes: tuple[tuple[str, Attribute], ...] = (),
+    ) -> str:
+        edit = InsertNode(self.node.ref, op, inputs, (output,), attributes)
+        if edit not in self.made:
+            self.made.append(edit)
+        return output
+
+
+def _carriers(node: Node, symbol: str) -> Iterator[tuple[Value, int]]:
+    """Axes of model inputs whose size is a symbol."""
+    scope = node.scope
+    while scope.parent is not None:
+        scope = scope.parent
+    for value in scope.values.values():
+        if value.is_graph_input and not value.is_initializer:
+            for axis, dim in enumerate(value.shape or ()):
+                if not isinstance(dim, int) and dim.terms == (((symbol,), 1),):
+                    yield value, axis

@@ -1,0 +1,44 @@
+"""Decoders with fused attention: their sites, feeds that they accept, and pruning that validates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxheadprune import find_sites, prune
+from onnxheadprune.feeds import FeedMaker
+from onnxheadprune.sites.find import view_of
+from onnxheadprune.validation import validate
+from tests import toys_genai as toys
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_groups_show_in_attributes_or_upstream(repeated: bool) -> None:
+    (site,) = find_sites(toys.decoder(repeated=repeated))
+    assert (site.num_heads, site.kv_num_heads, site.head_size) == (toys.HEADS, toys.KV_HEADS, toys.HEAD_SIZE)
+    assert site.groups == ((0, 1), (2, 3))
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_a_named_head_size_is_read_off_the_graph(repeated: bool) -> None:
+    maker = FeedMaker(view_of(toys.decoder(repeated=repeated)))
+    for case in maker.cases:
+        feed, _ = next(maker.candidates(case))
+        assert feed["past_key_values.0.key"].shape[1::2] == (toys.KV_HEADS, toys.HEAD_SIZE)
+
+
+def test_smaller_cases_follow_where_several_tokens_meet_a_cache() -> None:
+    maker = FeedMaker(view_of(toys.decoder()))
+    shapes = [feed["past_key_values.0.key"].shape[0::2] for feed, _ in maker.candidates(maker.cases[0])]
+    assert {(2, 5), (1, 5), (2, 0)} <= set(shapes)
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("heads", ["0:0,1", "0:1,2"])
+def test_pruning_validates_on_made_up_feeds(tmp_path: Path, repeated: bool, heads: str) -> None:
+    source, target = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
+    onnx.save(toys.decoder(repeated=repeated), source)
+    prune(source, heads, output=target)
+    assert validate(source, target).passed
