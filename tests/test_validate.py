@@ -23,7 +23,7 @@ from onnxheadprune import (
     validate,
 )
 from onnxheadprune.plan import REMOVED_KEY, VALIDATION_KEY
-from onnxheadprune.validation import runs
+from onnxheadprune.validation import deployed
 from tests import toys
 
 Corruption = Callable[[ModelProto], None]
@@ -258,7 +258,7 @@ def test_a_model_that_does_not_load_fails() -> None:
 
 
 def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(runs.Session):
+    class Wrong(deployed.Session):
         """Stands for an optimizer that breaks the pruned model."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -269,7 +269,7 @@ def test_a_deployment_that_computes_something_else_fails(monkeypatch: pytest.Mon
             outputs = super().run(feed)
             return {name: value + 0.1 * self.broken for name, value in outputs.items()}
 
-    monkeypatch.setattr(runs, "Session", Wrong)
+    monkeypatch.setattr(deployed, "Session", Wrong)
     model = toys.attention()
     result = check(model, pruned(model))
     assert result.verdict == "failed"
@@ -328,7 +328,7 @@ def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
 
 
 def test_a_runtime_that_crashes_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "survives_optimization", lambda *_: False)
+    monkeypatch.setattr(deployed, "survives_optimization", lambda *_: False)
     model = toys.attention(dtype=np.float16)
     result = check(model, pruned(model))
     assert result.verdict == "passed"

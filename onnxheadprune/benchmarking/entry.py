@@ -16,7 +16,7 @@ from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
 from onnxheadprune.errors import ModelError
 from onnxheadprune.feeds import Feed, FeedMaker
-from onnxheadprune.model_io import ModelLike, open_model
+from onnxheadprune.model_io import ModelLike, load_model, open_structure
 from onnxheadprune.model_save import save_model
 from onnxheadprune.sites.find import pruning_record, view_of
 
@@ -28,7 +28,7 @@ class Entry:
     Attributes:
         name: what to call it.
         path: its file, as it would be deployed.
-        proto: the model, weights in memory.
+        proto: the model; large weights stay on disk.
         file_bytes: size on disk.
         maker: makes its feeds.
     """
@@ -73,10 +73,10 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
         UsageError: if the path does not exist, or an input is no tensor of numbers.
         ModelError: if it cannot be read.
     """
-    loaded = open_model(model)
+    loaded = open_structure(model)
     path = loaded.path
     if path is None:
-        save_model(loaded.proto, spare)
+        save_model(load_model(loaded), spare)
         path = spare
     beside = [path.with_name(path.name + ".data")] if loaded.path is None else list(loaded.data_files)
     size = sum(file.stat().st_size for file in (path, *beside) if file.is_file())

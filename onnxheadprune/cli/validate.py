@@ -7,8 +7,11 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
+
+MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads")
 
 
 @click.command(short_help="Compare a pruned model with the masked original.")
@@ -16,18 +19,64 @@ from onnxheadprune.cli.outcome import emit_json
 @click.argument("pruned", type=FILE)
 @click.option("--heads", metavar="H", help="The removed heads, if the metadata of PRUNED does not say.")
 @run_options
+@click.option(
+    "--metric",
+    metavar="M:F",
+    help="Your own measure on --data, before and after: module:function, called with (outputs, feed) per feed"
+    " or once with (outputs, feeds).",
+)
+@click.option(
+    "--max-drift",
+    type=click.FloatRange(min=0),
+    metavar="X",
+    help="End with exit code 1 if the drift from the unmasked MODEL (1 - mean cosine of the main output, on --data"
+    " if given) is larger.",
+)
+@click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    help="Also measure latency as bench does; end with exit code 1 unless PRUNED is X times as fast at every size.",
+)
+@measuring_options
 @json_option
-def validate(model: Path, pruned: Path, as_json: bool, **settings: Any) -> int:
-    """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift."""
+def validate(
+    model: Path,
+    pruned: Path,
+    as_json: bool,
+    max_drift: float | None,
+    min_speedup: float | None,
+    **settings: Any,
+) -> int:
+    """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift.
+
+    The sizes, repeats and threads are those of --min-speedup.
+    """
     from onnxheadprune.api import validate as run_validate
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.report.console import err, out
+    from onnxheadprune.report.gates import gate_rows
     from onnxheadprune.report.validation import validation_report
+    from onnxheadprune.validation.gates import drift_gate
 
+    measuring = {name: settings.pop(name) for name in MEASURING}
     with err().status("validating"):
         result = run_validate(model, pruned, **settings)
+    gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
+    document = result.to_dict()
+    if min_speedup is not None and result.passed:
+        from onnxheadprune.benchmarking import benchmark
+        from onnxheadprune.benchmarking.gates import speed_gates
+
+        with err().status("measuring"):
+            measured = benchmark(
+                model, pruned, provider=result.provider, seed=settings["seed"], memory=False, **measuring
+            )
+        gates += speed_gates(measured, min_speedup)
+        document["benchmark"] = measured.to_dict()
+    accepted = result.passed and all(gate.passed for gate in gates)
     if as_json:
-        emit_json(result.to_dict())
+        emit_json(document | {"gates": [gate.to_dict() for gate in gates], "accepted": accepted})
     else:
-        out().print(*validation_report(result), sep="\n")
-    return 0 if result.passed else ValidationFailedError.exit_code
+        out().print(*validation_report(result), *gate_rows(gates), sep="\n")
+    return 0 if accepted else ValidationFailedError.exit_code

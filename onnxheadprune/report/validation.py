@@ -37,6 +37,12 @@ def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
         yield row("drift", _drift(validation.drift))
     if validation.accuracy is not None:
         yield row("accuracy", _accuracy(validation.accuracy))
+    if validation.metric is not None:
+        metric = validation.metric
+        yield row(
+            "metric",
+            f"{metric.name}: {metric.original:.4g} -> {metric.pruned:.4g} on {many(metric.samples, 'sample')}",
+        )
     where = f"{validation.provider.label}{_placement(validation.placement)}"
     runtime = validation.versions["onnxruntime"]
     yield row("ran on", f"{where}, onnxruntime {runtime}; {validation.provider.reason}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxheadprune.errors import ModelError
+from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
@@ -17,11 +17,13 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
-from onnxheadprune.validation.runs import Findings, Models, run_all
+from onnxheadprune.validation.runs import Findings, run_all
 from onnxheadprune.validation.weights import altered_weights
 
-__all__ = ["Accuracy", "CaseResult", "Drift", "Validation", "validate"]
+__all__ = ["Accuracy", "CaseResult", "Drift", "MetricResult", "Validation", "validate"]
 
 
 def validate(
@@ -32,6 +34,7 @@ def validate(
     data: DataSource | None = None,
     provider: str | Provider = AUTO,
     seed: int = 0,
+    metric: Metric | None = None,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -46,13 +49,18 @@ def validate(
         data: the user's inputs; see `feeds.load_data` for the forms.
         provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
         seed: of the random inputs.
+        metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
+            or once with (outputs, feeds); see `MetricMeter`.
 
     Raises:
-        UsageError: if the models do not belong together, nothing was removed, or the data does not fit.
+        UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
         ModelError: if a model cannot be read, or the original itself does not load in ONNX Runtime.
         RefusedError: if the heads cannot be removed from the original.
         ProviderError: if the asked-for provider does not run here.
     """
+    if metric is not None and data is None:
+        raise UsageError("a metric is measured on your data; give it with --data")
+    meter = None if metric is None else MetricMeter(metric)
     names = model_name(original), model_name(pruned)
     loaded, made = open_structure(original), open_structure(pruned)
     source, candidate = loaded.proto, made.proto
@@ -66,7 +74,7 @@ def validate(
     if not problems:
         # The masked reference refers to the original's weights where they lie.
         masked = replace(loaded, proto=masked_reference(planning.view, planning.sites, planning.heads))
-        found = run_all(Models(loaded, masked, made, planning, tolerance, where), data, seed)
+        found = run_all(Models(loaded, masked, made, planning, tolerance, where), data, seed, meter)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where)
     return Validation(
@@ -81,6 +89,7 @@ def validate(
         found.cases,
         found.drift,
         found.accuracy,
+        found.metric,
         compared,
         where,
         found.placement,

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.runtime import Provider
 from onnxheadprune.tolerances import POWER, Tolerance
+from onnxheadprune.validation.metric import MetricResult
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
-Settings: TypeAlias = Literal["exact", "deployed"]
+Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class CaseResult:
 
     Attributes:
         source: "random", or where the user's data came from.
-        settings: "exact" (graph optimizations and TF32 off) or "deployed" (ONNX Runtime's defaults).
+        settings: "exact" (graph optimizations and TF32 off), "deployed" (ONNX Runtime's defaults), "on the CPU" (exact,
+            as a second opinion), "against the CPU" (the provider's pruned model against the CPU's).
         feeds: how many feeds were run.
         shapes: shape of each input (of the first feed).
         tolerance: allowed error, relative to the output's scale.
@@ -113,6 +115,7 @@ class Validation:
         cases: what was run.
         drift: pruned against original, None where nothing ran.
         accuracy: on the labels of the data, None without labels.
+        metric: the user's own measure, None if there was none.
         weights_compared: stored tensors that were compared with the original's bit by bit.
         provider: where it ran.
         placement: nodes of the pruned model per execution provider.
@@ -131,6 +134,7 @@ class Validation:
     cases: tuple[CaseResult, ...]
     drift: Drift | None
     accuracy: Accuracy | None
+    metric: MetricResult | None
     weights_compared: int
     provider: Provider
     placement: Mapping[str, int]
@@ -174,6 +178,7 @@ class Validation:
             "cases": [case.to_dict() for case in self.cases],
             "drift": None if self.drift is None else self.drift.to_dict(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "metric": None if self.metric is None else self.metric.to_dict(),
             "weights_compared": self.weights_compared,
             "provider": self.provider.to_dict(),
             "placement": dict(self.placement),

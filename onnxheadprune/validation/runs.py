@@ -7,27 +7,12 @@ from dataclasses import dataclass, replace
 
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.pruning import Planning
-from onnxheadprune.runtime import CUDA, Provider, Session, survives_optimization
-from onnxheadprune.tolerances import Tolerance
+from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
+from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.main_output import MainOutput, main_output
-from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Settings
-
-LOW_PRECISION = ("float16", "bfloat16")
-
-
-@dataclass(frozen=True)
-class Models:
-    """The three models that are compared, with the planning that links them."""
-
-    original: LoadedModel
-    masked: LoadedModel
-    pruned: LoadedModel
-    planning: Planning
-    tolerance: Tolerance
-    provider: Provider
+from onnxheadprune.validation.metric import MetricMeter, MetricResult
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift
 
 
 @dataclass(frozen=True)
@@ -40,24 +25,27 @@ class Findings:
     drift: Drift | None
     accuracy: Accuracy | None
     placement: dict[str, int]
+    metric: MetricResult | None = None
 
 
-def run_all(models: Models, data: DataSource | None, seed: int) -> Findings:
-    """Random feeds, the user's data, and one pass at deployment settings.
+def run_all(
+    models: Models, data: DataSource | None, seed: int, metric: MetricMeter | None = None
+) -> Findings:
+    """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
 
     Raises:
         InferenceError: if the original itself does not load.
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models)
+        bench = _Bench(models, metric)
     except _PrunedFailedError as error:
         return Findings((), (str(error),), (), None, None, {})
     bench.random_cases(seed)
     if data is not None:
         bench.data_cases(data)
     placement = bench.pruned.placement()
-    bench.deployed_case()
+    bench.further_opinions()
     return bench.findings(placement)
 
 
@@ -66,8 +54,8 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(self, models: Models) -> None:
-        self.models = models
+    def __init__(self, models: Models, metric: MetricMeter | None) -> None:
+        self.models, self.metric = models, metric
         provider = models.provider
         self.original = Session(models.original, provider, name="the original model")
         self.masked = Session(models.masked, provider, name="the masked reference")
@@ -78,7 +66,7 @@ class _Bench:
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self.best: tuple[float, str, Feed] | None = None
+        self.kept: list[KeptFeed] = []
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
         self.accuracy: AccuracyMeter | None = None
@@ -108,7 +96,11 @@ class _Bench:
                 raise UsageError(f"{sample.source} does not fit the model: {error}") from error
             case, after = self._compare("data", sample.feed, before)
             combined = case if combined is None else _merge(combined, case)
-            if sample.labels is not None and self.main is not None and after is not None:
+            if after is None:
+                continue
+            if self.metric is not None:
+                self.metric.add(sample.feed, sample.labels, before, after)
+            if sample.labels is not None and self.main is not None:
                 self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
                 self.accuracy.add(sample.labels, before[self.main.name], after[self.main.name])
         if combined is not None:
@@ -122,12 +114,12 @@ class _Bench:
         io, allowed = self.models.planning.io, self.models.tolerance.exact
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
-        names = self._judged(expected, "exact")
+        names = judged(expected, "exact", self.models.tolerance)
         power = worst(reference, before, names)[1].relative
         finite = all_finite(reference) and all_finite(before)
         shapes = {name: value.shape for name, value in feed.items()}
-        if finite and (self.best is None or power > self.best[0]):
-            self.best = power, source, feed
+        if finite:
+            self._keep(KeptFeed(power, source, feed))
         try:
             after = self.pruned.run(narrowed(feed, io))
         except InferenceError as error:
@@ -144,60 +136,27 @@ class _Bench:
         )
         return case, after
 
-    def deployed_case(self) -> None:
-        """Pruned against masked with ONNX Runtime's optimizations, on the feed that shows most."""
-        if self.best is None or self.problems:
+    def further_opinions(self) -> None:
+        """As a deployment runs it, and on the CPU where that is another place."""
+        if not self.kept or self.problems:
             return
-        power, source, feed = self.best
-        provider, io = self.models.provider, self.models.planning.io
-        tf32 = provider.name == CUDA
-        both = (self.models.masked, self.models.pruned)
-        if self.models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, provider):
-            self.notes.append(
-                "ONNX Runtime crashes when it optimizes this model, so deployment is not checked"
-            )
-            return
-        try:
-            name = "the masked reference, optimized by ONNX Runtime,"
-            masked = Session(
-                self.models.masked, provider, name=name, optimize=True, tf32=tf32, deterministic=False
-            )
-            expected = narrowed(masked.run(feed), io)
-        except InferenceError as error:
-            self.notes.append(f"with optimizations not even the masked reference runs: {error}")
-            return
-        try:
-            name = "the pruned model, optimized by ONNX Runtime,"
-            pruned = Session(
-                self.models.pruned, provider, name=name, optimize=True, tf32=tf32, deterministic=False
-            )
-            after = pruned.run(narrowed(feed, io))
-        except InferenceError as error:
-            self.problems.append(str(error))
-            return
-        output, off = worst(after, expected, self._judged(expected, "deployed"))
-        shapes = {item: value.shape for item, value in feed.items()}
-        allowed = self.models.tolerance.when_deployed(tf32=tf32)
-        self.cases.append(
-            CaseResult(
-                source,
-                "deployed",
-                1,
-                shapes,
-                allowed,
-                off.absolute,
-                off.relative,
-                output,
-                power,
-                all_finite(expected),
-            )
-        )
+        opinions = [as_deployed]
+        if self.models.provider.name != CPU:
+            opinions.append(second_opinion)
+        for opinion in opinions:
+            found = opinion(self.models, self.kept)
+            self.cases += found.cases
+            self.problems += found.problems
+            self.notes += found.notes
 
-    def _judged(self, outputs: Outputs, settings: Settings) -> tuple[str, ...]:
-        """Integer outputs (an ArgMax) flip on ties, so where rounding is coarse only floats are judged."""
-        floats = tuple(name for name, value in outputs.items() if value.dtype.kind not in "biuOSU")
-        coarse = settings == "deployed" or self.models.tolerance.precision in LOW_PRECISION
-        return floats if coarse and floats else tuple(outputs)
+    def _keep(self, kept: KeptFeed) -> None:
+        """All random feeds, which are small; of the user's the one that shows most."""
+        if kept.source == "data":
+            others = [item for item in self.kept if item.source == "data"]
+            if others and others[0].power >= kept.power:
+                return
+            self.kept = [item for item in self.kept if item.source != "data"]
+        self.kept.append(kept)
 
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"
@@ -207,7 +166,13 @@ class _Bench:
             self.notes.append(self.accuracy.obstacle)
         problems = (*self.problems, *_too_far(self.cases))
         return Findings(
-            tuple(self.cases), tuple(dict.fromkeys(problems)), tuple(self.notes), drift, accuracy, placement
+            tuple(self.cases),
+            tuple(dict.fromkeys(problems)),
+            tuple(self.notes),
+            drift,
+            accuracy,
+            placement,
+            None if self.metric is None else self.metric.result(),
         )
 
 

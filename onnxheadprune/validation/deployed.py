@@ -1,0 +1,134 @@
+"""Beyond the exact settings: as a deployment runs it, and on the CPU as a second opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.feeds import Feed, Outputs
+from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.pruning import Planning
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, survives_optimization
+from onnxheadprune.tolerances import Tolerance
+from onnxheadprune.validation.compare import all_finite, narrowed, worst
+from onnxheadprune.validation.result import CaseResult, Settings
+
+LOW_PRECISION = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The three models that are compared, with the planning that links them."""
+
+    original: LoadedModel
+    masked: LoadedModel
+    pruned: LoadedModel
+    planning: Planning
+    tolerance: Tolerance
+    provider: Provider
+
+
+@dataclass(frozen=True)
+class KeptFeed:
+    """A feed on which all outputs were finite, and how far silencing the heads moved them."""
+
+    power: float
+    source: str
+    feed: Feed
+
+
+@dataclass
+class Opinion:
+    """What one way of running showed."""
+
+    cases: list[CaseResult] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
+    """Pruned against masked with ONNX Runtime's optimizations and defaults (TF32 on CUDA).
+
+    Args:
+        models: what to run.
+        kept: the feeds. Where activations are quantized, only the one that shows most is judged: optimized kernels
+            round to other levels, and the tolerance is for one such flip.
+    """
+    found = Opinion()
+    both = (models.masked, models.pruned)
+    if models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, models.provider):
+        found.notes.append("ONNX Runtime crashes when it optimizes this model, so deployment is not checked")
+        return found
+    tf32 = models.provider.name == CUDA
+    options = {"optimize": True, "tf32": tf32, "deterministic": False}
+    best = max(kept, key=lambda item: item.power)
+    feeds = [best] if models.tolerance.precision == "quantized" else kept
+    try:
+        name = "the masked reference, optimized by ONNX Runtime,"
+        masked = Session(models.masked, models.provider, name=name, **options)
+        expected = [narrowed(masked.run(item.feed), models.planning.io) for item in feeds]
+    except InferenceError as error:
+        found.notes.append(f"with optimizations not even the masked reference runs: {error}")
+        return found
+    try:
+        name = "the pruned model, optimized by ONNX Runtime,"
+        pruned = Session(models.pruned, models.provider, name=name, **options)
+        after = [pruned.run(narrowed(item.feed, models.planning.io)) for item in feeds]
+    except InferenceError as error:
+        found.problems.append(str(error))
+        return found
+    allowed = models.tolerance.when_deployed(tf32=tf32)
+    for item, wanted, actual in zip(feeds, expected, after, strict=True):
+        found.cases.append(_case(models, item, "deployed", allowed, wanted, actual))
+    return found
+
+
+def second_opinion(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
+    """The same equality on the CPU, where the provider is another one.
+
+    Two wrongs of one provider can look equal. The CPU's kernels are others, so here too pruned must equal masked, and
+    the provider's pruned model must agree with the CPU's as far as other kernels allow.
+    """
+    found = Opinion()
+    best = max(kept, key=lambda item: item.power)
+    feed = narrowed(best.feed, models.planning.io)
+    cpu = Provider(CPU, "a second opinion")
+    try:
+        masked = Session(models.masked, cpu, name="the masked reference on the CPU")
+        pruned = Session(models.pruned, cpu, name="the pruned model on the CPU")
+        expected, after = narrowed(masked.run(best.feed), models.planning.io), pruned.run(feed)
+    except InferenceError as error:
+        found.notes.append(f"the CPU gives no second opinion: {error}")
+        return found
+    found.cases.append(_case(models, best, "on the CPU", models.tolerance.exact, expected, after))
+    there = Session(models.pruned, models.provider, name="the pruned model").run(feed)
+    allowed = models.tolerance.deployed
+    found.cases.append(_case(models, best, "against the CPU", allowed, after, there))
+    return found
+
+
+def _case(
+    models: Models, kept: KeptFeed, settings: Settings, allowed: float, expected: Outputs, actual: Outputs
+) -> CaseResult:
+    output, off = worst(actual, expected, judged(expected, settings, models.tolerance))
+    shapes = {name: value.shape for name, value in kept.feed.items()}
+    return CaseResult(
+        kept.source,
+        settings,
+        1,
+        shapes,
+        allowed,
+        off.absolute,
+        off.relative,
+        output,
+        kept.power,
+        all_finite(expected),
+    )
+
+
+def judged(outputs: Outputs, settings: Settings, tolerance: Tolerance) -> tuple[str, ...]:
+    """Integer outputs (an ArgMax) flip on ties, so where rounding is coarse only floats are judged."""
+    floats = tuple(name for name, value in outputs.items() if value.dtype.kind not in "biuOSU")
+    coarse = settings in ("deployed", "against the CPU") or tolerance.precision in LOW_PRECISION
+    return floats if coarse and floats else tuple(outputs)
