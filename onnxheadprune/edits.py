@@ -57,11 +57,11 @@ class SliceTensor:
 
 @dataclass(frozen=True)
 class AddConstant:
-    """A new one-dimensional (or, with `scalar`, zero-dimensional) initializer of whole numbers, of any type."""
+    """A new one-dimensional (or, with `scalar`, zero-dimensional) initializer: a few numbers."""
 
     scope: str
     name: str
-    values: tuple[int, ...]
+    values: tuple[float, ...]
     scalar: bool = False
     dtype: str = "int64"
     kind: ClassVar[str] = "constant"

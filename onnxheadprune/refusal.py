@@ -17,6 +17,7 @@ class Reason(enum.Enum):
     NO_PROJECTION = "no-projection"
     NO_HEAD_SIZE = "no-head-size"
     OPAQUE_WEIGHTS = "opaque-weights"
+    NOT_FUSIBLE = "not-fusible"
 
     @property
     def couples_heads(self) -> bool:

@@ -46,6 +46,14 @@ def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
     return pruned
 
 
+def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
+    """A copy of `model` with edits carried out that were made for exactly this model."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    _Surgeon(changed).operate(edits)
+    return changed
+
+
 class _Surgeon:
     def __init__(self, model: ModelProto) -> None:
         self.model = model

@@ -1,0 +1,222 @@
+"""The fused operators, and how a matched attention is written as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from onnx import TensorProto
+
+from onnxheadprune.edits import DropNode
+from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, why_not
+from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Names, Tensor, view_cost
+from onnxheadprune.fusion.layout import Axis, Layout, size_of
+from onnxheadprune.fusion.match import Match
+from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
+from onnxheadprune.fusion.roles import cannot
+from onnxheadprune.fusion.signatures import group_query_obstacle, signature
+from onnxheadprune.fusion.walk import Place, downstream, upstream
+from onnxheadprune.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a fused operator can take.
+
+    Attributes:
+        op_type, domain: its name.
+        query, key, context: the layouts of its operands and its result.
+        grouped: whether several query heads may share a key/value head.
+        same_width: whether values must be as wide as keys.
+        types: element types for which ONNX Runtime has kernels.
+    """
+
+    op_type: str
+    domain: str
+    query: Form
+    key: Form
+    context: Form
+    grouped: bool
+    same_width: bool
+    types: tuple[int, ...]
+
+
+HALVES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+MULTI_HEAD = Operator("MultiHeadAttention", "com.microsoft", packed, packed, packed, False, False, HALVES)
+MULTI_HEAD_SPREAD = replace(MULTI_HEAD, key=spread, same_width=True)
+GROUP_QUERY = Operator("GroupQueryAttention", "com.microsoft", packed, packed, packed, True, True, HALVES)
+STANDARD = Operator("Attention", "", spread, spread, spread, True, False, HALVES)
+STANDARD_PACKED = replace(STANDARD, query=packed, key=packed, context=packed)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One operator fitted to one attention.
+
+    Attributes:
+        operator: the operator.
+        match: the attention.
+        query, key, value: where the operands come from.
+        axes: atoms of batch, heads, queries, keys, query features and value features.
+        output: the value that the result takes the place of, and what to call its layout.
+        raw: the layout that the operator gives.
+        cost: nodes around it.
+    """
+
+    operator: Operator
+    match: Match
+    query: Tap
+    key: Tap
+    value: Tap
+    axes: tuple[Axis, Axis, Axis, Axis, Axis, Axis]
+    output: Place
+    raw: Layout
+    cost: int
+
+    @property
+    def kv_heads(self) -> int:
+        """Key/value heads that the operator sees."""
+        return _count(self.key.heads)
+
+    @property
+    def heads(self) -> int:
+        """Query heads."""
+        return _count(self.axes[1])
+
+
+def _count(axis: Axis) -> int:
+    size = size_of(axis)
+    assert isinstance(size, int)
+    return size
+
+
+def fit(match: Match, operator: Operator, near: bool = False) -> Fit | Refusal:
+    """An operator fitted to an attention, or why it does not fit.
+
+    Args:
+        match: the attention.
+        operator: the operator.
+        near: whether the result must take the place of the product itself, not of a view of it.
+    """
+    elem_type = match.elem_type
+    if elem_type not in operator.types:
+        name = TensorProto.DataType.Name(elem_type).lower()
+        return cannot(match.core, f"{operator.op_type} has no kernel for {name}")
+    batch, heads, queries = (match.atoms(role, match.context) for role in "bhs")
+    keys, width = (match.atoms(role, match.key.layout) for role in "tk")
+    v_width = match.atoms("d", match.context)
+    taps = _taps(match, operator, (batch, heads, queries, keys, width, v_width))
+    if isinstance(taps, Refusal):
+        return taps
+    raw = operator.context(batch, heads, queries, v_width)
+    raw = tuple(tuple(atom for atom in axis if atom.size != 1) for axis in raw)
+    output = _output(match, raw, near)
+    cost = sum(item.cost for item in taps) + view_cost(raw, output.layout)
+    if cost >= IMPOSSIBLE:
+        return cannot(match.core, "its context cannot be brought back into the shape it had")
+    axes = (batch, heads, queries, keys, width, v_width)
+    found = Fit(operator, match, *taps, axes, output, raw, cost)
+    obstacle = why_not(match.biases, _score_axes(found, Tensor("", ()), Tensor("", ())))
+    return found if obstacle is None else cannot(match.core, obstacle)
+
+
+def _taps(
+    match: Match, operator: Operator, axes: tuple[Axis, Axis, Axis, Axis, Axis, Axis]
+) -> tuple[Tap, Tap, Tap] | Refusal:
+    batch, heads, queries, keys, width, v_width = axes
+    query = tap(
+        upstream(match.query.value, match.query.layout), operator.query, (batch, heads, queries, width)
+    )
+    share = operator.grouped
+    key = tap(
+        upstream(match.key.value, match.key.layout), operator.key, (batch, heads, keys, width), share=share
+    )
+    value = tap(
+        upstream(match.value.value, match.value.layout),
+        operator.key,
+        (batch, heads, keys, v_width),
+        share=share,
+        scaled=False,
+    )
+    if query is None:
+        return cannot(match.core, "its queries cannot be brought into the shape of a fused operator")
+    if key is None or value is None:
+        return cannot(match.core, "its keys or values cannot be brought into the shape of a fused operator")
+    if _count(key.heads) != _count(value.heads):
+        return cannot(match.core, "keys and values are shared by different numbers of heads")
+    if operator.op_type == "GroupQueryAttention":
+        obstacle = group_query_obstacle(axes, (query, key))
+        if obstacle is not None:
+            return cannot(match.core, obstacle)
+    if operator.same_width and size_of(width) != size_of(v_width):
+        return cannot(match.core, f"{operator.op_type} wants values as wide as keys")
+    return query, key, value
+
+
+def _output(match: Match, raw: Layout, near: bool) -> Place:
+    places = downstream(match.core.out, match.context)
+    if near:
+        return places[0]
+    return min(reversed(places), key=lambda place: view_cost(raw, place.layout))
+
+
+def _score_axes(found: Fit, query: Tensor, key: Tensor) -> ScoreAxes:
+    batch, heads, queries, keys, *_ = found.axes
+    match = found.match
+    positions = [_position(form) for form in (found.operator.query, found.operator.key)]
+    return ScoreAxes(
+        batch,
+        heads,
+        queries,
+        keys,
+        (query, positions[0]),
+        (key, positions[1]),
+        match.elem_type,
+        match.zero_nan,
+        found.operator.domain == "",
+    )
+
+
+def _position(form: Form) -> int:
+    return 1 if form is packed else 2
+
+
+def emit(found: Fit, names: Names) -> Emitter:
+    """The edits that put the operator in place of the attention."""
+    emitter = Emitter(found.match.core, names)
+    query, key, value = (
+        emitter.repeated(Tensor(item.place.value.name, item.place.layout), item.target)
+        for item in (found.query, found.key, found.value)
+    )
+    bias = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
+    scale = found.match.factor * found.query.place.factor * found.key.place.factor
+    inputs, attributes = signature(
+        emitter, found.operator.op_type, (query, key, value), bias, (found.heads, found.kv_heads)
+    )
+    target = found.output
+    direct = found.raw == target.layout and not found.match.zero_nan
+    name = emitter.node(
+        found.operator.op_type,
+        inputs,
+        "attention",
+        (*attributes, ("scale", float(scale))),
+        found.operator.domain,
+        target.value.name if direct else "",
+    )
+    if found.match.zero_nan:
+        name = _nan_to_zero(emitter, found, name)
+    if not direct:
+        emitter.view(Tensor(name, found.raw), target.layout, target.value.name)
+    producer = target.value.producer
+    assert producer is not None
+    emitter.edits.append(DropNode(producer.ref, producer.op_type))
+    return emitter
+
+
+def _nan_to_zero(emitter: Emitter, found: Fit, name: str) -> str:
+    """A row without a single visible key is no number in the softmax, and zeros in the original."""
+    zero = emitter.number(0, dtype_name(found.match.elem_type))
+    test = emitter.node("IsNaN", (name,), "masked")
+    same = found.raw == found.output.layout
+    return emitter.node(
+        "Where", (test, zero, name), "context", output=found.output.value.name if same else ""
+    )

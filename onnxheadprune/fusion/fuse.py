@@ -1,0 +1,176 @@
+"""`fuse`: rewrites the attention of every site into a fused operator, where that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from onnx import ModelProto
+
+from onnxheadprune import surgery
+from onnxheadprune.edits import DropNode, Edit
+from onnxheadprune.fusion.emit import Names
+from onnxheadprune.fusion.forms import (
+    GROUP_QUERY,
+    MULTI_HEAD,
+    MULTI_HEAD_SPREAD,
+    STANDARD,
+    STANDARD_PACKED,
+    Fit,
+    Operator,
+    emit,
+    fit,
+)
+from onnxheadprune.fusion.match import match
+from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, opset_of, raised
+from onnxheadprune.fusion.result import FUSED_KEY, FuseMode, Fusion, SiteFusion
+from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.refusal import Refusal
+from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.sites.fused import is_fused_core
+from onnxheadprune.sites.site import AttentionSite, Sites
+from onnxheadprune.sites.trace import Core, Tracer
+
+OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
+    "contrib": ((GROUP_QUERY,), (MULTI_HEAD, MULTI_HEAD_SPREAD)),
+    "onnx": ((STANDARD, STANDARD_PACKED),),
+}
+"""Per mode, operators in order of preference; among equals the one with the fewest nodes around it."""
+
+
+def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelProto, Fusion]:
+    """A copy of a model whose attention runs in fused operators.
+
+    Sites that cannot be fused exactly stay as they are, with the reason in the result.
+
+    Args:
+        model: with its weights in memory; not changed.
+        mode: "contrib" for ONNX Runtime's own operators, "onnx" for the standard `Attention`.
+        name: what to call the model.
+
+    Returns:
+        The fused model (the model itself if nothing was fused), and what became of each site.
+
+    Raises:
+        RefusedError: if the standard operator was asked for and the model's opset cannot be raised to it.
+        ModelError: if the model is not well formed.
+    """
+    before = opset_of(model)
+    source = raised(model, name) if mode == "onnx" and before < ATTENTION_OPSET else model
+    view = view_of(source)
+    sites = sites_of(view, name)
+    work = _Work(view, sites, mode)
+    edits = work.run()
+    fusion = Fusion(mode, tuple(work.outcome(site) for site in sites), opset_of(source), before)
+    if not fusion.made:
+        return model, Fusion(mode, fusion.sites, before, before)
+    fused = surgery.apply_edits(edits, source)
+    if mode == "contrib":
+        import_microsoft(fused)
+    surgery.set_metadata(fused, FUSED_KEY, fusion.record())
+    return fused, fusion
+
+
+@dataclass
+class _Work:
+    """Fits operators to all sites, and takes back those whose attention would still be computed."""
+
+    view: GraphView
+    sites: Sites
+    mode: FuseMode
+    reasons: dict[int, str] = field(default_factory=dict)
+    fits: dict[int, list[Fit]] = field(default_factory=dict)
+    tracer: Tracer = field(default_factory=Tracer)
+
+    def run(self) -> list[Edit]:
+        """The edits of all sites that can be fused."""
+        near: set[int] = set()
+        for site in self.sites:
+            self._fit(site, near)
+        while True:
+            edits = self._edits()
+            dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+            kept = [index for index, fits in self.fits.items() if not _is_gone(fits, dropped)]
+            if not kept:
+                return edits
+            for site in self.sites:
+                if site.index in kept:
+                    self._retry(site, near)
+
+    def _retry(self, site: AttentionSite, near: set[int]) -> None:
+        """Something reads values in the middle of what was to go."""
+        del self.fits[site.index]
+        if site.index in near:
+            self.reasons[site.index] = "its attention weights are used elsewhere too"
+            return
+        near.add(site.index)
+        self._fit(site, near)
+
+    def _fit(self, site: AttentionSite, near: set[int]) -> None:
+        found: list[Fit] = []
+        if all(is_fused_core(node) for node in site.cores):
+            return
+        for node in site.cores:
+            item = self._fit_core(site, node, site.index in near)
+            if isinstance(item, Refusal):
+                self.reasons[site.index] = item.sentence
+                return
+            found.append(item)
+        self.fits[site.index] = found
+
+    def _fit_core(self, site: AttentionSite, node: Node, near: bool) -> Fit | Refusal:
+        core = _core_of(self.tracer, site, node)
+        matched = match(core)
+        if isinstance(matched, Refusal):
+            return matched
+        refusal: Refusal | None = None
+        for operators in OPERATORS[self.mode]:
+            fits = [fit(matched, operator, near) for operator in operators]
+            good = [item for item in fits if isinstance(item, Fit)]
+            if good:
+                return min(good, key=lambda item: item.cost)
+            refusal = next(item for item in fits if isinstance(item, Refusal))
+        assert refusal is not None
+        return refusal
+
+    def _edits(self) -> list[Edit]:
+        names = Names(self.view)
+        edits: dict[Edit, frozenset[str]] = {}
+        by_core = sorted(
+            (item.match.core.index, site.name, item)
+            for site in self.sites
+            for item in self.fits.get(site.index, ())
+        )
+        for _, name, item in by_core:
+            edits |= dict.fromkeys(emit(item, names).edits, frozenset({name}))
+        edits |= dead_after(self.view, edits)
+        return list(edits)
+
+    def outcome(self, site: AttentionSite) -> SiteFusion:
+        """What became of a site."""
+        if site.index in self.fits:
+            return SiteFusion(site.index, site.name, self.fits[site.index][0].operator.op_type)
+        if site.index in self.reasons:
+            return SiteFusion(site.index, site.name, reason=self.reasons[site.index])
+        return SiteFusion(site.index, site.name, site.cores[0].op_type, before=True)
+
+
+def _is_gone(fits: Sequence[Fit], dropped: set[str]) -> bool:
+    return all(
+        node.ref in dropped
+        for item in fits
+        for node in (item.match.core, item.match.softmax, item.match.product)
+    )
+
+
+def _core_of(tracer: Tracer, site: AttentionSite, node: Node) -> Core:
+    """What site detection knows of a core."""
+    for projection in site.projections:
+        index, axes = projection.activation
+        value = projection.node.inputs[index]
+        assert value is not None
+        for core in tracer.trace(value, axes, projection.sizes).cores:
+            if core.node is node:
+                return core
+    raise AssertionError(f"{node.label} is no core of site {site.index}")

@@ -1,0 +1,135 @@
+"""What an attention core computes: `softmax(factor * q k + bias) v`, read off the graph.
+
+Nothing is recognised by name. The walk starts at the product of probabilities and values that site detection
+found, and each step up has an algebraic meaning; a step without one ends it with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxheadprune.fusion.layout import Axis, Layout
+from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
+from onnxheadprune.fusion.scalars import scalar_of
+from onnxheadprune.fusion.scores import Bias, read_scores
+from onnxheadprune.fusion.walk import layout_above
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.trace import Core
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """An attention, taken apart.
+
+    Attributes:
+        core: the product of probabilities and values.
+        softmax: the softmax.
+        product: the product of queries and keys.
+        query, key, value: the operands of the two products; an axis without atoms is repeated.
+        context: the layout of the core's output.
+        factor: what the product of queries and keys is multiplied by.
+        biases: what is added to the scores.
+        zero_nan: whether rows whose softmax is not a number count as zeros.
+    """
+
+    core: Node
+    softmax: Node
+    product: Node
+    query: Operand
+    key: Operand
+    value: Operand
+    context: Layout
+    factor: float
+    biases: tuple[Bias, ...]
+    zero_nan: bool
+
+    @property
+    def elem_type(self) -> int:
+        """What the products are computed in; float where nothing says."""
+        values = (self.query.value, self.key.value, self.value.value, self.core.out, self.softmax.out)
+        return next((value.elem_type for value in values if value.elem_type), TensorProto.FLOAT)
+
+    @staticmethod
+    def atoms(role: str, layout: Layout) -> Axis:
+        """The atoms of one role in a layout, in their order."""
+        return tuple(atom for axis in layout for atom in axis if atom.role == role)
+
+
+def match(core: Core) -> Match | Refusal:
+    """Takes apart the attention that ends in a core, or says what is in the way."""
+    roles = core_roles(core)
+    if isinstance(roles, Refusal):
+        return roles
+    normalized = _softmax(roles.weights.value, roles.weights.layout)
+    if isinstance(normalized, Refusal):
+        return normalized
+    softmax, layout, zero_nan = normalized
+    scores = read_scores(softmax.inputs[0], layout)  # type: ignore[arg-type]
+    if isinstance(scores, Refusal):
+        return scores
+    operands = score_operands(scores.product, scores.layout)
+    if isinstance(operands, Refusal):
+        return operands
+    query, key = operands
+    return Match(
+        core.node,
+        softmax,
+        scores.product,
+        query,
+        key,
+        roles.values,
+        roles.context,
+        scores.factor,
+        scores.biases,
+        zero_nan,
+    )
+
+
+def _softmax(value: Value, layout: Layout) -> tuple[Node, Layout, bool] | Refusal:
+    """The softmax behind the probabilities, the layout of its output, and whether NaN is replaced by zero."""
+    zero_nan = False
+    while True:
+        node = value.producer
+        if node is None or node.domain:
+            return _no(value, "the attention weights come from no softmax")
+        if node.op_type == "Softmax":
+            return _along_keys(node, layout, zero_nan)
+        source = _nan_to_zero(node)
+        if source is not None:
+            value, zero_nan = source, True
+            continue
+        above = layout if node.op_type == "Cast" else layout_above(node, layout)
+        if above is None or node.input(0) is None or node.op_type == "Expand":
+            return _no(value, f"{node.label} stands between the softmax and the values")
+        value, layout = node.inputs[0], above  # type: ignore[assignment]
+
+
+def _along_keys(node: Node, layout: Layout, zero_nan: bool) -> tuple[Node, Layout, bool] | Refusal:
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % len(layout)
+    mixed = layout[axis] if node.opset >= 13 else tuple(atom for part in layout[axis:] for atom in part)
+    if any(atom.role != "t" for atom in mixed) or not _all_keys(mixed, layout):
+        return _no(node.out, f"{node.label} does not run along the keys alone")
+    return node, layout, zero_nan
+
+
+def _all_keys(mixed: Axis, layout: Layout) -> bool:
+    return sum(1 for axis in layout for atom in axis if atom.role == "t") == len(mixed)
+
+
+def _nan_to_zero(node: Node) -> Value | None:
+    """The source of `Where(IsNaN(x), 0, x)`, as exporters write a softmax that masks whole rows."""
+    if node.op_type != "Where" or scalar_of(node.input(1)) != 0:
+        return None
+    condition = node.inputs[0]
+    test = None if condition is None else condition.producer
+    if test is None or test.op_type != "IsNaN" or test.inputs[0] is not node.inputs[2]:
+        return None
+    return node.inputs[2]
+
+
+def _no(value: Value, sentence: str) -> Refusal:
+    label = value.name if value.producer is None else value.producer.label
+    return Refusal(Reason.NOT_FUSIBLE, label, value.name, sentence)

@@ -1,0 +1,105 @@
+"""What became of the sites of a model when it was fused, as immutable data."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+FUSED_KEY = "onnxheadprune.fused"
+FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
+MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
+
+
+@dataclass(frozen=True)
+class SiteFusion:
+    """One site.
+
+    Attributes:
+        index, name: of the site.
+        operator: the fused operator it runs in, "" if it was left as it is.
+        before: whether it was fused already.
+        reason: why it was left as it is, "" if it was not.
+    """
+
+    index: int
+    name: str
+    operator: str = ""
+    before: bool = False
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "index": self.index,
+            "name": self.name,
+            "fused": bool(self.operator),
+            "operator": self.operator or None,
+            "before": self.before,
+            "reason": self.reason or None,
+        }
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """All sites of a model.
+
+    Attributes:
+        mode: which operators were asked for.
+        sites: what became of each.
+        opset: the model's opset afterwards.
+        opset_before: and before.
+    """
+
+    mode: FuseMode
+    sites: tuple[SiteFusion, ...]
+    opset: int
+    opset_before: int
+
+    @property
+    def made(self) -> tuple[SiteFusion, ...]:
+        """The sites that were fused now."""
+        return tuple(site for site in self.sites if site.operator and not site.before)
+
+    def operators(self) -> dict[str, int]:
+        """Fused sites per operator."""
+        return dict(Counter(site.operator for site in self.sites if site.operator))
+
+    def __str__(self) -> str:
+        fused = [site for site in self.sites if site.operator]
+        kinds = ", ".join(f"{count} {name}" for name, count in self.operators().items())
+        head = f"fused {len(self.made)} of {len(self.sites)} sites" + (f" ({kinds})" if kinds else "")
+        already = sum(1 for site in fused if site.before)
+        if already:
+            head += f", {already} of them fused before"
+        return "; ".join([head, *spell_reasons(self.sites)])
+
+    def record(self) -> str:
+        """What goes into the model's metadata."""
+        sites = [{"index": site.index, "operator": site.operator} for site in self.sites if site.operator]
+        return json.dumps({"version": 1, "sites": sites})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "mode": self.mode,
+            "fused": len(self.made),
+            "operators": self.operators(),
+            "opset": self.opset,
+            "opset_before": self.opset_before,
+            "sites": [site.to_dict() for site in self.sites],
+        }
+
+
+def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:
+    """One sentence per reason, with the sites it applies to."""
+    grouped: dict[str, list[int]] = {}
+    for site in sites:
+        if site.reason:
+            grouped.setdefault(site.reason, []).append(site.index)
+    return [
+        f"{'site' if len(indices) == 1 else 'sites'} {', '.join(map(str, indices))}: {reason}"
+        for reason, indices in grouped.items()
+    ]
