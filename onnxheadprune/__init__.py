@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         UsageError,
         ValidationFailedError,
     )
+    from onnxheadprune.fusion import Fusion, SiteFusion
     from onnxheadprune.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.refusal import Reason, Refusal
     from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
@@ -58,6 +59,7 @@ __all__ = [
     "Cell",
     "Comparison",
     "Drift",
+    "Fusion",
     "GridPoint",
     "HeadPruneError",
     "InferenceError",
@@ -74,6 +76,7 @@ __all__ = [
     "Refusal",
     "RefusedError",
     "SiteCut",
+    "SiteFusion",
     "Sites",
     "StoredSize",
     "UsageError",
@@ -109,6 +112,7 @@ _HOMES = {
         "UsageError",
         "ValidationFailedError",
     ),
+    "fusion": ("Fusion", "SiteFusion"),
     "plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
     "refusal": ("Reason", "Refusal"),
     "sites.site": ("AttentionSite", "NearMiss", "Sites"),

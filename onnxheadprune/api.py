@@ -17,6 +17,8 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune import surgery
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
+from onnxheadprune.fusing import fused
+from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_structure
 from onnxheadprune.model_save import check_backup, check_target, commit, stage_model, staged_model
@@ -58,6 +60,7 @@ class PruneResult:
         output: where the model was written, None if it was not.
         before: what the original's initializers hold.
         after: what the pruned model's initializers hold.
+        fusion: what became of each site, None if no fusion was asked for.
     """
 
     pruned: LoadedModel
@@ -66,6 +69,7 @@ class PruneResult:
     output: str | None
     before: StoredSize
     after: StoredSize
+    fusion: Fusion | None = None
 
     @functools.cached_property
     def model(self) -> ModelProto:
@@ -87,6 +91,7 @@ class PruneResult:
             "after": self.after.to_dict(),
             "plan": self.plan.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
+            "fusion": None if self.fusion is None else self.fusion.to_dict(),
         }
 
 
@@ -115,6 +120,7 @@ def prune(
     accept_inconclusive: bool = False,
     external_data: ExternalData = "auto",
     backup: str | os.PathLike[str] | None = None,
+    fuse: FuseMode = "none",
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
 
@@ -131,6 +137,8 @@ def prune(
         accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
         external_data: keep weights beside the output: as the input does, always or never.
         backup: allows `output` to be the model itself, whose file is kept under this name.
+        fuse: rewrite attention into fused operators: ONNX Runtime's ("contrib"), the standard one ("onnx"),
+            or whatever is fastest here ("auto"). With no heads to remove, this alone is done.
 
     Raises:
         UsageError: if a path, the spec or the data is wrong. Nothing is written.
@@ -149,10 +157,10 @@ def prune(
     plan = analyse(
         loaded.proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
     ).plan
-    require_something(plan)
-    pruned = dataclasses.replace(
-        loaded, proto=surgery.apply_plan(plan, loaded.proto), name="the pruned model"
-    )
+    if fuse == "none":
+        require_something(plan)
+    made, fusion = fused(surgery.apply_plan(plan, loaded.proto), fuse, loaded.name, bool(plan.removed))
+    pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
@@ -169,7 +177,8 @@ def prune(
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
     surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
-    return PruneResult(pruned, plan, verdict, written, stored_size(loaded.proto), stored_size(pruned.proto))
+    sizes = stored_size(loaded.proto), stored_size(pruned.proto)
+    return PruneResult(pruned, plan, verdict, written, *sizes, fusion)
 
 
 def _stamp(verdict: Validation | None) -> str:

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime", "provider_advice", "providers", "feeds", "tolerances"),
     ("calibration", "scoring", "selection", "compensation"),
     ("validation", "benchmarking", "doctor"),
-    ("api",),
+    ("fusing", "api"),
     ("report",),
     ("cli",),
 )

@@ -21,6 +21,19 @@ def json_option(function: Function) -> Function:
     )
 
 
+def fuse_option(function: Function) -> Function:
+    """`--fuse`."""
+    # The list is spelled out: importing it would load onnx for every --help.
+    return click.option(
+        "--fuse",
+        type=click.Choice(["auto", "onnx", "contrib", "none"]),
+        default="none",
+        show_default=True,
+        help="Rewrite attention into fused operators: ONNX Runtime's own (contrib), the standard Attention (onnx),"
+        " or what is measured fastest here (auto). Without --heads this alone is done.",
+    )(function)
+
+
 def run_options(function: Function) -> Function:
     """What decides how models are run: `--data`, `--provider`, `--seed`."""
     options = (

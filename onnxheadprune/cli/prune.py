@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.options import FILE, fuse_option, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
 
@@ -16,7 +16,6 @@ from onnxheadprune.cli.outcome import emit_json
 @click.option("-o", "--output", type=FILE, help="Where to write the pruned model.")
 @click.option(
     "--heads",
-    required=True,
     metavar="H",
     help='Heads to remove: "0:1,3 5:0-3 *:7" (site index, name or *, then heads and ranges), or a JSON file'
     ' {"0": [1, 3]}.',
@@ -46,9 +45,16 @@ from onnxheadprune.cli.outcome import emit_json
     show_default=True,
     help="Keep weights in a file beside OUT: as MODEL does, always or never.",
 )
+@fuse_option
 @json_option
-def prune(model: Path, output: Path | None, heads: str, dry_run: bool, as_json: bool, **settings: Any) -> int:
+def prune(
+    model: Path, output: Path | None, heads: str | None, dry_run: bool, as_json: bool, **settings: Any
+) -> int:
     """Remove heads from MODEL, prove the result exact, then write it to OUT."""
+    if heads is None and settings["fuse"] == "none":
+        raise click.UsageError(
+            "name the heads to remove with --heads, or fuse with --fuse", click.get_current_context()
+        )
     if dry_run:
         return _dry_run(model, heads, as_json, settings)
     if output is None:
@@ -61,7 +67,7 @@ def prune(model: Path, output: Path | None, heads: str, dry_run: bool, as_json: 
 
     settings["validate"] = not settings.pop("no_validate")
     with err().status("pruning and validating" if settings["validate"] else "pruning"):
-        result = run_prune(model, heads, output, **settings)
+        result = run_prune(model, heads or {}, output, **settings)
     if as_json:
         emit_json(result.to_dict())
     else:
@@ -69,16 +75,22 @@ def prune(model: Path, output: Path | None, heads: str, dry_run: bool, as_json: 
     return 0
 
 
-def _dry_run(model: Path, heads: str, as_json: bool, settings: dict[str, Any]) -> int:
+def _dry_run(model: Path, heads: str | None, as_json: bool, settings: dict[str, Any]) -> int:
+    from onnxheadprune.fusing import planned_fusion
     from onnxheadprune.pruning import plan_pruning, require_something
     from onnxheadprune.report.console import out
+    from onnxheadprune.report.fusion import fusion_rows
     from onnxheadprune.report.plan import plan_report
 
     flags = {name: settings[name] for name in ("keep_cache_shape", "allow_io_change")}
-    plan = plan_pruning(model, heads, **flags)
-    require_something(plan)
-    if as_json:
-        emit_json(plan.to_dict())
+    plan = plan_pruning(model, heads or {}, **flags)
+    fusion = None
+    if settings["fuse"] == "none":
+        require_something(plan)
     else:
-        out().print(*plan_report(plan), sep="\n")
+        fusion = planned_fusion(plan, model, settings["fuse"])
+    if as_json:
+        emit_json(plan.to_dict() | ({} if fusion is None else {"fusion": fusion.to_dict()}))
+    else:
+        out().print(*plan_report(plan), *fusion_rows(fusion), sep="\n")
     return 0

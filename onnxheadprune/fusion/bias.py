@@ -149,12 +149,13 @@ def dtype_name(elem_type: int) -> str:
 def _floored(emitter: Emitter, tensor: Tensor, axes: ScoreAxes) -> Tensor:
     """The bias without the lowest number, where an operator treats that one as minus infinity.
 
-    Softmax makes equal weights of a row that is masked as a whole, such an operator zeros. Half the lowest
+    Softmax makes equal weights of a row that is masked as a whole, such an operator zeros. The second lowest
     number swallows scores as well.
     """
     if axes.zero_nan or not axes.lowest_is_masked or axes.elem_type not in _LOWEST:
         return tensor
-    floor = emitter.number(_LOWEST[axes.elem_type] / 2, dtype_name(axes.elem_type))
+    dtype = dtype_name(axes.elem_type)
+    floor = emitter.number(float(np.nextafter(np.dtype(dtype).type(_LOWEST[axes.elem_type]), 0)), dtype)
     return Tensor(emitter.node("Max", (tensor.name, floor), "floor"), tensor.layout)
 
 

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError
+
 FUSED_KEY = "onnxheadprune.fused"
+"""Metadata entry that says which sites this tool fused."""
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
@@ -67,14 +72,21 @@ class Fusion:
         """Fused sites per operator."""
         return dict(Counter(site.operator for site in self.sites if site.operator))
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """One line without the reasons."""
         fused = [site for site in self.sites if site.operator]
         kinds = ", ".join(f"{count} {name}" for name, count in self.operators().items())
         head = f"fused {len(self.made)} of {len(self.sites)} sites" + (f" ({kinds})" if kinds else "")
         already = sum(1 for site in fused if site.before)
         if already:
             head += f", {already} of them fused before"
-        return "; ".join([head, *spell_reasons(self.sites)])
+        if self.opset != self.opset_before:
+            head += f"; opset {self.opset_before} -> {self.opset}"
+        return head
+
+    def __str__(self) -> str:
+        return "; ".join([self.summary, *spell_reasons(self.sites)])
 
     def record(self) -> str:
         """What goes into the model's metadata."""
@@ -91,6 +103,21 @@ class Fusion:
             "opset_before": self.opset_before,
             "sites": [site.to_dict() for site in self.sites],
         }
+
+
+def fused_record(model: ModelProto) -> tuple[int, ...]:
+    """The sites that a model says were fused by this tool.
+
+    Raises:
+        ModelError: if the record cannot be read.
+    """
+    for entry in model.metadata_props:
+        if entry.key == FUSED_KEY:
+            try:
+                return tuple(int(site["index"]) for site in json.loads(entry.value)["sites"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ModelError(f"the metadata entry {FUSED_KEY} cannot be read") from error
+    return ()
 
 
 def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from onnxheadprune.api import PruneResult
 from onnxheadprune.plan import PrunePlan
+from onnxheadprune.report.fusion import fusion_rows
 from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
 from onnxheadprune.report.validation import verdict_rows
 
@@ -29,22 +30,26 @@ _WORDS = {
 def plan_report(plan: PrunePlan) -> Iterator[RenderableType]:
     """Table of the sites that lose heads, and what the plan changes."""
     yield from _cuts(plan)
-    yield row("weights", f"{count(plan.elements_removed)} elements fewer")
+    if plan.removed:
+        yield row("weights", f"{count(plan.elements_removed)} elements fewer")
     yield from _changes(plan)
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    yield Text(f"{plan.model}: removing {gone} of {many(before, 'head')}", style="bold")
+    what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
+    yield Text(f"{plan.model}: {what}", style="bold")
     yield ""
-    yield _table(plan)
-    yield ""
+    if gone:
+        yield _table(plan)
+        yield ""
 
 
 def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
     words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
-    yield row("edits", ", ".join(words))
+    if words:
+        yield row("edits", ", ".join(words))
     yield from _edges(plan)
 
 
@@ -80,12 +85,14 @@ def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     yield from _cuts(result.plan)
     before, after = result.before, result.after
     saved = 1 - after.elements / before.elements if before.elements else 0.0
-    yield row(
-        "weights",
-        f"{count(before.elements)} -> {count(after.elements)} elements (-{share(saved)}),"
-        f" {size(before.bytes)} -> {size(after.bytes)}",
-    )
+    if result.plan.removed:
+        yield row(
+            "weights",
+            f"{count(before.elements)} -> {count(after.elements)} elements (-{share(saved)}),"
+            f" {size(before.bytes)} -> {size(after.bytes)}",
+        )
     yield from _changes(result.plan)
+    yield from fusion_rows(result.fusion)
     if result.validation is None:
         yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
     else:

@@ -16,7 +16,8 @@ _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold y
 def validation_report(validation: Validation) -> Iterator[RenderableType]:
     """The cases that were run, then the verdict."""
     cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
-    yield Text(f"{validation.pruned} against {validation.original} without heads {cut}", style="bold")
+    without = f" without heads {cut}" if cut else ""
+    yield Text(f"{validation.pruned} against {validation.original}{without}", style="bold")
     if validation.cases:
         yield ""
         yield _cases(validation)

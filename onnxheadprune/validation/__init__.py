@@ -9,11 +9,13 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.feeds import DataSource
+from onnxheadprune.fusion import fused_record
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.providers import AUTO, resolve_provider
+from onnxheadprune.pruning import Planning
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
@@ -66,6 +68,7 @@ def validate(
     source, candidate = loaded.proto, made.proto
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     planning, problems = read_claim(source, candidate, heads, names)
+    fused = fused_record(candidate)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
     compared, more = _weight_problems(loaded, made, planning.plan, names)
@@ -74,9 +77,11 @@ def validate(
     if not problems:
         # The masked reference refers to the original's weights where they lie.
         masked = replace(loaded, proto=masked_reference(planning.view, planning.sites, planning.heads))
-        found = run_all(Models(loaded, masked, made, planning, tolerance, where), data, seed, meter)
+        silenced = _without_fused(loaded, planning, fused)
+        models = Models(loaded, masked, made, planning, tolerance, where, silenced)
+        found = run_all(models, data, seed, meter)
     problems = [*problems, *more, *found.problems]
-    verdict, reason = _judge(problems, found, tolerance, where)
+    verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused))
     return Validation(
         names[0],
         names[1],
@@ -98,9 +103,29 @@ def validate(
     )
 
 
+def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ...]) -> LoadedModel | None:
+    """The original without the attention that the pruned model has fused; None if it has none."""
+    heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
+    if not heads:
+        return None
+    return replace(loaded, proto=masked_reference(planning.view, planning.sites, heads))
+
+
+def _words(planning: Planning, fused: tuple[int, ...]) -> tuple[str, str, str]:
+    """What the pruned model is compared with, what is silenced to see a mistake, and the mistake."""
+    if not planning.plan.removed:
+        return "the original", "the fused sites", "a wrong fusion"
+    return "the masked reference", "the heads or the fused sites" if fused else "the heads", "a wrong cut"
+
+
 def _judge(
-    problems: Sequence[str], found: Findings, tolerance: Tolerance, provider: Provider
+    problems: Sequence[str],
+    found: Findings,
+    tolerance: Tolerance,
+    provider: Provider,
+    words: tuple[str, str, str],
 ) -> tuple[Verdict, str]:
+    reference, silenced, mistake = words
     if problems:
         return "failed", problems[0]
     exact = [case for case in found.cases if case.settings == "exact"]
@@ -116,8 +141,8 @@ def _judge(
     power = max(case.power for case in exact if case.finite)
     if power < POWER * tolerance.exact:
         return "inconclusive", (
-            f"silencing these heads moves the outputs by only {power:.1e} of their scale, less than"
-            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: a wrong cut would not show; give real inputs"
+            f"silencing {silenced} moves the outputs by only {power:.1e} of their scale, less than"
+            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: {mistake} would not show; give real inputs"
             " with --data"
         )
     how = (
@@ -126,7 +151,7 @@ def _judge(
         else "to the last bit"
     )
     return "passed", (
-        f"equals the masked reference {how} on {provider.label}; silencing the heads moves it by {power:.1e}"
+        f"equals {reference} {how} on {provider.label}; silencing {silenced} moves it by {power:.1e}"
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.fusion import fused_record
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.plan import REMOVED_KEY
 from onnxheadprune.pruning import Planning, analyse
@@ -52,7 +53,7 @@ def read_claim(
             _check_same_sites(original, pruned, sites_of(view_of(original), names[0]), names)
             raise
         _check_same_sites(original, pruned, planning.sites, names)
-        if not planning.plan.removed:
+        if not planning.plan.removed and not fused_record(pruned):
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
         if not problems:
@@ -78,7 +79,7 @@ def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) 
                 f"{names[0]} lacks heads of site {index} that {names[1]} still has; are the two swapped?"
             )
         spec[index] = sorted(set(cut.removed) - earlier)
-    if not any(spec.values()):
+    if not any(spec.values()) and not fused_record(pruned):
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )

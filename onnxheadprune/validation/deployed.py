@@ -19,7 +19,10 @@ LOW_PRECISION = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Models:
-    """The three models that are compared, with the planning that links them."""
+    """The three models that are compared, with the planning that links them.
+
+    Where the pruned model has fused attention, `silenced` is the original without any of those sites.
+    """
 
     original: LoadedModel
     masked: LoadedModel
@@ -27,6 +30,7 @@ class Models:
     planning: Planning
     tolerance: Tolerance
     provider: Provider
+    silenced: LoadedModel | None = None
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,12 @@ class _Bench:
             self.pruned = Session(models.pruned, provider, name="the pruned model")
         except InferenceError as error:
             raise _PrunedFailedError(str(error)) from error
+        silenced = models.silenced
+        self.silenced = (
+            None
+            if silenced is None
+            else Session(silenced, provider, name="the original without its fused sites")
+        )
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -115,7 +121,7 @@ class _Bench:
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
         names = judged(expected, "exact", self.models.tolerance)
-        power = worst(reference, before, names)[1].relative
+        power = self._power(feed, reference, before, names)
         finite = all_finite(reference) and all_finite(before)
         shapes = {name: value.shape for name, value in feed.items()}
         if finite:
@@ -135,6 +141,13 @@ class _Bench:
             source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
         )
         return case, after
+
+    def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
+        """How far a mistake would move the outputs: the least of what silencing heads and fused sites does."""
+        effects = [worst(reference, before, names)[1].relative] if self.models.planning.plan.removed else []
+        if self.silenced is not None:
+            effects.append(worst(self.silenced.run(feed), before, names)[1].relative)
+        return min(effects, default=0.0)
 
     def further_opinions(self) -> None:
         """As a deployment runs it, and on the CPU where that is another place."""
