@@ -67,7 +67,7 @@ def prune(
 
     settings["validate"] = not settings.pop("no_validate")
     with err().status("pruning and validating" if settings["validate"] else "pruning"):
-        result = run_prune(model, heads or {}, output, **settings)
+        result = run_prune(model, {} if heads is None else heads, output, **settings)
     if as_json:
         emit_json(result.to_dict())
     else:
@@ -83,7 +83,7 @@ def _dry_run(model: Path, heads: str | None, as_json: bool, settings: dict[str, 
     from onnxheadprune.report.plan import plan_report
 
     flags = {name: settings[name] for name in ("keep_cache_shape", "allow_io_change")}
-    plan = plan_pruning(model, heads or {}, **flags)
+    plan = plan_pruning(model, {} if heads is None else heads, **flags)
     fusion = None
     if settings["fuse"] == "none":
         require_something(plan)
