@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model_io import INLINE_LIMIT, stored_bytes
+from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS
 
 ATTENTION_OPSET = 23
 ATTENTION_IR = 11
@@ -20,8 +22,8 @@ def opset_of(model: ModelProto) -> int:
 def raised(model: ModelProto, name: str) -> ModelProto:
     """The model at the first opset that has `Attention`.
 
-    `onnx.version_converter` rewrites operators whose definition changed, each into an equal one. What it
-    leaves out of the file (metadata, names of dimensions) is put back.
+    `onnx.version_converter` rewrites operators whose definition changed, each into an equal one. Only nodes
+    and small constants are taken from it: it drops metadata, names of dimensions and references to weights.
 
     Raises:
         RefusedError: if it cannot, with its reason.
@@ -29,21 +31,42 @@ def raised(model: ModelProto, name: str) -> ModelProto:
     foreign = sorted({item.domain for item in model.opset_import} - {"", "ai.onnx"})
     if any(node.domain in foreign for node in model.graph.node):
         raise RefusedError(_sentence(model, name, f"it uses operators of {', '.join(foreign)}"))
-    if stored_bytes(model) > INLINE_LIMIT:
-        raise RefusedError(_sentence(model, name, "it is larger than 2 GiB"))
+    skeleton, weights = _without_weights(model)
     try:
-        converted = onnx.version_converter.convert_version(model, ATTENTION_OPSET)
+        converted = onnx.version_converter.convert_version(skeleton, ATTENTION_OPSET)
     except Exception as error:  # the converter raises plain RuntimeErrors, and protobuf its own
         reason = str(error).strip().splitlines()
         raise RefusedError(_sentence(model, name, reason[0] if reason else type(error).__name__)) from error
-    converted.ir_version = max(converted.ir_version, ATTENTION_IR)
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(model.metadata_props)
-    del converted.graph.metadata_props[:]
-    converted.graph.metadata_props.extend(model.graph.metadata_props)
-    for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        setattr(converted, field, getattr(model, field))
-    return converted
+    result = ModelProto()
+    result.CopyFrom(model)
+    result.ir_version = max(model.ir_version, ATTENTION_IR)
+    del result.opset_import[:]
+    result.opset_import.extend(converted.opset_import)
+    for part in ("node", "value_info"):
+        del getattr(result.graph, part)[:]
+        getattr(result.graph, part).extend(getattr(converted.graph, part))
+    del result.graph.initializer[:]
+    result.graph.initializer.extend([*weights, *converted.graph.initializer])
+    return result
+
+
+def _without_weights(model: ModelProto) -> tuple[ModelProto, list[TensorProto]]:
+    """The model with its large tensors declared as inputs, and those tensors: the converter needs no weights."""
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    graph = skeleton.graph
+    declared = {info.name for info in graph.input}
+    large = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) > MAX_LITERAL_ELEMENTS]
+    names = {tensor.name for tensor in large}
+    small = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    graph.input.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in large
+        if tensor.name not in declared
+    )
+    return skeleton, large
 
 
 def _sentence(model: ModelProto, name: str, reason: str) -> str:
