@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune import surgery
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
-from onnxheadprune.fusing import fused
+from onnxheadprune.fusing import Setting, fused
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, load_model, open_structure
@@ -159,7 +159,8 @@ def prune(
     ).plan
     if fuse == "none":
         require_something(plan)
-    made, fusion = fused(surgery.apply_plan(plan, loaded.proto), fuse, loaded.name, bool(plan.removed))
+    cut = surgery.apply_plan(plan, loaded.proto)
+    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
     pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 

@@ -62,9 +62,9 @@ def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelP
     sites = sites_of(view, name)
     work = _Work(view, sites, mode)
     edits = work.run()
-    fusion = Fusion(mode, tuple(work.outcome(site) for site in sites), opset_of(source), before)
+    fusion = Fusion(mode, tuple(work.outcome(site) for site in sites), opset_of(source), before, mode)
     if not fusion.made:
-        return model, Fusion(mode, fusion.sites, before, before)
+        return model, Fusion(mode, fusion.sites, before, before, mode)
     fused = surgery.apply_edits(edits, source)
     if mode == "contrib":
         import_microsoft(fused)

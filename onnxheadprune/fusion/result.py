@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from onnx import ModelProto
@@ -48,6 +48,29 @@ class SiteFusion:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One candidate of "auto".
+
+    Attributes:
+        mode: its operators.
+        obstacle: why it was not measured, "" if it was.
+        ratios: its latency over the unfused model's, per measured size.
+    """
+
+    mode: FuseMode
+    obstacle: str = ""
+    ratios: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        found = ", ".join(f"{ratio:.2f} at {label}" for label, ratio in self.ratios.items())
+        return f"{self.mode}: {self.obstacle or found or 'not measured'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {"mode": self.mode, "obstacle": self.obstacle or None, "ratios": dict(self.ratios)}
+
+
+@dataclass(frozen=True)
 class Fusion:
     """All sites of a model.
 
@@ -56,12 +79,16 @@ class Fusion:
         sites: what became of each.
         opset: the model's opset afterwards.
         opset_before: and before.
+        chosen: what "auto" kept ("contrib", "onnx" or "none"); the mode itself otherwise.
+        trials: what "auto" tried.
     """
 
     mode: FuseMode
     sites: tuple[SiteFusion, ...]
     opset: int
     opset_before: int
+    chosen: FuseMode = "none"
+    trials: tuple[Trial, ...] = ()
 
     @property
     def made(self) -> tuple[SiteFusion, ...]:
@@ -86,7 +113,7 @@ class Fusion:
         return head
 
     def __str__(self) -> str:
-        return "; ".join([self.summary, *spell_reasons(self.sites)])
+        return "; ".join([self.summary, *spell_reasons(self.sites), *map(str, self.trials)])
 
     def record(self) -> str:
         """What goes into the model's metadata."""
@@ -97,11 +124,13 @@ class Fusion:
         """JSON-ready data."""
         return {
             "mode": self.mode,
+            "chosen": self.chosen,
             "fused": len(self.made),
             "operators": self.operators(),
             "opset": self.opset,
             "opset_before": self.opset_before,
             "sites": [site.to_dict() for site in self.sites],
+            "trials": [trial.to_dict() for trial in self.trials],
         }
 
 

@@ -16,5 +16,10 @@ def fusion_rows(fusion: Fusion | None) -> Iterator[RenderableType]:
     if fusion is None:
         return
     yield row("fusion", fusion.summary, "" if fusion.made else "yellow")
+    if fusion.trials:
+        kept = "the model unfused" if fusion.chosen == "none" else f"the {fusion.chosen} form"
+        yield bullet(f"measured here, as a ratio to the unfused model; kept is {kept}:")
+        for trial in fusion.trials:
+            yield bullet(str(trial), "" if trial.ratios else "yellow")
     for reason in spell_reasons(fusion.sites):
         yield bullet(reason, "yellow")
