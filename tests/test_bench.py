@@ -376,3 +376,10 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     for name in ("picture.png", "picture.svg"):
         plot_latencies(result, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_embeddings_with_an_unnamed_length_have_a_sequence() -> None:
+    model = toys.attention()
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "d1"
+    result = benchmark(model, batch=[1], seq=[6], **QUICK)
+    assert result.points[0].label == "batch 1, seq 6"

@@ -19,6 +19,8 @@ def attention_nodes(model: ModelProto) -> frozenset[str] | None:
         sites = sites_of(view_of(model), "the model")
     except HeadPruneError:
         return None
+    if not sites:
+        return None
     seeds = [seed for site in sites for seed in site.seeds(site.groups[0])]
     found = {node.ref for node in sweep(seeds).answers}
     for site in sites:

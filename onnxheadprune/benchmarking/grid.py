@@ -146,9 +146,16 @@ def feed_for(maker: FeedMaker, point: GridPoint, like: Feed | None = None) -> Fe
 
 
 def _sequences(maker: FeedMaker) -> tuple[str, ...]:
-    """Open dimensions of float inputs that are lengths of a sequence by their name."""
+    """Open dimensions of float inputs that are lengths of a sequence: by name, or as `[batch, length, 768]`."""
+    embedded = {
+        str(item.dims[1]) if isinstance(item.dims[1], int) else item.dims[1].text
+        for item in maker.inputs
+        if len(item.dims) == 3 and isinstance(item.dims[2], int)
+    }
     return tuple(
-        name for name in maker.symbols.extent if any(word in name.lower() for word in _SEQUENCE_WORDS)
+        name
+        for name in maker.symbols.extent
+        if name in embedded or any(word in name.lower() for word in _SEQUENCE_WORDS)
     )
 
 
