@@ -18,6 +18,7 @@ from onnxheadprune.validation import deployed, runs
 from onnxheadprune.validation.gates import drift_gate
 from tests import toys
 from tests.conftest import Outcome
+from tests.test_validate import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
 
 Command = Callable[..., Outcome]
 ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")
@@ -265,3 +266,23 @@ def test_speed_that_is_not_reached_is_exit_code_1(command: Command, tmp_path: Pa
     assert broken.document["benchmark"]["cells"][0]["point"]["seq"] == 2
     kept = command(*arguments, "--min-speedup", 0.01)
     assert (kept.exit_code, kept.document["accepted"]) == (0, True)
+
+
+# Shown to fail, from the command line
+
+
+@pytest.mark.parametrize("corrupt", [wrong_head_in_the_record, one_corrupted_weight, stale_reshape])
+def test_wrong_models_are_exit_code_1(
+    command: Command, tmp_path: Path, corrupt: Callable[[Any], None]
+) -> None:
+    model = toys.attention()
+    smaller = pruned(model)
+    paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
+    onnx.save(model, paths[0])
+    corrupt(smaller)
+    onnx.save(smaller, paths[1])
+    outcome = command("validate", *paths, "--provider", "cpu", "--json", "--min-speedup", 0.01)
+    assert outcome.exit_code == 1
+    assert outcome.document["verdict"] == "failed"
+    assert outcome.document["accepted"] is False
+    assert "benchmark" not in outcome.document

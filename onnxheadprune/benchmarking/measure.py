@@ -23,6 +23,8 @@ MOST_RUNS = 64
 """Runs per slice, for models that take microseconds."""
 WINDOW = 5
 """Runs whose median the warm-up compares with that of the runs before."""
+SLOW, SLOW_WINDOW = 0.1, 1
+"""The same for models whose run takes at least this many seconds."""
 SETTLED = 0.03
 WARM_UP = 2.0
 """Seconds after which a warm-up ends in any case."""
@@ -72,12 +74,15 @@ def warm_up(runner: Runner, clock: Callable[[], float] = time.perf_counter) -> t
         The last median in seconds, and whether it settled.
     """
     begin = clock()
-    previous: float | None = None
+    # Where one run takes long, what warms up (pages, caches, clocks) has warmed up within it.
+    first = _timed(runner, clock)
+    window = WINDOW if first < SLOW else SLOW_WINDOW
+    previous = None if first < SLOW else first
     while True:
-        median = float(np.median([_timed(runner, clock) for _ in range(WINDOW)]))
+        median = float(np.median([_timed(runner, clock) for _ in range(window)]))
         if previous is not None and median >= (1 - SETTLED) * previous:
             return median, True
-        if clock() - begin > WARM_UP:
+        if clock() - begin > max(WARM_UP, 5 * first):
             return median, False
         previous = median
 

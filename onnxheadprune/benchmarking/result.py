@@ -69,7 +69,7 @@ class Latency:
         low, high: bootstrap interval of the median.
         mean: the arithmetic mean.
         runs: how many were timed.
-        throughput: samples per second (tokens of a decode step), by the mean.
+        throughput: samples per second (sequences, or tokens of a decode step) at the median.
         settled: whether the warm-up reached a steady median.
     """
 

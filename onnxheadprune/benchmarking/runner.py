@@ -214,9 +214,7 @@ def _bound(reference: Flops, flops: Flops) -> float | None:
 def _latency(series: Series, point: GridPoint, seed: int) -> Latency:
     low, high = median_interval(series.blocks, seed)
     found = summary(series)
-    return Latency(
-        **found, low=low, high=high, throughput=point.batch / found["mean"], settled=series.settled
-    )
+    return Latency(**found, low=low, high=high, throughput=point.batch / found["p50"], settled=series.settled)
 
 
 def _notes(about: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:

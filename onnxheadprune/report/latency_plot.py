@@ -16,6 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette: told apart by colour-blind readers as well."""
 MARKERS = "osD^vPX"
 _PANEL = (4.4, 3.4)
+_COLUMNS = 3
 _DECADE = 10
 """Latencies further apart than this are drawn on a logarithmic axis."""
 
@@ -46,10 +47,13 @@ def plot_latencies(result: Benchmark, path: Path) -> None:
 
     check_plot_path(path)
     panels = _panels(result.points)
-    figure = Figure(figsize=(_PANEL[0] * len(panels), _PANEL[1] + 0.6), layout="constrained")
-    for axes, (title, axis_name, size_of, points) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    columns = min(len(panels), _COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for spare in grid[len(panels) :]:
+        spare.set_axis_off()
+    for axes, (title, axis_name, size_of, points) in zip(grid, panels, strict=False):
         _draw(axes, result, points, size_of)
         axes.set(title=title, xlabel=axis_name, ylabel="latency, ms (median)")
     handles, labels = figure.axes[0].get_legend_handles_labels()
