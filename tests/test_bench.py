@@ -13,18 +13,19 @@ import onnx
 import pytest
 
 from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, benchmark, prune
-from onnxheadprune.benchmarking import comparable, measure
+from onnxheadprune.benchmarking import comparable, measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
 from onnxheadprune.report.latency_plot import plot_latencies
-from onnxheadprune.runtime import CPU, CUDA, BoundSession, Provider
+from onnxheadprune.runtime import CPU, CUDA, BoundOptions, BoundSession, Provider, bound
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.memory import footprint, kernels_in
 from tests import toys
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
-QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False}
+QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
+"""One thread: test workers share the cores."""
 
 
 @pytest.fixture
@@ -149,12 +150,16 @@ def test_models_may_come_from_memory() -> None:
 
 def test_a_much_smaller_model_is_faster() -> None:
     heavy, light = toys.attention(hidden=64, heads=16), toys.attention(hidden=64, heads=1)
-    result = benchmark(heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False)
+    result = benchmark(
+        heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1
+    )
     assert result.verdict(1) == "faster"
     assert result.least_speedup(1) > 1.5
     assert [gate.passed for gate in speed_gates(result, 1.5)] == [True]
     assert [gate.passed for gate in speed_gates(result, 100)] == [False]
-    slower = benchmark(light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False)
+    slower = benchmark(
+        light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1
+    )
     assert slower.verdict(1) == "slower"
 
 
@@ -317,7 +322,20 @@ def test_attention_kernels_are_read() -> None:
 def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Path) -> None:
     table, picture = tmp_path / "out.csv", tmp_path / "out.svg"
     outcome = command(
-        *("bench", digits, smaller, "--batch", "1,4", "--repeats", 5, "--provider", "cpu", "--no-memory"),
+        *(
+            "bench",
+            digits,
+            smaller,
+            "--batch",
+            "1,4",
+            "--repeats",
+            5,
+            "--threads",
+            1,
+            "--provider",
+            "cpu",
+            "--no-memory",
+        ),
         *("--csv", table, "--plot", picture),
     )
     assert outcome.exit_code == 0
@@ -334,7 +352,9 @@ def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Pa
 
 
 def test_json_is_one_document(command: Command, digits: Path) -> None:
-    outcome = command("bench", digits, digits, "--batch", 1, "--repeats", 5, "--provider", "cpu", "--json")
+    outcome = command(
+        "bench", digits, digits, "--batch", 1, "--repeats", 5, "--threads", 1, "--provider", "cpu", "--json"
+    )
     assert outcome.exit_code == 0
     assert outcome.document["cells"][1]["comparison"]["verdict"] == "no measurable difference"
     assert outcome.document["models"][0]["memory"]["peak_bytes"] != 0
@@ -342,7 +362,20 @@ def test_json_is_one_document(command: Command, digits: Path) -> None:
 
 
 def test_a_speedup_that_is_not_reached_is_exit_code_1(command: Command, digits: Path) -> None:
-    arguments = ("bench", digits, digits, "--batch", 1, "--repeats", 5, "--provider", "cpu", "--no-memory")
+    arguments = (
+        "bench",
+        digits,
+        digits,
+        "--batch",
+        1,
+        "--repeats",
+        5,
+        "--threads",
+        1,
+        "--provider",
+        "cpu",
+        "--no-memory",
+    )
     broken = command(*arguments, "--min-speedup", 1.05, "--json")
     assert broken.exit_code == 1
     (gate,) = broken.document["gates"]
@@ -379,7 +412,7 @@ def test_a_provider_that_does_not_run_is_exit_code_4(command: Command, digits: P
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     model = toys.attention(cache=True)
-    result: Benchmark = benchmark(model, batch=[1, 2], seq=[3, 6, 9], past=[4], **QUICK)
+    result: Benchmark = benchmark(model, batch=[1, 2], seq=[3, 6], past=[4], **QUICK)
     for name in ("picture.png", "picture.svg"):
         plot_latencies(result, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
@@ -390,3 +423,39 @@ def test_embeddings_with_an_unnamed_length_have_a_sequence() -> None:
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "d1"
     result = benchmark(model, batch=[1], seq=[6], **QUICK)
     assert result.points[0].label == "batch 1, seq 6"
+
+
+def test_a_runtime_that_crashes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "loads_without_crash", lambda *_: False)
+    with pytest.raises(InferenceError, match="crashes when it optimizes toy"):
+        benchmark(toys.attention(dtype=np.float16), **QUICK)
+    assert benchmark(toys.attention(), batch=[1], seq=[2], **QUICK).cells
+
+
+def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As TensorRT's, which holds compiled nodes."""
+    original = bound.create
+
+    def create(source: Any, options: Any, *rest: Any) -> Any:
+        if options.optimized_model_filepath:
+            raise InferenceError("Unable to serialize model as it contains compiled nodes")
+        return original(source, options, *rest)
+
+    monkeypatch.setattr(bound, "create", create)
+    model = toys.attention()
+    result = benchmark(model, model, batch=[1], seq=[2], **QUICK)
+    assert result.models[0].operators == {}
+    assert result.models[1].comparable
+
+
+def test_operators_of_branches_count(tmp_path: Path) -> None:
+    toy = toys.Toy()
+    body = {}
+    for name, op_type in (("then_branch", "Softmax"), ("else_branch", "Relu")):
+        node = onnx.helper.make_node(op_type, ["x"], [f"{name}_y"])
+        body[name] = onnx.helper.make_graph([node], name, [], [toy.info(f"{name}_y", None)])
+    toy.node("If", ["flag"], "y", **body)
+    flag = onnx.helper.make_tensor_value_info("flag", onnx.TensorProto.BOOL, [])
+    onnx.save(toy.model([toy.info("x", ["b", 6]), flag], [toy.info("y", None)]), tmp_path / "if.onnx")
+    session = BoundSession(tmp_path / "if.onnx", Provider(CPU, "test"), BoundOptions(inspect=True))
+    assert session.operators() == {"If": 1, "Relu": 1, "Softmax": 1}

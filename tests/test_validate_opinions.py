@@ -259,7 +259,7 @@ def test_speed_that_is_not_reached_is_exit_code_1(command: Command, tmp_path: Pa
     paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
     onnx.save(model, paths[0])
     onnx.save(pruned(model), paths[1])
-    sizes = ("--batch", 1, "--seq", 2, "--repeats", 5)
+    sizes = ("--batch", 1, "--seq", 2, "--repeats", 5, "--threads", 1)
     arguments = ("validate", *paths, "--provider", "cpu", "--json", *sizes)
     broken = command(*arguments, "--min-speedup", 50)
     assert (broken.exit_code, broken.document["accepted"]) == (1, False)

@@ -19,6 +19,7 @@ from onnxheadprune.feeds import Feed, FeedMaker
 from onnxheadprune.model_io import ModelLike, load_model, open_structure
 from onnxheadprune.model_save import save_model
 from onnxheadprune.sites.find import pruning_record, view_of
+from onnxheadprune.tolerances import tolerance_for
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Entry:
         proto: the model; large weights stay on disk.
         file_bytes: size on disk.
         maker: makes its feeds.
+        precision: the class of its tolerance ("float16").
     """
 
     name: str
@@ -38,6 +40,7 @@ class Entry:
     proto: ModelProto
     file_bytes: int
     maker: FeedMaker
+    precision: str
 
     @cached_property
     def _attention(self) -> frozenset[str] | None:
@@ -80,4 +83,5 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
         path = spare
     beside = [path.with_name(path.name + ".data")] if loaded.path is None else list(loaded.data_files)
     size = sum(file.stat().st_size for file in (path, *beside) if file.is_file())
-    return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view_of(loaded.proto), seed))
+    view = view_of(loaded.proto)
+    return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision)

@@ -26,8 +26,17 @@ from onnxheadprune.benchmarking.statistics import (
 from onnxheadprune.errors import InferenceError, ProviderError
 from onnxheadprune.feeds import Feed
 from onnxheadprune.model_io import ModelLike
-from onnxheadprune.runtime import BoundOptions, BoundSession, Provider, footprint, machine, versions
+from onnxheadprune.runtime import (
+    BoundOptions,
+    BoundSession,
+    Provider,
+    footprint,
+    loads_without_crash,
+    machine,
+    versions,
+)
 
+LOW_PRECISION = ("float16", "bfloat16")
 BUSY = 0.3
 """Load average per core from which a note is worth it."""
 
@@ -104,6 +113,7 @@ def run_benchmark(
 
 def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings: Settings) -> Scouted:
     """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
+    _check_loads(entries, provider)
     options = BoundOptions(threads=settings.threads)
     inspected = replace(options, inspect=True)
     first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
@@ -137,6 +147,15 @@ def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings:
     if settings.cuda_graph:
         options, notes = _with_graphs(entries, provider, options, every)
     return Scouted(points, every, tuple(facts), options, notes)
+
+
+def _check_loads(entries: Sequence[Entry], provider: Provider) -> None:
+    """ONNX Runtime 1.31.1 crashes when it optimizes some float16 models; that must not take this process along."""
+    for entry in entries:
+        if entry.precision in LOW_PRECISION and not loads_without_crash([entry.path], provider):
+            raise InferenceError(
+                f"ONNX Runtime crashes when it optimizes {entry.name}, so it cannot be timed"
+            )
 
 
 def _with_graphs(

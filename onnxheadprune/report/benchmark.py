@@ -26,6 +26,7 @@ def benchmark_report(result: Benchmark) -> Iterator[RenderableType]:
     for index in range(1, len(result.models)):
         yield from _judgement(result, index)
     yield from _fused_rows(result)
+    yield from _memory_rows(result)
     yield row("ran on", _where(result))
     yield row("method", _method(result))
     for note in result.notes:
@@ -138,6 +139,13 @@ def _fused_rows(result: Benchmark) -> Iterator[RenderableType]:
     }
     for index, names in kernels.items():
         yield row("kernels", f"#{index}: {', '.join(names)}")
+
+
+def _memory_rows(result: Benchmark) -> Iterator[RenderableType]:
+    """What the column of the table is, or why it is empty."""
+    told = {facts.footprint.how for facts in result.models if facts.footprint is not None}
+    for how in sorted(told):
+        yield row("memory", f"{how}, at the largest size")
 
 
 def _where(result: Benchmark) -> str:

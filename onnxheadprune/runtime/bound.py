@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import AttributeProto, GraphProto, TensorProto
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime.session import (
@@ -90,6 +91,11 @@ class BoundSession:
             folder = tempfile.mkdtemp(prefix="onnxheadprune-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             self._optimized = Path(folder, "optimized.onnx")
+            # Providers that compile whole subgraphs (TensorRT) cannot write theirs.
+            with contextlib.suppress(InferenceError):
+                self.session = create(str(path), self._session_options(), provider, settings, name)
+                return
+            self._optimized = None
         self.session = create(str(path), self._session_options(), provider, settings, name)
 
     def _session_options(self) -> Any:
@@ -121,8 +127,7 @@ class BoundSession:
         if self._optimized is None or not self._optimized.is_file():
             return {}
         graph = onnx.load(self._optimized, load_external_data=False).graph
-        counts = Counter(_spell(node.domain, node.op_type) for node in graph.node)
-        return dict(sorted(counts.items()))
+        return dict(sorted(Counter(_operators(graph)).items()))
 
     def bind(self, feed: Mapping[str, Array], graph_id: int = 0) -> Bound:
         """Binds inputs and outputs for one feed.
@@ -196,5 +201,10 @@ def _on_device(array: Array, device: str) -> Any:
     return kind.ortvalue_from_numpy(array, device, 0)
 
 
-def _spell(domain: str, op_type: str) -> str:
-    return op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}"
+def _operators(graph: GraphProto) -> Iterator[str]:
+    """The operator of each node, those of branches and loops included."""
+    for node in graph.node:
+        yield node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}"
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from _operators(attribute.g)

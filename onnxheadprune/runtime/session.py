@@ -189,8 +189,13 @@ def survives_optimization(models: Sequence[ModelProto | LoadedModel], provider: 
         paths = [Path(folder, f"{position}.onnx") for position in range(len(models))]
         for model, path in zip(models, paths, strict=True):
             save_model(model, path)
-        command = [sys.executable, "-c", _LOAD, provider.name, *map(str, paths)]
-        result = subprocess.run(command, capture_output=True, check=False)
+        return loads_without_crash(paths, provider)
+
+
+def loads_without_crash(paths: Sequence[Path], provider: Provider) -> bool:
+    """The same for model files."""
+    command = [sys.executable, "-c", _LOAD, provider.name, *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, check=False)
     # A Python exception ends with 1. It will be met again here, with its message.
     return result.returncode in (0, 1)
 
