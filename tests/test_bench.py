@@ -26,6 +26,7 @@ from tests.conftest import Outcome
 Command = Callable[..., Outcome]
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
 """One thread: test workers share the cores."""
+SHORT = ("--repeats", 5, "--threads", 1, "--provider", "cpu")
 
 
 @pytest.fixture
@@ -352,9 +353,7 @@ def test_the_command(command: Command, digits: Path, smaller: Path, tmp_path: Pa
 
 
 def test_json_is_one_document(command: Command, digits: Path) -> None:
-    outcome = command(
-        "bench", digits, digits, "--batch", 1, "--repeats", 5, "--threads", 1, "--provider", "cpu", "--json"
-    )
+    outcome = command("bench", digits, digits, "--batch", 1, *SHORT, "--json")
     assert outcome.exit_code == 0
     assert outcome.document["cells"][1]["comparison"]["verdict"] == "no measurable difference"
     assert outcome.document["models"][0]["memory"]["peak_bytes"] != 0
