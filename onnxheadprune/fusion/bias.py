@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Tensor, view_cost
 from onnxheadprune.fusion.layout import Axis, Layout, flat, size_of
 from onnxheadprune.fusion.scores import Bias
+from onnxheadprune.fusion.types import type_of
 from onnxheadprune.graph.view import Value
 
 _WIDTH: dict[int, int] = {TensorProto.DOUBLE: 8, TensorProto.FLOAT: 4, TensorProto.FLOAT16: 2}
@@ -49,7 +50,7 @@ def why_not(biases: tuple[Bias, ...], axes: ScoreAxes) -> str | None:
         if target is None:
             return f"{bias.value.name} tells some heads or batches apart and repeats others"
         cost = view_cost(bias.layout, target)
-        if cost >= IMPOSSIBLE or (not bias.certain and not _only_empty_axes_move(bias.layout, target)):
+        if cost >= IMPOSSIBLE or not _holds(bias, target):
             return f"the shape of {bias.value.name} does not fit the scores"
     return None
 
@@ -77,7 +78,7 @@ def emit_bias(emitter: Emitter, biases: tuple[Bias, ...], axes: ScoreAxes) -> st
             left, right = terms.pop(0), terms.pop(0)
             layout = tuple(a or b for a, b in zip(left.layout, right.layout, strict=True))
             terms.insert(0, Tensor(emitter.node("Add", (left.name, right.name), "bias"), layout))
-        certain = all(bias.certain for bias in biases)
+        certain = not any(bias.doubtful for bias in biases)
         shared[key] = _expanded(emitter, _floored(emitter, terms[0], axes), axes, certain)
     return shared[key].name
 
@@ -99,29 +100,44 @@ def _target(bias: Bias, axes: ScoreAxes) -> Layout | None:
     return tuple(target)
 
 
-def _only_empty_axes_move(layout: Layout, target: Layout) -> bool:
-    """Whether the view keeps every axis that holds something: then a size of one at run time does no harm."""
-    return [axis for axis in layout if axis] == [axis for axis in target if axis] and len(layout) >= 4
+def _holds(bias: Bias, target: Layout) -> bool:
+    """Whether the view stays right where a doubtful axis turns out to be one long.
+
+    It does if that axis stays an axis, and if its length is copied when the model runs, not written down.
+    """
+    if bias.layout == target:
+        return True
+    return all(
+        bias.layout[axis] in target and not isinstance(size_of(bias.layout[axis]), int)
+        for axis in bias.doubtful
+    )
 
 
 def _term(emitter: Emitter, bias: Bias, axes: ScoreAxes) -> Tensor:
     tensor = Tensor(bias.value.name, bias.layout)
     target = _target(bias, axes)
     assert target is not None
-    elem_type = bias.value.elem_type
+    elem_type = type_of(bias.value)
     if bias.fill is not None:
         name, elem_type = _fill(emitter, bias, bias.fill, axes)
         tensor = Tensor(name, bias.layout)
     elif bias.factor != 1.0:
         factor = emitter.number(bias.factor, dtype_name(elem_type or axes.elem_type))
         tensor = Tensor(emitter.node("Mul", (tensor.name, factor), "bias"), tensor.layout)
-    if elem_type not in (axes.elem_type, TensorProto.UNDEFINED):
+    if elem_type == TensorProto.UNDEFINED:
+        return emitter.view(Tensor(_like_query(emitter, tensor.name, axes), tensor.layout), target)
+    if elem_type != axes.elem_type:
         tensor = Tensor(_narrowed(emitter, tensor.name, elem_type, axes), tensor.layout)
     return emitter.view(tensor, target)
 
 
+def _like_query(emitter: Emitter, name: str, axes: ScoreAxes) -> str:
+    """The bias in the type of the queries, where nothing tells what it has."""
+    return emitter.node("CastLike", (name, axes.query_length[0].name), "cast")
+
+
 def _fill(emitter: Emitter, bias: Bias, fill: Value, axes: ScoreAxes) -> tuple[str, int]:
-    elem_type = fill.elem_type or axes.elem_type
+    elem_type = type_of(fill) or axes.elem_type
     zero = emitter.number(0, dtype_name(elem_type))
     chosen = (fill.name, zero) if bias.masked_if else (zero, fill.name)
     return emitter.node("Where", (bias.value.name, *chosen), "mask"), elem_type

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.fusion.layout import Axis, Layout
+from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.scores import Bias, read_scores
+from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.refusal import Reason, Refusal
@@ -50,7 +51,7 @@ class Match:
     def elem_type(self) -> int:
         """What the products are computed in; float where nothing says."""
         values = (self.query.value, self.key.value, self.value.value, self.core.out, self.softmax.out)
-        return next((value.elem_type for value in values if value.elem_type), TensorProto.FLOAT)
+        return next((found for value in values if (found := type_of(value))), int(TensorProto.FLOAT))
 
     @staticmethod
     def atoms(role: str, layout: Layout) -> Axis:
@@ -73,19 +74,41 @@ def match(core: Core) -> Match | Refusal:
     operands = score_operands(scores.product, scores.layout)
     if isinstance(operands, Refusal):
         return operands
-    query, key = operands
+    query, key, values, context = _agreed(*operands, roles.values, roles.context)
     return Match(
         core.node,
         softmax,
         scores.product,
         query,
         key,
-        roles.values,
-        roles.context,
+        values,
+        context,
         scores.factor,
         scores.biases,
         zero_nan,
     )
+
+
+def _agreed(
+    query: Operand, key: Operand, values: Operand, context: Layout
+) -> tuple[Operand, Operand, Operand, Layout]:
+    """The same layouts, sizes that are a number here and a symbol there spelled by the symbol.
+
+    Files declare shapes that hold for one input only. Then the number is the one not to rely on.
+    """
+    layouts = (query.layout, key.layout, values.layout, context)
+    open_sizes = {
+        atom.name: atom for layout in layouts for atom in flat(layout) if not isinstance(atom.size, int)
+    }
+
+    def agreed(layout: Layout) -> Layout:
+        return tuple(
+            tuple(open_sizes.get(atom.name, atom) if isinstance(atom.size, int) else atom for atom in axis)
+            for axis in layout
+        )
+
+    operands = [Operand(item.value, agreed(item.layout)) for item in (query, key, values)]
+    return operands[0], operands[1], operands[2], agreed(context)
 
 
 def _softmax(value: Value, layout: Layout) -> tuple[Node, Layout, bool] | Refusal:

@@ -10,6 +10,7 @@ from onnx import TensorProto
 from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.scalars import scalar_of
+from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.refusal import Reason, Refusal
@@ -25,7 +26,7 @@ class Bias:
     Attributes:
         value: the term; for a masked fill, the condition.
         layout: what its axes enumerate.
-        certain: whether every size is known to be the one of the scores or 1.
+        doubtful: axes that may be one long when the model runs, so that the layout does not hold for them.
         factor: the term counts this many times.
         fill: for a masked fill `Where(condition, ...)`, the value that masked scores get.
         masked_if: the condition's value where scores are masked.
@@ -33,7 +34,7 @@ class Bias:
 
     value: Value
     layout: Layout
-    certain: bool
+    doubtful: frozenset[int]
     factor: float = 1.0
     fill: Value | None = None
     masked_if: bool = False
@@ -117,7 +118,7 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
             continue
         if source.shape is None or len(source.shape) != len(layout) or factor <= 0:
             break
-        if not swallows(number, fill.elem_type or source.elem_type):
+        if not swallows(number, type_of(fill) or type_of(source)):
             return cannot(
                 node,
                 f"{node.label} sets masked scores to {number:g}, which a bias does not do where all of a row is masked",
@@ -130,9 +131,13 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
 
 
 def swallows(fill: float, elem_type: int) -> bool:
-    """Whether `fill + score` is `fill` for every score that occurs: the lowest number, or minus infinity."""
-    lowest = float(np.finfo(np.float16).min if elem_type == TensorProto.FLOAT16 else np.finfo(np.float32).min)
-    return fill <= lowest / 2
+    """Whether `fill + score` is `fill` for every score that occurs: the lowest float, or minus infinity.
+
+    The lowest half-precision number is not low enough: kernels add in float.
+    """
+    if elem_type == TensorProto.FLOAT16:
+        return fill == -np.inf
+    return fill <= float(np.finfo(np.float32).min) / 2
 
 
 def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], steps: int) -> Scores | Refusal:
@@ -162,7 +167,7 @@ def _aligned(value: Value, layout: Layout, node: Node) -> Bias | None:
     if shape is None or scores is None or len(shape) > len(layout):
         return None
     own: list[Axis] = []
-    certain = True
+    doubtful = set()
     offset = len(layout) - len(shape)
     for axis, dim in enumerate(shape):
         if dim == 1:
@@ -170,6 +175,7 @@ def _aligned(value: Value, layout: Layout, node: Node) -> Bias | None:
             continue
         if isinstance(dim, int) and isinstance(scores[axis + offset], int) and dim != scores[axis + offset]:
             return None
-        certain = certain and dim == scores[axis + offset]
+        if dim != scores[axis + offset]:
+            doubtful.add(axis)
         own.append(layout[axis + offset])
-    return Bias(value, tuple(own), certain)
+    return Bias(value, tuple(own), frozenset(doubtful))
