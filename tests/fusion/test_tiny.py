@@ -1,0 +1,37 @@
+"""Pruned *and* fused exports against PyTorch's own silenced models, and what ONNX Runtime makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.pruning import plan_pruning
+from onnxheadprune.runtime import Session
+from onnxheadprune.surgery import apply_plan
+from tests.fusion.running import executed
+from tests.test_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
+
+OPERATOR: dict[FuseMode, str] = {"contrib": "MultiHeadAttention", "onnx": "Attention"}
+MODES: tuple[FuseMode, ...] = ("contrib", "onnx")
+INDEX = 7
+"""Which of the drawn sets of heads goes."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", NAMES)
+def test_all_sites_are_fused_and_equal_pytorch(name: str, mode: FuseMode, tmp_path: Path) -> None:
+    expected = reference(name.partition("-")[0])
+    original = sample(name)
+    pruned = apply_plan(plan_pruning(original, expected.head_sets[INDEX]), original)
+    for model, variant in ((original, "original"), (pruned, f"set{INDEX:02}")):
+        result, fusion = fuse(model, mode)
+        assert len(fusion.made) == len(fusion.sites) == 3, str(fusion)
+        session = Session(result, PROVIDER)
+        for feed, arrays in expected.feeds.items():
+            (output,) = session.run(arrays).values()
+            assert error(output, expected.output(variant, feed)) <= TOLERANCE
+        operators = executed(result, tmp_path)
+        assert operators[OPERATOR[mode]] == 3
+        assert operators["Softmax"] == 0
