@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 
 from onnxheadprune.graph.view import GraphView, Node, Value
@@ -136,13 +137,14 @@ def _is_single_head_attention(block: Block) -> bool:
 
 
 def _reaches(node: Node, index: int, found: object) -> bool:
-    """Whether a node of some kind lies upstream, not looking behind contractions."""
+    """Whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
     assert callable(found)
     start = node.inputs[index]
-    stack = [] if start is None or start.producer is None else [start.producer]
-    seen: set[Node] = set(stack)
-    while stack and len(seen) < 128:
-        current = stack.pop()
+    queue = deque([] if start is None or start.producer is None else [start.producer])
+    seen: set[Node] = set(queue)
+    # Breadth first: a mask is computed by hundreds of nodes, what is looked for is a few steps away.
+    while queue and len(seen) < 128:
+        current = queue.popleft()
         if found(current):
             return True
         if contraction_of(current) is not None:
@@ -150,7 +152,7 @@ def _reaches(node: Node, index: int, found: object) -> bool:
         for value in current.inputs:
             if value is not None and value.producer is not None and value.producer not in seen:
                 seen.add(value.producer)
-                stack.append(value.producer)
+                queue.append(value.producer)
     return False
 
 
