@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -246,40 +247,89 @@ def test_other_places_are_not_comparable() -> None:
     assert "those of this one on CPU and CUDA" in comparable.differences({}, {}, {CUDA: 90}, both)[0]
 
 
+class Pretending:
+    """A session that says it runs on CUDA and runs on the CPU.
+
+    Args:
+        session: the real one.
+        placed: what it says where its nodes are.
+    """
+
+    def __init__(self, session: Any, placed: str) -> None:
+        self._session, self._placed = session, placed
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU]
+
+    def get_provider_graph_assignment_info(self) -> list[Any]:
+        parts = self._session.get_provider_graph_assignment_info()
+        return [SimpleNamespace(ep_name=self._placed, get_nodes=part.get_nodes) for part in parts]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+class FakeRuntime:
+    """An onnxruntime with CUDA, on a machine without.
+
+    Attributes:
+        asked: the options of the first provider of each session.
+        refuses: an option that makes a session fail.
+    """
+
+    def __init__(self, placed: str = CUDA, refuses: str | None = None) -> None:
+        self.real, self.placed, self.refuses = session_module.onnx_runtime(), placed, refuses
+        self.asked: list[dict[str, str]] = []
+
+    def InferenceSession(self, source: Any, options: Any, providers: Any, **_: Any) -> Pretending:
+        settings = providers[0][1]
+        if self.refuses in settings:
+            raise RuntimeError("this graph cannot be captured")
+        self.asked.append(settings)
+        return Pretending(self.real.InferenceSession(source, options, providers=[CPU]), self.placed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch, fake: FakeRuntime) -> Provider:
+    monkeypatch.setattr(session_module, "onnx_runtime", lambda: fake)
+    monkeypatch.setattr(bound, "DEVICES", {})
+    return Provider(CUDA, "pretended")
+
+
 def test_a_session_whose_nodes_all_fell_back_is_an_error(
     monkeypatch: pytest.MonkeyPatch, digits: Path
 ) -> None:
     """The session lists the provider, as ONNX Runtime does, and places nothing on it."""
-
-    class Lying:
-        """Stands for a session of a provider that supports no node of the model."""
-
-        def __init__(self, session: Any) -> None:
-            self._session = session
-
-        def get_providers(self) -> list[str]:
-            return [CUDA, CPU]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._session, name)
-
-    ort = session_module.onnx_runtime()
-
-    class Module:
-        def InferenceSession(self, source: Any, options: Any, **_: Any) -> Lying:
-            return Lying(ort.InferenceSession(source, options, providers=[CPU]))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(ort, name)
-
-    monkeypatch.setattr(session_module, "onnx_runtime", Module)
+    provider = pretend_cuda(monkeypatch, FakeRuntime(placed=CPU))
     with pytest.raises(
         ProviderError, match="not one node of the model runs on CUDAExecutionProvider"
     ) as caught:
-        BoundSession(digits, Provider(CUDA, "test"))
+        BoundSession(digits, provider)
     assert caught.value.exit_code == 4
     with pytest.raises(ProviderError, match="not one node"):
-        benchmark(digits, provider=Provider(CUDA, "test"))
+        benchmark(digits, provider=provider)
+
+
+def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeRuntime()
+    provider = pretend_cuda(monkeypatch, fake)
+    model = toys.attention()
+    options = {**QUICK, "provider": provider, "batch": [1], "seq": [2, 3]}
+    result = benchmark(model, model, cuda_graph=True, **options)
+    assert result.settings["cuda_graph"] is True
+    assert {"enable_cuda_graph": "1"} in fake.asked
+    assert result.models[0].placement.keys() == {CUDA}
+    assert not any("CUDA graphs" in note for note in result.notes)
+
+
+def test_cuda_graphs_that_cannot_be_captured_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = pretend_cuda(monkeypatch, FakeRuntime(refuses="enable_cuda_graph"))
+    options = {**QUICK, "provider": provider, "batch": [1], "seq": [2]}
+    result = benchmark(toys.attention(), cuda_graph=True, **options)
+    assert result.settings["cuda_graph"] is False
+    assert any("without CUDA graphs" in note and "cannot be captured" in note for note in result.notes)
 
 
 # Memory and kernels
@@ -458,3 +508,15 @@ def test_operators_of_branches_count(tmp_path: Path) -> None:
     onnx.save(toy.model([toy.info("x", ["b", 6]), flag], [toy.info("y", None)]), tmp_path / "if.onnx")
     session = BoundSession(tmp_path / "if.onnx", Provider(CPU, "test"), BoundOptions(inspect=True))
     assert session.operators() == {"If": 1, "Relu": 1, "Softmax": 1}
+
+
+@pytest.mark.parametrize(("width", "columns"), [(80, "p50 ms"), (160, "per second")])
+def test_tables_fit_the_terminal(
+    command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch, width: int, columns: str
+) -> None:
+    monkeypatch.setattr("onnxheadprune.report.console.PIPE_WIDTH", width)
+    outcome = command("bench", digits, digits, "--batch", 1, *SHORT, "--no-memory")
+    latencies = outcome.stdout.split("sizes")[1]
+    assert columns in latencies
+    assert "no measurable difference" in latencies
+    assert "…" not in latencies.split("verdict")[0]

@@ -167,7 +167,7 @@ def _with_graphs(
         for entry, own in zip(entries, feeds, strict=True):
             session = BoundSession(entry.path, provider, wanted, name=entry.name)
             for position, feed in enumerate(own):
-                bound = session.bind(feed, position)
+                bound = session.bind(feed, position + 1)
                 bound.run()
                 bound.run()
     except (InferenceError, ProviderError) as error:
@@ -189,7 +189,7 @@ def _measure(
             sessions[int(lane)] = BoundSession(entry.path, provider, scouted.options, name=entry.name)
         for position in range(len(scouted.points)):
             runners = [
-                sessions[lane].bind(scouted.feeds[model][position], position)
+                sessions[lane].bind(scouted.feeds[model][position], position + 1)
                 for lane, model in enumerate(lanes)
             ]
             measure_round(runners, [own[position] for own in series], settings.quota, generator)

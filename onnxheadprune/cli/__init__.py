@@ -1,7 +1,7 @@
 """The command line. Heavy modules are imported inside the commands, so that `--help` answers at once.
 
-Exit codes: 0 done; 1 validation failed; 2 wrong usage; 3 refused, unsupported or unreadable model;
-4 the asked-for execution provider is not usable; 70 a bug.
+Exit codes: 0 done; 1 validation failed or a limit broken; 2 wrong usage; 3 refused, unsupported or
+unreadable model; 4 the asked-for execution provider is not usable; 70 a bug.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.validate import validate
 
 EPILOG = (
-    "Exit codes: 0 done, 1 validation failed, 2 wrong usage, 3 refused, unsupported or unreadable model,"
-    " 4 execution provider not usable."
+    "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
+    " unreadable model, 4 execution provider not usable."
 )
 
 

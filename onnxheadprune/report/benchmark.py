@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from onnxheadprune.benchmarking.comparable import fused
@@ -15,13 +16,15 @@ from onnxheadprune.runtime import CPU, SUFFIX
 
 _STYLES = {"faster": "bold green", "slower": "bold red"}
 _MEMORY_HINT = "peak memory"
+WIDE = 116
+"""Columns of a terminal that the whole table needs."""
 
 
 def benchmark_report(result: Benchmark) -> Iterator[RenderableType]:
     """The models, the latencies, then what qualifies them."""
     yield _models(result)
     yield ""
-    yield _latencies(result)
+    yield _Latencies(result)
     yield ""
     for index in range(1, len(result.models)):
         yield from _judgement(result, index)
@@ -65,32 +68,44 @@ def _placement(facts: ModelFacts) -> str:
     return ", ".join(names)
 
 
-def _latencies(result: Benchmark) -> RenderableType:
-    numeric = ("#", "p50 ms", "p90", "p99", "per second", "speed-up", "bound", "reached")
-    made = table("sizes", *numeric[:6], "interval", *numeric[6:], "", numeric=numeric, grows="sizes")
-    for point, noise in zip(result.points, result.noise, strict=True):
-        for cell in (cell for cell in result.cells if cell.point == point):
-            compared = _compared(cell.comparison)
-            if cell.comparison is None:
-                compared = ["", "", "", "", Text(f"A/A {1 / noise.value:.3f}", "dim")]
-            made.add_row(point.label if not cell.model else "", *_numbers(cell), *compared)
-    return made
+@dataclass(frozen=True)
+class _Latencies:
+    """The table of latencies; where the terminal is narrow, without the tail and the throughput."""
+
+    result: Benchmark
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Chooses the columns by the width at hand."""
+        wide = options.max_width >= WIDE
+        tail = ("p90", "p99", "per second") if wide else ()
+        bound = ("bound", "reached") if wide else ("reached",)
+        numeric = ("#", "p50 ms", *tail, "speed-up", *bound)
+        made = table(
+            "sizes", "#", "p50 ms", *tail, "speed-up", "interval", *bound, "", numeric=numeric, grows="sizes"
+        )
+        for point, noise in zip(self.result.points, self.result.noise, strict=True):
+            for cell in (cell for cell in self.result.cells if cell.point == point):
+                twin = Text(f"A/A {1 / noise.value:.3f}", "dim")
+                compared = _compared(cell.comparison, wide) or [""] * (len(bound) + 2) + [twin]
+                made.add_row(point.label if not cell.model else "", *_numbers(cell, wide), *compared)
+        yield made
 
 
-def _numbers(cell: Cell) -> list[str]:
+def _numbers(cell: Cell, wide: bool) -> list[str]:
     latency = cell.latency
-    times = (f"{1000 * value:.3g}" for value in (latency.p50, latency.p90, latency.p99))
-    return [str(cell.model), *times, f"{latency.throughput:,.4g}"]
+    times = [f"{1000 * value:.3g}" for value in (latency.p50, latency.p90, latency.p99)]
+    return [str(cell.model), *times, f"{latency.throughput:,.4g}"] if wide else [str(cell.model), times[0]]
 
 
-def _compared(comparison: Comparison | None) -> list[str | Text]:
+def _compared(comparison: Comparison | None, wide: bool) -> list[str | Text]:
     if comparison is None:
         return []
     ratio, bound, reached = comparison.ratio, comparison.bound, comparison.reached
+    bounds: list[str | Text] = ["" if bound is None else f"{bound:.3f}"] if wide else []
     return [
         f"{comparison.speedup:.3f}",
         f"{1 / ratio.high:.3f} .. {1 / ratio.low:.3f}",
-        "" if bound is None else f"{bound:.3f}",
+        *bounds,
         "" if reached is None else share(reached),
         Text(comparison.verdict, _STYLES.get(comparison.verdict, "")),
     ]

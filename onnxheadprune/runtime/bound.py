@@ -129,12 +129,12 @@ class BoundSession:
         graph = onnx.load(self._optimized, load_external_data=False).graph
         return dict(sorted(Counter(_operators(graph)).items()))
 
-    def bind(self, feed: Mapping[str, Array], graph_id: int = 0) -> Bound:
+    def bind(self, feed: Mapping[str, Array], graph_id: int = 1) -> Bound:
         """Binds inputs and outputs for one feed.
 
         Args:
             feed: an array per graph input.
-            graph_id: number of the CUDA graph that this feed's shapes get.
+            graph_id: number of the CUDA graph that this feed's shapes get, from 1 up (0 is ONNX Runtime's own).
 
         Raises:
             InferenceError: if the model does not run on this feed.
@@ -149,9 +149,7 @@ class Bound:
         self._session, self._name = owner.session, owner.name
         self._binding = owner.session.io_binding()
         device = DEVICES.get(owner.provider.name, "cpu")
-        ort = onnx_runtime()
-        self._run_options = ort.RunOptions()
-        self._run_options.log_severity_level = FATAL_ONLY
+        self._run_options = _run_options(None if graph_id is None else NO_CAPTURE)
         self._kept = []
         try:
             for item in owner.session.get_inputs():
@@ -161,8 +159,6 @@ class Bound:
             names = [item.name for item in owner.session.get_outputs()]
             for name in names:
                 self._binding.bind_output(name, device)
-            if graph_id is not None:
-                self._run_options.add_run_config_entry("gpu_graph_id", NO_CAPTURE)
             self.run()
             # The buffers of the first run serve all others: nothing is allocated while the clock runs.
             outputs = self._binding.get_outputs()
@@ -171,8 +167,7 @@ class Bound:
                     self._binding.bind_ortvalue_output(name, value)
         except KeyError as error:
             raise InferenceError(f"{owner.name} has an input {error} that the feed lacks") from error
-        if graph_id is not None:
-            self._run_options.add_run_config_entry("gpu_graph_id", str(graph_id))
+        self._run_options = _run_options(None if graph_id is None else str(graph_id))
 
     def run(self) -> None:
         """One run, finished when it returns.
@@ -190,6 +185,14 @@ class Bound:
         """The outputs of the last run, on the CPU."""
         names = [item.name for item in self._session.get_outputs()]
         return dict(zip(names, self._binding.copy_outputs_to_cpu(), strict=True))
+
+
+def _run_options(graph_id: str | None) -> Any:
+    options = onnx_runtime().RunOptions()
+    options.log_severity_level = FATAL_ONLY
+    if graph_id is not None:
+        options.add_run_config_entry("gpu_graph_id", graph_id)
+    return options
 
 
 def _on_device(array: Array, device: str) -> Any:

@@ -35,6 +35,8 @@ SUFFIX = "ExecutionProvider"
 FATAL_ONLY = 4
 _LOAD = """
 import sys, onnxruntime
+if sys.argv[1] == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
+    onnxruntime.preload_dlls()
 for path in sys.argv[2:]:
     onnxruntime.InferenceSession(path, providers=[sys.argv[1], "CPUExecutionProvider"], enable_fallback=0)
 """
