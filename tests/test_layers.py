@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runtime", "provider_advice", "providers", "feeds", "tolerances"),
     ("calibration", "scoring", "selection", "compensation"),
     ("validation", "benchmarking", "doctor"),
-    ("fusing", "api"),
+    ("fusing", "api", "batch", "batch_worker"),
     ("report",),
     ("cli",),
 )

@@ -9,10 +9,11 @@ import click
 
 from onnxheadprune.cli.options import FILE, fuse_option, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 
 
 @click.command(short_help="Remove heads, prove the result exact, write it.")
-@click.argument("model", type=FILE)
+@click.argument("model", type=FILE, required=False)
 @click.option("-o", "--output", type=FILE, help="Where to write the pruned model.")
 @click.option(
     "--heads",
@@ -46,28 +47,30 @@ from onnxheadprune.cli.outcome import emit_json
     help="Keep weights in a file beside OUT: as MODEL does, always or never.",
 )
 @fuse_option
+@writing_options
 @json_option
 def prune(
-    model: Path, output: Path | None, heads: str | None, dry_run: bool, as_json: bool, **settings: Any
+    model: Path | None, output: Path | None, heads: str | None, dry_run: bool, as_json: bool, **settings: Any
 ) -> int:
     """Remove heads from MODEL, prove the result exact, then write it to OUT."""
     if heads is None and settings["fuse"] == "none":
         raise click.UsageError(
             "name the heads to remove with --heads, or fuse with --fuse", click.get_current_context()
         )
+    batch, jobs = settings.pop("batch"), settings.pop("jobs")
+    if batch is not None and not dry_run:
+        settings |= {"jobs": jobs, "validate": not settings.pop("no_validate")}
+        return run_batch(batch, model, output, {} if heads is None else heads, settings, as_json=as_json)
+    model, target = resolve_target(model, output, settings, dry_run=dry_run)
     if dry_run:
         return _dry_run(model, heads, as_json, settings)
-    if output is None:
-        raise click.UsageError(
-            "name the output with -o OUT, or look first with --dry-run", click.get_current_context()
-        )
     from onnxheadprune.api import prune as run_prune
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.plan import prune_report
 
     settings["validate"] = not settings.pop("no_validate")
     with err().status("pruning and validating" if settings["validate"] else "pruning"):
-        result = run_prune(model, {} if heads is None else heads, output, **settings)
+        result = run_prune(model, {} if heads is None else heads, target, **settings)
     if as_json:
         emit_json(result.to_dict())
     else:

@@ -194,3 +194,20 @@ def _locations(path: Path) -> set[str]:
         return {span_of(item.tensor).location for item in tensors_of(model) if is_outside(item.tensor)}
     except (OSError, WireError, DecodeError, ModelError):
         return set()
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Replaces a small file in one step.
+
+    Raises:
+        OSError: if it cannot be written; an older file stays as it was.
+    """
+    draft = Draft(target.parent, target.name)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(draft.handle, view) :]
+        os.fsync(draft.handle)
+        draft.replace(target)
+    finally:
+        draft.close()

@@ -1,0 +1,38 @@
+"""The report of `prune --batch`: a verdict per model as it comes, then the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.batch import BatchItem, BatchResult
+from onnxheadprune.report.layout import many, row, table
+
+_STYLES = {
+    "done": "green",
+    "skipped": "dim",
+    "refused": "yellow",
+    "failed": "red",
+    "crashed": "red",
+    "bug": "red",
+}
+
+
+def item_line(item: BatchItem) -> Text:
+    """One line about one model."""
+    line = Text(f"{item.status:8}", style=_STYLES[item.status])
+    return line.append(f" {item.model} ({item.seconds:.1f} s)", style="default")
+
+
+def batch_report(result: BatchResult) -> Iterator[RenderableType]:
+    """A table of all models, and how many ended how."""
+    yield Text(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}", style="bold")
+    yield ""
+    made = table("model", "verdict", "reason", grows="reason")
+    for item in result.items:
+        made.add_row(item.model, Text(item.status, style=_STYLES[item.status]), item.reason)
+    yield made
+    yield ""
+    yield row("summary", ", ".join(f"{number} {status}" for status, number in result.counts.items()))

@@ -1,0 +1,118 @@
+"""Processes that are killed while they write, and what they leave. Shared with `benchmarks/robustness.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxheadprune import prune
+from onnxheadprune.storage.wire import structure
+
+STEPS = ("write", "copy_file_range", "ftruncate", "fsync", "link", "replace", "lseek", "close", "unlink")
+State = dict[str, str]
+
+
+def complete(target: Path) -> State:
+    """Digests of a model and of all the data it refers to. Raises if any of it is missing."""
+    found = {"model": _digest(target)}
+    with target.open("rb") as stream:
+        model = onnx.ModelProto.FromString(structure(stream.fileno(), target.name)[0])
+    for tensor in model.graph.initializer:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if entries.get("location", target.name) != target.name:
+            data = target.parent / entries["location"]
+            assert data.stat().st_size >= int(entries["offset"]) + int(entries["length"])
+            found["data"] = _digest(data)
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def in_child(action: Callable[[], Any]) -> int:
+    """The process id of a child that does `action` and exits."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    with contextlib.suppress(BaseException):
+        action()
+        code = 0
+    os._exit(code)
+
+
+def pruned_and_killed_after(seconds: float, source: Path, target: Path, heads: str, **settings: Any) -> bool:
+    """Kills a pruning process at a moment; whether it was still at work."""
+    child = in_child(lambda: prune(source, heads, target, validate=False, **settings))
+    time.sleep(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
+    """Kills a pruning process just before (even steps) or after (odd ones) a call of the system."""
+
+    def action() -> None:
+        counter = _counted()
+        with _watched(counter, step):
+            prune(source, heads, target, validate=False, **settings)
+
+    _, status = os.waitpid(in_child(action), 0)
+    return os.WIFSIGNALED(status)
+
+
+def _counted() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+@contextlib.contextmanager
+def _watched(counter: Iterator[int], step: int) -> Iterator[None]:
+    def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(counter) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = function(*args, **kwargs)
+            if next(counter) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    before = {name: getattr(os, name) for name in STEPS if hasattr(os, name)}
+    for name, function in before.items():
+        setattr(os, name, deadly(function))
+    try:
+        yield
+    finally:
+        for name, function in before.items():
+            setattr(os, name, function)
+
+
+def litter(folder: Path, target: Path) -> set[str]:
+    """Names in a folder that do not belong to the model."""
+    names = {path.name for path in folder.iterdir()} - {target.name}
+    if not target.exists():
+        return names
+    with target.open("rb") as stream:
+        model = onnx.ModelProto.FromString(structure(stream.fileno(), target.name)[0])
+    used = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return names - used

@@ -1,0 +1,355 @@
+"""Whatever happens while a model is written: the old one or the new one is there, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune import UsageError, prune
+from onnxheadprune.storage import folder as folder_module
+from tests import toys
+from tests.conftest import ROOT, Outcome
+from tests.crashes import complete, litter, pruned_and_killed_after, pruned_and_killed_at
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+ELEMENTS = 200_000
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "model.onnx"
+    path.parent.mkdir()
+    onnx.save(toys.attention(extra_weight=ELEMENTS), path)
+    return path
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "out" / "o.onnx"
+    path.parent.mkdir()
+    return path
+
+
+def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """What is there before and after, and the old one in place."""
+    prune(source, "0:2", target, validate=False, external_data=external)
+    new = complete(target)
+    for path in target.parent.iterdir():
+        path.unlink()
+    prune(source, "0:1", target, validate=False, external_data=external)
+    return complete(target), new
+
+
+@pytest.mark.parametrize("nameless", [True, False])
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_killed_at_every_step(
+    source: Path, target: Path, external: Any, nameless: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at random: before and after every call that changes something, on both ways of making files."""
+    if not nameless:
+        monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
+    old, new = states(source, target, external)
+    step, seen = 0, []
+    while pruned_and_killed_at(step, source, target, "0:2", external_data=external):
+        seen.append(complete(target) == new)
+        assert seen[-1] or complete(target) == old, f"step {step}"
+        assert len(litter(target.parent, target)) <= (2 if nameless else 3)
+        prune(source, "0:1", target, validate=False, external_data=external)
+        assert complete(target) == old
+        assert not litter(target.parent, target), f"step {step}"
+        step += 1 if nameless else 3
+    assert complete(target) == new
+    assert step > 10
+    assert True in seen and False in seen
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_killed_before_there_is_an_older_one(source: Path, target: Path, external: Any) -> None:
+    prune(source, "0:2", target, validate=False, external_data=external)
+    new = complete(target)
+    for step in range(0, 60, 3):
+        for path in target.parent.iterdir():
+            path.unlink()
+        if not pruned_and_killed_at(step, source, target, "0:2", external_data=external):
+            break
+        assert not target.exists() or complete(target) == new
+    prune(source, "0:2", target, validate=False, external_data=external)
+    assert complete(target) == new
+    assert not litter(target.parent, target)
+
+
+def test_killed_at_random(source: Path, target: Path) -> None:
+    old, new = states(source, target, "always")
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        pruned_and_killed_after(random.uniform(0, 0.08), source, target, "0:2", external_data="always")
+        assert complete(target) in (old, new)
+        prune(source, "0:1", target, validate=False, external_data="always")
+        assert complete(target) == old
+        assert not litter(target.parent, target)
+
+
+def test_the_check_can_fail(target: Path) -> None:
+    onnx.save(
+        toys.attention(extra_weight=ELEMENTS),
+        target,
+        save_as_external_data=True,
+        location="w",
+        size_threshold=100,
+    )
+    assert set(complete(target)) == {"model", "data"}
+    (target.parent / "extra").touch()
+    assert litter(target.parent, target) == {"extra"}
+    os.truncate(target.parent / "w", 1000)
+    with pytest.raises(AssertionError):
+        complete(target)
+    (target.parent / "w").unlink()
+    with pytest.raises(FileNotFoundError):
+        complete(target)
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_interrupted(source: Path, target: Path, external: str) -> None:
+    old, new = states(source, target, external)
+    arguments = [
+        "prune",
+        source,
+        "-o",
+        target,
+        "--heads",
+        "0:2",
+        "--no-validate",
+        "--external-data",
+        external,
+    ]
+    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
+    for wait in (0.3, 0.4, 0.5, 0.6):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        time.sleep(wait)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+        assert process.returncode in (0, 130, -signal.SIGINT)
+        if process.returncode == 130:
+            assert errors.strip() == "error: interrupted"
+        assert complete(target) in (old, new)
+        assert not litter(target.parent, target)
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_full_disk(source: Path, tmp_path: Path, external: str) -> None:
+    """A file system of 1.5 MB holds the older model, and no newer one beside it."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    script = f"""
+        mount -t tmpfs -o size=1500k tmpfs {mount} || exit 99
+        cd {ROOT}
+        run() {{
+            {sys.executable} -m onnxheadprune prune {source} -o {mount}/o.onnx --no-validate \\
+                --external-data {external} "$@"
+        }}
+        run --heads 0:1 > /dev/null || exit 98
+        ls -A {mount} | sort > {tmp_path}/before; cat {mount}/* | sha256sum >> {tmp_path}/before
+        run --heads 0:2
+        code=$?
+        ls -A {mount} | sort > {tmp_path}/after; cat {mount}/* | sha256sum >> {tmp_path}/after
+        exit $code
+    """
+    command = ["unshare", "-rm", "sh", "-c", script]
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode == 99 or "unshare failed" in result.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr == f"error: {mount}/o.onnx cannot be written: no space is left\n"
+    assert (tmp_path / "before").read_text() == (tmp_path / "after").read_text()
+
+
+@pytest.mark.parametrize("external", ["never", "always"])
+def test_read_only_folder(source: Path, tmp_path: Path, external: str) -> None:
+    mount = tmp_path / "locked"
+    mount.mkdir()
+    script = f"""
+        mount -t tmpfs tmpfs {mount} && touch {mount}/o.onnx && mount -o remount,ro {mount} || exit 99
+        cd {ROOT}
+        {sys.executable} -m onnxheadprune prune {source} -o {mount}/o.onnx --heads 0:1 --no-validate \\
+            --external-data {external}
+    """
+    if shutil.which("unshare") is None:
+        pytest.skip("needs unshare")
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
+    if result.returncode == 99 or "unshare failed" in result.stderr:
+        pytest.skip("no file system may be mounted here")
+    assert result.returncode == 2
+    assert "cannot be written" in result.stderr
+
+
+def test_other_models_of_the_folder_keep_their_data(source: Path, target: Path) -> None:
+    """A renamed or copied output still refers to its data file, which therefore stays."""
+    prune(source, "0:1", target, validate=False, external_data="always")
+    kept = target.with_name("copy of the first.bak")
+    shutil.copy(target, kept)
+    first = complete(kept)
+    prune(source, "0:2", target, validate=False, external_data="always")
+    assert complete(kept) == first
+    kept.unlink()
+    prune(source, "0:3", target, validate=False, external_data="always")
+    assert not litter(target.parent, target)
+
+
+def test_data_of_the_same_name_is_never_replaced(
+    source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names are made from samples of the content; equal names with other content are told apart."""
+    monkeypatch.setattr("onnxheadprune.storage.stage.Stage._digest", lambda *_: "0" * 64)
+    prune(source, "0:1", target, validate=False, external_data="always")
+    target.rename(target.with_name("first.onnx"))
+    first = complete(target.with_name("first.onnx"))
+    other = onnx.load(source)
+    toys.set_initializer(other, "extra.weight", np.zeros(ELEMENTS, np.float32))
+    prune(other, "0:1", target, validate=False, external_data="always")
+    assert complete(target.with_name("first.onnx")) == first
+    assert complete(target)["data"] != first["data"]
+    assert len(list(target.parent.glob("*.data"))) == 2
+
+
+def test_sixteen_processes_at_once(source: Path, target: Path) -> None:
+    """The same file to the same place: one of the results is there, complete, and no litter."""
+    states_by_head = []
+    for head in range(4):
+        prune(source, f"0:{head}", target, validate=False, external_data="always")
+        states_by_head.append(complete(target))
+    command = [
+        sys.executable,
+        "-m",
+        "onnxheadprune",
+        "prune",
+        str(source),
+        "-o",
+        str(target),
+        "--no-validate",
+    ]
+    processes = [
+        subprocess.Popen(
+            [*command, "--external-data", "always", "--heads", f"0:{index % 4}"],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for index in range(16)
+    ]
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert complete(target) in states_by_head
+    assert not litter(target.parent, target)
+
+
+def test_in_place_with_a_backup(source: Path, tmp_path: Path) -> None:
+    before, kept = source.read_bytes(), tmp_path / "kept.onnx"
+    result = prune(source, "0:1", source, backup=kept, provider="cpu")
+    assert kept.read_bytes() == before
+    assert source.read_bytes() != before
+    assert result.model == onnx.load(source)
+    with pytest.raises(UsageError, match="exists already"):
+        prune(source, "0:2", source, backup=kept, provider="cpu")
+    with pytest.raises(UsageError, match="the output is the model itself"):
+        prune(source, "0:2", tmp_path / "other.onnx", backup=tmp_path / "k.onnx", provider="cpu")
+
+
+def test_in_place_with_data_beside(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    onnx.save(
+        toys.attention(extra_weight=ELEMENTS),
+        source,
+        save_as_external_data=True,
+        location="w",
+        size_threshold=100,
+    )
+    original = complete(source)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(UsageError, match="same folder"):
+        prune(source, "0:1", source, backup=elsewhere / "b.onnx", validate=False)
+    prune(source, "0:1", source, backup=tmp_path / "b.onnx", validate=False)
+    assert complete(tmp_path / "b.onnx") == original
+    prune(source, "0:2", source, backup=tmp_path / "b2.onnx", validate=False)
+    assert complete(tmp_path / "b.onnx") == original
+    assert complete(tmp_path / "b2.onnx") != complete(source)
+
+
+def test_in_place_that_fails_changes_nothing(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    before = source.read_bytes()
+    monkeypatch.setattr(Path, "replace", fails)
+    with pytest.raises(UsageError, match="Input/output error"):
+        prune(source, "0:1", source, backup=tmp_path / "kept.onnx", validate=False)
+    assert source.read_bytes() == before
+    assert [path.name for path in source.parent.iterdir()] == [source.name]
+    assert not (tmp_path / "kept.onnx").exists()
+
+
+def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path) -> None:
+    def refused(*options: object) -> str:
+        result: Outcome = command("prune", source, "--heads", "0:1", *options)
+        assert result.exit_code == 2
+        return result.stderr
+
+    assert "--backup" in refused("--in-place")
+    assert "--in-place" in refused("--backup", tmp_path / "b.onnx")
+    assert "no -o OUT" in refused("--in-place", "--backup", tmp_path / "b.onnx", "-o", tmp_path / "o.onnx")
+    assert "choose another path" in refused("-o", source)
+    result = command(
+        "prune", source, "--heads", "0:1", "--in-place", "--backup", tmp_path / "b.onnx", "--json"
+    )
+    assert result.exit_code == 0
+    assert result.document["output"] == str(source)
+    assert command("validate", tmp_path / "b.onnx", source).exit_code == 0
+
+
+def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path) -> None:
+    from onnxheadprune.errors import ModelError
+    from onnxheadprune.model_io import open_structure
+    from onnxheadprune.storage.reading import hydrated
+
+    loaded = open_structure(source)
+    onnx.save(toys.attention(extra_weight=ELEMENTS + 1), source)
+    with pytest.raises(ModelError, match="changed while it was in use"):
+        hydrated(loaded.proto, loaded.sources)
+
+
+def test_limits_on_files_leave_nothing(source: Path, target: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    arguments = ["prune", source, "-o", target, "--heads", "0:2", "--no-validate"]
+    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
+    for external in ("never", "always"):
+        result = subprocess.run(
+            [*command, "--external-data", external],
+            cwd=ROOT,
+            preexec_fn=limited,
+            capture_output=True,
+            check=False,
+        )
+        assert result.returncode == 2
+        assert not list(target.parent.iterdir())
