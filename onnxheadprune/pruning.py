@@ -35,6 +35,7 @@ from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fin
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite, Sites
+from onnxheadprune.soundness import analysing
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,6 +88,13 @@ def analyse(
     allow_io_change: bool = False,
 ) -> Planning:
     """Like `plan_pruning`, and keeps the analysis."""
+    with analysing(model, name):
+        return _analysed(model, heads, name, keep_cache_shape, allow_io_change)
+
+
+def _analysed(
+    model: ModelProto, heads: HeadSpec, name: str, keep_cache_shape: bool, allow_io_change: bool
+) -> Planning:
     view = view_of(model)
     sites = sites_of(view, name)
     chosen = resolve_heads(heads, sites)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "refusal", "edits"),
-    ("graph", "node_order", "model_io", "model_save", "storage", "tensors"),
+    ("graph", "node_order", "model_io", "model_save", "soundness", "storage", "tensors"),
     ("liveness",),
     ("plan",),
     ("sites", "heads", "pruning"),

@@ -14,6 +14,7 @@ from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, SiteCut
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.structural import find_structural
+from onnxheadprune.soundness import analysing
 
 
 def find_sites(model: ModelLike) -> Sites:
@@ -29,7 +30,9 @@ def find_sites(model: ModelLike) -> Sites:
         UsageError: if the path does not exist.
         ModelError: if the file cannot be read as an ONNX model.
     """
-    return sites_of(view_of(open_structure(model).proto), model_name(model))
+    proto, name = open_structure(model).proto, model_name(model)
+    with analysing(proto, name):
+        return sites_of(view_of(proto), name)
 
 
 def view_of(model: ModelProto) -> GraphView:

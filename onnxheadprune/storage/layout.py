@@ -20,7 +20,7 @@ from onnxheadprune.storage.spans import (
     was_outside,
 )
 from onnxheadprune.storage.tensors import Role, Stored, bytes_needed, tensors_of
-from onnxheadprune.storage.wire import token
+from onnxheadprune.storage.wire import BIG, token
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 EXTERNAL_THRESHOLD = 1024
@@ -163,7 +163,9 @@ def _alignment(stored: list[Stored], own: str | None) -> int:
 
 def _key(tensor: TensorProto) -> object:
     """Tensors with equal keys have the same data and share it."""
-    return (span_of(tensor), cuts_of(tensor)) if is_outside(tensor) else id(tensor)
+    if is_outside(tensor):
+        return span_of(tensor), cuts_of(tensor)
+    return bytes(tensor.raw_data) if len(tensor.raw_data) < BIG else id(tensor)
 
 
 def _copy(tensor: TensorProto) -> TensorProto:

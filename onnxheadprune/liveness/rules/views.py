@@ -37,7 +37,7 @@ def _copied(node: Node, back: Live, live: Live, out_shape: Shape) -> dict[int, i
     if target is None or target.elements is None or node.attribute("allowzero", 0):
         return {}
     copied: dict[int, int] = {}
-    for axis, element in enumerate(target.elements):
+    for axis, element in enumerate(target.elements.reshape(-1)):
         if element == 0 and axis in back.axes:
             size = live.narrow(out_shape[axis], axis)
             if not isinstance(size, int):

@@ -1,0 +1,382 @@
+"""Files that want harm: one clear sentence each, in bounded time and memory, and nothing outside is touched."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import ModelError, RefusedError, find_sites, prune
+from tests import toys
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a model, its weights beside it, and something outside that nobody should read."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "secret.bin").write_bytes(b"s" * 100_000)
+    onnx.save(
+        toys.attention(extra_weight=5000),
+        inside / "m.onnx",
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=100,
+    )
+    return inside
+
+
+def changed(folder: Path, change: Callable[[ModelProto], object]) -> Path:
+    path = folder / "m.onnx"
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def set_entry(key: str, value: str, index: int = 0) -> Callable[[ModelProto], object]:
+    def change(model: ModelProto) -> None:
+        outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+        entries = outside[index].external_data
+        for entry in entries:
+            if entry.key == key:
+                entry.value = value
+                return
+        entries.add(key=key, value=value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["../secret.bin", "sub/../../secret.bin", "/etc/passwd", "C:\\secret.bin", "..\\secret.bin", "//host/x"],
+)
+def test_paths_that_leave_the_folder(folder: Path, location: str) -> None:
+    path = changed(folder, set_entry("location", location))
+    with pytest.raises(ModelError, match=r"outside of its folder; nothing there is read"):
+        find_sites(path)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_that_leave_the_folder(folder: Path, what: str) -> None:
+    if what == "file":
+        (folder / "link.bin").symlink_to("../secret.bin")
+        location = "link.bin"
+    else:
+        (folder / "link").symlink_to("..")
+        location = "link/secret.bin"
+    path = changed(folder, set_entry("location", location))
+    with pytest.raises(ModelError, match=r"a link to .*, which is outside of its folder"):
+        find_sites(path)
+
+
+def test_links_inside_the_folder_are_followed(folder: Path) -> None:
+    (folder / "w.bin").rename(folder / "real.bin")
+    (folder / "w.bin").symlink_to("real.bin")
+    assert len(find_sites(folder / "m.onnx")) == 1
+    (folder / "real.bin").unlink()
+    (folder / "w.bin").unlink()
+    (folder / "w.bin").symlink_to("w.bin")
+    with pytest.raises(ModelError, match="no such file"):
+        find_sites(folder / "m.onnx")
+
+
+def test_files_that_are_no_files(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "sub").mkdir()
+    for location in ("pipe", "sub", "."):
+        path = changed(folder, set_entry("location", location))
+        with pytest.raises(ModelError, match="not a regular file"):
+            find_sites(path)
+    for location in ("nul\0byte", "x" * 5000, "", "y" * 300):
+        path = changed(folder, set_entry("location", location))
+        with pytest.raises(ModelError, match=r"no name of a file|names no file|no such file"):
+            find_sites(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("offset", "99999999999999", "which has"),
+        ("offset", "-4", "not a number of bytes"),
+        ("offset", "1e3", "not a number of bytes"),
+        ("offset", "99999999999999999999999999", "not a number of bytes"),
+        ("length", "99999999", "needs"),
+        ("length", "0", "needs"),
+        ("length", "x", "not a number of bytes"),
+        ("offset", "8", "overlap"),
+    ],
+)
+def test_extents_that_cannot_be(folder: Path, key: str, value: str, sentence: str) -> None:
+    path = changed(folder, set_entry(key, value))
+    with pytest.raises(ModelError, match=sentence):
+        find_sites(path)
+
+
+def test_extents_given_twice(folder: Path) -> None:
+    def twice(model: ModelProto) -> None:
+        tensor = next(t for t in model.graph.initializer if t.external_data)
+        tensor.external_data.add(key="offset", value="0")
+
+    with pytest.raises(ModelError, match="twice"):
+        find_sites(changed(folder, twice))
+
+
+def test_private_entries_in_a_file(folder: Path) -> None:
+    path = changed(folder, set_entry("onnxheadprune.cut", "{}"))
+    with pytest.raises(ModelError, match="external data of an unknown kind"):
+        find_sites(path)
+
+
+def test_data_inside_the_model_file_itself(folder: Path) -> None:
+    path = changed(folder, set_entry("location", "m.onnx"))
+    with pytest.raises(ModelError, match="in the model file itself"):
+        find_sites(path)
+
+
+def test_tied_weights_may_share_all_bytes(folder: Path) -> None:
+    def tie(model: ModelProto) -> None:
+        by_name = {tensor.name: tensor for tensor in model.graph.initializer}
+        one, other = by_name["attn.q.weight"], by_name["attn.k.weight"]
+        del other.external_data[:]
+        other.external_data.extend(one.external_data)
+
+    path = changed(folder, tie)
+    out = folder / "out.onnx"
+    result = prune(path, "0:1", out, provider="cpu")
+    assert result.validation is not None and result.validation.passed
+    places = {
+        tensor.name: [entry.value for entry in tensor.external_data if entry.key == "offset"]
+        for tensor in onnx.load(out, load_external_data=False).graph.initializer
+    }
+    assert places["attn.q.weight"] == places["attn.k.weight"] != places["attn.v.weight"]
+
+
+def hostile(change: Callable[[ModelProto], object]) -> ModelProto:
+    model = toys.attention()
+    change(model)
+    return model
+
+
+def first(model: ModelProto) -> TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == "attn.q.weight")
+
+
+def _dims(*dims: int) -> Callable[[ModelProto], object]:
+    def change(model: ModelProto) -> None:
+        del first(model).dims[:]
+        first(model).dims.extend(dims)
+
+    return change
+
+
+def _typed(model: ModelProto) -> None:
+    tensor = first(model)
+    tensor.ClearField("raw_data")
+    tensor.float_data.extend([0.0] * 3)
+
+
+def _segment(model: ModelProto) -> None:
+    first(model).segment.begin = 1
+
+
+def _duplicate(model: ModelProto) -> None:
+    model.graph.initializer.append(first(model))
+
+
+def _duplicate_output(model: ModelProto) -> None:
+    model.graph.node[1].output[0] = model.graph.node[0].output[0]
+
+
+def _duplicate_attribute(model: ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.attribute)
+    node.attribute.append(node.attribute[0])
+
+
+def _cycle(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "y"
+
+
+def _self_loop(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = model.graph.node[0].output[0]
+
+
+def _undefined(model: ModelProto) -> None:
+    model.graph.node[0].input[0] = "nothing"
+
+
+def _data_type(number: int) -> Callable[[ModelProto], object]:
+    return lambda model: setattr(first(model), "data_type", number)
+
+
+def _square_target(model: ModelProto) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "split_shape")
+    del tensor.dims[:]
+    tensor.dims.extend([2, 2])
+
+
+HOSTILE: dict[str, tuple[Callable[[ModelProto], object], str]] = {
+    "giant dims": (_dims(2**40, 2**40), "impossible shape"),
+    "overflowing dims": (_dims(2**32, 2**32), "impossible shape"),
+    "giant with a zero": (_dims(0, 2**62, 2**62), "impossible shape"),
+    "negative dims": (_dims(-1, 4), "impossible shape"),
+    "many axes": (_dims(*[1] * 1000), "1000 axes"),
+    "other dims": (_dims(2, 2), "bytes where its shape"),
+    "typed data": (_typed, "entries where its shape"),
+    "segments": (_segment, "segments"),
+    "type 0": (_data_type(0), "unknown data type 0"),
+    "type 99": (_data_type(99), "unknown data type 99"),
+    "wider type": (_data_type(TensorProto.DOUBLE), "bytes where its shape"),
+    "string type": (_data_type(TensorProto.STRING), "strings as raw data"),
+    "two initializers": (_duplicate, "two initializers have the name"),
+    "two outputs": (_duplicate_output, "two values have the name"),
+    "two attributes": (_duplicate_attribute, "two attributes of one"),
+    "cycle": (_cycle, "cycle"),
+    "self loop": (_self_loop, "cycle|nothing defines"),
+    "undefined value": (_undefined, "nothing defines"),
+    "target of two axes": (_square_target, "is not a valid ONNX model"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_models_that_cannot_be(name: str, tmp_path: Path) -> None:
+    change, sentence = HOSTILE[name]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(hostile(change).SerializeToString())
+    with pytest.raises(ModelError, match=sentence):
+        find_sites(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_what_they_are_made_from_is_fine(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(hostile(lambda _: None), path)
+    assert len(find_sites(path)) == 1
+
+
+def test_every_truncation(tmp_path: Path) -> None:
+    """Cut anywhere: an error, or a model with less in it, never anything else."""
+    whole = toys.attention(extra_weight=40_000).SerializeToString()
+    path = tmp_path / "m.onnx"
+    for length in [*range(0, 200, 7), *range(200, len(whole), len(whole) // 100)]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError):
+            find_sites(path)
+
+
+def test_lengths_that_lie(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    for data in (
+        b"\x3a\xff\xff\xff\xff\x0f",
+        b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        b"\x3a" + b"\xff" * 20,
+        b"\x3b" * 70_000,
+        b"\x3c" * 10,
+        b"\x07\x00" * 10,
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ModelError, match="is not an ONNX model"):
+            find_sites(path)
+
+
+def nested(depth: int) -> ModelProto:
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["out"])], "g", [], [])
+    for _ in range(depth):
+        node = helper.make_node("If", ["c"], ["out"])
+        node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH, g=graph)
+        graph = helper.make_graph([node], "g", [], [])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_deep_nesting(tmp_path: Path) -> None:
+    """Thousands of messages in messages, made byte by byte: protobuf's own writer stops at a hundred."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(nested(25).SerializeToString())
+    with pytest.raises(ModelError):
+        find_sites(path)
+    body = b"\x22\x01x" + b"\x0a" * 0 + b"\x00" * 0
+    tail = b"d" * 70_000
+    body = b"\x52" + _length(len(tail)) + tail
+    for _ in range(5000):
+        for tag in (b"\x32", b"\x2a", b"\x0a"):
+            body = tag + _length(len(body)) + body
+    path.write_bytes(b"\x3a" + _length(len(body)) + body)
+    with pytest.raises(ModelError, match="is not an ONNX model"):
+        find_sites(path)
+
+
+def _length(number: int) -> bytes:
+    coded = b""
+    while number > 127:
+        coded, number = coded + bytes([number & 127 | 128]), number >> 7
+    return coded + bytes([number])
+
+
+def test_custom_domains_load_nothing(tmp_path: Path) -> None:
+    model = toys.attention()
+    node = helper.make_node("Evil", ["y"], ["z"], domain="com.evil", library="/tmp/evil.so")
+    model.graph.node.append(node)
+    model.opset_import.append(helper.make_opsetid("com.evil", 1))
+    model.graph.output[0].name = "z"
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    assert len(find_sites(path)) == 1
+    with pytest.raises(ModelError, match="does not load in ONNX Runtime"):
+        prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
+    assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
+
+
+BOMBS = {
+    "ConstantOfShape": ([np.array([2**31, 2**10])], {}),
+    "Expand": ([np.array([1.0], np.float32), np.array([2**20, 2**20])], {}),
+    "Tile": ([np.array([1]), np.array([2**40])], {}),
+    "Range": ([np.array(0), np.array(2**40), np.array(1)], {}),
+    "Pad": ([np.array([1.0], np.float32), np.array([0, 2**40])], {}),
+    "OneHot": ([np.array([0]), np.array(2**40), np.array([0, 1])], {}),
+    "EyeLike": ([np.zeros((4, 4))], {}),
+    "Loop": ([np.array(2**40)], {}),
+}
+
+
+@pytest.mark.parametrize("op_type", BOMBS)
+def test_constants_that_explode_when_they_are_folded(op_type: str, tmp_path: Path) -> None:
+    """Within 1.5 GB and 20 seconds, in a process that may have no more."""
+    arrays, attributes = BOMBS[op_type]
+    model = toys.attention()
+    names = [f"bomb{index}" for index in range(len(arrays))]
+    for name, array in zip(names, arrays, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    model.graph.node.append(helper.make_node(op_type, names, ["boom"], **attributes))
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = bounded("inspect", path)
+    assert result.returncode in (0, 3), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def bounded(*arguments: Any) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (1_500_000_000, 1_500_000_000))
+
+    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20, preexec_fn=limit
+    )
+
+
+def test_records_that_lie(tmp_path: Path) -> None:
+    for record in ('{"sites": 3}', "[]", '{"sites": [{"index": "x"}]}', "{" * 5000, '{"sites": [7]}'):
+        model = toys.attention()
+        helper.set_model_props(model, {"onnxheadprune.removed": record})
+        with pytest.raises((ModelError, RefusedError)):
+            find_sites(model)
