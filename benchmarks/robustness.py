@@ -57,6 +57,8 @@ def fuzz(count: int, jobs: int, seed: int, first: int, keep: Path | None) -> Non
         for lane in lanes:
             outcomes += lane.outcomes
             failures += lane.failures
+    for number, what in sorted(item for lane in lanes for item in lane.caught):
+        click.echo(f"input {number} was caught by the validation: {what}", err=True)
     for number, what in sorted(failures):
         click.echo(f"input {number}: {what}", err=True)
         if keep is not None:
@@ -84,6 +86,7 @@ class _Lane:
         self.log.touch()
         self.outcomes: Counter[str] = Counter()
         self.failures: list[tuple[int, str]] = []
+        self.caught: list[tuple[int, str]] = []
         self.done = 0
         self.read = 0
         self.child = 0
@@ -99,8 +102,11 @@ class _Lane:
         if self.done < len(self.numbers):
             self.child = os.fork()
             if not self.child:
-                self._work(self.numbers[self.done :])
-                os._exit(0)
+                try:
+                    self._work(self.numbers[self.done :])
+                    os._exit(0)
+                finally:
+                    os._exit(1)
 
     def watch(self) -> None:
         """Reads what the process tells, and notices its death or silence."""
@@ -133,6 +139,8 @@ class _Lane:
     def _settle(self, line: str) -> None:
         outcome, _, details = line.partition(" ")
         self.outcomes[outcome] += 1
+        if outcome == "caught:":
+            self.caught.append((self.numbers[self.done - 1], details))
         if outcome == "failure":
             self.failures.append((self.numbers[self.done - 1], details))
 
@@ -152,7 +160,8 @@ class _Lane:
                 path.write_bytes(_input(self.seed, number))
                 signal.alarm(HANG)
                 try:
-                    outcome = tried(path, out / "o.onnx", run=True).replace(" ", "-")
+                    outcome = tried(path, out / "o.onnx", run=True)
+                    outcome = outcome if outcome.startswith("caught") else outcome.replace(" ", "-")
                 except BaseException as error:
                     last = traceback.extract_tb(error.__traceback__)[-1]
                     text = f"{type(error).__name__}: {error} at {last.filename}:{last.lineno}"

@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.node_order import in_order
-from onnxheadprune.storage.checks import check_names, check_private, check_tensors
+from onnxheadprune.storage.checks import check_names, check_private, check_tensors, check_text
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
 from onnxheadprune.storage.spans import hold, is_outside, span_of
@@ -90,6 +90,8 @@ def open_structure(source: ModelLike) -> LoadedModel:
         exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
         _check_in_memory(exported, name)
+        check_text(exported, name)
+        check_tensors(exported, name, {})
         check_names(exported, name)
         return LoadedModel(prepared(exported), name)
     path = Path(source)
@@ -123,6 +125,7 @@ def structure_of(
             if location not in sources:
                 sources[location] = inside(folder, location, name)
     own = next(iter(known))
+    check_text(model, name)
     check_tensors(model, name, sources)
     check_names(model, name)
     with Opened(sources) as opened:

@@ -162,6 +162,36 @@ def _check_graph(graph: GraphProto, model: str) -> None:
                 _check_graph(attribute.g, model)
 
 
+def check_text(model: ModelProto, name: str) -> None:
+    """Names are text: what is no UTF-8 reaches Python as bytes.
+
+    Raises:
+        ModelError: for the first one that is not.
+    """
+    _text([item.domain for item in model.opset_import], name)
+    _text([text for entry in model.metadata_props for text in (entry.key, entry.value)], name)
+    _text_of_graph(model.graph, name)
+
+
+def _text_of_graph(graph: GraphProto, model: str) -> None:
+    _text([graph.name, *(tensor.name for tensor in graph.initializer)], model)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        _text([info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim)], model)
+    for node in graph.node:
+        _text([node.name, node.op_type, node.domain, *node.input, *node.output], model)
+        _text([text for entry in node.metadata_props for text in (entry.key, entry.value)], model)
+        for attribute in node.attribute:
+            _text([attribute.name], model)
+            if attribute.type == AttributeProto.GRAPH:
+                _text_of_graph(attribute.g, model)
+
+
+def _text(texts: Iterable[object], model: str) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise ModelError(f"{model} is damaged: the name {text!r:.80} is not UTF-8")
+
+
 def _once(name: str, seen: set[str], what: str, model: str) -> None:
     if name in seen:
         raise ModelError(f"{model} is not a valid ONNX model: two {what} have the name {name[:80]!r}")
