@@ -17,6 +17,9 @@ from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.liveness.live import Array, Live
 
+MAX_POSITIONS = 2**24
+"""Positions that are told apart at most: declared sizes beyond that are nonsense, or not worth the memory."""
+
 
 class Group(NamedTuple):
     """Adjacent input axes `[in_start, in_stop)` that hold the same elements as output axes `[out_start, out_stop)`."""
@@ -79,6 +82,8 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
         if target is None:
             return None
         sizes = [size for _, size in target]
+        if array.size // max(1, flat) * math.prod(sizes) > MAX_POSITIONS:
+            return None
         shape = array.shape
         array = array.reshape(*shape[:position], flat, *shape[position + width :])
         array = np.concatenate([array] * (math.prod(sizes) // flat), axis=position)
@@ -93,7 +98,7 @@ def _widen(array: Array, position: int, mine: list[int], shape: Shape, stop: int
     for offset, axis in enumerate(range(mine[0], stop)):
         dim = shape[axis]
         if axis not in mine:
-            if not isinstance(dim, int):
+            if not isinstance(dim, int) or array.size * dim > MAX_POSITIONS:
                 return None
             array = np.repeat(np.expand_dims(array, position + offset), dim, axis=position + offset)
         elif offset and array.shape[position + offset] != dim:

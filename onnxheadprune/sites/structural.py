@@ -18,6 +18,9 @@ from onnxheadprune.sites.obstacles import obstacle
 from onnxheadprune.sites.site import AttentionSite, NearMiss
 from onnxheadprune.sites.trace import Tracer, coupling, is_product
 
+MAX_CONTRACTED = 2**20
+"""Positions of a context; the widest transformers have some ten thousand."""
+
 
 def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss]]:
     """All sites in graph order of their cores, and what came close.
@@ -89,11 +92,11 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The sizes of contracted axes, None unless all are known and there is something to tell apart."""
+    """The sizes of contracted axes, None unless all are known, credible, and there is something to tell apart."""
     if value.shape is None:
         return None
     found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
-    return tuple(found) if len(found) == len(axes) and math.prod(found) > 1 else None
+    return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> bool:
