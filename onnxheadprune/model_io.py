@@ -21,7 +21,7 @@ from onnxheadprune.storage.checks import check_names, check_private, check_tenso
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
 from onnxheadprune.storage.spans import hold, is_outside, span_of
-from onnxheadprune.storage.tensors import BITS, tensors_of
+from onnxheadprune.storage.tensors import BITS, bytes_needed, tensors_of
 from onnxheadprune.storage.wire import BIG, WireError, not_a_model, structure
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | LoadedModel"
@@ -131,7 +131,8 @@ def structure_of(
     with Opened(sources) as opened:
         for stored in tensors_of(model):
             if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
-                hold(stored.tensor, opened.read(span_of(stored.tensor)), outside=True)
+                span = span_of(stored.tensor)
+                hold(stored.tensor, opened.read(span), outside=span.offset)
     beside = tuple(item.path for location, item in sources.items() if location != own)
     return LoadedModel(prepared(model), name, path, beside, sources)
 
@@ -248,13 +249,25 @@ def _checkable(model: ModelProto) -> ModelProto:
         elif tensor.name not in declared:
             info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             skeleton.graph.input.append(info)
+    nodes = []
+    for node in skeleton.graph.node:
+        tensor = node.attribute[0].t if node.op_type == "Constant" and node.attribute else None
+        if tensor is None or not is_outside(tensor):
+            nodes.append(node)
+            continue
+        info = onnx.helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims))
+        skeleton.graph.input.append(info)
+    if len(nodes) < len(skeleton.graph.node):
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del skeleton.graph.node[:]
+        skeleton.graph.node.extend(kept)
     for tensor, _ in tensors_of(skeleton):
         outside = is_outside(tensor)
         tensor.ClearField("data_location")
         del tensor.external_data[:]
         if outside:
-            # In a body there is no declaring; the checker asks only whether there is data.
-            tensor.raw_data = b"\0"
+            # In a body there is no declaring, and the checker counts the bytes, whatever they are.
+            tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
 
 

@@ -87,7 +87,7 @@ class Value:
             if known is None or not all(isinstance(item, int) for item in known.reshape(-1)):
                 return None
             return known.astype(np.int64)
-        if tensor.data_location == TensorProto.EXTERNAL:
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
             return None
         if int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
             return None

@@ -15,6 +15,7 @@ from onnxheadprune.storage.spans import (
     forget,
     hold,
     is_outside,
+    offset_outside,
     refer,
     span_of,
     was_outside,
@@ -154,8 +155,9 @@ def _alignment(stored: list[Stored], own: str | None) -> int:
     """The alignment that the data had, so that what could be mapped still can."""
     offsets = 0
     for item in stored:
-        if _goes_out(item, "auto", own) and is_outside(item.tensor):
+        if is_outside(item.tensor) and _goes_out(item, "auto", own):
             offsets |= span_of(item.tensor).offset
+        offsets |= offset_outside(item.tensor) or 0
     if not offsets:
         return ALIGNMENT
     return max(LEAST_ALIGNMENT, min(MOST_ALIGNMENT, offsets & -offsets))

@@ -17,7 +17,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.storage.sources import Source
-from onnxheadprune.storage.spans import PRIVATE, Span, hold, is_outside, refer, span_of, was_outside
+from onnxheadprune.storage.spans import PRIVATE, Span, hold, is_outside, offset_outside, refer, span_of
 from onnxheadprune.storage.tensors import bytes_needed
 from onnxheadprune.storage.wire import BIG
 from onnxheadprune.storage.writing import write_all
@@ -68,7 +68,9 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
         if name not in tensors:
             raise UsageError(f"{loaded.name} has no initializer {name!r}")
         tensor = tensors[name]
-        outside = span_of(tensor).location != own if is_outside(tensor) else was_outside(tensor)
+        outside = offset_outside(tensor)
+        if is_outside(tensor) and span_of(tensor).location != own:
+            outside = span_of(tensor).offset
         shape = tuple(tensor.dims)
         size = bytes_needed(tensor.data_type, shape)
         for typed in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):

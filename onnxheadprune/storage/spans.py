@@ -94,8 +94,8 @@ def refer(tensor: TensorProto, span: Span) -> None:
     tensor.data_location = TensorProto.EXTERNAL
 
 
-def hold(tensor: TensorProto, data: bytes, *, outside: bool = False) -> None:
-    """Puts a tensor's data into memory, and remembers whether a file beside the model held it."""
+def hold(tensor: TensorProto, data: bytes, *, outside: int | None = None) -> None:
+    """Puts a tensor's data into memory, and remembers at which offset a file beside the model held it."""
     tensor.raw_data = data
     tensor.ClearField("data_location")
     others = [
@@ -104,15 +104,20 @@ def hold(tensor: TensorProto, data: bytes, *, outside: bool = False) -> None:
         if entry.key not in _PLACE and not entry.key.startswith(PRIVATE)
     ]
     del tensor.external_data[:]
-    if outside:
+    if outside is not None:
         for key, value in others:
             tensor.external_data.add(key=key, value=value)
-        tensor.external_data.add(key=OUTSIDE, value="1")
+        tensor.external_data.add(key=OUTSIDE, value=str(outside))
 
 
 def was_outside(tensor: TensorProto) -> bool:
     """Whether data that is in memory came from a file beside the model."""
-    return any(entry.key == OUTSIDE for entry in tensor.external_data)
+    return offset_outside(tensor) is not None
+
+
+def offset_outside(tensor: TensorProto) -> int | None:
+    """Where in a file beside the model data lay that is in memory now; None if it was in the model."""
+    return next((int(entry.value) for entry in tensor.external_data if entry.key == OUTSIDE), None)
 
 
 def forget(tensor: TensorProto) -> None:

@@ -59,8 +59,9 @@ def tensors_of(model: ModelProto) -> Iterator[Stored]:
     """Every stored tensor of a model: bodies, functions and training included."""
     yield from _of_graph(model.graph)
     for training in model.training_info:
-        yield from _of_graph(training.initialization)
-        yield from _of_graph(training.algorithm)
+        # Readers look for external data in the graph only, so what is in here is no initializer to them.
+        for graph in (training.initialization, training.algorithm):
+            yield from (Stored(item.tensor, Role.ATTRIBUTE) for item in _of_graph(graph))
     for function in model.functions:
         for node in function.node:
             yield from _of_node(node)
