@@ -10,6 +10,7 @@ refusal, or be written wrongly (every pruned model is validated against its own 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -63,7 +64,8 @@ def fuzz(count: int, jobs: int, seed: int, first: int, keep: Path | None) -> Non
         click.echo(f"input {number}: {what}", err=True)
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
-            (keep / f"{seed}-{number}.onnx").write_bytes(_input(seed, number))
+            with contextlib.suppress(ValueError):
+                (keep / f"{seed}-{number}.onnx").write_bytes(_input(seed, number))
     document = {"inputs": count, "seconds": round(time.monotonic() - started), "outcomes": dict(outcomes)}
     click.echo(json.dumps(document | {"failures": len(failures)}))
     sys.exit(1 if failures else 0)

@@ -156,8 +156,8 @@ def _other(field: Any, value: Any, rng: random.Random) -> Any:
     if field.type == FieldDescriptor.TYPE_INT32:
         return max(-(2**31), min(2**31 - 1, number))
     if field.type == FieldDescriptor.TYPE_UINT64:
-        return max(0, number)
-    return number
+        return min(2**64 - 1, max(0, number))
+    return max(-(2**63), min(2**63 - 1, number))
 
 
 def tried(path: Path, output: Path, *, run: bool) -> str:
