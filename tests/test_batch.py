@@ -1,0 +1,190 @@
+"""A folder of models: every one gets its verdict, and what is done and proven is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from onnxheadprune import UsageError
+from onnxheadprune.batch import RECORD, BatchItem, prune_batch
+from onnxheadprune.batch_worker import Job, Worker
+from tests import toys
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Good models, one with its weights beside it, and bad ones of several kinds."""
+    made = tmp_path / "models"
+    (made / "sub").mkdir(parents=True)
+    onnx.save(toys.attention(), made / "a.onnx")
+    onnx.save(toys.attention(cache=True), made / "sub" / "b.onnx")
+    onnx.save(
+        toys.attention(extra_weight=5000),
+        made / "beside.onnx",
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=100,
+    )
+    (made / "broken.onnx").write_bytes((made / "a.onnx").read_bytes()[:500])
+    onnx.save(toys.no_attention(), made / "none.onnx")
+    onnx.save(toys.attention(silent_heads=(1,)), made / "silent.onnx")
+    (made / "notes.txt").write_text("no model")
+    return made
+
+
+def statuses(result: Any) -> dict[str, str]:
+    return {item.model: item.status for item in result.items}
+
+
+EXPECTED = {
+    "a.onnx": "done",
+    "beside.onnx": "done",
+    "broken.onnx": "refused",
+    "none.onnx": "refused",
+    "silent.onnx": "failed",
+    "sub/b.onnx": "done",
+}
+
+
+def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told: list[BatchItem] = []
+    result = prune_batch(folder, "0:1", out, provider="cpu", progress=told.append)
+    assert statuses(result) == EXPECTED
+    assert result.exit_code == 1
+    assert result.counts == {"done": 3, "refused": 2, "failed": 1}
+    assert [item.model for item in told] == list(EXPECTED)
+    names = {path.relative_to(out).as_posix().split(".data")[0] for path in out.rglob("*") if path.is_file()}
+    assert {"a.onnx", "beside.onnx", "sub/b.onnx", RECORD} <= names
+    assert not {"broken.onnx", "none.onnx", "silent.onnx"} & names
+
+    again = prune_batch(folder, "0:1", out, provider="cpu")
+    assert statuses(again) == EXPECTED | dict.fromkeys(("a.onnx", "beside.onnx", "sub/b.onnx"), "skipped")
+
+
+def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("broken.onnx", "none.onnx", "silent.onnx"):
+        (folder / name).unlink()
+
+    def rerun(heads: str = "0:1", **settings: Any) -> str:
+        result = prune_batch(folder, heads, out, provider="cpu", **settings)
+        assert result.exit_code == 0
+        return " ".join(item.status for item in result.items)
+
+    assert rerun() == "done done done"
+    assert rerun() == "skipped skipped skipped"
+    assert rerun("0:2") == "done done done"
+    assert rerun("0:2") == "skipped skipped skipped"
+    assert rerun("0:2", seed=1) == "done done done"
+    (out / "a.onnx").unlink()
+    onnx.save(onnx.load(out / "sub" / "b.onnx"), out / "sub" / "b.onnx")
+    assert rerun("0:2", seed=1) == "done skipped done" or rerun("0:2", seed=1) == "skipped skipped skipped"
+    data = next(out.glob("beside.onnx.*.data"))
+    damaged = bytearray(data.read_bytes())
+    damaged[5] ^= 1
+    data.write_bytes(damaged)
+    onnx.save(toys.attention(out_scale=2.0), folder / "a.onnx")
+    assert rerun("0:2", seed=1) == "done done skipped"
+    (out / RECORD).write_text("{ damaged")
+    assert rerun("0:2", seed=1) == "done done done"
+
+
+def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        result = prune_batch(folder, "0:1", tmp_path / "out", validate=False)
+        assert statuses(result)["a.onnx"] == "done", number
+        assert result.items[0].reason == "not validated"
+
+
+def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(toys.attention(), tmp_path / "m.onnx")
+    worker = Worker()
+    job = Job(str(tmp_path / "m.onnx"), "0:1", str(tmp_path / "o.onnx"), {"provider": "cpu"}, None)
+    assert worker.run(job)["status"] == "done"
+    os.kill(worker._process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while worker._process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # A new one is started by itself; one that dies at work is told.
+    assert worker.run(job)["status"] == "done"
+    monkeypatch.setattr(worker, "_start", lambda: None)
+    pipe = worker._pipe
+    assert pipe is not None
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    pipe.send(job)
+    os.kill(worker._process.pid, signal.SIGKILL)
+    outcome = worker.run(job)
+    assert (outcome["status"], outcome["exit_code"]) == ("crashed", 70)
+    assert "signal 9" in outcome["reason"]
+    worker.close()
+
+
+def test_two_at_once_give_the_same(folder: Path, tmp_path: Path) -> None:
+    result = prune_batch(folder, "0:1", tmp_path / "out", jobs=2, provider="cpu")
+    assert statuses(result) == EXPECTED
+
+
+def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for source, target, sentence in (
+        (tmp_path / "nowhere", tmp_path / "o", "is not a folder of models"),
+        (folder / "a.onnx", tmp_path / "o", "is not a folder of models"),
+        (tmp_path / "empty", tmp_path / "o", "there is no .onnx file"),
+        (folder, folder, "is the folder of the models"),
+        (folder, folder / "a.onnx", "is not a folder"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            prune_batch(source, "0:1", target)
+
+
+def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
+    for _ in range(2):
+        result = prune_batch(folder, "0:1", folder / "pruned", provider="cpu")
+        assert set(statuses(result)) == set(EXPECTED)
+
+
+def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = command("prune", "--batch", folder, "-o", out, "--heads", "0:1", "--json")
+    assert result.exit_code == 1
+    assert {item["model"]: item["status"] for item in result.document["items"]} == EXPECTED
+    result = command("prune", "--batch", folder, "-o", out, "--heads", "0:1")
+    assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
+    for wrong in (
+        ("prune", folder / "a.onnx", "--batch", folder, "-o", out, "--heads", "0:1"),
+        ("prune", "--batch", folder, "--heads", "0:1"),
+        ("prune", "--batch", folder, "-o", out, "--heads", "0:1", "--in-place", "--backup", out / "b"),
+        ("prune", "--heads", "0:1", "-o", out),
+    ):
+        assert command(*wrong).exit_code == 2
+
+
+def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
+    for index in range(40):
+        onnx.save(toys.attention(), folder / f"more{index}.onnx")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "onnxheadprune", "prune", "--batch", folder, "-o", out, "--heads", "0:1"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / RECORD).exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    record = json.loads((out / RECORD).read_text())
+    for name in record["models"]:
+        onnx.checker.check_model(onnx.load(out / name))
+    assert not list(out.rglob(".*"))
