@@ -11,6 +11,7 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.storage.sources import Sources
 from onnxheadprune.storage.spans import PRIVATE, Span, entries_of, is_outside, refer, span_of
 from onnxheadprune.storage.tensors import BITS, Role, Stored, bytes_needed, tensors_of
+from onnxheadprune.storage.wire import EXPLICIT
 
 MAX_ELEMENTS = 2**48
 """More elements than any file has; declared sizes beyond are nonsense, also where one of them is 0."""
@@ -52,7 +53,8 @@ def check_private(model: ModelProto, name: str) -> None:
         ModelError: if a file holds one.
     """
     for stored in tensors_of(model):
-        if any(key.startswith(PRIVATE) for key in (entry.key for entry in stored.tensor.external_data)):
+        keys = {entry.key for entry in stored.tensor.external_data} - {EXPLICIT}
+        if any(key.startswith(PRIVATE) for key in keys):
             raise ModelError(f"{name} is damaged: {stored.label} has external data of an unknown kind")
 
 

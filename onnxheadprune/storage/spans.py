@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from onnxheadprune.edits import Selection
 from onnxheadprune.errors import ModelError
+from onnxheadprune.storage.wire import EXPLICIT
 
 PRIVATE = "onnxheadprune."
 CUT = f"{PRIVATE}cut"
@@ -98,6 +99,8 @@ def hold(tensor: TensorProto, data: bytes, *, outside: int | None = None) -> Non
     """Puts a tensor's data into memory, and remembers at which offset a file beside the model held it."""
     tensor.raw_data = data
     tensor.ClearField("data_location")
+    if any(entry.key == EXPLICIT for entry in tensor.external_data):
+        tensor.data_location = TensorProto.DEFAULT
     others = [
         (entry.key, entry.value)
         for entry in tensor.external_data

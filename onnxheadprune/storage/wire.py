@@ -17,13 +17,16 @@ from onnxheadprune.errors import ModelError
 
 BIG = 2**16
 """Raw data from this size on stays on disk. Less is read: up to 4096 elements may be literals."""
+EXPLICIT = "onnxheadprune.explicit"
+"""Marks a reference in place of a tensor that says in so many words that its data is inside."""
 MAX_DEPTH = 100
 """Protobuf's own limit for messages in messages."""
 _WINDOW = 2**18
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _TENSOR = TensorProto.DESCRIPTOR.full_name
 _RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
-_EXTERNAL_FIELDS = (TensorProto.EXTERNAL_DATA_FIELD_NUMBER, TensorProto.DATA_LOCATION_FIELD_NUMBER)
+_EXTERNAL_DATA = TensorProto.EXTERNAL_DATA_FIELD_NUMBER
+_DATA_LOCATION = TensorProto.DATA_LOCATION_FIELD_NUMBER
 _IN_MEMORY = ("SparseTensorProto", "TypeProto", "ValueInfoProto")
 """Types whose tensors, if any, are read with the structure."""
 
@@ -126,9 +129,12 @@ def _lighten(
     held = _TABLE[kind]
     kept, end = extent
     spans: list[tuple[int, int, int]] = []
-    seen: set[int] = set()
+    elsewhere = explicit = False
     for field, start, payload, stop in _fields(reader, extent):
-        seen.add(field)
+        if kind == _TENSOR and field == _DATA_LOCATION:
+            explicit = reader.read(stop - 1, stop) == b"\0"
+            elsewhere |= not explicit
+        elsewhere |= kind == _TENSOR and field == _EXTERNAL_DATA
         if payload < 0 or stop - payload < BIG:
             continue
         if kind == _TENSOR and field == _RAW_DATA:
@@ -142,12 +148,13 @@ def _lighten(
             pieces += inner
             kept = stop
     # A tensor that says twice where its data is stays whole, and is refused where tensors are checked.
-    if len(spans) == 1 and not seen & set(_EXTERNAL_FIELDS):
+    if len(spans) == 1 and not elsewhere:
         start, payload, stop = spans[0]
         pieces.append(reader.read(kept, start))
-        pieces.append(_reference(location, payload, stop - payload))
+        pieces.append(reader.read(stop, end))
+        pieces.append(_reference(location, payload, stop - payload, explicit=explicit))
         reader.references += 1
-        kept = stop
+        kept = end
     if kept < end:
         pieces.append(reader.read(kept, end))
 
@@ -191,10 +198,12 @@ def _fields(reader: _Reader, extent: tuple[int, int]) -> Iterator[tuple[int, int
         raise WireError("a group does not end")
 
 
-def _reference(location: str, offset: int, length: int) -> bytes:
+def _reference(location: str, offset: int, length: int, *, explicit: bool) -> bytes:
     tensor = TensorProto(data_location=TensorProto.EXTERNAL)
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=value)
+    if explicit:
+        tensor.external_data.add(key=EXPLICIT, value="1")
     return bytes(tensor.SerializeToString())
 
 

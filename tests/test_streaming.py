@@ -1,0 +1,392 @@
+"""Weights stay on disk: what is read, in how much memory, and that the parts make the whole."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from benchmarks.decoder import Shape, make
+from onnxheadprune import UsageError, apply_plan, plan_pruning, prune, validate
+from onnxheadprune.edits import Selection, spell_ranges
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model_io import open_model, open_structure
+from onnxheadprune.model_save import save_model
+from onnxheadprune.runtime import CPU, Provider, Session, stored
+from onnxheadprune.storage import reading, wire, writing
+from onnxheadprune.storage.reading import Opened, hydrated, same_bytes, tensor_bytes
+from onnxheadprune.storage.replacing import with_contents
+from onnxheadprune.storage.sources import source_at
+from onnxheadprune.storage.spans import Span, defer_cut, refer
+from onnxheadprune.storage.tensors import BITS, tensors_of
+from onnxheadprune.storage.wire import splice, structure, token
+from onnxheadprune.tensors import cut
+from tests import toys
+from tests.conftest import ROOT
+
+SMALL = Shape(layers=2, width=256, heads=8, groups=4, inner=512, vocabulary=1000, context=64)
+ELEMENTS = 40_000
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("decoder") / "d.onnx"
+    make(path, SMALL)
+    return path
+
+
+def in_one_file(decoder: Path, folder: Path) -> Path:
+    path = folder / "inline.onnx"
+    path.write_bytes(onnx.load(decoder).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_structure_holds_no_weights(decoder: Path, tmp_path: Path, inline: bool) -> None:
+    path = in_one_file(decoder, tmp_path) if inline else decoder
+    loaded = open_structure(path)
+    assert loaded.proto.ByteSize() < 200_000
+    if inline:
+        assert onnx.load(path) == hydrated(loaded.proto, loaded.sources)
+    one, other = onnx.load(path), open_model(path).proto
+    for left, right in zip(one.graph.initializer, other.graph.initializer, strict=True):
+        assert numpy_helper.to_array(left).tobytes() == numpy_helper.to_array(right).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("inline", "external"), list(itertools.product((False, True), ("auto", "always", "never")))
+)
+def test_streamed_and_in_memory_are_equal(decoder: Path, tmp_path: Path, inline: bool, external: Any) -> None:
+    path = in_one_file(decoder, tmp_path) if inline else decoder
+    result = prune(path, "*:2-3", tmp_path / "o.onnx", external_data=external, provider="cpu")
+    assert result.validation is not None and result.validation.passed
+    expected = apply_plan(result.plan, onnx.load(path))
+    found = onnx.load(tmp_path / "o.onnx")
+    assert [t.name for t in found.graph.initializer] == [t.name for t in expected.graph.initializer]
+    for left, right in zip(expected.graph.initializer, found.graph.initializer, strict=True):
+        assert (left.dims, left.raw_data) == (right.dims, right.raw_data)
+    assert result.model.graph.node == found.graph.node
+    assert validate(path, tmp_path / "o.onnx", provider="cpu").passed
+
+
+def test_a_wrong_byte_on_disk_fails_the_validation(decoder: Path, tmp_path: Path) -> None:
+    """In a row of the embedding that no random input reads, and in a weight that was cut."""
+    prune(decoder, "*:2-3", tmp_path / "o.onnx", validate=False)
+    data = next(tmp_path.glob("*.data"))
+    whole = data.read_bytes()
+    tensors = {t.name: t for t in onnx.load(tmp_path / "o.onnx", load_external_data=False).graph.initializer}
+    for name in ("embed.weight", "layers.1.attn.o.weight"):
+        offset = next(int(e.value) for e in tensors[name].external_data if e.key == "offset")
+        data.write_bytes(whole[: offset + 5] + bytes([whole[offset + 5] ^ 1]) + whole[offset + 6 :])
+        verdict = validate(decoder, tmp_path / "o.onnx", provider="cpu")
+        assert verdict.verdict == "failed"
+        assert name in verdict.reason or name in " ".join(verdict.problems)
+
+
+def test_large_models_are_mapped_not_read(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for models over 256 MB: the masked reference refers to the original's files, staged ones are shown."""
+    for module in ("runtime.stored", "model_save"):
+        monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
+    for number, path in enumerate((decoder, in_one_file(decoder, tmp_path))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        result = prune(path, "*:2-3", folder / "o.onnx", provider="cpu")
+        assert result.validation is not None and result.validation.passed
+        assert validate(path, folder / "o.onnx", provider="cpu").passed
+        in_memory = prune(path, "*:2-3", provider="cpu")
+        assert in_memory.validation is not None and in_memory.validation.passed
+        assert len(list(folder.iterdir())) == 2 - number
+    assert [item.name for item in decoder.parent.iterdir()] == ["d.onnx", "d.onnx.bin"] or len(
+        list(decoder.parent.iterdir())
+    ) == 2
+
+
+def test_a_failed_validation_of_a_large_model_leaves_nothing(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxheadprune import ValidationFailedError
+
+    monkeypatch.setattr("onnxheadprune.model_save.MAPPED_FROM", 1000)
+    seen = []
+
+    def spoiled(handle: int, layout: Any, opened: Any) -> None:
+        writing.write_data(handle, layout, opened)
+        import os
+
+        os.pwrite(handle, b"wrong", 4096)
+        seen.extend(tmp_path.iterdir())
+
+    monkeypatch.setattr("onnxheadprune.storage.stage.write_data", spoiled)
+    with pytest.raises(ValidationFailedError, match="neither those of"):
+        prune(decoder, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def _tensor(data_type: int, dims: tuple[int, ...], seed: int) -> TensorProto:
+    bits = int(np.prod(dims)) * BITS[data_type]
+    data = np.random.default_rng(seed).bytes((bits + 7) // 8)
+    return TensorProto(name="w", data_type=data_type, dims=dims, raw_data=data)
+
+
+SELECTIONS = {
+    "first axis": ((0,), (6,), (3,), [0, 2, 5]),
+    "middle axis": ((1,), (4,), (2,), [1, 2]),
+    "last axis": ((2,), (10,), (3,), [0, 1, 9]),
+    "all but one": ((0,), (6,), (5,), [0, 1, 2, 3, 4]),
+    "two axes": ((1, 2), (4, 10), (2, 5), [0, 2, 4, 6, 8, 20, 22, 24, 26, 28]),
+    "outer and inner": ((0, 2), (6, 10), (3, 2), [0, 5, 20, 25, 40, 45]),
+    "nothing": ((1,), (4,), (0,), []),
+}
+
+
+@pytest.mark.parametrize("block", [1, 64, 2**23])
+@pytest.mark.parametrize("worth", [1, 2**15])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_parts_make_the_cut(
+    name: str, block: int, worth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the sizes of blocks and runs, and for every type: the bytes of the cut in memory."""
+    monkeypatch.setattr(reading, "BLOCK", block)
+    monkeypatch.setattr(reading, "WORTH_A_COPY", worth)
+    axes, sizes, kept, live = SELECTIONS[name]
+    selection = Selection(axes, sizes, kept, spell_ranges(np.array(live, dtype=np.int64)))
+    again = Selection((1,), (kept[axes.index(1)] if 1 in axes else 4,), (1,), "0")
+    for data_type in (
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.INT8,
+        TensorProto.INT4,
+        TensorProto.DOUBLE,
+    ):
+        for cuts in ([selection], [selection, again] if live else [selection]):
+            whole = _tensor(data_type, (6, 4, 10), data_type)
+            path = tmp_path / f"{data_type}"
+            path.write_bytes(b"abc" + whole.raw_data)
+            outside = TensorProto()
+            outside.CopyFrom(whole)
+            refer(outside, Span("w", 3, len(whole.raw_data)))
+            for item in cuts:
+                cut(whole, item)
+                defer_cut(outside, item)
+            sources = {"w": source_at(path)}
+            assert tuple(outside.dims) == tuple(whole.dims)
+            assert tensor_bytes(outside, sources) == whole.raw_data
+            assert same_bytes(outside, sources, whole, {})
+
+
+def test_same_bytes_sees_differences(tmp_path: Path) -> None:
+    tensor = _tensor(TensorProto.FLOAT, (50, 4), 0)
+    path = tmp_path / "w"
+    for spoil in (None, 0, 400, 799):
+        data = bytearray(tensor.raw_data)
+        if spoil is not None:
+            data[spoil] ^= 1
+        path.write_bytes(data)
+        outside = TensorProto(name="w", data_type=tensor.data_type, dims=tensor.dims)
+        refer(outside, Span("w", 0, len(data)))
+        assert same_bytes(outside, {"w": source_at(path)}, tensor, {}) == (spoil is None)
+
+
+def test_copies_without_the_help_of_the_system(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune(decoder, "*:2-3", tmp_path / "a.onnx", validate=False)
+    one = next(tmp_path.glob("a.onnx.*")).read_bytes()
+
+    def fails(*_: Any) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.copy_file_range", fails)
+    prune(decoder, "*:2-3", tmp_path / "b.onnx", validate=False)
+    assert next(tmp_path.glob("b.onnx.*")).read_bytes() == one
+    monkeypatch.setattr("os.copy_file_range", lambda *_: 0)
+    prune(decoder, "*:2-3", tmp_path / "c.onnx", validate=False)
+    assert next(tmp_path.glob("c.onnx.*")).read_bytes() == one
+
+
+def test_inline_models_over_the_limit_leave_as_external_data(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_one_file(decoder, tmp_path)
+    monkeypatch.setattr("onnxheadprune.model_save.INLINE_LIMIT", 1_000_000)
+    prune(path, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+    assert len(list(tmp_path.glob("o.onnx.*.data"))) == 1
+    assert (tmp_path / "o.onnx").stat().st_size < 100_000
+    with pytest.raises(UsageError, match="--external-data auto"):
+        prune(path, "*:2-3", tmp_path / "never.onnx", external_data="never", provider="cpu")
+
+
+def test_weights_in_constants_and_bodies(tmp_path: Path) -> None:
+    """Large tensors that are no initializers of the main graph stay on disk and arrive too."""
+    model = toys.attention()
+    extra = numpy_helper.from_array(
+        np.random.default_rng(0).standard_normal(ELEMENTS).astype(np.float32), "k"
+    )
+    inner = helper.make_graph(
+        [helper.make_node("ReduceSum", ["inner_w"], ["branch"], keepdims=0)],
+        "then",
+        [],
+        [helper.make_tensor_value_info("branch", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.ones(ELEMENTS, np.float32), "inner_w")],
+    )
+    other = helper.make_graph(
+        [helper.make_node("ReduceSum", ["constant"], ["branch2"], keepdims=0)],
+        "else",
+        [],
+        [helper.make_tensor_value_info("branch2", TensorProto.FLOAT, [])],
+    )
+    last = model.graph.node[-1]
+    last.output[0] = "before"
+    model.graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["constant"], value=extra),
+            helper.make_node("If", ["flag"], ["total"], then_branch=inner, else_branch=other),
+            helper.make_node("Add", ["before", "total"], ["y"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(False), "flag"))
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    light = open_structure(path).proto
+    assert light.ByteSize() < 20_000
+    for external in ("auto", "always"):
+        result = prune(path, "0:1", tmp_path / "o.onnx", external_data=external, provider="cpu")
+        assert result.validation is not None and result.validation.passed
+        sizes = sorted(len(item.tensor.raw_data) for item in tensors_of(onnx.load(tmp_path / "o.onnx")))
+        assert sizes[-2:] == [4 * ELEMENTS, 4 * ELEMENTS]
+
+
+def test_new_contents_are_cut_like_the_old(decoder: Path, tmp_path: Path) -> None:
+    loaded = open_structure(decoder)
+    name, calls = "layers.0.attn.o.weight", []
+    new = np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)
+
+    def compute() -> Any:
+        calls.append(1)
+        return new
+
+    plan = plan_pruning(decoder, "*:2-3")
+    other = with_contents(loaded, {name: compute, "final_norm.weight": np.full(256, 2, np.float32)})
+    assert not calls
+    result = prune(other, "*:2-3", tmp_path / "o.onnx", provider="cpu")
+    assert calls and result.validation is not None and result.validation.passed
+    reference = onnx.load(decoder)
+    toys.set_initializer(reference, name, new)
+    toys.set_initializer(reference, "final_norm.weight", np.full(256, 2, np.float32))
+    expected = apply_plan(plan, reference)
+    found = onnx.load(tmp_path / "o.onnx")
+    for kept in (name, "final_norm.weight"):
+        np.testing.assert_array_equal(toys.get_initializer(found, kept), toys.get_initializer(expected, kept))
+    assert len(list(tmp_path.iterdir())) == 2
+    for wrong in ({"nothing": new}, {name: new[:2]}, {name: new.astype(np.float64)}):
+        with pytest.raises(UsageError, match=r"no initializer|is needed"):
+            with_contents(loaded, wrong)
+
+
+def test_references_without_their_files(decoder: Path) -> None:
+    light = open_structure(decoder).proto
+    with pytest.raises(ModelError, match="not in memory"):
+        prune(light, "*:2-3")
+    with pytest.raises(ModelError, match="not at hand"):
+        Session(light, Provider(CPU, "test"))
+
+
+def test_too_much_for_a_message_and_not_in_files(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut weights that were not written anywhere yet, more than a message holds."""
+    monkeypatch.setattr(stored, "MAPPED_FROM", 1000)
+    monkeypatch.setattr(stored, "INLINE_LIMIT", 1000)
+    result = prune(decoder, "*:2-3", provider="cpu")
+    assert result.validation is not None and result.validation.passed
+
+
+def test_saving_a_structure_copies_it(decoder: Path, tmp_path: Path) -> None:
+    save_model(open_structure(decoder), tmp_path / "copy.onnx")
+    one, other = onnx.load(decoder), onnx.load(tmp_path / "copy.onnx")
+    for left, right in zip(one.graph.initializer, other.graph.initializer, strict=True):
+        assert (left.name, left.dims, left.raw_data) == (right.name, right.dims, right.raw_data)
+
+
+def test_splicing_undoes_the_structure(tmp_path: Path) -> None:
+    model = toys.attention(extra_weight=ELEMENTS)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with path.open("rb") as stream:
+        light, references = structure(stream.fileno(), "m.onnx")
+    assert references == 1
+    assert len(light) < 10_000
+    held = ModelProto.FromString(light)
+    prefix = b"p" * 24
+    tensor = next(t for t in held.graph.initializer if t.external_data)
+    span = next(int(e.value) for e in tensor.external_data if e.key == "offset")
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
+    tensor.raw_data = token(prefix, 0)
+    data = path.read_bytes()[span : span + 4 * ELEMENTS]
+    pieces = splice(held.SerializeToString(), prefix, [len(data)])
+    assert b"".join(piece if isinstance(piece, bytes) else data for piece in pieces) == path.read_bytes()
+
+
+def test_the_file_is_read_through_a_small_window(
+    decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = in_one_file(decoder, tmp_path)
+    whole = open_structure(path).proto
+    for window in (16, 100, 4096):
+        monkeypatch.setattr(wire, "_WINDOW", window)
+        assert open_structure(path).proto == whole
+
+
+def test_memory_stays_small(tmp_path: Path) -> None:
+    """A model of 420 MB is pruned by a process that may use 300 MB for data, and planned too."""
+    path = tmp_path / "big.onnx"
+    make(path, Shape(layers=2, width=2048, vocabulary=4000))
+    assert (tmp_path / "big.onnx.bin").stat().st_size > 400_000_000
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (300_000_000, 300_000_000))
+
+    for options in (["--dry-run"], ["-o", "small.onnx", "--no-validate"]):
+        command = [sys.executable, "-m", "onnxheadprune", "prune", "big.onnx", "--heads", "*:0-7", *options]
+        result = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=limit,
+            env=_environment(),
+        )
+        assert result.returncode == 0, result.stderr
+    assert len(list(tmp_path.glob("small.onnx*"))) == 2
+
+
+def _environment() -> dict[str, str]:
+    # Threads of a BLAS reserve memory of their own.
+    return {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+
+
+def test_open_files_are_closed(decoder: Path) -> None:
+    loaded = open_structure(decoder)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with Opened(loaded.sources) as opened:
+        for stored_tensor in tensors_of(loaded.proto):
+            if (
+                stored_tensor.tensor.external_data
+                and stored_tensor.tensor.data_location == TensorProto.EXTERNAL
+            ):
+                opened.handle(
+                    next(e.value for e in stored_tensor.tensor.external_data if e.key == "location")
+                )
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
