@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnxheadprune.cli.options import FILE
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.heads import HeadSpec
+
+if TYPE_CHECKING:
+    from onnxheadprune.heads import HeadSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
