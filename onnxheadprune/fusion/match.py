@@ -85,7 +85,8 @@ def match(core: Core) -> Match | Refusal:
         context,
         scores.factor,
         scores.biases,
-        zero_nan,
+        # Without a bias every query sees a key.
+        zero_nan and bool(scores.biases),
     )
 
 

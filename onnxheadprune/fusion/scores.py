@@ -11,6 +11,7 @@ from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.types import type_of
+from onnxheadprune.fusion.uniform import uniform
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.refusal import Reason, Refusal
@@ -118,6 +119,8 @@ def _filled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
             continue
         if source.shape is None or len(source.shape) != len(layout) or factor <= 0:
             break
+        if uniform(condition) == float(not masked_if):
+            return source, layout, factor, ()
         if not swallows(number, type_of(fill) or type_of(source)):
             return cannot(
                 node,
@@ -154,7 +157,8 @@ def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], st
             first = first or cannot(node, f"the shape of {term.name} does not fit the scores")
             continue
         bias = replace(bias, factor=-factor if node.op_type == "Sub" else factor)
-        found = _read(source, layout, factor, (*biases, bias), steps - 1)
+        terms = biases if uniform(term) == 0 else (*biases, bias)
+        found = _read(source, layout, factor, terms, steps - 1)
         if isinstance(found, Scores):
             return found
         first = first or found

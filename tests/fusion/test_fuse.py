@@ -226,6 +226,35 @@ def test_the_fewest_nodes_are_chosen() -> None:
     assert sorted(kinds) == sorted(["MatMul", "Add"] * 3 + ["MultiHeadAttention", "MatMul", "Add"])
 
 
+ALL_VISIBLE = """
+    size = Shape<start=0, end=1>(x)
+    goal = Concat<axis=0>(size, ones3)
+    seen = Expand(true, goal)
+    hidden = Where(seen, zero, minus)
+    kt = Transpose<perm=[0, 1, 3, 2]>(k)
+    raw = MatMul(q, kt)
+    masked = Add(raw, hidden)
+    filled = Where(seen, masked, minus)
+    soft = Softmax<axis=-1>(filled)
+    strange = IsNaN(soft)
+    p = Where(strange, zero, soft)
+    context = MatMul(p, v)
+"""
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_mask_that_masks_nothing_is_left_out(value: bool) -> None:
+    numbers = {**INFINITE, "ones3": np.array([1, 1, 1]), "true": np.full((1, 1, 1, 1), value)}
+    model = block(ALL_VISIBLE, numbers=numbers)
+    result, fusion = fused(model, "contrib")
+    assert fusion.made
+    (node,) = (node for node in result.graph.node if node.op_type == "MultiHeadAttention")
+    assert len(node.input) == (3 if value else 6)
+    assert ("IsNaN" in [node.op_type for node in result.graph.node]) is not value
+    if value:
+        assert_same(model, result, feed(model))
+
+
 def test_one_expanded_mask_serves_all_layers() -> None:
     two = block(MASKED + MERGE_INTO_X, inputs=KEY_MASK, merge="")
     result, fusion = fused(two, "contrib")

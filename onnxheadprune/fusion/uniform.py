@@ -1,0 +1,84 @@
+"""Values that hold one number everywhere: masks that mask nothing.
+
+Recent exporters write a mask for every attention, also for images, where all of it is visible. An attention
+without a bias runs in faster kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
+
+MAX_DEPTH = 32
+VIEWS = (
+    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Tile", "Slice"),
+    *("Gather", "GatherND", "GatherElements"),
+)
+"""Operators whose result holds nothing that the first input does not."""
+_BINARY: dict[str, Callable[[float, float], float]] = {
+    "And": lambda left, right: float(bool(left) and bool(right)),
+    "Or": lambda left, right: float(bool(left) or bool(right)),
+    "Mul": lambda left, right: left * right,
+    "Add": lambda left, right: left + right,
+    "Sub": lambda left, right: left - right,
+    "Equal": lambda left, right: float(left == right),
+}
+
+
+def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
+    """The number that a value holds everywhere, whatever the inputs are; None if it may hold several."""
+    if value is None or depth == 0:
+        return None
+    if value.tensor is not None:
+        return _stored(value)
+    node = value.producer
+    if node is None or node.domain:
+        return None
+    if node.op_type in VIEWS:
+        return uniform(node.input(0), depth - 1)
+    if node.op_type == "Cast":
+        return _cast(node, depth)
+    if node.op_type == "ConstantOfShape":
+        fill = node.attribute("value")
+        return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
+    if node.op_type == "Not":
+        inner = uniform(node.input(0), depth - 1)
+        return None if inner is None else float(not inner)
+    if node.op_type == "Where":
+        condition = uniform(node.input(0), depth - 1)
+        return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
+    return _combined(node, depth)
+
+
+def _stored(value: Value) -> float | None:
+    tensor = value.tensor
+    if tensor is None or int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
+        return None
+    literal = value.literal()
+    if literal is None or not literal.size or literal.dtype.kind not in "biuf":
+        return None
+    first = literal.reshape(-1)[0]
+    return float(first) if bool((literal == first).all()) else None
+
+
+def _cast(node: Node, depth: int) -> float | None:
+    """A cast between types of numbers keeps zero and one, which is all that masks need."""
+    inner = uniform(node.input(0), depth - 1)
+    return inner if inner in (0.0, 1.0) else None
+
+
+def _combined(node: Node, depth: int) -> float | None:
+    function = _BINARY.get(node.op_type)
+    if function is None:
+        return None
+    sides = [uniform(node.input(index), depth - 1) for index in (0, 1)]
+    if node.op_type == "Or" and 1.0 in sides:
+        return 1.0
+    if node.op_type == "And" and 0.0 in sides:
+        return 0.0
+    left, right = sides
+    return None if left is None or right is None else function(left, right)
