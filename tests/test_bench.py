@@ -115,7 +115,9 @@ def test_time_ends_a_round() -> None:
 
 
 def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None:
-    result = benchmark(digits, smaller, batch=[1, 4], **QUICK)
+    said: list[str] = []
+    result = benchmark(digits, smaller, batch=[1, 4], progress=said.append, **QUICK)
+    assert said[0] == "measuring: round 1 of 5, batch 1" and len(said) == 10
     assert [point.batch for point in result.points] == [1, 4]
     assert len(result.cells) == 4 and len(result.noise) == 2
     assert [facts.comparable for facts in result.models] == [True, True]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from onnxheadprune import prune
 from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
@@ -137,3 +138,13 @@ def test_counting_changes_nothing(digits: Path) -> None:
     before = model.SerializeToString()
     concrete_view(model, {"images": floats(2, 1, 8, 8)})
     assert model.SerializeToString() == before
+
+
+@pytest.mark.parametrize("mode", ["contrib", "onnx"])
+@pytest.mark.parametrize("name", ["bert-dynamo-sdpa", "gpt2-torchscript-eager"])
+def test_fusing_changes_no_count(tiny: Path, name: str, mode: Any) -> None:
+    model = open_model(tiny / f"{name}.onnx").proto
+    fused = prune(model, {}, fuse=mode, validate=False).model
+    feed = FeedMaker(view_of(model)).sized(Sizes(2, 0, 8, 1, distinct=False))
+    before, after = (count_flops(concrete_view(item, feed), attention_nodes(item)) for item in (model, fused))
+    assert (after.total, after.attention) == (before.total, before.attention)

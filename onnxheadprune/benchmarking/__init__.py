@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import ROUNDS, Quota
@@ -31,6 +31,7 @@ def benchmark(
     threads: int | None = None,
     cuda_graph: bool = False,
     memory: bool = True,
+    progress: Callable[[str], object] | None = None,
 ) -> Benchmark:
     """Measures the latency of models side by side, in one process.
 
@@ -48,6 +49,7 @@ def benchmark(
         threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
         cuda_graph: capture and replay CUDA graphs (CUDA only), where every model and shape allows it.
         memory: also measure the peak of memory, in a process of its own.
+        progress: is told in a few words what is done next.
 
     Returns:
         Latencies, ratios with their intervals, verdicts, operations and bounds.
@@ -68,4 +70,4 @@ def benchmark(
         raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {where.label}")
     asked = Asked(batch, seq, past, dims or {})
     settings = Settings(Quota(repeats, time_budget), seed, threads, cuda_graph, memory)
-    return run_benchmark((model, *others), where, asked, settings)
+    return run_benchmark((model, *others), where, asked, settings, progress or (lambda _: None))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,11 @@ class Scouted:
     notes: tuple[str, ...]
 
 
+Progress = Callable[[str], object]
+
+
 def run_benchmark(
-    models: Sequence[ModelLike], provider: Provider, asked: Asked, settings: Settings
+    models: Sequence[ModelLike], provider: Provider, asked: Asked, settings: Settings, progress: Progress
 ) -> Benchmark:
     """Measures models side by side; see `benchmark` for the rest.
 
@@ -97,9 +100,10 @@ def run_benchmark(
             enter(model, Path(folder, f"{index}.onnx"), settings.seed) for index, model in enumerate(models)
         ]
         scouted = _scout(entries, provider, asked, settings)
-        series = _measure(entries, provider, scouted, settings)
+        series = _measure(entries, provider, scouted, settings, progress)
         facts = scouted.facts
         if settings.memory:
+            progress("measuring memory")
             facts = tuple(
                 _with_footprint(scouted, index, entry, provider, settings)
                 for index, entry in enumerate(entries)
@@ -176,18 +180,19 @@ def _with_graphs(
 
 
 def _measure(
-    entries: Sequence[Entry], provider: Provider, scouted: Scouted, settings: Settings
+    entries: Sequence[Entry], provider: Provider, scouted: Scouted, settings: Settings, progress: Progress
 ) -> list[list[Series]]:
     """`[model][point]`; the last model is the first one's twin, for the A/A run."""
     lanes = [*range(len(entries)), 0]
     series = [[Series() for _ in scouted.points] for _ in lanes]
     generator = np.random.default_rng(settings.seed)
-    for _ in range(ROUNDS):
+    for number in range(1, ROUNDS + 1):
         sessions: dict[int, BoundSession] = {}
         for lane in generator.permutation(len(lanes)):
             entry = entries[lanes[lane]]
             sessions[int(lane)] = BoundSession(entry.path, provider, scouted.options, name=entry.name)
-        for position in range(len(scouted.points)):
+        for position, point in enumerate(scouted.points):
+            progress(f"measuring: round {number} of {ROUNDS}, {point.label}")
             runners = [
                 sessions[lane].bind(scouted.feeds[model][position], position + 1)
                 for lane, model in enumerate(lanes)

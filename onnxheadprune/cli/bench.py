@@ -70,8 +70,8 @@ def bench(
         raise click.UsageError("--min-speedup needs a PRUNED to compare", click.get_current_context())
     if plot is not None:
         check_plot_path(plot)
-    with err().status("measuring"):
-        result = benchmark(model, *pruned, memory=not no_memory, **settings)
+    with err().status("looking at the models") as status:
+        result = benchmark(model, *pruned, memory=not no_memory, progress=status.update, **settings)
     gates = [] if min_speedup is None else speed_gates(result, min_speedup)
     if csv_path is not None:
         write_csv(result, csv_path)

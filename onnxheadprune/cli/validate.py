@@ -68,9 +68,15 @@ def validate(
         from onnxheadprune.benchmarking import benchmark
         from onnxheadprune.benchmarking.gates import speed_gates
 
-        with err().status("measuring"):
+        with err().status("measuring") as status:
             measured = benchmark(
-                model, pruned, provider=result.provider, seed=settings["seed"], memory=False, **measuring
+                model,
+                pruned,
+                provider=result.provider,
+                seed=settings["seed"],
+                memory=False,
+                progress=status.update,
+                **measuring,
             )
         gates += speed_gates(measured, min_speedup)
         document["benchmark"] = measured.to_dict()
