@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnxheadprune import surgery
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
+from onnxheadprune.functions import carried_out
 from onnxheadprune.fusing import Setting, fused
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.heads import HeadSpec
@@ -103,7 +104,7 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return hydrated(surgery.apply_plan(plan, loaded.proto), loaded.sources)
+    return hydrated(carried_out(plan, loaded), loaded.sources)
 
 
 def prune(
@@ -154,12 +155,18 @@ def prune(
     kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)
-    plan = analyse(
-        loaded.proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-    ).plan
+
+    def planned(proto: ModelProto) -> PrunePlan:
+        return analyse(
+            proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+        ).plan
+
+    plan = planned(loaded.proto)
     if fuse == "none":
         require_something(plan)
-    cut = surgery.apply_plan(plan, loaded.proto)
+        cut = carried_out(plan, loaded, planned)
+    else:
+        cut = surgery.apply_plan(plan, loaded.proto)
     made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
     pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)

@@ -42,6 +42,7 @@ class LoadedModel:
         path: its file, None if it came from memory.
         data_files: the files beside it that hold weights.
         sources: the files that tensors of `proto` refer to, by their location.
+        stored: the model with its local functions and its order of nodes, where `proto` has others.
     """
 
     proto: ModelProto
@@ -49,6 +50,7 @@ class LoadedModel:
     path: Path | None = None
     data_files: tuple[Path, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    stored: ModelProto | None = field(default=None, repr=False)
 
 
 def load_model(source: ModelLike) -> ModelProto:
@@ -93,7 +95,8 @@ def open_structure(source: ModelLike) -> LoadedModel:
         check_text(exported, name)
         check_tensors(exported, name, {})
         check_names(exported, name)
-        return LoadedModel(prepared(exported), name)
+        made = prepared(exported)
+        return LoadedModel(made, name, stored=None if made is exported else exported)
     path = Path(source)
     model, own, references = parse_structure(path)
     if _refers_to(model, own) > references:
@@ -134,7 +137,8 @@ def structure_of(
                 span = span_of(stored.tensor)
                 hold(stored.tensor, opened.read(span), outside=span.offset)
     beside = tuple(item.path for location, item in sources.items() if location != own)
-    return LoadedModel(prepared(model), name, path, beside, sources)
+    made = prepared(model)
+    return LoadedModel(made, name, path, beside, sources, None if made is model else model)
 
 
 def _refers_to(model: ModelProto, location: str) -> int:

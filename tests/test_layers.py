@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("liveness",),
     ("plan",),
     ("sites", "heads", "pruning"),
-    ("surgery", "masking", "fusion"),
+    ("surgery", "functions", "masking", "fusion"),
     ("runtime", "provider_advice", "providers", "feeds", "tolerances"),
     ("calibration", "scoring", "selection", "compensation"),
     ("validation", "benchmarking", "doctor"),

@@ -83,7 +83,7 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
         hold(tensor, b"", outside=outside)
         refer(tensor, Span(location, 0, size))
         sources[location] = Computed(Path(location), size, (), name, tensor.data_type, shape, given)
-    return dataclasses.replace(loaded, proto=copy, sources=sources)
+    return dataclasses.replace(loaded, proto=copy, sources=sources, stored=None)
 
 
 def _raw(array: Array, name: str, data_type: int, dims: tuple[int, ...]) -> bytes:

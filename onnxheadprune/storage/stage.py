@@ -98,12 +98,15 @@ class Stage:
         if self.data is not None:
             os.fsync(self.data.handle)
         with locked(self.target.parent):
-            linked = self._link_data(tail)
+            linked = self._name_data(tail)
+            self.write()
+            os.lseek(self.draft.handle, 0, os.SEEK_END)
+            write_all(self.draft.handle, tail)
+            os.fsync(self.draft.handle)
+            # From here on nothing takes time: the shorter, the less a kill can leave.
+            if linked is not None and self.data is not None:
+                self.data.link(linked)
             try:
-                self.write()
-                os.lseek(self.draft.handle, 0, os.SEEK_END)
-                write_all(self.draft.handle, tail)
-                os.fsync(self.draft.handle)
                 self._name_model(backup)
             except BaseException:
                 # An interrupt may come just after the name was given; then all is done.
@@ -135,11 +138,11 @@ class Stage:
             return os.path.samestat(self.target.stat(), os.fstat(self.draft.handle))
         return False
 
-    def _link_data(self, tail: bytes) -> Path | None:
-        """Names the data file and lets the model refer to it.
+    def _name_data(self, tail: bytes) -> Path | None:
+        """Finds a name for the data file and lets the model refer to it.
 
         Returns:
-            The new file, None where there is none or an equal one is there already.
+            The name to give, None where there is no data file or an equal one has it already.
         """
         if self.data is None:
             return None
@@ -148,9 +151,7 @@ class Stage:
             name = data_name(self.target, digest)
             path = self.target.with_name(name)
             fresh = not os.path.lexists(path)
-            if fresh:
-                self.data.link(path)
-            elif not _same_content(self.data.handle, path):
+            if not fresh and not _same_content(self.data.handle, path):
                 digest = hashlib.sha256(digest.encode()).hexdigest()
                 continue
             self.layout.point_to(self.location, name)
