@@ -305,6 +305,20 @@ def test_a_bug_asks_for_a_report(command: Command, toy: Path, monkeypatch: pytes
     assert "please report it" in result.stderr.splitlines()[-1]
 
 
+def test_an_interrupt_while_modules_load(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def half_loaded(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("the module is not complete") from error
+
+    monkeypatch.setattr("onnxheadprune.sites.find.find_sites", half_loaded)
+    result = command("inspect", tmp_path / "m.onnx")
+    assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
+
+
 def test_interrupting_leaves_nothing(
     command: Command, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

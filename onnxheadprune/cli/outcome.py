@@ -43,6 +43,8 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED, as_json)
     except Exception as error:
+        if _is_interrupt(error):
+            return _fail("interrupted", INTERRUPTED, as_json)
         traceback.print_exc()
         return _fail(
             f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above",
@@ -50,6 +52,15 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
             as_json,
         )
     return result if isinstance(result, int) else 0
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def emit_json(document: dict[str, Any]) -> None:
