@@ -144,7 +144,7 @@ def _taps(
     if _count(key.heads) != _count(value.heads):
         return cannot(match.core, "keys and values are shared by different numbers of heads")
     if operator.op_type == "GroupQueryAttention":
-        obstacle = group_query_obstacle(axes, (query, key))
+        obstacle = group_query_obstacle(axes, (query, key), bool(match.biases))
         if obstacle is not None:
             return cannot(match.core, obstacle)
     if operator.same_width and size_of(width) != size_of(v_width):

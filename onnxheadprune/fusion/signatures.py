@@ -34,7 +34,6 @@ def signature(
         return _trimmed((*names, "", "", bias)), (("num_heads", heads[0]),)
     if op_type == "GroupQueryAttention":
         lengths = _lengths(emitter, operands[0])
-        # The mask, causal or not, is in the bias.
         counts = (("num_heads", heads[0]), ("kv_num_heads", heads[1]), ("causal", 0))
         return _trimmed((*names, "", "", *lengths, "", "", "", bias)), counts
     spread = len(operands[0].layout) == 4
@@ -47,11 +46,15 @@ def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
     return inputs
 
 
-def group_query_obstacle(axes: tuple[Axis, ...], taps: tuple[Tap, Tap]) -> str | None:
+def group_query_obstacle(axes: tuple[Axis, ...], taps: tuple[Tap, Tap], biased: bool) -> str | None:
     """Why GroupQueryAttention does not apply, None if it does.
 
     Without a cache of its own it wants as many keys as queries; its CPU kernel wants head sizes in units of 8.
+    Its CUDA kernel rejects a bias, or since July 2026 leaves its fused kernels for it (ONNX Runtime, pull
+    request 29525), which MultiHeadAttention does not.
     """
+    if biased:
+        return "GroupQueryAttention takes a bias in unfused CUDA kernels only"
     _, heads, queries, keys, width, _ = axes
     if size_of(queries) != size_of(keys):
         return "GroupQueryAttention wants as many keys as queries where the cache is not its own"

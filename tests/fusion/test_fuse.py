@@ -153,6 +153,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "batched-heads": (BATCHED_HEADS, {"inputs": KEY_MASK, "numbers": JOINED}),
     "wide-values": (EAGER, {"v_size": 12}),
     "grouped": (REPEATED, {"inputs": KEY_MASK, "kv_heads": 2, "numbers": REPEATED_NUMBERS}),
+    "grouped-without-mask": (
+        REPEATED.replace("masked = Add(scaled, mask)", "masked = Identity(scaled)"),
+        {"kv_heads": 2, "numbers": REPEATED_NUMBERS},
+    ),
     "multi-query": (MASKED, {"inputs": KEY_MASK, "kv_heads": 1}),
     "cached": (CACHED, {"inputs": PAST, "outputs": PRESENT}),
 }
@@ -253,6 +257,15 @@ def test_a_mask_that_masks_nothing_is_left_out(value: bool) -> None:
     assert ("IsNaN" in [node.op_type for node in result.graph.node]) is not value
     if value:
         assert_same(model, result, feed(model))
+
+
+def test_grouped_queries_without_a_bias_share_their_keys() -> None:
+    result, _ = fused(build("grouped-without-mask"), "contrib")
+    kinds = [node.op_type for node in result.graph.node]
+    assert "GroupQueryAttention" in kinds
+    # With a mask GroupQueryAttention has no fused CUDA kernel; MultiHeadAttention has one, on repeated keys.
+    result, _ = fused(build("grouped"), "contrib")
+    assert "MultiHeadAttention" in [node.op_type for node in result.graph.node]
 
 
 def test_one_expanded_mask_serves_all_layers() -> None:

@@ -195,3 +195,17 @@ def test_a_broken_record_is_an_error() -> None:
 
     with pytest.raises(ModelError, match=FUSED_KEY):
         validate(model, result, provider="cpu")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_weights_beside_the_model_stay_there(mode: FuseMode, tmp_path: Path) -> None:
+    source, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(
+        attention(hidden=96), source, save_as_external_data=True, location="in.bin", size_threshold=1024
+    )
+    result = prune(source, {0: [1]}, output, fuse=mode, provider="cpu")
+    assert result.validation is not None
+    assert result.validation.verdict == "passed"
+    assert len(list(tmp_path.glob("out*"))) == 2
+    assert validate(source, output, provider="cpu").verdict == "passed"
+    assert "Softmax" not in operators(onnx.load(output))
