@@ -49,7 +49,25 @@ def seeds() -> dict[str, bytes]:
         "ids": toys.attention(ids=True),
         "large": toys.attention(extra_weight=20_000),
     }
-    return {name: model.SerializeToString() for name, model in models.items()}
+    beside, _ = weights_beside(toys.attention(extra_weight=20_000))
+    return {name: model.SerializeToString() for name, model in models.items()} | {"beside": beside}
+
+
+def weights_beside(model: ModelProto) -> tuple[bytes, bytes]:
+    """A model whose weights are in a file `w.bin`, and that file."""
+    data = bytearray()
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            for key, value in (
+                ("location", "w.bin"),
+                ("offset", len(data)),
+                ("length", len(tensor.raw_data)),
+            ):
+                tensor.external_data.add(key=key, value=str(value))
+            data += tensor.raw_data
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+    return model.SerializeToString(), bytes(data)
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
@@ -171,6 +189,9 @@ def tried(path: Path, output: Path, *, run: bool) -> str:
     Raises:
         AssertionError: if a wrong model was accepted, or something was left behind.
     """
+    weights = path.with_name("w.bin")
+    if not weights.exists():
+        weights.write_bytes(weights_beside(toys.attention(extra_weight=20_000))[1])
     try:
         find_sites(path)
         prune(path, "*:0", output, validate=False)
