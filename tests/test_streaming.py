@@ -26,8 +26,9 @@ from onnxheadprune.storage.reading import Opened, hydrated, same_bytes, tensor_b
 from onnxheadprune.storage.replacing import with_contents
 from onnxheadprune.storage.sources import source_at
 from onnxheadprune.storage.spans import Span, defer_cut, refer
+from onnxheadprune.storage.splicing import splice, token
 from onnxheadprune.storage.tensors import BITS, tensors_of
-from onnxheadprune.storage.wire import splice, structure, token
+from onnxheadprune.storage.wire import structure
 from onnxheadprune.tensors import cut
 from tests import toys
 from tests.conftest import ROOT

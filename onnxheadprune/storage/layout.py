@@ -20,8 +20,9 @@ from onnxheadprune.storage.spans import (
     span_of,
     was_outside,
 )
+from onnxheadprune.storage.splicing import token
 from onnxheadprune.storage.tensors import Role, Stored, bytes_needed, tensors_of
-from onnxheadprune.storage.wire import BIG, token
+from onnxheadprune.storage.wire import BIG
 
 ExternalData: TypeAlias = Literal["auto", "always", "never"]
 EXTERNAL_THRESHOLD = 1024

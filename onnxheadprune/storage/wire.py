@@ -1,4 +1,4 @@
-"""Protobuf on the wire: a model's structure without its weights, and structures with weights spliced in.
+"""Protobuf on the wire: a model's structure without its weights.
 
 Only the few message types that can hold a stored tensor are looked into; everything else, unknown fields
 included, is passed on as the bytes it is.
@@ -7,9 +7,7 @@ included, is passed on as the bytes it is.
 from __future__ import annotations
 
 import os
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from onnx import ModelProto, TensorProto
 
@@ -22,8 +20,8 @@ EXPLICIT = "onnxheadprune.explicit"
 MAX_DEPTH = 100
 """Protobuf's own limit for messages in messages."""
 _WINDOW = 2**18
-_VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
-_TENSOR = TensorProto.DESCRIPTOR.full_name
+_VARINT, _FIXED64, BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
+TENSOR = TensorProto.DESCRIPTOR.full_name
 _RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 _EXTERNAL_DATA = TensorProto.EXTERNAL_DATA_FIELD_NUMBER
 _DATA_LOCATION = TensorProto.DATA_LOCATION_FIELD_NUMBER
@@ -48,9 +46,9 @@ def _paths_to_tensors() -> dict[str, dict[int, str]]:
         ]
         table[kind.full_name] = {item.number: item.message_type.full_name for item in fields}
         waiting += [item.message_type for item in fields]
-    useful = {_TENSOR}
+    useful = {TENSOR}
     while True:
-        more = {kind for kind, fields in table.items() if useful & set(fields.values())} | {_TENSOR}
+        more = {kind for kind, fields in table.items() if useful & set(fields.values())} | {TENSOR}
         if more <= useful:
             break
         useful |= more
@@ -61,11 +59,12 @@ def _paths_to_tensors() -> dict[str, dict[int, str]]:
     }
 
 
-_TABLE = _paths_to_tensors()
+PATHS = _paths_to_tensors()
+"""For each message type that can lead to a tensor: the fields that do, and the type they hold."""
 MODEL = ModelProto.DESCRIPTOR.full_name
 
 
-class _Reader:
+class Reader:
     """Reads a file through one small window."""
 
     def __init__(self, handle: int, size: int) -> None:
@@ -74,6 +73,11 @@ class _Reader:
         self.references = 0
 
     def read(self, start: int, stop: int) -> bytes:
+        """Bytes of the file.
+
+        Raises:
+            WireError: if it ends before them.
+        """
         data = b""
         while start < stop:
             piece = os.pread(self.handle, stop - start, start)
@@ -115,36 +119,36 @@ def structure(handle: int, location: str) -> tuple[bytes, int]:
         WireError: if the file is truncated or no protobuf message.
     """
     size = os.fstat(handle).st_size
-    reader = _Reader(handle, size)
+    reader = Reader(handle, size)
     pieces: list[bytes] = []
     _lighten(reader, (0, size), MODEL, location, pieces, 0)
     return b"".join(pieces), reader.references
 
 
 def _lighten(
-    reader: _Reader, extent: tuple[int, int], kind: str, location: str, pieces: list[bytes], depth: int
+    reader: Reader, extent: tuple[int, int], kind: str, location: str, pieces: list[bytes], depth: int
 ) -> None:
     if depth > MAX_DEPTH:
         raise WireError(f"messages are nested more than {MAX_DEPTH} deep")
-    held = _TABLE[kind]
+    held = PATHS[kind]
     kept, end = extent
     spans: list[tuple[int, int, int]] = []
     elsewhere = explicit = False
-    for field, start, payload, stop in _fields(reader, extent):
-        if kind == _TENSOR and field == _DATA_LOCATION:
+    for field, start, payload, stop in fields_of(reader, extent):
+        if kind == TENSOR and field == _DATA_LOCATION:
             explicit = reader.read(stop - 1, stop) == b"\0"
             elsewhere |= not explicit
-        elsewhere |= kind == _TENSOR and field == _EXTERNAL_DATA
+        elsewhere |= kind == TENSOR and field == _EXTERNAL_DATA
         if payload < 0 or stop - payload < BIG:
             continue
-        if kind == _TENSOR and field == _RAW_DATA:
+        if kind == TENSOR and field == _RAW_DATA:
             spans.append((start, payload, stop))
         elif field in held:
             inner: list[bytes] = []
             _lighten(reader, (payload, stop), held[field], location, inner, depth + 1)
             if kept < start:
                 pieces.append(reader.read(kept, start))
-            pieces.append(_varint(field << 3 | _BYTES) + _varint(sum(map(len, inner))))
+            pieces.append(spell_varint(field << 3 | BYTES) + spell_varint(sum(map(len, inner))))
             pieces += inner
             kept = stop
     # A tensor that says twice where its data is stays whole, and is refused where tensors are checked.
@@ -159,7 +163,7 @@ def _lighten(
         pieces.append(reader.read(kept, end))
 
 
-def _fields(reader: _Reader, extent: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+def fields_of(reader: Reader, extent: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
     """Number, start, start of the payload (-1 if it has no length) and end of each field."""
     position, end = extent
     depth = 0
@@ -176,7 +180,7 @@ def _fields(reader: _Reader, extent: tuple[int, int]) -> Iterator[tuple[int, int
             position += 8
         elif wire == _FIXED32:
             position += 4
-        elif wire == _BYTES:
+        elif wire == BYTES:
             length, payload = reader.varint(position, end)
             position = payload + length
         elif wire == _GROUP:
@@ -207,80 +211,14 @@ def _reference(location: str, offset: int, length: int, *, explicit: bool) -> by
     return bytes(tensor.SerializeToString())
 
 
-def _varint(number: int) -> bytes:
+def spell_varint(number: int) -> bytes:
+    """A number as protobuf writes it."""
     coded = bytearray()
     while number > 0x7F:
         coded.append(number & 0x7F | 0x80)
         number >>= 7
     coded.append(number)
     return bytes(coded)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place in a serialized model where the data of tensor `index` goes."""
-
-    index: int
-
-
-def splice(serialized: bytes, prefix: bytes, sizes: Sequence[int]) -> list[bytes | Slot]:
-    """Replaces raw data that is a token by slots, all lengths around it made right.
-
-    Args:
-        serialized: a `ModelProto` in which the raw data of tensor *i* is `token(prefix, i)`.
-        prefix: random bytes that occur nowhere else in it.
-        sizes: bytes that go into each slot.
-    """
-    marks: list[int] = []
-    position = serialized.find(prefix)
-    while position >= 0:
-        marks.append(position)
-        position = serialized.find(prefix, position + len(prefix))
-    assert len(marks) == len(sizes), "the prefix is not unique"
-    pieces: list[bytes | Slot] = []
-    _Splicer(serialized, prefix, sizes, pieces).message(0, len(serialized), MODEL, marks)
-    return pieces
-
-
-def token(prefix: bytes, index: int) -> bytes:
-    """Stands for the data of tensor `index`; as long as its prefix and eight bytes."""
-    return prefix + index.to_bytes(8, "little")
-
-
-class _Splicer:
-    def __init__(self, data: bytes, prefix: bytes, sizes: Sequence[int], pieces: list[bytes | Slot]) -> None:
-        self.data, self.prefix, self.sizes, self.pieces = data, prefix, sizes, pieces
-
-    def message(self, start: int, end: int, kind: str, marks: Sequence[int]) -> None:
-        kept = start
-        for field, at, payload, stop in self._fields(start, end):
-            inside = marks[bisect_left(marks, at) : bisect_left(marks, stop)]
-            if not inside:
-                continue
-            self.pieces.append(self.data[kept:at])
-            kept = stop
-            head = _varint(field << 3 | _BYTES)
-            if kind == _TENSOR:
-                index = int.from_bytes(self.data[payload + len(self.prefix) : stop], "little")
-                self.pieces += [head + _varint(self.sizes[index]), Slot(index)]
-                continue
-            place = len(self.pieces)
-            self.message(payload, stop, _TABLE[kind][field], inside)
-            inner = self.pieces[place:]
-            size = sum(self.sizes[item.index] if isinstance(item, Slot) else len(item) for item in inner)
-            self.pieces.insert(place, head + _varint(size))
-        self.pieces.append(self.data[kept:end])
-
-    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        return _fields(_Bytes(self.data), (start, end))
-
-
-class _Bytes(_Reader):
-    """The same reading from memory."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(-1, len(data))
-        self.window = data
 
 
 def not_a_model(path: object, error: BaseException | str) -> ModelError:

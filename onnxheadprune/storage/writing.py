@@ -10,7 +10,7 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.storage.layout import Layout, Placed
 from onnxheadprune.storage.reading import BLOCK, Opened, Part, parts
 from onnxheadprune.storage.spans import Span, is_outside
-from onnxheadprune.storage.wire import splice
+from onnxheadprune.storage.splicing import splice
 
 _NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF)
 
