@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from onnxheadprune.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.refusal import Reason, Refusal
     from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
+    from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "HeadPruneError",
     "InferenceError",
     "Latency",
+    "MetricResult",
     "ModelError",
     "ModelFacts",
     "NearMiss",
@@ -116,6 +118,7 @@ _HOMES = {
     "plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
     "refusal": ("Reason", "Refusal"),
     "sites.site": ("AttentionSite", "NearMiss", "Sites"),
+    "validation.metric": ("MetricResult",),
     "validation.result": ("Accuracy", "CaseResult", "Drift", "Validation"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

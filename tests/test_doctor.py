@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from onnxheadprune.provider_advice import advice
 from onnxheadprune.report.console import out
 from onnxheadprune.report.doctor import doctor_report
 from onnxheadprune.runtime import CPU, CUDA, Card, machine
+from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.host import cards, cuda_of_driver, read_smi
 from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
 from tests.conftest import Outcome
@@ -164,3 +167,18 @@ def test_what_is_asked_for_must_run(command: Command) -> None:
     assert outcome.document["providers"][-1]["runs"] is False
     assert "install onnxruntime-openvino" in outcome.stderr
     assert outcome.document["auto"]["name"] in (CPU, CUDA)
+
+
+def test_an_onnxruntime_that_cannot_be_imported_is_named(
+    command: Command, monkeypatch: pytest.MonkeyPatch, digits: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    session_module.onnx_runtime.cache_clear()
+    try:
+        for arguments in (("doctor",), ("bench", digits)):
+            outcome = command(*arguments)
+            assert outcome.exit_code == 4
+            assert "onnxruntime cannot be imported" in outcome.stderr
+            assert "Traceback" not in outcome.stderr
+    finally:
+        session_module.onnx_runtime.cache_clear()

@@ -26,6 +26,7 @@ PUBLIC = [
     "HeadPruneError",
     "InferenceError",
     "Latency",
+    "MetricResult",
     "ModelError",
     "ModelFacts",
     "NearMiss",

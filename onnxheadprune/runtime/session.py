@@ -223,8 +223,18 @@ def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
 
 @functools.cache
 def onnx_runtime() -> Any:
-    """The onnxruntime module."""
-    import onnxruntime
+    """The onnxruntime module.
+
+    Raises:
+        ProviderError: if it is not installed, or broken.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ProviderError(
+            f"onnxruntime cannot be imported ({sentence(error)}); install one of its packages, onnxruntime-gpu or"
+            " onnxruntime, and only one"
+        ) from error
 
     # Provider libraries log through the default logger before any session exists.
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
