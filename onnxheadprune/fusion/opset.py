@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS
@@ -28,8 +28,8 @@ def raised(model: ModelProto, name: str) -> ModelProto:
     Raises:
         RefusedError: if it cannot, with its reason.
     """
-    foreign = sorted({item.domain for item in model.opset_import} - {"", "ai.onnx"})
-    if any(node.domain in foreign for node in model.graph.node):
+    foreign = sorted(_domains(model.graph) - {"", "ai.onnx"})
+    if foreign:
         raise RefusedError(_sentence(model, name, f"it uses operators of {', '.join(foreign)}"))
     skeleton, weights = _without_weights(model)
     try:
@@ -48,6 +48,16 @@ def raised(model: ModelProto, name: str) -> ModelProto:
     del result.graph.initializer[:]
     result.graph.initializer.extend([*weights, *converted.graph.initializer])
     return result
+
+
+def _domains(graph: GraphProto) -> set[str]:
+    """The domains of all operators, those of subgraphs included."""
+    found = {node.domain for node in graph.node}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                found |= _domains(attribute.g)
+    return found
 
 
 def _without_weights(model: ModelProto) -> tuple[ModelProto, list[TensorProto]]:
