@@ -9,6 +9,7 @@ _CUDA_ADVICE = (
     " onnxruntime package beside it"
 )
 _PACKAGES = {
+    "Azure": "nothing needs to be installed: it only calls models on servers and runs no operator here",
     "Tensorrt": 'install "onnxheadprune[cuda]" and TensorRT (pip install tensorrt), next to an NVIDIA driver',
     "NvTensorRTRTX": "install onnxruntime-trt-rtx and TensorRT for RTX, next to an NVIDIA driver",
     "Dml": "on Windows, install onnxruntime-directml in place of every other onnxruntime package",
@@ -40,8 +41,8 @@ def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_b
             "remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then install"
             ' "onnxheadprune[cuda]": the plain one hides the other'
         )
-    if driver is False:
-        return f"{_CUDA_ADVICE}; no NVIDIA driver answers here (nvidia-smi)"
-    if "built without" in obstacle:
-        return f"remove the onnxruntime package (pip uninstall onnxruntime), then {_CUDA_ADVICE}"
-    return _CUDA_ADVICE
+    first = "remove the onnxruntime package (pip uninstall onnxruntime), then " * (
+        "built without" in obstacle
+    )
+    last = "; no NVIDIA driver answers here (nvidia-smi)" * (driver is False)
+    return f"{first}{_CUDA_ADVICE}{last}"

@@ -142,6 +142,8 @@ def test_the_machine_is_json() -> None:
     ("name", "options", "words"),
     [
         (CUDA, {"driver": False}, "no NVIDIA driver answers"),
+        (CUDA, {"driver": False, "obstacle": "built without it"}, "pip uninstall onnxruntime"),
+        ("AzureExecutionProvider", {}, "nothing needs to be installed"),
         (CUDA, {"obstacle": "the installed onnxruntime is built without it"}, "pip uninstall onnxruntime"),
         (CUDA, {}, "onnxheadprune[cuda]"),
         ("OpenVINOExecutionProvider", {}, "onnxruntime-openvino"),
