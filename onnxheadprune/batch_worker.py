@@ -66,8 +66,9 @@ class Worker:
         # A fresh interpreter: forking one with threads is asking for deadlocks.
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other,), daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=(other,), daemon=True)
+        process.start()
+        self._process = process
         other.close()
 
     def _died(self) -> int | None:
