@@ -15,7 +15,7 @@ from onnxheadprune.graph.view import GraphView, Node
 from onnxheadprune.sites.site import AttentionSite, Projection
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger")
+QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 

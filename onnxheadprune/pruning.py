@@ -24,17 +24,15 @@ from onnxheadprune.edits import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
 from onnxheadprune.heads import HeadSpec, resolve_heads
-from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.cleanup import dead_after
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
-from onnxheadprune.liveness.stand_in import stand_in
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
-from onnxheadprune.refusal import Refusal
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite, Sites
+from onnxheadprune.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.soundness import analysing
 
 
@@ -100,13 +98,11 @@ def _analysed(
     chosen = resolve_heads(heads, sites)
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
-    edits = dict(realize(view, swept).edits)
-    edits |= _detached(sites, present)
-    for site in sites:
-        if 0 < len(present.get(site.index, ())) < site.num_heads:
-            own = [edit for item in site.projections for edit in item.edits(present[site.index])]
-            edits |= dict.fromkeys(own, frozenset({site.name}))
-    edits |= dead_after(view, edits)
+    edits = _edits(view, sites, present, swept)
+    if half_dead(view, swept, edits):
+        partly = {site.index: present.get(site.index, ()) for site in sites if not goes_whole(site, present)}
+        swept = _sweep(view, sites, partly, keep_cache_shape, allow_io_change)
+        edits = _edits(view, sites, present, swept)
     cuts = _cuts(sites, chosen, present, pruning_record(model))
     metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
     edits[metadata] = frozenset()
@@ -134,22 +130,17 @@ def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
     return tuple(names.index(head) for head in heads)
 
 
-def _detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
-    """Edits that take the branches of sites without any head left off the residual stream."""
-    edits: dict[Edit, frozenset[str]] = {}
+def _edits(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], swept: Sweep
+) -> dict[Edit, frozenset[str]]:
+    """All edits of a sweep, those on the projections, and what dies with them."""
+    edits = dict(realize(view, swept).edits)
+    edits |= detached(sites, heads)
     for site in sites:
-        if len(heads.get(site.index, ())) < site.num_heads:
-            continue
-        for projection in site.projections:
-            found = detach(projection.node)
-            if isinstance(found, Refusal):
-                found = stand_in(projection.node)
-            if isinstance(found, Refusal):
-                raise RefusedError(
-                    f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"
-                )
-            edits |= dict.fromkeys(found, frozenset({site.name}))
-    return edits
+        if heads.get(site.index) and not goes_whole(site, heads):
+            own = [edit for item in site.projections for edit in item.edits(heads[site.index])]
+            edits |= dict.fromkeys(own, frozenset({site.name}))
+    return edits | dead_after(view, edits)
 
 
 def _sweep(

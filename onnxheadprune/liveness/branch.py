@@ -21,6 +21,20 @@ from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.refusal import Reason, Refusal
 
 PASSING = frozenset({"Identity", "Dropout", "Cast"})
+BIAS = {
+    "MatMul": None,
+    "Einsum": None,
+    "FusedMatMul": None,
+    "TransposeMatMul": None,
+    "MatMulInteger": None,
+    "ConvInteger": None,
+    "Gemm": 2,
+    "Conv": 2,
+    "MatMulNBits": 5,
+    "DynamicQuantizeMatMul": 4,
+    "MatMulIntegerToFloat": 6,
+}
+"""Input index of the bias of each projection that adds nothing else to the sum, None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +45,32 @@ class _Left:
     axis: int
 
 
-def detach(projection: Node) -> Sequence[Edit] | Refusal:
+@dataclass(frozen=True)
+class Remnant:
+    """How far the constant of a projection without heads could be followed.
+
+    Attributes:
+        value: the last value that it alone makes up.
+        name: of the constant vector, None for zero.
+        axis: the axis of `value` that the vector runs along.
+        edits: what computes the vector.
+    """
+
+    value: Value
+    name: str | None
+    axis: int
+    edits: tuple[Edit, ...]
+
+
+def detach(projection: Node) -> Sequence[Edit] | Remnant | Refusal:
     """Edits that take a projection's branch off the residual stream.
 
     Args:
         projection: the contraction whose context is to vanish.
 
     Returns:
-        The edits, or a refusal if the branch does not end in an addition to something else.
+        The edits; what is left, if the branch does not end in an addition to something else; or a refusal
+        if the operator adds something that is no plain bias.
     """
     left = _own_bias(projection)
     if isinstance(left, Refusal):
@@ -48,35 +80,28 @@ def detach(projection: Node) -> Sequence[Edit] | Refusal:
     while True:
         uses = [use for use in value.consumers if not looks_only(use)]
         if value.is_graph_output or len(uses) != 1:
-            return _no_residual(projection, value)
+            break
         use = uses[0]
         if _joins(use, value):
             return [*edits, *_rejoin(use, left)]
         step = _through(use, value, left, edits)
         if step is None:
-            return _no_residual(projection, value)
+            break
         left, value = step, use.node.out
-
-
-def _no_residual(projection: Node, value: Value) -> Refusal:
-    why = "is a model output" if value.is_graph_output else "is not simply added to a residual stream"
-    return refuse(projection, Reason.NO_PROJECTION, f"all heads cannot go: {value.name} {why}")
+    return Remnant(value, left.name, left.axis, tuple(edits))
 
 
 def _own_bias(node: Node) -> _Left | Refusal:
     rank = len(node.out.shape or ())
-    if node.op_type in ("MatMul", "MatMulInteger", "Einsum", "FusedMatMul"):
-        return _Left(None, rank - 1)
-    if node.op_type == "MatMulNBits":
-        bias = node.input(5)
-        return _Left(None if bias is None else bias.name, rank - 1)
-    if node.op_type == "Gemm" and node.attribute("beta", 1.0) == 1.0:
-        bias = node.input(2)
-        return _Left(None if bias is None else bias.name, rank - 1)
-    if node.op_type == "Conv":
-        bias = node.input(2)
-        return _Left(None if bias is None else bias.name, 1)
-    return refuse(node, Reason.NO_PROJECTION, f"removing all heads before a {node.op_type} is not supported")
+    if node.op_type not in BIAS or node.attribute("beta", 1.0) != 1.0:
+        return refuse(
+            node, Reason.NO_PROJECTION, f"removing all heads before a {node.op_type} is not supported"
+        )
+    index = BIAS[node.op_type]
+    bias = None if index is None else node.input(index)
+    return _Left(
+        None if bias is None else bias.name, 1 if node.op_type in ("Conv", "ConvInteger") else rank - 1
+    )
 
 
 def _joins(use: Use, value: Value) -> bool:

@@ -71,7 +71,7 @@ def contraction_of(node: Node) -> Contraction | None:
         return _einsum(node)
     if key == ("com.microsoft", "MatMulNBits"):
         return _packed(node)
-    if key in _CONVS:
+    if key in CONVOLUTIONS:
         return _conv(node)
     return None
 
@@ -91,7 +91,13 @@ _GEMMS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
     ("com.microsoft", "FusedGemm"): (1, ()),
     ("com.microsoft", "QGemm"): (3, (4, 5, 6)),
 }
-_CONVS = {("", "Conv"), ("com.microsoft", "FusedConv")}
+CONVOLUTIONS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
+    ("", "Conv"): (1, (2,)),
+    ("com.microsoft", "FusedConv"): (1, (2,)),
+    ("", "ConvInteger"): (1, (3,)),
+    ("", "QLinearConv"): (3, (4, 5, 8)),
+}
+"""Per convolution the input index of the weight, and those of vectors along its output channels."""
 
 
 def _swap(letters: list[str | None]) -> None:
@@ -189,7 +195,8 @@ def einsum_terms(node: Node) -> list[str] | None:
 
 
 def _conv(node: Node) -> Contraction | None:
-    data, weight = node.shape(0), node.shape(1)
+    index, columns = CONVOLUTIONS[(node.domain, node.op_type)]
+    data, weight = node.shape(0), node.shape(index)
     if data is None or weight is None or node.attribute("group", 1) != 1:
         return None
     spatial = range(len(data) - 2)
@@ -197,12 +204,12 @@ def _conv(node: Node) -> Contraction | None:
     left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
     right: list[str | None] = ["m", "k", *(None for _ in spatial)]
     out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
-    return Contraction(((0, tuple(left)), (1, tuple(right))), tuple(out), (2,))
+    return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
 
 
 def is_pointwise(node: Node) -> bool:
     """Whether a convolution has kernel 1, stride 1 and no padding."""
-    weight = node.shape(1)
+    weight = node.shape(CONVOLUTIONS[(node.domain, node.op_type)][0])
     ones: Sequence[int] = node.attribute("strides", [1])
     pads: Sequence[int] = node.attribute("pads", [0])
     same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")

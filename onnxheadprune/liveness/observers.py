@@ -46,13 +46,26 @@ def only_observed(node: Node, depth: int = 6) -> bool:
     )
 
 
+def passes_on(node: Node) -> bool:
+    """Whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
+    if node.domain:
+        return False
+    return node.op_type in CARRIERS or (node.op_type == "Gather" and _picked(node) is not None)
+
+
+def _picked(node: Node) -> int | None:
+    """The one literal index that a Gather takes, None if it takes another number of them."""
+    literal = node.literal(1)
+    return int(literal) if literal is not None and literal.ndim == 0 else None
+
+
 def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
     """Values that merely pass `value` on: through carriers, or out of the branches of an `If`."""
     found: list[Value] = []
     if depth == 0:
         return found
     for use in value.consumers:
-        if not use.node.domain and use.node.op_type in CARRIERS:
+        if passes_on(use.node):
             found += [use.node.out, *carrier_outputs(use.node.out, depth - 1)]
     owner = value.scope.owner
     if value.is_graph_output and owner is not None and owner.op_type == "If":
@@ -65,7 +78,7 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:
     """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
-    if depth == 0 or node.domain or node.op_type not in CARRIERS or node.op_type == "Reshape":
+    if depth == 0 or not passes_on(node) or node.op_type == "Reshape":
         return False
     return leads_out(node.out, free, depth - 1)
 
@@ -93,6 +106,10 @@ def carried(node: Node, live: Live) -> Live | None:
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
     mapping: dict[int, int] = {}
+    if node.op_type == "Gather":
+        picked = node.attribute("axis", 0) % len(source)
+        others = [axis for axis in range(len(source)) if axis != picked]
+        return live.renumbered({a: others.index(a) for a in live.axes}) if picked not in live.axes else None
     for axis, dim in enumerate(shape):
         size = dim if isinstance(dim, int) else divisor(dim)
         if size < 2:

@@ -172,13 +172,18 @@ class _Realizer:
             self.out.add(edit, self.sweep.asked[node])
 
     def _declare(self, value: Value, live: Live, sites: frozenset[str]) -> None:
-        if value.name not in self.declared[value.scope.ref] or value.shape is None or live.is_dead:
+        if value.shape is None or live.is_dead:
             return
-        for axis in live.axes:
-            dim = live.narrow(value.shape[axis], axis)
-            self.out.add(
-                SetDim(value.scope.ref, value.name, axis, dim if isinstance(dim, int) else None), sites
-            )
+        for ref in self._declaring(value):
+            for axis in live.axes:
+                dim = live.narrow(value.shape[axis], axis)
+                self.out.add(SetDim(ref, value.name, axis, dim if isinstance(dim, int) else None), sites)
+
+    def _declaring(self, value: Value) -> Iterator[str]:
+        """Scopes that declare a value's shape: its own, and bodies that repeat it for what they read from outside."""
+        for scope in self.view.scopes:
+            if value.name in self.declared[scope.ref] and scope.lookup(value.name) is value:
+                yield scope.ref
 
 
 def select(live: Live, value: Value) -> Selection:

@@ -16,52 +16,39 @@ from onnx import TensorProto, helper
 from onnxheadprune.edits import AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.branch import Remnant
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.refusal import Reason, Refusal
 
-BIAS = {
-    "MatMul": None,
-    "Einsum": None,
-    "FusedMatMul": None,
-    "TransposeMatMul": None,
-    "MatMulInteger": None,
-    "Gemm": 2,
-    "Conv": 2,
-    "MatMulNBits": 5,
-    "DynamicQuantizeMatMul": 4,
-    "MatMulIntegerToFloat": 6,
-    "ConvInteger": None,
-}
-"""Input index of the bias of each projection that adds nothing else to the sum, None where it has none."""
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
-CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv"})
 QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QLinearConv": (1, 4, 6, 7, 8)}
 """Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""
 
 
-def stand_in(projection: Node) -> Sequence[Edit] | Refusal:
-    """Edits that put a constant in the place of a projection's output.
+def stand_in(projection: Node, left: Remnant | None) -> Sequence[Edit] | Refusal:
+    """Edits that put a constant in the place of what a projection alone makes up.
 
     Args:
         projection: the contraction whose context is to vanish.
+        left: how far its bias could be followed, None where the projection quantizes its output.
 
     Returns:
-        The edits, or a refusal if its output without heads, or its size, cannot be spelled.
+        The edits, or a refusal if the constant, or its size, cannot be spelled.
     """
-    builder = _Builder(projection)
-    value = projection.out
+    value = projection.out if left is None else left.value
+    builder = _Builder(projection, value, [] if left is None else list(left.edits))
     if value.shape is None:
-        return _refused(projection, "the shape of its output is not known")
-    constant = builder.constant()
+        return _refused(projection, f"the shape of {value.name} is not known")
+    constant = builder.quantized() if left is None else builder.constant(left)
     if constant is None:
         return _refused(
             projection, f"what a {projection.op_type} adds to the sum over heads cannot be spelled"
         )
     shape = builder.shape(value.shape)
     if shape is None:
-        return _refused(projection, "nothing else in the graph tells how large its output is")
+        return _refused(projection, f"nothing else in the graph tells how large {value.name} is")
     return builder.edits(constant, shape)
 
 
@@ -71,46 +58,47 @@ def _refused(node: Node, why: str) -> Refusal:
 
 @dataclass
 class _Builder:
-    """Collects nodes that go before the projection, and names what they make."""
+    """Collects nodes that go before the producer of `value`, and names what they make."""
 
     node: Node
+    value: Value
     made: list[Edit] = field(default_factory=list)
 
+    @property
+    def before(self) -> Node:
+        """Where new nodes go: nothing between the projection and this node is needed any more."""
+        return self.value.producer or self.node
+
     def edits(self, constant: str, shape: str) -> list[Edit]:
-        out = self.node.out
+        out, producer = self.value, self.before
         if out.is_graph_output:
             self._insert("Expand", (constant, shape), out.name)
-            return [*self.made, DropNode(self.node.ref, self.node.op_type)]
+            return [*self.made, DropNode(producer.ref, producer.op_type)]
         expanded = self._insert("Expand", (constant, shape), self._name("without_heads"))
         users = [use for use in out.consumers if not looks_only(use)]
         return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in users)]
 
-    def constant(self) -> str | None:
-        """The value of every token, broadcastable to the output."""
-        node = self.node
-        if node.op_type in QUANTIZING:
-            found = self._quantized()
-        elif node.op_type in BIAS and node.attribute("beta", 1.0) == 1.0:
-            index = BIAS[node.op_type]
-            bias = None if index is None else node.input(index)
-            found = self._zero() if bias is None else bias.name
-        else:
-            return None
-        return found if found is None or node.op_type not in CONVOLUTIONS else self._along_channels(found)
+    def constant(self, left: Remnant) -> str | None:
+        """The vector, broadcastable to the value."""
+        found = self._zero() if left.name is None else left.name
+        after = len(self.value.shape or ()) - 1 - left.axis
+        return found if found is None or not after else self._followed_by_ones(found, after)
 
     def _zero(self) -> str | None:
         """A zero of the output's type; without one on record, of the type of the operands."""
         integer = self.node.op_type in ("MatMulInteger", "ConvInteger")
-        types = [TensorProto.INT32] if integer else [self.node.out.elem_type]
+        types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
         types += [value.elem_type for value in self.node.inputs if value is not None]
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
         if known is None:
             return None
         return self._integers("zero", (0,), np.dtype(helper.tensor_dtype_to_np_dtype(known)).name)
 
-    def _quantized(self) -> str | None:
+    def quantized(self) -> str | None:
         """The output's zero point, moved by the bias in the units of the output."""
         node = self.node
+        if node.op_type not in QUANTIZING:
+            return None
         left, right, scale, zero, bias = (
             None if i is None else node.input(i) for i in QUANTIZING[node.op_type]
         )
@@ -120,17 +108,17 @@ class _Builder:
             return None if zero is None else zero.name
         unit = self._insert("Mul", (left.name, right.name), self._name("unit"))
         cast = self._insert("Cast", (bias.name,), self._name("bias"), (("to", int(TensorProto.FLOAT)),))
-        exact = self._insert("Mul", (cast, unit), self._name("exact"))
-        if scale is None:
-            return exact
-        if zero is None:
-            return None
-        return self._insert("QuantizeLinear", (exact, scale.name, zero.name), self._name("quantized"))
+        found = self._insert("Mul", (cast, unit), self._name("exact"))
+        if scale is not None:
+            if zero is None:
+                return None
+            found = self._insert("QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
+        after = len(node.out.shape or ()) - 2 if node.op_type == "QLinearConv" else 0
+        return self._followed_by_ones(found, after) if after else found
 
-    def _along_channels(self, constant: str) -> str:
-        target = (-1, *(1,) * (len(self.node.out.shape or ()) - 2))
-        shape = self._integers("channels", target)
-        return self._insert("Reshape", (constant, shape), self._name("per_channel"))
+    def _followed_by_ones(self, vector: str, count: int) -> str:
+        shape = self._integers("column", (-1, *(1,) * count))
+        return self._insert("Reshape", (vector, shape), self._name("per_channel"))
 
     def shape(self, shape: Shape) -> str | None:
         """A value that holds the output's shape at run time: that of a neighbour, or put together from the inputs."""
@@ -174,14 +162,14 @@ class _Builder:
 
     def _size_of(self, symbol: str) -> str | None:
         """The size of the model input axis that carries a symbol."""
-        for value, axis in _carriers(self.node, symbol):
+        for value, axis in _carriers(self.before, symbol):
             shape = self._insert("Shape", (value.name,), self._name(f"shape_{symbol}"))
             index = self._integers(f"axis_{symbol}", (axis,))
             return self._insert("Gather", (shape, index), self._name(f"size_{symbol}"), (("axis", 0),))
         return None
 
     def _name(self, what: str) -> str:
-        return f"{self.node.out.name}/{MARK}_{what}"
+        return f"{self.value.name}/{MARK}_{what}"
 
     def _fresh(self, what: str) -> str:
         return self._name(f"{what}_{len(self.made)}")
@@ -200,7 +188,7 @@ class _Builder:
         output: str,
         attributes: tuple[tuple[str, Attribute], ...] = (),
     ) -> str:
-        edit = InsertNode(self.node.ref, op, inputs, (output,), attributes)
+        edit = InsertNode(self.before.ref, op, inputs, (output,), attributes)
         if edit not in self.made:
             self.made.append(edit)
         return output

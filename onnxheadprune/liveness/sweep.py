@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness import rules as _rules  # registers every rule
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
-from onnxheadprune.liveness.observers import CARRIERS, carried, leads_out, looks_only, only_passed_on
+from onnxheadprune.liveness.observers import carried, leads_out, looks_only, only_passed_on, passes_on
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.refusal import Reason, Refusal
 
@@ -138,8 +139,9 @@ class _Sweeper:
 
     def _beyond(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
         """Labels end at weights: what a grouped convolution reads is no longer one head's own."""
-        weight = node.input(1)
-        if not self.labels or node.op_type != "Conv" or weight is None or not weight.is_constant:
+        stored = CONVOLUTIONS.get((node.domain, node.op_type))
+        weight = None if stored is None else node.input(stored[0])
+        if not self.labels or weight is None or not weight.is_constant:
             return inputs
         return {index: live for index, live in inputs.items() if index > 0}
 
@@ -215,7 +217,7 @@ class _Sweeper:
             passive = (
                 use.node.index,
                 use.input_index,
-            ) not in self.result.edges and use.node.op_type in CARRIERS
+            ) not in self.result.edges and passes_on(use.node)
             if passive and use.node.out not in self.result.kept and only_passed_on(use.node, self.free):
                 through = carried(use.node, live)
                 if through is not None:
@@ -249,7 +251,7 @@ def observes(use: Use, sweep: Sweep) -> bool:
     if (use.node.index, use.input_index) in sweep.edges:
         return False
     # A carrier that was refused, or that stays whole, is a consumer like any other.
-    kept = sweep.kept.get(use.node.out, FULL) if use.node.op_type in CARRIERS else FULL
+    kept = sweep.kept.get(use.node.out, FULL) if passes_on(use.node) else FULL
     return looks_only(use) or (not kept.is_full and use.node not in sweep.answers)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.observers import carrier_outputs
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,14 @@ def fused_anatomy(node: Node, num_heads: int) -> FusedAnatomy:
     groups = tuple(
         tuple(range(first, first + layout.group)) for first in range(0, layout.num_heads, layout.group)
     )
-    free = {node.outputs[index] for index in layout.caches}
-    free |= {node.inputs[index] for index, (_, parts) in layout.inputs.items() if parts[0][1] == 1}
-    own = frozenset(value for value in free if value is not None and _is_io(value))
+    presents = [value for index in layout.caches if (value := node.outputs[index]) is not None]
+    free = {*presents, *(output for value in presents for output in carrier_outputs(value))}
+    free |= {
+        value
+        for index, (_, parts) in layout.inputs.items()
+        if parts[0][1] == 1 and (value := node.inputs[index]) is not None
+    }
+    own = frozenset(value for value in free if _is_io(value))
     repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
     return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None)
 

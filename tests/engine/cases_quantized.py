@@ -120,3 +120,22 @@ def n_bits(draw: Draw, op_type: str) -> Case:
         inputs += (None, bias)
     attributes = {"K": inner, "N": columns, "bits": 4, "block_size": block}
     return Case(op_type, inputs, attributes, frozenset({1, 2, 3, 5}), domain="com.microsoft")
+
+
+@strategy("ConvInteger", "QLinearConv")
+def integer_conv(draw: Draw, op_type: str) -> Case:
+    groups, per_group = draw(st.sampled_from((1, 2))), draw(st.integers(1, 2))
+    outputs, kernel = groups * draw(st.integers(1, 3)), draw(st.sampled_from((1, 3)))
+    data = integers(draw, (2, groups * per_group, 4, 4), 0, 256, np.uint8)
+    per_channel = draw(st.booleans())
+    attributes: dict[str, object] = {"group": groups}
+    if op_type == "ConvInteger":
+        weight = integers(draw, (outputs, per_group, kernel, kernel), 0, 256, np.uint8)
+        inputs: tuple[Array | None, ...] = (data, weight, ZERO_POINT)
+        return Case(op_type, inputs, attributes, types=(TensorProto.INT32,), fixed=frozenset({2}))
+    weight = integers(draw, (outputs, per_group, kernel, kernel), -20, 20, np.int8)
+    scale = floats(draw, (outputs,) if per_channel else (), 0.01, 0.1)
+    zero = np.zeros((outputs,) if per_channel else (), np.int8)
+    bias = integers(draw, (outputs,), -900, 900, np.int32)
+    inputs = (data, SCALE, ZERO_POINT, weight, scale, zero, SCALE, ZERO_POINT, bias)
+    return Case(op_type, inputs, attributes, types=(UINT8,), fixed=frozenset({1, 2, 4, 5, 6, 7}))

@@ -105,11 +105,17 @@ def qgemm(toy: Toy) -> str:
     return toy.node("DequantizeLinear", ["made", *out], "y")
 
 
-def model(tail: Tail) -> ModelProto:
+def model(tail: Tail, packed: bool = False) -> ModelProto:
     toy = Toy()
+    if packed:
+        qkv = toy.node("MatMul", ["x", toy.weight("qkv.weight", HIDDEN, 3 * WIDTH)], "qkv")
+        sizes = toy.constant("sizes", np.array([WIDTH] * 3))
+        toy.nodes.append(helper.make_node("Split", [qkv, sizes], ["q_flat", "k_flat", "v_flat"], axis=2))
     split = toy.constant("split", np.array([0, 0, H, D]))
     for name in "qkv":
-        flat = toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, WIDTH)], f"{name}_flat")
+        flat = f"{name}_flat"
+        if not packed:
+            toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, WIDTH)], flat)
         toy.node("Transpose", [toy.node("Reshape", [flat, split], f"{name}_split")], name, perm=[0, 2, 1, 3])
     scores = toy.node("MatMul", ["q", toy.node("Transpose", ["k"], "kt", perm=[0, 1, 3, 2])], "scores")
     product = toy.node("MatMul", [toy.node("Softmax", [scores], "p", axis=-1), "v"], "product")
@@ -124,7 +130,7 @@ def model(tail: Tail) -> ModelProto:
     return made
 
 
-TAILS = (post_norm, no_residual, flat_gemm, convolution, qlinear_matmul, qgemm)
+TAILS = (post_norm, no_residual, flat_gemm, convolution, qlinear_matmul, qlinear_conv, qgemm)
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -187,3 +193,20 @@ def test_a_size_that_nothing_tells_is_refused() -> None:
 
     with pytest.raises(RefusedError):
         analyse(model(tail), {0: [0, 1]}, "unknown size")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("observed", ["scores", "context", "q_split", "v_flat"])
+def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool) -> None:
+    """The model also returns the shape of a value that nobody needs any more, and the keys (a cache)."""
+    original = model(post_norm, packed)
+    original.graph.node.append(helper.make_node("Shape", [observed], ["size"]))
+    original.graph.output.append(helper.make_tensor_value_info("size", TensorProto.INT64, None))
+    original.graph.output.append(helper.make_tensor_value_info("k_flat", TensorProto.FLOAT, None))
+    planning = analyse(original, {0: [0, 1]}, "observed")
+    pruned = apply_plan(planning.plan, original)
+    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
+    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
+    got = run(pruned, feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-6)

@@ -83,7 +83,7 @@ def einsum(node: Node) -> Shapes:
 
 
 def conv(node: Node) -> Shapes:
-    data, weight = node.shape(0), node.shape(1)
+    data, weight = node.shape(0), node.shape(3 if node.op_type == "QLinearConv" else 1)
     if data is None or weight is None:
         return [None]
     count = len(data) - 2

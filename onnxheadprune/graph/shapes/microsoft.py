@@ -72,7 +72,20 @@ def _packed_attention(node: Node) -> Shapes:
     if data is None or weight is None or not isinstance(weight[1], int):
         return [None]
     widths = node.attribute("qkv_hidden_sizes") or [weight[1] // 3] * 3
-    return [(*data[:-1], widths[2])]
+    out = (*data[:-1], widths[2])
+    heads = node.attribute("num_heads", 0)
+    if (
+        node.op_type != "Attention"
+        or len(data) != 3
+        or not heads
+        or node.attribute("past_present_share_buffer", 0)
+    ):
+        return [out]
+    past = node.shape(4)
+    if past is not None and len(past) != 5:
+        return [out]
+    length = data[1] if past is None else dims.add(past[3], data[1])
+    return [out, (2, data[0], heads, length, widths[0] // heads)]
 
 
 def _multi_head(node: Node) -> Shapes:

@@ -54,5 +54,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Pad": pieces.pad,
     "GatherElements": pieces.gather_elements,
     "Conv": arithmetic.conv,
+    "ConvInteger": arithmetic.conv,
+    "QLinearConv": arithmetic.conv,
     "Einsum": arithmetic.einsum,
 }

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edits import Edit, SetAttribute
 from onnxheadprune.graph.view import Node
-from onnxheadprune.liveness.contraction import is_pointwise
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, is_pointwise
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
 
-@rule("Conv")
+@rule("Conv", "ConvInteger", "QLinearConv")
 def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
-    live, weight, data = lives[0], node.shape(1), node.shape(0)
+    index, along = CONVOLUTIONS[(node.domain, node.op_type)]
+    live, weight, data = lives[0], node.shape(index), node.shape(0)
     if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return unknown_shape(node)
     spatial = [axis for axis in live.axes if axis > 1]
@@ -27,8 +28,12 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return inexpressible(node)
     weights = channels.renumbered({1: 0}) if channels.axes else channels
     whole = live.only([axis for axis in live.axes if axis != 1])
+    # A scale or zero point may also be a single number for all channels.
+    stored = {index: weights} | {i: weights for i in along if (node.shape(i) or (1,))[0] != 1}
+    if weight[0] == 1:
+        stored = {index: weights}
     if groups == 1 or not channels.axes:
-        return Answer({0: whole, 1: weights, 2: weights})
+        return Answer({0: whole, **stored})
     per_group = channels.array.reshape(groups, weight[0] // groups)
     grouped = Live.over((0, 1), per_group)
     shape = grouped.dense_shape()
@@ -43,7 +48,7 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
         return [SetAttribute(node.ref, "group", kept_groups)] if kept_groups != groups else []
 
-    return Answer({0: inputs, 1: weights, 2: weights}, rewrite)
+    return Answer({0: inputs, **stored}, rewrite)
 
 
 @rule("FusedConv", domain="com.microsoft")

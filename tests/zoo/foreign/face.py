@@ -50,7 +50,9 @@ class Face(nn.Module):
         if branch is not None and not bool(branch):
             pasts = {}
         if self._part == "encoder":
-            return self.model.get_encoder()(**rest)
+            encoder = self.model.get_encoder()
+            encoder.config.use_cache = False
+            return encoder(**rest)
         caching = any(PAST.fullmatch(name) for name in self._outputs)
         if caching:
             rest |= {"past_key_values": _cache(pasts) if pasts else None, "use_cache": True}
