@@ -99,7 +99,7 @@ def _analysed(
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = _edits(view, sites, present, swept)
-    if half_dead(view, swept, edits):
+    if half_dead(swept, edits):
         partly = {site.index: present.get(site.index, ()) for site in sites if not goes_whole(site, present)}
         swept = _sweep(view, sites, partly, keep_cache_shape, allow_io_change)
         edits = _edits(view, sites, present, swept)

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from onnxheadprune.edits import DropNode, Edit
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.graph.view import Value
 from onnxheadprune.liveness.branch import Remnant, detach
-from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.stand_in import QUANTIZING, stand_in
 from onnxheadprune.liveness.sweep import Sweep
 from onnxheadprune.refusal import Refusal
@@ -42,16 +41,16 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
     return edits
 
 
-def half_dead(view: GraphView, sweep: Sweep, edits: Iterable[Edit]) -> list[Node]:
-    """Nodes that stay although nobody needs what they compute: somebody still looks at its shape.
+def half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
+    """Values that nobody needs and somebody still reads: to look at their shape.
 
-    Their inputs must not be narrowed then, or they would not run.
+    What computes them must not be narrowed then, or it would not run, or show another shape.
     """
     dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
     return [
-        node
-        for node in view.nodes
-        if node.ref not in dropped
-        and any(output is not None for output in node.outputs)
-        and all(output is None or sweep.kept.get(output, FULL).is_dead for output in node.outputs)
+        value
+        for value, live in sweep.kept.items()
+        if live.is_dead
+        and not value.holds_tensor
+        and any(use.node.ref not in dropped for use in value.consumers)
     ]
