@@ -16,6 +16,10 @@ from typing import TypeAlias
 Monomial: TypeAlias = tuple[str, ...]
 
 
+MAX_TERMS = 64
+"""Longest quotient that is looked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Symbolic:
     """A polynomial: sorted `(monomial, coefficient)` pairs, no zero coefficients, not a constant."""
@@ -86,33 +90,53 @@ def divide(left: Dim, right: Dim) -> Dim | None:
         return None
     if left == right:
         return 1
-    divisor = _terms(right)
-    if len(divisor) != 1:
-        return None
-    (atoms, factor), *_ = divisor.items()
-    quotient: dict[Monomial, int] = {}
-    for own_atoms, own_factor in _terms(left).items():
-        rest = list(own_atoms)
-        for atom in atoms:
-            if atom not in rest:
-                return None
-            rest.remove(atom)
-        if own_factor % factor:
+    rest, divisor_terms = _terms(left), _terms(right)
+    names = sorted({atom for terms in (rest, divisor_terms) for atoms in terms for atom in atoms})
+    leading = max(divisor_terms, key=lambda atoms: _rank(atoms, names))
+    found: dict[Monomial, int] = {}
+    while rest:
+        # Long division: the leading term of what is left has to be a multiple of the divisor's.
+        top = max(rest, key=lambda atoms: _rank(atoms, names))
+        atoms = _without(top, leading)
+        if atoms is None or rest[top] % divisor_terms[leading] or len(found) > MAX_TERMS:
             return None
-        quotient[tuple(rest)] = own_factor // factor
-    return _from_terms(quotient)
+        factor = rest[top] // divisor_terms[leading]
+        found[atoms] = factor
+        rest = _terms(subtract(_from_terms(rest), multiply(_from_terms({atoms: factor}), right)))
+    return _from_terms(found)
+
+
+def _rank(atoms: Monomial, names: list[str]) -> tuple[int, ...]:
+    """The graded lexicographic order of monomials."""
+    return (len(atoms), *(atoms.count(name) for name in names))
+
+
+def _without(atoms: Monomial, divisor_atoms: Monomial) -> Monomial | None:
+    rest = list(atoms)
+    for atom in divisor_atoms:
+        if atom not in rest:
+            return None
+        rest.remove(atom)
+    return tuple(rest)
 
 
 def floor_divide(left: Dim, right: Dim) -> Dim:
-    """`left // right`; a symbol named after the expression where it is no polynomial."""
+    """`left // right`; a symbol named after the expression where it is no polynomial.
+
+    What is a multiple of the divisor comes out first, so that `(height - 8) // 8` is `height // 8 - 1`.
+    """
     if isinstance(left, int) and isinstance(right, int) and right:
         return left // right
-    if isinstance(left, Symbolic) and isinstance(right, int) and right > 0:
-        # (4*batch + 3) // 4 is batch: a constant rest below the divisor never carries.
-        rest = dict(left.terms).get((), 0) % right
-        left = subtract(left, rest)
     exact = divide(left, right)
-    return exact if exact is not None else symbol(f"({left})//({right})")
+    if exact is not None:
+        return exact
+    if isinstance(left, Symbolic) and isinstance(right, int) and right > 0:
+        whole = _from_terms({atoms: factor // right for atoms, factor in left.terms})
+        rest = _from_terms({atoms: factor % right for atoms, factor in left.terms})
+        # A constant rest below the divisor never carries: (4*batch + 3) // 4 is batch.
+        inner: Dim = 0 if isinstance(rest, int) else symbol(f"({rest})//({right})")
+        return add(whole, inner)
+    return symbol(f"({left})//({right})")
 
 
 def product(dims: Iterable[Dim]) -> Dim:

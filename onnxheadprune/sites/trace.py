@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.observers import CARRIERS
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
@@ -137,7 +137,9 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
     entry = rule_for(node)
     if entry is None:
         return Trace(blocked=(node,)), []
-    lives = [live if output is value else FULL for output in node.outputs]
+    # The other pieces of a Split have no say in what this one reads.
+    others = DEAD if node.op_type == "Split" and not node.domain else FULL
+    lives = [live if output is value else others for output in node.outputs]
     answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
         if answer.reason is Reason.COUPLED and _keeps_shape(node, value):

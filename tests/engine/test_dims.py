@@ -89,3 +89,13 @@ def test_product_and_text() -> None:
     assert dims.product([B, 12, S]) == dims.multiply(dims.multiply(B, S), 12)
     assert str(dims.multiply(12, B)) == "12*b"
     assert dims.quotient([dims.multiply(B, 4), S], [S, B]) == 4
+
+
+def test_what_exporters_of_images_write() -> None:
+    """`(height - 8) // 8 + 1` patches, squared and divided by a side again."""
+    height = symbol("height")
+    patches = dims.floor_divide(height, 8)
+    assert dims.add(dims.floor_divide(dims.subtract(height, 8), 8), 1) == patches
+    tokens = dims.add(dims.multiply(patches, patches), 1)
+    assert dims.divide(dims.multiply(tokens, dims.multiply(tokens, 4)), tokens) == dims.multiply(tokens, 4)
+    assert dims.divide(tokens, patches) is None

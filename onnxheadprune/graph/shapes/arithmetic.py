@@ -86,23 +86,41 @@ def conv(node: Node) -> Shapes:
     data, weight = node.shape(0), node.shape(3 if node.op_type == "QLinearConv" else 1)
     if data is None or weight is None:
         return [None]
-    count = len(data) - 2
+    kernel = [size for size in weight[2:] if isinstance(size, int)]
+    if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
+        return [None]
+    return [(data[0], weight[0], *_windows(node, data, kernel))]
+
+
+def pool(node: Node) -> Shapes:
+    """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
+    data, kernel = node.shape(0), node.attribute("kernel_shape")
+    if data is None or kernel is None or len(data) != len(kernel) + 2 or node.attribute("ceil_mode", 0):
+        return [None]
+    return [(data[0], data[1], *_windows(node, data, kernel))]
+
+
+def global_pool(node: Node) -> Shapes:
+    data = node.shape(0)
+    return [None if data is None else (*data[:2], *(1 for _ in data[2:]))]
+
+
+def _windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
+    count = len(kernel)
     ones, zeros = [1] * count, [0] * count
     strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
     pads = node.attribute("pads", zeros + zeros)
     same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
     spatial: list[Dim] = []
     for axis in range(count):
-        dim, kernel = data[axis + 2], weight[axis + 2]
-        if not isinstance(kernel, int):
-            return [None]
-        window = dilations[axis] * (kernel - 1)
+        dim = data[axis + 2]
+        window = dilations[axis] * (kernel[axis] - 1)
         padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
         if same:
             spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
         else:
             spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
-    return [(data[0], weight[0], *spatial)]
+    return spatial
 
 
 def attention(node: Node) -> Shapes:

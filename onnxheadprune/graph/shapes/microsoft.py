@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape
+from onnxheadprune.graph.shapes import arithmetic
 from onnxheadprune.graph.shapes.common import broadcast
 from onnxheadprune.graph.view import Node
 
@@ -155,6 +156,7 @@ MICROSOFT_SHAPES: dict[str, Callable[[Node], Shapes]] = {
     **dict.fromkeys(("Attention", "QAttention", "PackedAttention"), _packed_attention),
     **dict.fromkeys(("MultiHeadAttention", "DecoderMaskedMultiHeadAttention"), _multi_head),
     **dict.fromkeys(("GroupQueryAttention", "SparseAttention"), _group_query),
+    "FusedConv": arithmetic.conv,
     "MatMulNBits": _n_bits,
     "QLinearConcat": _concat,
     "EmbedLayerNormalization": _embedding,

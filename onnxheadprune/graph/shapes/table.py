@@ -14,7 +14,7 @@ _ELEMENTWISE = (
     " Sum Mod PRelu BitwiseAnd BitwiseOr BitShift"
 ).split()
 _SAME = (
-    "Identity Cast Softmax LogSoftmax LayerNormalization RMSNormalization Dropout Relu Gelu Erf Tanh"
+    "Identity Cast CastLike Softmax LogSoftmax LayerNormalization RMSNormalization Dropout Relu Gelu Erf Tanh"
     " Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus Elu Selu LeakyRelu HardSwish"
     " HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Trilu CumSum QuantizeLinear"
     " DequantizeLinear Swish Mish Celu RotaryEmbedding ScatterND ScatterElements"
@@ -56,5 +56,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Conv": arithmetic.conv,
     "ConvInteger": arithmetic.conv,
     "QLinearConv": arithmetic.conv,
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), arithmetic.pool),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), arithmetic.global_pool),
     "Einsum": arithmetic.einsum,
 }

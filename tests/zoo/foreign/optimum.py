@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import transformers
 from torch import nn
@@ -166,6 +167,20 @@ def quantized(source: Path, target: Path, case: Case, model: nn.Module) -> None:
             save_dir=folder, quantization_config=settings, file_suffix=""
         )
         shutil.copy(next(Path(folder).glob("*.onnx")), target)
+
+
+def optimizer(source: Path, target: Path, case: Case, model: nn.Module) -> None:
+    """onnxoptimizer's default passes."""
+    import onnxoptimizer
+
+    onnx.save(onnxoptimizer.optimize(onnx.load(source)), target)
+
+
+def common_float16(source: Path, target: Path, case: Case, model: nn.Module) -> None:
+    """onnxconverter-common's conversion to float16."""
+    from onnxconverter_common import float16
+
+    onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True), target)
 
 
 def _texts() -> list[Recipe]:
@@ -361,12 +376,14 @@ STEPS: dict[str, Callable[..., None]] = {
     "O2": partial(optimized, "O2"),
     "O3": partial(optimized, "O3"),
     "ortq": quantized,
+    "optimizer": optimizer,
+    "common16": common_float16,
 }
 
 
 def main() -> int:
     """Runs the command line."""
-    postprocess.TOLERANCES["ortq"] = None
+    postprocess.TOLERANCES |= {"ortq": None, "common16": 2e-2}
     return run({r.name: {"optimum": partial(case_of, r)} for r in RECIPES}, STEPS, __doc__ or "")
 
 
