@@ -141,7 +141,7 @@ def _constant_of_shape(node: Node) -> Elements | None:
 def _combine(function: Callable[[Dim, Dim], Dim | None]) -> Callable[[Node], Elements | None]:
     def combined(node: Node) -> Elements | None:
         left, right = _of(node, 0), _of(node, 1)
-        if left is None or right is None:
+        if left is None or right is None or len(node.inputs) != 2:
             return None
         try:
             pairs = np.broadcast(left, right)
@@ -161,6 +161,26 @@ def _equal(left: Dim, right: Dim) -> Dim | None:
     # A dimension is never negative: the exporters' `where(shape == -1, 1, shape)` is decided by that.
     other = right if isinstance(left, Symbolic) else left
     return 0 if isinstance(other, int) and other < 0 else None
+
+
+def _larger(left: Dim, right: Dim) -> Dim | None:
+    return _extreme(left, right, max)
+
+
+def _smaller(left: Dim, right: Dim) -> Dim | None:
+    return _extreme(left, right, min)
+
+
+def _extreme(left: Dim, right: Dim, pick: Callable[[int, int], int]) -> Dim | None:
+    """Of equal polynomials either one; a dimension is never negative."""
+    if left == right:
+        return left
+    if isinstance(left, int) and isinstance(right, int):
+        return pick(left, right)
+    number, other = (left, right) if isinstance(left, int) else (right, left)
+    if not isinstance(number, int) or number > 0:
+        return None
+    return other if pick(0, 1) else number
 
 
 def _where(node: Node) -> Elements | None:
@@ -222,4 +242,6 @@ FOLLOWED: dict[str, Callable[[Node], Elements | None]] = {
     "Equal": _combine(_equal),
     "Where": _where,
     "ReduceProd": _reduce_product,
+    "Max": _combine(_larger),
+    "Min": _combine(_smaller),
 }

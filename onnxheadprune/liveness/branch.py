@@ -92,16 +92,14 @@ def detach(projection: Node) -> Sequence[Edit] | Remnant | Refusal:
 
 
 def _own_bias(node: Node) -> _Left | Refusal:
-    rank = len(node.out.shape or ())
-    if node.op_type not in BIAS or node.attribute("beta", 1.0) != 1.0:
-        return refuse(
-            node, Reason.NO_PROJECTION, f"removing all heads before a {node.op_type} is not supported"
-        )
-    index = BIAS[node.op_type]
+    rank, index = len(node.out.shape or ()), BIAS.get(node.op_type)
     bias = None if index is None else node.input(index)
-    return _Left(
-        None if bias is None else bias.name, 1 if node.op_type in ("Conv", "ConvInteger") else rank - 1
-    )
+    scale = node.attribute("beta", 1.0)
+    if node.op_type not in BIAS or (bias is not None and scale not in (0.0, 1.0)):
+        why = f"removing all heads before a {node.op_type} is not supported"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    axis = 1 if node.op_type in ("Conv", "ConvInteger") else rank - 1
+    return _Left(None if bias is None or not scale else bias.name, axis)
 
 
 def _joins(use: Use, value: Value) -> bool:
