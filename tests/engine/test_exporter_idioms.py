@@ -13,7 +13,7 @@ from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import B, D, H, S, WIDTH
+from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
 
 def test_a_batch_of_heads_is_the_larger_of_two_batches() -> None:
