@@ -53,7 +53,7 @@ def check_private(model: ModelProto, name: str) -> None:
         ModelError: if a file holds one.
     """
     for stored in tensors_of(model):
-        keys = {entry.key for entry in stored.tensor.external_data} - {EXPLICIT}
+        keys = entries_of(stored.tensor).keys() - {EXPLICIT}
         if any(key.startswith(PRIVATE) for key in keys):
             raise ModelError(f"{name} is damaged: {stored.label} has external data of an unknown kind")
 

@@ -55,6 +55,10 @@ def entries_of(tensor: TensorProto) -> dict[str, str]:
     """
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
+        if not isinstance(entry.key, str) or not isinstance(entry.value, str):
+            raise ModelError(
+                f"the external data of initializer {tensor.name!r} is described by what is not UTF-8"
+            )
         if entry.key in entries and entry.key != CUT:
             raise ModelError(f"initializer {tensor.name!r} names the {entry.key} of its external data twice")
         entries[entry.key] = entry.value
