@@ -36,12 +36,14 @@ class Setting:
         data: the user's inputs, for the proof.
         seed: of random inputs.
         seconds: to measure per grid point.
+        repeats: blocks per grid point in place of a time.
     """
 
     provider: Provider | None = None
     data: DataSource | None = None
     seed: int = 0
     seconds: float = SECONDS
+    repeats: int | None = None
 
 
 def fused(
@@ -102,6 +104,7 @@ def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tup
         ),
         provider=provider,
         time_budget=setting.seconds,
+        repeats=setting.repeats,
         seed=setting.seed,
         memory=False,
     )

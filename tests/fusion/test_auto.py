@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import fusing, prune
+from onnxheadprune.benchmarking.measure import ROUNDS
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from tests.fusion.blocks import EAGER, block
@@ -97,7 +98,7 @@ def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.Monke
 
 
 def test_it_really_measures(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = fusing.Setting(seconds=0.05)
+    setting = fusing.Setting(seconds=0.05, repeats=ROUNDS)
     monkeypatch.setattr("onnxheadprune.api.Setting", lambda *_: setting)
     result = prune(block(EAGER), {0: [1]}, fuse="auto", provider="cpu")
     assert result.fusion is not None

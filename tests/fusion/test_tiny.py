@@ -14,13 +14,15 @@ from tests.fusion.running import executed
 from tests.test_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 
 OPERATOR: dict[FuseMode, str] = {"contrib": "MultiHeadAttention", "onnx": "Attention"}
-MODES: tuple[FuseMode, ...] = ("contrib", "onnx")
+CASES: list[tuple[str, FuseMode]] = [
+    *((name, "contrib") for name in NAMES),
+    *((name, "onnx") for name in NAMES if name.endswith(("dynamo-eager", "torchscript-sdpa"))),
+]
 INDEX = 7
 """Which of the drawn sets of heads goes."""
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "mode"), CASES)
 def test_all_sites_are_fused_and_equal_pytorch(name: str, mode: FuseMode, tmp_path: Path) -> None:
     expected = reference(name.partition("-")[0])
     original = sample(name)
