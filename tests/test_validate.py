@@ -440,7 +440,7 @@ def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.
         one_corrupted_weight(result)
         return result
 
-    monkeypatch.setattr("onnxheadprune.functions.apply_plan", broken)
+    monkeypatch.setattr(surgery, "apply_plan", broken)
     with pytest.raises(ValidationFailedError, match="nothing is written") as caught:
         prune(toys.attention(), "0:1", tmp_path / "out.onnx", provider="cpu")
     assert caught.value.validation.verdict == "failed"
