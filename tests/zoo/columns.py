@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 COLUMNS = {
     "ts": "TorchScript 14/17",
     "dyn": "dynamo 18/23",
@@ -18,6 +20,9 @@ COLUMNS = {
     "data": "external data",
 }
 
+FOREIGN = {"export": "as exported", "opt": "onnxoptimizer"}
+"""Further columns for exporters with an environment of their own (`tests.zoo.foreign`)."""
+
 SAMPLE = (
     *("ts14", "ts17", "dyn18", "dyn23", "ts17raw", "dyn18raw", "ts17+ort-basic", "ts17+ort-extended"),
     *("dyn18+ort-extended", "ts17+ort-fused", "dyn18+ort-fused", "ts17+slim", "dyn18+slim", "ts17+sim"),
@@ -29,21 +34,24 @@ SAMPLE = (
 _STEPS = {
     "slim": ("slim",),
     "sim": ("sim",),
-    "ort": ("ort-basic", "ort-extended"),
-    "half": ("fp16", "bf16w", "ts17half", "dyn18half"),
-    "fused": ("ort-fused",),
+    "ort": ("ort-basic", "ort-extended", "O1"),
+    "half": ("fp16", "bf16w", "ts17half", "dyn18half", "common16", "genai-fp16-cpu", "genai-fp16-cuda"),
+    "fused": ("ort-fused", "O2", "O3"),
     "data": ("extdata",),
     "scopes": ("in-if", "in-loop", "functions"),
-    "int8": ("int8dyn",),
+    "int8": ("int8dyn", "ortq"),
     "qdq": ("qdq", "qdq-tensor", "qop"),
-    "nbits": ("nbits4", "nbits8"),
+    "nbits": ("nbits4", "nbits8", "genai-int4-cpu", "genai-int4-cuda"),
+    "opt": ("optimizer",),
     "raw": ("ts17raw", "dyn18raw"),
 }
-_RANK = ("raw", "ort", "slim", "sim", "data", "half", "fused", "scopes", "int8", "qdq", "nbits")
+_RANK = ("raw", "ort", "slim", "sim", "opt", "data", "half", "fused", "scopes", "int8", "qdq", "nbits")
 
 
 def column(variant: str) -> str:
     """The key of a variant's column; of several steps the one that changes a graph most counts."""
     steps = variant.split("+")
     found = [key for key in _RANK if any(step in _STEPS[key] for step in steps)]
-    return found[-1] if found else ("ts" if steps[0].startswith("ts") else "dyn")
+    if found:
+        return found[-1]
+    return next((key for key in ("ts", "dyn") if re.match(rf"{key}\d", steps[0])), "export")

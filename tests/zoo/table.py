@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fnmatch
 import importlib.metadata
 import sys
 from collections import Counter, defaultdict
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.zoo.collect import collect
-from tests.zoo.columns import COLUMNS, SAMPLE, column
+from tests.zoo.columns import COLUMNS, FOREIGN, SAMPLE, column
 from tests.zoo.folder import Folder
 from tests.zoo.row import Outcome, Row
 
@@ -92,8 +93,9 @@ def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
     notes = Footnotes()
     # A column that was not measured is left out: "-" would say that nothing could be.
     measured = {column(row.variant) for row in rows}
-    keys = [key for key in COLUMNS if key in measured]
-    lines = [f"| graph | {' | '.join(COLUMNS[key] for key in keys)} |", f"|---|{'---|' * len(keys)}"]
+    titles = FOREIGN | COLUMNS
+    keys = [key for key in titles if key in measured]
+    lines = [f"| graph | {' | '.join(titles[key] for key in keys)} |", f"|---|{'---|' * len(keys)}"]
     for case in sorted(cells, key=lambda name: (families[name], name)):
         entries = " | ".join(cell(cells[case][key], notes) for key in keys)
         lines.append(f"| {case} | {entries} |")
@@ -157,13 +159,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--all", action="store_true", help="every variant, not the sample that fills the columns"
     )
     parser.add_argument("--variants", default=",".join(SAMPLE), help="the sample, comma-separated")
+    parser.add_argument("--only", help="every variant of the cases that fit these shell patterns")
     options = parser.parse_args(arguments)
     sample = tuple(options.variants.split(","))
-    folders = [path for path in sorted(options.zoo.iterdir()) if path.is_dir()]
-    selected = folders if options.all else chosen(options.zoo, sample)
+    patterns = (options.only or "*").split(",")
+    folders = [
+        path
+        for path in sorted(options.zoo.iterdir())
+        if path.is_dir() and any(fnmatch.fnmatchcase(path.name, f"{pattern}.*") for pattern in patterns)
+    ]
+    every = options.all or options.only
+    selected = folders if every else chosen(options.zoo, sample)
     rows = collect(selected, options.rows, options.jobs)
-    scope = "Every graph of the zoo."
-    if not options.all:
+    scope = f"Every graph of {options.only or 'the zoo'}."
+    if not every:
         scope = f"A sample of the zoo: {', '.join(sample)}; of SDPA twins the plain exports only."
     tools = ", ".join(f"{name} {version}" for name, version in versions().items())
     header = [f"Measured on {datetime.date.today().isoformat()} with {tools}.", scope]

@@ -37,6 +37,11 @@ def row(
         ("ts17+qdq+ort-extended", "qdq"),
         ("ts17+functions+slim", "scopes"),
         ("ts17+extdata", "data"),
+        ("optimum", "export"),
+        ("optimum+O2+fp16", "fused"),
+        ("optimum+optimizer", "opt"),
+        ("genai-fp32-cpu", "export"),
+        ("genai-int4-cuda", "nbits"),
     ],
 )
 def test_columns(variant: str, expected: str) -> None:
