@@ -13,9 +13,7 @@ class Reason(enum.Enum):
     COUPLED = "coupled"
     INEXPRESSIBLE = "inexpressible"
     UNKNOWN_SHAPE = "unknown-shape"
-    NOT_CONSTANT = "not-constant"
     NO_PROJECTION = "no-projection"
-    NO_HEAD_SIZE = "no-head-size"
     OPAQUE_WEIGHTS = "opaque-weights"
     NOT_FUSIBLE = "not-fusible"
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.masking import masked_reference
@@ -155,3 +155,42 @@ def test_heads_along_a_symbolic_axis_are_not_taken_for_one_head() -> None:
     sites = find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
     assert [site.num_heads for site in sites] == []
     assert [miss.reason.reason for miss in sites.near_misses] == [Reason.INEXPRESSIBLE]
+
+
+def test_packed_weights_that_no_head_fills_are_refused() -> None:
+    """Blocks of 16 inputs share a scale, and a head has two."""
+    net = Net(PLAIN)
+    model, _ = attention(Steps())
+    projection = model.graph.node[-1]
+    del projection.input[1:], projection.attribute[:]
+    projection.op_type, projection.domain = "MatMulNBits", "com.microsoft"
+    weight = np.zeros((WIDTH, 1, 8), dtype=np.uint8)
+    for name, array in (("packed", weight), ("scales", net.random(WIDTH))):
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+        projection.input.append(name)
+    for name, value in {"K": H * D, "N": WIDTH, "bits": 4, "block_size": 16}.items():
+        projection.attribute.append(helper.make_attribute(name, value))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    sites = find_sites(model)
+    assert [site.reason.reason for site in sites if site.reason] == [Reason.OPAQUE_WEIGHTS]
+    with pytest.raises(RefusedError):
+        plan_pruning(model, {0: [1]})
+
+
+def test_a_shape_that_the_caller_decides_costs_an_edge_gather() -> None:
+    """The query takes the shape that an input names: nobody knows which axis is which."""
+    shape = np.array([B, S, H * D], dtype=np.int64)
+
+    def vague(net: Net, data: Any) -> Any:
+        target = gs.Variable("target", dtype=np.int64, shape=(3,))
+        net.graph.inputs.append(target)
+        net.feed["target"] = shape
+        return net.op("Reshape", data, target)
+
+    model, feed = attention(Steps(query=vague))
+    planning = analyse(model, {0: [1]}, "vague")
+    assert len(planning.plan.edge_gathers) == 1
+    got = run(apply_plan(planning.plan, model), feed)
+    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
