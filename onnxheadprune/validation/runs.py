@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.calibration.main_output import MainOutput, main_output
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
-from onnxheadprune.validation.main_output import MainOutput, main_output
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift
 

@@ -1,0 +1,96 @@
+"""Running independent pieces of work: here, in processes, or on any cluster that speaks `concurrent.futures`."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
+
+from onnxheadprune.errors import UsageError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def run_all(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    executor: Executor | None = None,
+    done: Callable[[int, Result], None] | None = None,
+) -> list[Result]:
+    """Results in the order of the tasks, wherever and in whatever order they were computed.
+
+    Args:
+        function: a pure function; for an executor it must be picklable, and so must the tasks.
+        tasks: what to call it with.
+        executor: any `concurrent.futures.Executor`; None runs in this process.
+        done: told about each result as it comes, with the task's position.
+    """
+    results: dict[int, Result] = {}
+
+    def keep(position: int, result: Result) -> None:
+        results[position] = result
+        if done is not None:
+            done(position, result)
+
+    if executor is None:
+        for position, task in enumerate(tasks):
+            keep(position, function(task))
+    else:
+        futures = [executor.submit(function, task) for task in tasks]
+        positions = {id(future): position for position, future in enumerate(futures)}
+        try:
+            for future in _completed(futures):
+                keep(positions[id(future)], future.result())
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    return [results[position] for position in range(len(tasks))]
+
+
+def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
+    """As they complete; futures that are not of the standard library's own kind are awaited in order."""
+    if all(isinstance(future, Future) for future in futures):
+        yield from as_completed(futures)
+    else:
+        yield from futures
+
+
+@contextlib.contextmanager
+def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor | None]:
+    """The executor that `--jobs` or `--dask` asks for; None for one job here.
+
+    Raises:
+        UsageError: if the cluster cannot be reached, or the `dask` extra is not installed.
+    """
+    if dask is not None:
+        with _dask(dask) as executor:
+            yield executor
+    elif jobs > 1:
+        # A fresh interpreter for each: forking a process that runs ONNX Runtime's threads deadlocks.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+            yield pool
+    else:
+        yield None
+
+
+@contextlib.contextmanager
+def _dask(address: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
+    try:
+        client: Any = Client(address, timeout="15s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error
+    try:
+        # Tasks are pure: what a lost worker had, another one computes again.
+        executor: Executor = client.get_executor(pure=False, retries=3)
+        yield executor
+    finally:
+        client.close()

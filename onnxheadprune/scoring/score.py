@@ -1,0 +1,185 @@
+"""`score_heads`: what every head of a model is worth."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.calibration.contexts import Progress, context_moments, require_rows, silent
+from onnxheadprune.calibration.data import Calibration, calibration_data
+from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.moments import Moments
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.feeds import DataSource
+from onnxheadprune.graph.view import GraphView
+from onnxheadprune.model_io import ModelLike, load_model, model_name
+from onnxheadprune.plan import fingerprint
+from onnxheadprune.providers import AUTO, resolve_provider
+from onnxheadprune.runtime import Provider
+from onnxheadprune.scoring.ablation import ablation_scores, require_main
+from onnxheadprune.scoring.executors import run_all
+from onnxheadprune.scoring.reconstruction import reconstruction_scores
+from onnxheadprune.scoring.scores import HeadScores, SiteScores
+from onnxheadprune.scoring.simple import activation_scores, fluctuation_scores, weight_scores
+from onnxheadprune.scoring.work import ablate, site_tasks
+from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.sites.site import AttentionSite
+
+Method: TypeAlias = Literal["weight", "activation", "fluctuation", "reconstruction", "ablation"]
+METHODS: tuple[Method, ...] = get_args(Method)
+Array = npt.NDArray[np.float64]
+
+_UNITS = {
+    "weight": "share of the site's weights",
+    "activation": "share of the site's activity",
+    "fluctuation": "share of the site's variance",
+    "reconstruction": "share of the site's variance lost after refit",
+}
+_FROM_MOMENTS: Mapping[str, Callable[[AttentionSite, Sequence[Moments]], Array]] = {
+    "activation": activation_scores,
+    "fluctuation": fluctuation_scores,
+    "reconstruction": reconstruction_scores,
+}
+
+
+def score_heads(
+    model: ModelLike,
+    *,
+    method: Method = "reconstruction",
+    data: DataSource | Calibration | None = None,
+    provider: str | Provider = AUTO,
+    effect: Effect | None = None,
+    executor: Executor | None = None,
+    partial: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> HeadScores:
+    """Scores of all heads; the larger, the more the head is worth.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+        method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
+            the data, "ablation" about half a pass per head.
+        data: calibration data; see `feeds.load_data` for the forms.
+        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        effect: for "ablation": what to measure in place of divergence or cosine, called with the outputs
+            before, the outputs after and the feed; larger is worse.
+        executor: where to ablate sites; any `concurrent.futures.Executor`.
+        partial: a file to keep finished sites in, so that an interrupted ablation goes on where it stopped.
+        progress: told what is being done, how much is done, and of how much.
+
+    Raises:
+        UsageError: if there is no data where the method needs it, or the data does not fit.
+        RefusedError: if the model has no sites, or a site that this method cannot see into.
+        ModelError: if the model cannot be read.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    if method not in METHODS:
+        raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
+    view = view_of(load_model(model))
+    sites = sites_of(view, model_name(model))
+    if not len(sites):
+        raise RefusedError("no attention site was found in this model, so there are no heads to score")
+    if method == "weight":
+        return _scores(method, _UNITS[method], sites.model, sites, [weight_scores(site) for site in sites], None)
+    if data is None:
+        raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
+    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+    calibration = calibration_data(data, view)
+    if method == "ablation":
+        meter = EffectMeter(require_main(view), calibration.inputs, effect)
+        found = _ablated(view, sites.sites, calibration, where, effect, executor, partial, progress)
+        return _scores(method, meter.name, sites.model, sites, found, calibration)
+    moments = context_moments(view.model, sites, calibration, where, progress)
+    if method == "reconstruction":
+        require_rows(moments, calibration.source)
+    found = [_FROM_MOMENTS[method](site, moments[site.index]) for site in sites]
+    return _scores(method, _UNITS[method], sites.model, sites, found, calibration)
+
+
+def _scores(
+    method: str,
+    unit: str,
+    name: str,
+    sites: Sequence[AttentionSite],
+    found: Sequence[Array],
+    data: Calibration | None,
+) -> HeadScores:
+    entries = tuple(
+        SiteScores(site.index, site.name, _by_original(site, values))
+        for site, values in zip(sites, found, strict=True)
+    )
+    if data is None:
+        return HeadScores(method, unit, name, entries)
+    return HeadScores(method, unit, name, entries, data.fingerprint, data.count, data.source)
+
+
+def _by_original(site: AttentionSite, values: Array) -> tuple[float | None, ...]:
+    scores: list[float | None] = [None] * site.original_num_heads
+    for head, value in zip(site.original_heads, values, strict=True):
+        scores[head] = float(value)
+    return tuple(scores)
+
+
+def _ablated(
+    view: GraphView,
+    sites: Sequence[AttentionSite],
+    data: Calibration,
+    provider: Provider,
+    effect: Effect | None,
+    executor: Executor | None,
+    partial: str | os.PathLike[str] | None,
+    progress: Progress,
+) -> list[Array]:
+    """Ablation scores per site, those of an interrupted run taken from its file."""
+    kept = _Partial(partial, f"{fingerprint(view.model)} {data.fingerprint} {data.count}")
+    missing = [position for position in range(len(sites)) if position not in kept.found]
+
+    def done(at: int, result: Array) -> None:
+        kept.add(missing[at], result)
+        progress("ablating heads, site by site", len(kept.found), len(sites))
+
+    if executor is None:
+        run_all(
+            lambda position: ablation_scores(view, sites[position], data, provider, effect), missing, None, done
+        )
+    else:
+        tasks = site_tasks(view.model, len(sites), data, provider, effect)
+        run_all(ablate, [tasks[position] for position in missing], executor, done)
+    kept.finish()
+    return [kept.found[position] for position in range(len(sites))]
+
+
+class _Partial:
+    """Finished sites, on disk as they come."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
+        self._path = None if path is None else Path(path)
+        self._key = key
+        self.found: dict[int, Array] = {}
+        if self._path is not None and self._path.is_file():
+            try:
+                stored = json.loads(self._path.read_text(encoding="utf-8"))
+                if stored["key"] == key:
+                    self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self.found = {}
+
+    def add(self, position: int, scores: Array) -> None:
+        self.found[position] = scores
+        if self._path is None:
+            return
+        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps(content), encoding="utf-8")
+        fresh.replace(self._path)
+
+    def finish(self) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""How many heads each site loses, so that all of it together costs least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.selection.moves import Heads, Step
+from onnxheadprune.sites.site import AttentionSite
+
+Paths = Mapping[int, Sequence[Step]]
+Choice = dict[int, Heads]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a cut must respect.
+
+    Attributes:
+        floor: heads that every site keeps at least.
+        multiple_of: the number of heads that a site keeps must be a multiple of this.
+        uniform: every site loses the same share of its heads.
+    """
+
+    floor: int = 1
+    multiple_of: int = 1
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        if self.floor < 0 or self.multiple_of < 1:
+            raise UsageError("a floor is 0 or more, a multiple 1 or more")
+
+
+def options(site: AttentionSite, path: Sequence[Step], limits: Limits) -> list[Step]:
+    """The steps of a path that respect the limits, the empty one first."""
+    start = [Step(frozenset(), 0.0)]
+    return [
+        step
+        for step in (*start, *path)
+        if not step.removed
+        or (
+            site.num_heads - len(step.removed) >= max(limits.floor, 0)
+            and (site.num_heads - len(step.removed)) % limits.multiple_of == 0
+        )
+    ]
+
+
+def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+    """The cheapest way to remove `wanted` heads in all, or as many below that as the limits allow.
+
+    Costs of sites add up; the split is exact (dynamic programming over sites and heads).
+
+    Args:
+        sites: the sites that may lose heads.
+        paths: steps per site index, with their costs.
+        wanted: heads to remove.
+        limits: what to respect.
+
+    Raises:
+        RefusedError: if the limits leave nothing to remove.
+    """
+    if limits.uniform:
+        return _uniform(sites, paths, wanted, limits)
+    best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
+    for site in sites:
+        steps = options(site, paths[site.index], limits)
+        grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
+        for count, (cost, chosen) in best.items():
+            for step in steps:
+                total = count + len(step.removed)
+                if total <= wanted and (total not in grown or cost + step.error < grown[total][0]):
+                    grown[total] = (cost + step.error, (*chosen, step))
+        best = grown
+    _, chosen = best[max(best)]
+    return _required({site.index: step.removed for site, step in zip(sites, chosen, strict=True)}, wanted)
+
+
+def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+    """The same share of every site, as near to what is wanted as its path and the limits come."""
+    share = wanted / max(sum(site.num_heads for site in sites), 1)
+    choice = {}
+    for site in sites:
+        most = share * site.num_heads + 1e-9
+        fitting = [step for step in options(site, paths[site.index], limits) if len(step.removed) <= most]
+        choice[site.index] = max(fitting, key=lambda step: len(step.removed)).removed
+    return _required(choice, wanted)
+
+
+def keep_per_site(sites: Sequence[AttentionSite], paths: Paths, keep: int, limits: Limits) -> Choice:
+    """Every site down to `keep` heads, or as near above as its KV groups allow.
+
+    Raises:
+        RefusedError: if no site has more.
+    """
+    choice = {}
+    for site in sites:
+        fitting = [
+            step
+            for step in options(site, paths[site.index], limits)
+            if site.num_heads - len(step.removed) >= min(keep, site.num_heads)
+        ]
+        choice[site.index] = max(fitting, key=lambda step: len(step.removed)).removed
+    return _required(choice, sum(max(site.num_heads - keep, 0) for site in sites))
+
+
+def _required(choice: Choice, wanted: int) -> Choice:
+    chosen = {index: heads for index, heads in choice.items() if heads}
+    if wanted > 0 and not chosen:
+        raise RefusedError(
+            f"no legal cut removes any of the {wanted} heads that were asked for; ask for more, or loosen the limits"
+        )
+    return chosen
+
+
+def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits) -> int:
+    """The most heads that the limits let go."""
+    return sum(max(len(step.removed) for step in options(site, paths[site.index], limits)) for site in sites)
+
+
+def heads_for_ratio(total: int, ratio: float) -> int:
+    """How many heads a ratio asks for.
+
+    Raises:
+        UsageError: if it is no share.
+    """
+    if not 0 < ratio < 1 or not math.isfinite(ratio):
+        raise UsageError(f"a ratio of heads to remove lies between 0 and 1, not {ratio}")
+    return round(total * ratio)

@@ -1,0 +1,87 @@
+"""What a site can lose next: the smallest legal steps from one legal set of heads to a larger one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.sites.site import AttentionSite
+
+Heads = frozenset[int]
+Move = frozenset[int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step down the path of a site: from all heads to few.
+
+    Attributes:
+        removed: present heads that are gone after it, those of earlier steps included.
+        error: what that costs, in the unit of whoever made the path; it never falls.
+    """
+
+    removed: Heads
+    error: float
+
+
+def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Move, float]:
+    """The move that costs least per head, and its cost; the first one among equals."""
+    costs = [cost(move) for move in options]
+    best = min(range(len(options)), key=lambda at: costs[at] / len(options[at]))
+    return options[best], costs[best]
+
+
+def path_by_worth(
+    site: AttentionSite, worth: Sequence[float], protected: Heads = frozenset(), removed: Heads = frozenset()
+) -> tuple[Step, ...]:
+    """The path on which the least worthy heads go first, as far as the KV groups allow.
+
+    Args:
+        site: the site.
+        worth: of each present head; worths add up.
+        protected: present heads that stay.
+        removed: present heads that are gone already.
+    """
+    gone, total, steps = removed, 0.0, []
+    while options := moves(site, gone, protected, worth):
+        best, cost = cheapest(options, lambda move: sum(worth[head] for head in move))
+        gone |= best
+        total += cost
+        steps.append(Step(gone, total))
+    return tuple(steps)
+
+
+def moves(
+    site: AttentionSite, removed: Heads, protected: Heads = frozenset(), worth: Sequence[float] | None = None
+) -> list[Move]:
+    """Sets of present heads that may go next, so that every KV head that stays keeps equally many.
+
+    A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
+    of every KV head that is left. Never the last head, and no protected one.
+
+    Args:
+        site: the site.
+        removed: present heads that are gone already; a legal set.
+        protected: present heads that stay.
+        worth: of each present head; of every KV head the least worthy query head goes first.
+    """
+    groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
+    whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
+    if len(groups) > 1 and len(groups[0]) == 1:
+        return [move for move in whole if not move & protected]
+    thinner = _one_of_each(groups, protected, worth) if groups and len(groups[0]) > 1 else []
+    return [*(move for move in whole if not move & protected), *thinner]
+
+
+def _one_of_each(
+    groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | None
+) -> list[Move]:
+    """One head of every group. With one group every choice is offered, else the least worthy of each."""
+    free = [[head for head in group if head not in protected] for group in groups]
+    if not all(free):
+        return []
+    if len(groups) == 1:
+        return [frozenset((head,)) for head in free[0]]
+    if worth is None:
+        return [frozenset(group[rank] for group in free) for rank in range(min(map(len, free)))]
+    return [frozenset(min(group, key=lambda head: (worth[head], head)) for group in free)]
