@@ -69,7 +69,9 @@ def context_moments(
     for number, feed in enumerate(data.feeds, 1):
         outputs = run_feed(session, feed, data.source)
         for (_, projection), value, moment in zip(projections, values, moments, strict=True):
-            moment.add(finite(token_rows(outputs[value.name], projection.activation[1], feed, data.inputs), value))
+            moment.add(
+                finite(token_rows(outputs[value.name], projection.activation[1], feed, data.inputs), value)
+            )
         progress("reading contexts", number, len(data.feeds))
     found: dict[int, tuple[Moments, ...]] = {}
     for (index, _), moment in zip(projections, moments, strict=True):
@@ -132,7 +134,9 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     index, axes = projection.weight
     value = node.inputs[index]
     if value is None or value.tensor is None:
-        raise RefusedError(f"the weights of {node.label} are not stored as they are used, so they cannot be read")
+        raise RefusedError(
+            f"the weights of {node.label} are not stored as they are used, so they cannot be read"
+        )
     array = numpy_helper.to_array(value.tensor).astype(np.float64)
     scale, zero = (_side(node, at) for at in _SIDES.get(node.op_type, (-1, -1)))
     array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
@@ -176,5 +180,9 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
     unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
-    result = Session(model, Provider(CPU, "weights"), name=node.label).run({"unit": unit})["weights"].astype(np.float64)
+    result = (
+        Session(model, Provider(CPU, "weights"), name=node.label)
+        .run({"unit": unit})["weights"]
+        .astype(np.float64)
+    )
     return np.asarray(result[:rows] - result[rows:])

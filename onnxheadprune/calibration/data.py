@@ -9,7 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.feeds import Case, DataSource, Feed, FeedMaker, Input, Role, Sample, first_that_runs, load_data
+from onnxheadprune.feeds import (
+    Case,
+    DataSource,
+    Feed,
+    FeedMaker,
+    Input,
+    Role,
+    Sample,
+    first_that_runs,
+    load_data,
+)
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider, Session
 
@@ -123,7 +133,10 @@ def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
         yield sample
         return
     for part in (slice(0, rows - rows // 2), slice(rows - rows // 2, rows)):
-        feed = {item.name: sample.feed[item.name][part] if item.dims else sample.feed[item.name] for item in inputs}
+        feed = {
+            item.name: sample.feed[item.name][part] if item.dims else sample.feed[item.name]
+            for item in inputs
+        }
         labels = None if sample.labels is None else sample.labels[part]
         yield Sample(feed, labels, sample.source)
 

@@ -66,9 +66,9 @@ def image_feeds(
         raise UsageError(f"the model takes {count} pictures at once, but {folder} holds {len(paths)}")
     return [
         {
-            pixels[0].name: np.stack([_picture(path, layout) for path in paths[start : start + count]]).astype(
-                pixels[0].dtype
-            )
+            pixels[0].name: np.stack(
+                [_picture(path, layout) for path in paths[start : start + count]]
+            ).astype(pixels[0].dtype)
         }
         for start in range(0, whole, count)
     ]
@@ -93,7 +93,9 @@ def _layout(item: Input, how: Preprocessing) -> _Layout:
                 raise UsageError(f"the model takes {item.describe()}, which is not the size {how.size}")
         height, width = how.size
     if not isinstance(height, int) or not isinstance(width, int):
-        raise UsageError(f"the model takes pictures of any size ({item.describe()}); choose one with --image-size")
+        raise UsageError(
+            f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
+        )
     count = channels if isinstance(channels, int) else 3
     if count not in (1, 3):
         raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
@@ -118,6 +120,8 @@ def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
             scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
     except (UnidentifiedImageError, OSError) as error:
         raise UsageError(f"the picture {path} cannot be read: {error}") from error
-    numbers = np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
+    numbers: Any = (
+        np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
+    )
     numbers = (numbers - layout.mean) / layout.std
-    return numbers if layout.channels_last else numbers.transpose(2, 0, 1)
+    return np.asarray(numbers if layout.channels_last else numbers.transpose(2, 0, 1), dtype=np.float32)

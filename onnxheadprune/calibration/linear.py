@@ -157,7 +157,12 @@ def _joined(out: Value) -> tuple[Value | None, Value | None]:
     node = use.node
     if node.op_type == "Add" and not node.domain:
         other = node.inputs[1 - use.input_index]
-        if other is None or other.is_constant or other.shape is None or len(other.shape) != len(out.shape or ()):
+        if (
+            other is None
+            or other.is_constant
+            or other.shape is None
+            or len(other.shape) != len(out.shape or ())
+        ):
             return None, None
         return other, None
     if node.op_type in SKIP_NORMS and use.input_index < 2:

@@ -7,7 +7,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import Value
@@ -15,7 +24,9 @@ from onnxheadprune.graph.view import Value
 Array = npt.NDArray[Any]
 
 
-def tapped(model: ModelProto, values: Iterable[Value], stored: Mapping[str, Array] | None = None) -> ModelProto:
+def tapped(
+    model: ModelProto, values: Iterable[Value], stored: Mapping[str, Array] | None = None
+) -> ModelProto:
     """A model with `values` as its only outputs and without what they do not need.
 
     Args:

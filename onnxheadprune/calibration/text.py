@@ -41,7 +41,9 @@ def text_feeds(
     """
     ids = next((item for item in inputs if item.role is Role.IDS and len(item.dims) == 2), None)
     if ids is None:
-        raise UsageError("the model has no input for token ids, so text is of no use; give its inputs with --data")
+        raise UsageError(
+            "the model has no input for token ids, so text is of no use; give its inputs with --data"
+        )
     fixed = [dim for dim in ids.dims if isinstance(dim, int)]
     if fixed:
         raise UsageError(
@@ -53,7 +55,9 @@ def text_feeds(
     return [_feed(group, ids, inputs) for group in _groups(samples, batch, padded)]
 
 
-def _tokenized(path: str | os.PathLike[str], tokenizer: str | os.PathLike[str], max_length: int) -> list[Tokens]:
+def _tokenized(
+    path: str | os.PathLike[str], tokenizer: str | os.PathLike[str], max_length: int
+) -> list[Tokens]:
     from tokenizers import Tokenizer
 
     if not Path(tokenizer).is_file():
@@ -122,7 +126,7 @@ def _companion(item: Input, mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     if item.role is Role.MASK and len(item.dims) == 2:
         return mask
     if item.role is Role.POSITIONS and len(item.dims) == 2:
-        return np.maximum(mask.cumsum(axis=1) - 1, 0)
+        return np.asarray(np.maximum(mask.cumsum(axis=1) - 1, 0))
     if item.role is Role.FLAG:
         return np.zeros([dim for dim in item.dims if isinstance(dim, int)], dtype=bool)
     if item.role is Role.IDS and len(item.dims) == 2:

@@ -126,7 +126,7 @@ def _backward(node: Node, value: Array) -> Array:
         assert source is not None and source.tensor is not None
         limits = _limits(source.tensor.data_type)
         # The scales stay: what a refit asks beyond their range is clipped, and shows in the measured drift.
-        return np.clip(np.rint(value / scale) + zero, *limits)
+        return np.asarray(np.clip(np.rint(value / scale) + zero, *limits))
     return value
 
 

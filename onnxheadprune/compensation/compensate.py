@@ -145,7 +145,9 @@ def _tasks(
                 if not len(kept):
                     continue
                 linear = linear_of(projection)
-                found[projection.node.index] = _Task(projection.node.label, linear, site, tuple(kept.tolist()))
+                found[projection.node.index] = _Task(
+                    projection.node.label, linear, site, tuple(kept.tolist())
+                )
     first = min(found, default=0)
     own = {projection.node.index for site in sites for projection in site.projections}
     if other_maps and found:
@@ -178,7 +180,9 @@ class _Work:
         linear, site = task.linear, None if task.site is None else task.site.index
         obstacle = self._obstacle(task)
         if obstacle is not None or linear is None:
-            self.refits.append(Refit(task.name, site, None, 0.0, 0.0, obstacle or "its weights cannot be rewritten"))
+            self.refits.append(
+                Refit(task.name, site, None, 0.0, 0.0, obstacle or "its weights cannot be rewritten")
+            )
             return
         weight = linear.matrix.read()
         bias = linear.read_bias()
@@ -213,7 +217,10 @@ class _Work:
             tapped(model, [linear.out, *other]), self.provider, name="the original model", optimize=True
         )
         current = Session(
-            tapped(model, [linear.source, *other], self.stored), self.provider, name="the pruned model", optimize=True
+            tapped(model, [linear.source, *other], self.stored),
+            self.provider,
+            name="the pruned model",
+            optimize=True,
         )
         for feed in part.feeds:
             there, here = (run_feed(session, feed, part.source) for session in (original, current))
@@ -228,7 +235,12 @@ class _Work:
         return moments
 
     def _rows(
-        self, outputs: Mapping[str, Array], value: Value, axes: Sequence[int], feed: Mapping[str, Array], part: Calibration
+        self,
+        outputs: Mapping[str, Array],
+        value: Value,
+        axes: Sequence[int],
+        feed: Mapping[str, Array],
+        part: Calibration,
     ) -> Array:
         return finite(token_rows(outputs[value.name], axes, dict(feed), part.inputs), value)
 
@@ -238,7 +250,6 @@ class _Work:
         self.stored[linear.matrix.stored.name] = linear.matrix.written(new)
         if linear.bias is not None and linear.bias.tensor is not None and found.bias is not None:
             self.stored[linear.bias.name] = found.bias.reshape(tuple(linear.bias.tensor.dims))
-
 
 
 def _weights(stream: Array) -> Array:

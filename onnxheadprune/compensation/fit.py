@@ -62,7 +62,11 @@ def fit(
     new, offset = weight.copy(), None if bias is None else bias.copy()
     for choice in np.unique(chosen[chosen > 0]):
         columns = np.flatnonzero(chosen == choice)
-        found = (weight, _shift(both, weight, bias)) if choice == 1 else _solve(both, weight, bias, strengths[choice - 2])
+        found = (
+            (weight, _shift(both, weight, bias))
+            if choice == 1
+            else _solve(both, weight, bias, strengths[choice - 2])
+        )
         new[:, columns] = found[0][:, columns]
         if offset is not None and found[1] is not None:
             offset[columns] = found[1][columns]

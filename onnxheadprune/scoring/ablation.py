@@ -64,5 +64,3 @@ def require_main(view: GraphView) -> MainOutput:
     if main is None:
         raise RefusedError("the model has no float output to measure the effect of a head on")
     return main
-
-

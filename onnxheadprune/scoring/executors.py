@@ -84,8 +84,9 @@ def _dask(address: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as error:
         raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
+    connect: Any = Client
     try:
-        client: Any = Client(address, timeout="15s", set_as_default=False)
+        client: Any = connect(address, timeout="15s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error
     try:

@@ -73,7 +73,8 @@ def path(
     if gone:
         for surgeon, channels in zip(surgeons, _channels(site, gone), strict=True):
             surgeon.remove(channels)
-    total, steps = 0.0, []
+    total = 0.0
+    steps: list[Step] = []
     while True:
         options = moves(site, gone, frozenset(protected), _alone(site, surgeons, gone))
         if not options:
@@ -103,7 +104,8 @@ def _error(site: AttentionSite, surgeons: Sequence[_Surgeon], move: Move) -> flo
 def _channels(site: AttentionSite, heads: Iterable[int]) -> list[list[int]]:
     """For each projection, the channels of some heads, ascending."""
     return [
-        sorted(channel for head in heads for channel in projection.channels[head]) for projection in site.projections
+        sorted(channel for head in heads for channel in projection.channels[head])
+        for projection in site.projections
     ]
 
 

@@ -87,7 +87,9 @@ def score_heads(
     if not len(sites):
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
     if method == "weight":
-        return _scores(method, _UNITS[method], sites.model, sites, [weight_scores(site) for site in sites], None)
+        return _scores(
+            method, _UNITS[method], sites.model, sites, [weight_scores(site) for site in sites], None
+        )
     if data is None:
         raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
@@ -147,7 +149,10 @@ def _ablated(
 
     if executor is None:
         run_all(
-            lambda position: ablation_scores(view, sites[position], data, provider, effect), missing, None, done
+            lambda position: ablation_scores(view, sites[position], data, provider, effect),
+            missing,
+            None,
+            done,
         )
     else:
         tasks = site_tasks(view.model, len(sites), data, provider, effect)

@@ -123,7 +123,9 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
     sites = []
     for key, numbers in data.items():
         if not str(key).isdecimal() or not isinstance(numbers, Sequence) or isinstance(numbers, str):
-            raise UsageError(f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from site indices to scores')
+            raise UsageError(
+                f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from site indices to scores'
+            )
         sites.append(SiteScores(int(key), "", _numbers(numbers, where)))
     return HeadScores("imported", "imported", "", tuple(sites))
 
@@ -164,7 +166,8 @@ def _from_csv(text: str, where: str) -> HeadScores:
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where} are damaged in line {number}: {error}") from error
     return _from_mapping(
-        {str(site): [heads.get(head) for head in range(max(heads) + 1)] for site, heads in found.items()}, where
+        {str(site): [heads.get(head) for head in range(max(heads) + 1)] for site, heads in found.items()},
+        where,
     )
 
 

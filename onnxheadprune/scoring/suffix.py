@@ -35,7 +35,9 @@ class Halves:
     before: Session
     after: Session
 
-    def outputs(self, prepared: Mapping[str, Array], site: AttentionSite, heads: Sequence[int]) -> dict[str, Array]:
+    def outputs(
+        self, prepared: Mapping[str, Array], site: AttentionSite, heads: Sequence[int]
+    ) -> dict[str, Array]:
         """The model's outputs with some heads silenced."""
         changed = dict(prepared)
         for projection, context in zip(site.projections, self.contexts, strict=True):
@@ -74,7 +76,9 @@ def halves(
     """
     contexts = tuple(context_of(projection) for projection in site.projections)
     if any(value.scope.parent is not None for value in contexts):
-        raise RefusedError(f"site {site.index} ({site.name}) lives inside the body of a control-flow operator")
+        raise RefusedError(
+            f"site {site.index} ({site.name}) lives inside the body of a control-flow operator"
+        )
     values = view.main.values
     names = {value.name for value in contexts}
     after, crossing = _downstream(view.model, names, outputs)
@@ -114,7 +118,9 @@ def _open(model: ModelProto, names: frozenset[str]) -> None:
         model.graph.node.remove(node)
 
 
-def _downstream(model: ModelProto, contexts: set[str], outputs: Sequence[str]) -> tuple[list[object], set[str]]:
+def _downstream(
+    model: ModelProto, contexts: set[str], outputs: Sequence[str]
+) -> tuple[list[object], set[str]]:
     """The nodes that contexts change and outputs need, and the names they read from elsewhere."""
     needed, _ = needed_nodes(model.graph, outputs)
     changed = set(contexts)

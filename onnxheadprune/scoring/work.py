@@ -74,5 +74,3 @@ def _parsed(task: SiteTask) -> tuple[GraphView, Sites]:
         view = view_of(model)
         _CACHE[task.key] = view, sites_of(view, "the model")
     return _CACHE[task.key]
-
-

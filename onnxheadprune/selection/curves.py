@@ -61,7 +61,9 @@ def measured_path(
     parts = halves(view, site, outputs, provider, open_weights=open_weights)
     meters = [EffectMeter(main, data.inputs, effect) for _ in points]
     refits = [dict(_refits(site, linears, moments, steps[point])) for point in points]
-    originals = {name: value for linear in linears if linear is not None for name, value in _originals(linear)}
+    originals = {
+        name: value for linear in linears if linear is not None for name, value in _originals(linear)
+    }
     for feed in data.feeds:
         prepared = {**feed, **run_feed(parts.before, feed, data.source), **originals}
         before = parts.outputs(prepared, site, ())

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.calibration.taps import with_stored
+from onnxheadprune.compensation import record_of, restored
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.fusion import fused_record
@@ -16,7 +18,7 @@ from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_na
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.pruning import Planning
-from onnxheadprune.runtime import Provider, versions
+from onnxheadprune.runtime import Array, Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import Models
@@ -71,17 +73,26 @@ def validate(
     fused = fused_record(candidate)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
-    compared, more = _weight_problems(loaded, made, planning.plan, names)
+    refits, strange = _refits(loaded, made, planning.plan)
+    problems += strange
+    # What was refitted is taken from the pruned model; all else is planned on the original and proven.
+    subject = replace(loaded, proto=with_stored(source, refits)) if refits else loaded
+    compared, more = _weight_problems(subject, made, planning.plan, names)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
         # The masked reference refers to the original's weights where they lie.
-        masked = replace(loaded, proto=masked_reference(planning.view, planning.sites, planning.heads))
+        masked = replace(
+            loaded,
+            proto=with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits),
+        )
         silenced = _without_fused(loaded, planning, fused)
-        models = Models(loaded, masked, made, planning, tolerance, where, silenced)
+        models = Models(
+            loaded, masked, made, planning, tolerance, where, silenced, subject if refits else None
+        )
         found = run_all(models, data, seed, meter)
     problems = [*problems, *more, *found.problems]
-    verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused))
+    verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     return Validation(
         names[0],
         names[1],
@@ -103,6 +114,14 @@ def validate(
     )
 
 
+def _refits(
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan
+) -> tuple[dict[str, Array], list[str]]:
+    """Contents of refitted initializers in the original's shapes, and what is wrong with them."""
+    record = record_of(pruned.proto)
+    return ({}, []) if record is None else restored(original, pruned, plan, record)
+
+
 def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ...]) -> LoadedModel | None:
     """The original without the attention that the pruned model has fused; None if it has none."""
     heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
@@ -111,10 +130,12 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
     return replace(loaded, proto=masked_reference(planning.view, planning.sites, heads))
 
 
-def _words(planning: Planning, fused: tuple[int, ...]) -> tuple[str, str, str]:
+def _words(planning: Planning, fused: tuple[int, ...], refits: bool) -> tuple[str, str, str]:
     """What the pruned model is compared with, what is silenced to see a mistake, and the mistake."""
     if not planning.plan.removed:
         return "the original", "the fused sites", "a wrong fusion"
+    if refits:
+        return "the refitted and masked original", "the heads", "a wrong cut"
     return "the masked reference", "the heads or the fused sites" if fused else "the heads", "a wrong cut"
 
 

@@ -21,7 +21,8 @@ LOW_PRECISION = ("float16", "bfloat16")
 class Models:
     """The three models that are compared, with the planning that links them.
 
-    Where the pruned model has fused attention, `silenced` is the original without any of those sites.
+    Where the pruned model has fused attention, `silenced` is the original without any of those sites. Where it was
+    compensated, `refitted` is the original with the refitted weights, all heads alive.
     """
 
     original: LoadedModel
@@ -31,6 +32,7 @@ class Models:
     tolerance: Tolerance
     provider: Provider
     silenced: LoadedModel | None = None
+    refitted: LoadedModel | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ class _Bench:
             if silenced is None
             else Session(silenced, provider, name="the original without its fused sites")
         )
+        self.refitted = (
+            None
+            if models.refitted is None
+            else Session(models.refitted, provider, name="the refitted original")
+        )
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -144,7 +149,8 @@ class _Bench:
 
     def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
         """How far a mistake would move the outputs: the least of what silencing heads and fused sites does."""
-        effects = [worst(reference, before, names)[1].relative] if self.models.planning.plan.removed else []
+        alive = before if self.refitted is None else self.refitted.run(feed)
+        effects = [worst(reference, alive, names)[1].relative] if self.models.planning.plan.removed else []
         if self.silenced is not None:
             effects.append(worst(self.silenced.run(feed), before, names)[1].relative)
         return min(effects, default=0.0)
