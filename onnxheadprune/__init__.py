@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         Ratio,
         benchmark,
     )
+    from onnxheadprune.calibration import Calibration
+    from onnxheadprune.choosing import Chosen, Wish
+    from onnxheadprune.compensation import Compensation, Refit
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion import Fusion, SiteFusion
     from onnxheadprune.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.refusal import Reason, Refusal
+    from onnxheadprune.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
+    from onnxheadprune.selection import Limits, Selection, select_heads
     from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
@@ -56,15 +61,20 @@ __all__ = [
     "Accuracy",
     "AttentionSite",
     "Benchmark",
+    "Calibration",
     "CaseResult",
     "Cell",
+    "Chosen",
     "Comparison",
+    "Compensation",
     "Drift",
     "Fusion",
     "GridPoint",
     "HeadPruneError",
+    "HeadScores",
     "InferenceError",
     "Latency",
+    "Limits",
     "MetricResult",
     "ModelError",
     "ModelFacts",
@@ -75,22 +85,30 @@ __all__ = [
     "PruneResult",
     "Ratio",
     "Reason",
+    "Refit",
     "Refusal",
     "RefusedError",
+    "Selection",
     "SiteCut",
     "SiteFusion",
+    "SiteScores",
     "Sites",
     "StoredSize",
     "UsageError",
     "Validation",
     "ValidationFailedError",
+    "Wish",
     "__version__",
     "apply_plan",
     "benchmark",
     "find_sites",
     "plan_pruning",
     "prune",
+    "read_scores",
+    "score_heads",
+    "select_heads",
     "validate",
+    "write_scores",
 ]
 
 _HOMES = {
@@ -105,6 +123,11 @@ _HOMES = {
         "Ratio",
         "benchmark",
     ),
+    "calibration": ("Calibration",),
+    "choosing": ("Chosen", "Wish"),
+    "compensation": ("Compensation", "Refit"),
+    "scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
+    "selection": ("Limits", "Selection", "select_heads"),
     "errors": (
         "HeadPruneError",
         "InferenceError",

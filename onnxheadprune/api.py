@@ -15,6 +15,10 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
+from onnxheadprune.calibration.contexts import Progress, silent
+from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.choosing import Chooser, Chosen, Wish, named
+from onnxheadprune.compensation import refitted
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.functions import carried_out
@@ -62,6 +66,7 @@ class PruneResult:
         before: what the original's initializers hold.
         after: what the pruned model's initializers hold.
         fusion: what became of each site, None if no fusion was asked for.
+        chosen: how the heads were chosen and what was refitted, None for plain named heads.
     """
 
     pruned: LoadedModel
@@ -71,6 +76,7 @@ class PruneResult:
     before: StoredSize
     after: StoredSize
     fusion: Fusion | None = None
+    chosen: Chosen | None = None
 
     @functools.cached_property
     def model(self) -> ModelProto:
@@ -93,6 +99,7 @@ class PruneResult:
             "plan": self.plan.to_dict(),
             "validation": None if self.validation is None else self.validation.to_dict(),
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
+            "choice": None if self.chosen is None else self.chosen.to_dict(),
         }
 
 
@@ -109,7 +116,7 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
 
 def prune(
     model: ModelLike,
-    heads: HeadSpec,
+    heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
@@ -122,12 +129,17 @@ def prune(
     external_data: ExternalData = "auto",
     backup: str | os.PathLike[str] | None = None,
     fuse: FuseMode = "none",
+    wish: Wish | None = None,
+    compensate: bool | None = None,
+    effect: Effect | None = None,
+    progress: Progress = silent,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
 
     Args:
         model: the model to prune.
-        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file; None with a
+            `wish`, or to fuse only.
         output: where to write; None writes nothing.
         validate: compare with the masked reference first; False is noted in the model's metadata.
         data: the user's inputs for the validation; see `feeds.load_data` for the forms.
@@ -140,6 +152,11 @@ def prune(
         backup: allows `output` to be the model itself, whose file is kept under this name.
         fuse: rewrite attention into fused operators: ONNX Runtime's ("contrib"), the standard one ("onnx"),
             or whatever is fastest here ("auto"). With no heads to remove, this alone is done.
+        wish: how many heads are to go, in place of `heads`; which ones is then chosen here.
+        compensate: refit what is left to the original's activations on `data`. None does so for a `wish` with
+            data; heads that are named are removed as they are.
+        effect: the user's measure of drift for a `wish`.
+        progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
         UsageError: if a path, the spec or the data is wrong. Nothing is written.
@@ -155,18 +172,25 @@ def prune(
     kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)
+    chosen, data = _chosen(loaded, heads, wish, compensate, data, where or provider, effect, progress)
+    subject: LoadedModel = loaded
+    spec: HeadSpec = {} if heads is None else heads
+    if chosen is not None:
+        spec = chosen.selection.spec
+        if chosen.compensation is not None:
+            subject = refitted(loaded, chosen.compensation)
 
     def planned(proto: ModelProto) -> PrunePlan:
         return analyse(
-            proto, heads, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+            proto, spec, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
         ).plan
 
-    plan = planned(loaded.proto)
+    plan = planned(subject.proto)
     if fuse == "none":
         require_something(plan)
-        cut = carried_out(plan, loaded, planned)
+        cut = carried_out(plan, subject, planned)
     else:
-        cut = surgery.apply_plan(plan, loaded.proto)
+        cut = surgery.apply_plan(plan, subject.proto)
     made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
     pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
@@ -186,7 +210,33 @@ def prune(
     surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(pruned.proto)
-    return PruneResult(pruned, plan, verdict, written, *sizes, fusion)
+    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen)
+
+
+def _chosen(
+    loaded: LoadedModel,
+    heads: HeadSpec | None,
+    wish: Wish | None,
+    compensate: bool | None,
+    data: DataSource | None,
+    provider: Provider | str,
+    effect: Effect | None,
+    progress: Progress,
+) -> tuple[Chosen | None, DataSource | None]:
+    """Heads for a wish and refitted weights, if either is asked for; and what is left of the data to validate on.
+
+    Raises:
+        UsageError: if heads are named and wished for.
+    """
+    if heads and wish is not None:
+        raise UsageError("name the heads, or say how many are to go, not both")
+    if wish is None and not compensate:
+        return None, data
+    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+    chooser = Chooser(loaded, data, where, compensate=compensate, effect=effect, progress=progress)
+    chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)
+    # No refit has seen the held-out part: drift and accuracy on it are honest.
+    return chosen, None if chooser.held is None else chooser.held.as_data()
 
 
 def _stamp(verdict: Validation | None) -> str:

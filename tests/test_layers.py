@@ -17,9 +17,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("sites", "heads", "pruning"),
     ("surgery", "functions", "masking", "fusion"),
     ("runtime", "provider_advice", "providers", "feeds", "tolerances"),
-    ("calibration", "scoring", "selection", "compensation"),
+    ("calibration",),
+    ("scoring",),
+    ("selection", "compensation"),
     ("validation", "benchmarking", "doctor"),
-    ("fusing", "api", "batch", "batch_worker"),
+    ("fusing", "choosing", "sweeping", "api", "batch", "batch_worker"),
     ("report",),
     ("cli",),
 )

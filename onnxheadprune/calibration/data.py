@@ -20,6 +20,7 @@ from onnxheadprune.feeds import (
     first_that_runs,
     load_data,
 )
+from onnxheadprune.feeds.data import LABELS
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.runtime import Array, Provider, Session
 
@@ -70,6 +71,13 @@ class Calibration:
         feeds = max(1, round(len(self.samples) * most / self.count))
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
+
+    def as_data(self) -> list[dict[str, Array]]:
+        """The feeds in a form that `feeds.load_data` reads, labels included."""
+        return [
+            dict(sample.feed) | ({} if sample.labels is None else {LABELS: sample.labels})
+            for sample in self.samples
+        ]
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
         return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)

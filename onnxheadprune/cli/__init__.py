@@ -17,6 +17,7 @@ from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
+from onnxheadprune.cli.score import score
 from onnxheadprune.cli.validate import validate
 
 EPILOG = (
@@ -31,7 +32,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (bench, doctor, inspect, prune, validate):
+for _command in (bench, doctor, inspect, prune, score, validate):
     group.add_command(_command)
 
 

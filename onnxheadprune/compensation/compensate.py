@@ -6,8 +6,8 @@ projections of the sites that lose heads, then the projections of the feed-forwa
 squares on Gram matrices (Kwon et al. 2022 tune one mask value per head this way; here it is all weights of
 the map), without gradients or training.
 
-The result is the *original* with other numbers in some initializers, rows of removed heads zero. Pruning it
-is as exact as pruning the original.
+The result is the *original* with other numbers in some initializers; the rows of removed heads are as they
+were. Pruning it is as exact as pruning the original, and is proven in the same way.
 """
 
 from __future__ import annotations
@@ -174,6 +174,8 @@ class _Work:
         self.source = data.source
         self.provider = provider
         self.stored: Stored = {}
+        self.silenced: Stored = {}
+        """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         self.refits: list[Refit] = []
 
     def refit(self, task: _Task) -> None:
@@ -217,7 +219,7 @@ class _Work:
             tapped(model, [linear.out, *other]), self.provider, name="the original model", optimize=True
         )
         current = Session(
-            tapped(model, [linear.source, *other], self.stored),
+            tapped(model, [linear.source, *other], self.silenced),
             self.provider,
             name="the pruned model",
             optimize=True,
@@ -245,11 +247,13 @@ class _Work:
         return finite(token_rows(outputs[value.name], axes, dict(feed), part.inputs), value)
 
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
-        new = np.zeros_like(weight)
-        new[list(rows)] = found.weight
-        self.stored[linear.matrix.stored.name] = linear.matrix.written(new)
+        name = linear.matrix.stored.name
+        silenced, whole = np.zeros_like(weight), weight.copy()
+        silenced[list(rows)] = whole[list(rows)] = found.weight
+        self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
         if linear.bias is not None and linear.bias.tensor is not None and found.bias is not None:
-            self.stored[linear.bias.name] = found.bias.reshape(tuple(linear.bias.tensor.dims))
+            bias = found.bias.reshape(tuple(linear.bias.tensor.dims))
+            self.silenced[linear.bias.name] = self.stored[linear.bias.name] = bias
 
 
 def _weights(stream: Array) -> Array:

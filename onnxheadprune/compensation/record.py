@@ -81,7 +81,7 @@ def restored(
         record: what `pruned` says was refitted.
 
     Returns:
-        Contents by name in the original's shapes, cut parts zero; and what is wrong with the record.
+        Contents by name in the original's shapes, cut parts as they were; and what is wrong with the record.
     """
     slices = {item.edit.name: item.edit for item in plan.edits if isinstance(item.edit, SliceTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
@@ -94,7 +94,7 @@ def restored(
             problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
             continue
         array = _array(theirs[target], pruned)
-        whole = _whole(array, tuple(ours[name].dims), edit)
+        whole = _whole(array, _array(ours[name], original), edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
         else:
@@ -102,8 +102,9 @@ def restored(
     return stored, problems
 
 
-def _whole(array: Array, dims: tuple[int, ...], edit: SliceTensor | None) -> Array | None:
+def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
     """The array in the original's shape; None if it is not the planned cut of such a one."""
+    dims = original.shape
     if edit is None:
         return array if array.shape == dims else None
     selection = edit.selection
@@ -113,8 +114,7 @@ def _whole(array: Array, dims: tuple[int, ...], edit: SliceTensor | None) -> Arr
         expected[axis] = size
     if list(array.shape) != expected:
         return None
-    whole = np.zeros(dims, dtype=array.dtype)
-    front = np.moveaxis(whole, selection.axes, range(count))
+    front = np.moveaxis(original, selection.axes, range(count))
     flat = front.reshape(-1, *front.shape[count:]).copy()
     flat[read_ranges(selection.live)] = np.moveaxis(array, selection.axes, range(count)).reshape(
         -1, *front.shape[count:]
@@ -126,7 +126,9 @@ def _tensors(model: ModelProto) -> Mapping[str, TensorProto]:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            found |= {node.output[0]: item.t for item in node.attribute if item.name == "value"}
+            for item in node.attribute:
+                if item.name == "value":
+                    found[node.output[0]] = item.t
     return found
 
 

@@ -94,17 +94,33 @@ def _open(path: Path) -> dict[str, Array]:
         raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
 
 
-def _call(spec: str) -> Iterable[Mapping[str, Any]]:
-    """What the user's generator returns; its module may lie in the working directory."""
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """A user's function by "module:function"; its module may lie in the working directory.
+
+    Args:
+        spec: where it is.
+        what: how to call it in errors ("the data function").
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
     module_name, _, function_name = spec.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # whatever the user's module does when it is imported
-        raise UsageError(f"the data function {spec} cannot be imported: {error!r}") from error
+        raise UsageError(f"{what} {spec} cannot be imported: {error!r}") from error
     finally:
         sys.path.pop(0)
-    if not callable(function) or any(
+    if not callable(function):
+        raise UsageError(f"{what} {spec} is no function")
+    return function  # type: ignore[no-any-return]
+
+
+def _call(spec: str) -> Iterable[Mapping[str, Any]]:
+    """What the user's generator returns."""
+    function = import_function(spec, "the data function")
+    if any(
         parameter.default is parameter.empty
         and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         for parameter in inspect.signature(function).parameters.values()

@@ -8,7 +8,9 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.api import PruneResult
+from onnxheadprune.choosing import Chosen
 from onnxheadprune.plan import PrunePlan
+from onnxheadprune.report.choice import choice_rows
 from onnxheadprune.report.fusion import fusion_rows
 from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
 from onnxheadprune.report.validation import verdict_rows
@@ -27,12 +29,13 @@ _WORDS = {
 }
 
 
-def plan_report(plan: PrunePlan) -> Iterator[RenderableType]:
+def plan_report(plan: PrunePlan, chosen: Chosen | None = None) -> Iterator[RenderableType]:
     """Table of the sites that lose heads, and what the plan changes."""
     yield from _cuts(plan)
     if plan.removed:
         yield row("weights", f"{count(plan.elements_removed)} elements fewer")
     yield from _changes(plan)
+    yield from choice_rows(chosen, plan)
 
 
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
@@ -92,6 +95,7 @@ def prune_report(result: PruneResult) -> Iterator[RenderableType]:
             f" {size(before.bytes)} -> {size(after.bytes)}",
         )
     yield from _changes(result.plan)
+    yield from choice_rows(result.chosen, result.plan)
     yield from fusion_rows(result.fusion)
     if result.validation is None:
         yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxheadprune.calibration.contexts import projection_matrix
 from onnxheadprune.calibration.moments import Moments
-from onnxheadprune.selection.moves import Heads, Move, Step, cheapest, moves
+from onnxheadprune.scoring.moves import Heads, Move, Step, cheapest, moves
 from onnxheadprune.sites.site import AttentionSite
 
 Matrix64 = npt.NDArray[np.float64]

@@ -76,6 +76,10 @@ class HeadScores:
             raise UsageError(f"the scores lack a head of site {site.index} ({site.name})")
         return tuple(float(value) for value in values if value is not None)
 
+    def by_site(self) -> dict[str, tuple[float | None, ...]]:
+        """Scores per site, under "index name"."""
+        return {f"{site.index} {site.name}".strip(): site.scores for site in self.sites}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: the file format."""
         return {
@@ -153,6 +157,22 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
         return scores_from_dict(json.loads(text), f"the scores {path}")
     except json.JSONDecodeError as error:
         raise UsageError(f"the scores {path} are not JSON: {error.msg} in line {error.lineno}") from error
+
+
+def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
+    """Writes the file format; what was there before stays until all of it is written.
+
+    Raises:
+        UsageError: if the file cannot be written.
+    """
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        fresh.write_text(json.dumps(scores.to_dict(), indent=1) + "\n", encoding="utf-8")
+        fresh.replace(target)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _from_csv(text: str, where: str) -> HeadScores:

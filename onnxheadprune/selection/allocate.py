@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.selection.moves import Heads, Step
+from onnxheadprune.scoring.moves import Heads, Step
 from onnxheadprune.sites.site import AttentionSite
 
 Paths = Mapping[int, Sequence[Step]]

@@ -20,8 +20,8 @@ from onnxheadprune.calibration.moments import Moments, ridge
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.runtime import Provider
+from onnxheadprune.scoring.moves import Step
 from onnxheadprune.scoring.suffix import halves
-from onnxheadprune.selection.moves import Step
 from onnxheadprune.sites.site import AttentionSite
 
 STRENGTH = 3e-2

@@ -18,6 +18,7 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.runtime import Provider
 from onnxheadprune.scoring.ablation import require_main
+from onnxheadprune.scoring.moves import Step, path_by_worth
 from onnxheadprune.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.scoring.scores import HeadScores, is_protected
 from onnxheadprune.scoring.simple import weight_scores
@@ -31,7 +32,6 @@ from onnxheadprune.selection.allocate import (
     removable_heads,
 )
 from onnxheadprune.selection.curves import measured_paths
-from onnxheadprune.selection.moves import Step, path_by_worth
 from onnxheadprune.sites.find import sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite
 
@@ -60,10 +60,15 @@ class Selection:
         """Heads that go, in all."""
         return sum(len(heads) for heads in self.heads.values())
 
+    @property
+    def spec(self) -> dict[str, list[int]]:
+        """The heads as a head spec."""
+        return {str(index): list(heads) for index, heads in self.heads.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; `heads` is a head spec."""
         return {
-            "heads": {str(index): list(heads) for index, heads in self.heads.items()},
+            "heads": self.spec,
             "basis": self.basis,
             "costs": {str(index): cost for index, cost in self.costs.items()},
             "scores": {str(index): list(values) for index, values in self.scores.items()},
@@ -85,7 +90,7 @@ class Ground:
     total: int
     paths: Paths
     basis: str
-    limits: Limits = Limits()
+    limits: Limits
 
     def most(self) -> int:
         """The most heads that can go."""

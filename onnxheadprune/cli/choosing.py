@@ -1,0 +1,135 @@
+"""Options that say how many heads are to go, and what to respect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from onnxheadprune.cli.options import FILE
+
+if TYPE_CHECKING:
+    from onnxheadprune.choosing import Wish
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+WAYS = ("ratio", "keep", "target_speedup", "max_drift")
+LIMITS = ("floor", "multiple_of", "uniform")
+
+
+def choosing_options(function: Function) -> Function:
+    """`--ratio` and its companions."""
+    options = (
+        click.option(
+            "--ratio", type=float, metavar="R", help="Share of all heads to remove, 0.25 for a quarter."
+        ),
+        click.option("--keep", type=int, metavar="N", help="Heads that every site keeps."),
+        click.option(
+            "--target-speedup",
+            type=float,
+            metavar="X",
+            help="The smallest cut that is X times as fast, measured here on --provider.",
+        ),
+        click.option(
+            "--max-drift",
+            type=float,
+            metavar="X",
+            help="The largest cut whose drift on held-out data stays below X (KL divergence of logits, else"
+            " 1 - cosine).",
+        ),
+        click.option(
+            "--scores",
+            type=FILE,
+            metavar="FILE",
+            help="What heads are worth: of `score`, or CSV or JSON of your own.",
+        ),
+        click.option(
+            "--compensate/--no-compensate",
+            default=None,
+            help="Refit what is left to the original's activations [default: where heads are chosen on data].",
+        ),
+        click.option("--uniform", is_flag=True, help="Every site loses the same share of its heads."),
+        click.option(
+            "--multiple-of",
+            type=click.IntRange(min=1),
+            default=1,
+            metavar="N",
+            help="Heads that a site keeps are a multiple of N.",
+        ),
+        click.option(
+            "--floor",
+            type=click.IntRange(min=0),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Heads that every site keeps at least; with 0 whole sites may go.",
+        ),
+        click.option(
+            "--protect",
+            metavar="H",
+            help='Heads that stay, a head spec; a bare site ("0 5:1,2") means all of its heads.',
+        ),
+        click.option(
+            "--effect",
+            metavar="M:F",
+            help="Your own measure of drift: module:function, called with (before, after, feed); larger is worse.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def read_wish(settings: dict[str, Any]) -> Wish | None:
+    """The wish that the options make, None for none. Takes them out of the settings.
+
+    Raises:
+        UsageError: if they contradict each other.
+    """
+    ways = {name: settings.pop(name) for name in WAYS}
+    limits = {name: settings.pop(name) for name in LIMITS}
+    path, protect = settings.pop("scores"), settings.pop("protect")
+    given = [name for name in WAYS if ways[name] is not None]
+    context = click.get_current_context()
+    if not given:
+        if (
+            path is not None
+            or protect is not None
+            or limits != {"floor": 1, "multiple_of": 1, "uniform": False}
+        ):
+            raise click.UsageError(
+                "--scores, --protect, --floor, --multiple-of and --uniform go with --ratio, --keep, --target-speedup or"
+                " --max-drift",
+                context,
+            )
+        return None
+    if len(given) > 1:
+        spelled = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"{spelled} are two wishes; give one", context)
+    from onnxheadprune.choosing import Wish
+    from onnxheadprune.scoring import read_scores
+    from onnxheadprune.selection import Limits
+
+    scores = None if path is None else read_scores(path)
+    return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect)
+
+
+def read_effect(settings: dict[str, Any]) -> Callable[..., float] | None:
+    """The user's measure of drift. Takes it out of the settings.
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
+    spec = settings.pop("effect")
+    if spec is None:
+        return None
+    from onnxheadprune.feeds.data import import_function
+
+    effect: Callable[..., float] = import_function(spec, "the measure")
+    return effect
+
+
+def score_path(output: Path) -> Path:
+    """Where finished parts of a long scoring are kept."""
+    return output.with_name(f"{output.name}.partial")

@@ -1,0 +1,76 @@
+"""`onnxheadprune score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
+from onnxheadprune.cli.choosing import read_effect, score_path
+from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.outcome import emit_json
+
+
+@click.command(short_help="Say what every head is worth.")
+@click.argument("model", type=FILE)
+@click.option(
+    "--method",
+    type=click.Choice(["weight", "activation", "fluctuation", "reconstruction", "ablation"]),
+    help="How heads are judged [default: reconstruction, without data weight].",
+)
+@click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write the scores (JSON).")
+@click.option(
+    "--heatmap", type=FILE, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
+)
+@run_options
+@calibration_options
+@click.option(
+    "--effect",
+    metavar="M:F",
+    help="For ablation: your own measure, module:function, called with (before, after, feed); larger is worse.",
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for ablation."
+)
+@parallel_options
+@json_option
+def score(
+    model: Path, method: str | None, output: Path | None, heatmap: Path | None, as_json: bool, **settings: Any
+) -> int:
+    """Score the heads of MODEL: on your data, or by the weights alone.
+
+    An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
+    """
+    from onnxheadprune.report.console import err, out
+    from onnxheadprune.report.heatmap import heat_rows, save_heatmap
+    from onnxheadprune.report.progress import progress_on
+    from onnxheadprune.report.scores import score_rows
+    from onnxheadprune.scoring import score_heads, write_scores
+    from onnxheadprune.scoring.executors import open_executor
+
+    effect = read_effect(settings)
+    data = read_data(model, settings)
+    chosen: Any = method or ("weight" if data is None else "reconstruction")
+    partial = None if output is None or chosen != "ablation" else score_path(output)
+    with open_executor(settings["jobs"], settings["dask"]) as executor, progress_on(err()) as progress:
+        scores = score_heads(
+            model,
+            method=chosen,
+            data=data,
+            provider=settings["provider"],
+            effect=effect,
+            executor=executor,
+            partial=partial,
+            progress=progress,
+        )
+    if output is not None:
+        write_scores(scores, output)
+    if heatmap is not None:
+        save_heatmap(scores.by_site(), heatmap, title=f"{model.name}: {scores.unit}")
+    if as_json:
+        emit_json(scores.to_dict())
+        return 0
+    out().print(*score_rows(scores), *heat_rows(scores.by_site()), sep="\n")
+    return 0

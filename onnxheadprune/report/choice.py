@@ -1,0 +1,41 @@
+"""How heads were chosen and what made up for them, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+
+from onnxheadprune.choosing import Chosen
+from onnxheadprune.plan import PrunePlan
+from onnxheadprune.report.heatmap import Removed, Scores, heat_rows
+from onnxheadprune.report.layout import bullet, row
+
+
+def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
+    """The basis of the choice, the trials, the refits, the drift, and a heat map."""
+    if chosen is None:
+        return
+    yield row("chosen by", chosen.selection.basis)
+    for trial in chosen.trials:
+        word = "meets the target" if trial.meets else "does not"
+        yield bullet(f"{trial.removed} heads: {trial.measured:.3g}, {word}")
+    compensation = chosen.compensation
+    if compensation is not None:
+        done = [item for item in compensation.refits if item.skipped is None]
+        yield row("refitted", f"{len(done)} linear maps on {compensation.samples} samples")
+        for item in compensation.refits:
+            if item.skipped is not None:
+                yield bullet(f"not {item.node}: {item.skipped}", "yellow")
+    if chosen.drift is not None:
+        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on held-out data")
+    if any(value is not None for values in chosen.selection.scores.values() for value in values):
+        yield from heat_rows(*heat_of(chosen, plan))
+
+
+def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
+    """What every head is worth, and which ones go, per site."""
+    names = {cut.index: f"{cut.index} {cut.name}" for cut in plan.cuts}
+    scores = {names[index]: values for index, values in chosen.selection.scores.items()}
+    removed = {names[index]: heads for index, heads in chosen.selection.heads.items()}
+    return scores, removed

@@ -1,0 +1,83 @@
+"""The curve of a sweep: a table, and a picture with the knee marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.report.heatmap import FORMATS, save_figure
+from onnxheadprune.report.layout import row, table
+from onnxheadprune.sweeping import Curve
+
+
+def curve_rows(curve: Curve) -> Iterator[RenderableType]:
+    """One line per cut."""
+    yield Text(f"{curve.model}: what cuts cost", style="bold")
+    yield ""
+    columns = ("asked", "removed", "drift", "accuracy", "speed")
+    made = table(*columns, "", numeric=columns)
+    for position, point in enumerate(curve.points):
+        made.add_row(
+            f"{point.ratio:.0%}",
+            f"{point.removed} of {curve.heads}",
+            f"{point.drift:.3g}",
+            "" if point.accuracy is None else f"{point.accuracy:.2%}",
+            "" if point.speedup is None else f"{point.speedup:.2f}x",
+            "<- knee" if position == curve.knee else "",
+        )
+    yield made
+    yield ""
+    yield row("drift", f"{curve.unit} on held-out data")
+
+
+def save_curve(curve: Curve, path: Path) -> None:
+    """Draws drift, accuracy and speed against the share of heads removed.
+
+    Raises:
+        UsageError: if the file is no .png, .svg or .pdf, or cannot be written.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes: Any = figure.subplots()
+    shares = [100 * point.removed / max(curve.heads, 1) for point in curve.points]
+    axes.plot(
+        shares, [point.drift for point in curve.points], "o-", color="tab:red", label=f"drift ({curve.unit})"
+    )
+    axes.set_xlabel("heads removed, % of all")
+    axes.set_ylabel(f"drift ({curve.unit})")
+    axes.grid(alpha=0.3)
+    if curve.knee is not None:
+        at = curve.points[curve.knee]
+        axes.axvline(shares[curve.knee], color="grey", linestyle=":")
+        axes.annotate(
+            f"knee: {at.removed} of {curve.heads} heads",
+            (shares[curve.knee], at.drift),
+            xytext=(6, 14),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    lines = axes.get_lines()[:1]
+    second = axes.twinx()
+    if all(point.accuracy is not None for point in curve.points):
+        lines += second.plot(
+            shares, [point.accuracy for point in curve.points], "s--", color="tab:green", label="accuracy"
+        )
+        second.set_ylabel("accuracy")
+    elif all(point.speedup is not None for point in curve.points):
+        lines += second.plot(
+            shares, [point.speedup for point in curve.points], "^--", color="tab:blue", label="times as fast"
+        )
+        second.set_ylabel("speed, times the original's")
+    else:
+        second.set_axis_off()
+    axes.legend(handles=lines, loc="upper left", fontsize=8)
+    axes.set_title(Path(curve.model).name, fontsize=10)
+    save_figure(figure, path)
