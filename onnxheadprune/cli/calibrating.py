@@ -93,7 +93,7 @@ def parallel_options(function: Function) -> Function:
     )(function)
 
 
-def read_data(model: Path, settings: dict[str, Any]) -> DataSource | Calibration | None:
+def read_data(model: Path | None, settings: dict[str, Any]) -> DataSource | Calibration | None:
     """The data that the options name. Takes them out of the settings.
 
     Raises:
@@ -108,7 +108,9 @@ def read_data(model: Path, settings: dict[str, Any]) -> DataSource | Calibration
         raise click.UsageError("give data in one way: --data, --text, --images or --random-data", context)
     if (chosen["text"] is None) != (chosen["tokenizer"] is None):
         raise click.UsageError("--text and --tokenizer belong together", context)
-    if not given:
+    if given and model is None:
+        raise click.UsageError("text and pictures are read for one MODEL; --batch takes --data", context)
+    if not given or model is None:
         return data  # type: ignore[no-any-return]
     from onnxheadprune.calibration import Preprocessing, image_feeds, random_data, text_feeds
     from onnxheadprune.feeds import graph_inputs

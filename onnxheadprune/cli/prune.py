@@ -90,8 +90,7 @@ def prune(
             click.get_current_context(),
         )
     settings["wish"] = wish
-    if model is not None:
-        settings["data"] = read_data(model, settings)
+    settings["data"] = read_data(model, settings)
     if batch is not None and not dry_run:
         settings |= {"jobs": jobs, "validate": not settings.pop("no_validate")}
         return run_batch(batch, model, output, {} if heads is None else heads, settings, as_json=as_json)
