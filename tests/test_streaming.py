@@ -151,14 +151,15 @@ SELECTIONS = {
 
 
 @pytest.mark.parametrize("block", [1, 64, 2**23])
-@pytest.mark.parametrize("worth", [1, 2**15])
+@pytest.mark.parametrize(("worth", "many"), [(1, 64), (2**15, 64), (2**15, 1)])
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_parts_make_the_cut(
-    name: str, block: int, worth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, block: int, worth: int, many: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the sizes of blocks and runs, and for every type: the bytes of the cut in memory."""
     monkeypatch.setattr(reading, "BLOCK", block)
     monkeypatch.setattr(reading, "WORTH_A_COPY", worth)
+    monkeypatch.setattr(reading, "MANY_RUNS", many)
     axes, sizes, kept, live = SELECTIONS[name]
     selection = Selection(axes, sizes, kept, spell_ranges(np.array(live, dtype=np.int64)))
     again = Selection((1,), (kept[axes.index(1)] if 1 in axes else 4,), (1,), "0")

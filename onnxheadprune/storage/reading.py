@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.edits import Selection, read_ranges
@@ -27,8 +28,12 @@ from onnxheadprune.tensors import cut
 
 Part: TypeAlias = bytes | Span
 """Bytes, or where to copy them from."""
-BLOCK = 2**23
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Positions: TypeAlias = npt.NDArray[np.int64]
+BLOCK = 2**20
 """Bytes that are cut at a time."""
+MANY_RUNS = 64
+"""More runs of bytes than this are picked column by column."""
 WORTH_A_COPY = 2**15
 """Runs of bytes from this length on are copied by the system, shorter ones pass through memory."""
 
@@ -128,13 +133,21 @@ def _cut_axis(
     for first in range(0, outer, rows):
         count = min(rows, outer - first)
         data = opened.read(Span(span.location, span.offset + first * size * inner, count * size * inner))
-        cells = np.frombuffer(data, dtype=np.dtype((np.void, inner))).reshape(count, size)
-        yield cells[:, live].tobytes()
+        cells = np.frombuffer(data, dtype=np.uint8).reshape(count, size * inner)
+        yield _kept(cells, starts * inner, lengths * inner)
 
 
-def _gather_rows(
-    span: Span, inner: int, live: np.ndarray[tuple[int, ...], np.dtype[np.int64]], opened: Opened
-) -> Iterator[Part]:
+def _kept(cells: Bytes, starts: Positions, lengths: Positions) -> bytes:
+    """Runs of columns. Where they are many, elements are picked one by one instead of copied run by run."""
+    if len(starts) <= MANY_RUNS:
+        runs = [cells[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        kept = runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1)
+        return kept.tobytes()
+    columns = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    return cells[:, columns].tobytes()
+
+
+def _gather_rows(span: Span, inner: int, live: Positions, opened: Opened) -> Iterator[Part]:
     """Short rows of one long column, the stretch around a block of them read at a time."""
     first = 0
     while first < live.size:
@@ -173,9 +186,7 @@ def _cut_blocks(tensor: TensorProto, span: Span, cuts: Sequence[Selection], open
         yield bytes(block.raw_data)
 
 
-def _runs(
-    live: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
-) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], np.ndarray[tuple[int, ...], np.dtype[np.int64]]]:
+def _runs(live: Positions) -> tuple[Positions, Positions]:
     """Starts and lengths of the runs of consecutive positions."""
     breaks = np.flatnonzero(np.diff(live) != 1)
     starts = np.concatenate([[0], breaks + 1])
