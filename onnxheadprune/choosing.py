@@ -227,6 +227,8 @@ class Chooser:
         trials: list[Trial] = []
 
         def reaches(count: int) -> bool:
+            if not _exists(found, count):
+                return False
             speed = speedup(self._benchmark(self.pruned(found.removing(count), None), sizes))
             trials.append(Trial(count, speed, speed >= wanted))
             self.progress(f"measuring: {count} heads less are {speed:.2f} times as fast", len(trials), 0)
@@ -251,6 +253,8 @@ class Chooser:
         best: dict[int, Chosen] = {}
 
         def too_far(count: int) -> bool:
+            if not _exists(found, count):
+                return False
             chosen = self.completed(found.removing(count))
             drift = chosen.drift or 0.0
             best[count] = chosen
@@ -260,12 +264,20 @@ class Chooser:
 
         most = found.most()
         count = most if not too_far(most) else _smallest(most, too_far) - 1
-        if count < 1:
+        if not trials or not any(trial.meets for trial in trials):
             raise RefusedError(
                 f"no cut stays within a drift of {allowed:g}: the smallest drifts {trials[-1].measured:.2g}"
             )
         chosen = best.get(count) or self.completed(found.removing(count))
         return replace(chosen, trials=tuple(trials))
+
+
+def _exists(found: Ground, count: int) -> bool:
+    """Whether some legal cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
+    try:
+        return found.removing(count).count > 0
+    except RefusedError:
+        return False
 
 
 def _smallest(most: int, holds: Callable[[int], bool]) -> int:

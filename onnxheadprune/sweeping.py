@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxheadprune.benchmarking import benchmark
 from onnxheadprune.calibration.data import Calibration
+from onnxheadprune.calibration.drift import Effect, EffectMeter
 from onnxheadprune.choosing import Chooser, Wish, speedup
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds.data import IGNORED_LABEL
@@ -128,6 +129,7 @@ class PointTask:
     provider: Provider
     compensate: bool
     latency: bool
+    effect: Effect | None = None
 
 
 def sweep_ratios(
@@ -167,6 +169,7 @@ def sweep_ratios(
                 chooser.provider,
                 chooser.compensate,
                 executor is None,
+                chooser.effect,
             )
         )
 
@@ -179,7 +182,7 @@ def sweep_ratios(
             replace(point, speedup=_speedup(chooser.model, chooser, task))
             for point, task in zip(points, tasks, strict=True)
         ]
-    unit = "1 - cosine" if not require_main(chooser.view).is_logits else "kl"
+    unit = EffectMeter(require_main(chooser.view), chooser.held.inputs, chooser.effect).name
     return Curve(
         chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
     )
@@ -192,7 +195,7 @@ def measure_point(task: PointTask) -> CurvePoint:
     model: Any = ModelProto()
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
-    chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate)
+    chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
     if not task.selection.count:
         return CurvePoint(task.ratio, 0, {}, 0.0, _accuracy(chooser, loaded), 1.0 if task.latency else None)
     chosen = chooser.completed(task.selection)

@@ -130,6 +130,18 @@ def read_effect(settings: dict[str, Any]) -> Callable[..., float] | None:
     return effect
 
 
+def check_folder(output: Path) -> None:
+    """Whether the folder of an output is there; asked before long work.
+
+    Raises:
+        UsageError: if not.
+    """
+    from onnxheadprune.errors import UsageError
+
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist")
+
+
 def score_path(output: Path) -> Path:
     """Where finished parts of a long scoring are kept."""
     return output.with_name(f"{output.name}.partial")

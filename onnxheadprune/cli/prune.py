@@ -102,10 +102,12 @@ def prune(
     from onnxheadprune.api import prune as run_prune
     from onnxheadprune.report.choice import heat_of
     from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.heatmap import save_heatmap
+    from onnxheadprune.report.heatmap import check_picture, save_heatmap
     from onnxheadprune.report.plan import plan_report, prune_report
     from onnxheadprune.report.progress import progress_on
 
+    if heatmap is not None:
+        check_picture(heatmap)
     settings["validate"] = not settings.pop("no_validate")
     what = "pruning and validating" if settings["validate"] else "pruning"
     with progress_on(err()) as progress:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
-from onnxheadprune.cli.choosing import read_effect, score_path
+from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
 from onnxheadprune.cli.options import FILE, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
@@ -44,12 +44,16 @@ def score(
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
     from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.heatmap import heat_rows, save_heatmap
+    from onnxheadprune.report.heatmap import check_picture, heat_rows, save_heatmap
     from onnxheadprune.report.progress import progress_on
     from onnxheadprune.report.scores import score_rows
     from onnxheadprune.scoring import score_heads, write_scores
     from onnxheadprune.scoring.executors import open_executor
 
+    if heatmap is not None:
+        check_picture(heatmap)
+    if output is not None:
+        check_folder(output)
     effect = read_effect(settings)
     data = read_data(model, settings)
     chosen: Any = method or ("weight" if data is None else "reconstruction")

@@ -36,11 +36,15 @@ def run_sweep(
     from onnxheadprune.providers import resolve_provider
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.curve import curve_rows, save_curve
+    from onnxheadprune.report.heatmap import check_picture
     from onnxheadprune.report.progress import progress_on
     from onnxheadprune.scoring.executors import open_executor
     from onnxheadprune.sweeping import parse_sweep, sweep_ratios
 
     ratios = parse_sweep(spec)
+    is_json = output is not None and output.suffix.lower() == ".json"
+    if output is not None:
+        check_picture(output.with_suffix(".png") if is_json else output)
     settings["ratio"] = 0.5
     wish, effect = read_wish(settings), read_effect(settings)
     assert wish is not None
@@ -57,7 +61,6 @@ def run_sweep(
         )
         curve = sweep_ratios(chooser, wish, ratios, executor)
     if output is not None:
-        is_json = output.suffix.lower() == ".json"
         curve.write(output if is_json else output.with_suffix(".json"))
         save_curve(curve, output.with_suffix(".png") if is_json else output)
     if as_json:

@@ -190,6 +190,10 @@ class _Work:
         bias = linear.read_bias()
         rows = range(len(weight)) if task.kept is None else task.kept
         learned, held = (self._moments(linear, rows, part) for part in (self.learn, self.held))
+        if learned.count < len(rows) and task.site is None:
+            few = f"{learned.count} positions are too few for its {len(rows)} inputs"
+            self.refits.append(Refit(task.name, site, None, 0.0, 0.0, few))
+            return
         if learned.count < len(rows):
             raise UsageError(
                 f"{self.source} gives {learned.count} positions to learn from, but {task.name} has {len(rows)}"

@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.errors import UsageError
-from onnxheadprune.report.heatmap import FORMATS, save_figure
+from onnxheadprune.report.heatmap import check_picture, save_figure
 from onnxheadprune.report.layout import row, table
 from onnxheadprune.sweeping import Curve
 
@@ -41,8 +40,7 @@ def save_curve(curve: Curve, path: Path) -> None:
     Raises:
         UsageError: if the file is no .png, .svg or .pdf, or cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    check_picture(path)
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")

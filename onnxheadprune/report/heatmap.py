@@ -55,6 +55,18 @@ def _ranks(scores: Scores) -> dict[str, list[float]]:
     }
 
 
+def check_picture(path: Path) -> None:
+    """Whether a picture can be written there; asked before long work.
+
+    Raises:
+        UsageError: if not.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist")
+
+
 def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Removed | None = None) -> None:
     """Draws the heat map into a file.
 
@@ -67,8 +79,7 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
     Raises:
         UsageError: if the file is none of these, or cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    check_picture(path)
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from typing import Any, TypeVar
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import RefusedError, UsageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,6 +44,10 @@ def run_all(
         try:
             for future in _completed(futures):
                 keep(positions[id(future)], future.result())
+        except BrokenExecutor as error:
+            raise RefusedError(
+                f"a process that worked on a part died, perhaps out of memory: {error}"
+            ) from error
         except BaseException:
             for future in futures:
                 future.cancel()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -20,11 +18,11 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import ModelLike, load_model, model_name
-from onnxheadprune.plan import fingerprint
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.runtime import Provider
 from onnxheadprune.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.scoring.executors import run_all
+from onnxheadprune.scoring.partial import Partial, partial_key
 from onnxheadprune.scoring.reconstruction import reconstruction_scores
 from onnxheadprune.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.scoring.simple import activation_scores, fluctuation_scores, weight_scores
@@ -140,7 +138,7 @@ def _ablated(
     progress: Progress,
 ) -> list[Array]:
     """Ablation scores per site, those of an interrupted run taken from its file."""
-    kept = _Partial(partial, f"{fingerprint(view.model)} {data.fingerprint} {data.count}")
+    kept = Partial(partial, "" if partial is None else partial_key(view.model, data, provider, effect))
     missing = [position for position in range(len(sites)) if position not in kept.found]
 
     def done(at: int, result: Array) -> None:
@@ -159,32 +157,3 @@ def _ablated(
         run_all(ablate, [tasks[position] for position in missing], executor, done)
     kept.finish()
     return [kept.found[position] for position in range(len(sites))]
-
-
-class _Partial:
-    """Finished sites, on disk as they come."""
-
-    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
-        self._path = None if path is None else Path(path)
-        self._key = key
-        self.found: dict[int, Array] = {}
-        if self._path is not None and self._path.is_file():
-            try:
-                stored = json.loads(self._path.read_text(encoding="utf-8"))
-                if stored["key"] == key:
-                    self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
-            except (ValueError, KeyError, TypeError, AttributeError):
-                self.found = {}
-
-    def add(self, position: int, scores: Array) -> None:
-        self.found[position] = scores
-        if self._path is None:
-            return
-        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(content), encoding="utf-8")
-        fresh.replace(self._path)
-
-    def finish(self) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

@@ -135,7 +135,10 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
 
 
 def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
-    numbers = tuple(None if value is None else float(value) for value in values)
+    try:
+        numbers = tuple(None if value is None else float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{where} hold something that is no number: {error}") from error
     if any(value is not None and not math.isfinite(value) for value in numbers):
         raise UsageError(f"{where} hold a number that is not finite")
     return numbers
@@ -182,7 +185,10 @@ def _from_csv(text: str, where: str) -> HeadScores:
     found: dict[int, dict[int, float]] = {}
     for number, row in enumerate(rows, 2):
         try:
-            found.setdefault(int(row["site"]), {})[int(row["head"])] = float(row["score"])
+            head = int(row["head"])
+            if head < 0:
+                raise ValueError(f"there is no head {head}")
+            found.setdefault(int(row["site"]), {})[head] = float(row["score"])
         except (TypeError, ValueError) as error:
             raise UsageError(f"{where} are damaged in line {number}: {error}") from error
     return _from_mapping(
@@ -208,5 +214,9 @@ def is_protected(protected: str | None, sites: Sequence[AttentionSite]) -> dict[
             raise UsageError(f"there is no site {key!r} to protect")
         for site in matching:
             heads = range(site.original_num_heads) if spec is None else parse_heads(spec)[key]
+            if any(head >= site.original_num_heads for head in heads):
+                raise UsageError(
+                    f"site {site.index} ({site.name}) has {site.original_num_heads} heads, so {token!r} protects none"
+                )
             found[site.index] = found.get(site.index, frozenset()) | frozenset(heads)
     return found

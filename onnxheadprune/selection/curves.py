@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from onnx import helper
 
 from onnxheadprune.calibration.contexts import Progress, run_feed, silent
 from onnxheadprune.calibration.data import Calibration
@@ -55,7 +56,11 @@ def measured_path(
     if not steps:
         return ()
     points = sorted({round(at) for at in np.linspace(0, len(steps) - 1, min(POINTS, len(steps)))})
-    linears = [linear_of(projection) for projection in site.projections]
+    # Weights that something else reads too are not refitted later, so not here either.
+    linears = [
+        None if (linear := linear_of(projection)) is None or linear.matrix.shared else linear
+        for projection in site.projections
+    ]
     open_weights = [name for linear in linears if linear is not None for name in _names(linear)]
     outputs = [main.name] if effect is None else [info.name for info in view.model.graph.output]
     parts = halves(view, site, outputs, provider, open_weights=open_weights)
@@ -91,8 +96,8 @@ def _originals(linear: Linear) -> Iterator[tuple[str, Array]]:
 
 def _as_stored(linear: Linear, bias: Array) -> Array:
     assert linear.bias is not None and linear.bias.tensor is not None
-    kind = linear.matrix.written(linear.matrix.read()).dtype
-    return bias.reshape(tuple(linear.bias.tensor.dims)).astype(kind)
+    tensor = linear.bias.tensor
+    return bias.reshape(tuple(tensor.dims)).astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def _refits(

@@ -1,0 +1,81 @@
+"""Finished parts of a long ablation on disk, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from onnxheadprune.calibration.data import Calibration
+from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime import Provider
+
+Array = npt.NDArray[np.float64]
+
+
+def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Effect | None) -> str:
+    """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(tensor.SerializeToString(deterministic=True))
+    for node in model.graph.node:
+        digest.update(node.SerializeToString(deterministic=True))
+    measure = "" if effect is None else f"{effect.__module__}:{getattr(effect, '__qualname__', repr(effect))}"
+    return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
+
+
+class Partial:
+    """Finished sites, on disk as they come."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
+        """Reads what an interrupted run left, if it was about the same.
+
+        Args:
+            path: the file; None keeps nothing.
+            key: see `partial_key`.
+
+        Raises:
+            UsageError: if the file could not be written later.
+        """
+        self._path = None if path is None else Path(path)
+        self._key = key
+        self.found: dict[int, Array] = {}
+        if self._path is None:
+            return
+        if not self._path.parent.is_dir():
+            raise UsageError(f"the folder {self._path.parent} does not exist")
+        try:
+            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            if stored["key"] == key:
+                self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            self.found = {}
+
+    def add(self, position: int, scores: Array) -> None:
+        """Keeps one site.
+
+        Raises:
+            UsageError: if the file cannot be written.
+        """
+        self.found[position] = scores
+        if self._path is None:
+            return
+        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            fresh.write_text(json.dumps(content), encoding="utf-8")
+            fresh.replace(self._path)
+        except OSError as error:
+            fresh.unlink(missing_ok=True)
+            raise UsageError(f"{self._path} cannot be written: {error.strerror or error}") from error
+
+    def finish(self) -> None:
+        """Removes the file: all is done."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,118 @@
+"""Small decoders for scoring and selection: grouped queries, shared or quantized weights, several layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto
+
+from onnxheadprune.calibration.data import Calibration, calibration_data
+from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.sites.site import Sites
+from tests.toys import VOCABULARY, Toy
+
+SIZE, HIDDEN, INNER = 4, 12, 20
+Feeds = list[dict[str, Any]]
+
+
+def stack(
+    *,
+    layers: int = 2,
+    heads: int = 4,
+    kv_heads: int = 4,
+    shared: bool = False,
+    quantized: bool = False,
+    dtype: Any = np.float32,
+    seed: int = 0,
+) -> ModelProto:
+    """`input_ids [batch, sequence]` through attention blocks to `logits`.
+
+    Args:
+        layers: blocks.
+        heads: query heads of each.
+        kv_heads: key and value heads of each.
+        shared: all blocks read the same weights, as ALBERT's do.
+        quantized: output projections are int8 behind DequantizeLinear.
+        dtype: of the weights.
+        seed: of the weights.
+    """
+    toy = Toy(dtype, seed)
+    stream = toy.node("Gather", [toy.weight("embed.weight", VOCABULARY, HIDDEN), "input_ids"], "embedded")
+    known: dict[str, str] = {}
+
+    def weight(name: str, *shape: int) -> str:
+        if shared:
+            name = name.partition(".")[2]
+        return known.get(name) or known.setdefault(name, toy.weight(name, *shape))
+
+    for layer in range(layers):
+        stream = _block(toy, f"layer{layer}", stream, heads, kv_heads, weight, quantized)
+    toy.node("MatMul", [stream, toy.weight("head.weight", HIDDEN, VOCABULARY)], "logits")
+    inputs = [toy.info("input_ids", ["batch", "sequence"], TensorProto.INT64)]
+    return toy.model(inputs, [toy.info("logits", ["batch", "sequence", VOCABULARY])])
+
+
+def _block(toy: Toy, layer: str, stream: str, heads: int, kv_heads: int, weight: Any, quantized: bool) -> str:
+    for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
+        made = toy.node(
+            "MatMul",
+            [stream, weight(f"{layer}.attn.{name}.weight", HIDDEN, count * SIZE)],
+            f"{layer}.{name}_flat",
+        )
+        split = toy.constant(f"{layer}.{name}_split", np.array([0, 0, count, SIZE]))
+        made = toy.node("Reshape", [made, split], f"{layer}.{name}_split_out")
+        made = toy.node("Transpose", [made], f"{layer}.{name}_heads", perm=[0, 2, 1, 3])
+        if count != heads:
+            _repeat(toy, f"{layer}.{name}", made, heads, count)
+        else:
+            toy.node("Identity", [made], f"{layer}.{name}")
+    toy.node("Transpose", [f"{layer}.k"], f"{layer}.k_turned", perm=[0, 1, 3, 2])
+    toy.node("MatMul", [f"{layer}.q", f"{layer}.k_turned"], f"{layer}.scores")
+    toy.node("Softmax", [f"{layer}.scores"], f"{layer}.probabilities", axis=-1)
+    toy.node("MatMul", [f"{layer}.probabilities", f"{layer}.v"], f"{layer}.context")
+    toy.node("Transpose", [f"{layer}.context"], f"{layer}.context_back", perm=[0, 2, 1, 3])
+    merge = toy.constant(f"{layer}.merge", np.array([0, 0, heads * SIZE]))
+    merged = toy.node("Reshape", [f"{layer}.context_back", merge], f"{layer}.merged")
+    out = (
+        _int8(toy, layer, heads * SIZE)
+        if quantized
+        else weight(f"{layer}.attn.out.weight", heads * SIZE, HIDDEN)
+    )
+    projected = toy.node("MatMul", [merged, out], f"{layer}.projected")
+    biased = toy.node("Add", [projected, weight(f"{layer}.attn.out.bias", HIDDEN)], f"{layer}.biased")
+    stream = toy.node("Add", [stream, biased], f"{layer}.stream")
+    inner = toy.node("MatMul", [stream, weight(f"{layer}.up.weight", HIDDEN, INNER)], f"{layer}.up")
+    inner = toy.node("Tanh", [inner], f"{layer}.active")
+    down = toy.node("MatMul", [inner, weight(f"{layer}.down.weight", INNER, HIDDEN)], f"{layer}.down")
+    return toy.node("Add", [stream, down], f"{layer}.out")
+
+
+def _repeat(toy: Toy, name: str, made: str, heads: int, kv_heads: int) -> None:
+    axis = toy.constant(f"{name}_axis", np.array([2]))
+    alone = toy.node("Unsqueeze", [made, axis], f"{name}_alone")
+    times = toy.constant(f"{name}_times", np.array([1, 1, heads // kv_heads, 1, 1]))
+    copies = toy.node("Tile", [alone, times], f"{name}_copies")
+    toy.node("Reshape", [copies, toy.constant(f"{name}_all", np.array([0, heads, -1, SIZE]))], name)
+
+
+def _int8(toy: Toy, layer: str, rows: int) -> str:
+    weights = toy.random.integers(-60, 61, (rows, HIDDEN)).astype(np.int8)
+    names = [
+        toy.constant(f"{layer}.attn.out.weight", weights),
+        toy.constant(f"{layer}.attn.out.scale", np.array(0.01, toy.dtype)),
+        toy.constant(f"{layer}.attn.out.zero", np.array(0, np.int8)),
+    ]
+    return toy.node("DequantizeLinear", names, f"{layer}.attn.out.float")
+
+
+def ids(feeds: int = 10, rows: int = 8, length: int = 6, seed: int = 3) -> Feeds:
+    """Feeds for `stack`."""
+    random = np.random.default_rng(seed)
+    return [{"input_ids": random.integers(0, VOCABULARY, (rows, length))} for _ in range(feeds)]
+
+
+def parts(model: ModelProto, feeds: Any = None) -> tuple[Any, Sites, Calibration]:
+    """A model's annotated view, its sites, and data for it."""
+    view = view_of(model)
+    return view, sites_of(view, "the model"), calibration_data(ids() if feeds is None else feeds, view)
