@@ -26,6 +26,7 @@ from onnxheadprune.errors import InferenceError, ProviderError
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.model_save import save_model
 from onnxheadprune.runtime.stored import supply
+from onnxheadprune.runtime.unrounded import unrounded
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -88,7 +89,8 @@ class Session:
             model: with its weights in memory, or a structure that refers to files; not changed.
             provider: where to run; nodes it cannot run go to the CPU.
             name: what to call the model in errors.
-            optimize: let ONNX Runtime rewrite the graph, as a deployment does.
+            optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
+                does.
             tf32: allow CUDA to round float32 products to TF32.
             deterministic: ask for kernels that give the same result twice.
 
@@ -101,6 +103,7 @@ class Session:
         options = _options(onnx_runtime(), optimize, deterministic)
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+        loaded = loaded if optimize else unrounded(loaded)
         self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]

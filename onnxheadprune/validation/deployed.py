@@ -69,7 +69,7 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     tf32 = models.provider.name == CUDA
     options = {"optimize": True, "tf32": tf32, "deterministic": False}
     best = max(kept, key=lambda item: item.power)
-    feeds = [best] if models.tolerance.precision == "quantized" else kept
+    feeds = [best] if models.tolerance.has_levels else kept
     try:
         name = "the masked reference, optimized by ONNX Runtime,"
         masked = Session(models.masked, models.provider, name=name, **options)

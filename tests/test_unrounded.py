@@ -1,0 +1,112 @@
+"""Weights packed in blocks whose products round activations to int8: only a deployment does so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper
+
+from onnxheadprune import apply_plan, plan_pruning, prune, validate
+from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.unrounded import LEVEL, unrounded
+from onnxheadprune.sites.find import view_of
+from onnxheadprune.tolerances import FLOAT32, QUANTIZED, tolerance_for
+from tests import toys_genai, toys_nbits
+from tests.toys import Toy, set_initializer
+
+INT8 = 4
+
+
+def decoder(level: int = INT8) -> ModelProto:
+    return toys_nbits.packed(toys_genai.decoder(), level)
+
+
+def levels(model: ModelProto) -> set[int]:
+    """Accuracy levels that are written in the main graph."""
+    attributes = (attribute for node in model.graph.node for attribute in node.attribute)
+    return {attribute.i for attribute in attributes if attribute.name == LEVEL}
+
+
+def on_the_edge() -> tuple[ModelProto, list[dict[str, Any]]]:
+    """A product, and two inputs in neighbouring float32 numbers that round to neighbouring int8 levels."""
+    toy = Toy()
+    weight = np.zeros((toys_nbits.BLOCK, 1), np.float32)
+    weight[1] = 1
+    toy.node("MatMul", ["x", toy.constant("weight", weight)], "y")
+    model = toy.model([toy.info("x", ["batch", toys_nbits.BLOCK])], [toy.info("y", ["batch", 1])])
+    below = np.zeros((1, toys_nbits.BLOCK), np.float32)
+    below[0, :2] = 127, 2.5
+    above = below.copy()
+    above[0, 1] = np.nextafter(np.float32(2.5), np.float32(3))
+    return toys_nbits.packed(model, INT8), [{"x": below}, {"x": above}]
+
+
+@pytest.mark.parametrize("optimize", [False, True])
+def test_one_bit_is_a_level_only_when_deployed(optimize: bool) -> None:
+    model, feeds = on_the_edge()
+    session = Session(model, Provider(CPU, "test"), optimize=optimize)
+    below, above = (float(session.run(feed)["y"].item()) for feed in feeds)
+    assert levels(model) == {INT8}  # not changed
+    if optimize:
+        assert (below, above) == (2, 3)
+    else:
+        assert (below, above) == pytest.approx((2.5, 2.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("level", [0, 1, INT8])
+def test_only_what_is_written_is_dropped(level: int) -> None:
+    loaded = LoadedModel(decoder(level), "m")
+    assert levels(unrounded(loaded).proto) == (set() if level else {0})
+    assert (unrounded(loaded) is loaded) == (not level)
+
+
+def test_bodies_and_functions_are_reached() -> None:
+    model, _ = on_the_edge()
+    body = ModelProto()
+    body.CopyFrom(model)
+    function = helper.make_function("local", "F", ["x"], ["y"], list(model.graph.node), [])
+    del body.graph.node[:]
+    body.graph.node.append(
+        helper.make_node("If", ["c"], ["y"], then_branch=model.graph, else_branch=model.graph)
+    )
+    body.functions.append(function)
+    assert LEVEL.encode() in body.SerializeToString()
+    assert LEVEL.encode() not in unrounded(LoadedModel(body, "m")).proto.SerializeToString()
+
+
+def test_the_level_widens_what_a_deployment_may_do_and_nothing_else() -> None:
+    assert tolerance_for(view_of(decoder(1))) == FLOAT32
+    tolerance = tolerance_for(view_of(decoder(INT8)))
+    assert (tolerance.precision, tolerance.exact) == ("float32", FLOAT32.exact)
+    assert tolerance.deployed == QUANTIZED.deployed == tolerance.when_deployed(tf32=True)
+
+
+def test_a_right_cut_passes_at_the_tolerance_of_floats(tmp_path: Path) -> None:
+    onnx.save(decoder(), tmp_path / "m.onnx")
+    result = prune(tmp_path / "m.onnx", "0:0,1", output=tmp_path / "out.onnx", provider="cpu").validation
+    assert result is not None and result.verdict == "passed"
+    exact = [case for case in result.cases if case.settings == "exact"]
+    assert len(exact) >= 3 and max(case.max_rel_error for case in exact) <= FLOAT32.exact
+    assert [case.settings for case in result.cases][-1] == "deployed"
+    assert levels(onnx.load(tmp_path / "out.onnx")) == {INT8}  # a deployment keeps its speed
+
+
+@pytest.mark.parametrize("settings", ["exact", "deployed"])
+def test_a_wrong_cut_fails(settings: str) -> None:
+    """Even what is allowed when deployed is a fraction of one head."""
+    model = decoder()
+    wrong = apply_plan(plan_pruning(model, "0:0,1"), model)
+    other = apply_plan(plan_pruning(model, "0:2,3"), model)
+    for tensor in other.graph.initializer:
+        set_initializer(wrong, tensor.name, onnx.numpy_helper.to_array(tensor))
+    result = validate(model, wrong, provider="cpu")
+    assert result.verdict == "failed"
+    case = max(
+        (case for case in result.cases if case.settings == settings), key=lambda case: case.max_rel_error
+    )
+    assert case.max_rel_error > 2 * QUANTIZED.deployed
