@@ -93,8 +93,9 @@ class Chosen:
         selection: the heads, and why these.
         compensation: refitted weights, None without.
         trials: what was measured on the way to a speed-up or drift.
-        drift: of the choice on held-out data; None where it was not measured.
+        drift: of the choice; None where it was not measured.
         unit: of the drift.
+        held_out: whether the drift was measured on data that no refit has seen.
     """
 
     selection: Selection
@@ -102,6 +103,7 @@ class Chosen:
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
     unit: str | None = None
+    held_out: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -111,6 +113,7 @@ class Chosen:
             "trials": [trial.to_dict() for trial in self.trials],
             "drift": self.drift,
             "drift_unit": self.unit,
+            "drift_held_out": self.held_out,
         }
 
 
@@ -148,10 +151,8 @@ class Chooser:
         if compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
         self.compensate = self.data is not None if compensate is None else compensate
-        self.learn: Calibration | None = None
-        self.held: Calibration | None = None
-        if self.data is not None:
-            self.learn, self.held = self.data.split()
+        # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
+        self.learn = self.held = self.data
 
     def ground(self, wish: Wish) -> Ground:
         """The paths that choices follow."""
@@ -173,8 +174,8 @@ class Chooser:
             UsageError: if the wish needs data and there is none.
             RefusedError: if it cannot be met.
         """
-        if wish.max_drift is not None and self.held is None:
-            raise UsageError("a drift is measured on data; give some with --data, --text or --images")
+        if wish.max_drift is not None:
+            self.hold_out("a drift is measured on data")
         found = self.ground(wish)
         if wish.ratio is not None:
             return self.completed(found.ratio(wish.ratio))
@@ -184,13 +185,28 @@ class Chooser:
             return self._fast_enough(found, wish.target_speedup, wish.sizes or {})
         return self._near_enough(found, wish.max_drift or 0.0)
 
+    def hold_out(self, why: str) -> None:
+        """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
+
+        Raises:
+            UsageError: if there is no data.
+        """
+        if self.data is None:
+            raise UsageError(f"{why}; give some with --data, --text or --images")
+        self.learn, self.held = self.data.split()
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether drift is measured on data that no refit has seen."""
+        return self.held is not self.learn
+
     def completed(self, selection: Selection) -> Chosen:
-        """A selection with its compensation and its drift on held-out data."""
+        """A selection with its compensation and its drift."""
         compensation = self.compensation(selection.heads) if self.compensate else None
         if self.held is None:
             return Chosen(selection)
         drift, unit = self.drift(selection, compensation)
-        return Chosen(selection, compensation, (), drift, unit)
+        return Chosen(selection, compensation, (), drift, unit, self.is_held_out)
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
@@ -203,7 +219,7 @@ class Chooser:
         )
 
     def drift(self, selection: Selection, compensation: Compensation | None) -> tuple[float, str]:
-        """How far the outputs move on held-out data, and what that is measured in."""
+        """How far the outputs move, and what that is measured in."""
         assert self.held is not None
         main = require_main(self.view)
         meter = EffectMeter(main, self.held.inputs, self.effect)

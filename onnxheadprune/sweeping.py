@@ -148,8 +148,9 @@ def sweep_ratios(
         UsageError: without data.
         RefusedError: if nothing can be removed.
     """
-    if chooser.data is None or chooser.held is None:
-        raise UsageError("a sweep measures on data; give some with --data, --text or --images")
+    chooser.hold_out("a sweep measures on data")
+    data = chooser.data
+    assert data is not None
     found = chooser.ground(wish)
     tasks = []
     content = chooser.model.proto.SerializeToString()
@@ -165,7 +166,7 @@ def sweep_ratios(
                 chooser.model.name,
                 selection,
                 ratio,
-                chooser.data,
+                data,
                 chooser.provider,
                 chooser.compensate,
                 executor is None,
@@ -196,6 +197,7 @@ def measure_point(task: PointTask) -> CurvePoint:
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
     chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
+    chooser.hold_out("a sweep measures on data")
     if not task.selection.count:
         return CurvePoint(task.ratio, 0, {}, 0.0, _accuracy(chooser, loaded), 1.0 if task.latency else None)
     chosen = chooser.completed(task.selection)

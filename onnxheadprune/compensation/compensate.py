@@ -189,7 +189,7 @@ class _Work:
         weight = linear.matrix.read()
         bias = linear.read_bias()
         rows = range(len(weight)) if task.kept is None else task.kept
-        learned, held = (self._moments(linear, rows, part) for part in (self.learn, self.held))
+        learned, held = self._moments(linear, rows)
         if learned.count < len(rows) and task.site is None:
             few = f"{learned.count} positions are too few for its {len(rows)} inputs"
             self.refits.append(Refit(task.name, site, None, 0.0, 0.0, few))
@@ -214,11 +214,13 @@ class _Work:
             return "it lives inside the body of a control-flow operator"
         return None
 
-    def _moments(self, linear: Linear, rows: Sequence[int], part: Calibration) -> Moments:
-        """Inputs of the map as the pruned model has them, and what it should make of them."""
-        moments = Moments(len(rows), int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free])))
+    def _moments(self, linear: Linear, rows: Sequence[int]) -> tuple[Moments, Moments]:
+        """Inputs of the map as the pruned model has them, and what it should make of them.
+
+        Of the rows to learn from, and of those that are held out.
+        """
         other = [] if linear.other is None else [linear.other]
-        model = self.view.model
+        model, columns = self.view.model, list(rows)
         original = Session(
             tapped(model, [linear.out, *other]), self.provider, name="the original model", optimize=True
         )
@@ -228,17 +230,22 @@ class _Work:
             name="the pruned model",
             optimize=True,
         )
-        for feed in part.feeds:
-            there, here = (run_feed(session, feed, part.source) for session in (original, current))
-            target = self._rows(there, linear.out, linear.out_axes, feed, part)
-            weights = None
-            for value in other:
-                stream = target + self._rows(there, value, linear.out_axes, feed, part)
-                weights = _weights(stream)
-                target = stream - self._rows(here, value, linear.out_axes, feed, part)
-            x = self._rows(here, linear.source, linear.axes, feed, part)
-            moments.add(x[:, list(rows)] if len(rows) < x.shape[1] else x, target, weights)
-        return moments
+        width = int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free]))
+        found = []
+        for part in (self.learn, self.held):
+            moments = Moments(len(rows), width)
+            for feed in part.feeds:
+                there, here = (run_feed(session, feed, part.source) for session in (original, current))
+                target = self._rows(there, linear.out, linear.out_axes, feed, part)
+                weights = None
+                for value in other:
+                    stream = target + self._rows(there, value, linear.out_axes, feed, part)
+                    weights = _weights(stream)
+                    target = stream - self._rows(here, value, linear.out_axes, feed, part)
+                x = self._rows(here, linear.source, linear.axes, feed, part)
+                moments.add(x[:, columns] if len(columns) < x.shape[1] else x, target, weights)
+            found.append(moments)
+        return found[0], found[1]
 
     def _rows(
         self,

@@ -28,7 +28,8 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
             if item.skipped is not None:
                 yield bullet(f"not {item.node}: {item.skipped}", "yellow")
     if chosen.drift is not None:
-        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on held-out data")
+        where = "held-out data" if chosen.held_out else "the calibration data, which the refit has seen"
+        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {where}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
 

@@ -1,0 +1,218 @@
+"""What cuts cost a real encoder: all-MiniLM-L6-v2, with and without compensation, and beside onnxsim.
+
+    python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--rivals/--no-rivals] [-o results.json]
+
+MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of the standard
+library and of NumPy, SciPy and scikit-learn, shuffled with a seed: 512 to calibrate on, 1,500 others to judge by the
+mean cosine to the original's mean-pooled embedding, the overlap of the ten nearest neighbours, and the rank
+correlation of all pairwise similarities.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import platform
+import random
+import re
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx
+import onnxruntime
+
+import onnxheadprune as ohp
+from onnxheadprune.calibration import text_feeds
+from onnxheadprune.feeds import graph_inputs
+from onnxheadprune.sites.find import view_of
+
+PACKAGES = ("numpy", "scipy", "sklearn")
+SEED, CALIBRATION, HELD_OUT = 0, 512, 1500
+NOT_PROSE = re.compile(r">>>|\.\. |::|\|")
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
+Feeds = Sequence[dict[str, Any]]
+
+
+def docstrings(path: Path) -> Iterator[str]:
+    """Every docstring of a source file."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)):
+            yield ast.get_docstring(node) or ""
+
+
+def corpus() -> list[str]:
+    """Sentences of 6 to 50 words, in an order that the seed decides."""
+    library = Path(sysconfig.get_paths()["stdlib"])
+    site = Path(sysconfig.get_paths()["purelib"])
+    files = [path for path in library.rglob("*.py") if "site-packages" not in path.parts]
+    files += [path for name in PACKAGES for path in (site / name).rglob("*.py")]
+    found = set()
+    for path in files:
+        if "test" in str(path.relative_to(library if path.is_relative_to(library) else site)):
+            continue
+        for text in docstrings(path):
+            for paragraph in re.split(r"\n\s*\n", text):
+                words = " ".join(paragraph.split())
+                if not NOT_PROSE.search(words):
+                    found |= {item for item in SENTENCE.split(words) if _is_sentence(item)}
+    ordered = sorted(found)
+    random.Random(SEED).shuffle(ordered)
+    return ordered
+
+
+def _is_sentence(text: str) -> bool:
+    return 6 <= len(text.split()) <= 50 and text[0].isupper() and text[-1] in ".!?"
+
+
+def embeddings(model: onnx.ModelProto, feeds: Feeds) -> np.ndarray[Any, Any]:
+    """Mean-pooled, normalized, [samples, width]."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found = []
+    for feed in feeds:
+        hidden: Any = session.run(None, {item.name: feed[item.name] for item in session.get_inputs()})[0]
+        mask = feed["attention_mask"][..., None]
+        pooled = (hidden * mask).sum(1) / mask.sum(1)
+        found.append(pooled / np.linalg.norm(pooled, axis=1, keepdims=True))
+    return np.concatenate(found)
+
+
+def quality(pruned: np.ndarray[Any, Any], original: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """Mean cosine, overlap of the ten nearest neighbours, rank correlation of similarities."""
+    upper = np.triu_indices(len(original), 1)
+    alike = [vectors @ vectors.T for vectors in (pruned, original)]
+    ranks = [np.argsort(np.argsort(matrix[upper], kind="stable"), kind="stable") for matrix in alike]
+    for matrix in alike:
+        np.fill_diagonal(matrix, -np.inf)
+    nearest = [np.argpartition(-matrix, 10, axis=1)[:, :10] for matrix in alike]
+    overlap = [len(set(left) & set(right)) / 10 for left, right in zip(*nearest, strict=True)]
+    cosine = float((pruned * original).sum(1).mean())
+    return cosine, float(np.mean(overlap)), float(np.corrcoef(*ranks)[0, 1])
+
+
+class Judge:
+    """The held-out sentences, and what the original makes of them."""
+
+    def __init__(self, model: onnx.ModelProto, feeds: Feeds) -> None:
+        self.feeds = feeds
+        self.original = embeddings(model, feeds)
+        self.rows: list[dict[str, Any]] = []
+
+    def judge(self, way: str, ratio: float, model: onnx.ModelProto, seconds: float) -> None:
+        """Adds a row and prints it."""
+        cosine, overlap, rank = quality(embeddings(model, self.feeds), self.original)
+        self.rows.append(
+            {
+                "way": way,
+                "ratio": ratio,
+                "cosine": cosine,
+                "overlap": overlap,
+                "rank": rank,
+                "seconds": seconds,
+            }
+        )
+        click.echo(f"| {way} | {ratio:.0%} | {cosine:.4f} / {overlap:.3f} / {rank:.4f} | {seconds:.0f} s |")
+
+
+def ours(judge: Judge, path: Path, feeds: Feeds, ratio: float, way: str, **settings: Any) -> None:
+    """One call of `prune`: choosing, refitting, surgery, validation and writing."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        result = ohp.prune(
+            path,
+            None,
+            Path(folder, "pruned.onnx"),
+            wish=ohp.Wish(ratio=ratio),
+            data=feeds,
+            provider="cpu",
+            **settings,
+        )
+        seconds = time.perf_counter() - started
+        judge.judge(way, ratio, result.model, seconds)
+
+
+def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float) -> None:
+    """Onnxsim on the same model, fused as it needs it by ONNX Runtime's own transformer optimizer."""
+    import onnxsim
+    from onnxruntime.transformers import optimizer
+
+    fused = optimizer.optimize_model(str(path), "bert", num_heads=12, hidden_size=384, opt_level=0).model
+    for way, function in (
+        ("onnxsim magnitude", lambda: onnxsim.apply_attention_head_pruning(fused, ratio)),
+        (
+            "onnxsim wanda",
+            lambda: onnxsim.apply_attention_head_wanda_pruning(fused, list(feeds), sparsity=ratio),
+        ),
+        (
+            "onnxsim wanda + finetune",
+            lambda: onnxsim.apply_pruning_finetune(
+                fused,
+                onnxsim.apply_attention_head_wanda_pruning(fused, list(feeds), sparsity=ratio),
+                list(feeds),
+            ),
+        ),
+    ):
+        started = time.perf_counter()
+        pruned = function()
+        judge.judge(way, ratio, pruned, time.perf_counter() - started)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
+@click.option("--ratio", "ratios", type=float, multiple=True, default=(0.25, 0.5), show_default=True)
+@click.option("--more", is_flag=True, help="Also with four times the calibration sentences.")
+@click.option("--rivals/--no-rivals", "with_rivals", default=True, show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path))
+def main(
+    model: Path,
+    tokenizer: Path,
+    ratios: tuple[float, ...],
+    more: bool,
+    with_rivals: bool,
+    output: Path | None,
+) -> None:
+    """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
+    sentences = corpus()
+    proto = onnx.load(model)
+    inputs = graph_inputs(view_of(proto))
+
+    def feeds(chosen: Sequence[str]) -> Feeds:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "text.txt")
+            path.write_text("\n".join(chosen), encoding="utf-8")
+            return text_feeds(path, tokenizer, inputs)
+
+    calibration = feeds(sentences[:CALIBRATION])
+    judge = Judge(proto, feeds(sentences[-HELD_OUT:]))
+    click.echo(
+        f"{date.today()}, {platform.processor() or platform.machine()}, onnxruntime {onnxruntime.__version__}"
+    )
+    click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
+    for ratio in ratios:
+        ours(judge, model, calibration, ratio, "no refit", compensate=False)
+        ours(judge, model, calibration, ratio, "refit")
+        if more:
+            ours(judge, model, feeds(sentences[: 4 * CALIBRATION]), ratio, "refit, 2,048 sentences")
+        if with_rivals:
+            rivals(judge, model, calibration, ratio)
+    if output is not None:
+        output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
