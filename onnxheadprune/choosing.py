@@ -11,9 +11,11 @@ from onnxheadprune.benchmarking import Benchmark, benchmark
 from onnxheadprune.calibration.contexts import Progress, run_feed, silent
 from onnxheadprune.calibration.data import Calibration, calibration_data
 from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import Compensation, compensate, refitted
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds import DataSource
+from onnxheadprune.graph.view import GraphView
 from onnxheadprune.heads import HeadSpec, resolve_heads
 from onnxheadprune.model_io import LoadedModel, open_model
 from onnxheadprune.pruning import analyse
@@ -39,6 +41,8 @@ class Wish:
         scores: what heads are worth; None measures it on the data.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay.
+        rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
+            again. Needs data and compensation.
         sizes: of the inputs that a speed-up is measured with; see `benchmark`.
     """
 
@@ -49,6 +53,7 @@ class Wish:
     scores: HeadScores | None = None
     limits: Limits | None = None
     protect: str | None = None
+    rounds: int = 1
     sizes: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +65,8 @@ class Wish:
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
                 " drift"
             )
+        if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
+            raise UsageError("rounds are 1 or more, and go with a ratio")
         if self.target_speedup is not None and not 1 < self.target_speedup < 100:
             raise UsageError(f"a target speed-up lies above 1, not at {self.target_speedup}")
         if self.max_drift is not None and not self.max_drift > 0:
@@ -154,10 +161,12 @@ class Chooser:
         # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
         self.learn = self.held = self.data
 
-    def ground(self, wish: Wish) -> Ground:
-        """The paths that choices follow."""
+    def ground(
+        self, wish: Wish, view: GraphView | None = None, gone: Mapping[int, frozenset[int]] | None = None
+    ) -> Ground:
+        """The paths that choices follow; with `gone`, from there on, in a model that has lost them already."""
         return ground(
-            self.view,
+            view or self.view,
             scores=wish.scores,
             data=self.learn,
             limits=wish.limits,
@@ -165,6 +174,7 @@ class Chooser:
             provider=self.provider,
             effect=self.effect,
             progress=self.progress,
+            gone=gone,
         )
 
     def choose(self, wish: Wish) -> Chosen:
@@ -178,12 +188,29 @@ class Chooser:
             self.hold_out("a drift is measured on data")
         found = self.ground(wish)
         if wish.ratio is not None:
+            found = self._in_rounds(found, wish, found.ratio(wish.ratio).count)
             return self.completed(found.ratio(wish.ratio))
         if wish.keep is not None:
             return self.completed(found.keeping(wish.keep))
         if wish.target_speedup is not None:
             return self._fast_enough(found, wish.target_speedup, wish.sizes or {})
         return self._near_enough(found, wish.max_drift or 0.0)
+
+    def _in_rounds(self, found: Ground, wish: Wish, wanted: int) -> Ground:
+        """The paths after all rounds but the last: measured on what the earlier ones left."""
+        if wish.rounds > 1 and (not self.compensate or wish.scores is not None):
+            raise UsageError("rounds measure and refit again, so they need data, and neither given scores")
+        for number in range(1, wish.rounds):
+            selection = found.removing(round(wanted * number / wish.rounds))
+            left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
+            found = self.ground(wish, view_of(left), self._present(selection))
+        return found
+
+    def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
+        return {
+            site.index: frozenset(_present(site.original_heads, selection.heads.get(site.index, ())))
+            for site in self.sites
+        }
 
     def hold_out(self, why: str) -> None:
         """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
@@ -211,9 +238,7 @@ class Chooser:
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
         assert self.learn is not None
-        present = {
-            site.index: _present(site.original_heads, heads.get(site.index, ())) for site in self.sites
-        }
+        present = self._present(Selection(heads, "given"))
         return compensate(
             self.view, self.sites.sites, present, self.learn, self.provider, progress=self.progress
         )

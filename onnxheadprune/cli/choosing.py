@@ -49,6 +49,14 @@ def choosing_options(function: Function) -> Function:
             default=None,
             help="Refit what is left to the original's activations [default: where heads are chosen on data].",
         ),
+        click.option(
+            "--rounds",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            metavar="N",
+            help="Reach --ratio in N rounds; what is left is refitted and measured again before each.",
+        ),
         click.option("--uniform", is_flag=True, help="Every site loses the same share of its heads."),
         click.option(
             "--multiple-of",
@@ -89,7 +97,7 @@ def read_wish(settings: dict[str, Any]) -> Wish | None:
     """
     ways = {name: settings.pop(name) for name in WAYS}
     limits = {name: settings.pop(name) for name in LIMITS}
-    path, protect = settings.pop("scores"), settings.pop("protect")
+    path, protect, rounds = settings.pop("scores"), settings.pop("protect"), settings.pop("rounds")
     given = [name for name in WAYS if ways[name] is not None]
     context = click.get_current_context()
     if not given:
@@ -112,7 +120,7 @@ def read_wish(settings: dict[str, Any]) -> Wish | None:
     from onnxheadprune.selection import Limits
 
     scores = None if path is None else read_scores(path)
-    return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect)
+    return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect, rounds=rounds)
 
 
 def read_effect(settings: dict[str, Any]) -> Callable[..., float] | None:

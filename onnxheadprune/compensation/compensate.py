@@ -13,7 +13,7 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,12 +74,14 @@ class Compensation:
         refits: what was done, in graph order.
         data: fingerprint of the calibration data.
         samples: how many samples that were.
+        silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
     """
 
     stored: Mapping[str, Array]
     refits: tuple[Refit, ...]
     data: str
     samples: int
+    silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the numbers themselves."""
@@ -120,7 +122,7 @@ def compensate(
     for number, task in enumerate(tasks, 1):
         work.refit(task)
         progress("compensating, map by map", number, len(tasks))
-    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count)
+    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,13 +33,14 @@ class Limits:
             raise UsageError("a floor is 0 or more, a multiple 1 or more")
 
 
-def options(site: AttentionSite, path: Sequence[Step], limits: Limits) -> list[Step]:
-    """The steps of a path that respect the limits, the empty one first."""
-    start = [Step(frozenset(), 0.0)]
+def options(
+    site: AttentionSite, path: Sequence[Step], limits: Limits, gone: Heads = frozenset()
+) -> list[Step]:
+    """The steps of a path that respect the limits, first the one that removes nothing more than is `gone`."""
     return [
         step
-        for step in (*start, *path)
-        if not step.removed
+        for step in (Step(gone, 0.0), *path)
+        if step.removed == gone
         or (
             site.num_heads - len(step.removed) >= max(limits.floor, 0)
             and (site.num_heads - len(step.removed)) % limits.multiple_of == 0
@@ -47,7 +48,13 @@ def options(site: AttentionSite, path: Sequence[Step], limits: Limits) -> list[S
     ]
 
 
-def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+def allocate(
+    sites: Sequence[AttentionSite],
+    paths: Paths,
+    wanted: int,
+    limits: Limits,
+    gone: Mapping[int, Heads] | None = None,
+) -> Choice:
     """The cheapest way to remove `wanted` heads in all, or as many below that as the limits allow.
 
     Costs of sites add up; the split is exact (dynamic programming over sites and heads).
@@ -57,33 +64,41 @@ def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: 
         paths: steps per site index, with their costs.
         wanted: heads to remove.
         limits: what to respect.
+        gone: present heads per site index that earlier rounds removed; `wanted` counts them too.
 
     Raises:
         RefusedError: if the limits leave nothing to remove.
     """
+    before = gone or {}
     if limits.uniform:
-        return _uniform(sites, paths, wanted, limits)
+        return _uniform(sites, paths, wanted, limits, before)
+    most = max(wanted, sum(map(len, before.values())))
     best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
     for site in sites:
-        steps = options(site, paths[site.index], limits)
+        steps = options(site, paths[site.index], limits, before.get(site.index, frozenset()))
         grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
         for count, (cost, chosen) in best.items():
             for step in steps:
                 total = count + len(step.removed)
-                if total <= wanted and (total not in grown or cost + step.error < grown[total][0]):
-                    grown[total] = (cost + step.error, (*chosen, step))
+                if total > most or (total in grown and cost + step.error >= grown[total][0]):
+                    continue
+                grown[total] = (cost + step.error, (*chosen, step))
         best = grown
     _, chosen = best[max(best)]
     return _required({site.index: step.removed for site, step in zip(sites, chosen, strict=True)}, wanted)
 
 
-def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
+def _uniform(
+    sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits, gone: Mapping[int, Heads]
+) -> Choice:
     """The same share of every site, as near to what is wanted as its path and the limits come."""
     share = wanted / max(sum(site.num_heads for site in sites), 1)
     choice = {}
     for site in sites:
         most = share * site.num_heads + 1e-9
-        fitting = [step for step in options(site, paths[site.index], limits) if len(step.removed) <= most]
+        before = gone.get(site.index, frozenset())
+        steps = options(site, paths[site.index], limits, before)
+        fitting = [step for step in steps if len(step.removed) <= max(most, len(before))]
         choice[site.index] = max(fitting, key=lambda step: len(step.removed)).removed
     return _required(choice, wanted)
 

@@ -18,7 +18,7 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.runtime import Provider
 from onnxheadprune.scoring.ablation import require_main
-from onnxheadprune.scoring.moves import Step, path_by_worth
+from onnxheadprune.scoring.moves import Heads, Step, path_by_worth
 from onnxheadprune.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.scoring.scores import HeadScores, is_protected
 from onnxheadprune.scoring.simple import weight_scores
@@ -84,6 +84,8 @@ class Ground:
         total: heads of all sites of the model, of which ratios are taken.
         paths: steps per site index, with costs that add up across sites.
         basis: what the costs are.
+        limits: what cuts respect.
+        gone: present heads per site index that earlier rounds removed.
     """
 
     sites: tuple[AttentionSite, ...]
@@ -91,6 +93,7 @@ class Ground:
     paths: Paths
     basis: str
     limits: Limits
+    gone: Mapping[int, Heads] = field(default_factory=dict)
 
     def most(self) -> int:
         """The most heads that can go."""
@@ -102,7 +105,7 @@ class Ground:
         Raises:
             RefusedError: if nothing can be removed.
         """
-        return self._selection(allocate(self.sites, self.paths, count, self.limits))
+        return self._selection(allocate(self.sites, self.paths, count, self.limits, self.gone))
 
     def ratio(self, share: float) -> Selection:
         """The cheapest way to remove a share of all heads.
@@ -138,7 +141,9 @@ class Ground:
             scores[site.index] = _worth(site, steps)
             if site.index in choice:
                 heads[site.index] = tuple(sorted(names[head] for head in choice[site.index]))
-                costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
+                costs[site.index] = next(
+                    (step.error for step in steps if step.removed == choice[site.index]), 0.0
+                )
         return Selection(heads, self.basis, costs, scores)
 
 
@@ -211,8 +216,12 @@ def ground(
     provider: str | Provider = AUTO,
     effect: Effect | None = None,
     progress: Progress = silent,
+    gone: Mapping[int, Heads] | None = None,
 ) -> Ground:
-    """Paths for all sites; see `select_heads` for the arguments."""
+    """Paths for all sites; see `select_heads` for the arguments.
+
+    With `gone`, present heads per site index whose rows in the projection are zero already, paths go on from there.
+    """
     view = model if isinstance(model, GraphView) else view_of(load_model(model))
     name = "the model" if isinstance(model, GraphView) else model_name(model)
     everything = sites_of(view, name)
@@ -237,7 +246,10 @@ def ground(
         moments = context_moments(view.model, sites, calibration, where, progress)
         require_rows(moments, calibration.source)
         paths = {
-            site.index: reconstruction_path(site, moments[site.index], kept[site.index]) for site in sites
+            site.index: reconstruction_path(
+                site, moments[site.index], kept[site.index], (gone or {}).get(site.index, ())
+            )
+            for site in sites
         }
         paths = measured_paths(
             view,
@@ -253,7 +265,7 @@ def ground(
         basis = "measured drift after refit"
     if bounds.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
-    return Ground(sites, total, paths, basis, bounds)
+    return Ground(sites, total, paths, basis, bounds, gone or {})
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
