@@ -183,7 +183,7 @@ def sweep_ratios(
             replace(point, speedup=_speedup(chooser.model, chooser, task))
             for point, task in zip(points, tasks, strict=True)
         ]
-    unit = EffectMeter(require_main(chooser.view), chooser.held.inputs, chooser.effect).name
+    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.effect).name
     return Curve(
         chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
     )
