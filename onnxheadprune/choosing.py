@@ -23,6 +23,7 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.scoring.ablation import require_main
 from onnxheadprune.scoring.scores import HeadScores
 from onnxheadprune.selection import Ground, Limits, Selection, ground
+from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.sites.find import sites_of, view_of
 
 SECONDS = 6.0
@@ -67,6 +68,10 @@ class Wish:
             )
         if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
             raise UsageError("rounds are 1 or more, and go with a ratio")
+        if self.ratio is not None:
+            check_ratio(self.ratio)
+        if self.keep is not None and self.keep < 1:
+            raise UsageError(f"every site keeps 1 head or more, not {self.keep}")
         if self.target_speedup is not None and not 1 < self.target_speedup < 100:
             raise UsageError(f"a target speed-up lies above 1, not at {self.target_speedup}")
         if self.max_drift is not None and not self.max_drift > 0:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +14,12 @@ from onnxheadprune.calibration.contexts import context_moments, projection_matri
 from onnxheadprune.calibration.data import Calibration, calibration_data
 from onnxheadprune.calibration.drift import EffectMeter
 from onnxheadprune.calibration.main_output import main_output
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import is_legal
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.model_io import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.scoring import METHODS, HeadScores, read_scores, score, score_heads, write_scores
-from onnxheadprune.scoring.executors import open_executor, run_all
+from onnxheadprune.scoring import METHODS, read_scores, score_heads, write_scores
 from onnxheadprune.scoring.moves import path_by_worth
 from onnxheadprune.scoring.reconstruction import DAMPING
 from onnxheadprune.scoring.reconstruction import path as reconstruction_path
@@ -290,129 +285,3 @@ def test_the_least_worthy_go_first() -> None:
     sites = toys_scores.parts(toys_scores.stack(layers=1))[1]
     steps = path_by_worth(sites[0], [3.0, 1.0, 2.0, 9.0], protected=frozenset((1,)))
     assert [(sorted(step.removed), step.error) for step in steps] == [([2], 2), ([0, 2], 5), ([0, 2, 3], 14)]
-
-
-# Work that is resumed, shared or lost
-
-
-def ablation(model: Any, data: Any, **options: Any) -> HeadScores:
-    return score_heads(model, method="ablation", data=data, provider=HERE, **options)
-
-
-class Stop(Exception):  # noqa: N818
-    """Stands for Ctrl-C."""
-
-
-@pytest.fixture
-def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[int], Any]:
-    """A run of three sites that stopped after one; the sites that were computed since; and the model."""
-    model, path, computed = toys_scores.stack(layers=3), tmp_path / "scores.partial", list[int]()
-
-    def stop(_what: str, _done: int, _of: int) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        ablation(model, toys_scores.ids(), partial=path, progress=stop)
-    assert path.is_file()
-    real = score.ablation_scores
-
-    def counted(view: Any, site: Any, *rest: Any) -> Any:
-        computed.append(site.index)
-        return real(view, site, *rest)
-
-    monkeypatch.setattr(score, "ablation_scores", counted)
-    return path, computed, model
-
-
-def test_an_interrupted_run_goes_on(interrupted: tuple[Path, list[int], Any]) -> None:
-    path, computed, model = interrupted
-    resumed = ablation(model, toys_scores.ids(), partial=path)
-    assert computed == [1, 2] and not path.exists()
-    assert resumed == ablation(model, toys_scores.ids())
-
-
-@pytest.mark.parametrize("change", ["data", "weights", "effect", "damage"])
-def test_parts_of_another_run_are_not_taken(change: str, interrupted: tuple[Path, list[int], Any]) -> None:
-    path, computed, model = interrupted
-    data, options = toys_scores.ids(), {}
-    if change == "data":
-        data = toys_scores.ids(seed=4)
-    elif change == "weights":
-        model = toys_scores.stack(layers=3, seed=9)
-    elif change == "effect":
-        options["effect"] = largest_change
-    else:
-        path.write_text(path.read_text(encoding="utf-8")[:-5], encoding="utf-8")
-    ablation(model, data, partial=path, **options)
-    assert computed == [0, 1, 2]
-
-
-def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
-        ablation(toys_scores.stack(layers=1), toys_scores.ids(), partial=tmp_path / "missing" / "x")
-
-
-def test_results_come_in_the_order_of_the_tasks_whoever_is_first() -> None:
-    def slow_first(number: int) -> int:
-        time.sleep(0.05 if number == 0 else 0)
-        return number * 10
-
-    seen: list[int] = []
-    with ThreadPoolExecutor(3) as pool:
-        found = run_all(slow_first, [0, 1, 2], pool, lambda position, _result: seen.append(position))
-    assert found == [0, 10, 20] and seen[-1] == 0 and sorted(seen) == [0, 1, 2]
-    assert run_all(slow_first, [2, 1]) == [20, 10]
-
-
-def die(_task: int) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_process_that_dies_is_a_sentence() -> None:
-    with open_executor(2) as pool:
-        assert isinstance(pool, ProcessPoolExecutor)
-        with pytest.raises(RefusedError, match="a process that worked on a part died"):
-            run_all(die, [1, 2], pool)
-
-
-def test_two_processes_give_the_same_scores() -> None:
-    model, data = toys_scores.stack(layers=3), toys_scores.ids()
-    with open_executor(2) as pool:
-        assert ablation(model, data, executor=pool) == ablation(model, data)
-
-
-def fatal_once(before: Mapping[str, Any], after: Mapping[str, Any], feed: Any) -> float:
-    """A measure during which the worker dies, the first time that anyone comes here."""
-    marker = Path(os.environ["SCORING_TEST_MARKER"])
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return largest_change(before, after, feed)
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    distributed = pytest.importorskip("distributed")
-    import dask
-
-    marker = tmp_path / "died"
-    model, data = toys_scores.stack(layers=4), toys_scores.ids(4)
-    monkeypatch.setenv("SCORING_TEST_MARKER", str(marker))
-    settings = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": str(Path(__file__).parents[1])}
-    with dask.config.set(settings):
-        cluster = distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-        )
-    with cluster, open_executor(dask=cluster.scheduler_address) as executor:
-        found = ablation(model, data, executor=executor, effect=fatal_once)
-    assert marker.exists()
-    assert found.sites == ablation(model, data, effect=fatal_once).sites
-
-
-def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="no Dask scheduler answers"), open_executor(dask="nonsense://x"):
-        pass

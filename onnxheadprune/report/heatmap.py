@@ -116,8 +116,12 @@ def save_figure(figure: Any, path: Path) -> None:
     Raises:
         UsageError: if the file cannot be written.
     """
+    import matplotlib as mpl
+
+    # Without dates and with names that are no random numbers the same data gives the same bytes.
+    dateless: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:
-        # Without the date the same data gives the same bytes.
-        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
+        with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
+            figure.savefig(path, dpi=150, metadata=dateless.get(path.suffix.lower()))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error

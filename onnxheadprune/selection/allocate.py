@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -124,7 +123,8 @@ def _required(choice: Choice, wanted: int) -> Choice:
     chosen = {index: heads for index, heads in choice.items() if heads}
     if wanted > 0 and not chosen:
         raise RefusedError(
-            f"no legal cut removes any of the {wanted} heads that were asked for; ask for more, or loosen the limits"
+            f"{wanted} heads are fewer than the first cut of any site takes (KV heads go with their query heads,"
+            " multiples and floors hold); ask for more, or loosen the limits"
         )
     return chosen
 
@@ -138,8 +138,20 @@ def heads_for_ratio(total: int, ratio: float) -> int:
     """How many heads a ratio asks for.
 
     Raises:
-        UsageError: if it is no share.
+        UsageError: if it is no share, or less than a head.
     """
-    if not 0 < ratio < 1 or not math.isfinite(ratio):
+    check_ratio(ratio)
+    wanted = round(total * ratio)
+    if not wanted:
+        raise UsageError(f"{ratio:g} of {total} heads is less than one head; ask for more")
+    return wanted
+
+
+def check_ratio(ratio: float) -> None:
+    """Whether a number is a share of heads that can be removed.
+
+    Raises:
+        UsageError: if not.
+    """
+    if not 0 < ratio < 1:
         raise UsageError(f"a ratio of heads to remove lies between 0 and 1, not {ratio}")
-    return round(total * ratio)

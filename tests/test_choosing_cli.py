@@ -1,0 +1,394 @@
+"""`score`, and `prune` by a wish: what the commands print and write, and what they turn away."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune import choosing, find_sites, sweeping
+from onnxheadprune.compensation import record_of
+from onnxheadprune.heads import is_legal
+from onnxheadprune.scoring import read_scores
+from tests import toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+CPU = ("--provider", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of plain heads, one of grouped heads, and data with labels for both."""
+    folder = tmp_path_factory.mktemp("models")
+    onnx.save(toys_scores.stack(), folder / "toy.onnx")
+    onnx.save(toys_scores.stack(heads=6, kv_heads=2), folder / "gqa.onnx")
+    ids = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(24)])
+    np.savez(folder / "data.npz", input_ids=ids, labels=ids)
+    return folder
+
+
+@pytest.fixture
+def toy(folder: Path) -> Path:
+    return folder / "toy.onnx"
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    return folder / "data.npz"
+
+
+def said(outcome: Outcome) -> str:
+    return " ".join(outcome.stderr.split())
+
+
+def is_picture(path: Path) -> bool:
+    start = path.read_bytes()[:200]
+    return start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in start
+
+
+# score
+
+
+@pytest.mark.parametrize("method", ["weight", "activation", "fluctuation", "reconstruction", "ablation"])
+def test_score_writes_scores_and_a_picture(
+    method: str, command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "scores.json", tmp_path / "heat.svg"
+    options = [] if method == "weight" else ["--data", data]
+    outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert f"heads scored by {method}" in outcome.stdout and "darker: worth more" in outcome.stdout
+    assert read_scores(out).method == method and is_picture(picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heat.svg", "scores.json"]
+
+
+def test_score_json_is_the_file_format(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    outcome = command("score", toy, "--data", data, "-o", out, "--json", *CPU)
+    assert outcome.document == json.loads(out.read_text(encoding="utf-8"))
+    assert outcome.document["method"] == "reconstruction" and outcome.stderr == ""
+    assert [len(site["scores"]) for site in outcome.document["sites"]] == [4, 4]
+    assert command("score", toy, "--json").document["method"] == "weight"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_same_picture_twice_is_the_same_file(
+    suffix: str, command: Command, toy: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}{suffix}"
+        assert command("score", toy, "--heatmap", path).exit_code == 0
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_score_asks_the_users_own_measure(
+    command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def count(before, after, feed):\n    return float(before['logits'].size)\n"
+    (tmp_path / "mine_for_scores.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ("--method", "ablation", "--data", data, "--json", *CPU)
+    document = command("score", toy, *options, "--effect", "mine_for_scores:count").document
+    assert document["unit"] == "count"
+    assert document["sites"][0]["scores"] == [32 * 6 * 19] * 4
+    outcome = command("score", toy, *options, "--effect", "mine_for_scores:nothing")
+    assert outcome.exit_code == 2 and "cannot be imported" in outcome.document["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--method", "ablation"], "needs calibration data"),
+        (["--heatmap", "heat.jpg"], "a picture is one of"),
+        (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
+        (["-o", "missing/scores.json"], "the folder missing does not exist"),
+        (["--text", "a.txt"], "belong together"),
+        (["--data", "a.npz", "--random-data"], "give data in one way"),
+        (["--images", "missing", "--image-size", "0"], "no size like"),
+        (["--images", "missing", "--image-mean", "a,b"], "no list of numbers"),
+        (["--images", "missing"], "holds no pictures"),
+        (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
+    ],
+)
+def test_what_score_turns_away(arguments: list[str], why: str, command: Command, toy: Path) -> None:
+    outcome = command("score", toy, *arguments)
+    assert outcome.exit_code == 2 and why in said(outcome)
+    assert "Traceback" not in outcome.stderr and outcome.stdout == ""
+
+
+def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
+    outcome = command("score", toy, "--random-data", "--json", *CPU)
+    assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
+    assert outcome.document["data"]["source"] == "random (seed 0)"
+
+
+# prune by a wish
+
+
+def test_a_ratio_chooses_refits_proves_and_tells(
+    command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "out.onnx", tmp_path / "heat.png"
+    outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "-o", out, "--heatmap", picture, *CPU)
+    assert outcome.exit_code == 0, outcome.stderr
+    for part in ("measured drift after refit", "refitted 4 linear maps", "(kl) on held-out data", "passed"):
+        assert part in " ".join(outcome.stdout.split())
+    assert sum(site.num_heads for site in find_sites(out)) == 4
+    assert record_of(onnx.load(out)) is not None and is_picture(picture)
+    assert command("validate", toy, out, *CPU).exit_code == 0
+
+
+def test_a_wish_as_json(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    outcome = command("prune", toy, "--ratio", 0.25, "--data", data, "-o", out, "--json", *CPU)
+    choice = outcome.document["choice"]
+    assert sum(map(len, choice["selection"]["heads"].values())) == 2
+    assert choice["drift"] > 0 and choice["drift_unit"] == "kl" and choice["trials"] == []
+    assert choice["compensation"]["samples"] > 0
+    assert all(refit["skipped"] is None for refit in choice["compensation"]["refits"])
+    removed = {
+        str(cut["index"]): cut["removed"] for cut in outcome.document["plan"]["cuts"] if cut["removed"]
+    }
+    assert removed == choice["selection"]["heads"]
+
+
+def test_without_data_the_weights_decide_and_nothing_is_refitted(
+    command: Command, toy: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    document = command("prune", toy, "--ratio", 0.25, "-o", out, "--json", *CPU).document
+    assert document["choice"]["selection"]["basis"] == "weights (no data was given)"
+    assert document["choice"]["compensation"] is None and document["choice"]["drift"] is None
+    assert document["validation"]["verdict"] == "passed" and record_of(onnx.load(out)) is None
+
+
+def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    options = ("--data", data, "-o", out, "--json", "--no-compensate", *CPU)
+    document = command("prune", toy, "--ratio", 0.25, *options).document
+    assert document["choice"]["compensation"] is None and document["choice"]["drift"] > 0
+    assert record_of(onnx.load(out)) is None
+
+
+def test_named_heads_are_refitted_when_asked_for(
+    command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    options = ("--heads", "0:1", "-o", out, "--json", *CPU)
+    document = command("prune", toy, *options, "--data", data, "--compensate").document
+    assert document["choice"]["selection"] == {
+        "heads": {"0": [1]},
+        "basis": "named",
+        "costs": {},
+        "scores": {},
+    }
+    assert document["choice"]["compensation"]["tensors"]
+    outcome = command("prune", toy, *options, "--compensate")
+    assert outcome.exit_code == 2 and "compensation learns from data" in outcome.document["error"]
+    assert command("prune", toy, *options, "--data", data).document["choice"] is None
+
+
+def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: Path) -> None:
+    def left(*options: object, model: str = "toy") -> list[int]:
+        outcome = command("prune", folder / f"{model}.onnx", "--dry-run", "--json", *options, *CPU)
+        assert outcome.exit_code == 0, outcome.stdout
+        heads = outcome.document["choice"]["selection"]["heads"]
+        sites = find_sites(folder / f"{model}.onnx")
+        assert all(is_legal(site.groups, set(heads.get(str(site.index), ()))) for site in sites)
+        return [site.num_heads - len(heads.get(str(site.index), ())) for site in sites]
+
+    assert left("--keep", 3) == [3, 3]
+    assert left("--ratio", 0.5, "--uniform", "--data", data) == [2, 2]
+    assert sum(left("--ratio", 0.5, "--multiple-of", 2)) == 4
+    assert left("--ratio", 0.25, "--protect", "0") == [4, 2]
+    assert left("--ratio", 0.5, "--floor", 2) == [2, 2]
+    assert sum(left("--ratio", 0.5, "--data", data, model="gqa")) == 6
+
+
+def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    rows = [f"{site},{head},{10 * site + head}" for site in (0, 1) for head in range(4)]
+    path.write_text("site,head,score\n" + "\n".join(rows), encoding="utf-8")
+    options = ("--ratio", 0.25, "--scores", path, "--dry-run", "--json", *CPU)
+    choice = command("prune", toy, *options).document["choice"]
+    assert choice["selection"]["heads"] == {"0": [0, 1]}
+    assert choice["selection"]["basis"] == "scores (imported)"
+    assert command("prune", toy, *options, "--data", data).document["choice"]["compensation"] is not None
+    path.write_text("site,head,score\n0,0,1\n", encoding="utf-8")
+    outcome = command("prune", toy, *options)
+    assert outcome.exit_code == 2 and "they are of another model" in outcome.document["error"]
+
+
+def test_a_dry_run_of_a_wish_writes_nothing(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "--dry-run", "-o", out, *CPU)
+    assert outcome.exit_code == 0 and not out.exists()
+    text = " ".join(outcome.stdout.split())
+    assert "removing 4 of 8 heads" in text and "measured drift after refit" in text and "x: removed" in text
+
+
+# Targets
+
+
+@pytest.mark.parametrize("model", ["toy", "gqa"])
+def test_the_largest_cut_within_a_drift(model: str, command: Command, folder: Path, data: Path) -> None:
+    path = folder / f"{model}.onnx"
+    heads = sum(site.num_heads for site in find_sites(path))
+
+    def largest(limit: float) -> Any:
+        options = ("--max-drift", limit, "--data", data, "--dry-run", "--json", *CPU)
+        return command("prune", path, *options)
+
+    everything = largest(1e3).document["choice"]
+    assert sum(map(len, everything["selection"]["heads"].values())) == heads - 2
+    choice = largest(everything["drift"] * 0.8).document["choice"]
+    removed = sum(map(len, choice["selection"]["heads"].values()))
+    assert choice["drift"] <= everything["drift"] * 0.8 and 0 < removed < heads - 2
+    assert len(choice["trials"]) > 1 and not choice["trials"][0]["meets"]
+    assert {trial["removed"]: trial["measured"] for trial in choice["trials"]}[removed] == choice["drift"]
+    refused = largest(1e-9)
+    assert refused.exit_code == 3 and "no cut stays within a drift of 1e-09" in refused.document["error"]
+
+
+def test_a_drift_needs_data(command: Command, toy: Path) -> None:
+    outcome = command("prune", toy, "--max-drift", 0.1, "--dry-run")
+    assert outcome.exit_code == 2 and "a drift is measured on data" in said(outcome)
+
+
+@pytest.fixture
+def as_fast_as_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts heads: a model without a quarter of its heads is 4/3 as fast."""
+
+    def heads(model: Any) -> int:
+        return sum(site.num_heads for site in find_sites(model.proto))
+
+    monkeypatch.setattr(choosing, "benchmark", lambda full, cut, **_settings: heads(full) / heads(cut))
+    monkeypatch.setattr(choosing, "speedup", lambda result: result)
+    monkeypatch.setattr(sweeping, "benchmark", lambda full, cut, **_settings: heads(full) / heads(cut))
+    monkeypatch.setattr(sweeping, "speedup", lambda result: result)
+
+
+@pytest.mark.usefixtures("as_fast_as_small")
+@pytest.mark.parametrize(("model", "target", "removed"), [("toy", 1.5, 3), ("toy", 4, 6), ("gqa", 1.05, 2)])
+def test_the_smallest_cut_that_is_fast_enough(
+    model: str, target: float, removed: int, command: Command, folder: Path, data: Path
+) -> None:
+    options = ("--target-speedup", target, "--data", data, "--dry-run", "--json", *CPU)
+    choice = command("prune", folder / f"{model}.onnx", *options).document["choice"]
+    found = sum(map(len, choice["selection"]["heads"].values()))
+    assert found == removed or (model == "gqa" and found in (2, 3))
+    assert choice["compensation"] is not None and choice["trials"][0]["meets"]
+    assert all(trial["meets"] == (trial["measured"] >= target) for trial in choice["trials"])
+
+
+@pytest.mark.usefixtures("as_fast_as_small")
+def test_a_speed_that_no_cut_reaches_is_refused(command: Command, toy: Path) -> None:
+    outcome = command("prune", toy, "--target-speedup", 5, "--dry-run", *CPU)
+    assert outcome.exit_code == 3 and "is 4.00 times as fast, not 5 times" in said(outcome)
+
+
+# Sweeps
+
+
+@pytest.mark.usefixtures("as_fast_as_small")
+def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "curve.svg"
+    outcome = command("prune", toy, "--sweep", "0:0.75:0.25", "--data", data, "-o", out, "--json", *CPU)
+    curve = outcome.document
+    assert curve == json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) and is_picture(out)
+    assert [point["removed"] for point in curve["points"]] == [0, 2, 4, 6]
+    drifts = [point["drift"] for point in curve["points"]]
+    assert drifts[0] == 0 and drifts == sorted(drifts) and curve["drift_unit"] == "kl"
+    assert [point["speedup"] for point in curve["points"]] == [1, 8 / 6, 2, 4]
+    assert all(0 <= point["accuracy"] <= 1 for point in curve["points"])
+    options = ("--ratio", 0.5, "--data", data, "--dry-run", "--json", *CPU)
+    alone = command("prune", toy, *options).document["choice"]
+    assert curve["points"][2]["heads"] == alone["selection"]["heads"]
+    assert curve["points"][2]["drift"] == pytest.approx(alone["drift"], rel=1e-6)
+
+
+@pytest.mark.usefixtures("as_fast_as_small")
+def test_a_sweep_for_people_in_the_users_own_measure(
+    command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "def worst(before, after, feed):\n    return float(abs(before['logits'] - after['logits']).max())\n"
+    )
+    (tmp_path / "mine_for_sweeps.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ("--data", data, "--no-compensate", "-o", "curve.json", *CPU)
+    outcome = command("prune", toy, "--sweep", "0:0.5:0.25", *options, "--effect", "mine_for_sweeps:worst")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert re.search(r"drift +worst on held-out data", outcome.stdout) and "4 of 8" in outcome.stdout
+    written = json.loads(Path("curve.json").read_text(encoding="utf-8"))
+    assert written["drift_unit"] == "worst" and is_picture(Path("curve.png"))
+
+
+def test_ranges_of_sweeps_and_knees() -> None:
+    assert sweeping.parse_sweep("0:0.3:0.1") == (0, 0.1, 0.2, 0.3)
+    assert sweeping.parse_sweep("0.5:0.5:1") == (0.5,)
+    for spec in ("0:1:0.1", "0.5:0.2:0.1", "0:0.5:0", "a:b:c", "0:0.5", "-0.1:0.5:0.1", "nan:0.5:0.1"):
+        with pytest.raises(Exception, match="sweep"):
+            sweeping.parse_sweep(spec)
+    ratios = [0, 0.1, 0.2, 0.3, 0.4]
+    assert sweeping.knee([0, 0.01, 0.02, 0.1, 1.0], ratios) == 3
+    assert sweeping.knee([0, 0.25, 0.5, 0.75, 1.0], ratios) in (None, 0, 1, 2, 3)
+    assert sweeping.knee([0, 0], [0, 0.1]) is None and sweeping.knee([1, 1, 1], [0, 0.1, 0.2]) is None
+
+
+# What is turned away
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "why"),
+    [
+        (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are two wishes"),
+        (["--ratio", "0.5", "--heads", "0:1"], 2, "not both"),
+        (["--floor", "2", "--heads", "0:1"], 2, "go with --ratio"),
+        (["--ratio", "1.5"], 2, "between 0 and 1"),
+        (["--keep", "0"], 2, "keeps 1 head or more"),
+        (["--target-speedup", "0.9"], 2, "lies above 1"),
+        (["--max-drift", "-1"], 2, "lies above 0"),
+        (["--ratio", "0.9"], 3, "only 6 can go"),
+        (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
+        (["--ratio", "0.5", "--protect", "7:1"], 2, "no site '7'"),
+        (["--ratio", "0.5", "--scores", "missing.json"], 2, "cannot be read"),
+        (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
+        (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),
+        (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
+        (["--sweep", "0:0.5:0.1"], 2, "measures on data"),
+        (["--sweep", "0:0.5:0.1", "--ratio", "0.5"], 2, "--sweep takes one MODEL"),
+        (["--sweep", "0:0.5"], 2, "START:STOP:STEP"),
+        (["--sweep", "0:0.5:0.1", "-o", "curve.txt"], 2, "a picture is one of"),
+    ],
+)
+def test_wishes_that_are_turned_away(
+    arguments: list[str], exit_code: int, why: str, command: Command, toy: Path, tmp_path: Path
+) -> None:
+    out = [] if "-o" in arguments else ["-o", tmp_path / "out.onnx"]
+    outcome = command("prune", toy, *arguments, *(out if "--sweep" not in arguments else []), *CPU)
+    assert outcome.exit_code == exit_code and why in said(outcome)
+    assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_a_ratio_of_nothing_is_said(command: Command, toy: Path, tmp_path: Path) -> None:
+    outcome = command("prune", toy, "--ratio", 0.01, "-o", tmp_path / "out.onnx", *CPU)
+    assert outcome.exit_code == 2 and "0.01 of 8 heads is less than one head" in said(outcome)
+
+
+@pytest.mark.parametrize("wish", [("--ratio", 1), ("--keep", 0), ("--ratio", 0.5, "--heatmap", "heat.bmp")])
+def test_a_wrong_wish_is_known_before_any_work(
+    wish: tuple[object, ...], command: Command, toy: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_args: Any, **_settings: Any) -> None:
+        raise AssertionError("long work began")
+
+    monkeypatch.setattr("onnxheadprune.selection.select.context_moments", never)
+    assert command("prune", toy, *wish, "--data", data, "--dry-run", *CPU).exit_code == 2
