@@ -152,7 +152,7 @@ def test_the_written_file_says_what_it_is_and_validates(refitted: Any, digits: P
     assert refitted.validation.verdict == "passed"
     written = onnx.load(refitted.output)
     record = record_of(written)
-    assert record is not None and record.samples == 192
+    assert record is not None and record.samples == 256
     assert record.data == refitted.chosen.compensation.data and len(record.data) == 64
     assert set(record.tensors) == set(refitted.chosen.compensation.stored)
     assert validate(digits, refitted.output, provider="cpu").verdict == "passed"

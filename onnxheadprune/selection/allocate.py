@@ -129,9 +129,13 @@ def _required(choice: Choice, wanted: int) -> Choice:
     return chosen
 
 
-def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits) -> int:
-    """The most heads that the limits let go."""
-    return sum(max(len(step.removed) for step in options(site, paths[site.index], limits)) for site in sites)
+def removable_heads(
+    sites: Iterable[AttentionSite], paths: Paths, limits: Limits, gone: Mapping[int, Heads] | None = None
+) -> int:
+    """The most heads that the limits let go, those that earlier rounds removed included."""
+    before = gone or {}
+    steps = (options(site, paths[site.index], limits, before.get(site.index, frozenset())) for site in sites)
+    return sum(max(len(step.removed) for step in found) for found in steps)
 
 
 def heads_for_ratio(total: int, ratio: float) -> int:

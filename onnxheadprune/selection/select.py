@@ -97,7 +97,7 @@ class Ground:
 
     def most(self) -> int:
         """The most heads that can go."""
-        return removable_heads(self.sites, self.paths, self.limits)
+        return removable_heads(self.sites, self.paths, self.limits, self.gone)
 
     def removing(self, count: int) -> Selection:
         """The cheapest way to remove so many heads.

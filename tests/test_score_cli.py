@@ -1,0 +1,121 @@
+"""`score` on the command line: what it prints and writes, and what it turns away."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune.scoring import read_scores
+from tests import toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+CPU = ("--provider", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder of plain heads, one of grouped heads, and data with labels for both."""
+    folder = tmp_path_factory.mktemp("models")
+    onnx.save(toys_scores.stack(), folder / "toy.onnx")
+    onnx.save(toys_scores.stack(heads=6, kv_heads=2), folder / "gqa.onnx")
+    ids = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(24)])
+    np.savez(folder / "data.npz", input_ids=ids, labels=ids)
+    return folder
+
+
+@pytest.fixture
+def toy(folder: Path) -> Path:
+    return folder / "toy.onnx"
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    return folder / "data.npz"
+
+
+def said(outcome: Outcome) -> str:
+    return " ".join(outcome.stderr.split())
+
+
+def is_picture(path: Path) -> bool:
+    start = path.read_bytes()[:200]
+    return start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in start
+
+
+@pytest.mark.parametrize("method", ["weight", "activation", "fluctuation", "reconstruction", "ablation"])
+def test_score_writes_scores_and_a_picture(
+    method: str, command: Command, toy: Path, data: Path, tmp_path: Path
+) -> None:
+    out, picture = tmp_path / "scores.json", tmp_path / "heat.svg"
+    options = [] if method == "weight" else ["--data", data]
+    outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert f"heads scored by {method}" in outcome.stdout and "darker: worth more" in outcome.stdout
+    assert read_scores(out).method == method and is_picture(picture)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["heat.svg", "scores.json"]
+
+
+def test_score_json_is_the_file_format(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores.json"
+    outcome = command("score", toy, "--data", data, "-o", out, "--json", *CPU)
+    assert outcome.document == json.loads(out.read_text(encoding="utf-8"))
+    assert outcome.document["method"] == "reconstruction" and outcome.stderr == ""
+    assert [len(site["scores"]) for site in outcome.document["sites"]] == [4, 4]
+    assert command("score", toy, "--json").document["method"] == "weight"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_same_picture_twice_is_the_same_file(
+    suffix: str, command: Command, toy: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}{suffix}"
+        assert command("score", toy, "--heatmap", path).exit_code == 0
+    assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+def test_score_asks_the_users_own_measure(
+    command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "def count(before, after, feed):\n    return float(before['logits'].size)\n"
+    (tmp_path / "mine_for_scores.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    options = ("--method", "ablation", "--data", data, "--json", *CPU)
+    document = command("score", toy, *options, "--effect", "mine_for_scores:count").document
+    assert document["unit"] == "count"
+    assert document["sites"][0]["scores"] == [32 * 6 * 19] * 4
+    outcome = command("score", toy, *options, "--effect", "mine_for_scores:nothing")
+    assert outcome.exit_code == 2 and "cannot be imported" in outcome.document["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--method", "ablation"], "needs calibration data"),
+        (["--heatmap", "heat.jpg"], "a picture is one of"),
+        (["--heatmap", "missing/heat.png"], "the folder missing does not exist"),
+        (["-o", "missing/scores.json"], "the folder missing does not exist"),
+        (["--text", "a.txt"], "belong together"),
+        (["--data", "a.npz", "--random-data"], "give data in one way"),
+        (["--images", "missing", "--image-size", "0"], "no size like"),
+        (["--images", "missing", "--image-mean", "a,b"], "no list of numbers"),
+        (["--images", "missing"], "holds no pictures"),
+        (["--dask", "nonsense://x", "--method", "ablation"], "no Dask scheduler"),
+    ],
+)
+def test_what_score_turns_away(arguments: list[str], why: str, command: Command, toy: Path) -> None:
+    outcome = command("score", toy, *arguments)
+    assert outcome.exit_code == 2 and why in said(outcome)
+    assert "Traceback" not in outcome.stderr and outcome.stdout == ""
+
+
+def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
+    outcome = command("score", toy, "--random-data", "--json", *CPU)
+    assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
+    assert outcome.document["data"]["source"] == "random (seed 0)"
