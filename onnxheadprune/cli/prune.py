@@ -35,6 +35,7 @@ from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
     metavar="FILE",
     help="A picture of what heads are worth and which go: .png or .svg.",
 )
+@click.option("--report", type=FILE, metavar="FILE.html", help="What was done and proven, as one HTML page.")
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
 @click.option(
     "--no-validate", is_flag=True, help="Do not compare with the masked reference (noted in the metadata)."
@@ -75,6 +76,7 @@ def prune(
     """
     batch, jobs = settings.pop("batch"), settings.pop("jobs")
     sweep, dask, heatmap = settings.pop("sweep"), settings.pop("dask"), settings.pop("heatmap")
+    report = settings.pop("report")
     if sweep is not None:
         from onnxheadprune.cli.sweep import run_sweep
 
@@ -103,6 +105,7 @@ def prune(
     from onnxheadprune.report.choice import heat_of
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.heatmap import check_picture, save_heatmap
+    from onnxheadprune.report.page import save_page
     from onnxheadprune.report.plan import plan_report, prune_report
     from onnxheadprune.report.progress import progress_on
 
@@ -116,10 +119,13 @@ def prune(
     if heatmap is not None and result.chosen is not None:
         scores, removed = heat_of(result.chosen, result.plan)
         save_heatmap(scores, heatmap, title=model.name, removed=removed)
+    rows = list(prune_report(result) if target is not None else plan_report(result.plan, result.chosen))
+    if report is not None:
+        heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
+        save_page(report, f"onnxheadprune: {model.name}", rows, heat)
     if as_json:
         emit_json(result.to_dict())
     else:
-        rows = prune_report(result) if target is not None else plan_report(result.plan, result.chosen)
         out().print(*rows, sep="\n")
     return 0
 

@@ -58,7 +58,8 @@ def save_curve(curve: Curve, path: Path) -> None:
         axes.annotate(
             f"knee: {at.removed} of {curve.heads} heads",
             (shares[curve.knee], at.drift),
-            xytext=(6, 14),
+            xytext=(-6, 16),
+            ha="right",
             textcoords="offset points",
             fontsize=8,
         )
@@ -76,6 +77,6 @@ def save_curve(curve: Curve, path: Path) -> None:
         second.set_ylabel("speed, times the original's")
     else:
         second.set_axis_off()
-    axes.legend(handles=lines, loc="upper left", fontsize=8)
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8)
     axes.set_title(Path(curve.model).name, fontsize=10)
     save_figure(figure, path)

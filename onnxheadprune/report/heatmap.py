@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,20 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
     Raises:
         UsageError: if the file is none of these, or cannot be written.
     """
-    check_picture(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    save_figure(_figure(scores, title, removed), path)
+
+
+def heatmap_svg(scores: Scores, removed: Removed, title: str) -> str:
+    """The heat map as an SVG element, to put into a page."""
+    content = io.StringIO()
+    _figure(scores, title, removed).savefig(content, format="svg", metadata={"Date": None})
+    text = content.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _figure(scores: Scores, title: str, removed: Removed | None) -> Any:
     from matplotlib.colors import LogNorm, Normalize
     from matplotlib.figure import Figure
 
@@ -95,19 +109,21 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
         figsize=(max(4.5, 0.34 * columns + 3.2), max(2.4, 0.3 * len(scores) + 1.5)), layout="constrained"
     )
     axes: Any = figure.subplots()
+    floor = positive.min() if spread else -np.inf
+    axes.set_facecolor("lightgrey")
     shown = axes.imshow(
-        np.where(grid > 0, grid, positive.min() if spread else grid), cmap="viridis", norm=norm, aspect="auto"
+        np.fmax(grid, np.where(np.isnan(grid), np.nan, floor)), cmap="viridis", norm=norm, aspect="auto"
     )
     for row, name in enumerate(scores):
         for head in (removed or {}).get(name, ()):
             axes.plot(head, row, marker="x", color="white", markersize=8, markeredgewidth=3.5)
             axes.plot(head, row, marker="x", color="crimson", markersize=7, markeredgewidth=1.8)
-    axes.set_xlabel("head" + (" (crosses: removed)" if removed else ""))
+    axes.set_xlabel("head (grey: stays in any case" + (", crossed: removed)" if removed else ")"))
     axes.set_xticks(range(columns), [str(head) for head in range(columns)], fontsize=7)
     axes.set_yticks(range(len(scores)), [name[-34:] for name in scores], fontsize=7)
     axes.set_title(title, fontsize=9)
     figure.colorbar(shown, ax=axes, label="what a head is worth")
-    save_figure(figure, path)
+    return figure
 
 
 def save_figure(figure: Any, path: Path) -> None:
