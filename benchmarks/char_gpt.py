@@ -53,13 +53,12 @@ def losses(model: onnx.ModelProto) -> Losses:
 
 
 def measured(
-    ratio: float, base: Losses, data: Path, compensate: bool, scores: HeadScores | None
+    ratio: float, base: Losses, data: Path, compensate: bool, scores: HeadScores | None, rounds: int = 1
 ) -> dict[str, Any]:
     """One cut: what `prune --ratio` makes of the model, and what it costs."""
     start = time.perf_counter()
-    result = prune(
-        MODEL, wish=Wish(ratio=ratio, scores=scores), data=str(data), compensate=compensate, provider="cpu"
-    )
+    wish = Wish(ratio=ratio, scores=scores, rounds=rounds)
+    result = prune(MODEL, wish=wish, data=str(data), compensate=compensate, provider="cpu")
     seconds = time.perf_counter() - start
     after = losses(result.model)
     # Windows are the same before and after, so their differences tell more than the two means.
@@ -67,7 +66,7 @@ def measured(
     assert result.chosen is not None and result.validation is not None
     return {
         "ratio": ratio,
-        "choice": "measured paths" if scores is None else scores.method,
+        "choice": scores.method if scores else f"{rounds} rounds" if rounds > 1 else "measured paths",
         "compensate": compensate,
         "heads_removed": result.chosen.selection.count,
         "heads": result.chosen.selection.spec,
@@ -107,12 +106,15 @@ def chosen_methods(spec: str) -> list[str]:
     "--scores", default="", metavar="M,M", help="Also choose by these scores; `all` for every method."
 )
 @click.option(
+    "--rounds", default=1, show_default=True, help="Also choose in so many rounds (`prune --rounds`)."
+)
+@click.option(
     "--calibration",
     type=click.Path(exists=True, path_type=Path),
     default=SAMPLES / "char_gpt_calibration.npz",
     help="Data to choose and refit with.",
 )
-def main(ratios: str, scores: str, calibration: Path) -> None:
+def main(ratios: str, scores: str, rounds: int, calibration: Path) -> None:
     """Print one JSON document with a row per cut."""
     base = losses(onnx.load(MODEL))
     choices: list[HeadScores | None] = [None]
@@ -125,6 +127,9 @@ def main(ratios: str, scores: str, calibration: Path) -> None:
             for ratio in ratios.split(","):
                 rows.append(measured(float(ratio), base, calibration, compensate, choice))
                 show(rows[-1])
+    for ratio in ratios.split(",") if rounds > 1 else ():
+        rows.append(measured(float(ratio), base, calibration, True, None, rounds))
+        show(rows[-1])
     document = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, onnx {onnx.__version__},"
