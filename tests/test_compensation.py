@@ -224,11 +224,7 @@ def test_a_wrong_refitted_file_fails(wrong: Wrong, compensated: tuple[ModelProto
     model = ModelProto()
     model.CopyFrom(right)
     wrong(model)
-    try:
-        result = validate(original, model, provider="cpu")
-    except ModelError:
-        assert wrong in (another_type, another_shape)
-        return
+    result = validate(original, model, provider="cpu")
     assert result.verdict == "failed", result.reason
 
 

@@ -13,6 +13,7 @@ import pytest
 from onnxheadprune.scoring import read_scores
 from tests import toys_scores
 from tests.conftest import Outcome
+from tests.test_calibration import pictures, tokenizer
 
 Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
@@ -119,3 +120,15 @@ def test_random_data_comes_with_a_warning(command: Command, toy: Path) -> None:
     outcome = command("score", toy, "--random-data", "--json", *CPU)
     assert outcome.exit_code == 0 and "warning: calibrating on random inputs" in said(outcome)
     assert outcome.document["data"]["source"] == "random (seed 0)"
+
+
+def test_score_reads_text_and_pictures(command: Command, tiny: Path, digits: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    words = np.random.default_rng(0).integers(0, 40, (40, 6))
+    text.write_text("\n".join(" ".join(f"w{word}" for word in line) for line in words), encoding="utf-8")
+    options = ("--text", text, "--tokenizer", tokenizer(tmp_path, 50), "--max-length", 5, "--json", *CPU)
+    document = command("score", tiny / "bert-dynamo-sdpa.onnx", *options).document
+    assert document["data"]["samples"] == 40 and len(document["sites"]) == 3
+    folder = pictures(tmp_path / "pictures", 20)
+    document = command("score", digits, "--images", folder, "--image-size", "8", "--json", *CPU).document
+    assert document["data"]["samples"] == 20

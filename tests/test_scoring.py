@@ -73,7 +73,7 @@ def test_ablation_is_the_brute_force_on_toys(form: dict[str, Any]) -> None:
     scores = score_heads(model, method="ablation", data=data, provider=HERE)
     assert scores.unit == "kl"
     np.testing.assert_allclose(
-        [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-4, atol=1e-7
+        [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-5, atol=1e-8
     )
 
 
@@ -89,7 +89,7 @@ def test_ablation_is_the_brute_force_on_exports(name: str, tiny: Path) -> None:
     scores = score_heads(tiny.parent / f"{name}.onnx", method="ablation", data=data, provider=HERE)
     assert scores.unit == ("1 - cosine" if "bert" in name else "kl")
     np.testing.assert_allclose(
-        [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-4, atol=1e-7
+        [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-5, atol=1e-8
     )
 
 

@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune import sweeping
+from onnxheadprune.choosing import Chooser, Wish
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model_io import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.scoring import HeadScores, score, score_heads
 from onnxheadprune.scoring.executors import open_executor, run_all
@@ -147,3 +150,17 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
 def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="no Dask scheduler answers"), open_executor(dask="nonsense://x"):
         pass
+
+
+def test_a_sweep_in_two_processes_is_the_same_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "benchmark", lambda _full, cut, **_settings: len(cut.name))
+    monkeypatch.setattr(sweeping, "speedup", float)
+    model: Any = open_structure(toys_scores.stack())
+
+    def curve(jobs: int) -> sweeping.Curve:
+        chooser = Chooser(model, toys_scores.ids(24), HERE, effect=largest_change)
+        with open_executor(jobs) as executor:
+            return sweeping.sweep_ratios(chooser, Wish(ratio=0.5), (0.0, 0.25, 0.5), executor)
+
+    alone, shared = curve(1), curve(2)
+    assert shared.to_dict() == alone.to_dict() and shared.unit == "largest_change"
