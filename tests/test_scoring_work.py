@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +109,16 @@ def test_a_process_that_dies_is_a_sentence() -> None:
             run_all(die, [1, 2], pool)
 
 
-def test_two_processes_give_the_same_scores() -> None:
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Executor]:
+    with open_executor(2) as executor:
+        assert executor is not None
+        yield executor
+
+
+def test_two_processes_give_the_same_scores(pool: Executor) -> None:
     model, data = toys_scores.stack(layers=3), toys_scores.ids()
-    with open_executor(2) as pool:
-        assert ablation(model, data, executor=pool) == ablation(model, data)
+    assert ablation(model, data, executor=pool) == ablation(model, data)
 
 
 def fatal_once(before: Mapping[str, Any], after: Mapping[str, Any], feed: Any) -> float:
@@ -152,15 +158,14 @@ def test_a_cluster_that_is_not_there_is_a_usage_error() -> None:
         pass
 
 
-def test_a_sweep_in_two_processes_is_the_same_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "benchmark", lambda _full, cut, **_settings: len(cut.name))
     monkeypatch.setattr(sweeping, "speedup", float)
     model: Any = open_structure(toys_scores.stack())
 
-    def curve(jobs: int) -> sweeping.Curve:
+    def curve(executor: Executor | None) -> sweeping.Curve:
         chooser = Chooser(model, toys_scores.ids(24), HERE, effect=largest_change)
-        with open_executor(jobs) as executor:
-            return sweeping.sweep_ratios(chooser, Wish(ratio=0.5), (0.0, 0.25, 0.5), executor)
+        return sweeping.sweep_ratios(chooser, Wish(ratio=0.5), (0.0, 0.25, 0.5), executor)
 
-    alone, shared = curve(1), curve(2)
+    alone, shared = curve(None), curve(pool)
     assert shared.to_dict() == alone.to_dict() and shared.unit == "largest_change"
