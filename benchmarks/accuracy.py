@@ -128,7 +128,16 @@ class Judge:
         click.echo(f"| {way} | {ratio:.0%} | {cosine:.4f} / {overlap:.3f} / {rank:.4f} | {seconds:.0f} s |")
 
 
-def ours(judge: Judge, path: Path, feeds: Feeds, ratio: float, way: str, **settings: Any) -> None:
+def ours(
+    judge: Judge,
+    path: Path,
+    feeds: Feeds,
+    ratio: float,
+    way: str,
+    *,
+    rounds: int = 1,
+    compensate: bool = True,
+) -> None:
     """One call of `prune`: choosing, refitting, surgery, validation and writing."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +154,7 @@ def ours(judge: Judge, path: Path, feeds: Feeds, ratio: float, way: str, **setti
         judge.judge(way, ratio, result.model, seconds)
 
 
-def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float) -> None:
+def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool) -> None:
     """Onnxsim on the same model, fused as it needs it by ONNX Runtime's own transformer optimizer."""
     import onnxsim
     from onnxruntime.transformers import optimizer
@@ -166,6 +175,8 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float) -> None:
             ),
         ),
     ):
+        if "finetune" in way and not finetune:
+            continue
         started = time.perf_counter()
         pruned = function()
         judge.judge(way, ratio, pruned, time.perf_counter() - started)
@@ -177,6 +188,10 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float) -> None:
 @click.option("--ratio", "ratios", type=float, multiple=True, default=(0.25, 0.5), show_default=True)
 @click.option("--more", is_flag=True, help="Also with four times the calibration sentences.")
 @click.option("--rivals/--no-rivals", "with_rivals", default=True, show_default=True)
+@click.option(
+    "--finetune/--no-finetune", default=True, show_default=True, help="onnxsim's, minutes per ratio."
+)
+@click.option("--rounds", default=1, show_default=True, help="Also refit in so many rounds.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     model: Path,
@@ -206,10 +221,12 @@ def main(
     for ratio in ratios:
         ours(judge, model, calibration, ratio, "no refit", compensate=False)
         ours(judge, model, calibration, ratio, "refit")
+        if rounds > 1:
+            ours(judge, model, calibration, ratio, f"refit in {rounds} rounds", rounds=rounds)
         if more:
             ours(judge, model, feeds(sentences[: 4 * CALIBRATION]), ratio, "refit, 2,048 sentences")
         if with_rivals:
-            rivals(judge, model, calibration, ratio)
+            rivals(judge, model, calibration, ratio, finetune)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
 
