@@ -145,10 +145,10 @@ def ours(
             path,
             None,
             Path(folder, "pruned.onnx"),
-            wish=ohp.Wish(ratio=ratio),
+            wish=ohp.Wish(ratio=ratio, rounds=rounds),
             data=feeds,
             provider="cpu",
-            **settings,
+            compensate=compensate,
         )
         seconds = time.perf_counter() - started
         judge.judge(way, ratio, result.model, seconds)
@@ -199,6 +199,8 @@ def main(
     ratios: tuple[float, ...],
     more: bool,
     with_rivals: bool,
+    finetune: bool,
+    rounds: int,
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
