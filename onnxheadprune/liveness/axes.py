@@ -142,8 +142,7 @@ def broadcast_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None
         if isinstance(dim, int) and dim != period:
             return None
         carried[axis] = axis - offset
-    projected = live.only(carried)
-    if not live.is_product and tuple(carried) != live.axes[: len(carried)]:
+    if tuple(carried) != live.axes[: len(carried)] and not live.is_product:
         # Which trailing entries survive differs between leading ones: a broadcast cannot follow that.
         return None
-    return projected.renumbered({axis: carried[axis] for axis in projected.axes})
+    return live.only(carried).renumbered(carried)

@@ -44,9 +44,8 @@ class Live:
         array = np.transpose(array, order) if len(axes) > 1 else array
         kept = sorted(axes)
         for position in reversed(range(len(kept))):
-            first = array.take([0], axis=position)
-            if array.shape[position] == 1 or bool(np.all(array == first)):
-                array = first.squeeze(position)
+            if not _varies(array, position):
+                array = array.take(0, axis=position)
                 del kept[position]
         return cls(tuple(kept), np.asarray(array))
 
@@ -79,6 +78,8 @@ class Live:
     def only(self, axes: Iterable[int]) -> Live:
         """Projected onto `axes`: a position is live if it is so anywhere along the other axes."""
         keep = set(axes)
+        if keep.issuperset(self.axes):
+            return self
         array, left = self.array, list(self.axes)
         for position in reversed(range(len(left))):
             if left[position] not in keep:
@@ -88,7 +89,10 @@ class Live:
 
     def renumbered(self, mapping: dict[int, int]) -> Live:
         """The same array with each axis `a` called `mapping[a]`."""
-        return Live.over([mapping[axis] for axis in self.axes], self.array)
+        axes = tuple(mapping[axis] for axis in self.axes)
+        if axes == self.axes:
+            return self
+        return Live.over(axes, self.array)
 
     def aligned(self, axes: Sequence[int], sizes: Sequence[int]) -> Array:
         """The array broadcast and tiled to `sizes` over `axes` (a superset of its own, sorted)."""
@@ -170,6 +174,15 @@ class Live:
         return dim if whole is None else multiply(whole, live)
 
 
+def _varies(array: Array, position: int) -> bool:
+    """Whether an array is not the same all along one dimension."""
+    if array.shape[position] == 1:
+        return False
+    rows = array.swapaxes(0, position)
+    # Where neighbours differ, nearly always, the rest need not be read.
+    return bool(np.any(rows[0] != rows[1]) or np.any(rows[2:] != rows[0]))
+
+
 FULL = Live((), np.array(True))
 DEAD = Live((), np.array(False))
 
@@ -206,6 +219,8 @@ def spread(live: Live, shape: Sequence[Dim]) -> Live:
         live.period(axis) if isinstance(shape[axis], Symbolic) else int(shape[axis])  # type: ignore[arg-type]
         for axis in live.axes
     ]
+    if tuple(sizes) == live.array.shape:
+        return live
     return Live.over(live.axes, live.aligned(live.axes, sizes))
 
 

@@ -113,7 +113,8 @@ def _build(candidates: list[Candidate]) -> Block:
                 for label in labels:
                     owners.setdefault(label, []).append((core.node.index, position))
         for sharing in owners.values():
-            heads.join(sharing)
+            if len(sharing) > 1:
+                heads.join(sharing)
     sets = [frozenset(members) for members in heads.sets()]
     sets.sort(key=lambda members: min(_channels(candidates[0], members), default=0))
     projections = tuple(

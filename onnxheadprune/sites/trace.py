@@ -153,16 +153,22 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
         checked = admissible(labels, source)
-        if checked is not None and (node.op_type == "Concat" or _labels(checked) == _labels(live)):
+        if checked is not None and (node.op_type == "Concat" or _same_labels(checked, live)):
             upstream.append((source, checked))
     for source, labels in answer.bodies.items():
         upstream.append((source, labels))
     return Trace(), upstream
 
 
-def _labels(live: Live) -> frozenset[int]:
-    """The labels present. A broadcast operand (a scale, a weight) loses some: it made no channel of its own."""
-    return frozenset(np.unique(live.array).tolist()) - {0}
+def _same_labels(first: Live, second: Live) -> bool:
+    """Whether two carry the same labels. A broadcast operand (a scale, a weight) loses some: it made no channel."""
+    if first.array is second.array:
+        return True
+    size = 1 + max(int(live.array.max(initial=0)) for live in (first, second))
+    present = np.zeros((2, size), dtype=np.bool_)
+    for row, live in zip(present, (first, second), strict=True):
+        row[live.array] = True
+    return bool(np.array_equal(present[0, 1:], present[1, 1:]))
 
 
 def _keeps_shape(node: Node, value: Value) -> bool:
