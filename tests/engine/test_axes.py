@@ -18,7 +18,7 @@ B, S = symbol("b"), symbol("s")
 HEADS = np.array([True, False, True, True])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_reshape_commutes(data: st.DataObject) -> None:
     before, after = reshaped(data.draw)
@@ -32,7 +32,7 @@ def test_reshape_commutes(data: st.DataObject) -> None:
     np.testing.assert_array_equal(compact(array, back).reshape(want.shape), want)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_groups_hold_equal_products(data: st.DataObject) -> None:
     before, after = reshaped(data.draw)
@@ -45,7 +45,7 @@ def test_groups_hold_equal_products(data: st.DataObject) -> None:
     assert ends == (len(before), len(after))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_broadcast_commutes(data: st.DataObject) -> None:
     after = draw_shape(data.draw)

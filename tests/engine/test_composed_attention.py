@@ -21,7 +21,7 @@ from tests.engine.masks import Array, Draw, compact
 from tests.engine.one_node import run
 
 QUICK = settings(
-    max_examples=250,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
