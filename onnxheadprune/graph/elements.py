@@ -7,7 +7,7 @@ An element that cannot be followed is None.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -85,16 +85,27 @@ def _gather(node: Node) -> Elements | None:
 def _slice(node: Node) -> Elements | None:
     data = _of(node, 0)
     starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-    if data is None or data.ndim != 1 or starts is None or ends is None or len(starts) != 1:
+    if data is None or starts is None or ends is None:
         return None
-    steps = node.literal(4)
-    step = 1 if steps is None else int(steps.reshape(-1)[0])
-    if node.input(4) is not None and steps is None:
+    axes, steps = _given(node, "axes", 3, range(len(starts))), _given(node, "", 4, [1] * len(starts))
+    if axes is None or steps is None or any(not -data.ndim <= axis < data.ndim for axis in axes):
         return None
-    end: int | None = ends[0]
-    if step < 0 and end is not None and end <= -data.size - 1:
-        end = None
-    return data[starts[0] : end : step]
+    cuts = [slice(None)] * data.ndim
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        beyond = step < 0 and end <= -data.shape[axis] - 1
+        cuts[axis] = slice(start, None if beyond else end, step)
+    return np.asarray(data[tuple(cuts)], dtype=object)
+
+
+def _given(node: Node, name: str, index: int, default: Sequence[int]) -> Sequence[int] | None:
+    """An optional list of numbers: `default` where it is left out, None where it is computed."""
+    given = node.int_list(name, index)
+    return default if given is None and node.input(index) is None else given
+
+
+def _transpose(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    return None if data is None else data.transpose(node.attribute("perm"))
 
 
 def _concat(node: Node) -> Elements | None:
@@ -116,9 +127,15 @@ def _squeeze(node: Node) -> Elements | None:
 
 def _reshape(node: Node) -> Elements | None:
     data, target = _of(node, 0), node.literal(1)
-    if data is None or target is None or target.size > 1:
+    if data is None or target is None:
         return None
-    return data.reshape(() if target.size == 0 else (data.size,))
+    sizes = [int(size) for size in target.reshape(-1)]
+    if 0 in sizes:
+        return None
+    try:
+        return data.reshape(sizes)
+    except ValueError:
+        return None
 
 
 def _same(node: Node) -> Elements | None:
@@ -232,6 +249,7 @@ FOLLOWED: dict[str, Callable[[Node], Elements | None]] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Reshape": _reshape,
+    "Transpose": _transpose,
     "Identity": _same,
     "Cast": _cast,
     "ConstantOfShape": _constant_of_shape,

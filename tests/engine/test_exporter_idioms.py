@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.sites.find import find_sites, view_of
 from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import Blueprint
 from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN
 from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+
+STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic) for symbolic in (False, True))
 
 
 def test_a_batch_of_heads_is_the_larger_of_two_batches() -> None:
@@ -41,11 +47,93 @@ def test_a_batch_of_heads_is_the_larger_of_two_batches() -> None:
     flat = net.op(
         "Gemm", net.op("Reshape", merged, net.ints(-1, H * D)), net.weight("o", H * D, WIDTH), beta=0.0
     )
-    model = net.export([flat])
+    _exact(net, flat)
+
+
+def _exact(net: Net, output: Any) -> None:
+    """All heads are found, and pruned equals masked."""
+    model = net.export([output])
     assert [site.num_heads for site in find_sites(model)] == [H]
     for gone in ([1], [0, 2], list(range(H))):
-        planning = analyse(model, {0: gone}, "einsum")
+        planning = analyse(model, {0: gone}, "idiom")
+        assert not planning.plan.edge_gathers
         want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
         got = run(apply_plan(planning.plan, model), net.feed)
         for name, array in want.items():
             np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def _attention(plan: Blueprint, weigh: Callable[[Net, Any], Any], dots: bool = False) -> tuple[Net, Any]:
+    """An attention block with batch and sequence as the plan has them; `weigh` makes weights of scores."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    keys = net.input("keys", (B, S, WIDTH), "ps-") if dots else x
+
+    def heads(name: str) -> Any:
+        flat = net.op("MatMul", x if name == "q" else keys, net.weight(name, WIDTH, H * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3])
+
+    q, k, v = (heads(name) for name in "qkv")
+    if dots:
+        weights = weigh(net, net.op("Einsum", q, k, equation="...id,...jd->...ij"))
+        context = net.op("Einsum", weights, v, equation="...ij, ...jd -> ...id")
+    else:
+        weights = weigh(net, net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])))
+        context = net.op("MatMul", weights, v)
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    return net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+
+
+def _softmax(net: Net, scores: Any) -> Any:
+    return net.op("Softmax", scores, axis=-1)
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_an_einsum_with_an_ellipsis_has_a_shape(plan: Blueprint) -> None:
+    """onnx invents a symbol where two operands name one axis differently."""
+    net, output = _attention(plan, _softmax, dots=True)
+    _exact(net, output)
+    view = view_of(net.export([output]))
+    for node in view.nodes:
+        if node.op_type == "Einsum":
+            batch, heads, length, _ = node.shape(0) or (0,) * 4
+            assert node.out.shape is not None
+            assert node.out.shape[:3] == (batch, heads, length)
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_a_sink_that_is_cut_off_again_is_no_coupling(plan: Blueprint) -> None:
+    """The Slice asks for a part of the keys, of which Softmax needs all; heads have no share in that."""
+
+    def weigh(net: Net, scores: Any) -> Any:
+        padded = net.op("Pad", scores, net.ints(0, 0, 0, 0, 0, 0, 0, 1))
+        return net.op("Slice", _softmax(net, padded), net.ints(0), net.ints(-1), net.ints(3))
+
+    _exact(*_attention(plan, weigh))
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_only_scores_as_large_as_the_second_largest_stay(plan: Blueprint) -> None:
+    def weigh(net: Net, scores: Any) -> Any:
+        largest, _ = net.op("TopK", scores, net.ints(2), outputs=2, axis=-1)
+        least = net.op("Slice", largest, net.ints(-1), net.ints(2**31 - 1), net.ints(-1))
+        low = net.op("Less", scores, least)
+        return _softmax(net, net.op("Where", low, net.op("Sub", scores, net.weight("low", 1)), scores))
+
+    _exact(*_attention(plan, weigh))
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_padding_that_is_turned_around_at_run_time(plan: Blueprint) -> None:
+    """torch pads the last axis first: TorchScript makes pairs, reverses and transposes them (VITS, LongT5)."""
+
+    def weigh(net: Net, scores: Any) -> Any:
+        length = net.piece(net.op("Shape", scores), 2)
+        pairs = net.op("Concat", net.ints(0), length, *(net.ints(0) for _ in range(6)), axis=0)
+        pairs = net.op("Reshape", pairs, net.ints(-1, 2))
+        turned = net.op("Slice", pairs, net.ints(-1), net.ints(-(2**63) + 1), net.ints(0), net.ints(-1))
+        pads = net.op("Reshape", net.op("Transpose", turned, perm=[1, 0]), net.ints(-1))
+        padded = net.op("Pad", scores, net.op("Cast", pads, to=7))
+        return net.op("Slice", _softmax(net, padded), net.ints(0), length, net.ints(3))
+
+    _exact(*_attention(plan, weigh))

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Shape, Symbolic
+from onnxheadprune.graph.equations import einsum_terms
 from onnxheadprune.graph.shapes.common import broadcast, broadcast_dim
 from onnxheadprune.graph.view import Node
 
@@ -68,12 +69,12 @@ def quantized_matmul(node: Node) -> Shapes:
 
 
 def einsum(node: Node) -> Shapes:
-    equation = str(node.attribute("equation", "")).replace(" ", "")
-    if "..." in equation or "->" not in equation:
+    terms = einsum_terms(node)
+    if terms is None:
         return [None]
-    inputs, _, output = equation.partition("->")
+    *inputs, output = terms
     sizes: dict[str, Dim] = {}
-    for index, term in enumerate(inputs.split(",")):
+    for index, term in enumerate(inputs):
         shape = node.shape(index)
         if shape is None or len(shape) != len(term):
             return [None]

@@ -93,6 +93,17 @@ def pad(node: Node) -> Shapes:
     return [tuple(padded)]
 
 
+def top_k(node: Node) -> Shapes:
+    """Values and indices, as many as are asked for along one axis."""
+    shape, wanted = node.shape(0), node.input(1)
+    if not shape:
+        return [None, None]
+    counted = None if wanted is None or wanted.elements is None else wanted.elements.reshape(-1)
+    count: Dim | None = node.attribute("k") if counted is None or counted.size != 1 else counted[0]
+    axis = node.attribute("axis", -1) % len(shape)
+    return [(*shape[:axis], named(count, node, axis), *shape[axis + 1 :])] * 2
+
+
 def gather(node: Node) -> Shapes:
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None or not data:

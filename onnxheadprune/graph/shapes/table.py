@@ -52,6 +52,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "SequenceAt": pieces.sequence_at,
     "Tile": views.tile,
     "Pad": pieces.pad,
+    "TopK": pieces.top_k,
     "GatherElements": pieces.gather_elements,
     "Conv": arithmetic.conv,
     "ConvInteger": arithmetic.conv,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.live import Live
@@ -19,6 +19,24 @@ def coupled(node: Node) -> Refusal:
     )
 
 
+def beside(live: Live, mixed: Collection[int]) -> Live | None:
+    """What is live beside the axes that an operator needs whole; None if it lies along those alone, as merged heads do.
+
+    A later Slice of the same axis (attention sinks, the largest of TopK) asks for a part of it, which says
+    nothing about heads. Labels are not masks: those of one position cannot stand for another's.
+    """
+    if not set(mixed) & set(live.axes):
+        return live
+    rest = live.only([axis for axis in live.axes if axis not in mixed])
+    return None if rest.is_full or live.array.dtype.kind == "i" else rest
+
+
+def mixing(node: Node, live: Live, mixed: Collection[int]) -> Answer | Refusal:
+    """The answer of an operator with one input and one output that mixes some axes."""
+    rest = beside(live, mixed)
+    return coupled(node) if rest is None else Answer({0: rest}, kept=(rest,))
+
+
 def _rank(node: Node) -> int | None:
     shape = node.shape(0)
     return None if shape is None else len(shape)
@@ -32,7 +50,7 @@ def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
     mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
-    return coupled(node) if mixed & set(lives[0].axes) else Answer({0: lives[0]})
+    return mixing(node, lives[0], mixed)
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -42,8 +60,8 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if rank is None:
         return unknown_shape(node)
     first = node.attribute("axis", -1) % rank
-    live = lives[0]
-    if any(axis >= first for axis in live.axes):
+    live = beside(lives[0], range(first, rank))
+    if live is None:
         return coupled(node)
     if any(output is not None and output.consumers for output in node.outputs[1:]):
         return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
@@ -63,7 +81,7 @@ def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if rank is None:
         return unknown_shape(node)
     mixed = node.attribute("axis", -1) % rank
-    return coupled(node) if mixed in lives[0].axes else Answer({0: lives[0]})
+    return mixing(node, lives[0], {mixed})
 
 
 @rule("InstanceNormalization")

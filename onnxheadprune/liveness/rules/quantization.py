@@ -10,7 +10,7 @@ from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import coupled
+from onnxheadprune.liveness.rules.normalization import coupled, mixing
 from onnxheadprune.refusal import Refusal
 
 
@@ -89,7 +89,7 @@ def quantized_softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     axis = node.attribute("axis", -1) % len(shape)
     mixed = {axis} if node.attribute("opset", 13) >= 13 else set(range(axis, len(shape)))
-    return coupled(node) if mixed & set(lives[0].axes) else Answer({0: lives[0]})
+    return mixing(node, lives[0], mixed)
 
 
 @rule("QLinearConcat", domain="com.microsoft")

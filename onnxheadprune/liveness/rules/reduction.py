@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import coupled
+from onnxheadprune.liveness.rules.normalization import beside, coupled, mixing
 from onnxheadprune.refusal import Refusal
 
 REDUCTIONS = (
@@ -54,7 +54,7 @@ def cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     shape, axis = node.shape(0), node.literal(1)
     if shape is None or axis is None:
         return unknown_shape(node)
-    return coupled(node) if int(axis.reshape(-1)[0]) % len(shape) in lives[0].axes else Answer({0: lives[0]})
+    return mixing(node, lives[0], {int(axis.reshape(-1)[0]) % len(shape)})
 
 
 @rule("TopK")
@@ -63,8 +63,9 @@ def top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
-    live = lives[0] if len(lives) < 2 else lives[0] | lives[1]
-    if node.attribute("axis", -1) % len(shape) in live.axes:
+    wanted = lives[0] if len(lives) < 2 else lives[0] | lives[1]
+    live = beside(wanted, {node.attribute("axis", -1) % len(shape)})
+    if live is None:
         return coupled(node)
     return Answer({0: live}, kept=(live,) * len(lives))
 
