@@ -49,6 +49,7 @@ def anatomy(block: Block) -> Anatomy:
     free: set[Value] = set()
     nodes: set[Node] = set()
     head_size: int | None = None
+    labelled: list[bool] = []
     for core in block.cores:
         if is_fused_core(core.node):
             fused = fused_anatomy(core.node, block.num_heads)
@@ -58,11 +59,11 @@ def anatomy(block: Block) -> Anatomy:
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
-                _join_shared(groups, _fused_walk(core, (fused.value,)), block.num_heads)
+                labelled.append(_join_shared(groups, _fused_walk(core, (fused.value,)), block.num_heads))
             continue
         bits = _head_bits(block, core)
         value_walk, weight_walk = _operand_walks(core, bits)
-        _join_shared(groups, value_walk, block.num_heads)
+        labelled.append(_join_shared(groups, value_walk, block.num_heads))
         free |= _endpoints(value_walk)
         products = [node for node in _visited(weight_walk) if _head_product(node)]
         scores = products[0] if products else core.node
@@ -71,6 +72,9 @@ def anatomy(block: Block) -> Anatomy:
         nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
         below = _walk_from(scores, weight_walk) if products else weight_walk
         free |= _endpoints(below)
+    if labelled and not any(labelled):
+        # One of several cores may read a table of relative positions, which has no heads: that groups none.
+        groups.join(range(block.num_heads))
     found = tuple(tuple(sorted(members)) for members in groups.sets())
     return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
 
@@ -188,8 +192,12 @@ def _leaves(walk: Sweep) -> Iterator[Live]:
             yield walk.kept[value]
 
 
-def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> None:
-    """Heads whose bits meet in one element share that element: they are one KV group."""
+def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> bool:
+    """Heads whose bits meet in one element share that element: they are one KV group.
+
+    Returns:
+        Whether the values have heads at all.
+    """
     labelled = False
     for live in _leaves(walk):
         if not live.axes:
@@ -199,8 +207,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> None:
             shared = [head for head in range(num_heads) if bits >> head & 1]
             if len(shared) > 1:
                 groups.join(shared)
-    if not labelled:
-        groups.join(range(num_heads))
+    return labelled
 
 
 def weights_of(walk: Sweep) -> tuple[int, int, int]:

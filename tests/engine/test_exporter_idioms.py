@@ -137,3 +137,25 @@ def test_padding_that_is_turned_around_at_run_time(plan: Blueprint) -> None:
         return net.op("Slice", _softmax(net, padded), net.ints(0), length, net.ints(3))
 
     _exact(*_attention(plan, weigh))
+
+
+def test_relative_values_that_all_heads_read_make_no_group() -> None:
+    """Shaw's relative positions: the context is a sum of two products, one of them with a table without heads."""
+    net = Net(SYMBOLIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+
+    def heads(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
+
+    weights = _softmax(net, net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)))
+    # The size of the table depends on the batch, as VITS pads its own by the length: no constant.
+    once = net.op("Div", net.piece(net.op("Shape", x), 0), net.piece(net.op("Shape", x), 0))
+    table = net.op("Tile", net.weight("relative", S, D), net.op("Concat", once, net.ints(1), axis=0))
+    context = net.op(
+        "Add", net.op("MatMul", weights, heads("v", 0, 2, 1, 3)), net.op("MatMul", weights, table)
+    )
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+    _exact(net, output)
+    assert [site.kv_num_heads for site in find_sites(net.export([output]))] == [H]
