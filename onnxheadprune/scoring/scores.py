@@ -76,6 +76,11 @@ class HeadScores:
             raise UsageError(f"the scores lack a head of site {site.index} ({site.name})")
         return tuple(float(value) for value in values if value is not None)
 
+    @property
+    def are_shares(self) -> bool:
+        """Whether scores are shares of a site, so that they order its heads but do not compare across sites."""
+        return self.unit.startswith("share of the site")
+
     def by_site(self) -> dict[str, tuple[float | None, ...]]:
         """Scores per site, under "index name"."""
         return {f"{site.index} {site.name}".strip(): site.scores for site in self.sites}

@@ -179,7 +179,8 @@ def select_heads(
         model: a path, a `ModelProto` or a `gs.Graph`.
         ratio: share of all heads of the model to remove.
         keep: heads that every site keeps.
-        scores: what heads are worth; None measures it on `data`, or without data goes by the weights.
+        scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
+            are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
         data: calibration data; see `feeds.load_data` for the forms.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that must stay; a bare site protects all of its heads.
@@ -233,39 +234,59 @@ def ground(
     bounds = limits or Limits()
     stay = is_protected(protect, sites)
     kept = {site.index: _present(site, stay.get(site.index, frozenset())) for site in sites}
-    if scores is not None:
-        paths = {site.index: path_by_worth(site, scores.of(site), kept[site.index]) for site in sites}
-        basis = f"scores ({scores.method})"
-    elif data is None:
-        worths = {site.index: tuple(weight_scores(site).tolist()) for site in sites}
-        paths = {site.index: path_by_worth(site, worths[site.index], kept[site.index]) for site in sites}
-        basis = "weights (no data was given)"
-    else:
-        where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-        calibration = calibration_data(data, view)
-        moments = context_moments(view.model, sites, calibration, where, progress)
-        require_rows(moments, calibration.source)
-        paths = {
-            site.index: reconstruction_path(
-                site, moments[site.index], kept[site.index], (gone or {}).get(site.index, ())
-            )
-            for site in sites
-        }
-        paths = measured_paths(
-            view,
-            sites,
-            paths,
-            moments,
-            calibration.subset(SAMPLES_TO_MEASURE),
-            where,
-            require_main(view),
-            effect,
-            progress,
-        )
-        basis = "measured drift after refit"
+    where = provider if isinstance(provider, Provider) or data is None else resolve_provider(provider)
+    paths, basis = _paths(view, sites, kept, scores, data, where, effect, progress, gone or {})
     if bounds.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     return Ground(sites, total, paths, basis, bounds, gone or {})
+
+
+def _paths(
+    view: GraphView,
+    sites: Sequence[AttentionSite],
+    kept: Mapping[int, Heads],
+    scores: HeadScores | None,
+    data: DataSource | Calibration | None,
+    provider: Provider | str,
+    effect: Effect | None,
+    progress: Progress,
+    gone: Mapping[int, Heads],
+) -> tuple[dict[int, tuple[Step, ...]], str]:
+    """Steps per site with costs that compare across sites as well as the basis allows; and the basis."""
+    if scores is not None:
+        paths = {site.index: path_by_worth(site, scores.of(site), kept[site.index]) for site in sites}
+        if data is None or not scores.are_shares:
+            return paths, f"scores ({scores.method})"
+    elif data is None:
+        worths = {site.index: tuple(weight_scores(site).tolist()) for site in sites}
+        return {
+            site.index: path_by_worth(site, worths[site.index], kept[site.index]) for site in sites
+        }, "weights (no data was given)"
+    assert isinstance(provider, Provider)
+    calibration = calibration_data(data, view)
+    moments = context_moments(view.model, sites, calibration, provider, progress)
+    require_rows(moments, calibration.source)
+    if scores is None:
+        paths = {
+            site.index: reconstruction_path(
+                site, moments[site.index], kept[site.index], gone.get(site.index, ())
+            )
+            for site in sites
+        }
+    measured = measured_paths(
+        view,
+        sites,
+        paths,
+        moments,
+        calibration.subset(SAMPLES_TO_MEASURE),
+        provider,
+        require_main(view),
+        effect,
+        progress,
+    )
+    if scores is None:
+        return measured, "measured drift after refit"
+    return measured, f"scores ({scores.method}) within sites, measured drift after refit across them"
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
