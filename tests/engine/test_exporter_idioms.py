@@ -159,3 +159,13 @@ def test_relative_values_that_all_heads_read_make_no_group() -> None:
     output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
     _exact(net, output)
     assert [site.kv_num_heads for site in find_sites(net.export([output]))] == [H]
+
+
+def test_a_slice_of_a_padded_axis_reads_all_of_what_was_padded() -> None:
+    """The relative shift pads and cuts positions of known number, next to the heads."""
+
+    def weigh(net: Net, scores: Any) -> Any:
+        padded = net.op("Pad", scores, net.ints(0, 0, 0, 1, 0, 0, 0, 0))
+        return _softmax(net, net.op("Slice", padded, net.ints(0), net.ints(S), net.ints(3)))
+
+    _exact(*_attention(STATIC, weigh))

@@ -12,6 +12,7 @@ from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.liveness.rules.normalization import beside
 from onnxheadprune.refusal import Refusal
 
 
@@ -127,15 +128,16 @@ def rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:
 
 @rule("Pad")
 def pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Exact where the live axis is not padded."""
+    """Exact where the live axis is not padded; what a later Slice asks for of a padded one stays whole."""
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
     amounts = _pad_amounts(node, len(shape))
     if amounts is None:
         return inexpressible(node)
-    clean = all(amounts[axis] == 0 and amounts[axis + len(shape)] == 0 for axis in lives[0].axes)
-    return Answer({0: lives[0]}) if clean else inexpressible(node)
+    rank = len(shape)
+    live = beside(lives[0], [axis for axis in range(rank) if amounts[axis] != 0 or amounts[axis + rank] != 0])
+    return inexpressible(node) if live is None else Answer({0: live}, kept=(live,))
 
 
 def _pad_amounts(node: Node, rank: int) -> list[object] | None:
