@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -253,14 +254,19 @@ class Chooser:
         assert self.held is not None
         main = require_main(self.view)
         meter = EffectMeter(main, self.held.inputs, self.effect)
-        original = Session(self.model, self.provider, name="the original model", optimize=True)
         pruned = Session(
             self.pruned(selection, compensation), self.provider, name="the pruned model", optimize=True
         )
         for feed in self.held.feeds:
-            before, after = (run_feed(session, feed, self.held.source) for session in (original, pruned))
+            before, after = (
+                run_feed(session, feed, self.held.source) for session in (self._original, pruned)
+            )
             meter.add(before, after, feed)
         return meter.mean(), meter.name
+
+    @functools.cached_property
+    def _original(self) -> Session:
+        return Session(self.model, self.provider, name="the original model", optimize=True)
 
     def pruned(self, selection: Selection, compensation: Compensation | None) -> LoadedModel:
         """The model without the selected heads."""

@@ -13,8 +13,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Node
 from onnxheadprune.sites.site import AttentionSite, Projection
+from onnxheadprune.tensors import FLOATS
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 

@@ -7,10 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxheadprune.benchmarking import benchmark
 from onnxheadprune.calibration.data import Calibration
@@ -23,6 +23,7 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.scoring.ablation import require_main
 from onnxheadprune.scoring.executors import run_all
 from onnxheadprune.selection import Selection
+from onnxheadprune.storage.folder import write_text
 
 SECONDS = 4.0
 """Time to measure a latency, per point and grid point."""
@@ -95,10 +96,7 @@ class Curve:
         Raises:
             UsageError: if the file cannot be written.
         """
-        try:
-            Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
 def parse_sweep(spec: str) -> tuple[float, ...]:
@@ -121,14 +119,13 @@ def parse_sweep(spec: str) -> tuple[float, ...]:
 class PointTask:
     """One point of the curve as work that can travel."""
 
+    ratio: float
+    selection: Selection
     model: bytes
     name: str
-    selection: Selection
-    ratio: float
     data: Calibration
     provider: Provider
     compensate: bool
-    latency: bool
     effect: Effect | None = None
 
 
@@ -152,36 +149,40 @@ def sweep_ratios(
     data = chooser.data
     assert data is not None
     found = chooser.ground(wish)
-    tasks = []
-    content = chooser.model.proto.SerializeToString()
+    selections = []
     for ratio in ratios:
         wanted = min(round(found.total * ratio), found.most())
         try:
             selection = found.removing(wanted) if wanted else Selection({}, found.basis)
         except RefusedError:
             selection = Selection({}, found.basis)
-        tasks.append(
+        selections.append(selection)
+
+    def done(position: int, _point: CurvePoint) -> None:
+        chooser.progress("sweeping", position + 1, len(ratios))
+
+    cuts = list(zip(ratios, selections, strict=True))
+    if executor is None:
+        points = run_all(lambda cut: _measured(chooser, *cut, latency=True), cuts, None, done)
+    else:
+        content = chooser.model.proto.SerializeToString()
+        tasks = [
             PointTask(
+                ratio,
+                selection,
                 content,
                 chooser.model.name,
-                selection,
-                ratio,
                 data,
                 chooser.provider,
                 chooser.compensate,
-                executor is None,
                 chooser.effect,
             )
-        )
-
-    def done(position: int, _point: CurvePoint) -> None:
-        chooser.progress("sweeping", position + 1, len(tasks))
-
-    points = run_all(measure_point, tasks, executor, done)
-    if executor is not None:
+            for ratio, selection in cuts
+        ]
+        points = run_all(measure_point, tasks, executor, done)
         points = [
-            replace(point, speedup=_speedup(chooser.model, chooser, task))
-            for point, task in zip(points, tasks, strict=True)
+            replace(point, speedup=_speedup(chooser, selection))
+            for point, selection in zip(points, selections, strict=True)
         ]
     unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.effect).name
     return Curve(
@@ -190,33 +191,29 @@ def sweep_ratios(
 
 
 def measure_point(task: PointTask) -> CurvePoint:
-    """One point of the curve."""
-    from onnx import ModelProto
-
+    """One point of the curve, without its latency."""
     model: Any = ModelProto()
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
     chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
     chooser.hold_out("a sweep measures on data")
-    if not task.selection.count:
-        return CurvePoint(task.ratio, 0, {}, 0.0, _accuracy(chooser, loaded), 1.0 if task.latency else None)
-    chosen = chooser.completed(task.selection)
-    pruned = chooser.pruned(chosen.selection, chosen.compensation)
-    return CurvePoint(
-        task.ratio,
-        task.selection.count,
-        task.selection.spec,
-        chosen.drift or 0.0,
-        _accuracy(chooser, pruned),
-        _speedup(loaded, chooser, task) if task.latency else None,
-    )
+    return _measured(chooser, task.ratio, task.selection, latency=False)
 
 
-def _speedup(model: LoadedModel, chooser: Chooser, task: PointTask) -> float:
-    if not task.selection.count:
+def _measured(chooser: Chooser, ratio: float, selection: Selection, *, latency: bool) -> CurvePoint:
+    speed = _speedup(chooser, selection) if latency else None
+    if not selection.count:
+        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model), speed)
+    chosen = chooser.completed(selection)
+    accuracy = _accuracy(chooser, chooser.pruned(selection, chosen.compensation))
+    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, speed)
+
+
+def _speedup(chooser: Chooser, selection: Selection) -> float:
+    if not selection.count:
         return 1.0
-    pruned = chooser.pruned(task.selection, None)
-    result = benchmark(model, pruned, provider=chooser.provider, time_budget=SECONDS, memory=False)
+    pruned = chooser.pruned(selection, None)
+    result = benchmark(chooser.model, pruned, provider=chooser.provider, time_budget=SECONDS, memory=False)
     return speedup(result)
 
 

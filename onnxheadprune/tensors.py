@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxheadprune.edits import Selection, read_ranges
 from onnxheadprune.errors import RefusedError
 
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""Types that hold real numbers."""
 _PACKED = {
     number
     for name, number in TensorProto.DataType.items()

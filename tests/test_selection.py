@@ -282,8 +282,11 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
     (found,) = measured_path(view, sites[0], steps, moments[0], data, HERE, main)
-    linears = [linear_of(projection) for projection in sites[0].projections]
-    changed = Session(with_stored(view.model, dict(_refits(sites[0], linears, moments[0], steps[0]))), HERE)
+    (projection,), (moment,) = sites[0].projections, moments[0]
+    linear = linear_of(projection)
+    assert linear is not None
+    (refit,) = _refits(projection, linear, moment, steps)
+    changed = Session(with_stored(view.model, refit), HERE)
     original, meter = Session(view.model, HERE), EffectMeter(main, data.inputs)
     for feed in data.feeds:
         meter.add(original.run(feed), changed.run(feed), feed)

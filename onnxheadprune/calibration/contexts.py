@@ -12,13 +12,14 @@ from onnxheadprune.calibration.data import Calibration, token_rows
 from onnxheadprune.calibration.linear import linear_of
 from onnxheadprune.calibration.moments import Moments
 from onnxheadprune.calibration.taps import tapped
-from onnxheadprune.calibration.weights import FLOATS, Array
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.calibration.weights import Array
+from onnxheadprune.errors import InferenceError, RefusedError, UsageError
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.masking import QUANTIZERS
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.site import AttentionSite, Projection
+from onnxheadprune.tensors import FLOATS
 
-QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
@@ -85,8 +86,6 @@ def run_feed(session: Session, feed: Mapping[str, Array], source: str) -> dict[s
     Raises:
         UsageError: if the model does not run on it.
     """
-    from onnxheadprune.errors import InferenceError
-
     try:
         return session.run(feed)
     except InferenceError as error:

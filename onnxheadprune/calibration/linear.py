@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from onnxheadprune.calibration.weights import FLOATS, Array, Matrix, matrix_of
+from onnxheadprune.calibration.weights import Array, Matrix, matrix_of
 from onnxheadprune.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.sites.site import Projection
+from onnxheadprune.tensors import FLOATS
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 PASSING = ("Identity", "Dropout")
@@ -46,6 +47,12 @@ class Linear:
         if self.bias is None or self.bias.tensor is None:
             return None
         return numpy_helper.to_array(self.bias.tensor).astype("float64").reshape(-1)
+
+    def written_bias(self, bias: Array) -> Array:
+        """The stored form of a new bias [out]."""
+        assert self.bias is not None and self.bias.tensor is not None
+        tensor = self.bias.tensor
+        return bias.reshape(tuple(tensor.dims)).astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def linear_of(projection: Projection) -> Linear | None:

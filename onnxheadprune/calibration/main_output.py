@@ -6,8 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass
 
 from onnxheadprune.graph.view import GraphView, Node, Value
+from onnxheadprune.tensors import FLOATS
 
-_FLOATS = (1, 10, 11, 16)  # FLOAT, FLOAT16, DOUBLE, BFLOAT16
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
 _HANDS_ON = frozenset(
     {"Add", "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Clip"}
@@ -34,7 +34,7 @@ def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
     results = [
         value
         for value in values
-        if value.elem_type in _FLOATS and value.name not in narrowed and "present" not in value.name
+        if value.elem_type in FLOATS and value.name not in narrowed and "present" not in value.name
     ]
     for value in reversed(results):
         if _looks_like_logits(value):

@@ -43,21 +43,39 @@ def tapped(
             raise RefusedError(
                 f"{value.name} lives inside the body of a control-flow operator, where its numbers cannot be read"
             )
+    nodes, _ = needed_nodes(model.graph, wanted)
+    return assembled(model, nodes, wanted.values(), stored)
+
+
+def assembled(
+    model: ModelProto,
+    nodes: Iterable[NodeProto],
+    outputs: Iterable[Value],
+    stored: Mapping[str, Array] | None = None,
+) -> ModelProto:
+    """A model of some nodes of another, with the initializers and the graph inputs that they read.
+
+    Args:
+        model: where the nodes are from.
+        nodes: nodes of its main graph, in order.
+        outputs: what to put out.
+        stored: new contents for initializers, by name.
+    """
     small = ModelProto()
     small.ir_version = model.ir_version
     small.opset_import.extend(model.opset_import)
     small.functions.extend(model.functions)
     small.graph.name = model.graph.name or "graph"
-    nodes, needed = needed_nodes(model.graph, wanted)
     small.graph.node.extend(nodes)
+    small.graph.output.extend(type_of(value) for value in outputs)
+    read = {info.name for info in small.graph.output}.union(*map(read_by, small.graph.node))
     for tensor in model.graph.initializer:
-        if tensor.name in needed:
+        if tensor.name in read:
             _store(small.graph.initializer, tensor, (stored or {}).get(tensor.name))
     if stored:
         _store_constants(small.graph, stored)
     weights = {tensor.name for tensor in small.graph.initializer}
-    small.graph.input.extend(info for info in model.graph.input if info.name in needed - weights)
-    small.graph.output.extend(_info(value) for value in wanted.values())
+    small.graph.input.extend(info for info in model.graph.input if info.name in read - weights)
     return small
 
 
@@ -118,6 +136,7 @@ def _tensor(old: TensorProto, array: Array) -> TensorProto:
     return new
 
 
-def _info(value: Value) -> ValueInfoProto:
+def type_of(value: Value) -> ValueInfoProto:
+    """A value as a graph input or output of a part."""
     # Only the type is declared: a wrong guess of a dimension would stop the run.
     return helper.make_tensor_value_info(value.name, value.elem_type or TensorProto.FLOAT, None)

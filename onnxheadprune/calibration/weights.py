@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.tensors import FLOATS
 
 Array = npt.NDArray[Any]
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxheadprune.cli.options import FILE
+from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
     from onnxheadprune.calibration import Calibration
@@ -81,9 +81,7 @@ def calibration_options(function: Function) -> Function:
             help="Calibrate on random inputs, on which heads look different from how they are used.",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stacked(function, options)
 
 
 def parallel_options(function: Function) -> Function:

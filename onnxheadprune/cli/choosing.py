@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxheadprune.cli.options import FILE
+from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
     from onnxheadprune.choosing import Wish
@@ -84,9 +84,7 @@ def choosing_options(function: Function) -> Function:
             help="Your own measure of drift: module:function, called with (before, after, feed); larger is worse.",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stacked(function, options)
 
 
 def read_wish(settings: dict[str, Any]) -> Wish | None:

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from onnxheadprune.cli.options import stacked
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -70,6 +72,4 @@ def measuring_options(function: Function) -> Function:
             "--threads", type=click.IntRange(min=1), metavar="N", help="Threads of the CPU's kernels."
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stacked(function, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
+
+
+def stacked(function: Function, options: Sequence[Callable[[Function], Function]]) -> Function:
+    """The function with several options, which `--help` shows in their order."""
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def json_option(function: Function) -> Function:
@@ -54,6 +61,4 @@ def run_options(function: Function) -> Function:
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stacked(function, options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxheadprune.cli.options import FILE
+from onnxheadprune.cli.options import FILE, stacked
 from onnxheadprune.cli.outcome import emit_json
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def writing_options(function: Function) -> Function:
             help="Models that --batch works on at once.",
         ),
     )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return stacked(function, options)
 
 
 def resolve_target(

@@ -264,9 +264,8 @@ class _Work:
         silenced, whole = np.zeros_like(weight), weight.copy()
         silenced[list(rows)] = whole[list(rows)] = found.weight
         self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
-        if linear.bias is not None and linear.bias.tensor is not None and found.bias is not None:
-            bias = found.bias.reshape(tuple(linear.bias.tensor.dims))
-            self.silenced[linear.bias.name] = self.stored[linear.bias.name] = bias
+        if linear.bias is not None and found.bias is not None:
+            self.silenced[linear.bias.name] = self.stored[linear.bias.name] = linear.written_bias(found.bias)
 
 
 def _weights(stream: Array) -> Array:

@@ -21,8 +21,7 @@ from onnxheadprune.edits import SliceTensor, read_ranges
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.plan import PrunePlan
-from onnxheadprune.storage.reading import tensor_bytes
-from onnxheadprune.storage.spans import hold, is_outside
+from onnxheadprune.storage.reading import in_memory
 from onnxheadprune.surgery import set_metadata
 
 COMPENSATED_KEY = "onnxheadprune.compensated"
@@ -133,8 +132,4 @@ def _tensors(model: ModelProto) -> Mapping[str, TensorProto]:
 
 
 def _array(tensor: TensorProto, model: LoadedModel) -> Array:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    if is_outside(copy):
-        hold(copy, tensor_bytes(tensor, model.sources))
-    return numpy_helper.to_array(copy)
+    return numpy_helper.to_array(in_memory(tensor, model.sources))

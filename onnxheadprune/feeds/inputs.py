@@ -13,8 +13,8 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds.symbols import SymbolicDim, read_dim
 from onnxheadprune.feeds.tables import row_bound
 from onnxheadprune.graph.view import GraphView
+from onnxheadprune.tensors import FLOATS
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
 
 
@@ -77,7 +77,7 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
                 f"input {info.name!r} is no tensor of numbers, and this tool runs models on those only"
             )
         dims = _dims(tensor)
-        rows = row_bound(value) if tensor.elem_type not in _FLOATS else None
+        rows = row_bound(value) if tensor.elem_type not in FLOATS else None
         role = _role(info.name, tensor.elem_type, dims, rows)
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         found.append(Input(info.name, dtype, dims, role, rows))
@@ -101,7 +101,7 @@ def _role(name: str, elem_type: int, dims: tuple[SymbolicDim, ...], rows: int | 
         return Role.FLAG
     if "mask" in lowered and rows is None:
         return Role.MASK
-    if elem_type in _FLOATS:
+    if elem_type in FLOATS:
         return Role.FLOATS
     if elem_type == TensorProto.BOOL:
         return Role.BOOLS

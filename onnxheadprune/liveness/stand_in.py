@@ -21,8 +21,8 @@ from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.tensors import FLOATS
 
-FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QLinearConv": (1, 4, 6, 7, 8)}
 """Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""
 

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.report.figure import save_figure
 
 Scores = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]
@@ -124,20 +125,3 @@ def _figure(scores: Scores, title: str, removed: Removed | None) -> Any:
     axes.set_title(title, fontsize=9)
     figure.colorbar(shown, ax=axes, label="what a head is worth")
     return figure
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes a figure.
-
-    Raises:
-        UsageError: if the file cannot be written.
-    """
-    import matplotlib as mpl
-
-    # Without dates and with names that are no random numbers the same data gives the same bytes.
-    dateless: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
-            figure.savefig(path, dpi=150, metadata=dateless.get(path.suffix.lower()))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error

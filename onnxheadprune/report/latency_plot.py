@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell, GridPoint
 from onnxheadprune.errors import UsageError
+from onnxheadprune.report.figure import save_figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -59,10 +60,7 @@ def plot_latencies(result: Benchmark, path: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2), frameon=False)
     figure.suptitle(f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}", fontsize=9)
-    try:
-        figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    save_figure(figure, path)
 
 
 Size = Callable[[GridPoint], int]

@@ -10,8 +10,8 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
-from onnxheadprune.errors import UsageError
 from onnxheadprune.report.heatmap import Removed, Scores, heatmap_svg
+from onnxheadprune.storage.folder import write_text
 
 WIDTH = 130
 STYLE = "body{margin:2em;font-family:sans-serif} pre{font-size:13px;line-height:1.25} svg{max-width:100%;height:auto}"
@@ -49,7 +49,4 @@ def save_page(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(title)}</h1>{text}{picture}</body></html>\n"
     )
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_text(path, page)

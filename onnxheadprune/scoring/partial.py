@@ -15,6 +15,7 @@ from onnxheadprune.calibration.data import Calibration
 from onnxheadprune.calibration.drift import Effect
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
+from onnxheadprune.storage.folder import write_text
 
 Array = npt.NDArray[np.float64]
 
@@ -67,13 +68,7 @@ class Partial:
         if self._path is None:
             return
         content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        try:
-            fresh.write_text(json.dumps(content), encoding="utf-8")
-            fresh.replace(self._path)
-        except OSError as error:
-            fresh.unlink(missing_ok=True)
-            raise UsageError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        write_text(self._path, json.dumps(content))
 
     def finish(self) -> None:
         """Removes the file: all is done."""

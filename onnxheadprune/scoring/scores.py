@@ -14,6 +14,7 @@ from typing import Any
 from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import parse_heads
 from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.storage.folder import write_text
 
 FORMAT = 1
 
@@ -173,14 +174,7 @@ def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
     Raises:
         UsageError: if the file cannot be written.
     """
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        fresh.write_text(json.dumps(scores.to_dict(), indent=1) + "\n", encoding="utf-8")
-        fresh.replace(target)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_text(path, json.dumps(scores.to_dict(), indent=1) + "\n")
 
 
 def _from_csv(text: str, where: str) -> HeadScores:

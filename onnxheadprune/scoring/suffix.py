@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from onnxheadprune.calibration.contexts import context_of
-from onnxheadprune.calibration.taps import needed_nodes, read_by, tapped
+from onnxheadprune.calibration.taps import assembled, needed_nodes, read_by, tapped, type_of
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
@@ -85,13 +85,8 @@ def halves(
     stored = {value.name for value in values.values() if value.holds_tensor}
     inputs = {info.name for info in view.model.graph.input} - stored
     entering = [values[name] for name in sorted((crossing | names) - stored) if name in values]
-    second = tapped(view.model, [values[name] for name in outputs])
-    del second.graph.node[:]
-    second.graph.node.extend(after)
-    declared = tapped(view.model, entering).graph.output
-    del second.graph.input[:]
-    second.graph.input.extend(info for info in view.model.graph.input if info.name in crossing & inputs)
-    second.graph.input.extend(info for info in declared if info.name not in inputs)
+    second = assembled(view.model, after, [values[name] for name in outputs])
+    second.graph.input.extend(type_of(value) for value in entering if value.name not in inputs)
     _open(second, frozenset(open_weights))
     first = tapped(view.model, [value for value in entering if value.name not in inputs])
     return Halves(
@@ -120,7 +115,7 @@ def _open(model: ModelProto, names: frozenset[str]) -> None:
 
 def _downstream(
     model: ModelProto, contexts: set[str], outputs: Sequence[str]
-) -> tuple[list[object], set[str]]:
+) -> tuple[list[NodeProto], set[str]]:
     """The nodes that contexts change and outputs need, and the names they read from elsewhere."""
     needed, _ = needed_nodes(model.graph, outputs)
     changed = set(contexts)

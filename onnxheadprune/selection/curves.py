@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from onnx import helper
+from onnx import numpy_helper
 
 from onnxheadprune.calibration.contexts import Progress, run_feed, silent
 from onnxheadprune.calibration.data import Calibration
@@ -23,7 +23,7 @@ from onnxheadprune.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 from onnxheadprune.scoring.moves import Step
 from onnxheadprune.scoring.suffix import halves
-from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.sites.site import AttentionSite, Projection
 
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
@@ -56,66 +56,54 @@ def measured_path(
     if not steps:
         return ()
     points = sorted({round(at) for at in np.linspace(0, len(steps) - 1, min(POINTS, len(steps)))})
-    # Weights that something else reads too are not refitted later, so not here either.
-    linears = [
-        None if (linear := linear_of(projection)) is None or linear.matrix.shared else linear
-        for projection in site.projections
-    ]
-    open_weights = [name for linear in linears if linear is not None for name in _names(linear)]
+    measured = [steps[point] for point in points]
+    originals: dict[str, Array] = {}
+    refits: list[dict[str, Array]] = [{} for _ in measured]
+    for projection, moment in zip(site.projections, moments, strict=True):
+        linear = linear_of(projection)
+        # Weights that something else reads too are not refitted later, so not here either.
+        if linear is None or linear.matrix.shared:
+            continue
+        originals |= _stored(linear)
+        for refit, more in zip(refits, _refits(projection, linear, moment, measured), strict=True):
+            refit |= more
     outputs = [main.name] if effect is None else [info.name for info in view.model.graph.output]
-    parts = halves(view, site, outputs, provider, open_weights=open_weights)
-    meters = [EffectMeter(main, data.inputs, effect) for _ in points]
-    refits = [dict(_refits(site, linears, moments, steps[point])) for point in points]
-    originals = {
-        name: value for linear in linears if linear is not None for name, value in _originals(linear)
-    }
+    parts = halves(view, site, outputs, provider, open_weights=originals)
+    meters = [EffectMeter(main, data.inputs, effect) for _ in measured]
     for feed in data.feeds:
         prepared = {**feed, **run_feed(parts.before, feed, data.source), **originals}
         before = parts.outputs(prepared, site, ())
-        for meter, point, refit in zip(meters, points, refits, strict=True):
-            after = parts.outputs({**prepared, **refit}, site, tuple(sorted(steps[point].removed)))
+        for meter, step, refit in zip(meters, measured, refits, strict=True):
+            after = parts.outputs({**prepared, **refit}, site, tuple(sorted(step.removed)))
             meter.add(before, after, feed)
     drifts = np.maximum.accumulate([max(meter.mean(), 0.0) for meter in meters])
-    errors = [steps[point].error for point in points]
+    errors = [step.error for step in measured]
     smooth = np.interp([step.error for step in steps], [0.0, *errors], [0.0, *drifts])
     return tuple(Step(step.removed, float(drift)) for step, drift in zip(steps, smooth, strict=True))
 
 
-def _names(linear: Linear) -> Iterator[str]:
-    yield linear.matrix.stored.name
-    if linear.bias is not None:
-        yield linear.bias.name
-
-
-def _originals(linear: Linear) -> Iterator[tuple[str, Array]]:
-    yield linear.matrix.stored.name, linear.matrix.written(linear.matrix.read())
-    bias = linear.read_bias()
-    if linear.bias is not None and bias is not None:
-        yield linear.bias.name, _as_stored(linear, bias)
-
-
-def _as_stored(linear: Linear, bias: Array) -> Array:
-    assert linear.bias is not None and linear.bias.tensor is not None
-    tensor = linear.bias.tensor
-    return bias.reshape(tuple(tensor.dims)).astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+def _stored(linear: Linear) -> Iterator[tuple[str, Array]]:
+    """The initializers of a map as they are."""
+    for value in (linear.matrix.stored, linear.bias):
+        if value is not None and value.tensor is not None:
+            yield value.name, numpy_helper.to_array(value.tensor)
 
 
 def _refits(
-    site: AttentionSite, linears: Sequence[Linear | None], moments: Sequence[Moments], step: Step
-) -> Iterator[tuple[str, Array]]:
-    """New weights for the heads that are left, so that the output stays near what it was."""
-    for projection, linear, moment in zip(site.projections, linears, moments, strict=True):
-        if linear is None:
-            continue
+    projection: Projection, linear: Linear, moment: Moments, steps: Sequence[Step]
+) -> Iterator[dict[str, Array]]:
+    """For each step new weights for the heads that are left, so that the output stays near what it was."""
+    weight, bias = linear.matrix.read(), linear.read_bias()
+    mean = moment.x_sum / (moment.total or 1.0)
+    for step in steps:
         rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
-        weight, bias = linear.matrix.read(), linear.read_bias()
         new = np.zeros_like(weight)
         if len(rows):
             new[rows] = ridge(moment.towards(weight, rows), weight[rows], STRENGTH)
-        yield linear.matrix.stored.name, linear.matrix.written(new)
+        refit = {linear.matrix.stored.name: linear.matrix.written(new)}
         if bias is not None and linear.bias is not None:
-            mean = moment.x_sum / (moment.total or 1.0)
-            yield linear.bias.name, _as_stored(linear, bias + mean @ (weight - new))
+            refit[linear.bias.name] = linear.written_bias(bias + mean @ (weight - new))
+        yield refit
 
 
 def measured_paths(

@@ -14,7 +14,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from onnxheadprune.errors import ModelError
+from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.storage.spans import is_outside, span_of
 from onnxheadprune.storage.tensors import tensors_of
 from onnxheadprune.storage.wire import WireError, structure
@@ -194,6 +194,18 @@ def _locations(path: Path) -> set[str]:
         return {span_of(item.tensor).location for item in tensors_of(model) if is_outside(item.tensor)}
     except (OSError, WireError, DecodeError, ModelError):
         return set()
+
+
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Replaces a small text file in one step.
+
+    Raises:
+        UsageError: if it cannot be written; an older file stays as it was.
+    """
+    try:
+        write_file(Path(target), text.encode())
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def write_file(target: Path, data: bytes) -> None:

@@ -84,6 +84,19 @@ class Opened:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
+def in_memory(tensor: TensorProto, sources: Sources) -> TensorProto:
+    """A copy of a tensor that holds its data, all cuts made.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    if is_outside(copy):
+        hold(copy, tensor_bytes(tensor, sources))
+    return copy
+
+
 def tensor_bytes(tensor: TensorProto, sources: Sources) -> bytes:
     """The raw data of a tensor, all cuts made.
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Outputs
+from onnxheadprune.feeds.data import import_function
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")
@@ -61,19 +59,9 @@ def load_metric(metric: Metric) -> tuple[str, Callable[..., Any]]:
 
 
 def _imported(spec: str) -> Callable[..., Any]:
-    module_name, _, function_name = spec.rpartition(":")
-    if not module_name:
+    if not spec.rpartition(":")[0]:
         raise UsageError(f"a metric is given as module:function, not {spec!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever the user's module does when it is imported
-        raise UsageError(f"the metric {spec} cannot be imported: {error!r}") from error
-    finally:
-        sys.path.pop(0)
-    if not callable(function):
-        raise UsageError(f"the metric {spec} is no function")
-    return function  # type: ignore[no-any-return]
+    return import_function(spec, "the metric")
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

@@ -14,8 +14,8 @@ from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 from onnxheadprune.edits import AddConstant, SliceTensor
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.plan import PrunePlan
-from onnxheadprune.storage.reading import same_bytes, tensor_bytes
-from onnxheadprune.storage.spans import hold, is_outside
+from onnxheadprune.storage.reading import in_memory, same_bytes
+from onnxheadprune.storage.spans import is_outside
 from onnxheadprune.tensors import cut
 
 
@@ -68,18 +68,10 @@ def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
 
 def _cut(tensor: TensorProto, edit: SliceTensor, model: LoadedModel) -> TensorProto:
     """The planned cut, made in memory: another way than the one by which files are written."""
-    copy = _in_memory(tensor, model)
+    copy = in_memory(tensor, model.sources)
     sizes = tuple(tensor.dims[axis] for axis in edit.selection.axes if axis < len(tensor.dims))
     if sizes == edit.selection.sizes:
         cut(copy, edit.selection)
-    return copy
-
-
-def _in_memory(tensor: TensorProto, model: LoadedModel) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    if is_outside(copy):
-        hold(copy, tensor_bytes(tensor, model.sources))
     return copy
 
 
@@ -90,7 +82,7 @@ def _kind(tensor: TensorProto) -> tuple[int, tuple[int, ...]]:
 def _same(left: TensorProto, original: LoadedModel, right: TensorProto, pruned: LoadedModel) -> bool:
     if _is_raw(left) and _is_raw(right):
         return same_bytes(left, original.sources, right, pruned.sources)
-    held = _in_memory(left, original), _in_memory(right, pruned)
+    held = in_memory(left, original.sources), in_memory(right, pruned.sources)
     arrays = (np.ascontiguousarray(numpy_helper.to_array(tensor)) for tensor in held)
     first, second = (array.tolist() if array.dtype == object else array.tobytes() for array in arrays)
     return bool(first == second)

@@ -7,46 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from onnxheadprune.scoring import read_scores
-from tests import toys_scores
 from tests.conftest import Outcome
+from tests.scores.conftest import is_picture, said
 from tests.test_calibration import pictures, tokenizer
 
 Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A decoder of plain heads, one of grouped heads, and data with labels for both."""
-    folder = tmp_path_factory.mktemp("models")
-    onnx.save(toys_scores.stack(), folder / "toy.onnx")
-    onnx.save(toys_scores.stack(heads=6, kv_heads=2), folder / "gqa.onnx")
-    ids = np.concatenate([feed["input_ids"] for feed in toys_scores.ids(24)])
-    np.savez(folder / "data.npz", input_ids=ids, labels=ids)
-    return folder
-
-
-@pytest.fixture
-def toy(folder: Path) -> Path:
-    return folder / "toy.onnx"
-
-
-@pytest.fixture
-def data(folder: Path) -> Path:
-    return folder / "data.npz"
-
-
-def said(outcome: Outcome) -> str:
-    return " ".join(outcome.stderr.split())
-
-
-def is_picture(path: Path) -> bool:
-    start = path.read_bytes()[:200]
-    return start.startswith(b"\x89PNG") if path.suffix == ".png" else b"<?xml" in start
 
 
 @pytest.mark.parametrize("method", ["weight", "activation", "fluctuation", "reconstruction", "ablation"])
