@@ -61,6 +61,7 @@ def _annotate_node(node: Node) -> None:
     if node.out.elements is None and node.op_type not in SHAPE_ONLY:
         folded = fold(node)
         node.out.elements = None if folded is None else as_elements(folded)
+        node.out.folded = folded if node.out.elements is None else None
 
 
 def _annotate_if(node: Node) -> None:

@@ -68,6 +68,8 @@ class Value:
     elem_type: int = TensorProto.UNDEFINED
     shape: Shape | None = None
     elements: npt.NDArray[np.object_] | None = None
+    folded: npt.NDArray[np.generic] | None = None
+    """Numbers computed from literals that are no integers: a step of `ceil(height / 2)`."""
 
     @property
     def rank(self) -> int | None:
@@ -84,6 +86,8 @@ class Value:
         tensor = self.tensor
         if tensor is None:
             known = self.elements
+            if known is None and self.folded is not None:
+                return self.folded
             if known is None or not all(isinstance(item, int) for item in known.reshape(-1)):
                 return None
             return known.astype(np.int64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness import rules as _rules  # registers every rule
-from onnxheadprune.liveness.contraction import CONVOLUTIONS
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
 from onnxheadprune.liveness.observers import carried, leads_out, looks_only, only_passed_on, passes_on
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
@@ -61,13 +61,14 @@ class Sweep:
         return ((value, live) for value, live in self.kept.items() if not live.is_full)
 
 
-def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: bool = False) -> Sweep:
+def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: int = 0) -> Sweep:
     """Propagates `seeds` upstream.
 
     Args:
         seeds: the first demands.
         free: graph inputs and outputs that may be narrowed; all others stay whole.
-        labels: follow labels instead of masks: other consumers are ignored, nothing has to be dense.
+        labels: the bits of all labels there are, if the demands are sets of labels instead of masks: other
+            consumers are ignored then, nothing has to be dense.
 
     Returns:
         The liveness of everything reached. No model is changed.
@@ -76,7 +77,7 @@ def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: b
 
 
 class _Sweeper:
-    def __init__(self, free: frozenset[Value], labels: bool) -> None:
+    def __init__(self, free: frozenset[Value], labels: int) -> None:
         self.free = free
         self.labels = labels
         self.result = Sweep()
@@ -100,7 +101,7 @@ class _Sweeper:
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
         value = node.input(index)
         key = (node.index, index)
-        if value is None or (live.is_full and key not in self.result.edges):
+        if value is None or (self._says_nothing(live) and key not in self.result.edges):
             return
         self.result.edges[key] = live if key not in self.result.edges else self.result.edges[key] | live
         self._reach(value, sites)
@@ -118,7 +119,7 @@ class _Sweeper:
 
     def _visit(self, node: Node) -> None:
         lives = tuple(FULL if output is None else self._demand(output) for output in node.outputs)
-        if all(live.is_full for live in lives):
+        if all(self._says_nothing(live) for live in lives):
             self._keep(node, lives)
             return
         if all(live.is_dead for live in lives):
@@ -138,16 +139,24 @@ class _Sweeper:
             self._reach(value, self.result.asked[node])
 
     def _beyond(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
-        """Labels end at weights: what a grouped convolution reads is no longer one head's own."""
+        """Labels end at weights: what is multiplied with them, or convolved in groups, is no longer one head's own."""
+        if not self.labels:
+            return inputs
         stored = CONVOLUTIONS.get((node.domain, node.op_type))
         weight = None if stored is None else node.input(stored[0])
-        if not self.labels or weight is None or not weight.is_constant:
-            return inputs
-        return {index: live for index, live in inputs.items() if index > 0}
+        if weight is not None and weight.is_constant:
+            return {index: live for index, live in inputs.items() if index > 0}
+        product = contraction_of(node)
+        weights = [] if product is None else [i for i in product.indices if _is_stored(node.input(i))]
+        return {index: live for index, live in inputs.items() if live.axes or not weights or index in weights}
 
     def _ask_all(self, node: Node, inputs: Mapping[int, Live]) -> None:
         for index, live in inputs.items():
             self._ask(node, index, live, self.result.asked[node])
+
+    def _says_nothing(self, live: Live) -> bool:
+        """Whether everything is live, for the same reason: a value of one head alone still carries its label."""
+        return live.is_full and (live.array.dtype.kind == "b" or live.array == self.labels)
 
     def _keep(self, node: Node, lives: Sequence[Live]) -> None:
         for output, live in zip(node.outputs, lives, strict=True):
@@ -195,7 +204,7 @@ class _Sweeper:
             if live is None:
                 continue
             total = live if total is None else total | live
-            if total.is_full:
+            if self._says_nothing(total):
                 return FULL
         if total is None:
             return DEAD
@@ -239,6 +248,11 @@ class _Sweeper:
         if self.labels or observes(use, self.result) or only_passed_on(use.node, self.free):
             return None
         return _unvisited_demand(use)
+
+
+def _is_stored(value: Value | None) -> bool:
+    """Whether a value is stored, or computed from stored values alone."""
+    return value is not None and value.is_constant
 
 
 def _is_sequence(value: Value) -> bool:

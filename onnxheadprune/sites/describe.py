@@ -43,6 +43,7 @@ class Anatomy:
 def anatomy(block: Block) -> Anatomy:
     """Walks from the cores of a block up both operands."""
     v_head_size = max(len(channels) for channels in block.projections[0].channels)
+    everyone = (1 << block.num_heads) - 1
     groups: Partition[int] = Partition()
     for head in range(block.num_heads):
         groups.root(head)
@@ -62,7 +63,7 @@ def anatomy(block: Block) -> Anatomy:
                 labelled.append(_join_shared(groups, _fused_walk(core, (fused.value,)), block.num_heads))
             continue
         bits = _head_bits(block, core)
-        value_walk, weight_walk = _operand_walks(core, bits)
+        value_walk, weight_walk = _operand_walks(core, bits, everyone)
         labelled.append(_join_shared(groups, value_walk, block.num_heads))
         free |= _endpoints(value_walk)
         products = [node for node in _visited(weight_walk) if _head_product(node)]
@@ -70,7 +71,7 @@ def anatomy(block: Block) -> Anatomy:
         size = _contracted_size(scores)
         head_size = head_size or size
         nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
-        below = _walk_from(scores, weight_walk) if products else weight_walk
+        below = _walk_from(scores, weight_walk, everyone) if products else weight_walk
         free |= _endpoints(below)
     if labelled and not any(labelled):
         # One of several cores may read a table of relative positions, which has no heads: that groups none.
@@ -93,7 +94,7 @@ def _fused_walk(core: Core, indices: Iterable[int]) -> Sweep:
         return Sweep()
     return sweep(
         [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
-        labels=True,
+        labels=(1 << layout.num_heads) - 1,
     )
 
 
@@ -120,7 +121,7 @@ def _head_shape(core: Core) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _operand_walks(core: Core, bits: Live) -> tuple[Sweep, Sweep]:
+def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
     """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
     found = is_product(core.node)
     entry = rule_for(core.node)
@@ -131,7 +132,9 @@ def _operand_walks(core: Core, bits: Live) -> tuple[Sweep, Sweep]:
     value_index = found.owners(feature)[0]
     others = [index for index in found.indices if index != value_index]
     walks = [
-        sweep([Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices], labels=True)
+        sweep(
+            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices], labels=everyone
+        )
         for indices in ([value_index], others)
     ]
     return walks[0], walks[1]
@@ -160,13 +163,13 @@ def _contracted_size(node: Node) -> int | None:
     return math.prod(numbers) if len(numbers) == len(sizes) else None
 
 
-def _walk_from(scores: Node, walk: Sweep) -> Sweep:
+def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
     """The walk continued from the operands of the score product alone."""
     found = contraction_of(scores)
     assert found is not None
     return sweep(
         [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],
-        labels=True,
+        labels=everyone,
     )
 
 
@@ -200,10 +203,11 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> bool:
     """
     labelled = False
     for live in _leaves(walk):
-        if not live.axes:
+        found = {int(item) for item in live.array.reshape(-1)}
+        if not live.axes and (live.array.dtype.kind == "b" or found == {(1 << num_heads) - 1}):
             continue
         labelled = True
-        for bits in {int(item) for item in live.array.reshape(-1)}:
+        for bits in found:
             shared = [head for head in range(num_heads) if bits >> head & 1]
             if len(shared) > 1:
                 groups.join(shared)

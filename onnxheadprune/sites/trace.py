@@ -193,9 +193,9 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
 
 def _stride(live: Live, axis: int) -> int:
     """How far apart neighbours along `axis` are on the traced axis."""
-    labels = np.moveaxis(live.array, live.axes.index(axis), 0)
-    differences = np.abs(labels[1].astype(np.int64) - labels[0].astype(np.int64))
-    return int(differences.max())
+    labels = np.moveaxis(live.array, live.axes.index(axis), 0).astype(np.int64)
+    # All neighbours, not the first two: a group's queries in a row share one label as long as their head lasts.
+    return int(np.abs(np.diff(labels, axis=0)).max())
 
 
 def head_sets(live: Live, head_axes: Sequence[int]) -> tuple[frozenset[int], ...]:

@@ -63,7 +63,7 @@ def group_normalization(draw: Draw, op_type: str) -> Case:
     opset = draw(st.sampled_from((18, 21)))
     width = groups if opset == 18 else shape[1]
     inputs = (floats(draw, shape), floats(draw, (width,)), floats(draw, (width,)))
-    return Case(op_type, inputs, {"num_groups": groups}, opset=opset)
+    return Case(op_type, inputs, {"num_groups": groups}, blocks={1: 2}, opset=opset)
 
 
 @strategy(

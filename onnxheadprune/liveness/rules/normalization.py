@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+import numpy as np
+
+from onnxheadprune.edits import Edit, SetAttribute
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
@@ -97,5 +100,26 @@ def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusa
 
 @rule("GroupNormalization")
 def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes the channels of a group: never narrowed along them."""
-    return coupled(node) if any(axis >= 1 for axis in lives[0].axes) else Answer({0: lives[0]})
+    """Mixes the channels of a group and all behind them: whole groups can go, as heads with a norm of their own."""
+    live, shape, groups = lives[0], node.shape(0), node.attribute("num_groups", 0)
+    if any(axis > 1 for axis in live.axes):
+        return coupled(node)
+    if 1 not in live.axes:
+        return Answer({0: live})
+    channels = None if shape is None else shape[1]
+    if not isinstance(channels, int) or not groups or channels % groups:
+        return unknown_shape(node)
+    along = live.only([1])
+    rows = along.array.reshape(groups, -1)
+    if along.array.dtype.kind != "i" and np.any((rows != 0) != (rows[:, :1] != 0)):
+        return coupled(node)
+    kept = int(np.count_nonzero(rows[:, 0]))
+    vector = along.renumbered({1: 0})
+    # Before opset 21 there was one scale and bias per group.
+    grouped = node.shape(1) == (groups,) != (channels,)
+    scale = Live.over((0,), rows[:, 0]) if grouped else vector
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [SetAttribute(node.ref, "num_groups", kept)]
+
+    return Answer({0: live, 1: scale, 2: scale}, rewrite)

@@ -1,0 +1,152 @@
+"""Heads in unusual places: along a group's queries, on the batch axis, one by one, behind sizes rounded up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.masking import masked_reference
+from onnxheadprune.pruning import analyse
+from onnxheadprune.sites.find import find_sites
+from onnxheadprune.surgery import apply_plan
+from tests.engine.block_graph import Net
+from tests.engine.one_node import run
+from tests.engine.test_plan import PLAIN
+from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+
+STATIC = replace(PLAIN, symbolic=False, opset=21)
+RATIO, GROUPS = 2, 2
+
+
+def _exact(net: Net, output: Any, kind: str, kv_num_heads: int, *sets: list[int]) -> None:
+    """The heads are found, their groups too, and pruned equals masked."""
+    model = net.export([output])
+    (site,) = find_sites(model)
+    found = (site.kind, site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size)
+    assert found == (kind, H, kv_num_heads, D, D)
+    for gone in (*sets, list(range(H))):
+        planning = analyse(model, {0: gone}, "heads")
+        assert not planning.plan.edge_gathers
+        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
+        got = run(apply_plan(planning.plan, model), net.feed)
+        for name, array in want.items():
+            np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def _projected(net: Net, x: Any, heads: int = H) -> Callable[[str], Any]:
+    return lambda name: net.op("MatMul", x, net.weight(name, WIDTH, heads * D))
+
+
+def _weighted(net: Net, q: Any, k: Any, v: Any) -> Any:
+    return net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
+
+
+def test_queries_of_a_group_stand_in_a_row() -> None:
+    """[B, K, G*S, D]: neighbours along the queries belong to one head, so that is the slower axis, not the features."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+
+    def heads(name: str, count: int, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
+
+    q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, RATIO * S, D))
+    context = _weighted(net, q, heads("k", GROUPS, 0, 2, 3, 1), heads("v", GROUPS, 0, 2, 1, 3))
+    apart = net.op("Transpose", net.op("Reshape", context, net.ints(0, H, S, D)), perm=[0, 2, 1, 3])
+    merged = net.op("Reshape", apart, net.ints(0, 0, H * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "gqa", GROUPS, [0, 2], [2, 3])
+
+
+def test_heads_of_a_fixed_batch_are_joined_on_its_axis() -> None:
+    """Split and Concat: a piece that is one head's alone still says whose, so the values are no shared ones."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    project = _projected(net, x)
+    pieces = net.ints(*(D for _ in range(H)))
+
+    def heads(name: str) -> Any:
+        split = net.op("Split", project(name), pieces, outputs=H, axis=2)
+        return net.op("Concat", *split, axis=0)
+
+    q, k, v = heads("q"), heads("k"), heads("v")
+    context = _weighted(net, q, net.op("Transpose", k, perm=[0, 2, 1]), v)
+    parts = net.op("Split", context, net.ints(*(B for _ in range(H))), outputs=H, axis=0)
+    merged = net.op("Concat", *parts, axis=2)
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "mha", H, [1], [0, 2])
+
+
+@pytest.mark.parametrize("style", ["modules", "slices"])
+def test_heads_computed_one_by_one_share_no_values(style: str) -> None:
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    project, own = _projected(net, x), _projected(net, x, 1)
+    wide = {name: project(name) for name in "qkv"}
+
+    def part(name: str, head: int) -> Any:
+        if style == "modules":
+            return own(name)
+        return net.op(
+            "Slice", wide[name], net.ints(head * D), net.ints(head * D + D), net.ints(2), net.ints(1)
+        )
+
+    contexts = []
+    for head in range(H):
+        q, k, v = (part(name, head) for name in "qkv")
+        contexts.append(_weighted(net, q, net.op("Transpose", k, perm=[0, 2, 1]), v))
+    merged = net.op("Concat", *contexts, axis=2)
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "mha", H, [1], [0, 2])
+
+
+def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:
+    """Plain attention; `length` is the sequence in the target of the merging Reshape."""
+    project = _projected(net, x)
+
+    def heads(name: str, *order: int) -> Any:
+        return net.op("Transpose", net.op("Reshape", project(name), net.ints(B, -1, H, D)), perm=list(order))
+
+    context = _weighted(net, heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1), heads("v", 0, 2, 1, 3))
+    apart = net.op("Transpose", context, perm=[0, 2, 1, 3])
+    tail = net.ints(S) if length is None else length
+    merged = net.op("Reshape", apart, net.op("Concat", net.ints(B), tail, net.ints(H * D), axis=0))
+    return net.op("MatMul", after(merged), net.weight("o", H * D, WIDTH))
+
+
+def test_a_group_norm_with_one_group_per_head() -> None:
+    """Its groups are the heads, so whole groups go: the rule counts them again."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+
+    def normed(merged: Any) -> Any:
+        rows = net.op("Reshape", merged, net.ints(B * S, H * D))
+        vectors = net.weight("scale", H * D), net.weight("bias", H * D)
+        made = net.op("GroupNormalization", rows, *vectors, num_groups=H, epsilon=1e-5)
+        return net.op("Reshape", made, net.ints(B, S, H * D))
+
+    _exact(net, _block(net, x, after=normed), "mha", H, [1], [0, 2])
+
+
+def test_a_size_that_is_rounded_up_is_a_number() -> None:
+    """`ceil(size / 2) * 2` in floats, as exporters compute the patches of an image of known size."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    rows = net.op("Cast", net.piece(net.op("Shape", x), 1), to=1)
+    half = net.op("Ceil", net.op("Div", rows, net.op("Constant", value_float=2.0)))
+    even = net.op("Cast", net.op("Mul", half, net.op("Constant", value_float=2.0)), to=7)
+    padded = net.op(
+        "Pad", x, net.op("Concat", *(net.ints(0) for _ in range(4)), net.ints(1), net.ints(0), axis=0)
+    )
+    _exact(net, _block(net, padded, length=even), "mha", H, [1], [0, 2])
+
+
+def test_a_range_between_floats_has_a_number_of_elements() -> None:
+    """Rotary positions of patches run from 0.5 in steps of 1."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    start, step = (net.op("Constant", value_float=number) for number in (0.5, 1.0))
+    stop = net.op("Cast", net.op("Squeeze", net.piece(net.op("Shape", x), 1)), to=1)
+    positions = net.op("Range", start, stop, step)
+    _exact(net, _block(net, x, length=net.op("Shape", positions)), "mha", H, [1], [0, 2])
