@@ -160,6 +160,7 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
     if len(gone) == site.num_heads:
         return
     groups = original_groups(site)
+    _check_units(site, gone, groups)
     if is_legal(groups, gone):
         return
     options = " or ".join(_spell(option) for option in nearest_legal(groups, gone))
@@ -167,6 +168,24 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
         f"heads {_spell(gone)} of site {site.index} ({site.name}) leave its {site.kv_num_heads} KV heads with different"
         f" numbers of query heads (groups {', '.join(_spell(group) for group in groups)}); the nearest legal sets are"
         f" {options}"
+    )
+
+
+def _check_units(site: AttentionSite, gone: set[int], groups: Sequence[Sequence[int]]) -> None:
+    """Whether no head shares a block of a packed weight with one that stays."""
+    names = site.original_heads
+    units = [{names[head] for head in unit} for unit in site.units]
+    torn = [unit for unit in units if unit & gone and not unit <= gone]
+    if not torn:
+        return
+    whole = [unit for unit in units if unit <= gone]
+    options = [option for option in (gone.union(*torn), set().union(*whole)) if option]
+    legal = [option for option in options if is_legal(groups, option)]
+    legal = legal or [unit for unit in torn if is_legal(groups, unit)]
+    nearest = f"; the nearest legal sets are {' or '.join(map(_spell, legal))}" if legal else ""
+    raise RefusedError(
+        f"heads {_spell(gone)} of site {site.index} ({site.name}) share blocks of its packed projection with heads"
+        f" that stay: {' and '.join(_spell(unit) for unit in torn)} only go together{nearest}"
     )
 
 

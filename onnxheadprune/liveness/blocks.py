@@ -6,7 +6,7 @@ and 4-bit zero points share bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,21 @@ def why_not_cut(node: Node, mask: Mask) -> str | None:
                 f"{node.op_type} packs the zero points of two blocks in a byte, and a head has an odd number"
             )
     return None
+
+
+def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[set[int]]:
+    """Heads with inputs in one block, or in two whose zero points share a byte.
+
+    Args:
+        node: a node whose weight is packed.
+        channels: for each head, its inputs.
+    """
+    size = block_size(node) * (2 if _packed_zero_points(node) else 1)
+    owners: dict[int, set[int]] = {}
+    for head, inputs in enumerate(channels):
+        for block in {channel // size for channel in inputs}:
+            owners.setdefault(block, set()).add(head)
+    yield from owners.values()
 
 
 def _packed_zero_points(node: Node) -> bool:

@@ -61,7 +61,12 @@ class Sweep:
         return ((value, live) for value, live in self.kept.items() if not live.is_full)
 
 
-def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: int = 0) -> Sweep:
+def sweep(
+    seeds: Sequence[Seed],
+    free: frozenset[Value] = frozenset(),
+    labels: int = 0,
+    through: Node | None = None,
+) -> Sweep:
     """Propagates `seeds` upstream.
 
     Args:
@@ -69,17 +74,19 @@ def sweep(seeds: Sequence[Seed], free: frozenset[Value] = frozenset(), labels: i
         free: graph inputs and outputs that may be narrowed; all others stay whole.
         labels: the bits of all labels there are, if the demands are sets of labels instead of masks: other
             consumers are ignored then, nothing has to be dense.
+        through: a node that is taken to pass its first input on, whatever its rule says: what would die without it?
 
     Returns:
         The liveness of everything reached. No model is changed.
     """
-    return _Sweeper(free, labels).run(seeds)
+    return _Sweeper(free, labels, through).run(seeds)
 
 
 class _Sweeper:
-    def __init__(self, free: frozenset[Value], labels: int) -> None:
+    def __init__(self, free: frozenset[Value], labels: int, through: Node | None) -> None:
         self.free = free
         self.labels = labels
+        self.through = through
         self.result = Sweep()
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
@@ -126,7 +133,7 @@ class _Sweeper:
             self._keep(node, lives)
             self._ask_all(node, dict.fromkeys(range(len(node.inputs)), DEAD))
             return
-        answer = self._answer(node, lives)
+        answer = Answer({0: lives[0]}) if node is self.through else self._answer(node, lives)
         if isinstance(answer, Refusal):
             self.result.refusals[node] = answer
             self._keep(node, lives if self.labels else (FULL,) * len(lives))

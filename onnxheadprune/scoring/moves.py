@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.heads import is_legal
+from onnxheadprune.sites.site import AttentionSite, united
 
 Heads = frozenset[int]
 Move = frozenset[int]
@@ -65,6 +66,22 @@ def moves(
         protected: present heads that stay.
         worth: of each present head; of every KV head the least worthy query head goes first.
     """
+    found = _moves(site, removed, protected, worth)
+    if all(len(unit) == 1 for unit in site.units):
+        return found
+    # Heads that a projection packs together go together, where that leaves the KV groups even.
+    units = [frozenset(unit) for unit in site.units if not removed & set(unit)]
+    together = [frozenset(united(move, site.units)) for move in (*units, *found)]
+    return [
+        move
+        for move in dict.fromkeys(together)
+        if not move & (protected | removed) and is_legal(site.groups, set(removed | move))
+    ]
+
+
+def _moves(
+    site: AttentionSite, removed: Heads, protected: Heads, worth: Sequence[float] | None
+) -> list[Move]:
     groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
     whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
     if len(groups) > 1 and len(groups[0]) == 1:

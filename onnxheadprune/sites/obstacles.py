@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import contraction_of
@@ -13,6 +13,7 @@ from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.grouping import Block
 
 PREPARATION = frozenset({"Pow", "Mul", "Abs", "Sub", "Cast", "Identity", "Add", "Div", "Sqrt", "Reciprocal"})
+VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 MAX_HOPS = 8
 
 
@@ -22,6 +23,7 @@ def obstacle(
     removed: Sequence[int],
     mixers: frozenset[Node],
     probability_nodes: frozenset[Node],
+    without: Callable[[Node], Sweep],
 ) -> Refusal | None:
     """The reason why removing the trial's heads would not be clean, None if it is.
 
@@ -31,6 +33,7 @@ def obstacle(
         removed: those heads.
         mixers: contractions with weights that sum over a head axis (talking heads).
         probability_nodes: nodes between scores and contexts.
+        without: the trial as it would be if a node that mixes heads passed them on.
     """
     talking = sorted(mixers & (probability_nodes | set(trial.asked)), key=lambda node: node.index)
     for node in talking:
@@ -39,8 +42,8 @@ def obstacle(
     cascade = _cascade(block)
     if cascade is not None:
         return cascade
-    for refusal in trial.refusals.values():
-        if refusal.reason is Reason.COUPLED:
+    for node, refusal in trial.refusals.items():
+        if refusal.reason is Reason.COUPLED and _holds_heads_back(node, trial, without):
             return refusal
     for value, live in trial.kept.items():
         if live.is_full and not value.holds_tensor:
@@ -52,6 +55,24 @@ def obstacle(
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
             return _context_used_elsewhere(core.node, trial)
     return None
+
+
+def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:
+    """Whether a node that mixes heads keeps something of them alive that would go without it.
+
+    A gate may read the residual stream itself, seen as heads: behind its quantization a gather picks what stays,
+    and nothing of the removed heads is left.
+    """
+    if node.shape(0) is None or node.shape(0) != node.out.shape:
+        return True
+    free = without(node)
+    if any(free.refusals[other].reason is Reason.COUPLED for other in free.refusals.keys() - trial.refusals):
+        return True
+    for value, live in free.narrowed():
+        made = value.producer is None or value.producer.op_type not in VIEWS
+        if value.producer is not node and made and trial.kept.get(value, FULL) != live:
+            return True
+    return False
 
 
 def _cascade(block: Block) -> Refusal | None:

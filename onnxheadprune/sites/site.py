@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxheadprune.edits import Edit
 from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, why_not_cut
+from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import Seed
 from onnxheadprune.refusal import Refusal
@@ -58,11 +58,15 @@ class Projection:
         """Edits on the projection itself (a packed weight states its width in an attribute)."""
         return input_edits(self.node, self.live_without(heads).reshape(-1)) if is_packed(self.node) else []
 
-    def why_not_cut(self) -> str | None:
-        """Why a head cannot be cut off the weight, None if each can."""
+    def packed_together(self) -> Iterator[set[int]]:
+        """Heads that share blocks of a packed weight, so that one cannot go without the other."""
+        return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
+
+    def why_not_cut(self, units: Iterable[Sequence[int]]) -> str | None:
+        """Why some of these sets of heads cannot be cut off the weight, None if each can."""
         if not is_packed(self.node):
             return None
-        masks = (self.live_without([head]).reshape(-1) for head in range(len(self.channels)))
+        masks = (self.live_without(unit).reshape(-1) for unit in units)
         return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
 
 
@@ -79,6 +83,7 @@ class AttentionSite:
         head_size: width of a query or key head, None where the core has no such product.
         v_head_size: width of a context head.
         groups: the query heads that share each KV head.
+        units: the heads that can only go together, because a projection packs them in one block; else each alone.
         projections: the contractions that sum over the heads.
         cores: the nodes that produce the contexts.
         free: graph inputs and outputs that hold this site's keys and values (the cache).
@@ -101,6 +106,7 @@ class AttentionSite:
     groups: tuple[tuple[int, ...], ...]
     projections: tuple[Projection, ...]
     cores: tuple[Node, ...]
+    units: tuple[tuple[int, ...], ...] = ()
     free: frozenset[Value] = frozenset()
     reason: Refusal | None = None
     params: int = 0
@@ -146,6 +152,12 @@ class AttentionSite:
             "removed": list(self.removed),
             "projections": [projection.node.proto.name for projection in self.projections],
         }
+
+
+def united(heads: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Some heads, and all that can only go with them."""
+    asked = set(heads)
+    return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
 
 
 @dataclass(frozen=True)

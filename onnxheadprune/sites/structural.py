@@ -12,10 +12,10 @@ from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.sites.fused import is_fused_core
-from onnxheadprune.sites.grouping import Block, Candidate, group, has_folded_heads, merge_branches
+from onnxheadprune.sites.grouping import Block, Candidate, Partition, group, has_folded_heads, merge_branches
 from onnxheadprune.sites.naming import site_names
 from onnxheadprune.sites.obstacles import obstacle
-from onnxheadprune.sites.site import AttentionSite, NearMiss
+from onnxheadprune.sites.site import AttentionSite, NearMiss, united
 from onnxheadprune.sites.trace import Tracer, coupling, is_product
 
 MAX_CONTRACTED = 2**20
@@ -179,10 +179,13 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     )
     if block.num_heads == 1:
         return site
-    removed = first_group(parts.groups)
+    units = _units(block)
+    site = replace(site, units=units)
+    removed = united(first_group(parts.groups), units)
     if len(removed) == block.num_heads:
-        removed = removed[:1]
-    packed = next((reason for item in block.projections if (reason := item.why_not_cut())), None)
+        removed = units[0]
+    apart = units if len(units) > 1 else ((0,),)
+    packed = next((reason for item in block.projections if (reason := item.why_not_cut(apart))), None)
     if packed is not None:
         node = block.projections[0].node
         return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
@@ -191,11 +194,29 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     scale = block.num_heads / len(removed)
     return replace(
         site,
-        reason=obstacle(block, trial, removed, mixers, parts.probability_nodes),
+        reason=obstacle(
+            block,
+            trial,
+            removed,
+            mixers,
+            parts.probability_nodes,
+            lambda node: sweep(list(site.seeds(removed)), parts.free, through=node),
+        ),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _units(block: Block) -> tuple[tuple[int, ...], ...]:
+    """Heads that only go together."""
+    found: Partition[int] = Partition()
+    for head in range(block.num_heads):
+        found.root(head)
+    for item in block.projections:
+        for heads in item.packed_together():
+            found.join(heads)
+    return tuple(sorted(tuple(sorted(members)) for members in found.sets()))
 
 
 def _folded_miss(block: Block) -> NearMiss:
