@@ -7,9 +7,9 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from onnxheadprune.graph.view import Node
+from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.sites.site import Projection
-from onnxheadprune.sites.trace import Core
+from onnxheadprune.sites.trace import Core, is_product
 
 T = TypeVar("T", bound=Hashable)
 
@@ -73,6 +73,7 @@ def group(candidates: list[Candidate]) -> list[Block]:
 
     Two head positions belong to one head if some projection reads a channel that both contribute to:
     one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
+    So do two that read one attention map, since a query head makes one map: its values come in pieces.
     """
     candidates = _along_heads(candidates)
     by_core: Partition[int] = Partition()
@@ -112,7 +113,8 @@ def _build(candidates: list[Candidate]) -> Block:
                 heads.root((core.node.index, position))
                 for label in labels:
                     owners.setdefault(label, []).append((core.node.index, position))
-        for sharing in owners.values():
+        sharers = [*owners.values(), *_of_one_map(candidate.cores)]
+        for sharing in sharers:
             if len(sharing) > 1:
                 heads.join(sharing)
     sets = [frozenset(members) for members in heads.sets()]
@@ -132,6 +134,37 @@ def _build(candidates: list[Candidate]) -> Block:
         for core in candidate.cores:
             cores.setdefault(core.node.index, core)
     return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+
+
+def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
+    """The head positions of several products that read the same slice of the same attention weights."""
+    readers: dict[Value, list[Core]] = {}
+    for core in cores:
+        weights = _weights_read(core)
+        if weights is not None:
+            readers.setdefault(weights, []).append(core)
+    return [
+        [(core.node.index, position) for core in sharing]
+        for sharing in readers.values()
+        if len({len(core.heads) for core in sharing}) == 1
+        for position in range(len(sharing[0].heads))
+    ]
+
+
+def _weights_read(core: Core) -> Value | None:
+    """The attention weights of a core, None where they are no value of their own or not one per head."""
+    found = is_product(core.node)
+    if found is None or len(found.indices) != 2:
+        return None
+    feature = found.out_axes[core.feature_axes[0]]
+    weights = next((index for index in found.indices if index not in found.owners(feature)), None)
+    shape = None if weights is None else core.node.shape(weights)
+    if weights is None or shape is None:
+        return None
+    letters = {found.out_axes[axis] for axis in core.head_axes}
+    sizes = {letter: shape[axis] for axis, letter in enumerate(found.axes_of(weights))}
+    broadcast = any(sizes.get(letter, 1) == 1 for letter in letters)
+    return None if broadcast else core.node.inputs[weights]
 
 
 def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[int]:

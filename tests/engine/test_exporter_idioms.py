@@ -169,3 +169,22 @@ def test_a_slice_of_a_padded_axis_reads_all_of_what_was_padded() -> None:
         return _softmax(net, net.op("Slice", padded, net.ints(0), net.ints(S), net.ints(3)))
 
     _exact(*_attention(STATIC, weigh))
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_two_products_with_one_map_are_one_head(plan: Blueprint) -> None:
+    """Differential Llama: two maps a head, and its values in two pieces that both maps read, tiled."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+
+    def heads(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, 2 * H * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, 2 * H, D)), perm=list(order))
+
+    maps = _softmax(net, net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)))
+    pieces = net.op("Split", heads("v", 0, 2, 1, 3), outputs=2, axis=1)
+    contexts = [net.op("MatMul", maps, net.op("Tile", piece, net.ints(1, 2, 1, 1))) for piece in pieces]
+    joined = net.op("Transpose", net.op("Concat", *contexts, axis=-1), perm=[0, 2, 1, 3])
+    first, second = net.op("Split", joined, outputs=2, axis=2)
+    merged = net.op("Reshape", net.op("Sub", first, second), net.ints(0, 0, H * 2 * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * 2 * D, WIDTH)))

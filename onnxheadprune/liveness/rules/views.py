@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from onnxheadprune.edits import Edit
 from onnxheadprune.graph.dims import Shape, product
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.axes import broadcast_back, reshape_back
 from onnxheadprune.liveness.literals import target_literals
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.refusal import Refusal
 
@@ -119,29 +121,63 @@ def expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("Tile", ragged=True)
 def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """An axis of size 1 repeats less often; any other live axis must not be repeated."""
+    """An axis of size 1 repeats less often; of a longer one go whole repetitions, and what goes from all of them."""
     live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
     if in_shape is None:
         return unknown_shape(node)
     repeat = node.input(1)
     elements = None if repeat is None else repeat.elements
+    once, kept, counts = live, live, dict[int, int]()
     for axis in live.axes:
         # A repeated axis passes if the mask repeats with it, as heads do in `batch * heads`.
-        factor = None if elements is None else elements[axis]
-        if in_shape[axis] != 1 and factor != 1 and in_shape[axis] != live.period(axis):
+        factor, size, period = None if elements is None else elements[axis], in_shape[axis], live.period(axis)
+        if size == 1 or factor == 1 or size == period:
+            continue
+        if not (isinstance(factor, int) and isinstance(size, int) and size * factor == period):
             return inexpressible(node)
+        if not live.is_product:
+            return inexpressible(node)
+        once, kept, count = _repetitions(once, kept, axis, factor)
+        counts |= {axis: count} if count < factor else {}
     ones = [dim == 1 for dim in in_shape]
     if repeats is None and any(ones[axis] for axis in live.axes):
         return inexpressible(node)
     if not live.is_product and any(ones[axis] for axis in live.axes[:-1]):
         # Which repetitions survive differs between the rows of a later axis: a tile cannot follow that.
         return inexpressible(node)
-    back = live.only([axis for axis in live.axes if not ones[axis]])
+    back = once.only([axis for axis in once.axes if not ones[axis]])
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return target_literals(node, 1, live, [axis for axis in live.axes if ones[axis]])
+        return target_literals(node, 1, kept, [axis for axis in kept.axes if ones[axis]], counts)
 
-    return Answer({0: back}, rewrite)
+    return Answer({0: back}, rewrite, kept=(kept,))
+
+
+def _repetitions(once: Live, kept: Live, axis: int, factor: int) -> tuple[Live, Live, int]:
+    """What one repetition needs, what all of them then have, and how many are needed.
+
+    Args:
+        once: what is live, up to this axis told for one repetition.
+        kept: what the output keeps, up to this axis.
+        axis: the repeated axis.
+        factor: how often it is repeated.
+    """
+    if axis not in once.axes or axis not in kept.axes:
+        return once, kept, factor
+    rows = [_in_rows(live, axis, factor) for live in (once, kept)]
+    alive = np.any(rows[1] != 0, axis=tuple(range(1, rows[1].ndim)))
+    united = [unite(array, 0) for array in rows]
+    repeated = np.stack([united[1] if row else np.zeros_like(united[1]) for row in alive])
+    position = kept.axes.index(axis)
+    repeated = np.moveaxis(repeated, 0, position).reshape(kept.array.shape)
+    return Live.over(once.axes, united[0]), Live.over(kept.axes, repeated), int(alive.sum())
+
+
+def _in_rows(live: Live, axis: int, factor: int) -> Array:
+    """The array with the repetitions of `axis` as its first dimension."""
+    position, shape = live.axes.index(axis), live.array.shape
+    split = (*shape[:position], factor, shape[position] // factor, *shape[position + 1 :])
+    return np.moveaxis(live.array.reshape(split), position, 0)
 
 
 @rule("ConstantOfShape")
