@@ -15,7 +15,7 @@ from onnxheadprune.fusion.uniform import uniform
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.sites.trace import is_product
+from onnxheadprune.sites.products import is_product
 
 MAX_STEPS = 48
 

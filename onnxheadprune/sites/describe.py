@@ -18,7 +18,8 @@ from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
 from onnxheadprune.sites.grouping import Block, Partition
-from onnxheadprune.sites.trace import Core, is_product
+from onnxheadprune.sites.products import is_product
+from onnxheadprune.sites.trace import Core
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.sites.products import is_product
 from onnxheadprune.sites.site import Projection
-from onnxheadprune.sites.trace import Core, is_product
+from onnxheadprune.sites.trace import Core
 
 T = TypeVar("T", bound=Hashable)
 

@@ -15,8 +15,9 @@ from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.grouping import Block, Candidate, Partition, group, has_folded_heads, merge_branches
 from onnxheadprune.sites.naming import site_names
 from onnxheadprune.sites.obstacles import obstacle
+from onnxheadprune.sites.products import is_product
 from onnxheadprune.sites.site import AttentionSite, NearMiss, united
-from onnxheadprune.sites.trace import Tracer, coupling, is_product
+from onnxheadprune.sites.trace import Tracer, coupling
 
 MAX_CONTRACTED = 2**20
 """Positions of a context; the widest transformers have some ten thousand."""

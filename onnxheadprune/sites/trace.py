@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
-from onnxheadprune.liveness.observers import CARRIERS
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.fused import is_fused_core, split_fused
+from onnxheadprune.sites.products import is_product
+from onnxheadprune.sites.within import Classes, within_heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,34 +59,26 @@ class Trace:
             (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
         )
 
+    def told_apart(self, classes: Classes | None) -> Trace:
+        """The same with every label replaced by those that it stands for."""
+        if classes is None or not self.cores:
+            return self
+        cores = tuple(
+            replace(
+                core,
+                heads=tuple(frozenset().union(*(classes[label] for label in head)) for head in core.heads),
+            )
+            for core in self.cores
+        )
+        return replace(self, cores=cores)
 
-def is_product(node: Node) -> Contraction | None:
-    """The contraction, if the node multiplies two values that both depend on the inputs."""
-    found = contraction_of(node)
-    if found is None:
-        return None
-    activations = [value for value in operands(node, found) if not is_weight(value)]
-    return found if len(activations) > 1 else None
 
+class Step(NamedTuple):
+    """Where labels go on; each of them may stand for several of those downstream."""
 
-def is_weight(value: Value) -> bool:
-    """Whether a value is stored, or picked from stored matrices by a router (the experts of a mixture)."""
-    for _ in range(6):
-        if value.is_constant:
-            return True
-        node = value.producer
-        if (
-            node is None
-            or node.domain
-            or node.op_type not in ("Gather", "GatherND", "QuantizeLinear", *CARRIERS)
-        ):
-            return False
-        source = node.inputs[0]
-        if source is None or (node.op_type.startswith("Gather") and len(source.shape or ()) < 3):
-            # Rows of a matrix are embeddings: an activation like any other.
-            return False
-        value = source
-    return False
+    value: Value
+    live: Live
+    classes: Classes | None = None
 
 
 class Tracer:
@@ -108,12 +102,14 @@ class Tracer:
                 stack.pop()
                 continue
             own, upstream = _step(value, labels)
-            missing = [item for item in upstream if _key(*item) not in self._known]
+            missing = [
+                (step.value, step.live) for step in upstream if _key(step.value, step.live) not in self._known
+            ]
             if missing:
                 stack += missing
                 continue
-            for item in upstream:
-                own |= self._known[_key(*item)]
+            for step in upstream:
+                own |= self._known[_key(step.value, step.live)].told_apart(step.classes)
             self._known[key] = own
             stack.pop()
         return self._known[_key(start, live)]
@@ -123,7 +119,7 @@ def _key(value: Value, live: Live) -> tuple[Value, tuple[int, ...], bytes]:
     return value, live.axes, live.array.tobytes()
 
 
-def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
+def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
     """What one value says by itself, and where its labels go on."""
     node = value.producer
     if node is None or value.is_constant:
@@ -145,7 +141,7 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
         if answer.reason is Reason.COUPLED and _keeps_shape(node, value):
             # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
             source = node.inputs[0]
-            return Trace(), [(source, live)] if source is not None else []
+            return Trace(), [Step(source, live)] if source is not None else []
         return Trace(refusals=(answer,), blocked=(node,)), []
     upstream = []
     for index, labels in answer.inputs.items():
@@ -153,10 +149,13 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[tuple[Value, Live]]]:
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
         checked = admissible(labels, source)
-        if checked is not None and (node.op_type == "Concat" or _same_labels(checked, live)):
-            upstream.append((source, checked))
-    for source, labels in answer.bodies.items():
-        upstream.append((source, labels))
+        if checked is None:
+            continue
+        if node.op_type == "Concat" or _same_labels(checked, live):
+            upstream.append(Step(source, checked))
+        elif (within := within_heads(node, index, live)) is not None:
+            upstream.append(Step(source, *within))
+    upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
     return Trace(), upstream
 
 

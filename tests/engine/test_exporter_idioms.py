@@ -188,3 +188,30 @@ def test_two_products_with_one_map_are_one_head(plan: Blueprint) -> None:
     first, second = net.op("Split", joined, outputs=2, axis=2)
     merged = net.op("Reshape", net.op("Sub", first, second), net.ints(0, 0, H * 2 * D))
     _exact(net, net.op("MatMul", merged, net.weight("o", H * 2 * D, WIDTH)))
+
+
+@pytest.mark.parametrize("einsum", [False, True], ids=("matmul", "einsum"))
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_weights_within_heads_lie_between_context_and_projection(plan: Blueprint, einsum: bool) -> None:
+    """Absorbed latent attention: all heads read one latent, each lifts its context by weights of its own."""
+    net, rank = Net(plan), 5
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    latent = net.op("MatMul", x, net.weight("latent", WIDTH, rank))
+    q = net.op("Reshape", net.op("MatMul", x, net.weight("q", WIDTH, H * D)), net.ints(0, 0, H, D))
+    absorb, lift = net.weight("absorb", H, D, rank), net.weight("lift", H, rank, D)
+    if einsum:
+        q = net.op("Einsum", q, absorb, equation="bshd,hdr->bshr")
+        weights = _softmax(net, net.op("Einsum", q, latent, equation="bshr,btr->bsht"))
+        context = net.op("Einsum", weights, latent, equation="bsht,btr->bshr")
+        lifted = net.op("Einsum", context, lift, equation="bshr,hrd->bshd")
+    else:
+        q = net.op("MatMul", net.op("Transpose", q, perm=[0, 2, 1, 3]), absorb)
+        shared = net.op("Unsqueeze", latent, net.ints(1))
+        weights = _softmax(net, net.op("MatMul", q, net.op("Transpose", shared, perm=[0, 1, 3, 2])))
+        lifted = net.op(
+            "Transpose", net.op("MatMul", net.op("MatMul", weights, shared), lift), perm=[0, 2, 1, 3]
+        )
+    merged = net.op("Reshape", lifted, net.ints(0, 0, H * D))
+    output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+    _exact(net, output)
+    assert [(site.kind, site.v_head_size) for site in find_sites(net.export([output]))] == [("mqa", D)]
