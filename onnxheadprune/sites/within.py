@@ -23,7 +23,8 @@ def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | N
     """How labels go on where weights mix values within heads, None if that is not what the node does.
 
     Latent attention lifts each head's context by weights of its own before the output projection: of the
-    labelled axes some enumerate heads, others are the weights' own. The summed axis takes their place.
+    labelled axes some enumerate heads in both operands, others lie in the weights alone. The summed axis
+    takes the place of those.
     """
     found, source = contraction_of(node), node.input(index)
     if found is None or source is None or source.shape is None or len(found.terms) != 2:
@@ -32,7 +33,9 @@ def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | N
     stored = len(own) == 1 and (value := node.input(own[0])) is not None and is_weight(value)
     if not stored or (node.domain, node.op_type) in CONVOLUTIONS:
         return None
-    if tuple(own) not in (found.owners(found.out_axes[axis]) for axis in live.axes):
+    # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
+    labelled = {found.out_axes[axis] for axis in live.axes}
+    if not labelled & found.batch or any(index in found.owners(letter) for letter in labelled - found.batch):
         return None
     letters = found.axes_of(index)
     summed = {axis: source.shape[axis] for axis, letter in enumerate(letters) if letter in found.contracted}
