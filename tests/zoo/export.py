@@ -33,6 +33,9 @@ def _torchscript(
     model: nn.Module, case: Case, path: Path, *, opset: int, half: bool = False, **options: Any
 ) -> None:
     model, example = _example(model, case, half)
+    if getattr(model, "scripted", False):
+        # A trace would keep one way through the model; compiled, it keeps its branches.
+        model = torch.jit.script(model)
     torch.onnx.export(
         model,
         example,
