@@ -57,11 +57,11 @@ class SliceTensor:
 
 @dataclass(frozen=True)
 class AddConstant:
-    """A new one-dimensional (or, with `scalar`, zero-dimensional) initializer: a few numbers."""
+    """A new initializer with as many axes as its numbers are nested (none with `scalar`): a few numbers."""
 
     scope: str
     name: str
-    values: tuple[float, ...]
+    values: tuple[Any, ...]
     scalar: bool = False
     dtype: str = "int64"
     kind: ClassVar[str] = "constant"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +36,32 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
     if value.producer is not None and value.producer.op_type == "SplitToSequence":
         raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
     place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge{node.index}_{use.input_index}")
+    known = _numbers(place, value, wanted)
+    if known is not None:
+        return [known, SetInput(node.ref, use.input_index, known.name)]
     record = EdgeGather(node.ref, use.input_index, value.name, reason, _elements(value))
     edits, result = _narrowing(place, value, value.name, have, wanted)
     return [record, *edits, SetInput(node.ref, use.input_index, result)]
+
+
+def _numbers(place: _Place, value: Value, wanted: Live) -> AddConstant | None:
+    """The wanted part of a value whose numbers are known: a constant, for which nothing is gathered."""
+    literal = None if value.elements is None or value.elem_type not in (6, 7) else value.literal()
+    if literal is None or not literal.ndim or wanted.dense_shape() is None:
+        return None
+    if any(literal.shape[axis] != wanted.period(axis) for axis in wanted.axes):
+        return None
+    shape = list(literal.shape)
+    for axis, size in zip(wanted.axes, wanted.dense_shape() or (), strict=True):
+        shape[axis] = size
+    mask = wanted.aligned(range(literal.ndim), literal.shape) != 0
+    part = literal[mask].reshape(shape)
+    dtype = "int64" if value.elem_type == 7 else "int32"
+    return AddConstant(place.scope.ref, f"{place.name}_numbers", _nested(part), dtype=dtype)
+
+
+def _nested(array: np.ndarray) -> tuple[Any, ...]:
+    return tuple(int(item) if item.ndim == 0 else _nested(item) for item in array)
 
 
 def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:

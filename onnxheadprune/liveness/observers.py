@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.edits import AddConstant, DropNode, Edit, SetInput, SetOutput
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.dims import divisor
 from onnxheadprune.graph.elements import shape_range
 from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.literals import MARK, scaled, target_literals
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.live import FULL, Live, fits
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.refusal import Refusal
 
@@ -32,14 +33,14 @@ def looks_only(use: Use) -> bool:
     """Whether one edge asks for a value's shape or type, never for its contents."""
     if (use.node.domain, use.node.op_type) == ("", "CastLike") and use.input_index == 1:
         return True
-    return only_observed(use.node) and (use.input_index == 0 or use.node.op_type != "Reshape")
+    return only_observed(use.node) and (use.input_index == 0 or use.node.op_type not in ("Reshape", "Slice"))
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:
     """Whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
     if (node.domain, node.op_type) in OBSERVERS:
         return True
-    if depth == 0 or node.domain or node.op_type not in CARRIERS or node.out.is_graph_output:
+    if depth == 0 or node.domain or node.op_type not in {*CARRIERS, "Slice"} or node.out.is_graph_output:
         return False
     return bool(node.out.consumers) and all(
         use.input_index == 0 and only_observed(use.node, depth - 1) for use in node.out.consumers
@@ -119,7 +120,14 @@ def carried(node: Node, live: Live) -> Live | None:
             mapping[answer.inputs[0].axes[0]] = axis
     if any(axis not in mapping for axis in live.axes):
         return None
-    return live.renumbered({axis: mapping[axis] for axis in live.axes})
+    through = live.renumbered({axis: mapping[axis] for axis in live.axes})
+    if not fits(through, shape):
+        return None
+    answer = entry.function(node, [through])
+    # A Slice of the live axis itself keeps a part of it that this does not tell.
+    if isinstance(answer, Refusal) or answer.inputs[0].only(live.axes).as_mask() != live.as_mask():
+        return None
+    return through
 
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
@@ -152,10 +160,11 @@ def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> It
             yield from _freeze_size(use.node, live)
         elif use.node.out not in kept and only_observed(use.node):
             through = carried(use.node, live)
-            if through is not None:
-                if use.node.op_type == "Reshape":
-                    yield from target_literals(use.node, 1, through)
-                yield from freeze_observers(use.node.out, through, kept)
+            if through is None:
+                raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
+            if use.node.op_type == "Reshape":
+                yield from target_literals(use.node, 1, through)
+            yield from freeze_observers(use.node.out, through, kept)
 
 
 @dataclass(frozen=True)

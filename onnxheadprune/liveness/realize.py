@@ -55,8 +55,6 @@ class _Realizer:
                 self._tensor(value)
             else:
                 self._computed(value)
-        for node in sorted(self.sweep.answers, key=lambda node: node.index):
-            self._rewrite(node, self.sweep.answers[node])
         for value, live in sorted(self.sweep.narrowed(), key=lambda pair: _order(pair[0])):
             if value.holds_tensor:
                 continue
@@ -66,6 +64,9 @@ class _Realizer:
             self._declare(value, live, sites)
             if value.producer is not None and not live.is_dead:
                 self._branches(value, value.producer, live)
+        # After the frozen shapes: a node may stand right behind the Shape whose elements its own literals replace.
+        for node in sorted(self.sweep.answers, key=lambda node: node.index):
+            self._rewrite(node, self.sweep.answers[node])
         return self.out
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:

@@ -16,6 +16,7 @@ from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
 from onnxheadprune.liveness.observers import carried, leads_out, looks_only, only_passed_on, passes_on
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
+from onnxheadprune.liveness.relaxing import relaxed, source_of
 from onnxheadprune.refusal import Reason, Refusal
 
 assert _rules
@@ -101,9 +102,29 @@ class _Sweeper:
                 fixed = value.is_graph_input and not value.holds_tensor and value not in self.free
                 self.result.kept[value] = FULL if fixed and not self.labels else self._demand(value)
         if not self.labels:
+            self._relax()
             for value, live in list(self.result.narrowed()):
                 self._pass_on(value, live)
         return self.result
+
+    def _relax(self) -> None:
+        """Views of shared values hand on what these keep, where all who read them can pick from it."""
+        result = self.result
+        for node in sorted(result.answers, key=lambda node: node.index):
+            value = source_of(node)
+            have = FULL if value is None else result.kept.get(value, FULL)
+            if value is None or result.edges.get((node.index, 0), FULL) in (have, DEAD):
+                continue
+            for view, (reads, hands_on, answer) in (relaxed(node, have, self._picking) or {}).items():
+                result.edges[(view.index, 0)] = reads
+                result.kept[view.out] = hands_on
+                result.answers[view] = answer
+
+    def _picking(self, use: Use) -> Answer | None:
+        answer = self.result.answers.get(use.node)
+        if answer is None:
+            return selecting_answer(use)
+        return answer if use.input_index in answer.selects else None
 
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
         value = node.input(index)
@@ -288,7 +309,7 @@ def admissible(live: Live, value: Value) -> Live | None:
 def selecting_answer(use: Use) -> Answer | None:
     """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
     entry = rule_for(use.node)
-    if entry is None or use.node.op_type not in ("Slice", "Gather", "SequenceAt"):
+    if entry is None or use.node.op_type not in ("Slice", "Gather", "GatherND", "SequenceAt"):
         return None
     answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
     if isinstance(answer, Refusal) or use.input_index not in answer.selects:

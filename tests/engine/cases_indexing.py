@@ -96,7 +96,16 @@ def gather_nd(draw: Draw, op_type: str) -> Case:
     index_shape = (*shape[:batch], *middle, depth)
     columns = [integers(draw, index_shape[:-1], 0, size) for size in shape[batch : batch + depth]]
     indices = np.stack(columns, axis=-1)
-    return Case(op_type, (floats(draw, shape), indices), {"batch_dims": batch} if batch else {})
+    fixed = frozenset({1} if draw(st.booleans()) else ())
+    return Case(op_type, (floats(draw, shape), indices), {"batch_dims": batch} if batch else {}, fixed)
+
+
+@strategy("Range")
+def number_range(draw: Draw, op_type: str) -> Case:
+    step = draw(st.sampled_from((-2, -1, 1, 3)))
+    start, count = draw(st.integers(-3, 3)), draw(st.integers(2, 4))
+    numbers = (start, start + step * count, step)
+    return Case(op_type, tuple(np.array(number) for number in numbers), fixed=frozenset({0, 1, 2}))
 
 
 @strategy("ScatterND")

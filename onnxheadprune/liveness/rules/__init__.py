@@ -11,6 +11,7 @@ from onnxheadprune.liveness.rules import (
     pieces,
     quantization,
     reduction,
+    scattering,
     sequences,
     views,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "pieces",
     "quantization",
     "reduction",
+    "scattering",
     "sequences",
     "views",
 ]

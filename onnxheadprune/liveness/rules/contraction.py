@@ -15,12 +15,14 @@ from onnxheadprune.liveness.rules.normalization import coupled
 from onnxheadprune.refusal import Refusal
 
 
-@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum")
+@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)
 def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """The summed letter never appears in the output, so it stays whole in both operands."""
     found = contraction_of(node)
     if found is None:
         return unknown_shape(node)
+    if not lives[0].is_product and not _follows(lives[0], found):
+        return inexpressible(node)
     inputs = {index: _operand(lives[0], found, axes) for index, axes in found.terms}
     inputs |= _columns(node, lives[0], found)
     if node.op_type in ("Gemm", "FusedGemm"):
@@ -40,6 +42,7 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     "DynamicQuantizeMatMul",
     "MatMulIntegerToFloat",
     domain="com.microsoft",
+    ragged=True,
 )
 def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
@@ -65,6 +68,21 @@ def packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [SetAttribute(node.ref, "N", count)] if count != node.attribute("N") else []
 
     return Answer({0: rows, **cut_columns(node, columns)}, rewrite)
+
+
+def _follows(live: Live, found: Contraction) -> bool:
+    """Whether operands can follow a mask that is no product: each has its first axes, in their order.
+
+    Shared keys `[B, K, 1, T, D]` are one per group, whichever of its queries are left.
+    """
+    if live.array.dtype.kind != "b":
+        return True
+    letters = [found.out_axes[axis] for axis in live.axes]
+    for _, axes in found.terms:
+        mine = [letter for letter in axes if letter in letters]
+        if mine != letters[: len(mine)]:
+            return False
+    return not found.columns
 
 
 def _operand(live: Live, found: Contraction, axes: Letters) -> Live:

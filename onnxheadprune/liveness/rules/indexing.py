@@ -205,6 +205,13 @@ def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         along = live.only(on_index)
         inputs[1] = along.renumbered({a: a - axis for a in along.axes})
         return Answer(inputs) if live.is_product or not on_index else inexpressible(node)
+    return _by_numbers(node, live, axis, width, literal, dim)
+
+
+def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, dim: int) -> Answer | Refusal:
+    """Picks from `axis`, of size `dim`, at known positions that fill `width` axes of the output (one or none)."""
+    on_index = [a for a in live.axes if axis <= a < axis + width]
+    mapping = {a: a if a < axis else a - width + 1 for a in live.axes if a not in on_index}
     chosen = literal.reshape(-1).astype(np.int64) % dim
     if width == 0:
         mapped = Live.over([mapping[a] for a in live.axes], live.array)
@@ -233,9 +240,10 @@ def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
             return []
         name = f"{node.out.name}/{MARK}_indices"
         numbers = tuple(int(item) for item in indices)
+        nested = tuple((item,) for item in numbers) if literal.ndim > width else numbers
         scalar = width == 0
         dtype = _dtype(node, 1)
-        return [AddConstant(node.scope.ref, name, numbers, scalar, dtype), SetInput(node.ref, 1, name)]
+        return [AddConstant(node.scope.ref, name, nested, scalar, dtype), SetInput(node.ref, 1, name)]
 
     box = place(FULL, {axis: (survivors, dim)})
 
@@ -258,13 +266,17 @@ def gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live, 1: live})
 
 
-@rule("GatherND")
+@rule("GatherND", ragged=True)
 def gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Batch axes are parallel; axes of the data behind the indexed ones pass through."""
+    """Batch axes are parallel; axes of the data behind the indexed ones pass through; a list of numbers is a Gather."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):
         return unknown_shape(node)
-    batch, rank = node.attribute("batch_dims", 0), len(indices)
+    batch, rank, literal = node.attribute("batch_dims", 0), len(indices), node.literal(1)
+    if literal is not None and literal.shape[1:] == (1,) and not batch and isinstance(data[0], int):
+        return _by_numbers(node, live, 0, 1, literal, data[0])
+    if not live.is_product:
+        return inexpressible(node)
     through = [a for a in live.axes if a >= rank - 1]
     parallel = [a for a in live.axes if a < batch]
     if len(through) + len(parallel) != len(live.axes):
@@ -272,27 +284,3 @@ def gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     to_data = {a: a if a < batch else a - (rank - 1) + batch + indices[-1] for a in live.axes}
     along = live.only(parallel)
     return Answer({0: live.renumbered(to_data), 1: along})
-
-
-@rule("ScatterElements")
-def scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Data, indices and updates run in parallel on every axis but the scattered one."""
-    data, indices, updates, live = node.shape(0), node.shape(1), node.shape(2), lives[0]
-    if data is None or indices is None or updates is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", 0) % len(data)
-    if axis in live.axes or any(data[a] != indices[a] or data[a] != updates[a] for a in live.axes):
-        return inexpressible(node)
-    return Answer({0: live, 1: live, 2: live})
-
-
-@rule("ScatterND")
-def scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Axes of the data behind the indexed ones are axes of the updates too."""
-    data, indices, live = node.shape(0), node.shape(1), lives[0]
-    if data is None or indices is None or not isinstance(indices[-1], int):
-        return unknown_shape(node)
-    depth = indices[-1]
-    if any(axis < depth for axis in live.axes):
-        return inexpressible(node)
-    return Answer({0: live, 2: live.renumbered({a: a - depth + len(indices) - 1 for a in live.axes})})

@@ -45,7 +45,7 @@ def _rank(node: Node) -> int | None:
     return None if shape is None else len(shape)
 
 
-@rule("Softmax", "LogSoftmax", "Hardmax")
+@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True)
 def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """One axis since opset 13, every axis from `axis` on before."""
     rank = _rank(node)
@@ -56,7 +56,7 @@ def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return mixing(node, lives[0], mixed)
 
 
-@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
 def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes every axis from `axis` on; scale and bias run along those."""
     rank = _rank(node)
@@ -71,13 +71,13 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live}, kept=(live, *lives[1:]))
 
 
-@rule("SimplifiedLayerNormalization", domain="com.microsoft")
+@rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True)
 def microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's spelling of RMSNormalization."""
     return layer_normalization(node, lives)
 
 
-@rule("LpNormalization")
+@rule("LpNormalization", ragged=True)
 def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes one axis."""
     rank = _rank(node)

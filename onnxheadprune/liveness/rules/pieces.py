@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxheadprune.edits import AddConstant, DropInputs, Edit, SetAttribute, SetDim, SetInput
 from onnxheadprune.graph.dims import Dim
-from onnxheadprune.graph.view import Node
+from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
@@ -94,6 +94,9 @@ def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     axis = node.attribute("axis", 0) % len(out_shape)
     inputs: dict[int, Live] = {}
+    copies = _copies(node, live, axis)
+    if copies is not None:
+        live = copies
     start = 0
     for index, value in enumerate(node.inputs):
         if value is None or value.shape is None:
@@ -118,6 +121,35 @@ def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [DropInputs(node.ref, dead)] if dead else []
 
     return Answer(inputs, rewrite)
+
+
+def _copies(node: Node, live: Live, axis: int) -> Live | None:
+    """A mask that keeps the first of equal pieces; None unless one value is stacked, and which copies stay differs.
+
+    Query heads of each group may go at other places: any copy of the shared head serves those that are left.
+    """
+    first, shape = node.inputs[0], live.dense_shape()
+    if live.is_product or live.array.dtype.kind != "b" or shape is None or live.axes[-1] != axis:
+        return None
+    if first is None or first.shape is None or first.shape[axis] != 1:
+        return None
+    if not all(value is not None and _are_twins(first, value) for value in node.inputs):
+        return None
+    row = np.arange(live.period(axis)) < shape[-1]
+    return Live.over(live.axes, live.mask.any(axis=-1, keepdims=True) & row)
+
+
+def _are_twins(first: Value, second: Value) -> bool:
+    """Whether two values are one, or the same view of one: an exporter writes a node for every copy."""
+    one, other = first.producer, second.producer
+    if first is second or one is None or other is None:
+        return first is second
+    same = (one.domain, one.op_type) == (other.domain, other.op_type) == ("", "Unsqueeze")
+    if not same or list(one.proto.attribute) != list(other.proto.attribute):
+        return False
+    return (
+        one.inputs[0] is other.inputs[0] and one.int_list("axes", 1) == other.int_list("axes", 1) is not None
+    )
 
 
 def rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:

@@ -1,0 +1,59 @@
+"""A view between a shared value and a node that picks from it hands on all that the value keeps.
+
+Queries, keys and values are often views of one packed value (`Transpose`, then `Gather` number 1 of 3). Asked for
+precisely, each view would need a gather of its own, although the picking node can move its indices instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from onnxheadprune.graph.view import Node, Use, Value
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.observers import carried, looks_only
+from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.refusal import Refusal
+
+VIEWS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast"})
+MAX_HOPS = 4
+
+Found = dict[Node, tuple[Live, Live, Answer]]
+"""Per view: what it now reads, what it now hands on, and its answer to that."""
+
+
+def relaxed(
+    node: Node, have: Live, picking: Callable[[Use], Answer | None], hops: int = MAX_HOPS
+) -> Found | None:
+    """The views from `node` on that can take all of `have`; None if some reader behind them cannot pick from that.
+
+    Args:
+        node: a visited node that asks for less than its first input keeps.
+        have: what the input keeps.
+        picking: the answer of a use that picks for itself, None for any other.
+        hops: how many views are looked through.
+    """
+    entry = rule_for(node)
+    if hops == 0 or node.domain or node.op_type not in VIEWS or entry is None or node.out.is_graph_output:
+        return None
+    through = FULL if have.is_full else carried(node, have)
+    answer = None if through is None else entry.function(node, [through])
+    if through is None or answer is None or isinstance(answer, Refusal) or answer.inputs.get(0) != have:
+        return None
+    found: Found = {node: (have, through, answer)}
+    for use in node.out.consumers:
+        if looks_only(use):
+            continue
+        chosen = picking(use)
+        if chosen is not None and chosen.accepts(through):
+            continue
+        behind = relaxed(use.node, through, picking, hops - 1) if use.input_index == 0 else None
+        if behind is None:
+            return None
+        found |= behind
+    return found
+
+
+def source_of(node: Node) -> Value | None:
+    """The value that a view shows, None for other nodes and for stored values, which are cut for free."""
+    value = node.inputs[0] if node.inputs and node.op_type in VIEWS and not node.domain else None
+    return None if value is None or value.holds_tensor else value
