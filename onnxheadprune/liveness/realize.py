@@ -15,6 +15,7 @@ from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.repeating import Repeats
 from onnxheadprune.liveness.sweep import Sweep, observes, selecting_answer
 
 NOBODY: frozenset[str] = frozenset()
@@ -47,9 +48,12 @@ class _Realizer:
         self.sweep = sweep
         self.out = Realization()
         self.available: dict[tuple[int, int], Live] = {}
+        self.repeated: dict[tuple[int, int], Live] = {}
         self.declared = {scope.ref: _declared(scope.proto) for scope in view.scopes}
 
     def run(self) -> Realization:
+        # Copies of stored tensors come before these are cut in place.
+        self._repeat()
         for value in sorted(self.sweep.reached, key=_order):
             if value.holds_tensor:
                 self._tensor(value)
@@ -68,6 +72,26 @@ class _Realizer:
         for node in sorted(self.sweep.answers, key=lambda node: node.index):
             self._rewrite(node, self.sweep.answers[node])
         return self.out
+
+    def _repeat(self) -> None:
+        """Values that are computed once more, narrower, instead of gathered from."""
+        repeats = Repeats(self.sweep.kept)
+        asking = [
+            (use, value, wanted)
+            for value in self.sweep.reached
+            if not value.holds_tensor and value.producer is not None
+            for use, wanted, picking in self._demands(value)
+            if picking is None and not wanted.is_dead and wanted != self.sweep.kept.get(value, FULL)
+        ]
+        for use, value, wanted in sorted(asking, key=lambda item: (item[0].node.index, item[0].input_index)):
+            copy = repeats.of(value, wanted, use.node)
+            if copy is None:
+                continue
+            name, edits = copy
+            sites = self.sweep.asked.get(use.node, NOBODY)
+            for edit in (*edits, SetInput(use.node.ref, use.input_index, name)):
+                self.out.add(edit, sites)
+            self.repeated[(use.node.index, use.input_index)] = wanted
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:
         """What an `If` hands on narrowed, each of its branches has to hand out narrowed."""
@@ -136,7 +160,9 @@ class _Realizer:
         have = self.sweep.kept.get(value, FULL)
         for use, wanted, picking in self._demands(value):
             key = (use.node.index, use.input_index)
-            self.available[key] = have
+            self.available[key] = self.repeated.get(key, have)
+            if key in self.repeated:
+                continue
             sites = self.sweep.asked.get(use.node, NOBODY)
             if picking is not None and picking.accepts(have):
                 if use.node not in self.sweep.answers and picking.rewrite is not None and not have.is_full:
@@ -161,6 +187,9 @@ class _Realizer:
             return f"{value.name} is a model input whose shape stays"
         if value.is_graph_output:
             return f"{value.name} is also a model output whose shape stays"
+        have = self.sweep.kept.get(value, FULL)
+        if all(wanted != have for _, wanted, _ in self._demands(value)):
+            return f"{value.name} is computed once for consumers that need different parts of it"
         return f"{value.name} is shared with consumers that need more of it"
 
     def _rewrite(self, node: Node, answer: Answer) -> None:

@@ -1,0 +1,191 @@
+"""Computing a value once more, narrower, where that costs no more than gathering from it.
+
+Layers that share weights behind a Cast, a bias that is only spread over the batch, a fill of zeros: what one consumer
+needs of such a value follows from stored tensors, which are cut for free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from onnx import AttributeProto, helper, numpy_helper
+
+from onnxheadprune.edits import (
+    AddConstant,
+    Attribute,
+    Edit,
+    InsertNode,
+    Selection,
+    SetAttribute,
+    SetInput,
+    SliceTensor,
+    spell_ranges,
+)
+from onnxheadprune.graph.dims import Symbolic
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.observers import reads_own_shape
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.liveness.sweep import admissible
+from onnxheadprune.refusal import Refusal
+
+VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Identity"})
+"""Nodes that move no data."""
+FILLS = frozenset({"ConstantOfShape"})
+"""Nodes that only write."""
+WORKING = frozenset({"Cast", "DequantizeLinear", "Expand", "Mul", "Add", "Transpose", "Slice"})
+"""Nodes that read and write every element once, as a gather does."""
+MAX_HOPS = 6
+DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
+
+
+@dataclass
+class Repeats:
+    """Narrower copies of values, each made once.
+
+    Attributes:
+        kept: what every value keeps.
+        known: the name of each copy and the edits that make it, None where there is none; by scope, value and part.
+    """
+
+    kept: Mapping[Value, Live]
+    known: dict[tuple[str, Value, tuple[int, ...], bytes], tuple[str, list[Edit]] | None] = field(
+        default_factory=dict
+    )
+
+    def of(self, value: Value, wanted: Live, before: Node) -> tuple[str, list[Edit]] | None:
+        """The name of a copy of `value` that holds `wanted` alone, and the edits that make it before a node.
+
+        None where that would cost more than a gather, or cannot be followed. Ask in the order of the readers.
+        """
+        key = (before.scope.ref, value, wanted.axes, wanted.array.tobytes())
+        if key not in self.known:
+            # A gather over a symbolic axis reshapes twice: eight nodes, and every element is written once more.
+            symbolic = any(isinstance((value.shape or ())[axis], Symbolic) for axis in wanted.axes)
+            copy = _Copy(self.kept, before, f"{MARK}_copy{len(self.known)}", 3 if symbolic else 1)
+            name = copy.make(value, wanted, MAX_HOPS)
+            self.known[key] = None if name is None else (name, copy.edits)
+        return self.known[key]
+
+
+@dataclass
+class _Copy:
+    kept: Mapping[Value, Live]
+    before: Node
+    suffix: str
+    budget: int
+    edits: list[Edit] = field(default_factory=list)
+
+    def make(self, value: Value, wanted: Live, hops: int) -> str | None:
+        if value.holds_tensor:
+            return self._stored(value, wanted)
+        if wanted == self.kept.get(value, FULL):
+            return value.name
+        node = value.producer
+        if (
+            node is None
+            or hops == 0
+            or len(node.outputs) != 1
+            or node.domain
+            or reads_own_shape(node, self.kept)
+        ):
+            return None
+        entry = rule_for(node)
+        if entry is None or node.op_type not in VIEWS | FILLS | WORKING:
+            return None
+        self.budget -= node.op_type in WORKING and not _cuts_stored(node)
+        answer = entry.function(node, [wanted])
+        if self.budget < 0 or isinstance(answer, Refusal):
+            return None
+        inputs: list[str] = []
+        needs: dict[int, Live] = {}
+        for index, source in enumerate(node.inputs):
+            need = None if source is None else admissible(answer.inputs.get(index, FULL), source)
+            name = "" if source is None else None if need is None else self.make(source, need, hops - 1)
+            if name is None:
+                return None
+            inputs.append(name)
+            needs[index] = need or FULL
+        rewritten = [] if answer.rewrite is None else list(answer.rewrite(needs))
+        return self._node(node, inputs, rewritten)
+
+    def _stored(self, value: Value, wanted: Live) -> str | None:
+        if wanted.is_full:
+            # Whoever cuts it in place must not cut it under the copy.
+            return value.name if self.kept.get(value, FULL).is_full else None
+        kept = wanted.dense_shape()
+        if kept is None or value.shape is None:
+            return None
+        name = f"{value.name}/{self.suffix}"
+        ranges = spell_ranges(np.flatnonzero(wanted.mask.reshape(-1)))
+        selection = Selection(wanted.axes, tuple(wanted.array.shape), kept, ranges)
+        self.edits.append(SliceTensor(value.scope.ref, value.name, selection, name))
+        return name
+
+    def _node(self, node: Node, inputs: list[str], rewritten: list[Edit]) -> str | None:
+        attributes = _attributes(node)
+        names: dict[str, str] = {}
+        for edit in rewritten:
+            match edit:
+                case SetInput(owner, index, name) if owner == node.ref:
+                    inputs += [""] * (index + 1 - len(inputs))
+                    inputs[index] = names.get(name, name)
+                case SetAttribute(owner, name, setting) if owner == node.ref and setting is not None:
+                    attributes = None if attributes is None else attributes | {name: setting}
+                case AddConstant():
+                    names[edit.name] = f"{edit.name}/{self.suffix}"
+                    self.edits.append(replace(edit, name=names[edit.name]))
+                case InsertNode():
+                    names |= {name: f"{name}/{self.suffix}" for name in edit.outputs}
+                    outputs = tuple(names[name] for name in edit.outputs)
+                    reads = tuple(names.get(name, name) for name in edit.inputs)
+                    self.edits.append(replace(edit, before=self.before.ref, inputs=reads, outputs=outputs))
+                case _:
+                    return None
+        op_type, output = node.op_type, f"{node.out.name}/{self.suffix}"
+        if op_type == "ConstantOfShape":
+            fill = self._fill(node, output)
+            if fill is None:
+                return None
+            op_type, inputs, attributes = "Expand", [fill, *inputs], {}
+        if attributes is None:
+            return None
+        made = InsertNode(self.before.ref, op_type, tuple(inputs), (output,), tuple(attributes.items()))
+        self.edits.append(made)
+        return output
+
+    def _fill(self, node: Node, output: str) -> str | None:
+        """The number that fills a ConstantOfShape, as a constant of its own."""
+        tensor = node.attribute("value")
+        number = np.zeros(1, np.float32) if tensor is None else numpy_helper.to_array(tensor)
+        if str(number.dtype) not in DTYPES:
+            return None
+        name = f"{output}_fill"
+        values = (number.reshape(-1)[0].item(),)
+        self.edits.append(AddConstant(node.scope.ref, name, values, True, str(number.dtype)))
+        return name
+
+
+def _cuts_stored(node: Node) -> bool:
+    """Whether a node takes a part of a stored tensor, which moves no more than that part."""
+    source = node.inputs[0]
+    return node.op_type == "Slice" and source is not None and source.holds_tensor
+
+
+def _attributes(node: Node) -> dict[str, Attribute] | None:
+    """The attributes of a node, None if one is no number, text or list of numbers."""
+    found: dict[str, Attribute] = {}
+    for attribute in node.proto.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.type in (AttributeProto.INT, AttributeProto.FLOAT):
+            found[attribute.name] = value
+        elif attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+            found[attribute.name] = tuple(value)
+        elif attribute.type == AttributeProto.STRING:
+            found[attribute.name] = value.decode()
+        elif node.op_type != "ConstantOfShape":
+            return None
+    return found
