@@ -30,6 +30,7 @@ BIAS = {
     "ConvInteger": None,
     "Gemm": 2,
     "Conv": 2,
+    "ConvTranspose": 2,
     "MatMulNBits": 5,
     "DynamicQuantizeMatMul": 4,
     "MatMulIntegerToFloat": 6,
@@ -98,7 +99,7 @@ def _own_bias(node: Node) -> _Left | Refusal:
     if node.op_type not in BIAS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
-    axis = 1 if node.op_type in ("Conv", "ConvInteger") else rank - 1
+    axis = 1 if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") else rank - 1
     return _Left(None if bias is None or not scale else bias.name, axis)
 
 

@@ -97,6 +97,7 @@ CONVOLUTIONS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
     ("com.microsoft", "FusedConv"): (1, (2,)),
     ("", "ConvInteger"): (1, (3,)),
     ("", "QLinearConv"): (3, (4, 5, 8)),
+    ("", "ConvTranspose"): (1, (2,)),
 }
 """Per convolution the input index of the weight, and those of vectors along its output channels."""
 
@@ -180,7 +181,8 @@ def _conv(node: Node) -> Contraction | None:
     spatial = range(len(data) - 2)
     pointwise = is_pointwise(node)
     left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
-    right: list[str | None] = ["m", "k", *(None for _ in spatial)]
+    rows = ("k", "m") if node.op_type == "ConvTranspose" else ("m", "k")
+    right: list[str | None] = [*rows, *(None for _ in spatial)]
     out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
     return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
 
@@ -196,5 +198,7 @@ def is_pointwise(node: Node) -> bool:
         and all(size == 1 for size in weight[2:])
         and all(step == 1 for step in ones)
         and not any(pads)
+        and not any(node.attribute("output_padding", [0]))
+        and node.attribute("output_shape") is None
         and same
     )

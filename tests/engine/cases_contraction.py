@@ -182,6 +182,20 @@ def conv(draw: Draw, op_type: str) -> Case:
     return _conv(draw, op_type, "")
 
 
+@strategy("ConvTranspose")
+def conv_transpose(draw: Draw, op_type: str) -> Case:
+    spatial, groups = draw(st.integers(1, 2)), draw(st.sampled_from((1, 1, 2)))
+    inputs, outputs, kernel = (
+        groups * draw(st.integers(1, 2)),
+        draw(st.integers(1, 4)),
+        draw(st.sampled_from((1, 1, 3))),
+    )
+    attributes: dict[str, object] = {"group": groups, "strides": [draw(st.sampled_from((1, 1, 2)))] * spatial}
+    data, weight = (2, inputs, *[4] * spatial), (inputs, outputs, *[kernel] * spatial)
+    bias = (floats(draw, (groups * outputs,)),) if draw(st.booleans()) else ()
+    return Case(op_type, (floats(draw, data), floats(draw, weight), *bias), attributes)
+
+
 @strategy("FusedConv", domain="com.microsoft")
 def fused_conv(draw: Draw, op_type: str) -> Case:
     return _conv(draw, op_type, "com.microsoft")

@@ -215,3 +215,18 @@ def test_weights_within_heads_lie_between_context_and_projection(plan: Blueprint
     output = net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
     _exact(net, output)
     assert [(site.kind, site.v_head_size) for site in find_sites(net.export([output]))] == [("mqa", D)]
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+def test_transposed_convolutions_project(plan: Blueprint) -> None:
+    """With kernel 1 they are convolutions whose weight is stored the other way round."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    channels_first = net.op("Transpose", x, perm=[0, 2, 1])
+    packed = net.op("ConvTranspose", channels_first, net.weight("qkv", WIDTH, 3 * H * D, 1))
+    q, k, v = net.op("Split", net.op("Reshape", packed, net.ints(0, 3 * H, D, -1)), outputs=3, axis=1)
+    weights = _softmax(net, net.op("MatMul", net.op("Transpose", q, perm=[0, 1, 3, 2]), k))
+    context = net.op("MatMul", v, net.op("Transpose", weights, perm=[0, 1, 3, 2]))
+    merged = net.op("Reshape", context, net.ints(0, H * D, -1))
+    summed = net.op("ConvTranspose", merged, net.weight("o", H * D, WIDTH, 1), net.weight("bias", WIDTH))
+    _exact(net, net.op("Add", x, net.op("Transpose", summed, perm=[0, 2, 1])))

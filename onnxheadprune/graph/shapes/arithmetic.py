@@ -93,6 +93,19 @@ def conv(node: Node) -> Shapes:
     return [(data[0], weight[0], *_windows(node, data, kernel))]
 
 
+def conv_transpose(node: Node) -> Shapes:
+    """Known where nothing is spread out; what strides and pads make of it, onnx infers for sizes that are numbers."""
+    data, weight = node.shape(0), node.shape(1)
+    plain = all(size == 1 for size in (weight or ())[2:]) and not any(node.attribute("pads", [0]))
+    plain = (
+        plain and not any(node.attribute("output_padding", [0])) and node.attribute("output_shape") is None
+    )
+    spread = any(step != 1 for step in node.attribute("strides", [1]))
+    if data is None or weight is None or not plain or spread:
+        return [None]
+    return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
+
+
 def pool(node: Node) -> Shapes:
     """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
     data, kernel = node.shape(0), node.attribute("kernel_shape")

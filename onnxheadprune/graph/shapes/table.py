@@ -56,6 +56,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "GatherElements": pieces.gather_elements,
     "Conv": arithmetic.conv,
     "ConvInteger": arithmetic.conv,
+    "ConvTranspose": arithmetic.conv_transpose,
     "QLinearConv": arithmetic.conv,
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), arithmetic.pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), arithmetic.global_pool),

@@ -51,6 +51,21 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: inputs, **stored}, rewrite)
 
 
+@rule("ConvTranspose")
+def conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Output channels are columns of the weight."""
+    live, weight, data = lives[0], node.shape(1), node.shape(0)
+    if weight is None or data is None:
+        return unknown_shape(node)
+    if any(axis > 1 for axis in live.axes) and not is_pointwise(node):
+        return inexpressible(node)
+    channels = live.only([1])
+    if node.attribute("group", 1) != 1 and channels.axes:
+        return inexpressible(node)
+    bias = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: live.only([axis for axis in live.axes if axis != 1]), 1: channels, 2: bias})
+
+
 @rule("FusedConv", domain="com.microsoft")
 def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A Conv with an activation; its optional fourth input is added to the output."""
