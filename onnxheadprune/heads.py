@@ -149,7 +149,7 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
     """Whether `heads` (original indices) may be removed from a site together.
 
     Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
-    a fixed number of times.
+    a fixed number of times. Where it repeats some more often than others, that holds for each kind.
 
     Raises:
         RefusedError: with the reason, and the nearest legal sets.
@@ -163,7 +163,9 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
     _check_units(site, gone, groups)
     if is_legal(groups, gone):
         return
-    options = " or ".join(_spell(option) for option in nearest_legal(groups, gone))
+    touched = set().union(*(group for group in groups if gone & set(group)))
+    nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
+    options = " or ".join(map(_spell, nearest))
     raise RefusedError(
         f"heads {_spell(gone)} of site {site.index} ({site.name}) leave its {site.kv_num_heads} KV heads with different"
         f" numbers of query heads (groups {', '.join(_spell(group) for group in groups)}); the nearest legal sets are"
@@ -196,9 +198,10 @@ def original_groups(site: AttentionSite) -> tuple[tuple[int, ...], ...]:
 
 
 def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:
-    """Whether every group that survives keeps equally many heads."""
-    left = {len(set(group) - gone) for group in groups} - {0}
-    return len(left) == 1
+    """Whether every group that survives keeps as many heads as the other ones of its size."""
+    left = {(len(group), len(set(group) - gone)) for group in groups}
+    surviving = [(size, count) for size, count in left if count]
+    return bool(surviving) and len(surviving) == len({size for size, _ in surviving})
 
 
 def nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[int]]:

@@ -100,9 +100,18 @@ def _analysed(
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = _edits(view, sites, present, swept)
     if half_dead(swept, edits):
-        partly = {site.index: present.get(site.index, ()) for site in sites if not goes_whole(site, present)}
+        whole = [site for site in sites if goes_whole(site, present)]
+        wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+        partly = {
+            site.index: present.get(site.index, ()) for site in sites if site not in whole or site in wide
+        }
         swept = _sweep(view, sites, partly, keep_cache_shape, allow_io_change)
         edits = _edits(view, sites, present, swept)
+        if wide and half_dead(swept, edits):
+            raise RefusedError(
+                f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
+                " is used elsewhere; leave at least one head"
+            )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
     metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
     edits[metadata] = frozenset()
@@ -137,8 +146,9 @@ def _edits(
     edits = dict(realize(view, swept).edits)
     edits |= detached(sites, heads)
     for site in sites:
-        if heads.get(site.index) and not goes_whole(site, heads):
-            own = [edit for item in site.projections for edit in item.edits(heads[site.index])]
+        if heads.get(site.index):
+            left = [item for item in site.projections if item.sums_more or not goes_whole(site, heads)]
+            own = [edit for item in left for edit in item.edits(heads[site.index])]
             edits |= dict.fromkeys(own, frozenset({site.name}))
     return edits | dead_after(view, edits)
 

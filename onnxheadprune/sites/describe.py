@@ -61,18 +61,21 @@ def anatomy(block: Block) -> Anatomy:
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
-                labelled.append(_join_shared(groups, _fused_walk(core, (fused.value,)), block.num_heads))
+                walk = _fused_walk(core, (fused.value,))
+                labelled.append(_join_shared(groups, walk, block.num_heads, everyone))
             continue
         bits = _head_bits(block, core)
-        value_walk, weight_walk = _operand_walks(core, bits, everyone)
-        labelled.append(_join_shared(groups, value_walk, block.num_heads))
+        # What all heads of this core read alike says nothing; other cores may have heads of their own.
+        own = int(np.bitwise_or.reduce(bits.array, axis=None)) if bits.axes else everyone
+        value_walk, weight_walk = _operand_walks(core, bits, own)
+        labelled.append(_join_shared(groups, value_walk, block.num_heads, own))
         free |= _endpoints(value_walk)
         products = [node for node in _visited(weight_walk) if _head_product(node)]
         scores = products[0] if products else core.node
         size = _contracted_size(scores)
         head_size = head_size or size
         nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
-        below = _walk_from(scores, weight_walk, everyone) if products else weight_walk
+        below = _walk_from(scores, weight_walk, own) if products else weight_walk
         free |= _endpoints(below)
     if labelled and not any(labelled):
         # One of several cores may read a table of relative positions, which has no heads: that groups none.
@@ -196,8 +199,14 @@ def _leaves(walk: Sweep) -> Iterator[Live]:
             yield walk.kept[value]
 
 
-def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> bool:
+def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: int) -> bool:
     """Heads whose bits meet in one element share that element: they are one KV group.
+
+    Args:
+        groups: what is known so far.
+        walk: a label sweep up the values of a core.
+        num_heads: heads of the block.
+        everyone: the bits of all heads of the core.
 
     Returns:
         Whether the values have heads at all.
@@ -205,7 +214,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int) -> bool:
     labelled = False
     for live in _leaves(walk):
         found = {int(item) for item in live.array.reshape(-1)}
-        if not live.axes and (live.array.dtype.kind == "b" or found == {(1 << num_heads) - 1}):
+        if not live.axes and (live.array.dtype.kind == "b" or found == {everyone}):
             continue
         labelled = True
         for bits in found:

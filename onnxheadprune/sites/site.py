@@ -35,6 +35,11 @@ class Projection:
     sizes: tuple[int, ...]
     channels: tuple[tuple[int, ...], ...]
 
+    @property
+    def sums_more(self) -> bool:
+        """Whether it also sums over what is no head's: a feed-forward block beside the attention."""
+        return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
+
     def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Mask over the contracted axes with the channels of `heads` dead."""
         mask = np.ones(math.prod(self.sizes), dtype=bool)

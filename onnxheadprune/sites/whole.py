@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from onnxheadprune.edits import DropNode, Edit
+from onnxheadprune.edits import DropInputs, DropNode, Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import Value
 from onnxheadprune.liveness.branch import Remnant, detach
@@ -28,6 +28,8 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
     edits: dict[Edit, frozenset[str]] = {}
     for site in sites:
         for projection in site.projections if goes_whole(site, heads) else ():
+            if projection.sums_more:
+                continue
             found = detach(projection.node)
             if isinstance(found, Remnant):
                 found = stand_in(projection.node, found)
@@ -46,11 +48,16 @@ def half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
 
     What computes them must not be narrowed then, or it would not run, or show another shape.
     """
+    edits = list(edits)
     dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+    ignored = {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
     return [
         value
         for value, live in sweep.kept.items()
         if live.is_dead
         and not value.holds_tensor
-        and any(use.node.ref not in dropped for use in value.consumers)
+        and any(
+            use.node.ref not in dropped and (use.node.ref, use.input_index) not in ignored
+            for use in value.consumers
+        )
     ]

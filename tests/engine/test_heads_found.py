@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune.heads import is_legal
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites
@@ -150,3 +151,39 @@ def test_a_range_between_floats_has_a_number_of_elements() -> None:
     stop = net.op("Cast", net.op("Squeeze", net.piece(net.op("Shape", x), 1)), to=1)
     positions = net.op("Range", start, stop, step)
     _exact(net, _block(net, x, length=net.op("Shape", positions)), "mha", H, [1], [0, 2])
+
+
+def test_heads_of_two_kinds_side_by_side() -> None:
+    """ConvBERT: some heads attend, others convolve with a kernel of their own, and one projection sums over all."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+
+    def heads(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=list(order))
+
+    weights = net.op("Softmax", net.op("MatMul", heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1)), axis=-1)
+    attended = net.op("Transpose", net.op("MatMul", weights, heads("v", 0, 2, 1, 3)), perm=[0, 2, 1, 3])
+    taps = net.op("Reshape", net.op("MatMul", x, net.weight("taps", WIDTH, H * 2)), net.ints(-1, 2, 1))
+    rows = net.op("MatMul", x, net.weight("c", WIDTH, H * D))
+    pair = [net.op("Gather", rows, net.ints(*order), axis=1) for order in (range(S), reversed(range(S)))]
+    pair = [net.op("Reshape", picked, net.ints(-1, D, 1)) for picked in pair]
+    convolved = net.op("MatMul", net.op("Concat", *pair, axis=-1), net.op("Softmax", taps, axis=1))
+    convolved = net.op("Reshape", convolved, net.op("Shape", attended))
+    merged = net.op("Reshape", net.op("Concat", attended, convolved, axis=2), net.ints(0, 0, 2 * H * D))
+    model = net.export([net.op("Add", x, net.op("MatMul", merged, net.weight("o", 2 * H * D, WIDTH)))])
+    (site,) = find_sites(model)
+    assert (site.num_heads, site.kv_num_heads) == (2 * H, 2 * H)
+    for gone in ([0], [H], [1, H + 1, H], list(range(H)), list(range(2 * H))):
+        planning = analyse(model, {0: gone}, "two kinds")
+        got = run(apply_plan(planning.plan, model), net.feed)
+        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
+        for name, array in want.items():
+            np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_groups_of_different_sizes_do_not_bind_each_other() -> None:
+    groups = ((0,), (1,), (2, 3), (4, 5))
+    assert all(is_legal(groups, gone) for gone in ({0}, {0, 1}, {2, 3}, {2, 5}, {0, 2, 4}))
+    assert not is_legal(groups, {2})
+    assert not is_legal(groups, set(range(6)))

@@ -210,3 +210,23 @@ def test_a_shape_that_somebody_looks_at_stays_right(observed: str, packed: bool)
     got = run(pruned, feed)
     for name, array in want.items():
         np.testing.assert_allclose(got[name], array, atol=1e-6)
+
+
+def test_what_is_summed_beside_the_heads_stays() -> None:
+    """One projection for the context and a feed-forward block: without heads, it still sums the other part."""
+
+    def tail(toy: Toy) -> str:
+        inner = toy.node("Relu", [toy.node("MatMul", ["x", toy.weight("up", HIDDEN, 5)], "inner")], "active")
+        both = toy.node("Concat", ["context", inner], "both", axis=-1)
+        made = toy.node("MatMul", [both, toy.weight("o", WIDTH + 5, HIDDEN)], "made")
+        return toy.node("Add", ["x", made], "y")
+
+    original = model(tail)
+    feed = {"x": np.random.default_rng(0).standard_normal((B, S, HIDDEN)).astype(np.float32)}
+    for gone in ([0], [0, 1]):
+        planning = analyse(original, {0: gone}, "beside")
+        assert not planning.plan.edge_gathers
+        pruned = apply_plan(planning.plan, original)
+        want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)["y"]
+        np.testing.assert_allclose(run(pruned, feed)["y"], want, atol=1e-6)
+    assert "Softmax" not in {node.op_type for node in pruned.graph.node}
