@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.sites.site import AttentionSite
 
 HeadSpec: TypeAlias = str | Path | Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]]
+MAX_UNITS = 12
+"""Units of heads of which all unions are looked at for the nearest legal set."""
 EXAMPLE = '"0:1,3 5:0-3 *:7"'
 
 
@@ -159,36 +162,49 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
         raise RefusedError(f"site {site.index} ({site.name}) cannot lose heads: {site.reason}")
     if len(gone) == site.num_heads:
         return
-    groups = original_groups(site)
-    _check_units(site, gone, groups)
-    if is_legal(groups, gone):
-        return
-    touched = set().union(*(group for group in groups if gone & set(group)))
-    nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
-    options = " or ".join(map(_spell, nearest))
-    raise RefusedError(
-        f"heads {_spell(gone)} of site {site.index} ({site.name}) leave its {site.kv_num_heads} KV heads with different"
-        f" numbers of query heads (groups {', '.join(_spell(group) for group in groups)}); the nearest legal sets are"
-        f" {options}"
-    )
-
-
-def _check_units(site: AttentionSite, gone: set[int], groups: Sequence[Sequence[int]]) -> None:
-    """Whether no head shares a block of a packed weight with one that stays."""
-    names = site.original_heads
-    units = [{names[head] for head in unit} for unit in site.units]
+    groups, units = original_groups(site), _original_units(site)
     torn = [unit for unit in units if unit & gone and not unit <= gone]
-    if not torn:
+    even = is_legal(groups, gone)
+    if even and not torn:
         return
-    whole = [unit for unit in units if unit <= gone]
-    options = [option for option in (gone.union(*torn), set().union(*whole)) if option]
-    legal = [option for option in options if is_legal(groups, option)]
-    legal = legal or [unit for unit in torn if is_legal(groups, unit)]
-    nearest = f"; the nearest legal sets are {' or '.join(map(_spell, legal))}" if legal else ""
-    raise RefusedError(
-        f"heads {_spell(gone)} of site {site.index} ({site.name}) share blocks of its packed projection with heads"
-        f" that stay: {' and '.join(_spell(unit) for unit in torn)} only go together{nearest}"
+    if any(len(unit) > 1 for unit in units):
+        nearest = _nearest_whole(units, groups, gone)
+    else:
+        touched = set[int]().union(*(group for group in groups if gone & set(group)))
+        nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
+    options = " or ".join(map(_spell, nearest))
+    who = f"heads {_spell(gone)} of site {site.index} ({site.name})"
+    why = (
+        f"leave its {site.kv_num_heads} KV heads with different numbers of query heads"
+        f" (groups {', '.join(map(_spell, groups))})"
     )
+    if torn:
+        why = (
+            "share blocks of its packed projection with heads that stay:"
+            f" {' and '.join(map(_spell, torn))} only go together"
+        )
+    raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
+
+
+def _original_units(site: AttentionSite) -> list[set[int]]:
+    """Heads that only go together, in indices of the original model."""
+    names = site.original_heads
+    return [{names[head] for head in unit} for unit in site.units]
+
+
+def _nearest_whole(
+    units: Sequence[set[int]], groups: Sequence[Sequence[int]], gone: set[int]
+) -> list[set[int]]:
+    """Legal sets of whole units that differ in the fewest heads, three at most."""
+    near = [unit for unit in units if unit & gone] if len(units) > MAX_UNITS else units
+    sets = [
+        set[int]().union(*chosen)
+        for count in range(1, min(len(near), MAX_UNITS) + 1)
+        for chosen in itertools.combinations(near[:MAX_UNITS], count)
+    ]
+    legal = [heads for heads in sets if is_legal(groups, heads)]
+    fewest = min((len(heads ^ gone) for heads in legal), default=0)
+    return sorted((heads for heads in legal if len(heads ^ gone) == fewest), key=sorted)[:3]
 
 
 def original_groups(site: AttentionSite) -> tuple[tuple[int, ...], ...]:

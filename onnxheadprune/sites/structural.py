@@ -6,8 +6,12 @@ import math
 from collections import deque
 from dataclasses import replace
 
+import numpy as np
+
 from onnxheadprune.graph.view import GraphView, Node, Value
+from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
@@ -224,7 +228,7 @@ def _folded_miss(block: Block) -> NearMiss:
     core = block.cores[0].node
     sentence = (
         "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-        " if heads lie along that axis, they cannot be told apart"
+        " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
     )
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
@@ -238,10 +242,34 @@ def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> li
             continue
         if any(_softmax_above(node, index) for index in found.indices):
             sentence = "a context whose heads no output projection sums up: there are no weights to cut"
+            folding = _folding_reshape(node)
+            if folding is not None:
+                sentence = (
+                    f"the context's axes are folded with one of unknown length in {folding.label}, so its heads cannot"
+                    " be told apart; in an export with fixed sizes they can"
+                )
             misses.append(
                 NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
             )
     return misses
+
+
+def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
+    """A Reshape of a product behind which the positions of some axis cannot be followed."""
+    for use in node.out.consumers if hops else ():
+        follower = use.node
+        if follower.op_type == "Reshape" and use.input_index == 0:
+            shape, out_shape = follower.shape(0), follower.out.shape
+            for axis, dim in enumerate(out_shape or ()):
+                if not isinstance(dim, int) or not 1 < dim <= MAX_CONTRACTED or shape is None:
+                    continue
+                if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
+                    return follower
+        if follower.op_type in ("Reshape", "Transpose") and use.input_index == 0:
+            found = _folding_reshape(follower, hops - 1)
+            if found is not None:
+                return found
+    return None
 
 
 def _softmax_above(node: Node, index: int) -> bool:

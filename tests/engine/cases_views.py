@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -123,3 +124,21 @@ def constant_of_shape(draw: Draw, op_type: str) -> Case:
     value = helper.make_tensor("value", FLOAT, [1], [2.5])
     shape = vector(*draw_shape(draw))
     return Case(op_type, (shape,), {"value": value}, fixed=frozenset({0}), types=(FLOAT,))
+
+
+@strategy("Resize")
+def resize(draw: Draw, op_type: str) -> Case:
+    shape = (
+        draw(st.integers(1, 2)),
+        draw(st.integers(2, 4)),
+        draw(st.integers(2, 3)),
+        draw(st.integers(2, 3)),
+    )
+    mode = draw(st.sampled_from(("nearest", "linear")))
+    if draw(st.booleans()):
+        sizes = np.array((*shape[:2], draw(st.integers(1, 5)), shape[3]), dtype=np.int64)
+        return Case(
+            op_type, (floats(draw, shape), None, None, sizes), {"mode": mode}, frozenset({3}), opset=13
+        )
+    scales = np.array((1, 1, draw(st.sampled_from((1, 1.1, 2))), 1), dtype=np.float32)
+    return Case(op_type, (floats(draw, shape), None, scales), {"mode": mode}, frozenset({2}), opset=13)

@@ -46,20 +46,33 @@ def _weighted(net: Net, q: Any, k: Any, v: Any) -> Any:
     return net.op("MatMul", net.op("Softmax", net.op("MatMul", q, k), axis=-1), v)
 
 
-def test_queries_of_a_group_stand_in_a_row() -> None:
-    """[B, K, G*S, D]: neighbours along the queries belong to one head, so that is the slower axis, not the features."""
-    net = Net(STATIC)
-    x = net.input("x", (B, S, WIDTH), "b--")
+def _in_a_row(net: Net, letters: str) -> Any:
+    x = net.input("x", (B, S, WIDTH), letters)
 
     def heads(name: str, count: int, *order: int) -> Any:
         flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
         return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
 
-    q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, RATIO * S, D))
+    q = net.op("Reshape", heads("q", H, 0, 2, 1, 3), net.ints(0, GROUPS, -1, D))
     context = _weighted(net, q, heads("k", GROUPS, 0, 2, 3, 1), heads("v", GROUPS, 0, 2, 1, 3))
-    apart = net.op("Transpose", net.op("Reshape", context, net.ints(0, H, S, D)), perm=[0, 2, 1, 3])
+    apart = net.op("Transpose", net.op("Reshape", context, net.ints(0, H, -1, D)), perm=[0, 2, 1, 3])
     merged = net.op("Reshape", apart, net.ints(0, 0, H * D))
-    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "gqa", GROUPS, [0, 2], [2, 3])
+    return net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+
+
+def test_queries_of_a_group_stand_in_a_row() -> None:
+    """[B, K, G*S, D]: neighbours along the queries belong to one head, so that is the slower axis, not the features."""
+    net = Net(STATIC)
+    _exact(net, _in_a_row(net, "b--"), "gqa", GROUPS, [0, 2], [2, 3])
+
+
+def test_rows_of_unknown_length_are_explained() -> None:
+    net = Net(replace(STATIC, symbolic=True))
+    sites = find_sites(net.export([_in_a_row(net, "bs-")]))
+    assert not len(sites)
+    assert [miss.reason.sentence.split(" in ")[0] for miss in sites.near_misses] == [
+        "the context's axes are folded with one of unknown length"
+    ]
 
 
 def test_heads_of_a_fixed_batch_are_joined_on_its_axis() -> None:

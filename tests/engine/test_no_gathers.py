@@ -147,3 +147,18 @@ def test_a_shape_that_is_seen_through_a_slice() -> None:
     seen = net.op("Shape", net.op("Slice", q, net.ints(0), net.ints(1), net.ints(3)))
     count = net.op("Cast", net.op("Gather", seen, net.ints(1)), to=1)
     _exact(net, _attended(net, net.op("Mul", q, count), k, v), [1], [0, 2])
+
+
+def test_a_table_of_positions_that_is_resized() -> None:
+    """BEiT resizes its biases to the image, one channel for each head: channels are not interpolated."""
+    net = Net(replace(PLAIN, symbolic=False))
+    x = net.input("x", (B, S, WIDTH), "b--")
+    q, k, v = (_heads(net, x, name, H) for name in "qkv")
+    side = net.op("Cast", net.piece(net.op("Shape", x), 1), to=1)
+    side = net.op("Cast", net.op("Mul", side, net.op("Constant", value_float=1.0)), to=7)
+    sizes = net.op("Concat", net.ints(1, H), side, side, axis=0)
+    empty = gs.Variable.empty()
+    biases = net.op("Resize", net.weight("table", 1, H, 2, 2), empty, empty, sizes, mode="linear")
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = net.op("Softmax", net.op("Add", scores, biases), axis=-1)
+    _exact(net, _finished(net, net.op("MatMul", weights, v)), [1], [0, 2])

@@ -67,7 +67,7 @@ def test_heads_of_one_block_go_together() -> None:
 
 @pytest.mark.parametrize(
     ("gone", "nearest"),
-    [([1], "0,1$"), ([0, 1, 2], "0,1,2,3 or 0,1$"), ([0, 2, 4], "0,1 or 2,3 or 4,5$")],
+    [([1], "0,1$"), ([0, 1, 2], "0,1 or 0,1,2,3$"), ([0, 2, 4], "0,1 or 0,1,2,3 or 0,1,4,5$")],
 )
 def test_half_a_block_is_refused_with_the_nearest_sets(gone: list[int], nearest: str) -> None:
     model, _ = _model()
@@ -95,8 +95,10 @@ def test_blocks_within_groups_of_queries() -> None:
     for step in path_by_worth(site, list(range(8))):
         assert is_legal(site.groups, set(step.removed))
         _check(model, feed, sorted(step.removed))
-    with pytest.raises(RefusedError, match="different numbers of query heads"):
-        plan_pruning(model, {0: [0, 1]})
+    nearest = "the nearest legal sets are 0,1,2,3 or 0,1,4,5 or 0,1,6,7$"
+    for gone, reason in (([0, 1], "different numbers of query heads"), ([0], "only go together")):
+        with pytest.raises(RefusedError, match=f"{reason}.*; {nearest}"):
+            plan_pruning(model, {0: gone})
 
 
 def test_a_site_in_one_block_is_refused() -> None:

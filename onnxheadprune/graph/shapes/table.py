@@ -45,6 +45,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Flatten": views.flatten,
     "GatherND": pieces.gather_nd,
     "Range": views.range_of,
+    "Resize": views.resize,
     "Shape": views.shape_of,
     "QLinearMatMul": arithmetic.quantized_matmul,
     "Attention": arithmetic.attention,
