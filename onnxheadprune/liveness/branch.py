@@ -6,8 +6,8 @@ and added there in the branch's place; everything before is then used by nobody 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -63,16 +63,82 @@ class Remnant:
     edits: tuple[Edit, ...]
 
 
-def detach(projection: Node) -> Sequence[Edit] | Remnant | Refusal:
+@dataclass(frozen=True)
+class _Followed:
+    """How far a projection's branch was followed: up to `joint`, which adds it to something else, if any does."""
+
+    left: _Left
+    value: Value
+    edits: tuple[Edit, ...]
+    joint: Use | None
+
+
+@dataclass(frozen=True)
+class Meetings:
+    """How the branches that vanish together meet.
+
+    Attributes:
+        shared: additions of two such branches: neither can take the other's place.
+        bypassed: what takes the place of additions that vanish with a branch.
+    """
+
+    shared: frozenset[Node] = frozenset()
+    bypassed: Mapping[Node, Value] = field(default_factory=dict)
+
+    def left_of(self, value: Value) -> Value:
+        """What a value is after all of the branches are gone."""
+        while value.producer is not None and value.producer in self.bypassed:
+            value = self.bypassed[value.producer]
+        return value
+
+
+ALONE = Meetings()
+
+
+def detach(projection: Node, others: Meetings = ALONE) -> Sequence[Edit] | Remnant | Refusal:
     """Edits that take a projection's branch off the residual stream.
 
     Args:
         projection: the contraction whose context is to vanish.
+        others: where the branches of other projections vanish too.
 
     Returns:
         The edits; what is left, if the branch does not end in an addition to something else; or a refusal
         if the operator adds something that is no plain bias.
     """
+    found = _followed(projection)
+    if isinstance(found, Refusal):
+        return found
+    if found.joint is not None and found.joint.node not in others.shared:
+        return [*found.edits, *_rejoin(found.joint, found.left, others)]
+    return Remnant(found.value, found.left.name, found.left.axis, found.edits)
+
+
+def meetings(projections: Iterable[Node]) -> Meetings:
+    """How the branches of several projections meet."""
+    found = [item for node in projections if isinstance(item := _followed(node), _Followed)]
+    joints = [item.joint.node for item in found if item.joint is not None]
+    shared = frozenset(node for node in joints if joints.count(node) > 1)
+    bypassed = {
+        item.joint.node: _beside(item.joint)
+        for item in found
+        if item.joint is not None and item.joint.node not in shared and _vanishes(item.joint, item.left)
+    }
+    return Meetings(shared, bypassed)
+
+
+def _beside(joint: Use) -> Value:
+    other = joint.node.inputs[1 - joint.input_index]
+    assert other is not None
+    return other
+
+
+def _vanishes(joint: Use, left: _Left) -> bool:
+    """Whether an addition goes with the branch: nothing is left to add."""
+    return left.name is None and not joint.node.out.is_graph_output
+
+
+def _followed(projection: Node) -> _Followed | Refusal:
     left = _own_bias(projection)
     if isinstance(left, Refusal):
         return left
@@ -84,12 +150,12 @@ def detach(projection: Node) -> Sequence[Edit] | Remnant | Refusal:
             break
         use = uses[0]
         if _joins(use, value):
-            return [*edits, *_rejoin(use, left)]
+            return _Followed(left, value, tuple(edits), use)
         step = _through(use, value, left, edits)
         if step is None:
             break
         left, value = step, use.node.out
-    return Remnant(value, left.name, left.axis, tuple(edits))
+    return _Followed(left, value, tuple(edits), None)
 
 
 def _own_bias(node: Node) -> _Left | Refusal:
@@ -111,9 +177,8 @@ def _joins(use: Use, value: Value) -> bool:
     return other is not None and not other.is_constant and other.shape == use.node.out.shape
 
 
-def _rejoin(use: Use, left: _Left) -> list[Edit]:
-    node, other = use.node, use.node.inputs[1 - use.input_index]
-    assert other is not None
+def _rejoin(use: Use, left: _Left, others: Meetings) -> list[Edit]:
+    node, other = use.node, others.left_of(_beside(use))
     rank = len(node.out.shape or ())
     if left.name is not None and left.axis == rank - 1:
         return [SetInput(node.ref, use.input_index, left.name)]
@@ -121,13 +186,15 @@ def _rejoin(use: Use, left: _Left) -> list[Edit]:
         shape = (-1, *(1,) * (rank - 1 - left.axis))
         shaped = f"{node.out.name}/{MARK}_bias"
         return [*_view(node, left.name, shaped, shape), SetInput(node.ref, use.input_index, shaped)]
-    if node.out.is_graph_output:
+    if not _vanishes(use, left):
         nothing = f"{node.out.name}/{MARK}_nothing"
         return [
             InsertNode(node.ref, "Sub", (other.name, other.name), (nothing,)),
             SetInput(node.ref, use.input_index, nothing),
         ]
-    return [SetInput(after.node.ref, after.input_index, other.name) for after in node.out.consumers]
+    gone = [after.node for after in node.out.consumers if after.node in others.bypassed]
+    staying = [after for after in node.out.consumers if after.node not in gone]
+    return [SetInput(after.node.ref, after.input_index, other.name) for after in staying]
 
 
 def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[Edit]:

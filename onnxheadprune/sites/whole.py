@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from onnxheadprune.edits import DropInputs, DropNode, Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import Value
-from onnxheadprune.liveness.branch import Remnant, detach
+from onnxheadprune.liveness.branch import Remnant, detach, meetings
 from onnxheadprune.liveness.stand_in import QUANTIZING, stand_in
 from onnxheadprune.liveness.sweep import Sweep
 from onnxheadprune.refusal import Refusal
@@ -26,20 +26,25 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
         RefusedError: if what a projection computes without heads cannot be spelled.
     """
     edits: dict[Edit, frozenset[str]] = {}
-    for site in sites:
-        for projection in site.projections if goes_whole(site, heads) else ():
-            if projection.sums_more:
-                continue
-            found = detach(projection.node)
-            if isinstance(found, Remnant):
-                found = stand_in(projection.node, found)
-            elif isinstance(found, Refusal) and projection.node.op_type in QUANTIZING:
-                found = stand_in(projection.node, None)
-            if isinstance(found, Refusal):
-                raise RefusedError(
-                    f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"
-                )
-            edits |= dict.fromkeys(found, frozenset({site.name}))
+    gone = [
+        (site, projection)
+        for site in sites
+        if goes_whole(site, heads)
+        for projection in site.projections
+        if not projection.sums_more
+    ]
+    others = meetings(projection.node for _, projection in gone)
+    for site, projection in gone:
+        found = detach(projection.node, others)
+        if isinstance(found, Remnant):
+            found = stand_in(projection.node, found)
+        elif isinstance(found, Refusal) and projection.node.op_type in QUANTIZING:
+            found = stand_in(projection.node, None)
+        if isinstance(found, Refusal):
+            raise RefusedError(
+                f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"
+            )
+        edits |= dict.fromkeys(found, frozenset({site.name}))
     return edits
 
 
