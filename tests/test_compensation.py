@@ -67,8 +67,8 @@ def test_a_refit_brings_the_outputs_back(plain: Any, refitted: Any, digits: Path
 
 def test_the_held_out_error_of_every_map_falls_and_drift_is_smaller(refitted: Any) -> None:
     refits = refitted.chosen.compensation.refits
-    assert [item.site for item in refits if item.site is not None] == [0, 1, 2, 3]
-    assert len(refits) == 8 and all(item.skipped is None for item in refits)
+    assert sorted({item.site for item in refits if item.site is not None}) == [0, 1, 2, 3]
+    assert sum(item.site is None for item in refits) == 8 and all(item.skipped is None for item in refits)
     assert all(item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
     chooser = Chooser(open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, compensate=False)
@@ -94,13 +94,16 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
     assert sorted(found.stored) == [
         "layer1.attn.out.bias",
         "layer1.attn.out.weight",
+        "layer1.attn.v.weight",
         "layer1.down.weight",
+        "layer1.up.weight",
         "layer2.attn.out.bias",
         "layer2.attn.out.weight",
         "layer2.down.weight",
+        "layer2.up.weight",
     ]
     alone = compensate(view, sites, {1: (0, 2)}, data, HERE, other_maps=False)
-    assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight"]
+    assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight", "layer1.attn.v.weight"]
 
 
 def test_rows_of_removed_heads_stay_as_they_were() -> None:
@@ -293,9 +296,13 @@ def test_too_few_positions_are_refused_for_a_site_and_said_for_another_map() -> 
         compensate(view, sites, {0: (1,)}, data, HERE)
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(2, 4, 4))
     found = compensate(view, sites, {0: (1,), 1: (1,)}, data, HERE)
-    assert [item.skipped for item in found.refits if item.site is None] == [
-        "16 positions are too few for its 20 inputs"
-    ] * 2
+    skipped = {item.node: item.skipped for item in found.refits if item.site is None}
+    assert skipped == {
+        "MatMul_layer0.up (MatMul)": None,
+        "MatMul_layer0.down (MatMul)": "16 positions are too few for its 20 inputs",
+        "MatMul_layer1.up (MatMul)": None,
+        "MatMul_layer1.down (MatMul)": "16 positions are too few for its 20 inputs",
+    }
 
 
 def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:

@@ -69,25 +69,50 @@ def linear_of(projection: Projection) -> Linear | None:
 def linears(view: GraphView) -> Iterator[Linear]:
     """Every linear map of the main graph that adds to a residual stream, in graph order."""
     for node in view.main.nodes:
-        found = contraction_of(node)
-        if found is None or len(found.terms) != 2:
-            continue
-        terms = [(index, axes) for index, axes in found.terms]
-        for (source, left), (weight, right) in (terms, terms[::-1]):
-            operand = node.inputs[weight]
-            if operand is None or not operand.is_constant:
-                continue
+        linear = linear_at(node)
+        if linear is not None and linear.other is not None:
+            yield linear
+
+
+def linear_at(node: Node) -> Linear | None:
+    """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2:
+        return None
+    terms = [(index, axes) for index, axes in found.terms]
+    for (source, left), (weight, right) in (terms, terms[::-1]):
+        operand = node.inputs[weight]
+        if operand is not None and operand.is_constant:
             letters = sorted(found.contracted, key=lambda letter: left.index(letter))
-            linear = _linear(
+            return _linear(
                 node,
                 source,
                 tuple(left.index(letter) for letter in letters),
                 weight,
                 tuple(right.index(letter) for letter in letters),
             )
-            if linear is not None and linear.other is not None:
-                yield linear
-            break
+    return None
+
+
+def feeders(value: Value) -> tuple[Linear, ...]:
+    """The linear maps that a value is made of with no other one in between, in graph order.
+
+    Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten) are not told of.
+    """
+    found: dict[int, Linear] = {}
+    seen: set[Value] = set()
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if value in seen or value.is_constant or value.producer is None:
+            continue
+        seen.add(value)
+        linear = linear_at(value.producer)
+        if linear is not None:
+            found[linear.node.index] = linear
+        else:
+            waiting += [item for item in value.producer.inputs if item is not None]
+    return tuple(found[index] for index in sorted(found))
 
 
 def _linear(

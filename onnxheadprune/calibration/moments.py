@@ -61,6 +61,22 @@ class Moments:
             setattr(both, name, getattr(self, name) + getattr(other, name))
         return both
 
+    def first(self, count: int) -> Moments:
+        """The moments of the first features alone."""
+        return self.mixed(np.eye(len(self.x_sum), count)) if count < len(self.x_sum) else self
+
+    def mixed(self, mixing: Matrix64) -> Moments:
+        """The moments of linear combinations of the features, x M.
+
+        Args:
+            mixing: M, [n, m].
+        """
+        made = Moments(mixing.shape[1], len(self.y_sum))
+        made.count, made.total = self.count, self.total
+        made.gram, made.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
+        made.x_sum, made.y_sum, made.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
+        return made
+
     def centred(self) -> Centred:
         """Covariances and means."""
         total = self.total or 1.0

@@ -42,6 +42,11 @@ class Matrix:
         """Axes of the operand, rows first."""
         return (*self.contracted, *self.free)
 
+    @property
+    def rows(self) -> int:
+        """Inputs of the map."""
+        return int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
+
     def read(self) -> npt.NDArray[np.float64]:
         """The numbers, [in, out]."""
         tensor = self.stored.tensor
@@ -49,8 +54,7 @@ class Matrix:
         value = numpy_helper.to_array(tensor)
         for node in self.steps:
             value = _forward(node, value)
-        rows = int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
-        return value.astype(np.float64).transpose(self.order).reshape(rows, -1)
+        return value.astype(np.float64).transpose(self.order).reshape(self.rows, -1)
 
     def written(self, matrix: npt.NDArray[np.float64]) -> Array:
         """The stored form of a new matrix [in, out]: rounded to the stored type, or quantized again."""

@@ -1,10 +1,10 @@
 """Closed-form compensation: what is left takes over the work of the heads that go.
 
-Every linear map that writes to the residual stream behind the first cut is refitted in graph order, on the
-inputs it will really get, so that the stream comes as close to the original's as it can: first the output
-projections of the sites that lose heads, then the projections of the feed-forward layers between them. Least
-squares on Gram matrices (Kwon et al. 2022 tune one mask value per head this way; here it is all weights of
-the map), without gradients or training.
+The linear maps behind the first cut are refitted in graph order, on the inputs they will really get, by least
+squares on Gram matrices, without gradients or training (Kwon et al. 2022 tune one mask value per head this way; here
+it is all weights of the map). Maps that write to the residual stream aim at the original's stream: the output
+projections of the sites that lose heads, together with the values of the heads that stay, and the projections of the
+feed-forward layers. Maps inside a feed-forward layer aim at what they put out in the original.
 
 The result is the *original* with other numbers in some initializers; the rows of removed heads are as they
 were. Pruning it is as exact as pruning the original, and is proven in the same way.
@@ -13,84 +13,25 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxheadprune.calibration.contexts import Progress, finite, run_feed, silent
 from onnxheadprune.calibration.data import Calibration, token_rows
-from onnxheadprune.calibration.linear import Linear, linear_of, linears
+from onnxheadprune.calibration.linear import Linear
 from onnxheadprune.calibration.moments import Moments
 from onnxheadprune.calibration.taps import tapped
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.compensation.fit import Fit, fit
+from onnxheadprune.compensation.result import Compensation, Refit
+from onnxheadprune.compensation.tasks import Task, tasks
+from onnxheadprune.compensation.value_fit import fit_values
+from onnxheadprune.compensation.values import Values, values_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.graph.view import GraphView, Value
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.sites.site import AttentionSite
-
-Stored = dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Refit:
-    """What compensation did to one linear map.
-
-    Attributes:
-        node: its name.
-        site: index of the site whose projection it is, None for another map.
-        strength: ridge strength, None if only the bias moved or nothing did.
-        before: held-out error of the stream without the refit, as a share of the original's variance there.
-        after: the same with it.
-        skipped: why it was left as it is, None if it was refitted.
-    """
-
-    node: str
-    site: int | None
-    strength: float | None
-    before: float
-    after: float
-    skipped: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "node": self.node,
-            "site": self.site,
-            "strength": self.strength,
-            "before": self.before,
-            "after": self.after,
-            "skipped": self.skipped,
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Compensation:
-    """New contents of initializers of the original, and how they came about.
-
-    Attributes:
-        stored: contents by initializer name, in the original's shapes and types.
-        refits: what was done, in graph order.
-        data: fingerprint of the calibration data.
-        samples: how many samples that were.
-        silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
-    """
-
-    stored: Mapping[str, Array]
-    refits: tuple[Refit, ...]
-    data: str
-    samples: int
-    silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data, without the numbers themselves."""
-        return {
-            "data": self.data,
-            "samples": self.samples,
-            "tensors": sorted(self.stored),
-            "refits": [item.to_dict() for item in self.refits],
-        }
 
 
 def compensate(
@@ -118,55 +59,11 @@ def compensate(
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
     work = _Work(view, data, provider)
-    tasks = _tasks(view, sites, heads, other_maps)
-    for number, task in enumerate(tasks, 1):
+    todo = tasks(view, sites, heads, other_maps)
+    for number, task in enumerate(todo, 1):
         work.refit(task)
-        progress("compensating, map by map", number, len(tasks))
+        progress("compensating, map by map", number, len(todo))
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    name: str
-    linear: Linear | None
-    site: AttentionSite | None
-    kept: tuple[int, ...] | None
-    """Rows of the matrix that stay, None for all."""
-
-
-def _tasks(
-    view: GraphView, sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]], other_maps: bool
-) -> list[_Task]:
-    """The maps to refit, in graph order: those behind the first cut, except in sites that go as a whole."""
-    found: dict[int, _Task] = {}
-    for site in sites:
-        gone = tuple(heads.get(site.index, ()))
-        for projection in site.projections:
-            if gone:
-                kept = np.flatnonzero(projection.live_without(gone).reshape(-1))
-                if not len(kept):
-                    continue
-                linear = linear_of(projection)
-                found[projection.node.index] = _Task(
-                    projection.node.label, linear, site, tuple(kept.tolist())
-                )
-    first = min(found, default=0)
-    own = {projection.node.index for site in sites for projection in site.projections}
-    if other_maps and found:
-        for linear in linears(view):
-            at = linear.node.index
-            if at > first and (at not in own or at not in found) and not _whole(at, sites, heads):
-                found[at] = _Task(linear.node.label, linear, None, None)
-    return [found[index] for index in sorted(found)]
-
-
-def _whole(index: int, sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]) -> bool:
-    """Whether a node is the projection of a site that loses all of its heads."""
-    return any(
-        projection.node.index == index and len(tuple(heads.get(site.index, ()))) == site.num_heads
-        for site in sites
-        for projection in site.projections
-    )
 
 
 class _Work:
@@ -175,69 +72,94 @@ class _Work:
         self.learn, self.held = data.split()
         self.source = data.source
         self.provider = provider
-        self.stored: Stored = {}
-        self.silenced: Stored = {}
+        self.stored: dict[str, Array] = {}
+        self.silenced: dict[str, Array] = {}
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         self.refits: list[Refit] = []
 
-    def refit(self, task: _Task) -> None:
-        linear, site = task.linear, None if task.site is None else task.site.index
-        obstacle = self._obstacle(task)
-        if obstacle is not None or linear is None:
-            self.refits.append(
-                Refit(task.name, site, None, 0.0, 0.0, obstacle or "its weights cannot be rewritten")
-            )
-            return
-        weight = linear.matrix.read()
-        bias = linear.read_bias()
-        rows = range(len(weight)) if task.kept is None else task.kept
-        learned, held = self._moments(linear, rows)
-        if learned.count < len(rows) and task.site is None:
-            few = f"{learned.count} positions are too few for its {len(rows)} inputs"
-            self.refits.append(Refit(task.name, site, None, 0.0, 0.0, few))
-            return
-        if learned.count < len(rows):
-            raise UsageError(
-                f"{self.source} gives {learned.count} positions to learn from, but {task.name} has {len(rows)}"
-                " inputs; give more data, or say --no-compensate"
-            )
-        found = fit(learned, held, weight[list(rows)], bias)
-        self._keep(linear, rows, weight, found)
-        scale = held.variance() or 1.0
-        self.refits.append(Refit(task.name, site, found.strength, found.before / scale, found.after / scale))
-
-    def _obstacle(self, task: _Task) -> str | None:
+    def refit(self, task: Task) -> None:
         linear = task.linear
-        if linear is None:
-            return "its weights are stored in a form that cannot be rewritten"
-        if linear.matrix.shared:
-            return "its weights are shared with another node"
-        if any(value.scope.parent is not None for value in (linear.source, linear.out)):
-            return "it lives inside the body of a control-flow operator"
-        return None
+        reason = task.obstacle()
+        if reason is None and linear is not None:
+            rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
+            values = self._values(task, linear)
+            found = self._moments(linear, rows, values)
+            reason = _too_few(found, rows)
+            if reason is None and found is not None:
+                self._fit(task, linear, rows, values, *found)
+                return
+            if found is not None and task.site is not None:
+                raise UsageError(
+                    f"{self.source} gives {found[0].count} positions to learn from, but {task.name} has {len(rows)}"
+                    " inputs; give more data, or say --no-compensate"
+                )
+        self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
 
-    def _moments(self, linear: Linear, rows: Sequence[int]) -> tuple[Moments, Moments]:
+    def _fit(
+        self,
+        task: Task,
+        linear: Linear,
+        rows: Sequence[int],
+        values: Values | None,
+        learned: Moments,
+        held: Moments,
+    ) -> None:
+        weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
+        first = last = fit(learned.first(count), held.first(count), weight[rows], linear.read_bias())
+        if values is not None and learned.count >= len(learned.x_sum):
+            better = _with_values(values, first, learned, held)
+            if better is not None:
+                change, last = better
+                self._keep_values(values, change)
+                name = values.linear.node.label
+                self.refits.append(
+                    Refit(name, task.site_index, None, first.after / scale, last.after / scale)
+                )
+        self._keep(linear, rows, weight, last)
+        self.refits.append(
+            Refit(task.name, task.site_index, first.strength, first.before / scale, last.after / scale)
+        )
+
+    def _values(self, task: Task, linear: Linear) -> Values | None:
+        """The map that makes the values of the heads that stay, where it can change by itself."""
+        site, projection = task.site, task.projection
+        if site is None or projection is None or len(site.projections) != 1:
+            return None
+        return values_of(
+            self.view,
+            linear.source,
+            linear.axes,
+            [projection.channels[head] for head in task.heads],
+            self.learn,
+            self.provider,
+            self.silenced,
+            [] if linear.other is None else [linear.other],
+        )
+
+    def _moments(
+        self, linear: Linear, rows: Sequence[int], values: Values | None
+    ) -> tuple[Moments, Moments] | None:
         """Inputs of the map as the pruned model has them, and what it should make of them.
 
-        Of the rows to learn from, and of those that are held out.
+        Of the rows to learn from, and of those that are held out; None if the pruned model sees other positions
+        than the original. With `values` their features follow the inputs.
         """
         other = [] if linear.other is None else [linear.other]
         model, columns = self.view.model, list(rows)
-        original = Session(
-            tapped(model, [linear.out, *other]), self.provider, name="the original model", optimize=True
-        )
-        current = Session(
-            tapped(model, [linear.source, *other], self.silenced),
-            self.provider,
-            name="the pruned model",
-            optimize=True,
+        original = self._session(tapped(model, [linear.out, *other]), "the original model")
+        current = (
+            self._session(tapped(model, [linear.source, *other], self.silenced), "the pruned model")
+            if values is None
+            else values.before
         )
         width = int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free]))
         found = []
         for part in (self.learn, self.held):
-            moments = Moments(len(rows), width)
+            moments: Moments | None = None
             for feed in part.feeds:
-                there, here = (run_feed(session, feed, part.source) for session in (original, current))
+                there, here = (
+                    {**feed, **run_feed(session, feed, part.source)} for session in (original, current)
+                )
                 target = self._rows(there, linear.out, linear.out_axes, feed, part)
                 weights = None
                 for value in other:
@@ -245,9 +167,19 @@ class _Work:
                     weights = _weights(stream)
                     target = stream - self._rows(here, value, linear.out_axes, feed, part)
                 x = self._rows(here, linear.source, linear.axes, feed, part)
-                moments.add(x[:, columns] if len(columns) < x.shape[1] else x, target, weights)
+                if len(x) != len(target):
+                    return None
+                x = x[:, columns] if len(columns) < x.shape[1] else x
+                if values is not None:
+                    x = np.concatenate([x, values.features(here, feed, part)], axis=1)
+                moments = moments or Moments(x.shape[1], width)
+                moments.add(x, target, weights)
+            assert moments is not None
             found.append(moments)
         return found[0], found[1]
+
+    def _session(self, model: ModelProto, name: str) -> Session:
+        return Session(model, self.provider, name=name, optimize=True)
 
     def _rows(
         self,
@@ -259,6 +191,12 @@ class _Work:
     ) -> Array:
         return finite(token_rows(outputs[value.name], axes, dict(feed), part.inputs), value)
 
+    def _keep_values(self, values: Values, change: Array) -> None:
+        matrix = values.linear.matrix
+        whole = matrix.read()
+        whole[:, values.used] += values.basis @ change
+        self.silenced[matrix.stored.name] = self.stored[matrix.stored.name] = matrix.written(whole)
+
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
         name = linear.matrix.stored.name
         silenced, whole = np.zeros_like(weight), weight.copy()
@@ -266,6 +204,24 @@ class _Work:
         self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
         if linear.bias is not None and found.bias is not None:
             self.silenced[linear.bias.name] = self.stored[linear.bias.name] = linear.written_bias(found.bias)
+
+
+def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str | None:
+    if found is None:
+        return "it sees other positions than in the original"
+    if found[0].count < len(rows):
+        return f"{found[0].count} positions are too few for its {len(rows)} inputs"
+    return None
+
+
+def _with_values(values: Values, first: Fit, learned: Moments, held: Moments) -> tuple[Array, Fit] | None:
+    """A change of the values and the projection's fit behind it, None if held-out rows gain nothing from it."""
+    change = fit_values(learned, held, first.weight, values.layout)
+    if change is None:
+        return None
+    mixing = values.layout.mixing(change)
+    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias)
+    return (change, again) if again.after < first.after else None
 
 
 def _weights(stream: Array) -> Array:

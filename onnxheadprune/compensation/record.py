@@ -16,7 +16,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.calibration.weights import Array
-from onnxheadprune.compensation.compensate import Compensation
+from onnxheadprune.compensation.result import Compensation
 from onnxheadprune.edits import SliceTensor, read_ranges
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model_io import LoadedModel

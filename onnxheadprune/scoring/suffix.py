@@ -79,21 +79,45 @@ def halves(
         raise RefusedError(
             f"site {site.index} ({site.name}) lives inside the body of a control-flow operator"
         )
-    values = view.main.values
-    names = {value.name for value in contexts}
-    after, crossing = _downstream(view.model, names, outputs)
-    stored = {value.name for value in values.values() if value.holds_tensor}
-    inputs = {info.name for info in view.model.graph.input} - stored
-    entering = [values[name] for name in sorted((crossing | names) - stored) if name in values]
-    second = assembled(view.model, after, [values[name] for name in outputs])
-    second.graph.input.extend(type_of(value) for value in entering if value.name not in inputs)
-    _open(second, frozenset(open_weights))
-    first = tapped(view.model, [value for value in entering if value.name not in inputs])
+    first, second = split(view, contexts, outputs, open_weights=open_weights)
     return Halves(
         contexts,
         Session(first, provider, name="the part before the site", optimize=optimize),
         Session(second, provider, name="the part after the site", optimize=optimize),
     )
+
+
+def split(
+    view: GraphView,
+    cut: Sequence[Value],
+    outputs: Sequence[str],
+    *,
+    also: Sequence[Value] = (),
+    stored: Mapping[str, Array] | None = None,
+    open_weights: Iterable[str] = (),
+) -> tuple[ModelProto, ModelProto]:
+    """A model as two: what makes some values, and what they still change.
+
+    Args:
+        view: an annotated view of the model.
+        cut: values of the main graph, outputs of the first part and inputs of the second.
+        outputs: names of the values that the second part gives.
+        also: further values that the first part gives.
+        stored: new contents for initializers, by name.
+        open_weights: initializers of the second part that become inputs of it.
+    """
+    values = view.main.values
+    names = {value.name for value in cut}
+    after, crossing = _downstream(view.model, names, outputs)
+    constant = {value.name for value in values.values() if value.holds_tensor}
+    inputs = {info.name for info in view.model.graph.input} - constant
+    entering = [values[name] for name in sorted((crossing | names) - constant) if name in values]
+    made = [value for value in entering if value.name not in inputs]
+    second = assembled(view.model, after, [values[name] for name in outputs], stored)
+    second.graph.input.extend(type_of(value) for value in made)
+    _open(second, frozenset(open_weights))
+    wanted = {value.name: value for value in (*made, *also) if value.name not in inputs}
+    return tapped(view.model, wanted.values(), stored), second
 
 
 def _open(model: ModelProto, names: frozenset[str]) -> None:

@@ -1,0 +1,91 @@
+"""Which linear maps a compensation refits, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.calibration.linear import Linear, feeders, linear_of, linears
+from onnxheadprune.graph.view import GraphView
+from onnxheadprune.sites.site import AttentionSite, Projection
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One map to refit.
+
+    Attributes:
+        name: of its node.
+        linear: the map, None where its weights are in no form to rewrite.
+        site: the site whose projection it is and that loses heads, else None.
+        projection: that projection.
+        heads: present heads of the site that stay.
+        kept: rows of the matrix that stay, None for all.
+    """
+
+    name: str
+    linear: Linear | None
+    site: AttentionSite | None = None
+    projection: Projection | None = None
+    heads: tuple[int, ...] = ()
+    kept: tuple[int, ...] | None = None
+
+    @property
+    def site_index(self) -> int | None:
+        """Index of the site, None for another map."""
+        return None if self.site is None else self.site.index
+
+    def obstacle(self) -> str | None:
+        """Why the map has to stay as it is."""
+        if self.linear is None:
+            return "its weights are stored in a form that cannot be rewritten"
+        if self.linear.matrix.shared:
+            return "its weights are shared with another node"
+        if any(value.scope.parent is not None for value in (self.linear.source, self.linear.out)):
+            return "it lives inside the body of a control-flow operator"
+        return None
+
+
+def tasks(
+    view: GraphView,
+    sites: Sequence[AttentionSite],
+    heads: Mapping[int, Iterable[int]],
+    other_maps: bool = True,
+) -> list[Task]:
+    """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
+
+    Output projections of the sites that lose heads; with `other_maps` everything else that adds to a residual
+    stream, and the maps whose results those read (the first half of a feed-forward block).
+
+    Args:
+        view: an annotated view of the original.
+        sites: its sites.
+        heads: present head indices that go, per site index.
+        other_maps: refit the maps between the sites too.
+    """
+    found: dict[int, Task] = {}
+    whole: set[int] = set()
+    for site in sites:
+        gone = set(heads.get(site.index, ()))
+        for projection in site.projections if gone else ():
+            kept = np.flatnonzero(projection.live_without(gone).reshape(-1))
+            if not len(kept):
+                whole.add(projection.node.index)
+                continue
+            left = tuple(head for head in range(site.num_heads) if head not in gone)
+            found[projection.node.index] = Task(
+                projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
+            )
+    if not other_maps or not found:
+        return [found[index] for index in sorted(found)]
+    first = min(found)
+    own = {projection.node.index for site in sites for projection in site.projections}
+    for linear in linears(view):
+        hidden = () if linear.node.index in own else feeders(linear.source)
+        for item in (*hidden, linear):
+            at = item.node.index
+            if at > first and at not in found and at not in whole:
+                found[at] = Task(item.node.label, item)
+    return [found[index] for index in sorted(found)]
