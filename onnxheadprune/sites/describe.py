@@ -169,7 +169,7 @@ def _contracted_size(node: Node) -> int | None:
 
 def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
     """The walk continued from the operands of the score product alone."""
-    found = contraction_of(scores)
+    found = is_product(scores)
     assert found is not None
     return sweep(
         [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],

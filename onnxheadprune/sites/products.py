@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+from onnxheadprune.graph.dims import Shape
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.observers import CARRIERS
+from onnxheadprune.liveness.observers import CARRIERS, looks_only
 
 
 def is_product(node: Node) -> Contraction | None:
     """The contraction, if the node multiplies two values that both depend on the inputs."""
-    found = contraction_of(node)
+    found = contraction_of(node) or _weighted_sum(node)
     if found is None:
         return None
     activations = [value for value in operands(node, found) if not is_weight(value)]
     return found if len(activations) > 1 else None
+
+
+def _weighted_sum(node: Node) -> Contraction | None:
+    """Softmaxed weights times values, summed up by the next node: a product of matrices spelled out.
+
+    Deformable attention samples the values that each query weighs, so no matrix product fits.
+    """
+    left, right, out = node.shape(0), node.shape(1), node.out.shape
+    if node.domain or node.op_type != "Mul" or left is None or right is None or out is None:
+        return None
+    after = [use.node for use in node.out.consumers if not looks_only(use)]
+    if len(after) != 1 or after[0].op_type != "ReduceSum" or node.out.is_graph_output:
+        return None
+    terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
+    found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
+    if any(
+        dim not in (1, out[axis - len(shape)]) for shape in (left, right) for axis, dim in enumerate(shape)
+    ):
+        return None
+    axes = after[0].int_list("axes", 1) or ()
+    summed = {found.out_axes[axis % len(out)] for axis in axes}
+    return found if summed and summed <= found.batch and any(_is_softmax(node, i) for i in (0, 1)) else None
+
+
+def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
+    missing = len(out) - len(shape)
+    return tuple(
+        None if dim == 1 and out[axis + missing] != 1 else f"a{axis + missing}"
+        for axis, dim in enumerate(shape)
+    )
+
+
+def _is_softmax(node: Node, index: int) -> bool:
+    value = node.inputs[index]
+    for _ in range(8):
+        producer = None if value is None else value.producer
+        if producer is None:
+            return False
+        if producer.op_type == "Softmax":
+            return True
+        if producer.op_type not in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", *CARRIERS):
+            return False
+        value = producer.inputs[0]
+    return False
 
 
 def is_weight(value: Value) -> bool:

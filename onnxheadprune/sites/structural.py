@@ -238,7 +238,7 @@ def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> li
     misses = []
     for node in view.nodes:
         found = is_product(node)
-        if found is None or node in claimed or not found.batch:
+        if found is None or node in claimed or not found.batch or contraction_of(node) is None:
             continue
         if any(_softmax_above(node, index) for index in found.indices):
             sentence = "a context whose heads no output projection sums up: there are no weights to cut"

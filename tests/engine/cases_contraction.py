@@ -223,3 +223,10 @@ def _conv(draw: Draw, op_type: str, domain: str) -> Case:
         if draw(st.booleans()):
             inputs = (*inputs, *[None] * (3 - len(inputs)), floats(draw, (2, outputs, *[size] * spatial)))
     return Case(op_type, inputs, attributes, domain=domain)
+
+
+@strategy("GridSample")
+def grid_sample(draw: Draw, op_type: str) -> Case:
+    batch, channels = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    data, grid = floats(draw, (batch, channels, 3, 4)), floats(draw, (batch, 2, 3, 2), -1.0, 1.0)
+    return Case(op_type, (data, grid), {"align_corners": draw(st.integers(0, 1))}, opset=16)

@@ -106,6 +106,12 @@ def conv_transpose(node: Node) -> Shapes:
     return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
 
 
+def grid_sample(node: Node) -> Shapes:
+    """A value of each channel at every place of the grid."""
+    data, grid = node.shape(0), node.shape(1)
+    return [None if data is None or grid is None else (*data[:2], *grid[1:-1])]
+
+
 def pool(node: Node) -> Shapes:
     """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
     data, kernel = node.shape(0), node.attribute("kernel_shape")

@@ -58,6 +58,7 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Conv": arithmetic.conv,
     "ConvInteger": arithmetic.conv,
     "ConvTranspose": arithmetic.conv_transpose,
+    "GridSample": arithmetic.grid_sample,
     "QLinearConv": arithmetic.conv,
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), arithmetic.pool),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), arithmetic.global_pool),

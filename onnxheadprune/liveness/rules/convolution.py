@@ -81,3 +81,12 @@ def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     channels = lives[0].only([1])
     vector = channels.renumbered({1: 0}) if channels.axes else channels
     return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})
+
+
+@rule("GridSample")
+def grid_sample(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Each picture of a batch is sampled on a grid of its own, each channel alike."""
+    live = lives[0]
+    if any(axis > 1 for axis in live.axes):
+        return inexpressible(node)
+    return Answer({0: live, 1: live.only([0])})

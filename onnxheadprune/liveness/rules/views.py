@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edits import Edit
-from onnxheadprune.graph.dims import Shape, product
+from onnxheadprune.graph.dims import product
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.axes import broadcast_back, reshape_back
 from onnxheadprune.liveness.literals import target_literals
@@ -23,7 +23,7 @@ def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if in_shape is None or out_shape is None:
         return unknown_shape(node)
     back = reshape_back(live, in_shape, out_shape)
-    copied = None if back is None else _copied(node, back, live, out_shape)
+    copied = None if back is None else _copied(node, back, live)
     if back is None or copied is None:
         return inexpressible(node)
 
@@ -33,18 +33,24 @@ def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: back}, rewrite)
 
 
-def _copied(node: Node, back: Live, live: Live, out_shape: Shape) -> dict[int, int] | None:
-    """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number."""
-    target = node.input(1)
+def _copied(node: Node, back: Live, live: Live) -> dict[int, int] | None:
+    """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number.
+
+    Where input and output axis get narrower alike (`batch * heads`), what is copied is right by itself.
+    """
+    target, in_shape, out_shape = node.input(1), node.shape(0), node.out.shape
     if target is None or target.elements is None or node.attribute("allowzero", 0):
         return {}
+    assert in_shape is not None
+    assert out_shape is not None
     copied: dict[int, int] = {}
     for axis, element in enumerate(target.elements.reshape(-1)):
         if element == 0 and axis in back.axes:
             size = live.narrow(out_shape[axis], axis)
-            if not isinstance(size, int):
+            if isinstance(size, int):
+                copied[axis] = size
+            elif size != back.narrow(in_shape[axis], axis):
                 return None
-            copied[axis] = size
     return copied
 
 
