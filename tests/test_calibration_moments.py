@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.calibration.contexts import context_moments, projection_matrix
-from onnxheadprune.calibration.linear import Linear, linears
+from onnxheadprune.calibration.linear import Linear, linear_at
 from onnxheadprune.calibration.moments import Centred, Moments, ridge
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import view_of
@@ -52,7 +52,7 @@ def linear(form: str) -> tuple[ModelProto, Linear]:
         arrays["s"] = np.float32([0.01, 0.02, 0.5, 0.1] if many else 0.02)
         arrays["z"] = np.int8([3, 0, -5, 1] if many else 7)
     model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items())
-    (found,) = linears(view_of(model))
+    (found,) = filter(None, map(linear_at, view_of(model).main.nodes))
     return model, found
 
 

@@ -68,7 +68,7 @@ def test_a_refit_brings_the_outputs_back(plain: Any, refitted: Any, digits: Path
 def test_the_held_out_error_of_every_map_falls_and_drift_is_smaller(refitted: Any) -> None:
     refits = refitted.chosen.compensation.refits
     assert sorted({item.site for item in refits if item.site is not None}) == [0, 1, 2, 3]
-    assert sum(item.site is None for item in refits) == 8 and all(item.skipped is None for item in refits)
+    assert sum(item.site is None for item in refits) == 9 and all(item.skipped is None for item in refits)
     assert all(item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
     chooser = Chooser(open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, compensate=False)
@@ -92,6 +92,7 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
     found = compensate(view, sites, {1: (0, 2)}, data, HERE)
     assert sorted(found.stored) == [
+        "head.weight",
         "layer1.attn.out.bias",
         "layer1.attn.out.weight",
         "layer1.attn.v.weight",
@@ -271,10 +272,12 @@ def test_shared_weights_are_left_alone_with_the_reason() -> None:
     model = toys_scores.stack(shared=True)
     found = prune(model, "0:1", data=toys_scores.ids(24), compensate=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
-    assert found.chosen.compensation.stored == {}
-    assert {item.skipped for item in found.chosen.compensation.refits} == {
-        "its weights are shared with another node"
-    }
+    assert set(found.chosen.compensation.stored) == {"head.weight"}
+    assert {item.node: item.skipped for item in found.chosen.compensation.refits}.items() >= {
+        "MatMul_layer0.projected (MatMul)": "its weights are shared with another node",
+        "MatMul_layer0.up (MatMul)": "its weights are shared with another node",
+        "MatMul_logits (MatMul)": None,
+    }.items()
     assert found.validation is not None and found.validation.verdict == "passed"
 
 
@@ -302,6 +305,7 @@ def test_too_few_positions_are_refused_for_a_site_and_said_for_another_map() -> 
         "MatMul_layer0.down (MatMul)": "16 positions are too few for its 20 inputs",
         "MatMul_layer1.up (MatMul)": None,
         "MatMul_layer1.down (MatMul)": "16 positions are too few for its 20 inputs",
+        "MatMul_logits (MatMul)": None,
     }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import prune
 from onnxheadprune.calibration.contexts import run_feed
 from onnxheadprune.calibration.data import token_rows
-from onnxheadprune.calibration.linear import linear_of
+from onnxheadprune.calibration.linear import feeders, linear_of
 from onnxheadprune.calibration.moments import Moments
 from onnxheadprune.calibration.taps import tapped
 from onnxheadprune.compensation import compensate, value_fit
@@ -20,6 +22,7 @@ from onnxheadprune.compensation.values import Values, values_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import sites_of
 from tests import toys_scores
+from tests.conftest import SAMPLES
 
 HERE = Provider(CPU, "test")
 
@@ -249,3 +252,13 @@ def test_the_columns_of_other_heads_stay_as_they_were() -> None:
     old = numpy_helper.to_array(next(item for item in model.graph.initializer if item.name == "w"))
     moved = np.flatnonzero(np.abs(found.stored["w"] - old).max(axis=0) > 0)
     assert moved.tolist() == [8, 9, 10, 11, 32, 33, 34, 35]
+
+
+def test_a_context_is_made_of_its_own_maps_not_of_those_whose_shapes_it_looks_at(digits: Path) -> None:
+    _, sites, _ = toys_scores.parts(onnx.load(digits), str(SAMPLES / "digits_calibration.npz"))
+    for site in sites:
+        (projection,) = site.projections
+        context = projection.node.inputs[projection.activation[0]]
+        assert context is not None
+        (maker,) = feeders(context)
+        assert maker.matrix.shape[-1] == 3 * maker.matrix.shape[0] and maker.out.shape is not None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import helper, numpy_helper
 
 from onnxheadprune.calibration.weights import Array, Matrix, matrix_of
-from onnxheadprune.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.sites.site import Projection
@@ -66,14 +65,6 @@ def linear_of(projection: Projection) -> Linear | None:
     )
 
 
-def linears(view: GraphView) -> Iterator[Linear]:
-    """Every linear map of the main graph that adds to a residual stream, in graph order."""
-    for node in view.main.nodes:
-        linear = linear_at(node)
-        if linear is not None and linear.other is not None:
-            yield linear
-
-
 def linear_at(node: Node) -> Linear | None:
     """A node as a linear map with stored weights, None if it is none or they are in no form to rewrite."""
     found = contraction_of(node)
@@ -97,7 +88,7 @@ def linear_at(node: Node) -> Linear | None:
 def feeders(value: Value) -> tuple[Linear, ...]:
     """The linear maps that a value is made of with no other one in between, in graph order.
 
-    Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten) are not told of.
+    Paths that lead elsewhere (to graph inputs, lookups, weights that cannot be rewritten, shapes) are not told of.
     """
     found: dict[int, Linear] = {}
     seen: set[Value] = set()
@@ -111,7 +102,9 @@ def feeders(value: Value) -> tuple[Linear, ...]:
         if linear is not None:
             found[linear.node.index] = linear
         else:
-            waiting += [item for item in value.producer.inputs if item is not None]
+            uses = [Use(value.producer, index) for index in range(len(value.producer.inputs))]
+            sources = [value.producer.inputs[use.input_index] for use in uses if not looks_only(use)]
+            waiting += [item for item in sources if item is not None]
     return tuple(found[index] for index in sorted(found))
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.calibration.linear import Linear, feeders, linear_of, linears
+from onnxheadprune.calibration.linear import Linear, feeders, linear_at, linear_of
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.sites.site import AttentionSite, Projection
+
+LARGEST = 2**24
+"""Weights of a map that adds to no stream, above which it stays as it is: a vocabulary times a width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,8 @@ class Task:
             return "its weights are shared with another node"
         if any(value.scope.parent is not None for value in (self.linear.source, self.linear.out)):
             return "it lives inside the body of a control-flow operator"
+        if self.linear.other is None and math.prod(self.linear.matrix.shape) > LARGEST:
+            return f"it has more than {LARGEST:,} weights and adds to no stream: too much for what it gains"
         return None
 
 
@@ -56,8 +62,8 @@ def tasks(
 ) -> list[Task]:
     """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
 
-    Output projections of the sites that lose heads; with `other_maps` everything else that adds to a residual
-    stream, and the maps whose results those read (the first half of a feed-forward block).
+    Output projections of the sites that lose heads; with `other_maps` every other map that is not read by attention
+    (queries, keys and values: their refit to what they gave before has not paid).
 
     Args:
         view: an annotated view of the original.
@@ -81,11 +87,17 @@ def tasks(
     if not other_maps or not found:
         return [found[index] for index in sorted(found)]
     first = min(found)
-    own = {projection.node.index for site in sites for projection in site.projections}
-    for linear in linears(view):
-        hidden = () if linear.node.index in own else feeders(linear.source)
-        for item in (*hidden, linear):
-            at = item.node.index
-            if at > first and at not in found and at not in whole:
-                found[at] = Task(item.node.label, item)
+    projections = [projection for site in sites for projection in site.projections]
+    attention = {
+        item.node.index
+        for projection in projections
+        for value in [projection.node.inputs[projection.activation[0]]]
+        for item in (() if value is None else feeders(value))
+    }
+    for node in view.main.nodes:
+        at = node.index
+        if at > first and at not in found and at not in whole and at not in attention:
+            linear = linear_at(node)
+            if linear is not None:
+                found[at] = Task(node.label, linear)
     return [found[index] for index in sorted(found)]
