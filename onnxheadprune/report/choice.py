@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 
 from onnxheadprune.choosing import Chosen
+from onnxheadprune.compensation import Compensation
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.report.heatmap import Removed, Scores, heat_rows
 from onnxheadprune.report.layout import bullet, row
@@ -24,14 +25,23 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
         yield row("refitted", f"{len(done)} linear maps on {compensation.samples} samples")
-        for item in compensation.refits:
-            if item.skipped is not None:
-                yield bullet(f"not {item.node}: {item.skipped}", "yellow")
+        for reason, nodes in _skipped(compensation).items():
+            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+            yield bullet(f"not {nodes[0]}{more}: {reason}", "yellow")
     if chosen.drift is not None:
         where = "held-out data" if chosen.held_out else "the calibration data, which the refit has seen"
         yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {where}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
+
+
+def _skipped(compensation: Compensation) -> dict[str, list[str]]:
+    """The maps that stayed as they were, by reason."""
+    found: dict[str, list[str]] = {}
+    for item in compensation.refits:
+        if item.skipped is not None:
+            found.setdefault(item.skipped, []).append(item.node)
+    return found
 
 
 def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:

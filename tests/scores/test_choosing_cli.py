@@ -14,6 +14,7 @@ import pytest
 from onnxheadprune import choosing, find_sites, sweeping
 from onnxheadprune.compensation import record_of
 from onnxheadprune.heads import is_legal
+from tests import toys_scores
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
 
@@ -30,7 +31,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     out, picture = tmp_path / "out.onnx", tmp_path / "heat.png"
     outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
-    for part in ("measured drift after refit", "refitted 4 linear maps", "(kl)", "passed"):
+    for part in ("measured drift after refit", " linear maps on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
     assert sum(site.num_heads for site in find_sites(out)) == 4
     assert record_of(onnx.load(out)) is not None and is_picture(picture)
@@ -299,3 +300,12 @@ def test_a_wrong_wish_is_known_before_any_work(
 
     monkeypatch.setattr("onnxheadprune.selection.select.context_moments", never)
     assert command("prune", toy, *wish, "--data", data, "--dry-run", *CPU).exit_code == 2
+
+
+def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared.onnx"
+    onnx.save(toys_scores.stack(shared=True), shared)
+    outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--compensate", "--dry-run", *CPU)
+    words = " ".join(outcome.stdout.split())
+    assert outcome.exit_code == 0, outcome.stderr
+    assert words.count("its weights are shared with another node") == 1 and "more: its weights" in words
