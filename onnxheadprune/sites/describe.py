@@ -18,7 +18,7 @@ from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
 from onnxheadprune.sites.grouping import Block, Partition
-from onnxheadprune.sites.products import is_product
+from onnxheadprune.sites.products import core_product, is_product
 from onnxheadprune.sites.trace import Core
 
 
@@ -72,8 +72,8 @@ def anatomy(block: Block) -> Anatomy:
         free |= _endpoints(value_walk)
         products = [node for node in _visited(weight_walk) if _head_product(node)]
         scores = products[0] if products else core.node
-        size = _contracted_size(scores)
-        head_size = head_size or size
+        if is_product(scores) is not None:  # stored maps have neither queries nor keys
+            head_size = head_size or _contracted_size(scores)
         nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
         below = _walk_from(scores, weight_walk, own) if products else weight_walk
         free |= _endpoints(below)
@@ -127,7 +127,7 @@ def _head_shape(core: Core) -> tuple[int, ...]:
 
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
     """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
-    found = is_product(core.node)
+    found = core_product(core.node)
     entry = rule_for(core.node)
     assert found is not None and entry is not None
     answer = entry.function(core.node, [bits])

@@ -17,6 +17,26 @@ def is_product(node: Node) -> Contraction | None:
     return found if len(activations) > 1 else None
 
 
+def core_product(node: Node) -> Contraction | None:
+    """What a node multiplies that is a core: two activations, or one with a stored map per head."""
+    return is_product(node) or stored_map(node)
+
+
+def stored_map(node: Node) -> Contraction | None:
+    """The contraction, if a stored tensor mixes the rows of an activation, with a map of its own per batch position.
+
+    A synthesizer's attention maps are weights. Both operands have a batch letter, and each has one of its own.
+    """
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2 or not found.batch or not found.contracted:
+        return None
+    stored = [
+        index for index, value in zip(found.indices, operands(node, found), strict=True) if is_weight(value)
+    ]
+    own = {found.owners(letter) for letter in found.out_axes}
+    return found if len(stored) == 1 and all((index,) in own for index in found.indices) else None
+
+
 def _weighted_sum(node: Node) -> Contraction | None:
     """Softmaxed weights times values, summed up by the next node: a product of matrices spelled out.
 

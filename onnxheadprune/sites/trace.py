@@ -21,7 +21,7 @@ from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.fused import is_fused_core, split_fused
-from onnxheadprune.sites.products import is_product
+from onnxheadprune.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.sites.within import Classes, within_heads
 
 
@@ -110,6 +110,8 @@ class Tracer:
                 continue
             for step in upstream:
                 own |= self._known[_key(step.value, step.live)].told_apart(step.classes)
+            if not own.cores:
+                own |= _by_stored_maps(value, labels)
             self._known[key] = own
             stack.pop()
         return self._known[_key(start, live)]
@@ -188,6 +190,29 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
         batch += [axis for axis in free if owners[axis] != owners[feature]]
         free = [axis for axis in free if axis not in batch]
     return Trace((Core(node, head_sets(live, batch), tuple(batch), tuple(free)),))
+
+
+def _by_stored_maps(value: Value, live: Live) -> Trace:
+    """The core that a product with a stored map per head is, where nothing upstream of it is one.
+
+    Labels go on through it as through any weights, since a map of weights may also follow attention.
+    """
+    node = value.producer
+    found = None if node is None else stored_map(node)
+    if node is None or found is None:
+        return Trace()
+    letters = {found.out_axes[axis] for axis in live.axes}
+    mixed = next(index for index in found.indices if not is_weight(_operand(node, index)))
+    within = letters - found.batch
+    if not letters & found.batch or not within or any(found.owners(letter) != (mixed,) for letter in within):
+        return Trace()
+    return _classify(node, found, live)
+
+
+def _operand(node: Node, index: int) -> Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value
 
 
 def _stride(live: Live, axis: int) -> int:
