@@ -214,6 +214,17 @@ def test_by_weights_and_by_scores() -> None:
     assert found.scores == {0: (5, 1, 6, None), 1: (2, 8, None, 4)}
 
 
+def test_a_small_cut_of_grouped_queries_does_not_hide_behind_a_large_one() -> None:
+    model = toys_scores.stack(layers=1, heads=8, kv_heads=2)
+    scores = scores_from_dict({"0": [0, 0, 0, 0, 1, 1, 1, 1]})
+    # Per head the first KV head is cheapest, and takes four query heads with it.
+    assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2, 3)}
+    assert chosen(model, ratio=0.25, scores=scores).heads == {0: (0, 4)}
+    assert chosen(model, keep=6, scores=scores).heads == {0: (0, 4)}
+    on_data = chosen(model, ratio=0.25, data=toys_scores.ids(20))
+    assert on_data.count == 2 and is_legal(toys_scores.parts(model)[1][0].groups, set(on_data.heads[0]))
+
+
 def test_protected_heads_and_floors_are_kept() -> None:
     model = toys_scores.stack()
     scores = scores_from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})

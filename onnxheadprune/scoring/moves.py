@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.heads import is_legal
@@ -10,6 +10,9 @@ from onnxheadprune.sites.site import AttentionSite, united
 
 Heads = frozenset[int]
 Move = frozenset[int]
+GROUPS, QUERIES = "groups", "queries"
+"""How grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
+BOTH = (GROUPS, QUERIES)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,30 @@ def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Mo
     return options[best], costs[best]
 
 
+def ways_of(site: AttentionSite) -> tuple[tuple[str, ...], ...]:
+    """The ways to offer a choice between: a greedy path takes the cheapest step, and hides smaller ones behind it."""
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
+    return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
+
+
+def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
+    """The steps of several paths of one site, few heads first; of equal sets the cheapest."""
+    best: dict[Heads, Step] = {}
+    for path in paths:
+        for step in path:
+            if step.removed not in best or step.error < best[step.removed].error:
+                best[step.removed] = step
+    return tuple(
+        sorted(best.values(), key=lambda step: (len(step.removed), step.error, sorted(step.removed)))
+    )
+
+
 def path_by_worth(
-    site: AttentionSite, worth: Sequence[float], protected: Heads = frozenset(), removed: Heads = frozenset()
+    site: AttentionSite,
+    worth: Sequence[float],
+    protected: Heads = frozenset(),
+    removed: Heads = frozenset(),
+    ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
     """The path on which the least worthy heads go first, as far as the KV groups allow.
 
@@ -42,9 +67,10 @@ def path_by_worth(
         worth: of each present head; worths add up.
         protected: present heads that stay.
         removed: present heads that are gone already.
+        ways: see `moves`.
     """
     gone, total, steps = removed, 0.0, []
-    while options := moves(site, gone, protected, worth):
+    while options := moves(site, gone, protected, worth, ways):
         best, cost = cheapest(options, lambda move: sum(worth[head] for head in move))
         gone |= best
         total += cost
@@ -53,7 +79,11 @@ def path_by_worth(
 
 
 def moves(
-    site: AttentionSite, removed: Heads, protected: Heads = frozenset(), worth: Sequence[float] | None = None
+    site: AttentionSite,
+    removed: Heads,
+    protected: Heads = frozenset(),
+    worth: Sequence[float] | None = None,
+    ways: Sequence[str] = BOTH,
 ) -> list[Move]:
     """Sets of present heads that may go next, so that every KV head that stays keeps equally many.
 
@@ -65,8 +95,9 @@ def moves(
         removed: present heads that are gone already; a legal set.
         protected: present heads that stay.
         worth: of each present head; of every KV head the least worthy query head goes first.
+        ways: `GROUPS`, `QUERIES` or both; where there are no groups, heads go one by one.
     """
-    found = _moves(site, removed, protected, worth)
+    found = _moves(site, removed, protected, worth, ways)
     if all(len(unit) == 1 for unit in site.units):
         return found
     # Heads that a projection packs together go together, where that leaves the KV groups even.
@@ -80,13 +111,21 @@ def moves(
 
 
 def _moves(
-    site: AttentionSite, removed: Heads, protected: Heads, worth: Sequence[float] | None
+    site: AttentionSite,
+    removed: Heads,
+    protected: Heads,
+    worth: Sequence[float] | None,
+    ways: Sequence[str],
 ) -> list[Move]:
     groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
     whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
     if len(groups) > 1 and len(groups[0]) == 1:
-        return [move for move in whole if not move & protected]
-    thinner = _one_of_each(groups, protected, worth) if groups and len(groups[0]) > 1 else []
+        return [move for move in whole if not move & protected] if GROUPS in ways or not grouped else []
+    if grouped and GROUPS not in ways:
+        whole = []
+    thin = bool(groups) and len(groups[0]) > 1 and (QUERIES in ways or not grouped)
+    thinner = _one_of_each(groups, protected, worth) if thin else []
     return [*(move for move in whole if not move & protected), *thinner]
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxheadprune.calibration.contexts import projection_matrix
 from onnxheadprune.calibration.moments import Moments
-from onnxheadprune.scoring.moves import Heads, Move, Step, cheapest, moves
+from onnxheadprune.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
 from onnxheadprune.sites.site import AttentionSite
 
 Matrix64 = npt.NDArray[np.float64]
@@ -55,6 +55,7 @@ def path(
     moments: Sequence[Moments],
     protected: Iterable[int] = (),
     removed: Iterable[int] = (),
+    ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
     """The order in which a site best loses its heads, and what each step costs.
 
@@ -63,6 +64,7 @@ def path(
         moments: of the context of each of its projections.
         protected: present heads that stay.
         removed: present heads that are gone already, so that their context is all zero.
+        ways: in which grouped-query attention may lose heads; see `moves`.
     """
     surgeons = [
         _Surgeon(moment.centred().covariance, projection_matrix(projection))
@@ -76,7 +78,7 @@ def path(
     total = 0.0
     steps: list[Step] = []
     while True:
-        options = moves(site, gone, frozenset(protected), _alone(site, surgeons, gone))
+        options = moves(site, gone, frozenset(protected), _alone(site, surgeons, gone), ways)
         if not options:
             return tuple(steps)
         best, cost = cheapest(options, lambda move: _error(site, surgeons, move))

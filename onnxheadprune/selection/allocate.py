@@ -98,7 +98,7 @@ def _uniform(
         before = gone.get(site.index, frozenset())
         steps = options(site, paths[site.index], limits, before)
         fitting = [step for step in steps if len(step.removed) <= max(most, len(before))]
-        choice[site.index] = max(fitting, key=lambda step: len(step.removed)).removed
+        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
     return _required(choice, wanted)
 
 
@@ -115,7 +115,7 @@ def keep_per_site(sites: Sequence[AttentionSite], paths: Paths, keep: int, limit
             for step in options(site, paths[site.index], limits)
             if site.num_heads - len(step.removed) >= min(keep, site.num_heads)
         ]
-        choice[site.index] = max(fitting, key=lambda step: len(step.removed)).removed
+        choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
     return _required(choice, sum(max(site.num_heads - keep, 0) for site in sites))
 
 

@@ -7,7 +7,7 @@ outputs is measured. The part of the model before the site runs once (`scoring.s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from onnx import numpy_helper
@@ -21,7 +21,7 @@ from onnxheadprune.calibration.moments import Moments, ridge
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.runtime import Provider
-from onnxheadprune.scoring.moves import Step
+from onnxheadprune.scoring.moves import Step, merged
 from onnxheadprune.scoring.suffix import halves
 from onnxheadprune.sites.site import AttentionSite, Projection
 
@@ -109,7 +109,7 @@ def _refits(
 def measured_paths(
     view: GraphView,
     sites: Sequence[AttentionSite],
-    paths: dict[int, tuple[Step, ...]],
+    paths: Mapping[int, Sequence[Sequence[Step]]],
     moments: dict[int, tuple[Moments, ...]],
     data: Calibration,
     provider: Provider,
@@ -117,11 +117,12 @@ def measured_paths(
     effect: Effect | None = None,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
-    """`measured_path` for every site."""
+    """`measured_path` for every path of every site, those of one site merged."""
     found = {}
     for number, site in enumerate(sites, 1):
-        found[site.index] = measured_path(
-            view, site, paths[site.index], moments[site.index], data, provider, main, effect
+        found[site.index] = merged(
+            measured_path(view, site, path, moments[site.index], data, provider, main, effect)
+            for path in paths[site.index]
         )
         progress("measuring what cuts cost, site by site", number, len(sites))
     return found

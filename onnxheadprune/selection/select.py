@@ -18,7 +18,7 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.runtime import Provider
 from onnxheadprune.scoring.ablation import require_main
-from onnxheadprune.scoring.moves import Heads, Step, path_by_worth
+from onnxheadprune.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.scoring.scores import HeadScores, is_protected
 from onnxheadprune.scoring.simple import weight_scores
@@ -154,6 +154,8 @@ def _worth(site: AttentionSite, steps: Sequence[Step]) -> tuple[float | None, ..
     before, done = 0.0, frozenset[int]()
     for step in steps:
         fresh = step.removed - done
+        if not step.removed > done:
+            continue
         for head in fresh:
             worth[names[head]] = (step.error - before) / len(fresh)
         before, done = step.error, step.removed
@@ -253,24 +255,33 @@ def _paths(
     gone: Mapping[int, Heads],
 ) -> tuple[dict[int, tuple[Step, ...]], str]:
     """Steps per site with costs that compare across sites as well as the basis allows; and the basis."""
-    if scores is not None:
-        paths = {site.index: path_by_worth(site, scores.of(site), kept[site.index]) for site in sites}
-        if data is None or not scores.are_shares:
-            return paths, f"scores ({scores.method})"
-    elif data is None:
-        worths = {site.index: tuple(weight_scores(site).tolist()) for site in sites}
-        return {
-            site.index: path_by_worth(site, worths[site.index], kept[site.index]) for site in sites
-        }, "weights (no data was given)"
+    worths = {
+        site.index: scores.of(site) if scores is not None else tuple(weight_scores(site).tolist())
+        for site in sites
+        if scores is not None or data is None
+    }
+    paths = {
+        site.index: [
+            path_by_worth(site, worths[site.index], kept[site.index], ways=ways) for ways in ways_of(site)
+        ]
+        for site in sites
+        if site.index in worths
+    }
+    if data is None or (scores is not None and not scores.are_shares):
+        basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
+        return {index: merged(found) for index, found in paths.items()}, basis
     assert isinstance(provider, Provider)
     calibration = calibration_data(data, view)
     moments = context_moments(view.model, sites, calibration, provider, progress)
     require_rows(moments, calibration.source)
     if scores is None:
         paths = {
-            site.index: reconstruction_path(
-                site, moments[site.index], kept[site.index], gone.get(site.index, ())
-            )
+            site.index: [
+                reconstruction_path(
+                    site, moments[site.index], kept[site.index], gone.get(site.index, ()), ways
+                )
+                for ways in ways_of(site)
+            ]
             for site in sites
         }
     measured = measured_paths(
