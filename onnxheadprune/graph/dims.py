@@ -120,6 +120,17 @@ def _without(atoms: Monomial, divisor_atoms: Monomial) -> Monomial | None:
     return tuple(rest)
 
 
+def never_negative(dim: Dim) -> bool:
+    """Whether a sum of products of dimensions has no part that could be below zero."""
+    if isinstance(dim, int):
+        return dim >= 0
+    # A spelled quotient of a difference is the only symbol that is no dimension and may be negative.
+    return all(
+        factor > 0 and not any(atom.startswith("(") and "-" in atom for atom in atoms)
+        for atoms, factor in dim.terms
+    )
+
+
 def floor_divide(left: Dim, right: Dim) -> Dim:
     """`left // right`; a symbol named after the expression where it is no polynomial.
 

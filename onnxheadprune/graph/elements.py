@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import Dim, Shape, Symbolic
+from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.view import Node
 
 Elements: TypeAlias = npt.NDArray[np.object_]
@@ -109,10 +109,20 @@ def _transpose(node: Node) -> Elements | None:
 
 
 def _concat(node: Node) -> Elements | None:
-    parts = [_of(node, index) for index in range(len(node.inputs))]
+    parts = [_part(node, index) for index in range(len(node.inputs))]
     if any(part is None or part.ndim != 1 for part in parts):
         return None
-    return np.concatenate([part for part in parts if part is not None])
+    joined = np.concatenate([part for part in parts if part is not None])
+    return None if all(item is None for item in joined) else joined
+
+
+def _part(node: Node, index: int) -> Elements | None:
+    """The elements of one piece of a vector; of unknown ones at least how many they are."""
+    known, shape = _of(node, index), node.shape(index)
+    if known is not None or shape is None or len(shape) != 1:
+        return known
+    count = shape[0]
+    return _boxed([None] * count, (count,)) if isinstance(count, int) and count <= MAX_ELEMENTS else None
 
 
 def _unsqueeze(node: Node) -> Elements | None:
@@ -176,8 +186,8 @@ def _equal(left: Dim, right: Dim) -> Dim | None:
     if isinstance(left, int) and isinstance(right, int):
         return 0
     # A dimension is never negative: the exporters' `where(shape == -1, 1, shape)` is decided by that.
-    other = right if isinstance(left, Symbolic) else left
-    return 0 if isinstance(other, int) and other < 0 else None
+    number, other = (left, right) if isinstance(left, int) else (right, left)
+    return 0 if isinstance(number, int) and number < 0 and dims.never_negative(other) else None
 
 
 def _larger(left: Dim, right: Dim) -> Dim | None:
@@ -189,13 +199,13 @@ def _smaller(left: Dim, right: Dim) -> Dim | None:
 
 
 def _extreme(left: Dim, right: Dim, pick: Callable[[int, int], int]) -> Dim | None:
-    """Of equal polynomials either one; a dimension is never negative."""
+    """Of equal polynomials either one; a dimension is never negative, a difference of two may be."""
     if left == right:
         return left
     if isinstance(left, int) and isinstance(right, int):
         return pick(left, right)
     number, other = (left, right) if isinstance(left, int) else (right, left)
-    if not isinstance(number, int) or number > 0:
+    if not isinstance(number, int) or number > 0 or not dims.never_negative(other):
         return None
     return other if pick(0, 1) else number
 
@@ -230,6 +240,27 @@ def _truncating_divide(left: Dim, right: Dim) -> Dim | None:
     return dims.floor_divide(left, right)
 
 
+def _negative(node: Node) -> Elements | None:
+    data = _of(node, 0)
+    if data is None:
+        return None
+    items = [None if item is None else dims.multiply(-1, item) for item in data.reshape(-1)]
+    return _boxed(items, data.shape)
+
+
+def _modulo(node: Node) -> Elements | None:
+    """What is left of a floor division; with `fmod` the sign would be the dividend's."""
+    return None if node.attribute("fmod", 0) else _combine(_remainder)(node)
+
+
+def _remainder(left: Dim, right: Dim) -> Dim | None:
+    if isinstance(left, int) and isinstance(right, int):
+        return left % right if right else None
+    if not isinstance(right, int) or right <= 0:
+        return None
+    return dims.subtract(left, dims.multiply(right, dims.floor_divide(left, right)))
+
+
 def split_elements(node: Node) -> list[Elements | None]:
     """The elements of every output of a Split of a shape vector."""
     data = _of(node, 0)
@@ -257,6 +288,8 @@ FOLLOWED: dict[str, Callable[[Node], Elements | None]] = {
     "Sub": _combine(dims.subtract),
     "Mul": _combine(dims.multiply),
     "Div": _combine(_truncating_divide),
+    "Neg": _negative,
+    "Mod": _modulo,
     "Equal": _combine(_equal),
     "Where": _where,
     "ReduceProd": _reduce_product,

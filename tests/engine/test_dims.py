@@ -99,3 +99,12 @@ def test_what_exporters_of_images_write() -> None:
     tokens = dims.add(dims.multiply(patches, patches), 1)
     assert dims.divide(dims.multiply(tokens, dims.multiply(tokens, 4)), tokens) == dims.multiply(tokens, 4)
     assert dims.divide(tokens, patches) is None
+
+
+def test_only_sums_of_products_are_never_negative() -> None:
+    spelled = dims.floor_divide(dims.subtract(S, 8), B)
+    assert all(dims.never_negative(dim) for dim in (0, 3, B, dims.add(dims.multiply(B, S), 2)))
+    assert all(dims.never_negative(dims.floor_divide(dim, 4)) for dim in (S, dims.add(S, 3)))
+    assert not any(
+        dims.never_negative(dim) for dim in (-1, dims.subtract(S, 8), dims.subtract(S, B), spelled)
+    )

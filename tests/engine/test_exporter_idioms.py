@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune.graph import dims
+from onnxheadprune.graph.dims import symbol
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites, view_of
@@ -137,6 +139,39 @@ def test_padding_that_is_turned_around_at_run_time(plan: Blueprint) -> None:
         return net.op("Slice", _softmax(net, padded), net.ints(0), length, net.ints(3))
 
     _exact(*_attention(plan, weigh))
+
+
+@pytest.mark.parametrize("plan", [STATIC, SYMBOLIC], ids=("static", "dynamic"))
+@pytest.mark.parametrize("spelled", ["Mod", "Ceil"])
+def test_padding_up_to_whole_blocks(plan: Blueprint, spelled: str) -> None:
+    """LongT5 pads by `-length % block`; what cannot be followed (here a way through floats) hides only its own axis."""
+
+    def weigh(net: Net, scores: Any) -> Any:
+        length = net.piece(net.op("Shape", scores), 2)
+        if spelled == "Mod":
+            missing = net.op("Mod", net.op("Neg", length), net.ints(4))
+        else:
+            missing = net.op("Cast", net.op("Ceil", net.op("Cast", length, to=1)), to=7)
+        padded = net.op("Pad", scores, net.op("Concat", net.ints(0, 0, 0, 0, 0, 0, 0), missing, axis=0))
+        return net.op("Slice", _softmax(net, padded), net.ints(0), length, net.ints(3))
+
+    _exact(*_attention(plan, weigh))
+
+
+def test_a_difference_of_dimensions_may_be_negative() -> None:
+    """`max(length - 4, 0)` and `where(length - 4 == -1, 4, 0)` are decided by the length, not by the graph."""
+    net = Net(SYMBOLIC)
+    x = net.input("x", (B, S), "bs")
+    less = net.op("Sub", net.piece(net.op("Shape", x), 1), net.ints(4))
+    larger = net.op("Max", less, net.ints(0))
+    chosen = net.op("Where", net.op("Equal", less, net.ints(-1)), net.ints(4), net.ints(0))
+    padded = [net.op("Pad", x, net.op("Concat", net.ints(0, 0, 0), end, axis=0)) for end in (larger, chosen)]
+    view = view_of(net.export(padded))
+    found = {value.name: value.shape for value in view.values()}
+    length = symbol("dim_s")
+    for output, claim in zip(padded, (dims.add(length, dims.subtract(length, 4)), length), strict=True):
+        shape = found[output.name]
+        assert shape is not None and shape[0] == symbol("dim_b") and shape[1] != claim
 
 
 def test_relative_values_that_all_heads_read_make_no_group() -> None:
