@@ -63,13 +63,14 @@ def bench(
     from onnxheadprune.report.benchmark import benchmark_report
     from onnxheadprune.report.benchmark_csv import write_csv
     from onnxheadprune.report.console import err, out
+    from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.gates import gate_rows
-    from onnxheadprune.report.latency_plot import check_plot_path, plot_latencies
+    from onnxheadprune.report.latency_plot import plot_latencies
 
     if min_speedup is not None and not pruned:
         raise click.UsageError("--min-speedup needs a PRUNED to compare", click.get_current_context())
     if plot is not None:
-        check_plot_path(plot)
+        check_picture(plot)
     with err().status("looking at the models") as status:
         result = benchmark(model, *pruned, memory=not no_memory, progress=status.update, **settings)
     gates = [] if min_speedup is None else speed_gates(result, min_speedup)

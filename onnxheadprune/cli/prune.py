@@ -104,7 +104,8 @@ def prune(
     from onnxheadprune.api import prune as run_prune
     from onnxheadprune.report.choice import heat_of
     from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.heatmap import check_picture, save_heatmap
+    from onnxheadprune.report.figure import check_picture
+    from onnxheadprune.report.heatmap import save_heatmap
     from onnxheadprune.report.page import save_page
     from onnxheadprune.report.plan import plan_report, prune_report
     from onnxheadprune.report.progress import progress_on

@@ -44,7 +44,8 @@ def score(
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
     from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.heatmap import check_picture, heat_rows, save_heatmap
+    from onnxheadprune.report.figure import check_picture
+    from onnxheadprune.report.heatmap import heat_rows, save_heatmap
     from onnxheadprune.report.progress import progress_on
     from onnxheadprune.report.scores import score_rows
     from onnxheadprune.scoring import score_heads, write_scores

@@ -36,7 +36,7 @@ def run_sweep(
     from onnxheadprune.providers import resolve_provider
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.curve import curve_rows, save_curve
-    from onnxheadprune.report.heatmap import check_picture
+    from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.progress import progress_on
     from onnxheadprune.scoring.executors import open_executor
     from onnxheadprune.sweeping import parse_sweep, sweep_ratios

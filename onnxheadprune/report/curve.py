@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.figure import save_figure
-from onnxheadprune.report.heatmap import check_picture
+from onnxheadprune.report.figure import check_picture, save_figure
 from onnxheadprune.report.layout import row, table
 from onnxheadprune.sweeping import Curve
 

@@ -7,15 +7,30 @@ from typing import Any
 
 from onnxheadprune.errors import UsageError
 
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def check_picture(path: Path) -> None:
+    """Whether a picture can be written there; asked before long work.
+
+    Raises:
+        UsageError: if the suffix is unknown or the folder does not exist.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist")
+
 
 def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure.
 
     Raises:
-        UsageError: if the file cannot be written.
+        UsageError: if it is no picture's name, or the file cannot be written.
     """
     import matplotlib as mpl
 
+    check_picture(path)
     # Without dates and with names that are no random numbers the same data gives the same bytes.
     dateless: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:

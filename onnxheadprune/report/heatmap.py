@@ -11,13 +11,11 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.errors import UsageError
 from onnxheadprune.report.figure import save_figure
 
 Scores = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]
 SHADES = " ░▒▓█"
-FORMATS = (".png", ".svg", ".pdf")
 
 
 def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[RenderableType]:
@@ -57,18 +55,6 @@ def _ranks(scores: Scores) -> dict[str, list[float]]:
     }
 
 
-def check_picture(path: Path) -> None:
-    """Whether a picture can be written there; asked before long work.
-
-    Raises:
-        UsageError: if not.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist")
-
-
 def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Removed | None = None) -> None:
     """Draws the heat map into a file.
 
@@ -81,8 +67,6 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
     Raises:
         UsageError: if the file is none of these, or cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"a picture is one of {', '.join(FORMATS)}, not {path.name}")
     save_figure(_figure(scores, title, removed), path)
 
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell, GridPoint
-from onnxheadprune.errors import UsageError
-from onnxheadprune.report.figure import save_figure
+from onnxheadprune.report.figure import check_picture, save_figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette: told apart by colour-blind readers as well."""
 MARKERS = "osD^vPX"
@@ -20,18 +18,6 @@ _PANEL = (4.4, 3.4)
 _COLUMNS = 3
 _DECADE = 10
 """Latencies further apart than this are drawn on a logarithmic axis."""
-
-
-def check_plot_path(path: Path) -> None:
-    """Whether a picture can be written there; asked before anything is measured.
-
-    Raises:
-        UsageError: if the suffix is unknown or the folder does not exist.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture ends in {', '.join(SUFFIXES)}, not {path.suffix or 'in nothing'}")
-    if not path.parent.is_dir():
-        raise UsageError(f"the folder {path.parent} does not exist")
 
 
 def plot_latencies(result: Benchmark, path: Path) -> None:
@@ -46,7 +32,7 @@ def plot_latencies(result: Benchmark, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    check_plot_path(path)
+    check_picture(path)
     panels = _panels(result.points)
     columns = min(len(panels), _COLUMNS)
     rows = -(-len(panels) // columns)
