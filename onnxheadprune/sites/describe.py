@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +54,17 @@ def anatomy(block: Block) -> Anatomy:
     labelled: list[bool] = []
     for core in block.cores:
         if is_fused_core(core.node):
-            fused = fused_anatomy(core.node, block.num_heads)
+            fused, owner = fused_anatomy(core.node), _owners(block, core)
             for shared in fused.groups:
-                groups.join(shared)
-            free |= fused.free | _endpoints(_fused_walk(core, range(1, len(core.node.inputs))))
+                groups.join({owner[position] for position in shared})
+            # As below: what one head reads alone says whose it is, what all of several read says nothing.
+            own = sum({1 << head for head in owner}) if len(owner) > 1 else everyone
+            free |= fused.free | _endpoints(_fused_walk(core, range(1, len(core.node.inputs)), owner, own))
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
-                walk = _fused_walk(core, (fused.value,))
-                labelled.append(_join_shared(groups, walk, block.num_heads, everyone))
+                walk = _fused_walk(core, (fused.value,), owner, own)
+                labelled.append(_join_shared(groups, walk, block.num_heads, own))
             continue
         bits = _head_bits(block, core)
         # What all heads of this core read alike says nothing; other cores may have heads of their own.
@@ -84,12 +86,12 @@ def anatomy(block: Block) -> Anatomy:
     return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
 
 
-def _fused_walk(core: Core, indices: Iterable[int]) -> Sweep:
+def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
     """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
     layout, entry = layout_of(core.node), rule_for(core.node)
     if layout is None or entry is None:
         return Sweep()
-    bits = np.array([1 << head for head in range(layout.num_heads)], dtype=object)
+    bits = np.array([1 << head for head in owner], dtype=object)
     if len(layout.out_axes) == 1:
         bits = np.repeat(bits, layout.v_head_size)
     lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
@@ -98,19 +100,24 @@ def _fused_walk(core: Core, indices: Iterable[int]) -> Sweep:
         return Sweep()
     return sweep(
         [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
-        labels=(1 << layout.num_heads) - 1,
+        labels=everyone,
     )
 
 
-def _head_bits(block: Block, core: Core) -> Live:
-    """One bit per head at every head position of the core's output."""
+def _owners(block: Block, core: Core) -> list[int]:
+    """The head that every head position of a core belongs to: a differential head has two of them."""
     owner = {
         position: head
         for head, members in enumerate(block.members)
         for index, position in members
         if index == core.node.index
     }
-    bits = np.array([1 << owner[position] for position in range(len(core.heads))], dtype=object)
+    return [owner[position] for position in range(len(core.heads))]
+
+
+def _head_bits(block: Block, core: Core) -> Live:
+    """One bit per head at every head position of the core's output."""
+    bits = np.array([1 << head for head in _owners(block, core)], dtype=object)
     return Live.over(core.head_axes, bits.reshape(_head_shape(core)))
 
 

@@ -47,11 +47,11 @@ def split_fused(
     return heads, layout.out_axes[:1], layout.out_axes[1:]
 
 
-def fused_anatomy(node: Node, num_heads: int) -> FusedAnatomy:
+def fused_anatomy(node: Node) -> FusedAnatomy:
     """Groups, head size and cache of a fused attention node."""
     layout = layout_of(node)
-    if layout is None or layout.num_heads != num_heads:
-        return FusedAnatomy(tuple((head,) for head in range(num_heads)), None, frozenset())
+    if layout is None:
+        return FusedAnatomy((), None, frozenset())
     groups = tuple(
         tuple(range(first, first + layout.group)) for first in range(0, layout.num_heads, layout.group)
     )

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.products import is_product
 from onnxheadprune.sites.site import Projection
 from onnxheadprune.sites.trace import Core
 
 T = TypeVar("T", bound=Hashable)
+VALUES = 2
+"""Where fused operators with separate queries, keys and values take the values."""
+PAST_VALUES = {
+    ("", "Attention"): 5,
+    ("com.microsoft", "MultiHeadAttention"): 7,
+    ("com.microsoft", "GroupQueryAttention"): 4,
+}
 
 
 class Partition(Generic[T]):
@@ -139,9 +147,9 @@ def _build(candidates: list[Candidate]) -> Block:
 
 def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
     """The head positions of several products that read the same slice of the same attention weights."""
-    readers: dict[Value, list[Core]] = {}
+    readers: dict[Hashable, list[Core]] = {}
     for core in cores:
-        weights = _weights_read(core)
+        weights = _weights_made(core.node) if is_fused_core(core.node) else _weights_read(core)
         if weights is not None:
             readers.setdefault(weights, []).append(core)
     return [
@@ -150,6 +158,16 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
         if len({len(core.heads) for core in sharing}) == 1
         for position in range(len(sharing[0].heads))
     ]
+
+
+def _weights_made(node: Node) -> Hashable | None:
+    """What a fused node makes its attention weights of: all but its values; None where those are packed."""
+    past = PAST_VALUES.get((node.domain, node.op_type))
+    if node.input(VALUES) is None:
+        return None
+    read = tuple(None if index in (VALUES, past) else value for index, value in enumerate(node.inputs))
+    stated = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute)
+    return node.domain, node.op_type, read, tuple(stated)
 
 
 def _weights_read(core: Core) -> Value | None:

@@ -38,14 +38,16 @@ def softmax(draw: Draw, op_type: str) -> Case:
 def layer_normalization(draw: Draw, op_type: str) -> Case:
     shape = draw_shape(draw, 2)
     axis = draw(st.integers(1, len(shape) - 1))
-    inputs: tuple[Array, ...] = (floats(draw, shape), floats(draw, shape[axis:]))
+    whole = op_type == "RMSNormalization" and draw(st.booleans())  # a scale as large as the input
+    inputs: tuple[Array, ...] = (floats(draw, shape), floats(draw, shape if whole else shape[axis:]))
     types: tuple[int, ...] = (FLOAT,)
     if op_type == "LayerNormalization":
         inputs += (floats(draw, shape[axis:]),) if draw(st.booleans()) else ()
         types = draw(st.sampled_from(((FLOAT,), (FLOAT,), (FLOAT, FLOAT, FLOAT))))
     attributes = {"axis": signed(draw, axis, len(shape))}
     opset = 23 if op_type == "RMSNormalization" else 17
-    return Case(op_type, inputs, attributes, types=types, symbolic=batch_axis(draw, shape), opset=opset)
+    symbolic = {} if whole else batch_axis(draw, shape)
+    return Case(op_type, inputs, attributes, types=types, symbolic=symbolic, opset=opset)
 
 
 @strategy("InstanceNormalization", "BatchNormalization")

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxheadprune.edits import Edit, SetAttribute
 from onnxheadprune.graph.view import Node
+from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
 from onnxheadprune.refusal import Reason, Refusal
@@ -58,9 +59,12 @@ def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
 def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes every axis from `axis` on; scale and bias run along those."""
-    rank = _rank(node)
-    if rank is None:
+    """Mixes every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
+
+    torch.onnx.export fills a scale as large as the input where a RMSNorm has none.
+    """
+    rank, shape = _rank(node), node.shape(0)
+    if rank is None or shape is None:
         return unknown_shape(node)
     first = node.attribute("axis", -1) % rank
     live = beside(lives[0], range(first, rank))
@@ -68,7 +72,16 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return coupled(node)
     if any(output is not None and output.consumers for output in node.outputs[1:]):
         return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
-    return Answer({0: live}, kept=(live, *lives[1:]))
+    inputs = {0: live}
+    for index in (1, 2):
+        vector = node.input(index)
+        if vector is None or len(vector.shape or ()) == 1:
+            continue
+        along = None if vector.shape is None else broadcast_back(live, vector.shape, shape)
+        if along is None:
+            return unknown_shape(node)
+        inputs[index] = along
+    return Answer(inputs, kept=(live, *lives[1:]))
 
 
 @rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True)
