@@ -18,6 +18,8 @@ Monomial: TypeAlias = tuple[str, ...]
 
 MAX_TERMS = 64
 """Longest quotient that is looked for."""
+MAX_DIGITS = 9
+"""Of a number in the name of a dimension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,21 @@ Shape: TypeAlias = tuple[Dim, ...]
 def symbol(name: str) -> Symbolic:
     """A dimension known only by name."""
     return Symbolic((((name,), 1),))
+
+
+def spelled(name: str) -> Dim:
+    """What a declared name stands for: torch.export writes `4*batch` for a batch of folded heads.
+
+    Sums are left alone. Exporters also declare those that are not true in every branch of a merged decoder.
+    """
+    factors = [factor.strip() for factor in name.split("*")]
+    numbers = [factor.isdecimal() and len(factor) <= MAX_DIGITS for factor in factors]
+    known = all(number or factor.isidentifier() for number, factor in zip(numbers, factors, strict=True))
+    if len(factors) < 2 or not known or all(numbers):
+        return symbol(name)
+    return product(
+        int(factor) if number else symbol(factor) for number, factor in zip(numbers, factors, strict=True)
+    )
 
 
 def _terms(dim: Dim) -> dict[Monomial, int]:

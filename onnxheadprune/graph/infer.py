@@ -123,7 +123,7 @@ def _shape_of(info: ValueInfoProto) -> Shape | None:
         if kind == "dim_value":
             shape.append(dim.dim_value)
         else:
-            shape.append(dims.symbol(dim.dim_param or f"{info.name}.{axis}"))
+            shape.append(dims.spelled(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}"))
     return tuple(shape)
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import Dim, Symbolic, symbol
+from onnxheadprune.graph.shapes.table import SHAPE_FUNCTIONS
+from onnxheadprune.liveness.rules.elementwise import BROADCASTING, UNARY
 
 NUMBERS = {"b": 3, "s": 5}
 B, S = symbol("b"), symbol("s")
@@ -108,3 +110,14 @@ def test_only_sums_of_products_are_never_negative() -> None:
     assert not any(
         dims.never_negative(dim) for dim in (-1, dims.subtract(S, 8), dims.subtract(S, B), spelled)
     )
+
+
+def test_a_name_may_spell_a_product() -> None:
+    assert dims.spelled("4*b") == dims.multiply(4, B)
+    assert dims.spelled("b * s*2") == dims.multiply(2, dims.multiply(B, S))
+    for name in ("b", "b + 1", "past-4*b", "2*3", "4*", "9" * 5000 + "*b"):
+        assert dims.spelled(name) == symbol(name)
+
+
+def test_what_passes_liveness_on_element_by_element_has_a_shape() -> None:
+    assert not {*UNARY, *BROADCASTING} - SHAPE_FUNCTIONS.keys()

@@ -158,6 +158,25 @@ def test_padding_up_to_whole_blocks(plan: Blueprint, spelled: str) -> None:
     _exact(*_attention(plan, weigh))
 
 
+def test_heads_in_the_batch_keep_their_shape_through_any_function() -> None:
+    """YOSO weighs values by arc cosines: what onnx alone knows the shape of is `4*batch` by name, not by number."""
+    net = Net(SYMBOLIC)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    batch = net.piece(net.op("Shape", x), 0)
+    folded = net.op("Concat", net.op("Mul", batch, net.ints(H)), net.ints(-1, D), axis=0)
+
+    def heads(name: str) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        apart = net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3])
+        return net.op("LpNormalization", net.op("Reshape", apart, folded), axis=-1)
+
+    scores = net.op("MatMul", heads("q"), net.op("Transpose", heads("k"), perm=[0, 2, 1]))
+    context = net.op("MatMul", net.op("Acos", net.op("Mul", scores, net.weight("near", 1))), heads("v"))
+    apart = net.op("Reshape", context, net.op("Concat", batch, net.ints(H, -1, D), axis=0))
+    merged = net.op("Reshape", net.op("Transpose", apart, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)))
+
+
 def test_a_difference_of_dimensions_may_be_negative() -> None:
     """`max(length - 4, 0)` and `where(length - 4 == -1, 4, 0)` are decided by the length, not by the graph."""
     net = Net(SYMBOLIC)

@@ -11,7 +11,7 @@ from onnxheadprune.graph.view import Node
 Shapes = Sequence[Shape | None]
 _ELEMENTWISE = (
     "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean"
-    " Sum Mod PRelu BitwiseAnd BitwiseOr BitShift"
+    " Sum Mod PRelu BitwiseAnd BitwiseOr BitwiseXor BitShift"
 ).split()
 _SAME = (
     "Identity Cast CastLike Softmax LogSoftmax LayerNormalization RMSNormalization Dropout Relu Gelu Erf Tanh"
@@ -20,6 +20,7 @@ _SAME = (
     " DequantizeLinear Swish Mish Celu RotaryEmbedding ScatterND ScatterElements"
     " InstanceNormalization GroupNormalization BatchNormalization LpNormalization Hardmax Softsign"
     " ThresholdedRelu DynamicQuantizeLinear SimplifiedLayerNormalization"
+    " Tan Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Shrink BitwiseNot"
 ).split()
 
 SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
