@@ -245,6 +245,30 @@ def test_new_values_lower_the_held_out_error_and_the_cut_is_proven(form: str) ->
     assert values.after < values.before <= projection.before and projection.after == values.after
 
 
+SECOND = """
+    c = MatMul (p, v)
+    qt = Transpose <perm = [0, 1, 3, 2]> (q)
+    backwards = MatMul (k, qt)
+    p2 = Softmax <axis = -1> (backwards)
+    c2 = MatMul (p2, v)
+    back2 = Transpose <perm = [0, 2, 1, 3]> (c2)
+    merged2 = Reshape (back2, whole)
+    projected2 = MatMul (merged2, o2)
+    x2 = Add (x, projected2)
+    """
+
+
+def test_values_that_a_second_site_reads_stay() -> None:
+    model = packed(SOFTMAX + SECOND)
+    model.graph.node[-1].input[0] = "x2"
+    weights = np.random.default_rng(4).standard_normal((12, 12)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weights, "o2"))
+    view, sites, data = toys_scores.parts(model, feeds(30))
+    assert len(sites) == 2
+    found = compensate(view, sites, {0: (1,), 1: (0,)}, data, HERE)
+    assert set(found.stored) == {"o", "o2"}
+
+
 def test_the_columns_of_other_heads_stay_as_they_were() -> None:
     model = packed(CORES["softmax"])
     view, sites, data = toys_scores.parts(model, feeds(30))

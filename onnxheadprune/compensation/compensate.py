@@ -25,7 +25,7 @@ from onnxheadprune.calibration.taps import tapped
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.compensation.fit import Fit, fit
 from onnxheadprune.compensation.result import Compensation, Refit
-from onnxheadprune.compensation.tasks import Task, tasks
+from onnxheadprune.compensation.tasks import Task, attention_maps, tasks
 from onnxheadprune.compensation.value_fit import fit_values
 from onnxheadprune.compensation.values import Values, values_of
 from onnxheadprune.errors import UsageError
@@ -58,7 +58,7 @@ def compensate(
     Raises:
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
-    work = _Work(view, data, provider)
+    work = _Work(view, sites, data, provider)
     todo = tasks(view, sites, heads, other_maps)
     for number, task in enumerate(todo, 1):
         work.refit(task)
@@ -67,8 +67,13 @@ def compensate(
 
 
 class _Work:
-    def __init__(self, view: GraphView, data: Calibration, provider: Provider) -> None:
+    def __init__(
+        self, view: GraphView, sites: Sequence[AttentionSite], data: Calibration, provider: Provider
+    ) -> None:
         self.view = view
+        readers = attention_maps(sites)
+        self.shared = {node for node, count in readers.items() if count > 1}
+        """Maps that feed the attention of several projections: new values for one would change the others."""
         self.learn, self.held = data.split()
         self.source = data.source
         self.provider = provider
@@ -134,6 +139,7 @@ class _Work:
             self.provider,
             self.silenced,
             [] if linear.other is None else [linear.other],
+            self.shared,
         )
 
     def _moments(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,16 @@ class Task:
         return None
 
 
+def attention_maps(sites: Sequence[AttentionSite]) -> Counter[int]:
+    """How many projections read the attention that each map feeds, by the index of its node."""
+    found: Counter[int] = Counter()
+    for site in sites:
+        for projection in site.projections:
+            context = projection.node.inputs[projection.activation[0]]
+            found.update(item.node.index for item in (() if context is None else feeders(context)))
+    return found
+
+
 def tasks(
     view: GraphView,
     sites: Sequence[AttentionSite],
@@ -87,13 +98,7 @@ def tasks(
     if not other_maps or not found:
         return [found[index] for index in sorted(found)]
     first = min(found)
-    projections = [projection for site in sites for projection in site.projections]
-    attention = {
-        item.node.index
-        for projection in projections
-        for value in [projection.node.inputs[projection.activation[0]]]
-        for item in (() if value is None else feeders(value))
-    }
+    attention = set(attention_maps(sites))
     for node in view.main.nodes:
         at = node.index
         if at > first and at not in found and at not in whole and at not in attention:

@@ -7,7 +7,7 @@ linear attention, for fused operators, packed projections and grouped heads alik
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -141,6 +141,7 @@ def values_of(
     provider: Provider,
     stored: Mapping[str, Array],
     also: Sequence[Value] = (),
+    shared: Collection[int] = (),
 ) -> Values | None:
     """The map that makes the values of some heads, None if none can be changed by itself.
 
@@ -153,11 +154,12 @@ def values_of(
         provider: where to run.
         stored: contents of initializers that are refitted already.
         also: further values that its `before` is to give.
+        shared: nodes of maps that other sites read too.
     """
     if len({len(channels) for channels in heads}) != 1:
         return None
     for linear in reversed(feeders(context)):
-        if not _is_free(linear):
+        if linear.node.index in shared or not _is_free(linear):
             continue
         wanted = [linear.source, context, *also]
         parts = split(view, [linear.out], [context.name], also=wanted, stored=stored)
