@@ -217,7 +217,7 @@ class _Sweeper:
                 return unknown_shape(node) if value.shape is None else inexpressible(node)
             live = checked
             if not self.labels and not _is_sequence(value) and live.dense_shape() is None:
-                return inexpressible(node)
+                return _covering(node, live) or inexpressible(node)
             inputs[index] = live
         return Answer(inputs, answer.rewrite, answer.selects, answer.accepts, answer.kept, answer.bodies)
 
@@ -276,6 +276,21 @@ class _Sweeper:
         if self.labels or observes(use, self.result) or only_passed_on(use.node, self.free):
             return None
         return _unvisited_demand(use)
+
+
+def _covering(node: Node, live: Live) -> Answer | None:
+    """The answer of a Reshape that hands on more than was asked for, where what was asked for is no block of its input.
+
+    A relative shift cuts positions out of scores whose rows it has folded anew: those it keeps, the heads it need not.
+    """
+    closure, entry = live.as_mask().dense_closure(), rule_for(node)
+    through = carried(node, closure) if (node.domain, node.op_type) == ("", "Reshape") else None
+    if entry is None or closure.is_full or through is None or through.dense_shape() is None:
+        return None
+    answer = entry.function(node, [through])
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != closure:
+        return None
+    return Answer(answer.inputs, answer.rewrite, kept=(through,))
 
 
 def _is_stored(value: Value | None) -> bool:

@@ -162,3 +162,20 @@ def test_a_table_of_positions_that_is_resized() -> None:
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
     weights = net.op("Softmax", net.op("Add", scores, biases), axis=-1)
     _exact(net, _finished(net, net.op("MatMul", weights, v)), [1], [0, 2])
+
+
+def test_a_relative_shift_of_known_length() -> None:
+    """Parakeet pads, folds anew and cuts: the positions that go are no block before, but the heads are."""
+    net = Net(replace(PLAIN, symbolic=False))
+    x = net.input("x", (B, S, WIDTH), "b--")
+    q, k, v = (_heads(net, x, name, H) for name in "qkv")
+    distances = 2 * S - 1
+    far = net.op("MatMul", q, net.weight("far", H, D, distances))
+    far = net.op("Pad", far, net.ints(0, 0, 0, 1, 0, 0, 0, 0))
+    far = net.op("Reshape", far, net.ints(0, 0, distances + 1, S))
+    far = net.op("Slice", far, net.ints(1), net.ints(distances + 1), net.ints(2))
+    far = net.op("Reshape", far, net.ints(0, 0, S, distances))
+    near = net.op("Slice", far, net.ints(0), net.ints(S), net.ints(3))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    weights = net.op("Softmax", net.op("Add", scores, near), axis=-1)
+    _exact(net, _finished(net, net.op("MatMul", weights, v)), [1], [0, 2])
