@@ -18,6 +18,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.heads import HeadSpec, resolve_heads
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model_io import LoadedModel, open_model
 from onnxheadprune.pruning import analyse
 from onnxheadprune.runtime import Provider, Session
@@ -26,6 +27,7 @@ from onnxheadprune.scoring.scores import HeadScores
 from onnxheadprune.selection import Ground, Limits, Selection, ground
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.validation.compare import narrowed
 
 SECONDS = 6.0
 """Time to measure a speed-up, per candidate and grid point."""
@@ -254,13 +256,12 @@ class Chooser:
         assert self.held is not None
         main = require_main(self.view)
         meter = EffectMeter(main, self.held.inputs, self.effect)
-        pruned = Session(
-            self.pruned(selection, compensation), self.provider, name="the pruned model", optimize=True
-        )
+        model, io = self.cut(selection, compensation)
+        pruned = Session(model, self.provider, name="the pruned model", optimize=True)
         for feed in self.held.feeds:
-            before, after = (
-                run_feed(session, feed, self.held.source) for session in (self._original, pruned)
-            )
+            before = run_feed(self._original, feed, self.held.source)
+            # A cache in the data is as wide as the original's.
+            after = run_feed(pruned, narrowed(feed, io), self.held.source)
             meter.add(before, after, feed)
         return meter.mean(), meter.name
 
@@ -270,9 +271,16 @@ class Chooser:
 
     def pruned(self, selection: Selection, compensation: Compensation | None) -> LoadedModel:
         """The model without the selected heads."""
+        return self.cut(selection, compensation)[0]
+
+    def cut(
+        self, selection: Selection, compensation: Compensation | None
+    ) -> tuple[LoadedModel, Mapping[str, Live]]:
+        """The model without the selected heads, and what is left of each input and output that it narrows."""
         subject = self.model if compensation is None else refitted(self.model, compensation)
-        plan = analyse(subject.proto, selection.spec, subject.name).plan
-        return replace(subject, proto=surgery.apply_plan(plan, subject.proto), name="the pruned model")
+        planning = analyse(subject.proto, selection.spec, subject.name)
+        proto = surgery.apply_plan(planning.plan, subject.proto)
+        return replace(subject, proto=proto, name="the pruned model"), planning.io
 
     def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
         """The smallest cut that reaches a speed-up, by bisection on real pruned models, measured here."""

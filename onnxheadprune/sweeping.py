@@ -18,12 +18,14 @@ from onnxheadprune.calibration.drift import Effect, EffectMeter
 from onnxheadprune.choosing import Chooser, Wish, speedup
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds.data import IGNORED_LABEL
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model_io import LoadedModel, open_model
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.scoring.ablation import require_main
 from onnxheadprune.scoring.executors import run_all
 from onnxheadprune.selection import Selection
 from onnxheadprune.storage.folder import write_text
+from onnxheadprune.validation.compare import narrowed
 
 SECONDS = 4.0
 """Time to measure a latency, per point and grid point."""
@@ -203,9 +205,9 @@ def measure_point(task: PointTask) -> CurvePoint:
 def _measured(chooser: Chooser, ratio: float, selection: Selection, *, latency: bool) -> CurvePoint:
     speed = _speedup(chooser, selection) if latency else None
     if not selection.count:
-        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model), speed)
+        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), speed)
     chosen = chooser.completed(selection)
-    accuracy = _accuracy(chooser, chooser.pruned(selection, chosen.compensation))
+    accuracy = _accuracy(chooser, *chooser.cut(selection, chosen.compensation))
     return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, speed)
 
 
@@ -217,8 +219,8 @@ def _speedup(chooser: Chooser, selection: Selection) -> float:
     return speedup(result)
 
 
-def _accuracy(chooser: Chooser, model: LoadedModel) -> float | None:
-    """Share of held-out labels that the largest entry of the main output hits."""
+def _accuracy(chooser: Chooser, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
+    """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut narrows."""
     assert chooser.held is not None
     labelled = [sample for sample in chooser.held.samples if sample.labels is not None]
     if not labelled:
@@ -227,7 +229,7 @@ def _accuracy(chooser: Chooser, model: LoadedModel) -> float | None:
     session = Session(model, chooser.provider, name="the pruned model", optimize=True)
     hits = count = 0
     for sample in labelled:
-        output = session.run(sample.feed)[main]
+        output = session.run(narrowed(sample.feed, io))[main]
         if sample.labels is None or output.shape[:-1] != sample.labels.shape:
             return None
         known = sample.labels != IGNORED_LABEL

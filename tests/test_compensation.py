@@ -315,3 +315,24 @@ def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
     assert [item.site for item in found.refits if item.site is not None] == [1]
     feed = data.feeds[0]
     assert run_feed(Session(view.model, HERE), feed, data.source)["logits"].shape == (8, 6, 19)
+
+
+def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
+    model = toys.attention(cache=True)
+    random = np.random.default_rng(0)
+    hidden, heads, size = toys.HIDDEN, toys.HEADS, toys.HEAD_SIZE
+    past = (4, heads, 3, size)
+    data = [
+        {
+            "x": random.standard_normal((4, 6, hidden)).astype(np.float32),
+            "past_key": random.standard_normal(past).astype(np.float32),
+            "past_value": random.standard_normal(past).astype(np.float32),
+        }
+        for _ in range(8)
+    ]
+    found = prune(model, wish=Wish(ratio=0.5), data=data, provider="cpu")
+    assert found.chosen is not None and found.chosen.drift is not None and found.chosen.drift > 0
+    assert found.validation is not None and found.validation.verdict == "passed"
+    chooser = Chooser(open_structure(model), data, HERE)
+    chooser.hold_out("a drift is measured on data")
+    assert chooser.choose(Wish(ratio=0.5)).held_out
