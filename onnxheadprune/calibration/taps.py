@@ -41,7 +41,8 @@ def tapped(
     for value in wanted.values():
         if value.scope.parent is not None:
             raise RefusedError(
-                f"{value.name} lives inside the body of a control-flow operator, where its numbers cannot be read"
+                f"{value.name} lives inside the body of a control-flow operator, where its numbers cannot be read;"
+                " without data heads are chosen by their weights, or by scores that you give"
             )
     nodes, _ = needed_nodes(model.graph, wanted)
     return assembled(model, nodes, wanted.values(), stored)
