@@ -75,7 +75,9 @@ def _packed_zero_points(node: Node) -> bool:
 
 def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
     """What is live of the weight, the scales and the zero points if only the inputs in `mask` are."""
-    kept = np.asarray(np.any(mask.reshape(-1, block_size(node)), axis=1))
+    # Trial removals ask before anybody knows whether the last block is full.
+    whole = np.pad(mask, (0, -mask.size % block_size(node)))
+    kept = np.asarray(np.any(whole.reshape(-1, block_size(node)), axis=1))
     yield WEIGHT, Live.over((1,), kept)
     yield from _per_block(node, SCALES, kept)
     if node.input(ZERO_POINTS) is not None:

@@ -106,3 +106,9 @@ def test_a_site_in_one_block_is_refused() -> None:
     (site,) = find_sites(model)
     assert site.reason is not None
     assert "a head does not fill whole blocks" in site.reason.sentence
+
+
+def test_a_last_block_that_is_not_full_is_refused_in_words() -> None:
+    model, _ = _model(5, 5)
+    (site,) = find_sites(model)
+    assert site.reason is not None and "the last block of" in str(site.reason)
