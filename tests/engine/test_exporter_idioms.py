@@ -6,18 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from onnxheadprune.graph import dims
 from onnxheadprune.graph.dims import symbol
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites, view_of
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import Blueprint
-from tests.engine.one_node import run
+from tests.engine.cuts import check_cut
 from tests.engine.test_plan import PLAIN
 from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
@@ -57,12 +53,7 @@ def _exact(net: Net, output: Any) -> None:
     model = net.export([output])
     assert [site.num_heads for site in find_sites(model)] == [H]
     for gone in ([1], [0, 2], list(range(H))):
-        planning = analyse(model, {0: gone}, "idiom")
-        assert not planning.plan.edge_gathers
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        got = run(apply_plan(planning.plan, model), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_cut(model, net.feed, gone)
 
 
 def _attention(plan: Blueprint, weigh: Callable[[Net, Any], Any], dots: bool = False) -> tuple[Net, Any]:

@@ -15,6 +15,7 @@ from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites
 from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.cuts import check_cut
 from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN
 from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
@@ -30,12 +31,7 @@ def _exact(net: Net, output: Any, kind: str, kv_num_heads: int, *sets: list[int]
     found = (site.kind, site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size)
     assert found == (kind, H, kv_num_heads, D, D)
     for gone in (*sets, list(range(H))):
-        planning = analyse(model, {0: gone}, "heads")
-        assert not planning.plan.edge_gathers
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        got = run(apply_plan(planning.plan, model), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_cut(model, net.feed, gone)
 
 
 def _projected(net: Net, x: Any, heads: int = H) -> Callable[[str], Any]:

@@ -10,12 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
-from tests.engine.one_node import run
+from tests.engine.cuts import check_cut
 from tests.engine.test_plan import PLAIN
 from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
@@ -28,12 +25,7 @@ def _exact(net: Net, output: Any, *sets: list[int]) -> None:
     (site,) = find_sites(model)
     assert (site.num_heads, site.reason) == (H, None)
     for gone in sets:
-        planning = analyse(model, {0: gone}, "edges")
-        assert [str(gather) for gather in planning.plan.edge_gathers] == []
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        got = run(apply_plan(planning.plan, model), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_cut(model, net.feed, gone)
 
 
 def _heads(net: Net, x: Any, name: str, count: int) -> Any:

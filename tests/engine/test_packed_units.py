@@ -10,16 +10,14 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.heads import is_legal
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse, plan_pruning
+from onnxheadprune.pruning import plan_pruning
 from onnxheadprune.scoring.moves import moves, path_by_worth
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.select import select_heads
 from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.cuts import check_cut
 from tests.engine.masks import Array
-from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN
 from tests.toys_nbits import packed
 
@@ -47,22 +45,13 @@ def _model(num_heads: int = 6, kv_num_heads: int = 6) -> tuple[ModelProto, dict[
     return packed(net.export([output]), 1), net.feed
 
 
-def _check(model: ModelProto, feed: dict[str, Array], gone: list[int]) -> None:
-    planning = analyse(model, {0: gone}, "packed")
-    assert not planning.plan.edge_gathers
-    want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
-    got = run(apply_plan(planning.plan, model), feed)
-    for name, array in want.items():
-        np.testing.assert_allclose(got[name], array, atol=1e-5)
-
-
 def test_heads_of_one_block_go_together() -> None:
     model, feed = _model()
     (site,) = find_sites(model)
     assert site.reason is None
     assert site.units == ((0, 1), (2, 3), (4, 5))
     for gone in ([2, 3], [0, 1, 4, 5]):
-        _check(model, feed, gone)
+        check_cut(model, feed, gone)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +83,7 @@ def test_blocks_within_groups_of_queries() -> None:
     assert frozenset(range(4)) in found
     for step in path_by_worth(site, list(range(8))):
         assert is_legal(site.groups, set(step.removed))
-        _check(model, feed, sorted(step.removed))
+        check_cut(model, feed, sorted(step.removed))
     nearest = "the nearest legal sets are 0,1,2,3 or 0,1,4,5 or 0,1,6,7$"
     for gone, reason in (([0, 1], "different numbers of query heads"), ([0], "only go together")):
         with pytest.raises(RefusedError, match=f"{reason}.*; {nearest}"):

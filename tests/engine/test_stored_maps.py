@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
 from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_graph import Net
-from tests.engine.one_node import run
+from tests.engine.cuts import check_cut
 from tests.engine.test_heads_found import STATIC
 from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
@@ -27,12 +23,7 @@ def _exact(net: Net, context: Any, head_size: int | None, *sets: list[int]) -> N
     assert site.removable
     assert (site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size) == (H, H, head_size, D)
     for gone in (*sets, list(range(H))):
-        planning = analyse(model, {0: gone}, "maps")
-        assert not planning.plan.edge_gathers
-        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
-        got = run(apply_plan(planning.plan, model), net.feed)
-        for name, array in want.items():
-            np.testing.assert_allclose(got[name], array, atol=1e-5)
+        check_cut(model, net.feed, gone)
 
 
 def _heads(net: Net, x: Any, name: str, count: int, *order: int) -> Any:
