@@ -63,7 +63,11 @@ class Moments:
 
     def first(self, count: int) -> Moments:
         """The moments of the first features alone."""
-        return self.mixed(np.eye(len(self.x_sum), count)) if count < len(self.x_sum) else self
+        made = Moments(count, len(self.y_sum))
+        made.count, made.total = self.count, self.total
+        made.gram, made.cross = self.gram[:count, :count], self.cross[:count]
+        made.x_sum, made.y_sum, made.y_square = self.x_sum[:count], self.y_sum, self.y_square
+        return made
 
     def mixed(self, mixing: Matrix64) -> Moments:
         """The moments of linear combinations of the features, x M.

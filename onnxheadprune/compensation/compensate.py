@@ -12,7 +12,7 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from onnx import ModelProto
@@ -58,8 +58,9 @@ def compensate(
     Raises:
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
-    work = _Work(view, sites, data, provider)
-    todo = tasks(view, sites, heads, other_maps)
+    readers = attention_maps(sites)
+    work = _Work(view, {node for node, count in readers.items() if count > 1}, data, provider)
+    todo = tasks(view, sites, heads, readers, other_maps)
     for number, task in enumerate(todo, 1):
         work.refit(task)
         progress("compensating, map by map", number, len(todo))
@@ -68,11 +69,10 @@ def compensate(
 
 class _Work:
     def __init__(
-        self, view: GraphView, sites: Sequence[AttentionSite], data: Calibration, provider: Provider
+        self, view: GraphView, shared: Collection[int], data: Calibration, provider: Provider
     ) -> None:
         self.view = view
-        readers = attention_maps(sites)
-        self.shared = {node for node, count in readers.items() if count > 1}
+        self.shared = shared
         """Maps that feed the attention of several projections: new values for one would change the others."""
         self.learn, self.held = data.split()
         self.source = data.source

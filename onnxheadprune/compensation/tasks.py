@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,7 @@ def tasks(
     view: GraphView,
     sites: Sequence[AttentionSite],
     heads: Mapping[int, Iterable[int]],
+    attention: Container[int],
     other_maps: bool = True,
 ) -> list[Task]:
     """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
@@ -80,6 +81,7 @@ def tasks(
         view: an annotated view of the original.
         sites: its sites.
         heads: present head indices that go, per site index.
+        attention: nodes of the maps that attention reads.
         other_maps: refit the maps between the sites too.
     """
     found: dict[int, Task] = {}
@@ -98,7 +100,6 @@ def tasks(
     if not other_maps or not found:
         return [found[index] for index in sorted(found)]
     first = min(found)
-    attention = set(attention_maps(sites))
     for node in view.main.nodes:
         at = node.index
         if at > first and at not in found and at not in whole and at not in attention:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnxheadprune.calibration.moments import Centred, Matrix64, Moments
 
+Ints = npt.NDArray[np.int_]
 STEPS = 4
 """Steps of the solver; with its preconditioner three are as good as twenty."""
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -31,8 +32,8 @@ class Layout:
         directions: features of u per head.
     """
 
-    channels: npt.NDArray[np.int_]
-    columns: npt.NDArray[np.int_]
+    channels: Ints
+    columns: Ints
     directions: int
 
     def block(self, head: int) -> slice:
@@ -109,7 +110,7 @@ def _solve(moments: Centred, weight: Matrix64, layout: Layout, strength: float) 
     missing = moments.cross[count:] - moments.covariance[count:, :count] @ weight
     change = np.zeros((layout.directions, len(scales)))
     residual = layout.gathered(missing, weight) @ scales
-    helped = _applied(alone, layout, residual)
+    helped = _applied(alone, residual)
     direction, size = helped, float(np.sum(residual * helped))
     for _ in range(STEPS):
         image = layout.gathered(inner @ layout.spread(direction @ scales, weight), weight) @ scales
@@ -119,25 +120,27 @@ def _solve(moments: Centred, weight: Matrix64, layout: Layout, strength: float) 
             break
         change = change + (size / curvature) * direction
         residual = residual - (size / curvature) * image
-        helped = _applied(alone, layout, residual)
+        helped = _applied(alone, residual)
         before, size = size, float(np.sum(residual * helped))
         direction = helped + (size / before) * direction
     return change @ scales
 
 
-def _alone(inner: Matrix64, layout: Layout, pull: float) -> list[Matrix64]:
-    """For each head, the inverse of its group's mean covariance with the pull."""
+def _alone(inner: Matrix64, layout: Layout, pull: float) -> list[tuple[Ints, Matrix64]]:
+    """For the columns of each group of heads, the inverse of the group's mean covariance with the pull."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for head, columns in enumerate(layout.columns):
+        groups.setdefault(tuple(columns.tolist()), []).append(head)
     found = []
-    for columns in layout.columns:
-        group = [head for head, others in enumerate(layout.columns) if others[0] == columns[0]]
-        mean = np.mean([inner[layout.block(head), layout.block(head)] for head in group], axis=0)
-        found.append(np.linalg.inv(mean + pull * np.eye(layout.directions)))
+    for columns, heads in groups.items():
+        mean = np.mean([inner[layout.block(head), layout.block(head)] for head in heads], axis=0)
+        found.append((np.array(columns), np.linalg.inv(mean + pull * np.eye(layout.directions))))
     return found
 
 
-def _applied(alone: list[Matrix64], layout: Layout, residual: Matrix64) -> Matrix64:
+def _applied(alone: list[tuple[Ints, Matrix64]], residual: Matrix64) -> Matrix64:
     made = np.empty_like(residual)
-    for inverse, columns in zip(alone, layout.columns, strict=True):
+    for columns, inverse in alone:
         made[:, columns] = inverse @ residual[:, columns]
     return made
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxheadprune.calibration.contexts import run_feed
 from onnxheadprune.calibration.data import Calibration, token_rows
 from onnxheadprune.calibration.linear import Linear, feeders
 from onnxheadprune.calibration.weights import Array
-from onnxheadprune.compensation.value_fit import Layout
+from onnxheadprune.compensation.value_fit import Ints, Layout
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds import Feed
 from onnxheadprune.graph.view import GraphView, Value
@@ -29,8 +28,6 @@ SAME = 1e-5
 """Squared relative difference up to which two contexts are the same."""
 ROWS_PER_INPUT = 2
 """Rows that the main directions of the map's inputs are taken from, per input."""
-
-Ints = npt.NDArray[np.int_]
 
 
 class Values:
