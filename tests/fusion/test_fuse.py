@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import ModelProto
 
@@ -162,6 +163,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def ort_version() -> tuple[int, ...]:
+    return tuple(int(part) for part in ort.__version__.split(".")[:2])
+
+
 def build(name: str) -> ModelProto:
     core, options = CASES[name]
     return block(core, **options)
@@ -173,6 +178,8 @@ def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: 
     model = build(name)
     result, fusion = fused(model, mode)
     assert [site.operator != "" for site in fusion.sites] == [True], str(fusion)
+    if fusion.sites[0].operator == "GroupQueryAttention" and ort_version() < (1, 29):
+        pytest.skip("before 1.29 ONNX Runtime runs no GroupQueryAttention without present outputs")
     assert_same(model, result, feed(model))
     if "mask-of" not in name:
         assert_same(model, result, feed(model, batch=1, sequence=5))
