@@ -40,6 +40,9 @@ class Live:
     @classmethod
     def over(cls, axes: Sequence[int], array: Array) -> Live:
         """A canonical `Live`: axes sorted, axes without variation dropped."""
+        if not array.size:
+            # An axis without positions: there is nothing that could be needed.
+            return cls((), np.zeros((), dtype=array.dtype))
         order = sorted(range(len(axes)), key=lambda position: axes[position])
         array = np.transpose(array, order) if len(axes) > 1 else array
         kept = sorted(axes)

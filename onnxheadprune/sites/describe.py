@@ -43,7 +43,8 @@ class Anatomy:
 
 def anatomy(block: Block) -> Anatomy:
     """Walks from the cores of a block up both operands."""
-    v_head_size = max(len(channels) for channels in block.projections[0].channels)
+    tokens = max(core.tokens for core in block.cores)
+    v_head_size = max(len(channels) for channels in block.projections[0].channels) // tokens
     everyone = (1 << block.num_heads) - 1
     groups: Partition[int] = Partition()
     for head in range(block.num_heads):

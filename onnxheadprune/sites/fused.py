@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
 
 from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import carrier_outputs
+from onnxheadprune.sites.evidence import without_blind
 
 
 @dataclass(frozen=True)
@@ -32,19 +37,33 @@ def is_fused_core(node: Node) -> bool:
     return is_fused(node)
 
 
-def split_fused(
-    node: Node, output_index: int, live: Live
-) -> tuple[tuple[frozenset[int], ...], tuple[int, ...], tuple[int, ...]] | None:
-    """`(head label sets, head axes, feature axes)` of labels on the context of a fused node."""
+class FusedHeads(NamedTuple):
+    """Labels on the context of a fused node: per head, the axes of heads and of features, and the tokens told apart."""
+
+    heads: tuple[frozenset[int], ...]
+    head_axes: tuple[int, ...]
+    feature_axes: tuple[int, ...]
+    tokens: int
+
+
+def split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
+    """What labels on the context of a fused node say, None where its layout is unknown."""
     layout = layout_of(node)
-    if layout is None or output_index != 0 or set(live.axes) - set(layout.out_axes):
+    if layout is None or output_index != 0:
         return None
+    # What else the labels differ along are tokens: the operator says where its heads are.
+    live = without_blind(live, [axis for axis in live.axes if axis not in layout.out_axes])
     sizes = [layout.num_heads, layout.v_head_size]
     if len(layout.out_axes) == 1:
         sizes = [layout.num_heads * layout.v_head_size]
-    rows = live.aligned(list(layout.out_axes), sizes).reshape(layout.num_heads, layout.v_head_size)
+    axes = sorted({*live.axes, *layout.out_axes})
+    known = dict(zip(layout.out_axes, sizes, strict=True))
+    array = live.aligned(axes, [known.get(axis, live.period(axis)) for axis in axes])
+    places = [axes.index(axis) for axis in layout.out_axes]
+    rows = np.moveaxis(array, places, range(len(places))).reshape(layout.num_heads, -1)
     heads = tuple(frozenset(int(label) for label in row if label) for row in rows)
-    return heads, layout.out_axes[:1], layout.out_axes[1:]
+    tokens = math.prod(live.period(axis) for axis in live.axes if axis not in layout.out_axes)
+    return FusedHeads(heads, layout.out_axes[:1], layout.out_axes[1:], tokens)
 
 
 def fused_anatomy(node: Node) -> FusedAnatomy:

@@ -211,7 +211,7 @@ def has_folded_heads(block: Block) -> bool:
     sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
     if len(sizes) != len(core.feature_axes):
         return False
-    return any(len(item.channels[0]) > math.prod(sizes) for item in block.projections)
+    return any(len(item.channels[0]) > math.prod(sizes) * core.tokens for item in block.projections)
 
 
 def merge_branches(blocks: list[Block]) -> list[Block]:

@@ -50,6 +50,11 @@ def obstacle(
             found = _mixing_consumer(value, trial)
             if found is not None:
                 return found
+    return read_elsewhere(block, trial, removed)
+
+
+def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
+    """Who else needs a context whose heads no projection reads any more, None if nobody does."""
     owners = {index for head in removed for index, _ in block.members[head]}
     for core in block.cores:
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:

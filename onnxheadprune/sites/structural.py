@@ -18,7 +18,8 @@ from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_
 from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.grouping import Block, Candidate, Partition, group, has_folded_heads, merge_branches
 from onnxheadprune.sites.naming import site_names
-from onnxheadprune.sites.obstacles import obstacle
+from onnxheadprune.sites.obstacles import obstacle, read_elsewhere
+from onnxheadprune.sites.own import foreign
 from onnxheadprune.sites.products import is_product
 from onnxheadprune.sites.site import AttentionSite, NearMiss, united
 from onnxheadprune.sites.trace import Tracer, coupling
@@ -183,7 +184,8 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         original_kv_num_heads=kv,
     )
     if block.num_heads == 1:
-        return site
+        trial = sweep(list(site.seeds((0,))), parts.free)
+        return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
     units = _units(block)
     site = replace(site, units=units)
     removed = united(first_group(parts.groups), units)
@@ -206,7 +208,8 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
             mixers,
             parts.probability_nodes,
             lambda node: sweep(list(site.seeds(removed)), parts.free, through=node),
-        ),
+        )
+        or foreign(block, trial, removed),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),

@@ -8,21 +8,27 @@ own, the batch axis is the head axis and the other one the head size. Nothing is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.contraction import Contraction
+from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.evidence import told_apart, without_blind
 from onnxheadprune.sites.fused import is_fused_core, split_fused
 from onnxheadprune.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.sites.within import Classes, within_heads
+
+Heads: TypeAlias = tuple[frozenset[int], ...]
+"""For each position of the head axes, the labels found there."""
+MAX_STEPS = 16
+"""Nodes between a product and the next one: a softmax, masks, views."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +40,14 @@ class Core:
         heads: for each position of the head axes, the labels found there.
         head_axes: axes of the core's output that enumerate heads.
         feature_axes: axes of the core's output that lie within a head.
+        tokens: how many positions of a head are told apart that are no features: tokens that are summed over too.
     """
 
     node: Node
-    heads: tuple[frozenset[int], ...]
+    heads: Heads
     head_axes: tuple[int, ...]
     feature_axes: tuple[int, ...]
+    tokens: int = 1
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,10 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
     lives = [live if output is value else others for output in node.outputs]
     answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
+        seen = without_blind(live, live.axes)
+        if seen.axes != live.axes:
+            # Positions that were cut off say nothing; without them the operator may have an answer.
+            return _step(value, seen)
         if answer.reason is Reason.COUPLED and _keeps_shape(node, value):
             # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
             source = node.inputs[0]
@@ -155,7 +167,7 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
             continue
         if node.op_type == "Concat" or _same_labels(checked, live):
             upstream.append(Step(source, checked))
-        elif (within := within_heads(node, index, live)) is not None:
+        elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
     return Trace(), upstream
@@ -177,19 +189,97 @@ def _keeps_shape(node: Node, value: Value) -> bool:
 
 
 def _classify(node: Node, product: Contraction, live: Live) -> Trace:
-    """Which axes of a product enumerate heads, which lie within one."""
+    """Which axes of a product enumerate heads, which lie within one, and which are only tokens."""
+    live = _without_positions(node, product, live)
     letters = {axis: product.out_axes[axis] for axis in live.axes}
     batch = [axis for axis in live.axes if letters[axis] in product.batch]
     free = [axis for axis in live.axes if axis not in batch]
+    tokens: list[int] = []
+    classes: dict[int, Sequence[int]] = {}
+    if not free and batch:
+        feature_axis = _single_feature(node, product)
+        if feature_axis is None:
+            return Trace(mixes_heads=True, blocked=(node,))
+        return Trace((Core(node, head_sets(live, batch), tuple(batch), (feature_axis,)),))
     if not free:
-        return Trace(mixes_heads=bool(batch), blocked=(node,))
+        return Trace(blocked=(node,))
     owners = {axis: product.owners(letters[axis]) for axis in free}
     if len(set(owners.values())) > 1:
         # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S]. Heads are the slower axis.
         feature = min(free, key=lambda axis: _stride(live, axis))
-        batch += [axis for axis in free if owners[axis] != owners[feature]]
-        free = [axis for axis in free if axis not in batch]
-    return Trace((Core(node, head_sets(live, batch), tuple(batch), tuple(free)),))
+        for axis in [axis for axis in free if owners[axis] != owners[feature]]:
+            found = told_apart(node, axis, live.period(axis))
+            if found is not None and len(set(found)) == 1:
+                tokens.append(axis)
+                continue
+            classes |= {} if found is None else {len(batch): found}
+            batch.append(axis)
+        free = [axis for axis in free if axis not in (*batch, *tokens)]
+    count = math.prod(live.period(axis) for axis in tokens)
+    heads = _sharing(head_sets(live, batch), [live.period(axis) for axis in batch], classes)
+    return Trace((Core(node, heads, tuple(batch), tuple(free), count),))
+
+
+def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
+    """Labels without the axes that are no evidence: live labels do not differ there.
+
+    Of heads that are picked one by one only one is live, too; those have weights of their own.
+    """
+    rows = [axis for axis in live.axes if product.out_axes[axis] not in product.batch]
+    live = without_blind(live, rows)
+    batch = [axis for axis in live.axes if product.out_axes[axis] in product.batch]
+    seen = without_blind(live, batch)
+    if any(axis in seen.axes for axis in batch):
+        return seen
+    picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or (0, 1))) > 1]
+    return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
+
+
+def _single_feature(node: Node, product: Contraction) -> int | None:
+    """The axis of a context whose heads have one channel each, None if the product makes attention maps.
+
+    A context is made of a map, and values that have an axis of size 1 of their own.
+    """
+    shape = node.out.shape
+    if shape is None or len(product.indices) != 2:
+        return None
+    for axis, letter in enumerate(product.out_axes):
+        if shape[axis] == 1 and letter not in product.batch:
+            (values,) = product.owners(letter)
+            (weights,) = set(product.indices) - {values}
+            if _makes_maps(node, weights) and not _makes_maps(node, values):
+                return axis
+    return None
+
+
+def _makes_maps(node: Node, index: int) -> bool:
+    """Whether an operand comes from another product, as attention maps do."""
+    value = node.inputs[index]
+    for _ in range(MAX_STEPS):
+        producer = None if value is None else value.producer
+        if producer is None or not producer.inputs:
+            return False
+        if contraction_of(producer) is not None:
+            return is_product(producer) is not None
+        value = producer.inputs[0]
+    return False
+
+
+def _sharing(heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Mapping[int, Sequence[int]]) -> Heads:
+    """Label sets of head positions, united over positions that read the same weights.
+
+    Args:
+        heads: one set per position of the head axes, row-major.
+        sizes: lengths of the head axes.
+        classes: per head axis (its place among them) the class of each of its positions.
+    """
+    united: dict[tuple[int, ...], frozenset[int]] = {}
+    keys = []
+    for position in np.ndindex(*sizes):
+        keys.append(tuple(classes[axis][at] if axis in classes else at for axis, at in enumerate(position)))
+    for key, labels in zip(keys, heads, strict=True):
+        united[key] = united.get(key, frozenset()) | labels
+    return tuple(united[key] for key in keys)
 
 
 def _by_stored_maps(value: Value, live: Live) -> Trace:

@@ -58,6 +58,16 @@ def per_channel(draw: Draw, op_type: str) -> Case:
     return Case(op_type, (floats(draw, shape), *vectors), symbolic=batch_axis(draw, shape))
 
 
+@strategy("AveragePool", "GlobalAveragePool")
+def pool(draw: Draw, op_type: str) -> Case:
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 4)), *draw_shape(draw, 1, 2))
+    attributes: dict[str, object] = {}
+    if op_type == "AveragePool":
+        kernel = [draw(st.integers(1, size)) for size in shape[2:]]
+        attributes = {"kernel_shape": kernel, "count_include_pad": draw(st.integers(0, 1))}
+    return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape))
+
+
 @strategy("GroupNormalization")
 def group_normalization(draw: Draw, op_type: str) -> Case:
     groups = draw(st.integers(1, 3))

@@ -1,0 +1,137 @@
+"""Whether a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
+
+The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some other
+node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in the
+head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to it
+stays, unless it is the head's own: a stored vector (a bias, the bias of a normalisation), or values of weights that
+go with the head (the values themselves, convolved). A residual stream is nobody's own: other nodes read it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.liveness.sweep import Sweep, admissible
+from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.fused import is_fused_core
+from onnxheadprune.sites.grouping import Block
+from onnxheadprune.sites.products import is_product, is_weight
+from onnxheadprune.sites.site import Projection
+
+READS: Mapping[str, tuple[int, ...]] = {
+    "Where": (1, 2),
+    "Gather": (0,),
+    "GatherND": (0,),
+    "GatherElements": (0,),
+    "GridSample": (0,),
+    "ScatterND": (0, 2),
+    "ScatterElements": (0, 2),
+    "QuantizeLinear": (0,),
+    "DequantizeLinear": (0,),
+}
+"""The inputs whose contents an operator hands on; the others choose, or say how large the numbers are."""
+MAX_VALUES = 512
+"""Values that are looked at; what lies between a context and its projection are some ten."""
+
+
+def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
+    """What else than heads is in the channels of a projection, None if nothing is.
+
+    Args:
+        block: the site's block.
+        trial: a mask sweep that removes some heads.
+        removed: those heads.
+    """
+    cores = frozenset(core.node for core in block.cores)
+    for projection in block.projections:
+        value = projection.node.inputs[projection.activation[0]]
+        assert value is not None
+        found = _Search(cores, trial).foreign(value, _channels(projection, removed))
+        if found is not None:
+            sentence = (
+                f"{projection.node.label} reads the context only together with {found.name}, which is no head's: without"
+                " a head that would still be there, so the context has no output projection of its own"
+            )
+            return Refusal(Reason.NO_PROJECTION, block.cores[0].node.label, found.name, sentence)
+    return None
+
+
+def _channels(projection: Projection, heads: Sequence[int]) -> Live:
+    """A label for every position of the contracted axes that belongs to some heads, zero for all others."""
+    mask = ~projection.live_without(heads)
+    return Live.over(projection.activation[1], np.arange(1, mask.size + 1).reshape(mask.shape) * mask)
+
+
+class _Search:
+    """One search upstream from the input of a projection."""
+
+    def __init__(self, cores: frozenset[Node], trial: Sweep) -> None:
+        self.cores = cores
+        self.trial = trial
+        self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
+
+    def foreign(self, value: Value, live: Live) -> Value | None:
+        """A value that the labelled positions are made of and that is no head's, None if there is none."""
+        key = (value, live.axes, live.array.tobytes())
+        if key not in self.known:
+            if len(self.known) > MAX_VALUES:
+                return None
+            self.known[key] = None
+            self.known[key] = self._look(value, live)
+        return self.known[key]
+
+    def _look(self, value: Value, live: Live) -> Value | None:
+        node = value.producer
+        if value.is_constant or live.is_dead or node in self.cores:
+            return None
+        sources = None if node is None or not live.axes else _sources(node, value, live)
+        if node is None or sources is None:
+            return None if self._dies(value, live) else value
+        found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
+        if (node.domain, node.op_type) == ("", "Mul") and None in found.values():
+            return None
+        if (node.domain, node.op_type) == ("", "Div") and 0 in found:
+            return found[0]
+        return next((item for item in found.values() if item is not None), None)
+
+    def _dies(self, value: Value, live: Live) -> bool:
+        """Whether nobody needs the labelled positions once the heads are gone."""
+        needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
+        return not value.is_graph_output and all((need & live).is_dead for need in needs)
+
+
+def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
+    """What labelled positions of a node's output are made of, by number of the input.
+
+    Returns:
+        None where the node makes them: weights, a product, or an operator of which nobody knows more.
+    """
+    entry, product = rule_for(node), contraction_of(node)
+    if entry is None or is_fused_core(node) or is_product(node) is not None:
+        return None
+    # The other pieces of a Split have no say in what this one reads.
+    others = DEAD if (node.domain, node.op_type) == ("", "Split") else FULL
+    answer = entry.function(node, [live if output is value else others for output in node.outputs])
+    if isinstance(answer, Refusal):
+        # A normalisation mixes positions but moves none.
+        alike = {i: source for i, source in enumerate(node.inputs) if source and source.shape == value.shape}
+        return {index: (source, live) for index, source in alike.items()} or None
+    if answer.bodies:
+        return {-1 - number: item for number, item in enumerate(answer.bodies.items())}
+    found: dict[int, tuple[Value, Live]] = {}
+    for index, labels in answer.inputs.items():
+        source = node.input(index)
+        if source is None or is_weight(source) or index not in READS.get(node.op_type, (index,)):
+            continue
+        checked = admissible(labels, source)
+        if checked is None or (product is not None and not checked.axes):
+            return None
+        found[index] = (source, checked)
+    return found
