@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from onnxheadprune.graph.view import Node, Value
@@ -84,7 +84,7 @@ def group(candidates: list[Candidate]) -> list[Block]:
     one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
     So do two that read one attention map, since a query head makes one map: its values come in pieces.
     """
-    candidates = _along_heads(candidates)
+    candidates = _along_heads(_without_lone_positions(candidates))
     by_core: Partition[int] = Partition()
     for candidate in candidates:
         by_core.join(core.node.index for core in candidate.cores)
@@ -93,6 +93,23 @@ def group(candidates: list[Candidate]) -> list[Block]:
         blocks.setdefault(by_core.root(candidate.cores[0].node.index), []).append(candidate)
     built = [_build(members) for members in blocks.values()]
     return sorted(built, key=lambda block: min(core.node.index for core in block.cores))
+
+
+def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates without head axes of which only one position is read by any of them: one is no evidence of several."""
+    read: dict[int, set[int]] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            alive = {position for position, labels in enumerate(core.heads) if labels}
+            read.setdefault(core.node.index, set()).update(alive)
+    lone = {index for index, alive in read.items() if len(alive) == 1}
+
+    def seen(core: Core) -> Core:
+        if core.node.index not in lone or len(core.heads) == 1:
+            return core
+        return replace(core, heads=tuple(labels for labels in core.heads if labels), head_axes=())
+
+    return [replace(item, cores=tuple(seen(core) for core in item.cores)) for item in candidates]
 
 
 def _along_heads(candidates: list[Candidate]) -> list[Candidate]:

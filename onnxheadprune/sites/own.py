@@ -56,8 +56,8 @@ def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | Non
         found = _Search(cores, trial).foreign(value, _channels(projection, removed))
         if found is not None:
             sentence = (
-                f"{projection.node.label} reads the context only together with {found.name}, which is no head's: without"
-                " a head that would still be there, so the context has no output projection of its own"
+                f"{projection.node.label} reads the context only after {found.name} was added to it, which stays when a"
+                " head goes: the context has no output projection of its own"
             )
             return Refusal(Reason.NO_PROJECTION, block.cores[0].node.label, found.name, sentence)
     return None
@@ -95,7 +95,7 @@ class _Search:
         if node is None or sources is None:
             return None if self._dies(value, live) else value
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
-        if (node.domain, node.op_type) == ("", "Mul") and None in found.values():
+        if node.op_type in ("Mul", "QLinearMul") and None in found.values():
             return None
         if (node.domain, node.op_type) == ("", "Div") and 0 in found:
             return found[0]

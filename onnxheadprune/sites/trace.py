@@ -52,7 +52,14 @@ class Core:
 
 @dataclass(frozen=True)
 class Trace:
-    """Everything that one axis leads to."""
+    """Everything that one axis leads to.
+
+    Attributes:
+        cores: products with heads and features along it.
+        mixes_heads: whether it leads to attention maps along their heads.
+        refusals: of operators that labels did not pass.
+        blocked: nodes at which labels stopped.
+    """
 
     cores: tuple[Core, ...] = ()
     mixes_heads: bool = False
@@ -170,7 +177,18 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
         elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
-    return Trace(), upstream
+    return Trace(mixes_heads=_is_map_by_stored(node, live)), upstream
+
+
+def _is_map_by_stored(node: Node, live: Live) -> bool:
+    """Whether labels lie along heads alone of what a stored tensor per head makes: scores of queries that are stored.
+
+    A class token without a batch is one query for all, so that the exporter stores it.
+    """
+    found = contraction_of(node)
+    if found is None or not found.contracted or not any(is_weight(_operand(node, i)) for i in found.indices):
+        return False
+    return {found.out_axes[axis] for axis in live.axes} <= found.batch
 
 
 def _same_labels(first: Live, second: Live) -> bool:
@@ -231,7 +249,7 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
     seen = without_blind(live, batch)
     if any(axis in seen.axes for axis in batch):
         return seen
-    picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or (0, 1))) > 1]
+    picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or ())) > 1]
     return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
 
 
