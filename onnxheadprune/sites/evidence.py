@@ -7,7 +7,8 @@ else: by live labels, on an axis that weights tell apart.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,13 @@ def _differs(live: Live, axis: int) -> bool:
     largest = array.max(axis=position)
     smallest = np.where(array == 0, np.iinfo(array.dtype).max, array).min(axis=position)
     return bool(np.any((largest != 0) & (smallest != largest)))
+
+
+def tokens_of(live: Live, axes: Sequence[int]) -> int:
+    """How many positions of some axes have labels of their own; one where labels are used again (a scrambled view)."""
+    if not axes or np.unique(live.array).size - np.any(live.array == 0) != np.count_nonzero(live.array):
+        return 1
+    return math.prod(int(np.count_nonzero(live.only([axis]).array)) for axis in axes)
 
 
 def told_apart(node: Node, axis: int, size: int) -> list[int] | None:
@@ -91,4 +99,6 @@ def _weights(node: Node) -> list[int]:
     found = contraction_of(node)
     indices = ([] if stored is None else [stored[0]]) if found is None else list(found.indices)
     values: list[Any] = [node.input(index) for index in indices]
-    return [index for index, value in zip(indices, values, strict=True) if value is not None and is_weight(value)]
+    return [
+        index for index, value in zip(indices, values, strict=True) if value is not None and is_weight(value)
+    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import carrier_outputs
-from onnxheadprune.sites.evidence import without_blind
+from onnxheadprune.sites.evidence import tokens_of, without_blind
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def split_fused(node: Node, output_index: int, live: Live) -> FusedHeads | None:
     places = [axes.index(axis) for axis in layout.out_axes]
     rows = np.moveaxis(array, places, range(len(places))).reshape(layout.num_heads, -1)
     heads = tuple(frozenset(int(label) for label in row if label) for row in rows)
-    tokens = math.prod(live.period(axis) for axis in live.axes if axis not in layout.out_axes)
+    tokens = tokens_of(live, [axis for axis in live.axes if axis not in layout.out_axes])
     return FusedHeads(heads, layout.out_axes[:1], layout.out_axes[1:], tokens)
 
 

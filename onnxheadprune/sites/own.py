@@ -1,15 +1,16 @@
 """Whether a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
 
-The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some other
-node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in the
-head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to it
-stays, unless it is the head's own: a stored vector (a bias, the bias of a normalisation), or values of weights that
-go with the head (the values themselves, convolved). A residual stream is nobody's own: other nodes read it, too.
+The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some
+other node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in
+the head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to
+it stays, unless it is the head's own: a stored vector (a bias behind the core, the bias of a normalisation), which is
+the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head make
+and nobody else reads. A residual stream is nobody's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import Sweep, admissible
 from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.evidence import without_blind
 from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.grouping import Block
 from onnxheadprune.sites.products import is_product, is_weight
@@ -50,10 +52,11 @@ def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | Non
         removed: those heads.
     """
     cores = frozenset(core.node for core in block.cores)
+    search = _Search(cores, trial)
     for projection in block.projections:
         value = projection.node.inputs[projection.activation[0]]
         assert value is not None
-        found = _Search(cores, trial).foreign(value, _channels(projection, removed))
+        found = search.foreign(value, _channels(projection, removed))
         if found is not None:
             sentence = (
                 f"{projection.node.label} reads the context only after {found.name} was added to it, which stays when a"
@@ -75,6 +78,7 @@ class _Search:
     def __init__(self, cores: frozenset[Node], trial: Sweep) -> None:
         self.cores = cores
         self.trial = trial
+        self.makers = _makers(cores)
         self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
 
     def foreign(self, value: Value, live: Live) -> Value | None:
@@ -91,9 +95,17 @@ class _Search:
         node = value.producer
         if value.is_constant or live.is_dead or node in self.cores:
             return None
-        sources = None if node is None or not live.axes else _sources(node, value, live)
-        if node is None or sources is None:
-            return None if self._dies(value, live) else value
+        if node is None:
+            return value
+        if not live.axes:
+            # One number for all heads, as the mean of a normalisation: of the contexts alone, or of something else.
+            return None if self._is_of_cores(value) else value
+        sources = _sources(node, value, live)
+        if sources is None:
+            made = rule_for(node) is None or value in self.makers or is_product(node) is not None
+            return None if made and self._dies(value, live) else value
+        if not sources:
+            return value
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
         if node.op_type in ("Mul", "QLinearMul") and None in found.values():
             return None
@@ -105,6 +117,51 @@ class _Search:
         """Whether nobody needs the labelled positions once the heads are gone."""
         needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
         return not value.is_graph_output and all((need & live).is_dead for need in needs)
+
+    def _is_of_cores(self, value: Value) -> bool:
+        """Whether a value is made of contexts and constants alone."""
+        stack, seen = [value], {value}
+        while stack:
+            current = stack.pop()
+            if current.is_constant or current.producer in self.cores:
+                continue
+            if (
+                current.producer is None
+                or contraction_of(current.producer) is not None
+                or len(seen) > MAX_VALUES
+            ):
+                return False
+            sources = [
+                source for source in current.producer.inputs if source is not None and source not in seen
+            ]
+            stack += sources
+            seen.update(sources)
+        return True
+
+
+def _makers(cores: Iterable[Node]) -> frozenset[Value]:
+    """What the nearest weights upstream of some cores make: the queries, keys and values before they are views."""
+    found: set[Value] = set()
+    stack = [value for node in cores for value in _operands(node)]
+    seen = set(stack)
+    while stack and len(seen) < MAX_VALUES:
+        value = stack.pop()
+        node = value.producer
+        if node is None or value.is_constant:
+            continue
+        if contraction_of(node) is not None and is_product(node) is None:
+            found.add(value)
+            continue
+        sources = [source for source in _operands(node) if source not in seen]
+        stack += sources
+        seen.update(sources)
+    return frozenset(found)
+
+
+def _operands(node: Node) -> list[Value]:
+    """Inputs of a node; none of a fused operator that has the weights in itself."""
+    packed = is_fused_core(node) and (first := node.input(1)) is not None and is_weight(first)
+    return [] if packed else [value for value in node.inputs if value is not None]
 
 
 def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
@@ -120,6 +177,9 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     others = DEAD if (node.domain, node.op_type) == ("", "Split") else FULL
     answer = entry.function(node, [live if output is value else others for output in node.outputs])
     if isinstance(answer, Refusal):
+        seen = without_blind(live, live.axes)
+        if seen.axes != live.axes:
+            return _sources(node, value, seen)
         # A normalisation mixes positions but moves none.
         alike = {i: source for i, source in enumerate(node.inputs) if source and source.shape == value.shape}
         return {index: (source, live) for index, source in alike.items()} or None
@@ -128,7 +188,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     found: dict[int, tuple[Value, Live]] = {}
     for index, labels in answer.inputs.items():
         source = node.input(index)
-        if source is None or is_weight(source) or index not in READS.get(node.op_type, (index,)):
+        if source is None or source.is_constant or index not in READS.get(node.op_type, (index,)):
             continue
         checked = admissible(labels, source)
         if checked is None or (product is not None and not checked.axes):

@@ -230,9 +230,14 @@ def _units(block: Block) -> tuple[tuple[int, ...], ...]:
 def _folded_miss(block: Block) -> NearMiss:
     core = block.cores[0].node
     sentence = (
-        "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-        " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
+        "the context's axes are folded so that every head fills the channels of the others, at other positions:"
+        " its heads cannot be told apart"
     )
+    if any(not isinstance(dim, int) for dim in core.out.shape or ()):
+        sentence = (
+            "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
+            " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
+        )
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 

@@ -20,7 +20,7 @@ from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.sites.evidence import told_apart, without_blind
+from onnxheadprune.sites.evidence import tokens_of, told_apart, without_blind
 from onnxheadprune.sites.fused import is_fused_core, split_fused
 from onnxheadprune.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.sites.within import Classes, within_heads
@@ -233,9 +233,8 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
             classes |= {} if found is None else {len(batch): found}
             batch.append(axis)
         free = [axis for axis in free if axis not in (*batch, *tokens)]
-    count = math.prod(live.period(axis) for axis in tokens)
     heads = _sharing(head_sets(live, batch), [live.period(axis) for axis in batch], classes)
-    return Trace((Core(node, heads, tuple(batch), tuple(free), count),))
+    return Trace((Core(node, heads, tuple(batch), tuple(free), tokens_of(live, tokens)),))
 
 
 def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
@@ -283,7 +282,9 @@ def _makes_maps(node: Node, index: int) -> bool:
     return False
 
 
-def _sharing(heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Mapping[int, Sequence[int]]) -> Heads:
+def _sharing(
+    heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Mapping[int, Sequence[int]]
+) -> Heads:
     """Label sets of head positions, united over positions that read the same weights.
 
     Args:
@@ -292,9 +293,10 @@ def _sharing(heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Map
         classes: per head axis (its place among them) the class of each of its positions.
     """
     united: dict[tuple[int, ...], frozenset[int]] = {}
-    keys = []
-    for position in np.ndindex(*sizes):
-        keys.append(tuple(classes[axis][at] if axis in classes else at for axis, at in enumerate(position)))
+    keys = [
+        tuple(classes[axis][at] if axis in classes else at for axis, at in enumerate(position))
+        for position in np.ndindex(*sizes)
+    ]
     for key, labels in zip(keys, heads, strict=True):
         united[key] = united.get(key, frozenset()) | labels
     return tuple(united[key] for key in keys)

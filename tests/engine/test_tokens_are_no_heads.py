@@ -1,0 +1,205 @@
+"""Tokens are not heads: an axis enumerates heads only if live labels differ along it, and weights tell it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.masking import masked_reference
+from onnxheadprune.pruning import analyse
+from onnxheadprune.refusal import Reason
+from onnxheadprune.sites.find import find_sites
+from onnxheadprune.surgery import apply_plan
+from tests.engine.block_graph import Net
+from tests.engine.one_node import run
+from tests.engine.test_heads_found import STATIC
+from tests.engine.test_plan import PLAIN
+
+B, S, H, D, WIDTH = 1, 9, 4, 2, 7
+FIXED, DYNAMIC = STATIC, replace(PLAIN, target="zero", opset=21)
+GONE = ([1], [0, 2], list(range(H)))
+
+
+def context_of(net: Net, x: Any, size: int = D, heads: int = H) -> Any:
+    """[B, S, WIDTH] -> the context [B, heads, S, size]."""
+
+    def split(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * size))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, size)), perm=list(order))
+
+    weights = net.op("Softmax", net.op("MatMul", split("q", 0, 2, 1, 3), split("k", 0, 2, 3, 1)), axis=-1)
+    return net.op("MatMul", weights, split("v", 0, 2, 1, 3))
+
+
+def merged(net: Net, context: Any, width: int = H * D) -> Any:
+    return net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, width))
+
+
+def projected(net: Net, data: Any, rows: int = H * D) -> Any:
+    return net.op("MatMul", data, net.weight("o", rows, WIDTH))
+
+
+def rows(net: Net, data: Any, start: int, stop: int, axis: int = 1) -> Any:
+    return net.op("Slice", data, net.ints(start), net.ints(stop), net.ints(axis))
+
+
+def check(net: Net, outputs: list[Any], size: int = D) -> None:
+    """One site of H heads, and every cut equals the masked original."""
+    model = net.export(outputs)
+    (site,) = find_sites(model)
+    assert site.removable
+    assert (site.kind, site.num_heads, site.kv_num_heads, site.v_head_size) == ("mha", H, H, size)
+    for gone in GONE:
+        planning = analyse(model, {0: gone}, "tokens")
+        want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
+        got = run(apply_plan(planning.plan, model), net.feed)
+        for name, array in want.items():
+            np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def cut(net: Net, context: Any, width: int) -> Any:
+    return rows(net, merged(net, context, width), 0, 6)
+
+
+def cut_before_merging(net: Net, context: Any, width: int) -> Any:
+    return merged(net, rows(net, context, 2, 8, 2), width)
+
+
+def every_second(net: Net, context: Any, width: int) -> Any:
+    return net.op("Slice", merged(net, context, width), net.ints(0), net.ints(S), net.ints(1), net.ints(2))
+
+
+def picked(net: Net, context: Any, width: int) -> Any:
+    return net.op("Gather", merged(net, context, width), net.ints(0, 4, 5), axis=1)
+
+
+def one_token(net: Net, context: Any, width: int) -> Any:
+    return net.op("Gather", merged(net, context, width), net.ints(3), axis=1)
+
+
+def split_off(net: Net, context: Any, width: int) -> Any:
+    return net.op("Split", merged(net, context, width), net.ints(4, 5), outputs=2, axis=1)[1]
+
+
+def cut_and_padded(net: Net, context: Any, width: int) -> Any:
+    return net.op("Pad", cut(net, context, width), net.ints(0, 0, 0, 0, 3, 0))
+
+
+def padded_and_cut(net: Net, context: Any, width: int) -> Any:
+    return rows(net, net.op("Pad", merged(net, context, width), net.ints(0, 1, 0, 0, 2, 0)), 1, 5)
+
+
+def in_windows(net: Net, context: Any, width: int) -> Any:
+    windows = net.op("Reshape", merged(net, context, width), net.ints(0, 3, 3, width))
+    return net.op("Gather", windows, net.ints(0, 2), axis=1)
+
+
+def averaged(net: Net, context: Any, width: int) -> Any:
+    return net.op("ReduceMean", merged(net, context, width), net.ints(1), keepdims=1)
+
+
+READS: dict[str, Callable[[Net, Any, int], Any]] = {
+    reader.__name__: reader
+    for reader in (
+        cut,
+        cut_before_merging,
+        every_second,
+        picked,
+        one_token,
+        split_off,
+        cut_and_padded,
+        padded_and_cut,
+        in_windows,
+        averaged,
+    )
+}
+
+
+@pytest.mark.parametrize("how", READS)
+@pytest.mark.parametrize("size", [D, 1], ids=["wide", "one channel"])
+def test_positions_that_are_cut_are_no_evidence(how: str, size: int) -> None:
+    net = Net(FIXED)
+    x = net.input("x", (B, S, WIDTH), "---")
+    data = READS[how](net, context_of(net, x, size), H * size)
+    check(net, [projected(net, data, H * size)], size)
+
+
+@pytest.mark.parametrize("overlap", [0, 2])
+@pytest.mark.parametrize("letters", ["---", "b--", "bs-"])
+def test_two_projections_read_tokens_apart(overlap: int, letters: str) -> None:
+    """Joint attention (SD3, Flux): text and picture attend together and are projected by weights of their own."""
+    net = Net(DYNAMIC)
+    x = net.input("x", (2, S, WIDTH), letters)
+    flat = merged(net, context_of(net, x))
+    bounds = ((0, 4 + overlap), (4, S))
+    check(net, [net.op("Add", rows(net, x, *b), projected(net, rows(net, flat, *b))) for b in bounds])
+
+
+def test_one_of_two_pictures_is_read() -> None:
+    """The batch of a fixed export is no head axis, either."""
+    net = Net(FIXED)
+    x = net.input("x", (2, S, WIDTH), "b--")
+    made = projected(net, rows(net, merged(net, context_of(net, x)), 0, 1, 0))
+    check(net, [net.op("Add", rows(net, x, 0, 1, 0), made)])
+
+
+@pytest.mark.parametrize("spelled", ["Flatten", "Reshape", "Gemm"])
+def test_all_tokens_are_summed_over(spelled: str) -> None:
+    """A projection of all tokens at once: every token has channels of its own, heads still are the heads."""
+    net = Net(FIXED)
+    x = net.input("x", (2, S, WIDTH), "b--")
+    flat = merged(net, context_of(net, x))
+    joined = (
+        net.op("Reshape", flat, net.ints(0, S * H * D)) if spelled == "Reshape" else net.op("Flatten", flat)
+    )
+    weight = net.weight("o", S * H * D, WIDTH)
+    check(net, [net.op("Gemm" if spelled == "Gemm" else "MatMul", joined, weight)])
+
+
+def test_some_tokens_are_summed_over() -> None:
+    net = Net(FIXED)
+    x = net.input("x", (2, S, WIDTH), "b--")
+    flat = net.op("Flatten", rows(net, merged(net, context_of(net, x)), 2, 7), axis=1)
+    check(net, [net.op("MatMul", flat, net.weight("o", 5 * H * D, WIDTH))])
+
+
+@pytest.mark.parametrize("tokens", [S, 8], ids=["odd", "a multiple of the heads"])
+def test_a_merge_without_transpose_has_no_heads(tokens: int) -> None:
+    """Each head fills all channels, of other tokens: at the projection nothing is one head's."""
+    net = Net(FIXED)
+    x = net.input("x", (B, tokens, WIDTH), "---")
+    data = net.op("Reshape", context_of(net, x), net.ints(0, tokens, H * D))
+    sites = find_sites(net.export([projected(net, data)]))
+    assert [site.num_heads for site in sites] == []
+    assert [miss.reason.reason for miss in sites.near_misses] == [Reason.INEXPRESSIBLE]
+
+
+def test_queries_of_a_group_in_a_row_with_one_token() -> None:
+    """[B, K, G, D] when one token is decoded at a time: the rows have weights of their own, so they are heads."""
+    net = Net(FIXED)
+    x, y = net.input("x", (B, 1, WIDTH), "---"), net.input("y", (B, S, WIDTH), "---")
+    kv, ratio = 2, H // 2
+    q = net.op("Reshape", net.op("MatMul", x, net.weight("q", WIDTH, H * D)), net.ints(B, kv, ratio, D))
+
+    def split(name: str, *order: int) -> Any:
+        flat = net.op("MatMul", y, net.weight(name, WIDTH, kv * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, kv, D)), perm=list(order))
+
+    weights = net.op("Softmax", net.op("MatMul", q, split("k", 0, 2, 3, 1)), axis=-1)
+    data = net.op("Reshape", net.op("MatMul", weights, split("v", 0, 2, 1, 3)), net.ints(0, 1, H * D))
+    (site,) = find_sites(net.export([projected(net, data)]))
+    assert (site.kind, site.num_heads, site.kv_num_heads, site.v_head_size) == ("gqa", H, kv, D)
+
+
+def test_one_of_several_streams_is_read() -> None:
+    """Hyper-connections (FT-Transformer): streams are mixed by what they hold, and no attention weighs them."""
+    net = Net(FIXED)
+    streams = net.input("x", (B, S, H, WIDTH), "----")
+    gate = net.op("Tanh", net.op("MatMul", streams, net.weight("gate", WIDTH, H + 1)))
+    mixed = net.op("Einsum", gate, streams, equation="bsij,bsiw->bsjw")
+    first = net.op("Gather", net.op("Gather", mixed, net.ints(0), axis=2), net.ints(0), axis=1)
+    assert not len(find_sites(net.export([projected(net, first, WIDTH)])))
