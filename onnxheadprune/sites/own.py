@@ -10,7 +10,10 @@ and nobody else reads. A residual stream is nobody's own.
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -25,7 +28,6 @@ from onnxheadprune.sites.evidence import without_blind
 from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.grouping import Block
 from onnxheadprune.sites.products import is_product, is_weight
-from onnxheadprune.sites.site import Projection
 
 READS: Mapping[str, tuple[int, ...]] = {
     "Where": (1, 2),
@@ -41,6 +43,8 @@ READS: Mapping[str, tuple[int, ...]] = {
 """The inputs whose contents an operator hands on; the others choose, or say how large the numbers are."""
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
+MAX_UPSTREAM = 2**12
+"""Values between a core and its weights: masks and the inverse of a matrix are computed by hundreds of nodes."""
 
 
 def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
@@ -52,11 +56,13 @@ def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | Non
         removed: those heads.
     """
     cores = frozenset(core.node for core in block.cores)
-    search = _Search(cores, trial)
     for projection in block.projections:
         value = projection.node.inputs[projection.activation[0]]
         assert value is not None
-        found = search.foreign(value, _channels(projection, removed))
+        gone = np.flatnonzero(~projection.live_without(removed).reshape(-1)) + 1
+        labels = np.arange(1, math.prod(projection.sizes) + 1).reshape(projection.sizes)
+        search = _Search(cores, trial, frozenset(gone.tolist()))
+        found = search.foreign(value, Live.over(projection.activation[1], labels))
         if found is not None:
             sentence = (
                 f"{projection.node.label} reads the context only after {found.name} was added to it, which stays when a"
@@ -66,23 +72,28 @@ def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | Non
     return None
 
 
-def _channels(projection: Projection, heads: Sequence[int]) -> Live:
-    """A label for every position of the contracted axes that belongs to some heads, zero for all others."""
-    mask = ~projection.live_without(heads)
-    return Live.over(projection.activation[1], np.arange(1, mask.size + 1).reshape(mask.shape) * mask)
-
-
 class _Search:
-    """One search upstream from the input of a projection."""
+    """One search upstream from the input of a projection.
 
-    def __init__(self, cores: frozenset[Node], trial: Sweep) -> None:
+    Attributes:
+        cores: where it ends.
+        trial: what is needed once some heads are gone.
+        gone: labels of the channels of those heads; all channels have one.
+    """
+
+    def __init__(self, cores: frozenset[Node], trial: Sweep, gone: frozenset[int]) -> None:
         self.cores = cores
         self.trial = trial
-        self.makers = _makers(cores)
+        self.gone = gone
         self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
 
+    @cached_property
+    def makers(self) -> frozenset[Value]:
+        """What weights make of which the cores are made."""
+        return _makers(self.cores)
+
     def foreign(self, value: Value, live: Live) -> Value | None:
-        """A value that the labelled positions are made of and that is no head's, None if there is none."""
+        """A value that positions of the heads are made of and that is no head's, None if there is none."""
         key = (value, live.axes, live.array.tobytes())
         if key not in self.known:
             if len(self.known) > MAX_VALUES:
@@ -93,7 +104,7 @@ class _Search:
 
     def _look(self, value: Value, live: Live) -> Value | None:
         node = value.producer
-        if value.is_constant or live.is_dead or node in self.cores:
+        if value.is_constant or node in self.cores or self._gone(live).is_dead:
             return None
         if node is None:
             return value
@@ -116,7 +127,11 @@ class _Search:
     def _dies(self, value: Value, live: Live) -> bool:
         """Whether nobody needs the labelled positions once the heads are gone."""
         needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
-        return not value.is_graph_output and all((need & live).is_dead for need in needs)
+        return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
+
+    def _gone(self, live: Live) -> Live:
+        """The positions that belong to the heads."""
+        return Live.over(live.axes, np.isin(live.array, list(self.gone)))
 
     def _is_of_cores(self, value: Value) -> bool:
         """Whether a value is made of contexts and constants alone."""
@@ -142,10 +157,10 @@ class _Search:
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
     """What the nearest weights upstream of some cores make: the queries, keys and values before they are views."""
     found: set[Value] = set()
-    stack = [value for node in cores for value in _operands(node)]
-    seen = set(stack)
-    while stack and len(seen) < MAX_VALUES:
-        value = stack.pop()
+    queue = deque(value for node in cores for value in _operands(node))
+    seen = set(queue)
+    while queue and len(seen) < MAX_UPSTREAM:
+        value = queue.popleft()
         node = value.producer
         if node is None or value.is_constant:
             continue
@@ -153,7 +168,7 @@ def _makers(cores: Iterable[Node]) -> frozenset[Value]:
             found.add(value)
             continue
         sources = [source for source in _operands(node) if source not in seen]
-        stack += sources
+        queue += sources
         seen.update(sources)
     return frozenset(found)
 
