@@ -116,7 +116,8 @@ class _Search:
             made = rule_for(node) is None or value in self.makers or is_product(node) is not None
             return None if made and self._dies(value, live) else value
         if not sources:
-            return value
+            # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
+            return value if _is_picked(node) else None
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
         if node.op_type in ("Mul", "QLinearMul") and None in found.values():
             return None
@@ -138,7 +139,7 @@ class _Search:
         stack, seen = [value], {value}
         while stack:
             current = stack.pop()
-            if current.is_constant or current.producer in self.cores:
+            if current.is_constant or current.producer in self.cores or _is_shape(current):
                 continue
             if (
                 current.producer is None
@@ -152,6 +153,19 @@ class _Search:
             stack += sources
             seen.update(sources)
         return True
+
+
+def _is_picked(node: Node) -> bool:
+    """Whether an operator chooses by what is computed."""
+    reads = READS.get(node.op_type)
+    return reads is not None and any(
+        value is not None and not value.is_constant and index not in reads
+        for index, value in enumerate(node.inputs)
+    )
+
+
+def _is_shape(value: Value) -> bool:
+    return value.producer is not None and value.producer.op_type in ("Shape", "Size")
 
 
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
