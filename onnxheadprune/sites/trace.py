@@ -212,27 +212,21 @@ def _classify(node: Node, product: Contraction, live: Live) -> Trace:
     letters = {axis: product.out_axes[axis] for axis in live.axes}
     batch = [axis for axis in live.axes if letters[axis] in product.batch]
     free = [axis for axis in live.axes if axis not in batch]
+    feature = _feature(node, product, live, free)
+    if feature is None:
+        return Trace(mixes_heads=bool(batch), blocked=(node,))
     tokens: list[int] = []
     classes: dict[int, Sequence[int]] = {}
-    if not free and batch:
-        feature_axis = _single_feature(node, product)
-        if feature_axis is None:
-            return Trace(mixes_heads=True, blocked=(node,))
-        return Trace((Core(node, head_sets(live, batch), tuple(batch), (feature_axis,)),))
-    if not free:
-        return Trace(blocked=(node,))
-    owners = {axis: product.owners(letters[axis]) for axis in free}
-    if len(set(owners.values())) > 1:
-        # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S]. Heads are the slower axis.
-        feature = min(free, key=lambda axis: _stride(live, axis))
-        for axis in [axis for axis in free if owners[axis] != owners[feature]]:
-            found = told_apart(node, axis, live.period(axis))
-            if found is not None and len(set(found)) == 1:
-                tokens.append(axis)
-                continue
-            classes |= {} if found is None else {len(batch): found}
-            batch.append(axis)
-        free = [axis for axis in free if axis not in (*batch, *tokens)]
+    own = product.owners(product.out_axes[feature])
+    # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
+    for axis in [axis for axis in free if product.owners(letters[axis]) != own]:
+        found = told_apart(node, axis, live.period(axis))
+        if found is not None and len(set(found)) == 1:
+            tokens.append(axis)
+            continue
+        classes |= {} if found is None else {len(batch): found}
+        batch.append(axis)
+    free = [axis for axis in free if axis not in (*batch, *tokens)] or [feature]
     heads = _sharing(head_sets(live, batch), [live.period(axis) for axis in batch], classes)
     return Trace((Core(node, heads, tuple(batch), tuple(free), tokens_of(live, tokens)),))
 
@@ -250,6 +244,17 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
         return seen
     picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or ())) > 1]
     return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
+
+
+def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) -> int | None:
+    """An axis within heads, None if the product makes attention maps: of axes of two operands heads are the slower."""
+    owners = {product.owners(product.out_axes[axis]) for axis in free}
+    if len(owners) > 1:
+        return min(free, key=lambda axis: _stride(live, axis))
+    single = _single_feature(node, product)
+    if single is not None and product.owners(product.out_axes[single]) not in owners:
+        return single
+    return free[0] if free else None
 
 
 def _single_feature(node: Node, product: Contraction) -> int | None:

@@ -160,11 +160,12 @@ def test_all_tokens_are_summed_over(spelled: str) -> None:
     check(net, [net.op("Gemm" if spelled == "Gemm" else "MatMul", joined, weight)])
 
 
-def test_some_tokens_are_summed_over() -> None:
+@pytest.mark.parametrize("size", [D, 1], ids=["wide", "one channel"])
+def test_some_tokens_are_summed_over(size: int) -> None:
     net = Net(FIXED)
     x = net.input("x", (2, S, WIDTH), "b--")
-    flat = net.op("Flatten", rows(net, merged(net, context_of(net, x)), 2, 7), axis=1)
-    check(net, [net.op("MatMul", flat, net.weight("o", 5 * H * D, WIDTH))])
+    flat = net.op("Flatten", rows(net, merged(net, context_of(net, x, size), H * size), 2, 7), axis=1)
+    check(net, [net.op("MatMul", flat, net.weight("o", 5 * H * size, WIDTH))], size)
 
 
 @pytest.mark.parametrize("tokens", [S, 8], ids=["odd", "a multiple of the heads"])
