@@ -100,16 +100,14 @@ def _analysed(
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = _edits(view, sites, present, swept)
     if half_dead(swept, edits):
-        whole = [site for site in sites if goes_whole(site, present)]
-        wide = [site for site in whole if any(item.sums_more for item in site.projections)]
-        partly = {
-            site.index: present.get(site.index, ()) for site in sites if site not in whole or site in wide
-        }
-        swept = _sweep(view, sites, partly, keep_cache_shape, allow_io_change)
+        # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+        swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change, emptied=False)
         edits = _edits(view, sites, present, swept)
-        if wide and half_dead(swept, edits):
+        if half_dead(swept, edits):
+            cut = [site for site in sites if present.get(site.index)]
+            first = next((site for site in cut if goes_whole(site, present)), cut[0])
             raise RefusedError(
-                f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
+                f"site {first.index} ({first.name}) cannot be removed as a whole: the shape of its context"
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
@@ -147,7 +145,7 @@ def _edits(
     edits |= detached(sites, heads)
     for site in sites:
         if heads.get(site.index):
-            left = [item for item in site.projections if item.sums_more or not goes_whole(site, heads)]
+            left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
             own = [edit for item in left for edit in item.edits(heads[site.index])]
             edits |= dict.fromkeys(own, frozenset({site.name}))
     return edits | dead_after(view, edits)
@@ -159,8 +157,10 @@ def _sweep(
     heads: Mapping[int, tuple[int, ...]],
     keep_cache_shape: bool,
     allow_io_change: bool,
+    emptied: bool = True,
 ) -> Sweep:
-    seeds = [seed for site in sites if site.index in heads for seed in site.seeds(heads[site.index])]
+    chosen = [site for site in sites if site.index in heads]
+    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
     free: set[Value] = set()
     if not keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.

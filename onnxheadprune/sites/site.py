@@ -40,6 +40,10 @@ class Projection:
         """Whether it also sums over what is no head's: a feed-forward block beside the attention."""
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
 
+    def is_emptied_by(self, heads: Iterable[int]) -> bool:
+        """Whether it sums over nothing once `heads` are gone, be they all heads of the site or those that it reads."""
+        return not self.live_without(heads).any()
+
     def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Mask over the contracted axes with the channels of `heads` dead."""
         mask = np.ones(math.prod(self.sizes), dtype=bool)
@@ -132,11 +136,17 @@ class AttentionSite:
         gone = set(self.removed)
         return tuple(head for head in range(self.original_num_heads) if head not in gone)
 
-    def seeds(self, heads: Iterable[int]) -> Iterator[Seed]:
-        """The first demands of the sweep when `heads` (present indices) are removed."""
+    def seeds(self, heads: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
+        """The first demands of the sweep when `heads` (present indices) are removed.
+
+        Args:
+            heads: what goes.
+            emptied: whether projections that then sum over nothing demand nothing; else they say nothing.
+        """
         heads = tuple(heads)
         for projection in self.projections:
-            yield from projection.seeds(heads, self.name)
+            if emptied or not projection.is_emptied_by(heads):
+                yield from projection.seeds(heads, self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-ready data (the contract of `inspect --json`)."""
