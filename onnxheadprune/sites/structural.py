@@ -22,6 +22,7 @@ from onnxheadprune.sites.obstacles import obstacle
 from onnxheadprune.sites.products import is_product
 from onnxheadprune.sites.site import AttentionSite, NearMiss, united
 from onnxheadprune.sites.trace import Tracer, coupling
+from onnxheadprune.sites.zeros import why_zero_is_lost
 
 MAX_CONTRACTED = 2**20
 """Positions of a context; the widest transformers have some ten thousand."""
@@ -194,6 +195,10 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     if packed is not None:
         node = block.projections[0].node
         return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
+    for item in block.projections:
+        lost = why_zero_is_lost(item)
+        if lost is not None:
+            return replace(site, reason=Refusal(Reason.COUPLED, item.node.label, item.node.out.name, lost))
     trial = sweep(list(site.seeds(removed)), parts.free)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
