@@ -103,11 +103,11 @@ def _analysed(
         # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
         swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change, emptied=False)
         edits = _edits(view, sites, present, swept)
-        if half_dead(swept, edits):
-            cut = [site for site in sites if present.get(site.index)]
-            first = next((site for site in cut if goes_whole(site, present)), cut[0])
+        whole = [site for site in sites if goes_whole(site, present)]
+        wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+        if wide and half_dead(swept, edits):
             raise RefusedError(
-                f"site {first.index} ({first.name}) cannot be removed as a whole: the shape of its context"
+                f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))

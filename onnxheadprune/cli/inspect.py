@@ -29,7 +29,7 @@ def inspect(model: Path, as_json: bool) -> int:
         err().print(*near_misses(sites), sep="\n")
     if sites:
         return 0
-    hint = "; see the near misses for what came close" if sites.near_misses else ""
+    hint = "; see above for what came close" if sites.near_misses or sites.no_heads else ""
     print_error(
         f"{model} has no attention site: no contraction with weights sums over the heads of a product of two"
         f" activations{hint}"

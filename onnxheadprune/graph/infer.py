@@ -37,12 +37,12 @@ def annotate(view: GraphView) -> GraphView:
 
 
 def _annotate_node(node: Node) -> None:
-    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft"):
+    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
         return
     if node.op_type == "If":
         _annotate_if(node)
         return
-    table = MICROSOFT_SHAPES if node.domain else SHAPE_FUNCTIONS
+    table = MICROSOFT_SHAPES if node.domain == "com.microsoft" else SHAPE_FUNCTIONS
     function = table.get(node.op_type)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):

@@ -27,10 +27,15 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
-    """What looks like attention and is none, with the reasons."""
-    if sites.near_misses:
-        yield Text("\nnear misses (they look like attention, but)", style="bold")
-        for miss in sites.near_misses:
+    """What looks like attention and is no site, with the reasons."""
+    lists = (
+        ("near misses (they look like attention, but)", sites.near_misses),
+        ("no heads to tell (one map of weights for all channels)", sites.no_heads),
+    )
+    for title, missed in lists:
+        if missed:
+            yield Text(f"\n{title}", style="bold")
+        for miss in missed:
             yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
 
 

@@ -59,7 +59,7 @@ def anatomy(block: Block) -> Anatomy:
                 groups.join({owner[position] for position in shared})
             # As below: what one head reads alone says whose it is, what all of several read says nothing.
             own = sum({1 << head for head in owner}) if len(owner) > 1 else everyone
-            free |= fused.free | _endpoints(_fused_walk(core, range(1, len(core.node.inputs)), owner, own))
+            free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
@@ -185,15 +185,26 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
 
 
 def _endpoints(walk: Sweep) -> set[Value]:
-    """Graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included."""
-    carrying = list(walk.reached)
-    carrying += [output for value in walk.reached for output in carrier_outputs(value)]
-    return {
-        value
-        for value in carrying
-        if value.scope.parent is None
-        and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))
+    """The cache: graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included.
+
+    A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
+    projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
+    """
+    carrying = {value: walk.kept[value] for value in walk.reached}
+    carrying |= {output: live for value, live in list(carrying.items()) for output in carrier_outputs(value)}
+    ends = {value: live for value, live in carrying.items() if _is_end(value)}
+    apart = {
+        value for value, live in ends.items() if live.axes and len(np.unique(live.array)) == live.array.size
     }
+    flat = ends.keys() - apart
+    paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
+    return apart | flat if paired else apart
+
+
+def _is_end(value: Value) -> bool:
+    """Whether a value comes from the model's caller or goes to it."""
+    outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    return outside and value.scope.parent is None
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:

@@ -49,8 +49,9 @@ def view_of(model: ModelProto) -> GraphView:
 
 def sites_of(view: GraphView, name: str) -> Sites:
     """The sites of an annotated view."""
-    found, misses = find_structural(view)
-    return Sites(name, tuple(_with_history(found, pruning_record(view.model))), tuple(misses))
+    found, left_out = find_structural(view)
+    sites = tuple(_with_history(found, pruning_record(view.model)))
+    return Sites(name, sites, left_out.near_misses, left_out.no_heads)
 
 
 def pruning_record(model: ModelProto) -> list[SiteCut]:

@@ -8,6 +8,7 @@ from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import carrier_outputs
+from onnxheadprune.refusal import Reason, Refusal
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,47 @@ class FusedAnatomy:
         head_size: width of a query or key head.
         free: cache inputs and outputs of the model.
         value: index of the input that brings one value head per query head, None where there is none.
+        memory: indices of the inputs that bring keys, values and their past.
     """
 
     groups: tuple[tuple[int, ...], ...]
     head_size: int | None
     free: frozenset[Value]
     value: int | None = None
+    memory: tuple[int, ...] = ()
 
 
 def is_fused_core(node: Node) -> bool:
     """Whether the node is a fused attention operator."""
     return is_fused(node)
+
+
+def is_attention_operator(node: Node) -> bool:
+    """Whether the operator is a fused attention by its name, known here or not."""
+    return is_fused(node) or node.op_type.endswith("Attention")
+
+
+def why_unknown(node: Node) -> Refusal | None:
+    """Why the heads of a fused attention cannot be told, None if they can."""
+    if not is_fused(node):
+        sentence = (
+            f"{node.domain or 'ai.onnx'}.{node.op_type} is not supported: where its heads lie is not known"
+        )
+        return Refusal(Reason.NO_RULE, node.label, node.out.name, sentence)
+    if layout_of(node) is not None:
+        return None
+    if node.bodies:
+        sentence = (
+            f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
+        )
+        return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    unknown = [
+        value.name for index in range(3) if (value := node.input(index)) is not None and value.shape is None
+    ]
+    sentence = f"the shapes that {node.op_type} reads are not known ({', '.join(unknown)})"
+    if not unknown:
+        sentence = f"the widths that {node.op_type} reads and the head counts in its attributes do not fit each other"
+    return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
 def split_fused(
@@ -60,11 +91,11 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
     free |= {
         value
         for index, (_, parts) in layout.inputs.items()
-        if parts[0][1] == 1 and (value := node.inputs[index]) is not None
+        if index in layout.memory and parts[0][1] == 1 and (value := node.inputs[index]) is not None
     }
     own = frozenset(value for value in free if _is_io(value))
     repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
-    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None)
+    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory)
 
 
 def _is_io(value: Value) -> bool:

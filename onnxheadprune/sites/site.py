@@ -189,11 +189,21 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Sites(Sequence[AttentionSite]):
-    """All sites of a model in order of their index, and the near misses."""
+    """All sites of a model in order of their index, and what attends without being one.
+
+    Each product of attention weights and values is in one of the three.
+
+    Attributes:
+        model: name of the model.
+        sites: what `[]`, `len` and iteration give.
+        near_misses: attention with heads that cannot be told apart or cut, with the reasons.
+        no_heads: attention in which no axis can enumerate heads.
+    """
 
     model: str
     sites: tuple[AttentionSite, ...]
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
+    no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -207,4 +217,5 @@ class Sites(Sequence[AttentionSite]):
             "model": self.model,
             "sites": [site.to_dict() for site in self.sites],
             "near_misses": [miss.to_dict() for miss in self.near_misses],
+            "no_heads": [miss.to_dict() for miss in self.no_heads],
         }

@@ -142,6 +142,25 @@ def group_query(draw: Draw, op_type: str) -> Case:
     )
 
 
+@strategy("LinearAttention", domain=MICROSOFT)
+def recurrent(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, draw(st.integers(1, 2)))
+    v_size = draw(st.sampled_from((n.D, 2 * n.D)))
+    rule = draw(st.sampled_from(("linear", "gated", "delta", "gated_delta")))
+    attributes = {"q_num_heads": n.H, "kv_num_heads": n.K, "update_rule": rule, "scale": 0.5}
+    inputs: tuple[Array | None, ...] = (
+        floats(draw, (n.B, n.S, n.H * n.D)),
+        floats(draw, (n.B, n.S, n.K * n.D)),
+        floats(draw, (n.B, n.S, n.K * v_size)),
+        floats(draw, (n.B, n.K, n.D, v_size)) if draw(st.booleans()) else None,
+    )
+    decay = floats(draw, (n.B, n.S, n.K * draw(st.sampled_from((1, n.D)))), -1, 0)
+    rate = floats(draw, (n.B, n.S, draw(st.sampled_from((1, n.K)))), 0, 1)
+    inputs += (decay if rule.startswith("gated") else None, rate if rule.endswith("delta") else None)
+    bare, types = frozenset({1}), (FLOAT, FLOAT)
+    return Case(op_type, inputs, attributes, types=types, bare=bare, blocks={2: v_size}, domain=MICROSOFT)
+
+
 @strategy("RotaryEmbedding")
 def rotary(draw: Draw, op_type: str) -> Case:
     n = _sizes(draw)
