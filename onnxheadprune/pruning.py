@@ -159,8 +159,15 @@ def _sweep(
     allow_io_change: bool,
     emptied: bool = True,
 ) -> Sweep:
-    chosen = [site for site in sites if site.index in heads]
+    chosen = [site for site in sites if heads.get(site.index)]
     seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
+    for site in chosen:
+        if site.maps and not allow_io_change and not goes_whole(site, heads):
+            names = ", ".join(sorted(value.name for value in site.maps))
+            raise RefusedError(
+                f"site {site.index} ({site.name}) cannot lose heads while the model hands out a map per head"
+                f" ({names}); --allow-io-change narrows that output"
+            )
     free: set[Value] = set()
     if not keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.

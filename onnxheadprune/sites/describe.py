@@ -32,6 +32,7 @@ class Anatomy:
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
         probability_nodes: nodes between the score product and the core.
+        maps: graph outputs that hand out the maps of fused cores.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -39,6 +40,7 @@ class Anatomy:
     v_head_size: int
     free: frozenset[Value]
     probability_nodes: frozenset[Node]
+    maps: frozenset[Value] = frozenset()
 
 
 def anatomy(block: Block) -> Anatomy:
@@ -49,6 +51,7 @@ def anatomy(block: Block) -> Anatomy:
     for head in range(block.num_heads):
         groups.root(head)
     free: set[Value] = set()
+    maps: set[Value] = set()
     nodes: set[Node] = set()
     head_size: int | None = None
     labelled: list[bool] = []
@@ -60,6 +63,7 @@ def anatomy(block: Block) -> Anatomy:
             # As below: what one head reads alone says whose it is, what all of several read says nothing.
             own = sum({1 << head for head in owner}) if len(owner) > 1 else everyone
             free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
+            maps |= fused.maps
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
@@ -83,7 +87,8 @@ def anatomy(block: Block) -> Anatomy:
         # One of several cores may read a table of relative positions, which has no heads: that groups none.
         groups.join(range(block.num_heads))
     found = tuple(tuple(sorted(members)) for members in groups.sets())
-    return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
+    groups_found = tuple(sorted(found))
+    return Anatomy(groups_found, head_size, v_head_size, frozenset(free), frozenset(nodes), frozenset(maps))
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:

@@ -21,6 +21,7 @@ class FusedAnatomy:
         free: cache inputs and outputs of the model.
         value: index of the input that brings one value head per query head, None where there is none.
         memory: indices of the inputs that bring keys, values and their past.
+        maps: outputs of the model that are attention maps, one per head.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -28,6 +29,7 @@ class FusedAnatomy:
     free: frozenset[Value]
     value: int | None = None
     memory: tuple[int, ...] = ()
+    maps: frozenset[Value] = frozenset()
 
 
 def is_fused_core(node: Node) -> bool:
@@ -93,9 +95,16 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
         for index, (_, parts) in layout.inputs.items()
         if index in layout.memory and parts[0][1] == 1 and (value := node.inputs[index]) is not None
     }
+    drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
+    maps = frozenset(
+        value
+        for made in drawn
+        for value in (made, *carrier_outputs(made))
+        if value.is_graph_output and value.scope.parent is None
+    )
     own = frozenset(value for value in free if _is_io(value))
     repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
-    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory)
+    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)
 
 
 def _is_io(value: Value) -> bool:

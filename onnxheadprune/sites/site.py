@@ -96,6 +96,7 @@ class AttentionSite:
         projections: the contractions that sum over the heads.
         cores: the nodes that produce the contexts.
         free: graph inputs and outputs that hold this site's keys and values (the cache).
+        maps: graph outputs with one attention map per head, which only shrink with the caller's consent.
         reason: why no head can be removed, None if some can.
         params: elements of all weights and biases that belong to the heads.
         bytes: their size in bytes.
@@ -117,6 +118,7 @@ class AttentionSite:
     cores: tuple[Node, ...]
     units: tuple[tuple[int, ...], ...] = ()
     free: frozenset[Value] = frozenset()
+    maps: frozenset[Value] = frozenset()
     reason: Refusal | None = None
     params: int = 0
     bytes: int = 0

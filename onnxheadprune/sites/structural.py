@@ -176,6 +176,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
+        maps=parts.maps,
         original_num_heads=block.num_heads,
         original_kv_num_heads=kv,
     )
@@ -195,7 +196,8 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         lost = why_zero_is_lost(item)
         if lost is not None:
             return replace(site, reason=Refusal(Reason.COUPLED, item.node.label, item.node.out.name, lost))
-    trial = sweep(list(site.seeds(removed)), parts.free)
+    may_shrink = parts.free | parts.maps
+    trial = sweep(list(site.seeds(removed)), may_shrink)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
     return replace(
@@ -206,7 +208,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
             removed,
             mixers,
             parts.probability_nodes,
-            lambda node: sweep(list(site.seeds(removed)), parts.free, through=node),
+            lambda node: sweep(list(site.seeds(removed)), may_shrink, through=node),
         ),
         params=round(elements * scale),
         bytes=round(size * scale),
