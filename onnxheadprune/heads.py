@@ -14,6 +14,8 @@ from onnxheadprune.sites.site import AttentionSite
 HeadSpec: TypeAlias = str | Path | Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]]
 MAX_UNITS = 12
 """Units of heads of which all unions are looked at for the nearest legal set."""
+ALL = "*"
+"""The key that means every site."""
 EXAMPLE = '"0:1,3 5:0-3 *:7"'
 
 
@@ -125,7 +127,7 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
 
 
 def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
-    if key == "*":
+    if key == ALL:
         return list(sites)
     found = [site for site in sites if site.name == key]
     if not found and key.isdecimal():

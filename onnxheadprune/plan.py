@@ -46,6 +46,14 @@ class PlannedEdit:
 
 
 @dataclass(frozen=True)
+class LeftOutNode:
+    """A product of attention weights and values around which no site was found, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class PrunePlan:
     """An ordered list of edits for one particular model.
 
@@ -56,6 +64,7 @@ class PrunePlan:
         edits: what to change, each with the sites behind it.
         io_changes: sentences about changed graph inputs and outputs.
         elements_removed: elements that stored tensors lose.
+        left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
     """
 
     model: str
@@ -64,6 +73,7 @@ class PrunePlan:
     edits: tuple[PlannedEdit, ...]
     io_changes: tuple[str, ...]
     elements_removed: int
+    left_out: tuple[LeftOutNode, ...] = ()
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -100,6 +110,7 @@ class PrunePlan:
             ],
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
+            "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
         }
@@ -133,7 +144,9 @@ class PrunePlan:
             for item in data["edits"]
         )
         changes = tuple(data["io_changes"])
-        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"])
+        # Plans of earlier versions do not say.
+        missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
+        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"], missed)
 
     def to_json(self) -> str:
         """The plan as a JSON document."""

@@ -23,13 +23,13 @@ from onnxheadprune.edits import (
 )
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
-from onnxheadprune.heads import HeadSpec, resolve_heads
+from onnxheadprune.heads import ALL, HeadSpec, parse_heads, resolve_heads
 from onnxheadprune.liveness.cleanup import dead_after
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.plan import REMOVED_KEY, LeftOutNode, PlannedEdit, PrunePlan, SiteCut, fingerprint
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.whole import detached, goes_whole, half_dead
@@ -126,9 +126,22 @@ def _analysed(
     }
     changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
     plan = PrunePlan(
-        name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(view, planned)
+        name,
+        fingerprint(model),
+        cuts,
+        tuple(planned),
+        changes,
+        _elements_removed(view, planned),
+        _left_out(sites) if ALL in parse_heads(heads) else (),
     )
     return Planning(plan, view, sites, present, io)
+
+
+def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
+    """What attends and is no site."""
+    return tuple(
+        LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
+    )
 
 
 def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:

@@ -54,6 +54,16 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
     if words:
         yield row("edits", ", ".join(words))
     yield from _edges(plan)
+    yield from _left_out(plan)
+
+
+def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
+    """What "*" did not reach."""
+    if plan.left_out:
+        number = many(len(plan.left_out), "attention product")
+        yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
+        for missed in plan.left_out:
+            yield bullet(f"{missed.node}: {missed.reason}", "yellow")
 
 
 def _table(plan: PrunePlan) -> RenderableType:

@@ -27,11 +27,15 @@ def heads(toy: Toy, name: str, count: int, apart: bool) -> str:
     made = toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, count * D)], f"{name}_flat")
     if not apart:
         return made
-    split = toy.node("Reshape", [made, toy.constant(f"{name}_shape", np.array([0, 0, count, D]))], f"{name}_split")
+    split = toy.node(
+        "Reshape", [made, toy.constant(f"{name}_shape", np.array([0, 0, count, D]))], f"{name}_split"
+    )
     return toy.node("Transpose", [split], f"{name}_heads", perm=[0, 2, 1, 3])
 
 
-def finish(toy: Toy, context: str, apart: bool, silent: Sequence[int], outputs: Sequence[Any] = ()) -> ModelProto:
+def finish(
+    toy: Toy, context: str, apart: bool, silent: Sequence[int], outputs: Sequence[Any] = ()
+) -> ModelProto:
     """A mask at the core, the merge and the projection."""
     if silent:
         mask = np.ones((H, D), np.float32)
@@ -65,7 +69,9 @@ def linear(silent: Sequence[int] = ()) -> ModelProto:
 def flexible(silent: Sequence[int] = (), **bodies: Any) -> ModelProto:
     toy = Toy()
     inputs = [heads(toy, name, count, True) for name, count in (("q", H), ("k", K), ("v", K))]
-    toy.nodes.append(helper.make_node("FlexAttention", inputs, ["context"], domain=PREVIEW, name="flex", **bodies))
+    toy.nodes.append(
+        helper.make_node("FlexAttention", inputs, ["context"], domain=PREVIEW, name="flex", **bodies)
+    )
     return finish(toy, "context", True, silent)
 
 
@@ -77,8 +83,12 @@ def with_maps(silent: Sequence[int] = ()) -> ModelProto:
 
 
 def doubled() -> Any:
-    info = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [B, H, S, S]) for name in ("scores", "more")]
-    return helper.make_graph([helper.make_node("Add", ["scores", "scores"], ["more"])], "body", info[:1], info[1:])
+    info = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [B, H, S, S]) for name in ("scores", "more")
+    ]
+    return helper.make_graph(
+        [helper.make_node("Add", ["scores", "scores"], ["more"])], "body", info[:1], info[1:]
+    )
 
 
 def outputs(model: ModelProto) -> list[Array]:
