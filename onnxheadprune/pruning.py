@@ -31,6 +31,7 @@ from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
 from onnxheadprune.plan import REMOVED_KEY, LeftOutNode, PlannedEdit, PrunePlan, SiteCut, fingerprint
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.sites.generation import why_uneven
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.soundness import analysing
@@ -97,6 +98,9 @@ def _analysed(
     sites = sites_of(view, name)
     chosen = resolve_heads(heads, sites)
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
+    uneven = None if keep_cache_shape else why_uneven(sites, present)
+    if uneven is not None:
+        raise RefusedError(uneven)
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = _edits(view, sites, present, swept)
     if half_dead(swept, edits):

@@ -17,6 +17,7 @@ from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
+from onnxheadprune.sites.generation import comes_or_goes
 from onnxheadprune.sites.grouping import Block, Partition
 from onnxheadprune.sites.products import core_product, is_product
 from onnxheadprune.sites.trace import Core
@@ -197,19 +198,13 @@ def _endpoints(walk: Sweep) -> set[Value]:
     """
     carrying = {value: walk.kept[value] for value in walk.reached}
     carrying |= {output: live for value, live in list(carrying.items()) for output in carrier_outputs(value)}
-    ends = {value: live for value, live in carrying.items() if _is_end(value)}
+    ends = {value: live for value, live in carrying.items() if comes_or_goes(value)}
     apart = {
         value for value, live in ends.items() if live.axes and len(np.unique(live.array)) == live.array.size
     }
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
     return apart | flat if paired else apart
-
-
-def _is_end(value: Value) -> bool:
-    """Whether a value comes from the model's caller or goes to it."""
-    outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-    return outside and value.scope.parent is None
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:

@@ -9,6 +9,7 @@ from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.sites.generation import comes_or_goes
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,6 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
         for value in (made, *carrier_outputs(made))
         if value.is_graph_output and value.scope.parent is None
     )
-    own = frozenset(value for value in free if _is_io(value))
+    own = frozenset(value for value in free if comes_or_goes(value))
     repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
     return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)
-
-
-def _is_io(value: Value) -> bool:
-    return value.scope.parent is None and (
-        value.is_graph_output or (value.is_graph_input and not value.is_initializer)
-    )
