@@ -24,7 +24,7 @@ from onnxheadprune.edits import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
 from onnxheadprune.heads import ALL, HeadSpec, parse_heads, resolve_heads
-from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
@@ -165,7 +165,7 @@ def _edits(
             left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
             own = [edit for item in left for edit in item.edits(heads[site.index])]
             edits |= dict.fromkeys(own, frozenset({site.name}))
-    return edits | dead_after(view, edits)
+    return settled(view, edits)
 
 
 def _sweep(

@@ -246,7 +246,7 @@ class _Sweeper:
         return total.as_mask().dense_closure()
 
     def _look_through_views(self, value: Value) -> None:
-        """Visits views of a value that lead to nothing but picks: these need less than all of it (a packed QKV turned)."""
+        """Visits views of a value that lead to nothing but picks: these need less than all of it."""
         producer = value.producer
         if self.labels or producer is None or value.is_constant or self.looking == MAX_VIEWS:
             return
