@@ -6,32 +6,87 @@ silence. It may hold more than attention (a router, a soft argmax): what is no s
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-
 from onnxheadprune.graph.dims import Dim, divisor
 from onnxheadprune.graph.view import GraphView, Node, Value
 from onnxheadprune.liveness.contraction import Contraction, operand_indices
 from onnxheadprune.sites.fused import is_attention_operator
 from onnxheadprune.sites.products import is_product, is_weight
 
-MAX_NODES = 96
-"""Nodes that are looked at between a product and the map that it reads."""
 MAPS = frozenset({"Softmax", "LogSoftmax", "Hardmax", "QLinearSoftmax", "BiasSoftmax"})
 """Operators that make weights of scores, whatever these are made of."""
 ACTIVATIONS = frozenset(
     "Sigmoid HardSigmoid QLinearSigmoid Relu Tanh Exp Softplus Elu Gelu LpNormalization Pow".split()
 )
 """Operators that make weights of scores if these are products of queries and keys."""
+MAX_HOPS = 24
+"""Nodes between a map, or scores, and what reads them; behind more of them lies something else."""
+FAR = MAX_HOPS + 1
 
 
 def attention_products(view: GraphView) -> list[Node]:
     """The products of attention weights and values in all scopes, in graph order; fused operators are some.
 
+    One pass over the nodes, which come in topological order: how far away is the nearest map, with no contraction
+    in between?
+
     Args:
         view: an annotated view.
     """
-    return [node for node in view.nodes if is_attention_operator(node) or _weighs_values(node)]
+    found = []
+    scored: dict[Node, int] = {}
+    mapped: dict[Node, int] = {}
+    for node in view.nodes:
+        indices = operand_indices(node)
+        product = is_product(node)
+        if is_attention_operator(node) or _weighs_values(node, indices, product, mapped):
+            found.append(node)
+        blocks = bool(indices) or is_attention_operator(node)
+        scored[node] = 0 if product is not None else FAR if blocks else 1 + _nearest(node, scored)
+        mapped[node] = 0 if _is_map(node, scored) else FAR if blocks else 1 + _nearest(node, mapped)
+    return found
+
+
+def _nearest(node: Node, distances: dict[Node, int]) -> int:
+    return min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
+
+
+def _distance(value: Value | None, distances: dict[Node, int]) -> int:
+    producer = None if value is None or value.is_constant else value.producer
+    # What a loop hands back to an earlier node was not met yet.
+    return MAX_HOPS if producer is None else min(distances.get(producer, MAX_HOPS), MAX_HOPS)
+
+
+def _weighs_values(
+    node: Node, indices: tuple[int, ...], product: Contraction | None, mapped: dict[Node, int]
+) -> bool:
+    if not indices:
+        # Weights and values may also be multiplied one by one, and summed up by the next node.
+        return product is not None
+    sources = [
+        value for index in indices if (value := node.input(index)) is not None and not is_weight(value)
+    ]
+    return len(sources) > 1 and any(_distance(value, mapped) < MAX_HOPS for value in sources)
+
+
+def _is_map(node: Node, scored: dict[Node, int]) -> bool:
+    """Whether a node turns scores into weights."""
+    if node.op_type in MAPS:
+        return True
+    if node.op_type in ACTIVATIONS:
+        return _distance(node.input(0), scored) < MAX_HOPS
+    # A softmax spelled out, or any other division by the sum.
+    return node.op_type == "Div" and _is_sum_of(node.input(1), node.input(0))
+
+
+def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
+    """Whether a value is the sum over another one, perhaps kept away from zero or spread again."""
+    producer = None if value is None else value.producer
+    if producer is None or not hops:
+        return False
+    if producer.op_type in ("ReduceSum", "ReduceL1"):
+        return producer.input(0) is of
+    computed = [item for item in producer.inputs if item is not None and not item.is_constant]
+    return bool(computed) and _is_sum_of(computed[0], of, hops - 1)
 
 
 def has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
@@ -53,56 +108,3 @@ def has_heads_to_tell(node: Node, found: Contraction | None) -> bool:
 
 def _may_enumerate(dim: Dim) -> bool:
     return divisor(dim) > 1
-
-
-def _weighs_values(node: Node) -> bool:
-    indices = operand_indices(node)
-    if not indices:
-        # Weights and values may also be multiplied one by one, and summed up by the next node.
-        return is_product(node) is not None
-    sources = [
-        value for index in indices if (value := node.input(index)) is not None and not is_weight(value)
-    ]
-    return len(sources) > 1 and any(_made_by(value, _is_map) for value in sources)
-
-
-def _is_map(node: Node) -> bool:
-    """Whether a node turns scores into weights."""
-    if node.op_type in MAPS:
-        return True
-    first = node.input(0)
-    if first is None:
-        return False
-    if node.op_type in ACTIVATIONS:
-        return _made_by(first, is_product_of_activations)
-    if node.op_type == "Div" and (below := node.input(1)) is not None:
-        # A softmax spelled out, or any other division by the sum.
-        return _made_by(below, lambda other: _sums(other, first))
-    return False
-
-
-def is_product_of_activations(node: Node) -> bool:
-    """Whether a node multiplies two activations, as far as its shapes tell."""
-    return is_product(node) is not None
-
-
-def _sums(node: Node, value: Value) -> bool:
-    return node.op_type in ("ReduceSum", "ReduceL1") and node.input(0) is value
-
-
-def _made_by(value: Value, wanted: Callable[[Node], bool]) -> bool:
-    """Whether a node of some kind lies upstream, nearest first, with no contraction in between."""
-    queue = deque([] if value.producer is None else [value.producer])
-    seen = set(queue)
-    while queue and len(seen) < MAX_NODES:
-        node = queue.popleft()
-        if wanted(node):
-            return True
-        if operand_indices(node) or is_attention_operator(node):
-            continue
-        for source in node.inputs:
-            producer = None if source is None or source.is_constant else source.producer
-            if producer is not None and producer not in seen:
-                seen.add(producer)
-                queue.append(producer)
-    return False
