@@ -65,9 +65,12 @@ def left_out(
         pools: blocks of one head that do not attend with projected values.
     """
     misses: dict[Node, NearMiss] = {}
+    stopped: dict[Node, Refusal] = {}
     for item in refused:
-        if item.product not in claimed:
+        if item.product not in claimed and item.refusal.reason.couples_heads:
+            # What mixes heads has some, whether or not a softmax made the weights.
             misses.setdefault(item.product, NearMiss(item.node.label, item.refusal))
+        stopped.setdefault(item.product, item.refusal)
     for block in folded:
         misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block))
     one_head = {core.node for block in pools for core in block.cores}
@@ -84,7 +87,7 @@ def left_out(
                 _miss(node, "no axis of its output can enumerate heads: it has one map for all channels")
             )
         else:
-            misses[node] = NearMiss(node.label, _why_no_site(node))
+            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node)))
     return LeftOut(tuple(misses.values()), tuple(without))
 
 
@@ -101,8 +104,13 @@ def _folded_miss(block: Block) -> NearMiss:
     return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
 
 
-def _why_no_site(node: Node) -> Refusal:
-    """The first thing that hides the heads of a product, from what it reads down to the next contraction."""
+def _why_no_site(node: Node, stopped: Refusal | None) -> Refusal:
+    """The first thing that hides the heads of a product, from what it reads down to the next contraction.
+
+    Args:
+        node: the product.
+        stopped: what stopped the trace from a contraction below, if any was traced so far.
+    """
     if is_attention_operator(node):
         unknown = why_unknown(node)
         if unknown is not None:
@@ -121,7 +129,11 @@ def _why_no_site(node: Node) -> Refusal:
             " be told apart; in an export with fixed sizes they can"
         )
         return Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)
-    return _hidden_below(node) or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
+    return (
+        stopped
+        or _hidden_below(node)
+        or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
+    )
 
 
 def _hidden_below(node: Node) -> Refusal | None:

@@ -86,7 +86,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             candidates.append(
                 Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores)
             )
-        elif (refusal := coupling(trace)) is not None:
+        elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))

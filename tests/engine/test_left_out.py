@@ -223,3 +223,14 @@ def test_the_sum_of_embeddings_has_a_shape(outputs: int) -> None:
     stream = next(value for value in view_of(found).values() if value.name == "stream")
     assert stream.shape is not None and stream.shape[-1] == HIDDEN
     assert lists(found) == (1, [], [])
+
+
+def test_what_stops_the_trace_is_the_reason() -> None:
+    """Heads in reverse, by a Slice that runs backwards."""
+    toy = Toy()
+    bounds = [
+        toy.constant(name, np.array([at])) for name, at in (("s", -1), ("e", -(2**62)), ("a", 1), ("t", -1))
+    ]
+    reverse = toy.node("Slice", [attended(toy, softmax), *bounds], "reverse")
+    _, missed, _ = lists(model(toy, projected(toy, reverse)))
+    assert ["Slice re-arranges" in sentence for sentence in missed] == [True]
