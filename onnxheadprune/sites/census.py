@@ -20,7 +20,6 @@ ACTIVATIONS = frozenset(
 """Operators that make weights of scores if these are products of queries and keys."""
 MAX_HOPS = 24
 """Nodes between a map, or scores, and what reads them; behind more of them lies something else."""
-FAR = MAX_HOPS + 1
 
 
 def attention_products(view: GraphView) -> list[Node]:
@@ -37,23 +36,32 @@ def attention_products(view: GraphView) -> list[Node]:
     mapped: dict[Node, int] = {}
     for node in view.nodes:
         indices = operand_indices(node)
-        product = is_product(node)
-        if is_attention_operator(node) or _weighs_values(node, indices, product, mapped):
+        product = is_product(node) if indices or node.op_type == "Mul" else None
+        fused = is_attention_operator(node)
+        if fused or _weighs_values(node, indices, product, mapped):
             found.append(node)
-        blocks = bool(indices) or is_attention_operator(node)
-        scored[node] = 0 if product is not None else FAR if blocks else 1 + _nearest(node, scored)
-        mapped[node] = 0 if _is_map(node, scored) else FAR if blocks else 1 + _nearest(node, mapped)
+        if product is not None:
+            scored[node] = 0
+        elif not indices and not fused and scored:
+            _carry(node, scored)
+        if _is_map(node, scored):
+            mapped[node] = 0
+        elif not indices and not fused and mapped:
+            _carry(node, mapped)
     return found
 
 
-def _nearest(node: Node, distances: dict[Node, int]) -> int:
-    return min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
+def _carry(node: Node, distances: dict[Node, int]) -> None:
+    """Notes how far a node is from the nearest of those that are noted with 0, unless that is too far."""
+    nearest = min((_distance(value, distances) for value in node.inputs), default=MAX_HOPS)
+    if nearest + 1 < MAX_HOPS:
+        distances[node] = nearest + 1
 
 
 def _distance(value: Value | None, distances: dict[Node, int]) -> int:
+    """How far away the nearest node of a kind is, `MAX_HOPS` where there is none."""
     producer = None if value is None or value.is_constant else value.producer
-    # What a loop hands back to an earlier node was not met yet.
-    return MAX_HOPS if producer is None else min(distances.get(producer, MAX_HOPS), MAX_HOPS)
+    return MAX_HOPS if producer is None else distances.get(producer, MAX_HOPS)
 
 
 def _weighs_values(
