@@ -77,6 +77,8 @@ def multi_head(draw: Draw, op_type: str) -> Case:
             bare = frozenset({1, 2})
     else:
         inputs = [floats(draw, (n.B, 1, n.H * n.D)), *(floats(draw, (n.B, n.H, n.S, n.D)) for _ in range(2))]
+        if draw(st.booleans()):
+            inputs += [*[None] * 7, floats(draw, (3 * n.H * n.D,))]
     types = (FLOAT,) * (1 + len(bare))
     attributes = {"num_heads": n.H}
     return Case(op_type, tuple(inputs), attributes, types=types, bare=bare, blocks={2: n.D}, domain=MICROSOFT)
