@@ -5,7 +5,6 @@ Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never chang
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -194,7 +193,7 @@ def prune(
     else:
         cut = surgery.apply_plan(plan, subject.proto)
     made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
-    pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
+    pruned = loaded.changed(made, "the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:

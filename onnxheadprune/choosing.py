@@ -280,7 +280,7 @@ class Chooser:
         subject = self.model if compensation is None else refitted(self.model, compensation)
         planning = analyse(subject.proto, selection.spec, subject.name)
         proto = surgery.apply_plan(planning.plan, subject.proto)
-        return replace(subject, proto=proto, name="the pruned model"), planning.io
+        return subject.changed(proto, "the pruned model"), planning.io
 
     def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
         """The smallest cut that reaches a speed-up, by bisection on real pruned models, measured here."""

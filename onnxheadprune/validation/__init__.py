@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnx import ModelProto
 
@@ -76,15 +75,14 @@ def validate(
     refits, strange = _refits(loaded, made, planning.plan)
     problems += strange
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
-    subject = replace(loaded, proto=with_stored(source, refits)) if refits else loaded
+    subject = loaded.changed(with_stored(source, refits)) if refits else loaded
     compared, more = _weight_problems(subject, made, planning.plan, names)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
         # The masked reference refers to the original's weights where they lie.
-        masked = replace(
-            loaded,
-            proto=with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits),
+        masked = loaded.changed(
+            with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits)
         )
         silenced = _without_fused(loaded, planning, fused)
         models = Models(
@@ -127,7 +125,7 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
     heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
     if not heads:
         return None
-    return replace(loaded, proto=masked_reference(planning.view, planning.sites, heads))
+    return loaded.changed(masked_reference(planning.view, planning.sites, heads))
 
 
 def _words(planning: Planning, fused: tuple[int, ...], refits: bool) -> tuple[str, str, str]:
