@@ -19,7 +19,7 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     yield Text(f"{curve.model}: what cuts cost", style="bold")
     yield ""
     columns = ("asked", "removed", "drift", "accuracy", "speed")
-    made = table(*columns, "", numeric=columns)
+    made = table(*columns, "", "", numeric=columns)
     for position, point in enumerate(curve.points):
         made.add_row(
             f"{point.ratio:.0%}",
@@ -27,11 +27,16 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
             f"{point.drift:.3g}",
             "" if point.accuracy is None else f"{point.accuracy:.2%}",
             "" if point.speedup is None else f"{point.speedup:.2f}x",
+            "" if point.speed is None else point.speed.verdict,
             "<- knee" if position == curve.knee else "",
         )
     yield made
     yield ""
     yield row("drift", f"{curve.unit} on held-out data")
+    speed = next((point.speed for point in reversed(curve.points) if point.speed is not None), None)
+    if speed is not None:
+        sizes = "; ".join(point.label for point, _ in speed.cells)
+        yield row("speed", f"least over {sizes}, on {speed.provider.label}, without refitted weights")
 
 
 def save_curve(curve: Curve, path: Path) -> None:

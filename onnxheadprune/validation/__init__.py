@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import record_of, restored
 from onnxheadprune.errors import ModelError, UsageError
@@ -38,6 +39,7 @@ def validate(
     provider: str | Provider = AUTO,
     seed: int = 0,
     metric: Metric | None = None,
+    effect: Measure | None = None,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -54,6 +56,8 @@ def validate(
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
             or once with (outputs, feeds); see `MetricMeter`.
+        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
+            `calibration.drift.EffectMeter`.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -88,7 +92,7 @@ def validate(
         models = Models(
             loaded, masked, made, planning, tolerance, where, silenced, subject if refits else None
         )
-        found = run_all(models, data, seed, meter)
+        found = run_all(models, data, seed, meter, effect)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     return Validation(
