@@ -16,7 +16,7 @@ from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
 from onnxheadprune.errors import ModelError
 from onnxheadprune.feeds import Feed, FeedMaker
-from onnxheadprune.model_io import ModelLike, open_structure
+from onnxheadprune.model_io import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model_save import save_model
 from onnxheadprune.sites.find import pruning_record, view_of
 from onnxheadprune.tolerances import tolerance_for
@@ -81,7 +81,8 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
         # Written from where its tensors are, so that a model larger than memory can be measured too.
         spare.mkdir()
         path = spare / "model.onnx"
-        save_model(loaded, path)
+        # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
+        save_model(loaded, path, external=False if stored_bytes(loaded.proto) <= INLINE_LIMIT else None)
         files = list(spare.iterdir())
     else:
         path, files = loaded.path, [loaded.path, *loaded.data_files]
