@@ -157,7 +157,8 @@ def prune(
         wish: how many heads are to go, in place of `heads`; which ones is then chosen here.
         compensate: refit what is left to the original's activations on `data`. None does so for a `wish` with
             data; heads that are named are removed as they are.
-        effect: the measure of drift for a `wish`: "kl", "cosine" or your own function; None goes by the kind of output.
+        effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
+            by the kind of output.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -200,7 +201,9 @@ def prune(
 
     def proven(candidate: LoadedModel) -> Validation | None:
         return (
-            None if where is None else _validated(loaded, candidate, data, where, seed, accept_inconclusive)
+            None
+            if where is None
+            else _validated(loaded, candidate, data, where, seed, accept_inconclusive, effect)
         )
 
     if target is None:
@@ -256,9 +259,10 @@ def _validated(
     provider: Provider,
     seed: int,
     accept_inconclusive: bool,
+    effect: Measure | None,
 ) -> Validation:
     """The verdict, if the model may be written with it."""
-    verdict = validate(original, candidate, data=data, provider=provider, seed=seed)
+    verdict = validate(original, candidate, data=data, provider=provider, seed=seed, effect=effect)
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
     if verdict.verdict == "inconclusive" and not accept_inconclusive:

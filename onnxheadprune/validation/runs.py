@@ -44,7 +44,7 @@ def run_all(
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models, metric, effect)
+        bench = _Bench(models, metric, effect, "random" if data is None else "data")
     except _PrunedFailedError as error:
         return Findings((), (str(error),), (), None, None, {})
     bench.random_cases(seed)
@@ -60,8 +60,10 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(self, models: Models, metric: MetricMeter | None, effect: Measure | None) -> None:
-        self.models, self.metric, self.effect = models, metric, effect
+    def __init__(
+        self, models: Models, metric: MetricMeter | None, effect: Measure | None, measured: str
+    ) -> None:
+        self.models, self.metric, self.measured = models, metric, measured
         provider = models.provider
         self.original = Session(models.original, provider, name="the original model")
         self.masked = Session(models.masked, provider, name="the masked reference")
@@ -86,8 +88,9 @@ class _Bench:
         self.kept: list[KeptFeed] = []
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
-        self.effects: dict[str, EffectMeter] = {}
         self.inputs = FeedMaker(models.planning.view).inputs
+        # A user's measure sees the user's data alone, where there is some.
+        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, effect)
         self.accuracy: AccuracyMeter | None = None
 
     def random_cases(self, seed: int) -> None:
@@ -149,8 +152,8 @@ class _Bench:
             meter = self.drifts.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
             if after[self.main.name].shape == before[self.main.name].shape:
                 meter.add(before[self.main.name], after[self.main.name])
-                own = self.effects.setdefault(source, EffectMeter(self.main, self.inputs, self.effect))
-                own.add(before, after, feed)
+                if self.moved is not None and source == self.measured:
+                    self.moved.add(before, after, feed)
         case = CaseResult(
             source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
         )
@@ -189,10 +192,9 @@ class _Bench:
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"
         drift = self.drifts[source].result() if source in self.drifts else None
-        if drift is not None and source in self.effects:
-            meter = self.effects[source]
-            value = meter.mean()
-            drift = replace(drift, measure=meter.name, value=None if math.isnan(value) else value)
+        if drift is not None and self.moved is not None and source == self.measured:
+            value = self.moved.mean()
+            drift = replace(drift, measure=self.moved.name, value=None if math.isnan(value) else value)
         accuracy = None if self.accuracy is None else self.accuracy.result()
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
