@@ -5,7 +5,6 @@ Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never chang
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 import os
@@ -16,8 +15,8 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
 from onnxheadprune.calibration.contexts import Progress, silent
-from onnxheadprune.calibration.drift import Effect
-from onnxheadprune.choosing import Chooser, Chosen, Wish, named
+from onnxheadprune.calibration.drift import Measure
+from onnxheadprune.choosing import Chooser, named
 from onnxheadprune.compensation import refitted
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
@@ -36,6 +35,7 @@ from onnxheadprune.storage.layout import ExternalData
 from onnxheadprune.storage.reading import hydrated
 from onnxheadprune.storage.tensors import BITS
 from onnxheadprune.validation import Validation, validate
+from onnxheadprune.wishes import Chosen, Wish
 
 NOT_VALIDATED = "skipped (--no-validate)"
 SAMPLES_TO_VALIDATE = 128
@@ -133,7 +133,7 @@ def prune(
     fuse: FuseMode = "none",
     wish: Wish | None = None,
     compensate: bool | None = None,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
@@ -157,7 +157,8 @@ def prune(
         wish: how many heads are to go, in place of `heads`; which ones is then chosen here.
         compensate: refit what is left to the original's activations on `data`. None does so for a `wish` with
             data; heads that are named are removed as they are.
-        effect: the user's measure of drift for a `wish`.
+        effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
+            by the kind of output.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -174,7 +175,9 @@ def prune(
     kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)
-    chosen, data = _chosen(loaded, heads, wish, compensate, data, where or provider, effect, progress)
+    flags: dict[str, Any] = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
+    settings = {"compensate": compensate, "effect": effect, "fuse": fuse, "progress": progress, **flags}
+    chosen, data = _chosen(loaded, heads, wish, data, where or provider, settings)
     subject: LoadedModel = loaded
     spec: HeadSpec = {} if heads is None else heads
     if chosen is not None:
@@ -183,9 +186,7 @@ def prune(
             subject = refitted(loaded, chosen.compensation)
 
     def planned(proto: ModelProto) -> PrunePlan:
-        return analyse(
-            proto, spec, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-        ).plan
+        return analyse(proto, spec, loaded.name, **flags).plan
 
     plan = planned(subject.proto)
     if fuse == "none":
@@ -193,13 +194,16 @@ def prune(
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
-    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
-    pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
+    setting = Setting(where or _provider(provider, fuse), data, seed)
+    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), setting)
+    pruned = loaded.changed(made, "the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
         return (
-            None if where is None else _validated(loaded, candidate, data, where, seed, accept_inconclusive)
+            None
+            if where is None
+            else _validated(loaded, candidate, data, where, seed, accept_inconclusive, effect)
         )
 
     if target is None:
@@ -219,11 +223,9 @@ def _chosen(
     loaded: LoadedModel,
     heads: HeadSpec | None,
     wish: Wish | None,
-    compensate: bool | None,
     data: DataSource | None,
     provider: Provider | str,
-    effect: Effect | None,
-    progress: Progress,
+    settings: dict[str, Any],
 ) -> tuple[Chosen | None, DataSource | None]:
     """Heads for a wish and refitted weights, if either is asked for; and what is left of the data to validate on.
 
@@ -232,13 +234,18 @@ def _chosen(
     """
     if heads and wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if wish is None and not compensate:
+    if wish is None and not settings["compensate"]:
         return None, data
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    chooser = Chooser(loaded, data, where, compensate=compensate, effect=effect, progress=progress)
+    chooser = Chooser(loaded, data, where, **settings)
     chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
+
+
+def _provider(asked: str, fuse: FuseMode) -> Provider | None:
+    """Where fused forms are measured although nothing is validated."""
+    return resolve_provider(asked) if fuse == "auto" else None
 
 
 def _stamp(verdict: Validation | None) -> str:
@@ -252,9 +259,10 @@ def _validated(
     provider: Provider,
     seed: int,
     accept_inconclusive: bool,
+    effect: Measure | None,
 ) -> Validation:
     """The verdict, if the model may be written with it."""
-    verdict = validate(original, candidate, data=data, provider=provider, seed=seed)
+    verdict = validate(original, candidate, data=data, provider=provider, seed=seed, effect=effect)
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
     if verdict.verdict == "inconclusive" and not accept_inconclusive:

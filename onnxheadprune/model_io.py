@@ -36,21 +36,50 @@ MAPPED_FROM = 2**28
 class LoadedModel:
     """A model, and where it came from.
 
+    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: a model that is
+    constructed, or made from another one (`changed`, `dataclasses.replace`), has no path, whatever its
+    tensors refer to.
+
     Attributes:
         proto: the model; its tensors are in memory, or refer to `sources`.
         name: what to call it in reports.
-        path: its file, None if it came from memory.
-        data_files: the files beside it that hold weights.
         sources: the files that tensors of `proto` refer to, by their location.
+        inline: the location that stands for data inside of a model file, None if all of that is in memory.
         stored: the model with its local functions and its order of nodes, where `proto` has others.
+        path: the file that holds this very model, None if there is none.
+        data_files: the files beside `path` that hold weights.
     """
 
     proto: ModelProto
     name: str
-    path: Path | None = None
-    data_files: tuple[Path, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    inline: str | None = None
     stored: ModelProto | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, init=False)
+    data_files: tuple[Path, ...] = field(default=(), init=False)
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path,
+        proto: ModelProto,
+        name: str,
+        *,
+        data_files: tuple[Path, ...] = (),
+        sources: Mapping[str, Source] | None = None,
+        inline: str | None = None,
+        stored: ModelProto | None = None,
+    ) -> LoadedModel:
+        """What was read from a file, and is the same model as the file."""
+        made = cls(proto, name, sources or {}, inline, stored)
+        # Set past the constructor, which `dataclasses.replace` calls with other protos.
+        object.__setattr__(made, "path", path)
+        object.__setattr__(made, "data_files", data_files)
+        return made
+
+    def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
+        """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
+        return LoadedModel(proto, name or self.name, self.sources, self.inline)
 
 
 def load_model(source: ModelLike) -> ModelProto:
@@ -71,7 +100,10 @@ def open_model(source: ModelLike) -> LoadedModel:
         ModelError: if it is no ONNX model, truncated, or its external data is missing.
     """
     light = open_structure(source)
-    return LoadedModel(hydrated(light.proto, light.sources), light.name, light.path, light.data_files)
+    proto = hydrated(light.proto, light.sources)
+    if light.path is None:
+        return LoadedModel(proto, light.name)
+    return LoadedModel.of_file(light.path, proto, light.name, data_files=light.data_files)
 
 
 def open_structure(source: ModelLike) -> LoadedModel:
@@ -138,7 +170,8 @@ def structure_of(
                 hold(stored.tensor, opened.read(span), outside=span.offset)
     beside = tuple(item.path for location, item in sources.items() if location != own)
     made = prepared(model)
-    return LoadedModel(made, name, path, beside, sources, None if made is model else model)
+    kept = None if made is model else model
+    return LoadedModel.of_file(path, made, name, data_files=beside, sources=sources, inline=own, stored=kept)
 
 
 def _refers_to(model: ModelProto, location: str) -> int:

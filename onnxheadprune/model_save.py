@@ -112,9 +112,8 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> St
         UsageError: if they cannot be written, or do not fit into one file.
         ModelError: if weights cannot be read.
     """
-    own = None if loaded.path is None else loaded.path.name
     location = f"{target.name}.data"
-    layout, inside = lay_out(loaded.proto, own, location, external, INLINE_LIMIT)
+    layout, inside = lay_out(loaded.proto, loaded.inline, location, external, INLINE_LIMIT)
     if inside > INLINE_LIMIT:
         raise UsageError(
             f"{target} cannot hold its weights of {inside / 1e9:.1f} GB, since a protobuf message"

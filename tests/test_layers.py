@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("scoring",),
     ("selection", "compensation"),
     ("validation", "benchmarking", "doctor"),
-    ("fusing", "choosing", "sweeping", "api", "batch", "batch_worker"),
+    ("fusing", "wishes", "speeding", "choosing", "sweeping", "api", "batch", "batch_worker"),
     ("report",),
     ("cli",),
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.choosing import drift_option, read_effect
 from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
@@ -29,9 +30,10 @@ MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads"
     "--max-drift",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="End with exit code 1 if the drift from the unmasked MODEL (1 - mean cosine of the main output, on --data"
-    " if given) is larger.",
+    help="End with exit code 1 if the drift of the main output from the unmasked MODEL, on --data if given, is"
+    " larger; see --drift.",
 )
+@drift_option
 @click.option(
     "--min-speedup",
     type=click.FloatRange(min=0, min_open=True),
@@ -60,6 +62,7 @@ def validate(
     from onnxheadprune.validation.gates import drift_gate
 
     measuring = {name: settings.pop(name) for name in MEASURING}
+    settings["effect"] = read_effect(settings)
     with err().status("validating"):
         result = run_validate(model, pruned, **settings)
     gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]

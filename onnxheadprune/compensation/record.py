@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -48,7 +48,7 @@ def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
         "samples": compensation.samples,
     }
     set_metadata(proto, COMPENSATED_KEY, json.dumps(content))
-    return replace(loaded, proto=proto)
+    return loaded.changed(proto)
 
 
 def record_of(model: ModelProto) -> Record | None:

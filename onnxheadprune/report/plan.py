@@ -8,12 +8,12 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.api import PruneResult
-from onnxheadprune.choosing import Chosen
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.report.choice import choice_rows
 from onnxheadprune.report.fusion import fusion_rows
 from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
 from onnxheadprune.report.validation import verdict_rows
+from onnxheadprune.wishes import Chosen
 
 _WORDS = {
     "slice": "tensor cut",

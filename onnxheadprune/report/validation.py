@@ -73,9 +73,10 @@ def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _drift(drift: Drift) -> str:
+    value = "" if drift.value is None else f" {drift.value:.3g} ({drift.measure}),"
     agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
     return (
-        f"{drift.output} against the original on {drift.source} inputs: max {drift.max:.3g}, mean"
+        f"{drift.output} against the original on {drift.source} inputs:{value} max {drift.max:.3g}, mean"
         f" {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
     )
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
 from onnxheadprune.storage.folder import write_text
@@ -20,14 +20,16 @@ from onnxheadprune.storage.folder import write_text
 Array = npt.NDArray[np.float64]
 
 
-def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Effect | None) -> str:
+def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Measure | None) -> str:
     """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
     digest = hashlib.sha256()
     for tensor in model.graph.initializer:
         digest.update(tensor.SerializeToString(deterministic=True))
     for node in model.graph.node:
         digest.update(node.SerializeToString(deterministic=True))
-    measure = "" if effect is None else f"{effect.__module__}:{getattr(effect, '__qualname__', repr(effect))}"
+    measure = effect or ""
+    if callable(measure):
+        measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
     return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
 
 

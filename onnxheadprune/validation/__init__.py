@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import record_of, restored
 from onnxheadprune.errors import ModelError, UsageError
@@ -39,6 +39,7 @@ def validate(
     provider: str | Provider = AUTO,
     seed: int = 0,
     metric: Metric | None = None,
+    effect: Measure | None = None,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -55,6 +56,8 @@ def validate(
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
             or once with (outputs, feeds); see `MetricMeter`.
+        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
+            `calibration.drift.EffectMeter`.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -76,21 +79,20 @@ def validate(
     refits, strange = _refits(loaded, made, planning.plan)
     problems += strange
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
-    subject = replace(loaded, proto=with_stored(source, refits)) if refits else loaded
+    subject = loaded.changed(with_stored(source, refits)) if refits else loaded
     compared, more = _weight_problems(subject, made, planning.plan, names)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
         # The masked reference refers to the original's weights where they lie.
-        masked = replace(
-            loaded,
-            proto=with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits),
+        masked = loaded.changed(
+            with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits)
         )
         silenced = _without_fused(loaded, planning, fused)
         models = Models(
             loaded, masked, made, planning, tolerance, where, silenced, subject if refits else None
         )
-        found = run_all(models, data, seed, meter)
+        found = run_all(models, data, seed, meter, effect)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     return Validation(
@@ -127,7 +129,7 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
     heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
     if not heads:
         return None
-    return replace(loaded, proto=masked_reference(planning.view, planning.sites, heads))
+    return loaded.changed(masked_reference(planning.view, planning.sites, heads))
 
 
 def _words(planning: Planning, fused: tuple[int, ...], refits: bool) -> tuple[str, str, str]:

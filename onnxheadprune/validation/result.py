@@ -71,6 +71,8 @@ class Drift:
         cosine: mean cosine between vectors along the last axis.
         top1_agreement: fraction of positions with the same largest entry, None where the output does not
             look like logits.
+        measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
+        value: the drift in that measure, the same number as in `prune`; None where it is none.
     """
 
     source: str
@@ -79,6 +81,8 @@ class Drift:
     mean: float
     cosine: float
     top1_agreement: float | None
+    measure: str | None = None
+    value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

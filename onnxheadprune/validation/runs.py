@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.main_output import MainOutput, main_output
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
@@ -29,7 +31,11 @@ class Findings:
 
 
 def run_all(
-    models: Models, data: DataSource | None, seed: int, metric: MetricMeter | None = None
+    models: Models,
+    data: DataSource | None,
+    seed: int,
+    metric: MetricMeter | None = None,
+    effect: Measure | None = None,
 ) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
 
@@ -38,7 +44,7 @@ def run_all(
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models, metric)
+        bench = _Bench(models, metric, effect, "random" if data is None else "data")
     except _PrunedFailedError as error:
         return Findings((), (str(error),), (), None, None, {})
     bench.random_cases(seed)
@@ -54,8 +60,10 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(self, models: Models, metric: MetricMeter | None) -> None:
-        self.models, self.metric = models, metric
+    def __init__(
+        self, models: Models, metric: MetricMeter | None, effect: Measure | None, measured: str
+    ) -> None:
+        self.models, self.metric, self.measured = models, metric, measured
         provider = models.provider
         self.original = Session(models.original, provider, name="the original model")
         self.masked = Session(models.masked, provider, name="the masked reference")
@@ -80,6 +88,9 @@ class _Bench:
         self.kept: list[KeptFeed] = []
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
+        self.inputs = FeedMaker(models.planning.view).inputs
+        # A user's measure sees the user's data alone, where there is some.
+        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, effect)
         self.accuracy: AccuracyMeter | None = None
 
     def random_cases(self, seed: int) -> None:
@@ -98,9 +109,8 @@ class _Bench:
             self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
 
     def data_cases(self, data: DataSource) -> None:
-        inputs = FeedMaker(self.models.planning.view).inputs
         combined: CaseResult | None = None
-        for sample in load_data(data, inputs):
+        for sample in load_data(data, self.inputs):
             try:
                 before = self.original.run(sample.feed)
             except InferenceError as error:
@@ -142,6 +152,8 @@ class _Bench:
             meter = self.drifts.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
             if after[self.main.name].shape == before[self.main.name].shape:
                 meter.add(before[self.main.name], after[self.main.name])
+                if self.moved is not None and source == self.measured:
+                    self.moved.add(before, after, feed)
         case = CaseResult(
             source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
         )
@@ -180,6 +192,9 @@ class _Bench:
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"
         drift = self.drifts[source].result() if source in self.drifts else None
+        if drift is not None and self.moved is not None and source == self.measured:
+            value = self.moved.mean()
+            drift = replace(drift, measure=self.moved.name, value=None if math.isnan(value) else value)
         accuracy = None if self.accuracy is None else self.accuracy.result()
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
