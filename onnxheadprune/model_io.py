@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.node_order import in_order
-from onnxheadprune.storage.checks import check_names, check_private, check_tensors, check_text
+from onnxheadprune.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
 from onnxheadprune.storage.spans import hold, is_outside, span_of
@@ -92,9 +92,8 @@ def open_structure(source: ModelLike) -> LoadedModel:
         exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
         _check_in_memory(exported, name)
-        check_text(exported, name)
-        check_tensors(exported, name, {})
         check_names(exported, name)
+        check_tensors(tensors_of(exported), name, {})
         made = prepared(exported)
         return LoadedModel(made, name, stored=None if made is exported else exported)
     path = Path(source)
@@ -120,19 +119,19 @@ def structure_of(
         ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
     """
     folder = path.parent if folder is None else folder
-    check_private(model, name)
+    check_names(model, name)
+    tensors = list(tensors_of(model))
+    check_private(tensors, name)
     sources = dict(known)
-    for stored in tensors_of(model):
+    for stored in tensors:
         if is_outside(stored.tensor):
             location = span_of(stored.tensor).location
             if location not in sources:
                 sources[location] = inside(folder, location, name)
     own = next(iter(known))
-    check_text(model, name)
-    check_tensors(model, name, sources)
-    check_names(model, name)
+    check_tensors(tensors, name, sources)
     with Opened(sources) as opened:
-        for stored in tensors_of(model):
+        for stored in tensors:
             if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
                 span = span_of(stored.tensor)
                 hold(stored.tensor, opened.read(span), outside=span.offset)

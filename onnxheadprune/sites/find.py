@@ -8,6 +8,7 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.graph.collecting import paused
 from onnxheadprune.graph.infer import annotate
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
@@ -42,7 +43,8 @@ def view_of(model: ModelProto) -> GraphView:
         ModelError: if the graph is not well formed.
     """
     try:
-        return annotate(GraphView(model))
+        with paused():
+            return annotate(GraphView(model))
     except ValueError as error:
         raise ModelError(f"the graph is not well formed: {error}") from error
 
