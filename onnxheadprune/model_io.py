@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.graph.calls import check_calls
 from onnxheadprune.node_order import in_order
 from onnxheadprune.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.storage.reading import Opened, hydrated
@@ -153,9 +154,10 @@ def prepared(model: ModelProto) -> ModelProto:
     removed from one of them alone. Nodes are put into topological order.
 
     Raises:
-        ModelError: if there is no such order, or a function cannot be inlined.
+        ModelError: if there is no such order, or a function cannot be inlined within bounds.
     """
     if model.functions:
+        check_calls(model)
         try:
             model = onnx.inliner.inline_local_functions(model)
         except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:

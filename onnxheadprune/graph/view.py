@@ -159,7 +159,8 @@ class Node:
             if attribute.name == name:
                 value = onnx.helper.get_attribute_value(attribute)
                 if isinstance(value, bytes):
-                    return value.decode()
+                    # What is no UTF-8 is no mode or equation that anybody knows, and need not be readable.
+                    return value.decode(errors="backslashreplace")
                 if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
                     return list(value)
                 return value
