@@ -15,6 +15,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
+from onnxheadprune.calibration import Calibration
 from onnxheadprune.calibration.contexts import Progress, silent
 from onnxheadprune.calibration.drift import Effect
 from onnxheadprune.choosing import Chooser, Chosen, Wish, named
@@ -220,7 +221,7 @@ def _chosen(
     heads: HeadSpec | None,
     wish: Wish | None,
     compensate: bool | None,
-    data: DataSource | None,
+    data: DataSource | Calibration | None,
     provider: Provider | str,
     effect: Effect | None,
     progress: Progress,
@@ -233,7 +234,7 @@ def _chosen(
     if heads and wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if wish is None and not compensate:
-        return None, data
+        return None, data.as_data() if isinstance(data, Calibration) else data
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     chooser = Chooser(loaded, data, where, compensate=compensate, effect=effect, progress=progress)
     chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)

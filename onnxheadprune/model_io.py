@@ -97,6 +97,11 @@ def open_structure(source: ModelLike) -> LoadedModel:
         check_tensors(tensors_of(exported), name, {})
         made = prepared(exported)
         return LoadedModel(made, name, stored=None if made is exported else exported)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon Graph, not {_kind(source)};"
+            " convert it first, onnx_ir's with onnx_ir.to_proto"
+        )
     path = Path(source)
     model, own, references = parse_structure(path)
     if _refers_to(model, own) > references:
@@ -274,6 +279,10 @@ def _checkable(model: ModelProto) -> ModelProto:
             # In a body there is no declaring, and the checker counts the bytes, whatever they are.
             tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.documents import regular_file
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input, Role
 
 BATCH = 16
+MAX_PIXELS = 50_000_000
+"""Of a picture; it is unpacked as a whole before it is scaled down, at four bytes each."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -112,14 +116,24 @@ def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.floa
 
 
 def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    regular_file(path, "the picture")
     try:
         with Image.open(path) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UsageError(
+                    f"the picture {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
+                    " read; scale it down"
+                )
             mode = "RGB" if layout.channels == 3 else "L"
             scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"the picture {path} cannot be read: {error}") from error
+    except (UsageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"the picture {path} is too large: {error}; scale it down") from error
+    except Exception as error:  # the readers of damaged pictures raise a dozen types
+        raise UsageError(f"the picture {path} cannot be read: {error!s:.300}") from error
     numbers: Any = (
         np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
     )

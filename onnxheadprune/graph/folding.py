@@ -54,7 +54,8 @@ def _is_function(op_type: str, opset: int) -> bool:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except onnx.defs.SchemaError:
         return False
-    return schema.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic
+    told: Any = schema  # onnx's stubs lack the attribute
+    return bool(told.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic)
 
 
 def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:

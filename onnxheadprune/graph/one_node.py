@@ -79,7 +79,9 @@ def adopt_shapes(node: Node) -> None:
 
 
 def _type_of(value: Value) -> TypeProto:
-    shape = None if value.shape is None else [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+    shape = (
+        None if value.shape is None else [dim if isinstance(dim, int) else str(dim) for dim in value.shape]
+    )
     return helper.make_tensor_type_proto(value.elem_type, shape)
 
 

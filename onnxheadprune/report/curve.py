@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from onnxheadprune.report.figure import check_picture, save_figure
-from onnxheadprune.report.layout import row, table
+from onnxheadprune.report.layout import heading, row, table
 from onnxheadprune.sweeping import Curve
 
 
 def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     """One line per cut."""
-    yield Text(f"{curve.model}: what cuts cost", style="bold")
+    yield heading(f"{curve.model}: what cuts cost")
     yield ""
     columns = ("asked", "removed", "drift", "accuracy", "speed")
     made = table(*columns, "", numeric=columns)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.documents import parse_json
 from onnxheadprune.errors import ModelError
 from onnxheadprune.graph.collecting import paused
 from onnxheadprune.graph.infer import annotate
@@ -68,9 +68,9 @@ def pruning_record(model: ModelProto) -> list[SiteCut]:
                         item["kv_num_heads"],
                         tuple(item["removed"]),
                     )
-                    for item in json.loads(entry.value)["sites"]
+                    for item in parse_json(entry.value)["sites"]
                 ]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
     return []
 
