@@ -131,7 +131,7 @@ def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
     except (UsageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise UsageError(f"the picture {path} is too large: {error}; scale it down") from error
+        raise UsageError(f"the picture {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
     except Exception as error:  # the readers of damaged pictures raise a dozen types
         raise UsageError(f"the picture {path} cannot be read: {error!s:.300}") from error
     numbers: Any = (

@@ -30,6 +30,9 @@ class _Steadfast:
         self._stream, self._streams = stream, streams
 
     def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            # click would write UTF-8 into it where the terminal has ASCII only.
+            raise AttributeError(name)
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
