@@ -65,13 +65,31 @@ COMMANDS = {
     "plan": ("prune", "M", "--heads", "0:1", "--dry-run"),
     "prune": ("prune", "M", "-o", "O", "--heads", "0:1", "--report", "R.html"),
     "keep": ("prune", "M", "-o", "O", "--heads", "0:1", "--keep-cache-shape"),
-    "ratio": ("prune", "M", "-o", "O", "--ratio", "0.3", "--random-data", "--report", "R.html", "--heatmap", "H.svg"),
+    "ratio": (
+        "prune",
+        "M",
+        "-o",
+        "O",
+        "--ratio",
+        "0.3",
+        "--random-data",
+        "--report",
+        "R.html",
+        "--heatmap",
+        "H.svg",
+    ),
     "fuse": ("prune", "M", "-o", "O", "--fuse", "contrib", "--dry-run"),
     "batch": ("prune", "--batch", "DIR", "-o", "OUT", "--heads", "0:1"),
     "score": ("score", "M", "--method", "weight", "--heatmap", "H.svg"),
     "bench": ("bench", "M", "M", "--batch", "1", "--seq", "4", "--repeats", "5"),
     "validate": ("validate", "M", "M", "--heads", "0:1"),
-    "no such site": ("prune", "M", "--dry-run", "--heads", f"{EVIL.replace(chr(0), '')}:1".replace("\r\n", "")),
+    "no such site": (
+        "prune",
+        "M",
+        "--dry-run",
+        "--heads",
+        f"{EVIL.replace(chr(0), '')}:1".replace("\r\n", ""),
+    ),
     "no such head": ("prune", "M", "--dry-run", "--heads", "0:77"),
     "no such option": ("inspect", "M", "--\x1b[31m\u202e"),
     "no such file": ("inspect", "no\x1b[31m\nfaked\u202e.onnx"),
@@ -104,9 +122,7 @@ def test_nothing_of_a_name_is_obeyed(
         assert harmless(picture.read_text(encoding="utf-8"))
 
 
-def test_bugs_are_printed_escaped_too(
-    model: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bugs_are_printed_escaped_too(model: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def stumbles(*_: object) -> None:
         raise KeyError(EVIL)
 

@@ -32,27 +32,36 @@ def find_sites(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     proto, name = open_structure(model).proto, model_name(model)
-    with analysing(proto, name):
-        return sites_of(view_of(proto), name)
+    return sites_of(view_of(proto, name), name)
 
 
-def view_of(model: ModelProto) -> GraphView:
+def view_of(model: ModelProto, name: str = "the model") -> GraphView:
     """An annotated view.
 
+    Args:
+        model: the model.
+        name: how to call it in errors.
+
     Raises:
-        ModelError: if the graph is not well formed.
+        ModelError: if the graph is not well formed, or not valid.
     """
-    try:
-        with paused():
-            return annotate(GraphView(model))
-    except ValueError as error:
-        raise ModelError(f"the graph is not well formed: {error}") from error
+    with paused(), analysing(model, name):
+        try:
+            view = GraphView(model)
+        except ValueError as error:
+            raise ModelError(f"the graph is not well formed: {error}") from error
+        return annotate(view)
 
 
 def sites_of(view: GraphView, name: str) -> Sites:
-    """The sites of an annotated view."""
-    found, misses = find_structural(view)
-    return Sites(name, tuple(_with_history(found, pruning_record(view.model))), tuple(misses))
+    """The sites of an annotated view.
+
+    Raises:
+        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
+    """
+    with analysing(view.model, name):
+        found, misses = find_structural(view)
+        return Sites(name, tuple(_with_history(found, pruning_record(view.model))), tuple(misses))
 
 
 def pruning_record(model: ModelProto) -> list[SiteCut]:
