@@ -34,6 +34,14 @@ def parse_json(text: str) -> Any:
         raise NotJsonError("no JSON that this tool reads: a number has too many digits") from error
 
 
+def kind_of(path: str | os.PathLike[str]) -> int | None:
+    """The mode of what is there, None for nothing, or for a path that cannot name anything (too long, a NUL)."""
+    try:
+        return Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+
+
 def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     """The path, if a regular file is there. Others (a FIFO, a device) may deliver nothing, or never end.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from onnxheadprune.documents import kind_of
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.graph.calls import check_calls
 from onnxheadprune.node_order import in_order
@@ -207,9 +209,10 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         UsageError: if there is no such file.
         ModelError: if it is no ONNX model, or cannot be read.
     """
-    if not path.exists():
+    mode = kind_of(path)
+    if mode is None:
         raise UsageError(f"{path} does not exist")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:

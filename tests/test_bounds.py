@@ -507,6 +507,23 @@ def test_text_for_an_export_of_onnxruntime_genai(repeated: bool, tmp_path: Path,
         assert all(np.isfinite(array).all() for array in session.run(feed).values())
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "x/" * 3000, "nul\0byte.npz"], ids=["name", "path", "NUL"])
+def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
+    ids, pixels = inputs_of(toys.attention(ids=True)), inputs_of(onnx.load(SAMPLES / "digits_vit.onnx"))
+    readers: list[Callable[[], Any]] = [
+        lambda: find_sites(path),
+        lambda: list(load_data(path, ids)),
+        lambda: text_feeds(path, words, ids),
+        lambda: text_feeds(words, path, ids),
+        lambda: image_feeds(path, pixels),
+        lambda: read_scores(path),
+        lambda: parse_heads(Path(path)),
+    ]
+    for read in readers:
+        with pytest.raises(UsageError, match=r"does not exist|cannot be read"):
+            read()
+
+
 # The API
 
 

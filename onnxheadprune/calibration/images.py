@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.documents import regular_file
+from onnxheadprune.documents import kind_of, regular_file
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input, Role
 
@@ -56,6 +57,8 @@ def image_feeds(
         UsageError: if there is no picture, one cannot be read, or the model takes no pictures.
     """
     how = preprocessing or Preprocessing()
+    if not stat.S_ISDIR(kind_of(folder) or 0):
+        raise UsageError(f"the folder {folder} of pictures does not exist")
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")

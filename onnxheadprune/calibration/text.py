@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.documents import read_text
+from onnxheadprune.documents import kind_of, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input, Role
 
@@ -94,7 +95,7 @@ def _tokenizer(path: str | os.PathLike[str]) -> Any:
     from tokenizers import Tokenizer
 
     place = Path(path)
-    if place.is_dir():
+    if stat.S_ISDIR(kind_of(place) or 0):
         place /= TOKENIZER
         if not place.is_file():
             raise UsageError(

@@ -28,6 +28,7 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     with steadfast() as streams:
         code = _run(group, arguments, as_json)
+        sys.stdout.flush()
         if streams.lost is not None:
             code = code or _fail(
                 f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False

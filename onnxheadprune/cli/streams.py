@@ -62,9 +62,9 @@ def steadfast() -> Iterator[Streams]:
     """Replaces stdout and stderr by streams that write what they can, in the letters that they have."""
     reopen_closed()
     before, streams = (sys.stdout, sys.stderr), Streams()
-    for stream in before:
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    wrapped = [(stream, stream.errors) for stream in before if isinstance(stream, io.TextIOWrapper)]
+    for stream, _ in wrapped:
+        stream.reconfigure(errors="backslashreplace")
     out: Any = _Steadfast(before[0], streams)
     err: Any = _Steadfast(before[1], None)
     sys.stdout, sys.stderr = out, err
@@ -74,6 +74,8 @@ def steadfast() -> Iterator[Streams]:
         out.flush()
         err.flush()
         sys.stdout, sys.stderr = before
+        for stream, errors in wrapped:
+            stream.reconfigure(errors=errors)
 
 
 def reopen_closed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onnxheadprune.documents import kind_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds.fill import Array
 from onnxheadprune.feeds.generate import Feed, is_finite
@@ -77,10 +79,10 @@ def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
         yield from _batches(source, inputs, "the data")
     elif not isinstance(source, (str, os.PathLike)):
         yield from _feeds(source, "the data")
-    elif Path(source).is_dir():
+    elif stat.S_ISDIR(kind_of(source) or 0):
         for path in sorted(Path(source).glob("*.npz")):
             yield _sample(read_npz(path), str(path))
-    elif Path(source).exists():
+    elif kind_of(source) is not None:
         yield from _batches(read_npz(source), inputs, str(source))
     elif ":" in str(source) and not str(source).endswith(".npz"):
         yield from _feeds(_call(str(source)), str(source))
