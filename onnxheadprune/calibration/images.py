@@ -58,7 +58,7 @@ def image_feeds(
     """
     how = preprocessing or Preprocessing()
     if not stat.S_ISDIR(kind_of(folder) or 0):
-        raise UsageError(f"the folder {folder} of pictures does not exist")
+        raise UsageError(f"the folder {folder} does not exist, so it holds no pictures")
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
