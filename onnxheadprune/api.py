@@ -14,6 +14,7 @@ from typing import Any
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
+from onnxheadprune.calibration import Calibration
 from onnxheadprune.calibration.contexts import Progress, silent
 from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.choosing import Chooser, named
@@ -223,7 +224,7 @@ def _chosen(
     loaded: LoadedModel,
     heads: HeadSpec | None,
     wish: Wish | None,
-    data: DataSource | None,
+    data: DataSource | Calibration | None,
     provider: Provider | str,
     settings: dict[str, Any],
 ) -> tuple[Chosen | None, DataSource | None]:
@@ -235,7 +236,7 @@ def _chosen(
     if heads and wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if wish is None and not settings["compensate"]:
-        return None, data
+        return None, data.as_data() if isinstance(data, Calibration) else data
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     chooser = Chooser(loaded, data, where, **settings)
     chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)

@@ -20,6 +20,7 @@ from typing import Any
 
 from onnxheadprune import __version__
 from onnxheadprune.batch_worker import Job, Worker
+from onnxheadprune.documents import parse_json, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.storage.folder import write_file
@@ -200,7 +201,7 @@ def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:
     """A digest of what is asked for: heads, settings and the version that does it."""
     spec: Any = heads
     if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
-        spec = Path(heads).read_text(encoding="utf-8")
+        spec = read_text(heads, "the head spec file")
     elif isinstance(heads, Mapping):
         spec = sorted((str(site), sorted(map(int, given))) for site, given in heads.items())
     asked = [FORMAT, __version__, spec, sorted((key, repr(value)) for key, value in settings.items())]
@@ -214,10 +215,10 @@ class _Book:
         self.path, self.request = path, request
         self.entries: dict[str, Any] = {}
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = parse_json(read_text(path, "the record"))
             if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
                 self.entries = read["models"]
-        except (OSError, ValueError, KeyError):
+        except (UsageError, ValueError, KeyError):
             # No record, or a damaged one: everything is done again.
             pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from onnxheadprune.documents import kind_of
 from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.graph.calls import check_calls
 from onnxheadprune.node_order import in_order
-from onnxheadprune.storage.checks import check_names, check_private, check_tensors, check_text
+from onnxheadprune.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
 from onnxheadprune.storage.spans import hold, is_outside, span_of
@@ -124,11 +127,15 @@ def open_structure(source: ModelLike) -> LoadedModel:
         exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
         _check_in_memory(exported, name)
-        check_text(exported, name)
-        check_tensors(exported, name, {})
         check_names(exported, name)
+        check_tensors(tensors_of(exported), name, {})
         made = prepared(exported)
         return LoadedModel(made, name, stored=None if made is exported else exported)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon Graph, not {_kind(source)};"
+            " convert it first, onnx_ir's with onnx_ir.to_proto"
+        )
     path = Path(source)
     model, own, references = parse_structure(path)
     if _refers_to(model, own) > references:
@@ -152,19 +159,19 @@ def structure_of(
         ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
     """
     folder = path.parent if folder is None else folder
-    check_private(model, name)
+    check_names(model, name)
+    tensors = list(tensors_of(model))
+    check_private(tensors, name)
     sources = dict(known)
-    for stored in tensors_of(model):
+    for stored in tensors:
         if is_outside(stored.tensor):
             location = span_of(stored.tensor).location
             if location not in sources:
                 sources[location] = inside(folder, location, name)
     own = next(iter(known))
-    check_text(model, name)
-    check_tensors(model, name, sources)
-    check_names(model, name)
+    check_tensors(tensors, name, sources)
     with Opened(sources) as opened:
-        for stored in tensors_of(model):
+        for stored in tensors:
             if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
                 span = span_of(stored.tensor)
                 hold(stored.tensor, opened.read(span), outside=span.offset)
@@ -187,9 +194,10 @@ def prepared(model: ModelProto) -> ModelProto:
     removed from one of them alone. Nodes are put into topological order.
 
     Raises:
-        ModelError: if there is no such order, or a function cannot be inlined.
+        ModelError: if there is no such order, or a function cannot be inlined within bounds.
     """
     if model.functions:
+        check_calls(model)
         try:
             model = onnx.inliner.inline_local_functions(model)
         except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
@@ -234,9 +242,10 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         UsageError: if there is no such file.
         ModelError: if it is no ONNX model, or cannot be read.
     """
-    if not path.exists():
+    mode = kind_of(path)
+    if mode is None:
         raise UsageError(f"{path} does not exist")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:
@@ -306,6 +315,10 @@ def _checkable(model: ModelProto) -> ModelProto:
             # In a body there is no declaring, and the checker counts the bytes, whatever they are.
             tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

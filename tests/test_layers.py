@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "refusal", "edits"),
+    ("errors", "refusal", "edits", "documents", "foreign"),
     ("graph", "node_order", "model_io", "model_save", "soundness", "storage", "tensors"),
     ("liveness",),
     ("plan",),

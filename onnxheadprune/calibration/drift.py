@@ -22,6 +22,7 @@ from onnxheadprune.calibration.main_output import MainOutput
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input
+from onnxheadprune.foreign import users_code
 
 Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], float]
 """A user's measure: outputs before, outputs after, and the feed; larger is worse."""
@@ -70,7 +71,11 @@ class EffectMeter:
     def add(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> None:
         """Adds the outputs of one feed."""
         if not isinstance(self.effect, str):
-            self._total += float(self.effect(before, after, feed))
+            with users_code(f"the measure {self.name}"):
+                found = float(self.effect(before, after, feed))
+            if not math.isfinite(found):
+                raise UsageError(f"the measure {self.name} gave {found}, which is no number to compare")
+            self._total += found
             self._count += 1
             return
         left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))

@@ -1,7 +1,8 @@
 """The command line. Heavy modules are imported inside the commands, so that `--help` answers at once.
 
 Exit codes: 0 done; 1 validation failed or a limit broken; 2 wrong usage; 3 refused, unsupported or
-unreadable model; 4 the asked-for execution provider is not usable; 70 a bug.
+unreadable model; 4 the asked-for execution provider is not usable; 70 a bug; 74 all was done, but the report could
+not be written to stdout; 130 interrupted. A reader that leaves (`| head`) or a closed stdout change no exit code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from onnxheadprune.cli.validate import validate
 
 EPILOG = (
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
-    " unreadable model, 4 execution provider not usable."
+    " unreadable model, 4 execution provider not usable, 74 stdout could not be written."
 )
 
 

@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.compensation.result import Compensation
+from onnxheadprune.documents import parse_json
 from onnxheadprune.edits import SliceTensor, read_ranges
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model_io import LoadedModel
@@ -60,7 +61,7 @@ def record_of(model: ModelProto) -> Record | None:
     for entry in model.metadata_props:
         if entry.key == COMPENSATED_KEY:
             try:
-                content = json.loads(entry.value)
+                content = parse_json(entry.value)
                 names = tuple(str(name) for name in content["tensors"])
                 return Record(names, str(content["data"]), int(content["samples"]))
             except (ValueError, KeyError, TypeError) as error:

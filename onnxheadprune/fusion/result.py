@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnx import ModelProto
 
+from onnxheadprune.documents import parse_json
 from onnxheadprune.errors import ModelError
 
 FUSED_KEY = "onnxheadprune.fused"
@@ -143,7 +144,7 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
     for entry in model.metadata_props:
         if entry.key == FUSED_KEY:
             try:
-                return tuple(int(site["index"]) for site in json.loads(entry.value)["sites"])
+                return tuple(int(site["index"]) for site in parse_json(entry.value)["sites"])
             except (ValueError, KeyError, TypeError) as error:
                 raise ModelError(f"the metadata entry {FUSED_KEY} cannot be read") from error
     return ()

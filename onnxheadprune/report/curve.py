@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.report.figure import check_picture, save_figure
-from onnxheadprune.report.layout import row, table
+from onnxheadprune.report.layout import heading, row, table
 from onnxheadprune.sweeping import Curve
 
 
 def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     """One line per cut."""
-    yield Text(f"{curve.model}: what cuts cost", style="bold")
+    yield heading(f"{curve.model}: what cuts cost")
     yield ""
     speed = next((point.speed for point in curve.points if point.speed is not None), None)
     sizes = [] if speed is None else [point.label for point, _ in speed.cells]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.report.escaping import escaped
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -22,6 +23,16 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"the folder {path.parent} does not exist")
 
 
+def plain(figure: Any) -> Any:
+    """The figure, with names as names: a dollar sign starts no formula, and control characters are spelled out."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(escaped(text.get_text(), lines=True))
+    return figure
+
+
 def save_figure(figure: Any, path: Path) -> None:
     """Writes a figure.
 
@@ -35,6 +46,6 @@ def save_figure(figure: Any, path: Path) -> None:
     dateless: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     try:
         with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
-            figure.savefig(path, dpi=150, metadata=dateless.get(path.suffix.lower()))
+            plain(figure).savefig(path, dpi=150, metadata=dateless.get(path.suffix.lower()))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error

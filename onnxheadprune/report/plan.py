@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from onnxheadprune.api import PruneResult
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.report.choice import choice_rows
 from onnxheadprune.report.fusion import fusion_rows
-from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
+from onnxheadprune.report.layout import bullet, count, heading, heads, many, row, share, size, table
 from onnxheadprune.report.validation import verdict_rows
 from onnxheadprune.wishes import Chosen
 
@@ -42,7 +41,7 @@ def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    yield Text(f"{plan.model}: {what}", style="bold")
+    yield heading(f"{plan.model}: {what}")
     yield ""
     if gone:
         yield _table(plan)

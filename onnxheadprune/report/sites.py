@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import count, heads, item, many, table
+from onnxheadprune.report.layout import count, heading, heads, item, many, table
 from onnxheadprune.sites.site import AttentionSite, Sites
 
 
 def sites_report(sites: Sites) -> Iterator[RenderableType]:
     """Table of the sites, then why some cannot lose heads, then near misses."""
     total = sum(site.num_heads for site in sites)
-    yield Text(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}", style="bold")
+    yield heading(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
     if sites:
         yield ""
         yield _table(sites)

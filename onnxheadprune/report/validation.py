@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import bullet, heads, many, measure, row, share, table
+from onnxheadprune.report.layout import bullet, heading, heads, many, measure, row, share, table
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
@@ -17,7 +17,7 @@ def validation_report(validation: Validation) -> Iterator[RenderableType]:
     """The cases that were run, then the verdict."""
     cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
     without = f" without heads {cut}" if cut else ""
-    yield Text(f"{validation.pruned} against {validation.original}{without}", style="bold")
+    yield heading(f"{validation.pruned} against {validation.original}{without}")
     if validation.cases:
         yield ""
         yield _cases(validation)

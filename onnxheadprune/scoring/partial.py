@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from onnxheadprune.calibration.data import Calibration
 from onnxheadprune.calibration.drift import Measure
+from onnxheadprune.documents import parse_json, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
 from onnxheadprune.storage.folder import write_text
@@ -54,10 +55,10 @@ class Partial:
         if not self._path.parent.is_dir():
             raise UsageError(f"the folder {self._path.parent} does not exist")
         try:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            stored = parse_json(read_text(self._path, "the kept scores"))
             if stored["key"] == key:
                 self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (UsageError, ValueError, KeyError, TypeError, AttributeError):
             self.found = {}
 
     def add(self, position: int, scores: Array) -> None:

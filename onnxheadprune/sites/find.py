@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.documents import parse_json
 from onnxheadprune.errors import ModelError
+from onnxheadprune.graph.collecting import paused
 from onnxheadprune.graph.infer import annotate
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
@@ -31,27 +32,37 @@ def find_sites(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     proto, name = open_structure(model).proto, model_name(model)
-    with analysing(proto, name):
-        return sites_of(view_of(proto), name)
+    return sites_of(view_of(proto, name), name)
 
 
-def view_of(model: ModelProto) -> GraphView:
+def view_of(model: ModelProto, name: str = "the model") -> GraphView:
     """An annotated view.
 
+    Args:
+        model: the model.
+        name: how to call it in errors.
+
     Raises:
-        ModelError: if the graph is not well formed.
+        ModelError: if the graph is not well formed, or not valid.
     """
-    try:
-        return annotate(GraphView(model))
-    except ValueError as error:
-        raise ModelError(f"the graph is not well formed: {error}") from error
+    with paused(), analysing(model, name):
+        try:
+            view = GraphView(model)
+        except ValueError as error:
+            raise ModelError(f"the graph is not well formed: {error}") from error
+        return annotate(view)
 
 
 def sites_of(view: GraphView, name: str) -> Sites:
-    """The sites of an annotated view."""
-    found, left_out = find_structural(view)
-    sites = tuple(_with_history(found, pruning_record(view.model)))
-    return Sites(name, sites, left_out.near_misses, left_out.no_heads)
+    """The sites of an annotated view.
+
+    Raises:
+        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
+    """
+    with analysing(view.model, name):
+        found, left_out = find_structural(view)
+        sites = tuple(_with_history(found, pruning_record(view.model)))
+        return Sites(name, sites, left_out.near_misses, left_out.no_heads)
 
 
 def pruning_record(model: ModelProto) -> list[SiteCut]:
@@ -67,9 +78,9 @@ def pruning_record(model: ModelProto) -> list[SiteCut]:
                         item["kv_num_heads"],
                         tuple(item["removed"]),
                     )
-                    for item in json.loads(entry.value)["sites"]
+                    for item in parse_json(entry.value)["sites"]
                 ]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
     return []
 

@@ -76,7 +76,8 @@ def _of_graph(graph: GraphProto) -> Iterator[Stored]:
     for sparse in graph.sparse_initializer:
         yield from _of_sparse(sparse)
     for node in graph.node:
-        yield from _of_node(node)
+        if node.attribute:
+            yield from _of_node(node)
 
 
 def _of_node(node: NodeProto) -> Iterator[Stored]:

@@ -238,7 +238,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.9"], 3, "only 6 can go"),
         (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
         (["--ratio", "0.5", "--protect", "7:1"], 2, "no site '7'"),
-        (["--ratio", "0.5", "--scores", "missing.json"], 2, "cannot be read"),
+        (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
         (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
