@@ -6,6 +6,7 @@ others. A record in the output folder says what is done, from which bytes, and w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from onnxheadprune import __version__
 from onnxheadprune.batch_worker import Job, Worker
 from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import HeadSpec
-from onnxheadprune.storage.folder import write_file
+from onnxheadprune.storage.claims import Making, Reading, check_distinct, check_makings, named_files
+from onnxheadprune.storage.folder import write_text
+from onnxheadprune.storage.leftovers import locations
 
 RECORD = "onnxheadprune-batch.json"
 FORMAT = 1
@@ -109,11 +112,16 @@ def prune_batch(
         settings: as for `prune`.
 
     Raises:
-        UsageError: if there are no models, or the folders are the same.
+        UsageError: if there are no models, the folders are the same, or an output would be an input.
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)
-    target.mkdir(parents=True, exist_ok=True)
+    others = [*named_files("the data", settings.get("data")), *named_files("the heads", heads)]
+    _check_outputs(source, target, models, others)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
     book = _Book(target / RECORD, _request(heads, settings))
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in models:
@@ -185,15 +193,44 @@ def _models(source: Path, target: Path) -> list[str]:
         raise UsageError(f"{target} is not a folder")
     if target.exists() and target.samefile(source):
         raise UsageError(f"the output folder {target} is the folder of the models; name another one")
-    inside = target.resolve()
     found = [
         path
         for path in source.rglob("*.onnx")
-        if not path.name.startswith(".") and not path.is_dir() and not path.resolve().is_relative_to(inside)
+        if not path.name.startswith(".") and not path.is_dir() and not _is_below(path, target)
     ]
     if not found:
         raise UsageError(f"there is no .onnx file in {source}")
     return sorted(path.relative_to(source).as_posix() for path in found)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself; that it cannot be read is its verdict
+        return False
+
+
+def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
+    """Whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
+
+    Raises:
+        UsageError: if one is.
+    """
+
+    def readings() -> Iterator[Reading]:
+        for name in models:
+            path = source / name
+            yield Reading("the model", path)
+            with contextlib.suppress(OSError):
+                for location in locations(path):
+                    yield Reading("the weights", path.parent / location)
+        yield from others
+
+    record = Making("the record", target / RECORD)
+    check_makings([Making("the output", target, kind="folder")], list)
+    if target.exists():
+        check_makings([record], list)
+    check_distinct([*(Making("the output", target / name) for name in models), record], readings)
 
 
 def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:
@@ -234,4 +271,4 @@ class _Book:
         if isinstance(proof, Mapping):
             self.entries[name] = {"request": self.request, **proof}
         document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
-        write_file(self.path, json.dumps(document, indent=1).encode())
+        write_text(self.path, json.dumps(document, indent=1))

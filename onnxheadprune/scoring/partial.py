@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from onnxheadprune.calibration.data import Calibration
 from onnxheadprune.calibration.drift import Effect
-from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
+from onnxheadprune.storage.claims import Making, check_makings
 from onnxheadprune.storage.folder import write_text
 
 Array = npt.NDArray[np.float64]
@@ -31,6 +31,11 @@ def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect
     return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
 
 
+def making(path: Path) -> Making:
+    """The file as one that a call makes: it replaces nothing but its like."""
+    return Making("the record of finished sites", path, mark=b'{"key": "')
+
+
 class Partial:
     """Finished sites, on disk as they come."""
 
@@ -42,15 +47,14 @@ class Partial:
             key: see `partial_key`.
 
         Raises:
-            UsageError: if the file could not be written later.
+            UsageError: if the file could not be written later, or holds something else.
         """
         self._path = None if path is None else Path(path)
         self._key = key
         self.found: dict[int, Array] = {}
         if self._path is None:
             return
-        if not self._path.parent.is_dir():
-            raise UsageError(f"the folder {self._path.parent} does not exist")
+        check_makings([making(self._path)], list)
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             if stored["key"] == key:
