@@ -172,7 +172,9 @@ def prune(
     if external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {external_data!r}")
     others = [*named_files("the data", data), *named_files("the heads", heads)]
-    target = None if output is None else check_target(output, loaded, backup=backup, others=others)
+    target = (
+        None if output is None else check_target(output, loaded, in_place=backup is not None, others=others)
+    )
     kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)

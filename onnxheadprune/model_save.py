@@ -29,7 +29,7 @@ _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", Fals
 def check_target(
     output: str | os.PathLike[str],
     *inputs: LoadedModel,
-    backup: str | os.PathLike[str] | None = None,
+    in_place: bool = False,
     others: Sequence[Reading] = (),
 ) -> Path:
     """The output path, if something can be written there.
@@ -37,20 +37,16 @@ def check_target(
     Args:
         output: where to write.
         inputs: models that must not be overwritten.
-        backup: allows the output to be the model file of an input, which is kept under this name.
+        in_place: the output may be the model file of an input, of which a backup is kept.
         others: other files that are read.
 
     Raises:
         UsageError: if it is part of an input, something else than a file, or its folder does not exist or
-            cannot be written; or if the backup is taken, or no place for one.
+            cannot be written.
     """
     target = Path(output)
-    model = "the model" if backup is not None else ""
-    makings = [Making("the output", target, os.fspath(output), replaces=model)]
-    if backup is not None:
-        kept = Path(backup)
-        makings.append(Making("the backup", kept, os.fspath(backup), "new", replaces=model, copy_of=target))
-    check_makings(makings, lambda: [*(item for source in inputs for item in _readings(source)), *others])
+    made = Making("the output", target, os.fspath(output), replaces="the model" if in_place else "")
+    check_makings([made], lambda: [*(item for source in inputs for item in _readings(source)), *others])
     return target
 
 
@@ -62,14 +58,16 @@ def _readings(source: LoadedModel) -> Iterator[Reading]:
 
 
 def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:
-    """The path under which a model that is replaced is kept; `check_target` has looked whether it is free.
+    """The path under which a model that is replaced is kept.
 
     Raises:
-        UsageError: if it is on another file system, or the backup could not find its weights there.
+        UsageError: if it is taken by anything but a copy of the model, as a run that was killed leaves it; if it
+            is on another file system, or the backup could not find its weights there.
     """
     kept = Path(backup)
     if target is None or source.path is None or identity(target) != identity(source.path):
         raise UsageError("a backup is for pruning in place: the output is the model itself")
+    check_makings([Making("the backup", kept, os.fspath(backup), "new", copy_of=target)], list)
     if source.data_files and not kept.parent.samefile(target.parent):
         raise UsageError(
             f"{target} has weights in other files, which its backup needs beside it; name a backup in the same folder"

@@ -31,9 +31,8 @@ def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect
     return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
 
 
-def making(path: Path) -> Making:
-    """The file as one that a call makes: it replaces nothing but its like."""
-    return Making("the record of finished sites", path, mark=b'{"key": "')
+MARK = b'{"key": "'
+"""How such a file begins."""
 
 
 class Partial:
@@ -54,7 +53,7 @@ class Partial:
         self.found: dict[int, Array] = {}
         if self._path is None:
             return
-        check_makings([making(self._path)], list)
+        check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
             if stored["key"] == key:

@@ -181,6 +181,13 @@ def names_a_folder(spelled: str) -> bool:
     return spelled.endswith(ends)
 
 
+def is_same_entry(left: Path, right: Path) -> bool:
+    """Whether two paths are one name in one folder, so that replacing one replaces the other."""
+    if identity(left.parent) != identity(right.parent) or _folded(left.name) != _folded(right.name):
+        return False
+    return left.name == right.name or not _tells_cases_apart(left.parent)
+
+
 def is_same_content(left: Path, right: Path) -> bool:
     """Whether two regular files hold the same bytes; links are none."""
     one, other = left.lstat(), right.lstat()
@@ -220,6 +227,8 @@ def _check_alone(made: Making) -> None:
     if (why := unwritable(folder)) is not None:
         raise UsageError(f"the folder {folder} cannot be written: {why}")
     if made.kind == "new" and made.path.exists():
+        if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
+            raise UsageError(f"{made} is the model itself; name another file")
         if made.copy_of is None or not is_same_content(made.copy_of, made.path):
             raise UsageError(f"{made} exists already, and is no copy of the model; it is never overwritten")
     if made.mark and made.path.exists() and made.mark not in _head(made.path):
@@ -275,13 +284,17 @@ def _check_each_other(makings: Sequence[Making]) -> None:
         own = identity(made.path)
         if own is None:
             continue
-        alike = (own[0], own[1], unicodedata.normalize("NFC", own[2]).casefold())
+        alike = (own[0], own[1], _folded(own[2]))
         other = seen.get(own)
         if other is None and alike in folded and not _tells_cases_apart(made.path.parent):
             other = folded[alike]
         if other is not None and made.copy_of != other.path:
             raise UsageError(f"{other} and {made} are the same file; give each its own")
         seen[own] = folded[alike] = made
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _tells_cases_apart(folder: Path) -> bool:

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from onnx import ModelProto
 
-from onnxheadprune.storage.claims import is_same_content
+from onnxheadprune.storage.claims import is_same_content, is_same_entry
 from onnxheadprune.storage.folder import NO_LINKS, Draft, locked, sync_folder, write_all
 from onnxheadprune.storage.layout import Layout, Placed
 from onnxheadprune.storage.leftovers import data_name, sweep_up
@@ -162,7 +162,7 @@ class Stage:
             OSError: if that is not possible; a file that is there is never touched.
         """
         if os.path.lexists(backup):
-            if not is_same_content(self.target, backup):
+            if is_same_entry(self.target, backup) or not is_same_content(self.target, backup):
                 raise FileExistsError(errno.EEXIST, f"the backup {backup} exists already")
             with backup.open("rb") as stream:
                 os.fsync(stream.fileno())
