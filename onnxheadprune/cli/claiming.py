@@ -73,7 +73,9 @@ def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
     """Files that come with an output without being named; they replace nothing but their like."""
     from onnxheadprune.storage.claims import Making
 
-    if given.get("sweep") is not None and output.name:
+    if not output.name:
+        return
+    if given.get("sweep") is not None:
         from onnxheadprune.report.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)

@@ -162,14 +162,14 @@ def obstacle(path: Path) -> str | None:
     except OSError as error:
         return f"cannot be written: {error.strerror or error}"
     if stat.S_ISLNK(mode):
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
+        found = _found(path)
+        if found is None:
             return "is a link that leads nowhere; name the file itself"
-        if target.is_dir():
+        if stat.S_ISDIR(found.st_mode):
             return "is a link to a folder; name a file in it"
-        regular = "; name that file" if target.is_file() else ", which is not a regular file"
-        return f"is a link to {target}{regular}"
+        if not stat.S_ISREG(found.st_mode):
+            return "is a link to something that is not a regular file, and nothing else is written to"
+        return f"is a link to {path.resolve()}; name that file"
     if stat.S_ISDIR(mode):
         return "is a folder; name a file in it"
     return None if stat.S_ISREG(mode) else "is not a regular file, and nothing else is written to"
@@ -221,11 +221,11 @@ def _check_alone(made: Making) -> None:
         raise UsageError(f"{made.what} {made.spelled} is a folder; name a file in it")
     folder = made.path.parent
     if not _is_dir(folder):
-        raise UsageError(f"the folder {folder} does not exist; {made.what} goes there")
+        raise UsageError(f"the folder {folder} does not exist")
     if (why := obstacle(made.path)) is not None:
         raise UsageError(f"{made} {why}")
     if (why := unwritable(folder)) is not None:
-        raise UsageError(f"the folder {folder} cannot be written: {why}")
+        raise UsageError(f"{made.path} cannot be written: its folder takes no files ({why})")
     if made.kind == "new" and made.path.exists():
         if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
             raise UsageError(f"{made} is the model itself; name another file")
