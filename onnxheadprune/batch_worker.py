@@ -122,7 +122,7 @@ def _pruned(job: Job) -> dict[str, Any]:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {output.parent} cannot be made: {error.strerror or error}") from error
-    if output.is_file() and not bears_our_mark(output):
+    if output.is_file() and not output.is_symlink() and not bears_our_mark(output):
         raise UsageError(
             f"{output} is there and was not made by this tool, so it is not replaced; move it away"
         )

@@ -21,6 +21,7 @@ from onnxheadprune.storage.claims import Making, Reading, check_makings, identit
 from onnxheadprune.storage.folder import sentences
 from onnxheadprune.storage.layout import ExternalData, lay_out
 from onnxheadprune.storage.sources import source_at
+from onnxheadprune.storage.spans import own_location
 from onnxheadprune.storage.stage import Stage
 
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
@@ -105,8 +106,8 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> St
         UsageError: if they cannot be written, or do not fit into one file.
         ModelError: if weights cannot be read.
     """
-    own = None if loaded.path is None else loaded.path.name
-    location = f"{target.name}.data"
+    own = None if loaded.path is None else own_location(loaded.path)
+    location = f"{own_location(target)}.data"
     layout, inside = lay_out(loaded.proto, own, location, external, INLINE_LIMIT)
     if inside > INLINE_LIMIT:
         raise UsageError(

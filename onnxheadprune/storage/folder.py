@@ -29,13 +29,16 @@ _ROOM = 180
 class Draft:
     """A file of a folder that has no name yet, or a hidden one where the file system knows no other way."""
 
-    def __init__(self, folder: Path, name: str, like: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, name: str, like: Path | None = None, *, under_lock: bool = False
+    ) -> None:
         """Opens an empty file.
 
         Args:
             folder: where it will be.
             name: what it is for, to make hidden names of.
             like: a file, if it is there, whose owner and mode the new one gets, before anything is in it.
+            under_lock: the caller holds the lock of the folder.
 
         Raises:
             OSError: if the folder takes no files.
@@ -45,7 +48,7 @@ class Draft:
         self.handle = self._nameless()
         if self.handle < 0:
             # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
-            with locked(folder):
+            with contextlib.nullcontext() if under_lock else locked(folder):
                 self.hidden = _hidden_name(folder, name)
                 self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self._lock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Collection
@@ -14,7 +13,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ModelError
 from onnxheadprune.storage.claims import LONGEST_NAME
 from onnxheadprune.storage.folder import sweep_hidden
-from onnxheadprune.storage.spans import is_outside, span_of
+from onnxheadprune.storage.spans import is_outside, own_location, span_of
 from onnxheadprune.storage.tensors import tensors_of
 from onnxheadprune.storage.wire import WireError, structure
 
@@ -23,12 +22,12 @@ _ENDING = len(".0123456789abcdef.data")
 
 def data_name(target: Path, digest: str) -> str:
     """Name of the data file of a model: by content, so that a newer one never takes the place of an older."""
-    return f"{_readable(target.name)}.{digest[:16]}.data"
+    return f"{_readable(target)}.{digest[:16]}.data"
 
 
-def _readable(name: str) -> str:
+def _readable(target: Path) -> str:
     """The name of a model as text, which ONNX wants for locations, as much of it as there is room for."""
-    text = os.fsencode(name).decode(errors="replace").replace("\ufffd", "_")
+    text = own_location(target)
     while len(text.encode()) > LONGEST_NAME - _ENDING:
         text = text[:-1]
     return text
@@ -46,7 +45,7 @@ def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     """
     folder = target.parent
     sweep_hidden(target)
-    ours = re.compile(re.escape(_readable(target.name)) + r"\.[0-9a-f]{16}\.data")
+    ours = re.compile(re.escape(_readable(target)) + r"\.[0-9a-f]{16}\.data")
     names = [path.name for path in folder.iterdir()]
     left = {name for name in names if ours.fullmatch(name)}
     if len(left) > 1 or (left and not left <= locations(target)):
@@ -71,7 +70,7 @@ def locations(path: Path) -> set[str]:
         return set()
     try:
         with path.open("rb") as stream:
-            light, _ = structure(stream.fileno(), path.name)
+            light, _ = structure(stream.fileno(), own_location(path))
         model = ModelProto.FromString(light)
         return {span_of(item.tensor).location for item in tensors_of(model) if is_outside(item.tensor)}
     except (WireError, DecodeError, ModelError):
@@ -84,7 +83,7 @@ def bears_our_mark(path: Path) -> bool:
         if not stat.S_ISREG(path.lstat().st_mode):
             return False
         with path.open("rb") as stream:
-            light, _ = structure(stream.fileno(), path.name)
+            light, _ = structure(stream.fileno(), own_location(path))
         model = ModelProto.FromString(light)
     except (OSError, WireError, DecodeError):
         return False

@@ -18,7 +18,16 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.storage.folder import write_all
 from onnxheadprune.storage.sources import Source
-from onnxheadprune.storage.spans import PRIVATE, Span, hold, is_outside, offset_outside, refer, span_of
+from onnxheadprune.storage.spans import (
+    PRIVATE,
+    Span,
+    hold,
+    is_outside,
+    offset_outside,
+    own_location,
+    refer,
+    span_of,
+)
 from onnxheadprune.storage.tensors import bytes_needed
 from onnxheadprune.storage.wire import BIG
 
@@ -63,7 +72,7 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
     copy.CopyFrom(loaded.proto)
     sources = dict(loaded.sources)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
-    own = None if loaded.path is None else loaded.path.name
+    own = None if loaded.path is None else own_location(loaded.path)
     for name, given in contents.items():
         if name not in tensors:
             raise UsageError(f"{loaded.name} has no initializer {name!r}")

@@ -12,7 +12,7 @@ from types import TracebackType
 from onnx import ModelProto
 
 from onnxheadprune.storage.claims import is_same_content, is_same_entry
-from onnxheadprune.storage.folder import NO_LINKS, Draft, locked, sync_folder, write_all
+from onnxheadprune.storage.folder import NO_LINKS, Draft, locked, sweep_hidden, sync_folder, write_all
 from onnxheadprune.storage.layout import Layout, Placed
 from onnxheadprune.storage.leftovers import data_name, sweep_up
 from onnxheadprune.storage.reading import BLOCK, Opened
@@ -120,6 +120,9 @@ class Stage:
             sync_folder(self.target.parent)
             with contextlib.suppress(OSError):
                 sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
+        if backup is not None:
+            with contextlib.suppress(OSError), locked(backup.parent):
+                sweep_hidden(backup)
 
     def _require_unread(self, backup: Path | None) -> None:
         """Nothing that was read is replaced, but the model in place; and that only as it was read.
@@ -177,7 +180,7 @@ class Stage:
 
     def _copy(self, backup: Path) -> None:
         """Keeps a copy, where the file system gives no file two names."""
-        copy = Draft(backup.parent, backup.name, like=self.target)
+        copy = Draft(backup.parent, backup.name, like=self.target, under_lock=True)
         try:
             with self.target.open("rb") as stream:
                 while block := stream.read(BLOCK):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 
+from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.cli.options import Output
+from onnxheadprune.report.curve import save_curve
+from onnxheadprune.report.heatmap import save_heatmap
+from onnxheadprune.scoring.partial import Partial
+from onnxheadprune.sweeping import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
 
@@ -231,19 +236,35 @@ def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Pa
     assert len(list(place.glob("out.onnx*"))) == 2 and len(list(place.glob("r.html*"))) == 1
 
 
-@pytest.mark.parametrize("pairs", list(itertools.permutations(("curve.json", "curve.png"))))
-def test_what_comes_beside_an_output_replaces_nothing_but_its_like(
-    pairs: tuple[str, str], command: Command, place: Path
+@pytest.mark.parametrize("named", ["curve.json", "curve.png"])
+def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
+    named: str, command: Command, place: Path
 ) -> None:
-    named, beside = pairs
-    (place / beside).write_text("not made by a sweep")
+    beside = {"curve.json": "curve.png", "curve.png": "curve.json"}[named]
     arguments = ["prune", "model.onnx", "--sweep", "0:0.5:0.5", "--random-data", "-o", named]
+    (place / beside).write_text("not made by a sweep")
     assert "is not what this tool would write" in refused(command, arguments, place)
+    save_heatmap({"site": (1.0, 2.0)}, place / "curve.png")
+    (place / "curve.json").write_text('{"0": [1]}')
+    assert "is not what this tool would write" in refused(command, arguments, place)
+    curve = Curve("model.onnx", 4, "KL", (CurvePoint(0.0, 0, {}, 0.0, None, 1.0),), None)
+    curve.write(place / "curve.json")
+    save_curve(curve, place / "curve.png")
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
     (place / beside).unlink()
-    for _ in range(2):
-        outcome = command(*arguments, "--provider", "cpu")
-        assert outcome.exit_code == 0, outcome
-        assert (place / named).exists() and (place / beside).exists()
-    (place / "model.onnx").rename(place / "curve.json")
-    said = refused(command, ["prune", "curve.json", *arguments[2:-1], "curve.png"], place)
-    assert "curve.json" in said
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
+    os.link(place / "model.onnx", place / beside)
+    assert "curve" in refused(command, arguments, place)
+
+
+def test_the_record_of_an_ablation_replaces_nothing_but_its_like(command: Command, place: Path) -> None:
+    arguments = ["score", "model.onnx", "--method", "ablation", "--random-data", "-o", "s.json"]
+    (place / "s.json.partial").write_text("half of a letter")
+    assert "is not what this tool would write" in refused(command, arguments, place)
+    with pytest.raises(UsageError, match="is not what this tool would write"):
+        Partial(place / "s.json.partial", "key")
+    (place / "s.json.partial").unlink()
+    Partial(place / "s.json.partial", "key").add(0, np.zeros(2))
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
+    assert Partial(place / "s.json.partial", "key").found.keys() == {0}
+    assert Partial(place / "s.json.partial", "another key").found == {}
