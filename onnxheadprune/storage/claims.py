@@ -129,7 +129,7 @@ def named_files(what: str, value: object) -> Iterator[Reading]:
     module, colon, _ = text.rpartition(":")
     if colon and all(part.isidentifier() for part in module.split(".")):
         parts = module.split(".")
-        for folder in (Path.cwd(), *map(Path, sys.path)):
+        for folder in (Path(), *map(Path, sys.path)):
             below = folder.joinpath(*parts)
             for path in (below.with_suffix(".py"), below / "__init__.py"):
                 if path.is_file():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import stat
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
@@ -37,7 +38,7 @@ def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     """Removes what killed runs and replaced models left: data files of `target` that no model here refers to.
 
     Only to be called under the lock. Where there is any doubt, a file stays: if a file of the folder cannot
-    be read, nothing is removed.
+    be read, nothing is removed, and models in the folders above count too, since theirs may lie below them.
 
     Args:
         target: the model that was written.
@@ -48,13 +49,22 @@ def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     ours = re.compile(re.escape(_readable(target)) + r"\.[0-9a-f]{16}\.data")
     names = [path.name for path in folder.iterdir()]
     left = {name for name in names if ours.fullmatch(name)}
-    if len(left) > 1 or (left and not left <= locations(target)):
+    if len(left) > 1 or (left and not left <= _names(target)):
         for name in names:
-            left -= locations(folder / name) if not ours.fullmatch(name) else set()
+            left -= _names(folder / name) if not ours.fullmatch(name) else set()
+        for above in folder.absolute().parents:
+            for path in above.glob("*.onnx"):
+                with contextlib.suppress(OSError):
+                    left -= _names(path)
         for name in left:
             found = (folder / name).lstat()
             if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) not in keep:
                 (folder / name).unlink(missing_ok=True)
+
+
+def _names(path: Path) -> set[str]:
+    """Names of the files that a model refers to, in whatever folder and however it spells that."""
+    return {PurePath(location).name for location in locations(path)}
 
 
 def locations(path: Path) -> set[str]:

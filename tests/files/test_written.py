@@ -188,6 +188,28 @@ def test_weights_that_are_read_are_never_swept_up(tmp_path: Path) -> None:
         assert complete(tmp_path / "m.onnx") == before
 
 
+def test_weights_that_any_model_near_refers_to_stay(tmp_path: Path) -> None:
+    """However a model beside the output or in a folder above it spells their place."""
+    folder = tmp_path / "up" / "out"
+    folder.mkdir(parents=True)
+    output, toy = folder / "o.onnx", toys.attention(extra_weight=5000)
+    prune(toy, "0:1", output, validate=False, external_data="always")
+    data, model = next(folder.glob("*.data")), onnx.load(output, load_external_data=False)
+    for place, spelled in ((folder, "./"), (tmp_path / "up", "out/"), (tmp_path, "up/./out/")):
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = spelled + data.name if entry.key == "location" else entry.value
+        (place / "near.onnx").write_bytes(model.SerializeToString())
+        prune(toy, "0:2", output, validate=False, external_data="always")
+        assert complete(place / "near.onnx")["data"], spelled
+        (place / "near.onnx").unlink()
+        assert data.exists()
+        shutil.copy(data, tmp_path / "kept")
+        prune(toy, "0:3", output, validate=False, external_data="always")
+        assert not data.exists()
+        shutil.copy(tmp_path / "kept", data)
+
+
 def test_hidden_files_of_others_stay(tmp_path: Path) -> None:
     target = tmp_path / "r.html"
     others = [".r.html.tmp", ".r.html.0123456789abcdef.tmp.bak", ".s.html.0123456789abcdef.tmp", "r.html.bak"]
