@@ -6,7 +6,6 @@ others. A record in the output folder says what is done, from which bytes, and w
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,7 +13,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.storage.folder import write_text
-from onnxheadprune.storage.leftovers import locations
 
 RECORD = "onnxheadprune-batch.json"
 FORMAT = 1
@@ -216,21 +214,14 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     Raises:
         UsageError: if one is.
     """
-
-    def readings() -> Iterator[Reading]:
-        for name in models:
-            path = source / name
-            yield Reading("the model", path)
-            with contextlib.suppress(OSError):
-                for location in locations(path):
-                    yield Reading("the weights", path.parent / location)
-        yield from others
-
+    # Models are read by other processes only. Weights need no look into them: what this tool did not make is
+    # not replaced by a worker.
+    inputs = [*(Reading("the model", source / name) for name in models), *others]
     record = Making("the record", target / RECORD)
     check_makings([Making("the output", target, kind="folder")], list)
     if target.exists():
         check_makings([record], list)
-    check_distinct([*(Making("the output", target / name) for name in models), record], readings)
+    check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
 
 
 def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:

@@ -81,7 +81,10 @@ def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Rea
         UsageError: for the first one that is not; nothing has been touched then.
     """
     for made in makings:
-        _check_alone(made)
+        try:
+            _check_alone(made)
+        except OSError as error:
+            raise UsageError(f"{made} cannot be written: {error.strerror or error}") from error
     check_distinct(makings, readings)
 
 
@@ -189,7 +192,11 @@ def is_same_entry(left: Path, right: Path) -> bool:
 
 
 def is_same_content(left: Path, right: Path) -> bool:
-    """Whether two regular files hold the same bytes; links are none."""
+    """Whether two regular files hold the same bytes; links are none.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
     one, other = left.lstat(), right.lstat()
     if not (stat.S_ISREG(one.st_mode) and stat.S_ISREG(other.st_mode)) or one.st_size != other.st_size:
         return False
@@ -229,7 +236,7 @@ def _check_alone(made: Making) -> None:
     if made.kind == "new" and made.path.exists():
         if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
             raise UsageError(f"{made} is the model itself; name another file")
-        if made.copy_of is None or not is_same_content(made.copy_of, made.path):
+        if not (made.copy_of and made.copy_of.exists() and is_same_content(made.copy_of, made.path)):
             raise UsageError(f"{made} exists already, and is no copy of the model; it is never overwritten")
     if made.mark and made.path.exists() and made.mark not in _head(made.path):
         raise UsageError(

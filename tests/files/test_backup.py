@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from onnxheadprune.storage import claims, stage
 from onnxheadprune.storage import folder as folder_module
 from tests import toys
 from tests.conftest import Outcome
-from tests.crashes import complete, litter, pruned_and_killed_at
+from tests.crashes import complete, in_child, litter, pruned_and_killed_at
 
 Command = Callable[..., Outcome]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -188,3 +189,27 @@ def test_a_link_is_not_pruned_in_place(tmp_path: Path, command: Command) -> None
     outcome = command("prune", link, "--in-place", "--backup", tmp_path / "kept.onnx", "--heads", "0:1")
     assert outcome.exit_code == 2 and "name that file" in outcome.stderr
     assert link.is_symlink() and not (tmp_path / "kept.onnx").exists()
+
+
+def test_a_backup_of_a_model_that_is_missing(tmp_path: Path, command: Command) -> None:
+    kept = tmp_path / "kept.onnx"
+    kept.write_text("something")
+    for missing in (tmp_path / "m.onnx", tmp_path / "no" / "m.onnx", tmp_path):
+        outcome = command("prune", missing, "--in-place", "--backup", kept, "--heads", "0:1")
+        assert outcome.exit_code == 2 and "Traceback" not in outcome.stderr, outcome
+    assert kept.read_text() == "something"
+
+
+def test_many_at_once_keep_one_original(tmp_path: Path) -> None:
+    """The first one replaces the model; the others find that it is not the one that they read any more."""
+    model = fresh(tmp_path / "place", outside=False)
+    original, kept = model.read_bytes(), model.with_name("kept.onnx")
+
+    def replaces(head: int) -> None:
+        prune(model, f"0:{head}", model, backup=kept, validate=False)
+
+    children = [in_child(partial(replaces, index % 4)) for index in range(8)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0] + [1] * 7
+    assert kept.read_bytes() == original != model.read_bytes()
+    assert not litter(model.parent, model) - {"kept.onnx"}
