@@ -32,6 +32,7 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.pruning import analyse, plan_pruning, require_something
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import find_sites
+from onnxheadprune.storage.claims import named_files
 from onnxheadprune.storage.layout import ExternalData
 from onnxheadprune.storage.reading import hydrated
 from onnxheadprune.storage.tensors import BITS
@@ -172,7 +173,10 @@ def prune(
     loaded = open_structure(model)
     if external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {external_data!r}")
-    target = None if output is None else check_target(output, loaded, in_place=backup is not None)
+    others = [*named_files("the data", data), *named_files("the heads", heads)]
+    target = (
+        None if output is None else check_target(output, loaded, in_place=backup is not None, others=others)
+    )
     kept = None if backup is None else check_backup(backup, target, loaded)
     where = resolve_provider(provider) if validate else None
     require_sound(loaded)

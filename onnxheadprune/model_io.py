@@ -23,7 +23,7 @@ from onnxheadprune.node_order import in_order
 from onnxheadprune.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
-from onnxheadprune.storage.spans import hold, is_outside, span_of
+from onnxheadprune.storage.spans import hold, is_outside, own_location, span_of
 from onnxheadprune.storage.tensors import BITS, bytes_needed, tensors_of
 from onnxheadprune.storage.wire import BIG, WireError, not_a_model, structure
 
@@ -257,12 +257,12 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         raise not_a_model(path, _first_line(error)) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph")
-    return model, path.name, references
+    return model, own_location(path), references
 
 
 def _structure_of(path: Path) -> tuple[bytes, int]:
     with path.open("rb") as stream:
-        return structure(stream.fileno(), path.name)
+        return structure(stream.fileno(), own_location(path))
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:

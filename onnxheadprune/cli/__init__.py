@@ -14,6 +14,7 @@ import click
 
 from onnxheadprune import __version__
 from onnxheadprune.cli.bench import bench
+from onnxheadprune.cli.claiming import guarded
 from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
@@ -34,7 +35,7 @@ def group() -> None:
 
 
 for _command in (bench, doctor, inspect, prune, score, validate):
-    group.add_command(_command)
+    group.add_command(guarded(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

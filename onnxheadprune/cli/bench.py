@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from onnxheadprune.cli.measuring import measuring_options
-from onnxheadprune.cli.options import FILE, json_option
+from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 SLOWER = 1
@@ -35,10 +35,10 @@ SLOWER = 1
     metavar="X",
     help="End with exit code 1 unless every PRUNED is at least X times as fast as MODEL at every size.",
 )
-@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Also write the numbers as CSV.")
+@click.option("--csv", "csv_path", type=OUTPUT, metavar="FILE", help="Also write the numbers as CSV.")
 @click.option(
     "--plot",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="Also write a picture, latency against sizes (.png, .svg, .pdf).",
 )

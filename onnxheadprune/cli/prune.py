@@ -9,14 +9,14 @@ import click
 
 from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import choosing_options, read_effect, read_wish
-from onnxheadprune.cli.options import FILE, fuse_option, json_option, run_options
+from onnxheadprune.cli.options import FILE, OUTPUT, fuse_option, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 
 
 @click.command(short_help="Remove heads, prove the result exact, write it.")
 @click.argument("model", type=FILE, required=False)
-@click.option("-o", "--output", type=FILE, help="Where to write the pruned model.")
+@click.option("-o", "--output", type=OUTPUT, help="Where to write the pruned model.")
 @click.option(
     "--heads",
     metavar="H",
@@ -31,11 +31,13 @@ from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 )
 @click.option(
     "--heatmap",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="A picture of what heads are worth and which go: .png or .svg.",
 )
-@click.option("--report", type=FILE, metavar="FILE.html", help="What was done and proven, as one HTML page.")
+@click.option(
+    "--report", type=OUTPUT, metavar="FILE.html", help="What was done and proven, as one HTML page."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
 @click.option(
     "--no-validate", is_flag=True, help="Do not compare with the masked reference (noted in the metadata)."

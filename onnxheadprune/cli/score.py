@@ -9,7 +9,7 @@ import click
 
 from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
-from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.options import FILE, OUTPUT, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
 
@@ -20,9 +20,9 @@ from onnxheadprune.cli.outcome import emit_json
     type=click.Choice(["weight", "activation", "fluctuation", "reconstruction", "ablation"]),
     help="How heads are judged [default: reconstruction, without data weight].",
 )
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write the scores (JSON).")
+@click.option("-o", "--output", type=OUTPUT, metavar="FILE", help="Where to write the scores (JSON).")
 @click.option(
-    "--heatmap", type=FILE, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
+    "--heatmap", type=OUTPUT, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
 )
 @run_options
 @calibration_options

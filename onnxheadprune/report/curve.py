@@ -14,6 +14,16 @@ from onnxheadprune.report.figure import check_picture, save_figure
 from onnxheadprune.report.layout import heading, row, table
 from onnxheadprune.sweeping import Curve
 
+PICTURE_MARK, JSON_MARK = "onnxheadprune sweep", '"drift_unit"'
+"""What the two files of a curve hold near their start."""
+
+
+def curve_files(output: Path) -> tuple[Path, Path]:
+    """The JSON and the picture of a curve: one is named, the other is beside it."""
+    if output.suffix.lower() == ".json":
+        return output, output.with_suffix(".png")
+    return output.with_suffix(".json"), output
+
 
 def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     """One line per cut."""
@@ -97,4 +107,4 @@ def save_curve(curve: Curve, path: Path) -> None:
         second.set_axis_off()
     figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8)
     axes.set_title(Path(curve.model).name, fontsize=10)
-    save_figure(figure, path)
+    save_figure(figure, path, PICTURE_MARK)

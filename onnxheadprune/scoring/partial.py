@@ -16,6 +16,7 @@ from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.documents import parse_json, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
+from onnxheadprune.storage.claims import Making, check_makings
 from onnxheadprune.storage.folder import write_text
 
 Array = npt.NDArray[np.float64]
@@ -34,6 +35,10 @@ def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect
     return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
 
 
+MARK = b'{"key": "'
+"""How such a file begins."""
+
+
 class Partial:
     """Finished sites, on disk as they come."""
 
@@ -45,15 +50,14 @@ class Partial:
             key: see `partial_key`.
 
         Raises:
-            UsageError: if the file could not be written later.
+            UsageError: if the file could not be written later, or holds something else.
         """
         self._path = None if path is None else Path(path)
         self._key = key
         self.found: dict[int, Array] = {}
         if self._path is None:
             return
-        if not self._path.parent.is_dir():
-            raise UsageError(f"the folder {self._path.parent} does not exist")
+        check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
         try:
             stored = parse_json(read_text(self._path, "the kept scores"))
             if stored["key"] == key:

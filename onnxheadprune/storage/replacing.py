@@ -15,11 +15,19 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.storage.folder import write_all
 from onnxheadprune.storage.sources import Source
-from onnxheadprune.storage.spans import PRIVATE, Span, hold, is_outside, offset_outside, refer, span_of
+from onnxheadprune.storage.spans import (
+    PRIVATE,
+    Span,
+    hold,
+    is_outside,
+    offset_outside,
+    refer,
+    span_of,
+)
 from onnxheadprune.storage.tensors import bytes_needed
 from onnxheadprune.storage.wire import BIG
-from onnxheadprune.storage.writing import write_all
 
 Array: TypeAlias = npt.NDArray[Any]
 Contents: TypeAlias = "Array | Callable[[], Array]"
