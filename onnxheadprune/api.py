@@ -18,7 +18,7 @@ from onnxheadprune import surgery
 from onnxheadprune.calibration.contexts import Progress, silent
 from onnxheadprune.calibration.drift import Effect
 from onnxheadprune.choosing import Chooser, Chosen, Wish, named
-from onnxheadprune.compensation import refitted
+from onnxheadprune.compensation import refitted, sealed
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.functions import carried_out
@@ -113,7 +113,9 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return hydrated(carried_out(plan, loaded), loaded.sources)
+    pruned = dataclasses.replace(loaded, proto=carried_out(plan, loaded))
+    sealed(pruned, plan)
+    return hydrated(pruned.proto, pruned.sources)
 
 
 def prune(
@@ -193,6 +195,7 @@ def prune(
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
+    sealed(dataclasses.replace(subject, proto=cut), plan)
     made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
     pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)

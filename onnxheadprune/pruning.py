@@ -29,7 +29,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.plan import REMOVED_KEY, REMOVED_VERSION, PlannedEdit, PrunePlan, SiteCut, fingerprint
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.whole import detached, goes_whole, half_dead
@@ -113,7 +113,7 @@ def _analysed(
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
-    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
+    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]}))
     edits[metadata] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))

@@ -22,10 +22,14 @@ from onnxheadprune.runtime import Array, Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.likeness import Likeness, sentences
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
 from onnxheadprune.validation.runs import Findings, run_all
-from onnxheadprune.validation.weights import altered_weights
+from onnxheadprune.validation.planned import find_likeness
+from onnxheadprune.validation.refits import with_refits
+from onnxheadprune.validation.weights import Weights
+from onnxheadprune.validation.wide import Wide
 
 __all__ = ["Accuracy", "CaseResult", "Drift", "MetricResult", "Validation", "validate"]
 
@@ -73,33 +77,44 @@ def validate(
     fused = fused_record(candidate)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
-    refits, strange = _refits(loaded, made, planning.plan)
+    refits, strange = _refits(loaded, made, planning)
     problems += strange
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = replace(loaded, proto=with_stored(source, refits)) if refits else loaded
-    compared, more = _weight_problems(subject, made, planning.plan, names)
+    planned, alike = find_likeness(subject, made, planning.plan, names[0])
+    compared, more = _weight_problems(subject, made, planning.plan, names, alike)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
+        bare = masked_reference(planning.view, planning.sites, planning.heads)
         # The masked reference refers to the original's weights where they lie.
-        masked = replace(
-            loaded,
-            proto=with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits),
-        )
-        silenced = _without_fused(loaded, planning, fused)
+        masked = replace(loaded, proto=with_stored(bare, refits))
         models = Models(
-            loaded, masked, made, planning, tolerance, where, silenced, subject if refits else None
+            loaded,
+            masked,
+            made,
+            planning,
+            tolerance,
+            where,
+            _without_fused(loaded, planning, fused),
+            subject if refits else None,
+            replace(loaded, proto=bare) if refits else None,
+            refits,
+            None if alike.identical else Wide(loaded, planned, made, planning.view, tolerance.exact),
         )
         found = run_all(models, data, seed, meter)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
+    if verdict == "passed":
+        verdict, reason = with_refits(reason, len(refits), found.refit)
+        reason += "" if alike.identical else f"; {_by_numbers(alike, found)}"
     return Validation(
         names[0],
         names[1],
         verdict,
         reason,
         tuple(problems),
-        (*notes, *found.notes),
+        (*notes, *sentences(alike), *found.notes),
         planning.plan.removed,
         tolerance,
         found.cases,
@@ -111,15 +126,18 @@ def validate(
         found.placement,
         versions(),
         seed,
+        alike,
+        tuple(sorted(refits)),
+        found.refit,
     )
 
 
 def _refits(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan
+    original: LoadedModel, pruned: LoadedModel, planning: Planning
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of refitted initializers in the original's shapes, and what is wrong with them."""
     record = record_of(pruned.proto)
-    return ({}, []) if record is None else restored(original, pruned, plan, record)
+    return ({}, []) if record is None else restored(original, pruned, planning, record)
 
 
 def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ...]) -> LoadedModel | None:
@@ -149,7 +167,7 @@ def _judge(
     reference, silenced, mistake = words
     if problems:
         return "failed", problems[0]
-    exact = [case for case in found.cases if case.settings == "exact"]
+    exact = [case for case in found.cases if case.usual]
     if not exact:
         reason = found.notes[0] if found.notes else "nothing could be run"
         return "inconclusive", f"{reason}; give real ones with --data"
@@ -197,9 +215,9 @@ def _checker_says(model: ModelProto, name: str, full: bool) -> str | None:
 
 
 def _weight_problems(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str]
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
 ) -> tuple[int, list[str]]:
-    compared, altered = altered_weights(original, pruned, plan)
+    compared, altered = altered_weights(original, pruned, plan, alike)
     if not altered:
         return compared, []
     listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
@@ -208,3 +226,19 @@ def _weight_problems(
         f" them: {listed}"
     )
     return compared, [sentence]
+
+
+def altered_weights(
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, alike: Likeness
+) -> tuple[int, list[str]]:
+    """How many stored tensors were compared bit by bit, and the names of those that are not as planned."""
+    return Weights(original, pruned, plan).altered(alike.tensors)
+
+
+def _by_numbers(alike: Likeness, found: Findings) -> str:
+    """What a verdict rests on where the graph is not the planned one."""
+    sizes = [size for case in found.cases for shape in case.shapes.values() for size in shape[1:2]]
+    return (
+        f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same), so this rests on"
+        f" numbers alone, for lengths up to {max(sizes, default=0)}"
+    )

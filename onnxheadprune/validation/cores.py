@@ -216,7 +216,7 @@ def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMod
         array = numpy_helper.to_array(in_memory(value.tensor, silenced.sources))
         mask = alive.aligned(alive.axes, [array.shape[axis] for axis in alive.axes]) != 0
         sizes = [array.shape[axis] if axis in alive.axes else 1 for axis in range(array.ndim)]
-        stored[value.name] = array * mask.reshape(sizes).astype(array.dtype)
+        stored[value.name] = np.where(mask.reshape(sizes), array, np.zeros((), array.dtype))
     return LoadedModel(with_stored(silenced.proto, stored), silenced.name, sources=silenced.sources)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
+from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds import Feed, Input, Outputs, Role
 from onnxheadprune.model_io import LoadedModel
@@ -28,7 +30,12 @@ class SecondMask:
     """
 
     def __init__(
-        self, reference: LoadedModel, planning: Planning, provider: Provider, tolerance: Tolerance
+        self,
+        reference: LoadedModel,
+        planning: Planning,
+        provider: Provider,
+        tolerance: Tolerance,
+        refits: Mapping[str, Array],
     ) -> None:
         """Loads the silenced model.
 
@@ -37,6 +44,7 @@ class SecondMask:
             planning: which heads go.
             provider: where to run.
             tolerance: what is allowed at exact settings.
+            refits: refitted contents of stored tensors.
         """
         self.planning, self.provider, self.tolerance = planning, provider, tolerance
         self.problems: list[str] = []
@@ -49,7 +57,7 @@ class SecondMask:
             return
         if self._silenced.skipped:
             self.notes.append(f"not silenced at their cores: {', '.join(self._silenced.skipped)}")
-        self._loaded = replace(reference, proto=self._silenced.model)
+        self._loaded = replace(reference, proto=with_stored(self._silenced.model, refits))
         try:
             self._session = Session(self._loaded, provider, name="the original silenced at its cores")
         except InferenceError as error:
