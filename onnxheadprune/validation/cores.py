@@ -17,6 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.masking import graph_of
@@ -68,15 +69,19 @@ class Silenced:
         model: it, with the inputs of the projections as further outputs.
         taps: those inputs.
         skipped: sites that cannot be silenced there.
+        any: whether some site can.
+        hidden: whether some projection lies in the body of a control-flow operator, whose values no output shows.
     """
 
     model: ModelProto
     taps: tuple[Tap, ...]
     skipped: tuple[str, ...]
+    any: bool
+    hidden: bool
 
 
-def silenced_cores(planning: Planning) -> Silenced | None:
-    """The viewed model with the removed heads silenced at their cores; None if no site allows it.
+def silenced_cores(planning: Planning) -> Silenced:
+    """The viewed model with the removed heads silenced at their cores.
 
     Args:
         planning: which heads of which sites go.
@@ -87,25 +92,24 @@ def silenced_cores(planning: Planning) -> Silenced | None:
     masks: dict[Node, Array] = {}
     taps: list[Tap] = []
     skipped: list[str] = []
+    hidden = False
     for site in planning.sites:
         heads = planning.heads.get(site.index, ())
         if not heads:
             continue
         own = _masks(site, heads, tracer)
-        tapped = [tap for item in site.projections if (tap := _tap(site, item, heads)) is not None]
-        if own is None or len(tapped) < len(site.projections):
+        if own is None:
             skipped.append(f"site {site.index} ({site.name})")
             continue
         masks |= own
-        taps += tapped
-    if not taps:
-        return None
+        taps += [tap for item in site.projections if (tap := _tap(site, item, heads)) is not None]
+        hidden = hidden or any(_tap(site, item, heads) is None for item in site.projections)
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
     known = {info.name for info in model.graph.output}
     for name in dict.fromkeys(tap.value for tap in taps if tap.value not in known):
         model.graph.output.append(ValueInfoProto(name=name))
-    return Silenced(model, tuple(taps), tuple(skipped))
+    return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
 
 
 def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> Tap | None:
@@ -140,8 +144,8 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
     """Which positions of a core's output stay, with one axis per axis of it; one period of a symbolic one."""
     alive = [not labels & gone for labels in core.heads]
     mixed = any(labels & gone and not labels <= gone for labels in core.heads)
-    shape, type_known = core.node.out.shape, _can_mask(core.node)
-    if mixed or shape is None or not type_known:
+    shape = core.node.out.shape
+    if mixed or shape is None or not _can_mask(core.node):
         return None
     known = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
     product = math.prod(size for size in known if size)
@@ -155,12 +159,12 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
     if cells.size != math.prod(sizes):
         return None
     order = np.argsort(core.head_axes)
-    spread = {axis: size for axis, size in zip(core.head_axes, sizes, strict=True)}
+    spread = dict(zip(core.head_axes, sizes, strict=True))
     return cells.reshape(sizes).transpose(order).reshape([spread.get(axis, 1) for axis in range(len(shape))])
 
 
 def _can_mask(node: Node) -> bool:
-    return node.out.elem_type in (*FLOATS, *COUNTED) or node.op_type in ZERO_POINT
+    return node.out.elem_type in (0, *FLOATS, *COUNTED) or node.op_type in ZERO_POINT
 
 
 def _insert(model: ModelProto, node: Node, mask: Array) -> None:
@@ -178,8 +182,15 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
     for axis in symbolic:
         created += list(_tiled(model, raw, stem, mask.shape, axis))
         held = created[-1].output[0]
-    inputs = [raw, held] if counted else [held, raw, node.inputs[ZERO_POINT[node.op_type]].name]  # type: ignore[union-attr]
-    created.append(helper.make_node("Mul" if counted else "Where", inputs, [name], name=f"{stem}/mask"))
+    if counted:
+        created.append(helper.make_node("Mul", [raw, held], [name], name=f"{stem}/mask"))
+    else:
+        zero = f"{stem}/zero"
+        if node.op_type in ZERO_POINT:
+            zero = node.proto.input[ZERO_POINT[node.op_type]]
+        else:
+            created.append(helper.make_node("Sub", [raw, raw], [zero], name=zero))
+        created.append(helper.make_node("Where", [held, raw, zero], [name], name=f"{stem}/mask"))
     graph.node[node.position].output[0] = raw
     for new in reversed(created):
         graph.node.insert(node.position + 1, new)
@@ -206,14 +217,16 @@ def _tiled(
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
-    """The silenced model with zeros in what else is only there for the heads: what else they add to the context is gone.
+    """The silenced model with zeros in what makes other things out of the heads: what they add to the context is gone too.
 
     Some networks add a convolution of the values to the context; it belongs to the heads like the context itself.
     """
     stored: dict[str, Array] = {}
     for value, alive in _partly_dead(planning):
-        assert value.tensor is not None and value.shape is not None
-        array = numpy_helper.to_array(in_memory(value.tensor, silenced.sources))
+        assert value.tensor is not None
+        array = stored.get(value.name)
+        if array is None:
+            array = numpy_helper.to_array(in_memory(value.tensor, silenced.sources))
         mask = alive.aligned(alive.axes, [array.shape[axis] for axis in alive.axes]) != 0
         sizes = [array.shape[axis] if axis in alive.axes else 1 for axis in range(array.ndim)]
         stored[value.name] = np.where(mask.reshape(sizes), array, np.zeros((), array.dtype))
@@ -221,14 +234,31 @@ def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMod
 
 
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
-    """Stored floats that nobody needs the whole of once the heads are gone, and what is needed."""
-    seeds = [
-        seed
-        for site in planning.sites
-        if planning.heads.get(site.index)
-        for seed in site.seeds(planning.heads[site.index])
-    ]
-    found = sweep(seeds, frozenset(value for site in planning.sites for value in site.free))
-    for value, live in found.narrowed():
-        if value.tensor is not None and value.scope.parent is None and value.elem_type in FLOATS:
-            yield value, live
+    """Weights of maps that nobody needs the whole of once the heads are gone, and what is needed.
+
+    Not those behind the cores: a map of the context and something else must show that there is something else.
+    """
+    for site in planning.sites:
+        heads = planning.heads.get(site.index, ())
+        if not heads:
+            continue
+        behind = _behind(site)
+        for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
+            if value.tensor is None or value.scope.parent is not None or value.elem_type not in FLOATS:
+                continue
+            readers = {use.node for use in value.consumers}
+            if not readers & behind and any(contraction_of(node) is not None for node in readers):
+                yield value, live
+
+
+def _behind(site: AttentionSite) -> set[Node]:
+    """The nodes that read the contexts of a site, on to its projections."""
+    ends = {item.node for item in site.projections}
+    found: set[Node] = set()
+    waiting = [output for core in site.cores for output in core.outputs[:1] if output is not None]
+    while waiting:
+        for use in waiting.pop().consumers:
+            if use.node not in found:
+                found.add(use.node)
+                waiting += [] if use.node in ends else [out for out in use.node.outputs if out is not None]
+    return found

@@ -53,10 +53,10 @@ class SecondMask:
         self._session: Session | None = None
         self._without: Session | None = None
         self._loaded = reference
-        if self._silenced is None:
-            return
         if self._silenced.skipped:
             self.notes.append(f"not silenced at their cores: {', '.join(self._silenced.skipped)}")
+        if not self._silenced.any:
+            return
         self._loaded = replace(reference, proto=with_stored(self._silenced.model, refits))
         try:
             self._session = Session(self._loaded, provider, name="the original silenced at its cores")
@@ -74,7 +74,7 @@ class SecondMask:
             names: the outputs that are judged.
             inputs: what the inputs are.
         """
-        if self._session is None or self._silenced is None or self.problems:
+        if self._session is None or self.problems:
             return
         try:
             outputs = self._session.run(feed)
@@ -88,7 +88,14 @@ class SecondMask:
             return
         shown = tuple(name for name in names if name in outputs and name in masked)
         name, off = worst(outputs, masked, shown) if shown else ("", None)
-        if off is not None and off.relative > self.tolerance.exact:
+        if off is None or off.relative <= self.tolerance.exact:
+            return
+        if self._silenced.hidden:
+            self.notes.append(
+                "silencing the heads where they are made gives another model than silencing them at the projection,"
+                " which may be due to a bias; the projection lies in a body, so there is no telling"
+            )
+        else:
             self.problems.append(
                 f"silencing the heads where they are made is not silencing them at the projection: {name} differs by"
                 f" {off.relative:.1e} of its scale, so something else reads the heads, and the projection is not"
