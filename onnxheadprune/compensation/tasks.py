@@ -122,8 +122,12 @@ def refittable(
         heads: present head indices that go, per site index.
     """
     readers = attention_maps(sites)
+    todo = tasks(view, sites, heads, readers)
+    # A site may have been refitted before it went as a whole, and its projection's bias stays.
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+    todo += [Task(item.node.label, linear_of(item)) for site in gone for item in site.projections]
     found: set[str] = set()
-    for task in tasks(view, sites, heads, readers):
+    for task in todo:
         if task.linear is None or task.obstacle() is not None:
             continue
         found.add(task.linear.matrix.stored.name)

@@ -10,8 +10,9 @@ from onnx import ModelProto
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import record_of, restored
 from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.feeds import DataSource
+from onnxheadprune.feeds import DataSource, graph_inputs
 from onnxheadprune.fusion import fused_record
+from onnxheadprune.graph.view import GraphView
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_name, open_structure
@@ -107,7 +108,7 @@ def validate(
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     if verdict == "passed":
         verdict, reason = with_refits(reason, len(refits), found.refit)
-        reason += "" if alike.identical else f"; {_by_numbers(alike, found)}"
+        reason += "" if alike.identical else f"; {_by_numbers(alike, found, planning.view)}"
     return Validation(
         names[0],
         names[1],
@@ -235,10 +236,20 @@ def altered_weights(
     return Weights(original, pruned, plan).altered(alike.tensors)
 
 
-def _by_numbers(alike: Likeness, found: Findings) -> str:
+def _by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
     """What a verdict rests on where the graph is not the planned one."""
-    sizes = [size for case in found.cases for shape in case.shapes.values() for size in shape[1:2]]
+    longest = max(
+        (
+            case.shapes[item.name][axis]
+            for case in found.cases
+            for item in graph_inputs(view)
+            for axis, dim in enumerate(item.dims)
+            if axis and not isinstance(dim, int)
+        ),
+        default=0,
+    )
+    lengths = f", for sizes up to {longest}" if longest else ""
     return (
         f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same), so this rests on"
-        f" numbers alone, for lengths up to {max(sizes, default=0)}"
+        f" numbers alone{lengths}"
     )

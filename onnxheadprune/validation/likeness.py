@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import onnx.defs
 from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from onnxheadprune.validation.scopes import Made, Place, Scope, nodes_of, scopes_of
@@ -92,6 +93,8 @@ class _Walk:
         self.known: dict[tuple[int, int], bool] = {}
         self.differences: list[str] = []
         self.waiting: list[tuple[Made, Made, str]] = []
+        self._schemas: dict[tuple[str, str], dict[str, AttributeProto]] = {}
+        self._opsets = {_domain(item.domain): item.version for item in planned.opset_import}
 
     def run(self) -> None:
         """From the graph outputs upwards."""
@@ -196,11 +199,28 @@ class _Walk:
         counts = [(len(_given(node.input)), len(_given(node.output))) for node in (first, second)]
         if index != other or counts[0] != counts[1]:
             return " with other inputs or outputs than planned"
-        ours, theirs = ({item.name: item for item in node.attribute} for node in (first, second))
+        ours, theirs = (
+            self._defaults(node) | {item.name: item for item in node.attribute} for node in (first, second)
+        )
         for name in sorted(ours.keys() | theirs.keys()):
             if name not in ours or name not in theirs or not self._same_attribute(ours[name], theirs[name]):
                 return f" with another attribute {name} than planned"
         return ""
+
+    def _defaults(self, node: NodeProto) -> dict[str, AttributeProto]:
+        """What the operator takes for attributes that are not spelled."""
+        domain = _domain(node.domain)
+        key = node.op_type, domain
+        if key not in self._schemas:
+            version = self._opsets.get(domain, 1)
+            found = onnx.defs.has(node.op_type, version, domain)
+            schema = onnx.defs.get_schema(node.op_type, version, domain) if found else None
+            self._schemas[key] = {
+                name: item.default_value
+                for name, item in ({} if schema is None else schema.attributes).items()
+                if item.default_value.name
+            }
+        return self._schemas[key]
 
     def _same_attribute(self, ours: AttributeProto, theirs: AttributeProto) -> bool:
         if ours.type != theirs.type:

@@ -6,6 +6,7 @@ index; a larger batch; floats of all magnitudes; every row of the tables that id
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from onnxheadprune.sites.find import view_of
 from onnxheadprune.storage.reading import in_memory
 from onnxheadprune.storage.spans import is_outside
 from onnxheadprune.storage.tensors import tensors_of
+from onnxheadprune.validation.scopes import nodes_of
 
 LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)
 """Lengths that are always tried."""
@@ -158,7 +160,7 @@ def _table_lengths(view: GraphView) -> set[int]:
 
 
 def _numbers_in(model: ModelProto) -> set[int]:
-    """Whole numbers in small constants."""
+    """Whole numbers in small constants and in attributes."""
     found: set[int] = set()
     for tensor, _ in tensors_of(model):
         if 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and not is_outside(tensor):
@@ -166,4 +168,8 @@ def _numbers_in(model: ModelProto) -> set[int]:
             if array.dtype.kind in "iuf":
                 finite = array[np.isfinite(array.astype(np.float64))].astype(np.float64).reshape(-1)
                 found |= {int(item) for item in finite if item == int(item)}
+    for node in nodes_of(model.graph):
+        for attribute in node.attribute:
+            listed = [attribute.i, attribute.f, *attribute.ints, *attribute.floats]
+            found |= {int(item) for item in listed if math.isfinite(item) and item == int(item)}
     return found
