@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -217,7 +217,7 @@ def _tiled(
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
-    """The silenced model with zeros in what makes other things out of the heads: what they add to the context is gone too.
+    """The silenced model with zeros in the maps that make queries, keys and values of the heads.
 
     Some networks add a convolution of the values to the context; it belongs to the heads like the context itself.
     """
@@ -230,35 +230,42 @@ def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMod
         mask = alive.aligned(alive.axes, [array.shape[axis] for axis in alive.axes]) != 0
         sizes = [array.shape[axis] if axis in alive.axes else 1 for axis in range(array.ndim)]
         stored[value.name] = np.where(mask.reshape(sizes), array, np.zeros((), array.dtype))
-    return LoadedModel(with_stored(silenced.proto, stored), silenced.name, sources=silenced.sources)
+    return replace(silenced, proto=with_stored(silenced.proto, stored))
 
 
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
-    """Weights of maps that nobody needs the whole of once the heads are gone, and what is needed.
-
-    Not those behind the cores: a map of the context and something else must show that there is something else.
-    """
+    """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
     for site in planning.sites:
         heads = planning.heads.get(site.index, ())
-        if not heads:
-            continue
-        behind = _behind(site)
-        for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
-            if value.tensor is None or value.scope.parent is not None or value.elem_type not in FLOATS:
-                continue
-            readers = {use.node for use in value.consumers}
-            if not readers & behind and any(contraction_of(node) is not None for node in readers):
-                yield value, live
+        if heads:
+            maps = _weights_before(site)
+            for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
+                if value in maps and value.scope.parent is None:
+                    yield value, live
 
 
-def _behind(site: AttentionSite) -> set[Node]:
-    """The nodes that read the contexts of a site, on to its projections."""
-    ends = {item.node for item in site.projections}
-    found: set[Node] = set()
-    waiting = [output for core in site.cores for output in core.outputs[:1] if output is not None]
+def _weights_before(site: AttentionSite) -> set[Value]:
+    """Stored floats of the first maps upstream of a site's cores.
+
+    Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
+    """
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    waiting = [value for core in site.cores for value in core.inputs if value is not None]
     while waiting:
-        for use in waiting.pop().consumers:
-            if use.node not in found:
-                found.add(use.node)
-                waiting += [] if use.node in ends else [out for out in use.node.outputs if out is not None]
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer
+        if value.tensor is not None and value.elem_type in FLOATS:
+            found.add(value)
+        if node is None:
+            continue
+        operands = [item for item in node.inputs if item is not None]
+        weights = [item for item in operands if item.is_constant]
+        if value.is_constant or contraction_of(node) is None or not weights:
+            waiting += operands
+        else:
+            waiting += weights
     return found
