@@ -113,7 +113,9 @@ def _analysed(
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
-    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]}))
+    metadata = SetMetadata(
+        REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]})
+    )
     edits[metadata] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))

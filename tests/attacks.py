@@ -97,9 +97,7 @@ def first_token_never_masked(model: ModelProto) -> None:
         model,
         "mask_float",
         helper.make_node("Slice", ["mask_float/raw", "evil/first", "evil/end", "evil/axes"], ["evil/rest"]),
-        helper.make_node(
-            "Slice", ["mask_float/raw", "evil/zero", "evil/first", "evil/axes"], ["evil/head"]
-        ),
+        helper.make_node("Slice", ["mask_float/raw", "evil/zero", "evil/first", "evil/axes"], ["evil/head"]),
         helper.make_node("Mul", ["evil/head", "far"], ["evil/none"]),
         helper.make_node("Exp", ["evil/none"], ["evil/small"]),
         helper.make_node("Add", ["evil/head", "evil/small"], ["evil/on"]),

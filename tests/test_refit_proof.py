@@ -58,7 +58,9 @@ def reseal(original: ModelProto, model: ModelProto) -> None:
     sealed(open_structure(model), plan_pruning(original, HEADS))
 
 
-def test_the_first_line_names_the_refitted_tensors_and_what_they_do(made: tuple[ModelProto, ModelProto]) -> None:
+def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
     original, model = made
     record = record_of(model)
     assert record is not None and set(record.digests) == set(record.tensors)
@@ -88,7 +90,9 @@ def test_noise_in_all_floats_that_are_said_to_be_refitted_fails(made: tuple[Mode
         add_noise(model, name, 0.1)
 
     def all_listed(content: dict[str, Any]) -> None:
-        content["tensors"] = sorted(set(content["tensors"]) | {name for name in names if "onnxhead" not in name})
+        content["tensors"] = sorted(
+            set(content["tensors"]) | {name for name in names if "onnxhead" not in name}
+        )
 
     edit_record(model, COMPENSATED_KEY, all_listed)
     reseal(original, model)
@@ -96,7 +100,9 @@ def test_noise_in_all_floats_that_are_said_to_be_refitted_fails(made: tuple[Mode
     assert found.verdict == "failed" and "which no refit of this cut changes" in found.reason
 
 
-def test_noise_under_fresh_digests_is_not_proven_and_shows_on_data(made: tuple[ModelProto, ModelProto]) -> None:
+def test_noise_under_fresh_digests_is_not_proven_and_shows_on_data(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
     original, model = made[0], copy_of(made[1])
     add_noise(model, "layer0.attn.out.weight", 3.0)
     reseal(original, model)
@@ -105,7 +111,9 @@ def test_noise_under_fresh_digests_is_not_proven_and_shows_on_data(made: tuple[M
     assert found.verdict == "inconclusive" and "they do harm" in found.reason
 
 
-def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(made: tuple[ModelProto, ModelProto]) -> None:
+def test_a_tensor_that_is_listed_and_unchanged_is_as_good_as_not_listed(
+    made: tuple[ModelProto, ModelProto],
+) -> None:
     original, model = made[0], copy_of(made[1])
     edit_record(model, COMPENSATED_KEY, lambda content: content["tensors"].append("layer1.attn.k.weight"))
     table = toys.get_initializer(original, "layer1.attn.k.weight")
@@ -146,7 +154,9 @@ def test_an_unknown_version_of_a_fusion_is_refused() -> None:
         check(model, smaller)
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '"text"', '{"sites": [{"index": "x"}]}', '{"sites": 1}', "nul"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[]", '"text"', '{"sites": [{"index": "x"}]}', '{"sites": 1}', "nul"]
+)
 def test_a_record_that_is_none_is_named(text: str) -> None:
     model = toys.attention()
     smaller = attacks.pruned(model)

@@ -58,7 +58,9 @@ def plain() -> ModelProto:
 def value_bias_behind_the_core() -> ModelProto:
     """The weights of a softmax sum to one, so a bias of the values may be added to the context as well."""
     block = Block()
-    return block.built(block.node("Add", [block.merged(block.context()), block.weight("v.bias", WIDTH)], "biased"))
+    return block.built(
+        block.node("Add", [block.merged(block.context()), block.weight("v.bias", WIDTH)], "biased")
+    )
 
 
 def gate() -> ModelProto:
@@ -100,7 +102,10 @@ def folded() -> ModelProto:
         block.node("Shape", ["x"], f"{name}_shape")
         one, end = block.constant(f"{name}_one", np.array([1])), block.constant(f"{name}_end", np.array([2]))
         length = block.node("Slice", [f"{name}_shape", one, end], f"{name}_length")
-        rest, size = block.constant(f"{name}_rest", np.array([-1])), block.constant(f"{name}_size", np.array([4]))
+        rest, size = (
+            block.constant(f"{name}_rest", np.array([-1])),
+            block.constant(f"{name}_size", np.array([4])),
+        )
         block.node("Concat", [rest, length, size], f"{name}_target", axis=0)
         block.node("Reshape", [f"{name}_heads", f"{name}_target"], f"{name}_folded")
     block.node("Transpose", ["k_folded"], "k_turned", perm=[0, 2, 1])
@@ -136,7 +141,9 @@ def no_projection(heads: int, norm: bool, mapped: bool) -> ModelProto:
     """The attention is added to its input, and a feed-forward layer reads the sum: that is no projection."""
     block = Block()
     width = WIDTH if mapped else HIDDEN
-    spread = block.node("MatMul", ["x", block.weight("in.weight", HIDDEN, width)], "stream") if mapped else "x"
+    spread = (
+        block.node("MatMul", ["x", block.weight("in.weight", HIDDEN, width)], "stream") if mapped else "x"
+    )
     for name in "qkv":
         flat = block.node("MatMul", [spread, block.weight(f"{name}.weight", width, width)], f"{name}_flat")
         target = block.constant(f"{name}_target", np.array([0, 0, heads, width // heads]))

@@ -149,7 +149,9 @@ def restored(
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
         elif name in record.digests and record.digests[name] != digest(array):
-            problems.append(f"the refitted {name} of {pruned.name} is not what was written: the file is damaged")
+            problems.append(
+                f"the refitted {name} of {pruned.name} is not what was written: the file is damaged"
+            )
         elif whole.tobytes() == before.tobytes():
             continue
         elif name not in allowed:

@@ -172,7 +172,11 @@ class FeedMaker:
             yield Sizes(1, case.past, case.length, case.length, distinct=True)
             yield Sizes(case.batch, 0, case.length, case.length, distinct=True)
         # One case in three stretches images and sound, where the model allows.
-        wanted = (size for size in LARGER for size in ((size * 3 // 2, size) if case.padding is Padding.RIGHT else (size,)))
+        wanted = (
+            size
+            for size in LARGER
+            for size in ((size * 3 // 2, size) if case.padding is Padding.RIGHT else (size,))
+        )
         for extent in wanted:
             if extent <= self._largest:
                 for batch in dict.fromkeys((min(case.batch, 2), 1)):
@@ -194,7 +198,9 @@ class FeedMaker:
         return shapes
 
     def _feed(self, shapes: Mapping[str, tuple[int, ...]], style: Style) -> Feed:
-        generator = np.random.default_rng((self.seed, style.past, style.length, style.padding is Padding.RIGHT))
+        generator = np.random.default_rng(
+            (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
+        )
         return {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
 
 

@@ -25,10 +25,10 @@ from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import Likeness, sentences
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
-from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
-from onnxheadprune.validation.runs import Findings, run_all
 from onnxheadprune.validation.planned import find_likeness
 from onnxheadprune.validation.refits import with_refits
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
+from onnxheadprune.validation.runs import Findings, run_all
 from onnxheadprune.validation.weights import Weights
 from onnxheadprune.validation.wide import Wide
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
@@ -155,7 +156,9 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
     cells = np.array(alive)
     if len(sizes) == 1 and sizes[0] % len(alive) == 0:
         # A fused operator's last axis holds heads and their channels in one.
-        cells = np.repeat(cells, sizes[0] // len(alive)) if isinstance(shape[core.head_axes[0]], int) else cells
+        cells = (
+            np.repeat(cells, sizes[0] // len(alive)) if isinstance(shape[core.head_axes[0]], int) else cells
+        )
     if cells.size != math.prod(sizes):
         return None
     order = np.argsort(core.head_axes)
@@ -196,15 +199,18 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
         graph.node.insert(node.position + 1, new)
 
 
-def _tiled(
-    model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int
-) -> Iterator[NodeProto]:
+def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> Iterator[NodeProto]:
     """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
-    numbers = {"axis": [axis], "period": [sizes[axis]], "before": [1] * axis, "after": [1] * (len(sizes) - axis - 1)}
+    numbers = {
+        "axis": [axis],
+        "period": [sizes[axis]],
+        "before": [1] * axis,
+        "after": [1] * (len(sizes) - axis - 1),
+    }
     for name, values in numbers.items():
         tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
         model.graph.initializer.append(tensor)
-    steps = (
+    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
         ("Shape", [source], "shape", {}),
         ("Gather", [f"{mask}/shape", f"{mask}/axis"], "length", {"axis": 0}),
         ("Div", [f"{mask}/length", f"{mask}/period"], "times", {}),
@@ -213,7 +219,7 @@ def _tiled(
     )
     for op_type, inputs, output, attributes in steps:
         name = f"{mask}/{output}"
-        yield helper.make_node(op_type, inputs, [name], name=name, **attributes)  # type: ignore[arg-type]
+        yield helper.make_node(op_type, inputs, [name], name=name, **attributes)
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:

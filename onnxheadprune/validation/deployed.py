@@ -23,8 +23,9 @@ class Models:
     """The three models that are compared, with the planning that links them.
 
     Where the pruned model has fused attention, `silenced` is the original without any of those sites. Where it was
-    compensated, `refitted` is the original with the refitted weights, all heads alive, and `unrefitted` the masked original
-    without them; `refits` holds their numbers. `wide` holds the feeds for a pruned model whose graph is not the planned one.
+    compensated, `refitted` is the original with the refitted weights, all heads alive, `unrefitted` the masked
+    original without them, and `refits` holds their numbers. `wide` holds the feeds for a pruned model whose graph is
+    not the planned one.
     """
 
     original: LoadedModel

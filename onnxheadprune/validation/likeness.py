@@ -164,7 +164,7 @@ class _Walk:
         if self.partners.get(id(ours.scope)) is not theirs.scope:
             return False
         if ours.scope.parent is None:
-            return ours.thing.name == theirs.thing.name
+            return str(ours.thing.name) == str(theirs.thing.name)
         return ours.index == theirs.index
 
     def _compare_tensors(self, ours: Made, theirs: Made, where: str) -> None:
@@ -233,7 +233,8 @@ class _Walk:
         copies = [AttributeProto.FromString(item.SerializeToString()) for item in (ours, theirs)]
         for copy in copies:
             copy.ClearField("doc_string")
-        return copies[0].SerializeToString(deterministic=True) == copies[1].SerializeToString(deterministic=True)
+        first, second = (copy.SerializeToString(deterministic=True) for copy in copies)
+        return bool(first == second)
 
 
 def _given(names: Iterable[str]) -> list[str]:

@@ -27,7 +27,10 @@ def with_refits(reason: str, count: int, refit: RefitDrift | None) -> tuple[Verd
     if refit is None or refit.source != "data":
         return "passed", f"{reason}; {taken}, and what they are worth is not proven without --data"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
-    drift = f"{taken}: with them the outputs drift by {after:.1e} from the original on data, without them by {before:.1e}"
+    drift = (
+        f"{taken}: with them the outputs drift by {after:.1e} from the original on data, without them by"
+        f" {before:.1e}"
+    )
     if after > max(WORSE * before, NOTHING):
         return "inconclusive", f"{reason}, but {drift}, so they do harm"
     return "passed", f"{reason}; {drift}"

@@ -20,8 +20,8 @@ class CaseResult:
     """Pruned against masked on inputs of one kind.
 
     Attributes:
-        source: "random"; "data" of the user; or "wide": lengths, tables and magnitudes that the usual feeds leave out, for a
-            pruned model whose graph is not the planned one.
+        source: "random"; "data" of the user; or "wide": lengths, tables and magnitudes that the usual feeds leave out,
+            for a pruned model whose graph is not the planned one.
         settings: "exact" (graph optimizations and TF32 off), "deployed" (ONNX Runtime's defaults), "on the CPU" (exact,
             as a second opinion), "against the CPU" (the provider's pruned model against the CPU's).
         feeds: how many feeds were run.

@@ -63,9 +63,7 @@ class SecondMask:
         except InferenceError as error:
             self.notes.append(f"the heads were not silenced at their cores: {error}")
 
-    def look(
-        self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]
-    ) -> None:
+    def look(self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]) -> None:
         """Compares both masks on one feed.
 
         Args:
@@ -133,5 +131,3 @@ def _shuffled(feed: Feed, inputs: tuple[Input, ...]) -> Feed:
 
 def _permuted(array: Array, random: np.random.Generator) -> Array:
     return random.permutation(array.reshape(-1)).reshape(array.shape)
-
-

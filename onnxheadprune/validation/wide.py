@@ -53,7 +53,9 @@ class Wide:
         notes: what stays unread.
     """
 
-    def __init__(self, original: LoadedModel, planned: ModelProto, pruned: LoadedModel, view: GraphView, exact: float) -> None:
+    def __init__(
+        self, original: LoadedModel, planned: ModelProto, pruned: LoadedModel, view: GraphView, exact: float
+    ) -> None:
         """Looks at both graphs.
 
         Args:
@@ -152,7 +154,12 @@ def _table_lengths(view: GraphView) -> set[int]:
     found: set[int] = set()
     for node in view.nodes:
         table = node.input(0)
-        if node.op_type not in ("Slice", "Gather") or table is None or not table.is_constant or table.shape is None:
+        if (
+            node.op_type not in ("Slice", "Gather")
+            or table is None
+            or not table.is_constant
+            or table.shape is None
+        ):
             continue
         if any(value is not None and not value.is_constant for value in node.inputs[1:]):
             found |= {dim for dim in table.shape if isinstance(dim, int)}
