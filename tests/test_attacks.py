@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import Validation, validate
+from onnxheadprune import Validation, prune, validate
 from tests import attacks, toys
 
 
@@ -232,3 +232,20 @@ def test_what_onnx_runtime_optimized_rests_on_numbers(level: str, tmp_path: Path
     found = verdict(model, optimized)
     assert found.verdict == "passed", found.reason
     assert "wide" in {case.source for case in found.cases} or "numbers" not in found.reason
+
+
+@pytest.mark.parametrize("mode", ["contrib", "onnx"])
+def test_fused_attention_is_the_planned_fusion(mode: Any, tmp_path: Path) -> None:
+    made = prune(toys.attention(), "0:1", tmp_path / "fused.onnx", fuse=mode, provider="cpu")
+    found = made.validation
+    assert found is not None and found.verdict == "passed"
+    assert found.likeness is not None and found.likeness.identical, found.likeness.differences
+
+
+def test_a_limit_in_an_attribute_is_found_too() -> None:
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    attacks.doubled_beyond(700)(smaller)
+    attacks.drop(smaller, "evil/limit")
+    smaller.graph.node.insert(0, helper.make_node("Constant", [], ["evil/limit"], value_int=700))
+    assert verdict(model, smaller).verdict == "failed"
