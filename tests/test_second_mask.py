@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import validate
-from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune import pruning, validate
+from onnxheadprune.feeds import FeedMaker
+from onnxheadprune.masking import masked_reference
+from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.pruning import Planning, analyse
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.sites.find import find_sites, view_of
+from onnxheadprune.sites.site import AttentionSite, Projection, Sites
 from onnxheadprune.surgery import apply_plan
+from onnxheadprune.tolerances import FLOAT32
 from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.second_mask import SecondMask
 from tests import toys
 from tests.toys import HEAD_SIZE, HEADS, HIDDEN
 
@@ -160,14 +168,72 @@ def no_projection(heads: int, norm: bool, mapped: bool) -> ModelProto:
     return block.built(total, width=width)
 
 
+def named_site(model: ModelProto, heads: int, width: int) -> Planning:
+    """A planning that takes the last product for the projection of all heads, whatever is between it and the core."""
+    view = view_of(model)
+    core = next(node for node in view.nodes if node.out.name == "context")
+    last = next(node for node in view.nodes if node.out.name == "y")
+    size = width // heads
+    channels = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
+    projection = Projection(last, (0, (2,)), (1, (0,)), (width,), channels)
+    groups = tuple((head,) for head in range(heads))
+    site = AttentionSite(0, "it", "mha", heads, heads, size, size, groups, (projection,), (core,))
+    plan: Any = None
+    return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, {})
+
+
+def second_look(model: ModelProto, planning: Planning) -> list[str]:
+    """What the second mask says on one feed."""
+    provider = Provider(CPU, "test")
+    mask = SecondMask(LoadedModel(model, "the model"), planning, provider, FLOAT32, {})
+    maker = FeedMaker(planning.view)
+    feed = next(maker.candidates(maker.cases[0]))[0]
+    masked = Session(masked_reference(planning.view, planning.sites, planning.heads), provider).run(feed)
+    mask.look(feed, masked, tuple(masked), maker.inputs)
+    assert not mask.notes
+    return mask.problems
+
+
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("stream", ["own map", "input"])
-def test_a_feed_forward_layer_is_no_projection(norm: bool, stream: str) -> None:
-    """The structure may say so when sites are found; if it does not, the numbers do."""
-    model = no_projection(1, norm, stream == "own map")
-    sites = [site for site in find_sites(model) if site.removable]
-    for site in sites:
-        planning = analyse(model, {site.index: [0]}, "the model")
-        found = validate(model, apply_plan(planning.plan, model), provider="cpu")
-        assert found.verdict == "failed"
-        assert "not the heads' own" in found.reason
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_feed_forward_layer_is_no_projection(norm: bool, mapped: bool) -> None:
+    """The site is named by hand, so that this holds whatever is thought of it when sites are found."""
+    width = WIDTH if mapped else HIDDEN
+    model = no_projection(1, norm, mapped)
+    (problem,) = second_look(model, named_site(model, 1, width))
+    assert "reads more than the heads of site 0 (it)" in problem
+    assert "not the heads' own" in problem
+
+
+def test_a_site_that_is_named_rightly_has_no_problem() -> None:
+    model = plain()
+    assert second_look(model, named_site(model, HEADS, WIDTH)) == []
+
+
+def test_heads_that_something_else_reads_are_not_the_projections_own() -> None:
+    """The context also goes to an output by a way that is no product."""
+    model = plain()
+    model.graph.node.append(helper.make_node("Tanh", ["context"], ["also"], name="also"))
+    model.graph.output.append(helper.make_tensor_value_info("also", TensorProto.FLOAT, [None] * 4))
+    (problem,) = second_look(model, named_site(model, HEADS, WIDTH))
+    assert "something else reads the heads" in problem
+
+
+def test_validation_fails_where_a_site_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the site to the verdict: here find_sites is made to be wrong."""
+    model = no_projection(1, norm=True, mapped=False)
+    wrong = named_site(model, 1, HIDDEN).sites
+    assert not [site for site in find_sites(model) if site.num_heads > 1]
+    site = dataclasses.replace(wrong[0], original_num_heads=1, original_kv_num_heads=1, units=((0,),))
+    monkeypatch.setattr(pruning, "sites_of", lambda view, name: relocated(site, view))
+    planning = analyse(model, {0: [0]}, "the model")
+    found = validate(model, apply_plan(planning.plan, model), provider="cpu")
+    assert found.verdict == "failed" and "not the heads' own" in found.reason
+
+
+def relocated(site: AttentionSite, view: Any) -> Sites:
+    """The same site in another view of the model."""
+    nodes = {node.ref: node for node in view.nodes}
+    own = [dataclasses.replace(item, node=nodes[item.node.ref]) for item in site.projections]
+    cores = tuple(nodes[core.ref] for core in site.cores)
+    return Sites("the model", (dataclasses.replace(site, projections=tuple(own), cores=cores),))

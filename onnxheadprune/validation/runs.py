@@ -115,7 +115,6 @@ class _Bench:
     def wide_cases(self, wide: Wide, seed: int) -> None:
         """What the usual feeds leave out; sizes that the original cannot take are passed over."""
         self.problems += wide.problems
-        self.notes += wide.notes
         allowed = self.models.tolerance.deployed
         for item in wide.feeds(FeedMaker(self.models.planning.view, seed)):
             try:
@@ -125,6 +124,7 @@ class _Bench:
             case, _ = self._compare("wide", item.feed, before, deploy=False)
             # Large numbers are rounded more coarsely than the scale of the outputs tells.
             self.cases.append(replace(case, tolerance=allowed) if item.tails else case)
+        self.notes += wide.notes
 
     def data_cases(self, data: DataSource) -> None:
         inputs = self.inputs

@@ -32,6 +32,7 @@ LONGEST = 1025
 MOST_LENGTHS = 24
 MOST_ROWS = 4096
 """Rows of tables that are read one after the other where their numbers cannot be compared."""
+MOST_FEEDS = 64
 SMALL = 16
 """Constants up to this many elements may hold the number at which a graph changes its ways."""
 COUNTED_BATCH, COUNTED_LENGTH = 4, 32
@@ -50,7 +51,7 @@ class Wide:
 
     Attributes:
         problems: what the inputs of the pruned model cannot take.
-        notes: what stays unread.
+        notes: what was not compared, and after the feeds what stays unread.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Wide:
         self.notes: list[str] = []
         self.view = view
         self._original, self._pruned, self._exact = original, pruned, exact
-        self._rows = 0
+        self._unread: dict[str, int] = {}
         try:
             theirs = view_of(pruned.proto)
             self._compare_tables(theirs)
@@ -79,22 +80,34 @@ class Wide:
 
     def feeds(self, maker: FeedMaker) -> Iterator[WideFeed]:
         """The feeds, the shortest first; those that the original cannot take are for the caller to skip."""
-        made: list[Feed | None] = [maker.wide(length) for length in self.lengths]
-        made.append(maker.wide(9, batch=5))
-        step = COUNTED_BATCH * COUNTED_LENGTH
-        made += [
-            maker.wide(COUNTED_LENGTH, batch=COUNTED_BATCH, first_row=first)
-            for first in range(0, min(self._rows, MOST_ROWS), step)
-        ]
-        seen: set[tuple[object, ...]] = set()
-        for feed in made:
-            key = () if feed is None else tuple(value.tobytes() for value in feed.values())
-            if feed is not None and key not in seen:
-                seen.add(key)
+        seen: set[tuple[tuple[int, ...], ...]] = set()
+        for feed in (*(maker.wide(length) for length in self.lengths), maker.wide(9, batch=5)):
+            # Where sizes are fixed, all lengths are one.
+            shapes = () if feed is None else tuple(value.shape for value in feed.values())
+            if feed is not None and shapes not in seen:
+                seen.add(shapes)
                 yield WideFeed(feed)
+        yield from self._rows_read(maker)
         tails = maker.wide(9, batch=2, tails=True)
         if tails is not None:
             yield WideFeed(tails, tails=True)
+
+    def _rows_read(self, maker: FeedMaker) -> Iterator[WideFeed]:
+        """Feeds that read the rows of changed tables one after the other, as far as that goes."""
+        read, feeds = 0, 0
+        most = max(self._unread.values(), default=0)
+        while read < min(most, MOST_ROWS) and feeds < MOST_FEEDS:
+            feed = maker.wide(COUNTED_LENGTH, batch=COUNTED_BATCH, first_row=read)
+            if feed is None:
+                break
+            yield WideFeed(feed)
+            feeds += 1
+            read += max(1, min(feed[name].size for name in self._unread))
+        for name, rows in self._unread.items():
+            if read < rows:
+                self.notes.append(
+                    f"{read} of the {rows} rows behind {name} were read; their table is not the original's"
+                )
 
     def _compare_tables(self, theirs: GraphView) -> None:
         pruned = {item.name: item for item in graph_inputs(theirs)}
@@ -108,12 +121,7 @@ class Wide:
                     f" {item.rows}"
                 )
             elif not self._same_tables(item, theirs):
-                self._rows = max(self._rows, item.rows)
-                if item.rows > MOST_ROWS:
-                    self.notes.append(
-                        f"{MOST_ROWS} of the {item.rows} rows behind {item.name} were read; their table is not the"
-                        " original's"
-                    )
+                self._unread[item.name] = item.rows
 
     def _same_tables(self, item: Input, theirs: GraphView) -> bool:
         ours = tables_behind(self.view.main.values[item.name])
