@@ -7,7 +7,7 @@ index; a larger batch; floats of all magnitudes; every row of the tables that id
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)
 LONGEST = 1025
 """Attention is quadratic, so there is an end to it."""
 MOST_LENGTHS = 24
+LARGEST_WINDOW, MOST_WINDOWS = 512, 8
+"""Numbers that both graphs hold may be the size of a window; a few of them are tried."""
 MOST_ROWS = 4096
 """Rows of tables that are read one after the other where their numbers cannot be compared."""
 MOST_FEEDS = 64
@@ -149,12 +151,17 @@ def _close(wanted: Array, found: Array | None, tolerance: float) -> bool:
 
 
 def _lengths(view: GraphView, planned: ModelProto, pruned: ModelProto) -> tuple[int, ...]:
-    """Lengths to try: at the numbers that only the pruned graph holds and beyond, and at and beyond tables."""
-    turning = _numbers_in(pruned) - _numbers_in(planned)
-    turning |= {length - 1 for length in _table_lengths(view)} | _table_lengths(view)
-    around = {number + step for number in turning for step in (0, 1)}
-    tried = sorted({length for length in around if 1 < length <= LONGEST})
-    return tuple(sorted({*LENGTHS, *tried[:MOST_LENGTHS]}))
+    """Lengths to try: at and beyond numbers that only the pruned graph holds, tables, and what may be a window."""
+    tables = _table_lengths(view)
+    held = _numbers_in(pruned)
+    turning = (held - _numbers_in(planned)) | tables | {length - 1 for length in tables}
+    windows = {number for number in held - turning if min(LENGTHS) <= number <= LARGEST_WINDOW}
+    return tuple(sorted({*LENGTHS, *_around(turning)[:MOST_LENGTHS], *_around(windows)[:MOST_WINDOWS]}))
+
+
+def _around(numbers: Iterable[int]) -> list[int]:
+    """The numbers and those behind them that can be lengths."""
+    return sorted({number + step for number in numbers for step in (0, 1) if 1 < number + step <= LONGEST})
 
 
 def _table_lengths(view: GraphView) -> set[int]:
