@@ -18,7 +18,7 @@ from onnxheadprune.calibration import Calibration
 from onnxheadprune.calibration.contexts import Progress, silent
 from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.choosing import Chooser, named
-from onnxheadprune.compensation import refitted
+from onnxheadprune.compensation import refitted, sealed
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.functions import carried_out
@@ -115,7 +115,9 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return hydrated(carried_out(plan, loaded), loaded.sources)
+    pruned = loaded.changed(carried_out(plan, loaded))
+    sealed(pruned, plan)
+    return hydrated(pruned.proto, pruned.sources)
 
 
 def prune(
@@ -199,6 +201,7 @@ def prune(
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
+    sealed(subject.changed(cut), plan)
     setting = Setting(where or _provider(provider, fuse), data, seed)
     made, fusion = fused(loaded, cut, fuse, bool(plan.removed), setting)
     pruned = loaded.changed(made, "the pruned model")

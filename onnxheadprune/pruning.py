@@ -29,7 +29,15 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, LeftOutNode, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.plan import (
+    REMOVED_KEY,
+    REMOVED_VERSION,
+    LeftOutNode,
+    PlannedEdit,
+    PrunePlan,
+    SiteCut,
+    fingerprint,
+)
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
 from onnxheadprune.sites.generation import why_uneven
 from onnxheadprune.sites.site import AttentionSite, Sites
@@ -115,7 +123,9 @@ def _analysed(
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
-    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
+    metadata = SetMetadata(
+        REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]})
+    )
     edits[metadata] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.report.layout import bullet, heading, heads, many, measure, row, share, table
+from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
@@ -24,6 +25,8 @@ def validation_report(validation: Validation) -> Iterator[RenderableType]:
     yield ""
     yield from verdict_rows(validation)
     yield row("weights", f"{many(validation.weights_compared, 'stored tensor')} compared bit by bit")
+    if validation.likeness is not None:
+        yield row("graph", _graph(validation.likeness))
 
 
 def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
@@ -86,6 +89,13 @@ def _accuracy(accuracy: Accuracy) -> str:
         f"{share(accuracy.original)} -> {share(accuracy.pruned)} of {many(accuracy.count, 'label')}"
         f" (argmax of {accuracy.output})"
     )
+
+
+def _graph(found: Likeness) -> str:
+    if found.identical:
+        return f"{many(found.nodes, 'node')}, all as planned but for names and order"
+    places = many(found.count, "place")
+    return f"{found.same} of {many(found.nodes, 'node')} are the planned ones; it parts from the plan in {places}"
 
 
 def _placement(placement: Mapping[str, int]) -> str:

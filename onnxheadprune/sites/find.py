@@ -6,13 +6,12 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxheadprune.documents import parse_json
 from onnxheadprune.errors import ModelError
 from onnxheadprune.graph.collecting import paused
 from onnxheadprune.graph.infer import annotate
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, SiteCut
+from onnxheadprune.plan import REMOVED_KEY, REMOVED_VERSION, SiteCut, read_record
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.structural import find_structural
 from onnxheadprune.soundness import analysing
@@ -66,23 +65,25 @@ def sites_of(view: GraphView, name: str) -> Sites:
 
 
 def pruning_record(model: ModelProto) -> list[SiteCut]:
-    """What earlier pruning wrote into the model's metadata: one entry per site of the original."""
-    for entry in model.metadata_props:
-        if entry.key == REMOVED_KEY:
-            try:
-                return [
-                    SiteCut(
-                        item["index"],
-                        item["name"],
-                        item["num_heads"],
-                        item["kv_num_heads"],
-                        tuple(item["removed"]),
-                    )
-                    for item in parse_json(entry.value)["sites"]
-                ]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
-    return []
+    """What earlier pruning wrote into the model's metadata: one entry per site of the original.
+
+    Raises:
+        ModelError: if it cannot be read, or a newer version of this tool wrote it.
+    """
+    content = read_record(model, REMOVED_KEY, REMOVED_VERSION)
+    try:
+        return [
+            SiteCut(
+                int(item["index"]),
+                str(item["name"]),
+                int(item["num_heads"]),
+                int(item["kv_num_heads"]),
+                tuple(int(head) for head in item["removed"]),
+            )
+            for item in ([] if content is None else content["sites"])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
 
 
 def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[AttentionSite]:
