@@ -16,6 +16,7 @@ from onnx import ModelProto, TensorProto
 
 from onnxheadprune import surgery
 from onnxheadprune.calibration.contexts import Progress, silent
+from onnxheadprune.calibration.data import Calibration
 from onnxheadprune.calibration.drift import Effect
 from onnxheadprune.choosing import Chooser, Chosen, Wish, named
 from onnxheadprune.compensation import refitted
@@ -122,7 +123,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
-    data: DataSource | None = None,
+    data: DataSource | Calibration | None = None,
     provider: str = AUTO,
     seed: int = 0,
     keep_cache_shape: bool = False,
@@ -172,9 +173,10 @@ def prune(
         raise UsageError(f"external data is auto, always or never, not {external_data!r}")
     target = None if output is None else check_target(output, loaded, in_place=backup is not None)
     kept = None if backup is None else check_backup(backup, target, loaded)
-    where = resolve_provider(provider) if validate else None
+    # A provider that is asked for by name must be usable, also where only the choice of a fusion would run on it.
+    where = resolve_provider(provider) if validate or provider.lower() != AUTO else None
     require_sound(loaded)
-    chosen, data = _chosen(loaded, heads, wish, compensate, data, where or provider, effect, progress)
+    chosen, proof_data = _chosen(loaded, heads, wish, compensate, data, where or provider, effect, progress)
     subject: LoadedModel = loaded
     spec: HeadSpec = {} if heads is None else heads
     if chosen is not None:
@@ -193,21 +195,21 @@ def prune(
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
-    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
+    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, proof_data, seed))
     pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
-        return (
-            None if where is None else _validated(loaded, candidate, data, where, seed, accept_inconclusive)
-        )
+        if where is None or not validate:
+            return None
+        return _validated(loaded, candidate, proof_data, where, seed, accept_inconclusive)
 
     if target is None:
         verdict = proven(pruned)
     else:
         # What is proven is what was written, read back from the disk.
         with stage_model(pruned, target, external_data) as stage:
-            verdict = None if where is None else proven(staged_model(stage))
+            verdict = proven(staged_model(stage)) if validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
     surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
@@ -220,7 +222,7 @@ def _chosen(
     heads: HeadSpec | None,
     wish: Wish | None,
     compensate: bool | None,
-    data: DataSource | None,
+    data: DataSource | Calibration | None,
     provider: Provider | str,
     effect: Effect | None,
     progress: Progress,
@@ -233,7 +235,7 @@ def _chosen(
     if heads and wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if wish is None and not compensate:
-        return None, data
+        return None, data.as_data() if isinstance(data, Calibration) else data
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     chooser = Chooser(loaded, data, where, compensate=compensate, effect=effect, progress=progress)
     chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -81,6 +82,12 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
         )
         for change in plan.io_changes:
             yield bullet(change, "yellow")
+
+
+def planned_output(path: Path | None) -> Iterator[RenderableType]:
+    """Where the run that a dry run looks at would write."""
+    if path is not None:
+        yield row("would write", str(path))
 
 
 def prune_report(result: PruneResult) -> Iterator[RenderableType]:
