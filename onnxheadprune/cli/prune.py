@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,11 @@ from onnxheadprune.cli.choosing import choosing_options, read_effect, read_wish
 from onnxheadprune.cli.options import FILE, fuse_option, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxheadprune.api import PruneResult
 
 
 @click.command(cls=LawfulCommand, laws=PRUNE, short_help="Remove heads, prove the result exact, write it.")
@@ -110,7 +115,7 @@ def prune(
     from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.heatmap import save_heatmap
     from onnxheadprune.report.page import save_page
-    from onnxheadprune.report.plan import plan_report, planned_output, prune_report
+    from onnxheadprune.report.plan import planned_output, prune_report
     from onnxheadprune.report.progress import progress_on
 
     if heatmap is not None:
@@ -123,7 +128,7 @@ def prune(
     if heatmap is not None and result.chosen is not None:
         scores, removed = heat_of(result.chosen, result.plan)
         save_heatmap(scores, heatmap, title=model.name, removed=removed)
-    rows = list(prune_report(result) if target is not None else plan_report(result.plan, result.chosen))
+    rows = list(prune_report(result)) if not dry_run else _rows_ahead(result)
     rows += planned_output(ahead)
     if report is not None:
         heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
@@ -133,6 +138,15 @@ def prune(
     else:
         out().print(*rows, sep="\n")
     return 0
+
+
+def _rows_ahead(result: PruneResult) -> list[RenderableType]:
+    """The report of a run that wrote nothing."""
+    from onnxheadprune.report.fusion import fusion_rows
+    from onnxheadprune.report.plan import plan_report
+
+    sizes = result.before, result.after
+    return [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
 
 
 def _look_ahead(model: Path, target: Path | None, settings: dict[str, Any]) -> None:
@@ -169,6 +183,7 @@ def _dry_run(
     report: Path | None,
     as_json: bool,
 ) -> int:
+    from onnxheadprune.api import planned_size, size_warnings
     from onnxheadprune.fusing import planned_fusion
     from onnxheadprune.pruning import plan_pruning, require_something
     from onnxheadprune.report.console import out
@@ -183,11 +198,15 @@ def _dry_run(
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, settings["fuse"])
-    rows = [*plan_report(plan), *fusion_rows(fusion), *planned_output(ahead)]
+    sizes = planned_size(plan, model) if plan.removed else None
+    rows = [*plan_report(plan, None, sizes), *fusion_rows(fusion), *planned_output(ahead)]
     if report is not None:
         save_page(report, f"onnxheadprune: {model.name}", rows)
     if as_json:
-        told = {} if fusion is None else {"fusion": fusion.to_dict()}
+        told: dict[str, Any] = {} if fusion is None else {"fusion": fusion.to_dict()}
+        if sizes is not None:
+            told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
+        told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))
         emit_json(plan.to_dict() | told | _would_write(ahead))
     else:
         out().print(*rows, sep="\n")

@@ -118,12 +118,17 @@ def _judgement(result: Benchmark, index: int) -> Iterator[RenderableType]:
     spread = f"{low:.2f}x" if len(cells) == 1 else f"{low:.2f}x to {high:.2f}x"
     text = f"{facts.name}: {_spell(verdict, cells)} ({spread})"
     saved = [item.saved for item in cells if item.saved is not None]
-    if saved:
-        text += f"; saves {share(min(saved))} of the time that its operations allow"
-        text += "" if len(saved) == 1 else f" at least, {share(max(saved))} at best"
+    if saved and len(saved) == len(cells):
+        text += f"; saves {_part(min(saved))} of the time that its operations allow"
+        text += "" if len(saved) == 1 else f" at least, {_part(max(saved))} at best"
     yield row("verdict", text, _STYLES.get(verdict, "bold"))
     for reason in facts.differences:
         yield bullet(f"not comparable: {reason}", "yellow")
+
+
+def _part(saved: float) -> str:
+    """A part of what can be saved; more than all of it was saved elsewhere, as by another kernel."""
+    return share(saved) if saved <= 1 else "more than all"
 
 
 def _spell(verdict: str, cells: Sequence[Comparison]) -> str:

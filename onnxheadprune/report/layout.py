@@ -92,6 +92,16 @@ def share(part: float) -> str:
     return f"{100 * part:.1f} %"
 
 
+def change(before: float, after: float) -> str:
+    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = 100 * (after - before) / before
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
+
+
 def heads(indices: Iterable[int]) -> str:
     """Head indices with runs shortened: "0-3,7"."""
     runs: list[list[int]] = []

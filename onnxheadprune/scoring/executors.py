@@ -86,7 +86,7 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 def _dask(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
-        from distributed.comm import get_address_host_port
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
     connect: Any = Client

@@ -57,7 +57,7 @@ MODES: dict[str, dict[str, Mode]] = {
         "ratio unproven": OUT | RATIO | DATA | {"no_validate": ("--no-validate",)},
         "ratio ahead": DRY | RATIO | DATA,
         "keep": OUT | {"keep": ("--keep", "3")},
-        "drift": OUT | DATA | {"max_drift": ("--max-drift", "1000")},
+        "drift": OUT | DATA | {"max_drift": ("--max-drift", "20")},
         "fuse": OUT | {"fuse": ("--fuse", "contrib")},
         "fuse ahead": DRY | {"fuse": ("--fuse", "contrib")},
         "sweep": {
@@ -190,6 +190,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
 INVISIBLE = {("prune", "jobs"), ("score", "jobs")}
 """What changes the way only; `test_jobs_are_processes` sees it."""
 OTHERWISE: dict[tuple[str, str], Words] = {
+    ("score", "method"): ("--method", "ablation"),
     ("validate", "repeats"): ("--repeats", "7"),
     ("bench", "repeats"): ("--repeats", "7"),
     ("bench", "no_memory"): (),
