@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnxheadprune.benchmarking.comparable import fused
 from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
-from onnxheadprune.report.layout import bullet, count, row, share, size, table
+from onnxheadprune.report.layout import bullet, count, many, row, share, size, table
 from onnxheadprune.runtime import CPU, SUFFIX
 
 _STYLES = {"faster": "bold green", "slower": "bold red"}
@@ -176,7 +176,7 @@ def _where(result: Benchmark) -> str:
     if stray:
         counts = ", ".join(f"{facts.placement[CPU]} of {facts.name}" for facts in stray)
         where += f"; nodes on the CPU: {counts}"
-    return f"{where}; {machine['processor']}, {machine['cores']} cores{f'; {cards}' if cards else ''}"
+    return f"{where}; {machine['processor']}, {many(machine['cores'], 'core')}{f'; {cards}' if cards else ''}"
 
 
 def _method(result: Benchmark) -> str:

@@ -76,7 +76,8 @@ def size(bytes_: int) -> str:
     """Bytes in the unit a person would choose."""
     amount = float(bytes_)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
+        # What would be rounded to 1000.00 is 1.00 of the next unit.
+        if amount < 999.995 or unit == "GB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")

@@ -41,7 +41,6 @@ PAIR: Mode = {"model": ("{model}.onnx",), "pruned": ("{model}-less.onnx",)}
 MODES: dict[str, dict[str, Mode]] = {
     "prune": {
         "heads": OUT | HEADS,
-        "heads on data": OUT | HEADS | DATA,
         "heads refitted": OUT | HEADS | DATA | {"compensate": ("--compensate",)},
         "heads in place": {
             "model": ("{model}.onnx",),
@@ -54,12 +53,8 @@ MODES: dict[str, dict[str, Mode]] = {
         "batch": {"batch": ("--batch", "folder-{model}"), "output": ("-o", "outdir")} | HEADS,
         "ratio": OUT | RATIO,
         "ratio on data": OUT | RATIO | DATA,
-        "ratio unproven": OUT | RATIO | DATA | {"no_validate": ("--no-validate",)},
         "ratio ahead": DRY | RATIO | DATA,
-        "keep": OUT | {"keep": ("--keep", "3")},
-        "drift": OUT | DATA | {"max_drift": ("--max-drift", "20")},
         "fuse": OUT | {"fuse": ("--fuse", "contrib")},
-        "fuse ahead": DRY | {"fuse": ("--fuse", "contrib")},
         "sweep": {
             "model": ("{model}.onnx",),
             "sweep": ("--sweep", "0.5:0.5:1"),
@@ -117,7 +112,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "ratio": shown("--ratio", "0.5"),
         "keep": shown("--keep", "2"),
         "target_speedup": shown("--target-speedup", "50"),
-        "max_drift": shown("--max-drift", "1000"),
+        "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
         "scores": shown("--scores", "scores.csv"),
         "compensate": Trial((("--compensate",), ("--no-compensate",))),
         "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
@@ -190,7 +185,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
 INVISIBLE = {("prune", "jobs"), ("score", "jobs")}
 """What changes the way only; `test_jobs_are_processes` sees it."""
 OTHERWISE: dict[tuple[str, str], Words] = {
-    ("score", "method"): ("--method", "ablation"),
+    ("score", "method"): ("--method", "fluctuation"),
     ("validate", "repeats"): ("--repeats", "7"),
     ("bench", "repeats"): ("--repeats", "7"),
     ("bench", "no_memory"): (),

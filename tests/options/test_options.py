@@ -179,3 +179,54 @@ def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[s
 
 
 USED: set[tuple[str, str]] = set()
+"""Options that were seen at work, not refused."""
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("prune toy.onnx --keep 2 --uniform", "--uniform would do nothing beside --keep"),
+        ("prune toy.onnx --heads 0:1 --rounds 2", "--rounds would do nothing: it can only go with --ratio"),
+        (
+            "prune toy.onnx --heads 0:1 --no-compensate",
+            "--no-compensate would do nothing: it can only go with",
+        ),
+        ("prune toy.onnx --heads 0:1 --dask x:1", "it can only go with --sweep"),
+        ("prune --batch a -o b --heads 0:1 --dry-run", "--dry-run would do nothing beside --batch"),
+        ("prune toy.onnx --heads 0:1 --heads 0:2", "--heads is given 2 times"),
+        ("bench toy.onnx --repeats 5 --time-budget 1", "--time-budget would do nothing beside --repeats"),
+        ("score toy.onnx --jobs 2", "it can only go with --method ablation"),
+        ("validate toy.onnx toy.onnx --threads 1", "it can only go with --min-speedup"),
+    ],
+)
+def test_what_would_do_nothing_is_said_before_any_work(line: str, sentence: str, command: Command) -> None:
+    outcome = command(*line.split())
+    assert outcome.exit_code == 2 and sentence in " ".join(outcome.stderr.split())
+
+
+def test_an_ignored_option_is_noticed() -> None:
+    """The comparison that the test of all options rests on can fail."""
+    one = Seen(0, {"/a": 1, "/time": 0.1}, {"out": "x"}, "")
+    again = Seen(0, {"/a": 1, "/time": 0.2}, {"out": "x"}, "")
+    assert not _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "x"}, ""), lambda: again)
+    assert _differs(one, Seen(0, {"/a": 2, "/time": 0.3}, {"out": "x"}, ""), lambda: again)
+    assert _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "y"}, ""), lambda: again)
+
+
+def test_jobs_are_processes(
+    shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib\n"
+        "def note(before, after, feed):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'pid{{os.getpid()}}').touch()\n"
+        "    return 0.0\n"
+    )
+    (tmp_path / "noting_for_jobs.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--method", "ablation", "--data", shelf / "fixed.npz", "--effect", "noting_for_jobs:note")
+    outcome = command("score", shelf / "fixed.onnx", *options, "--jobs", 2, "--provider", "cpu")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert tmp_path / f"pid{os.getpid()}" not in set(tmp_path.glob("pid*")) != set()
