@@ -17,16 +17,26 @@ class Trial:
         values: ways to type it; one of them must change the outcome.
         along: what is typed with and without it.
         model: the model on which it shows.
+        instead: an option of the mode whose place it takes.
     """
 
     values: tuple[Words, ...]
     along: Words = ()
     model: str = "fixed"
+    instead: str = ""
+
+    def within(self, option: str, mode: Mode) -> Mode:
+        """The mode in which the option is tried."""
+        if self.instead not in mode:
+            return mode
+        return {name: typed for name, typed in mode.items() if name != self.instead} | {
+            option: self.values[0]
+        }
 
 
-def shown(*words: str, along: Words = (), model: str = "fixed") -> Trial:
+def shown(*words: str, along: Words = (), model: str = "fixed", instead: str = "") -> Trial:
     """One way to type it."""
-    return Trial((words,), along, model)
+    return Trial((words,), along, model, instead)
 
 
 JSON: Mode = {"as_json": ("--json",)}
@@ -100,7 +110,7 @@ MEASURING = {
     "past": shown("--past", "3", model="cache"),
     "dims": shown("--dim", "sequence=5", model="toy"),
     "repeats": shown("--repeats", "6"),
-    "time_budget": shown("--time-budget", "0.05"),
+    "time_budget": shown("--time-budget", "0.05", instead="repeats"),
     "threads": shown("--threads", "1"),
 }
 TRIALS: dict[str, dict[str, Trial]] = {
@@ -188,6 +198,8 @@ OTHERWISE: dict[tuple[str, str], Words] = {
     ("score", "method"): ("--method", "fluctuation"),
     ("validate", "repeats"): ("--repeats", "7"),
     ("bench", "repeats"): ("--repeats", "7"),
+    ("validate", "time_budget"): ("--time-budget", "0.02"),
+    ("bench", "time_budget"): ("--time-budget", "0.02"),
     ("bench", "no_memory"): (),
     ("bench", "batch"): ("--batch", "3"),
     ("validate", "batch"): ("--batch", "3"),

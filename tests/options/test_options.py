@@ -158,6 +158,7 @@ def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[s
             KNOWN[key] = look(name, line)
         return KNOWN[key]
 
+    mode = trial.within(option, mode)
     if option in mode and (name, option) in OTHERWISE:
         bare = mode | {option: OTHERWISE[name, option]}
     else:
@@ -184,7 +185,8 @@ def test_every_option_is_accepted_somewhere(name: str) -> None:
 
 
 def _accepted(name: str, option: str, trial: Trial) -> bool:
-    for mode in MODES[name].values():
+    for plain in MODES[name].values():
+        mode = trial.within(option, plain)
         along = () if option in mode else trial.along
         line = _line(mode if option in mode else mode | {option: trial.values[0]}, trial.model, along)
         with contextlib.suppress(click.UsageError):
