@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from onnxheadprune.feeds import Feed, FeedMaker
 from onnxheadprune.model_io import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model_save import save_model
 from onnxheadprune.sites.find import pruning_record, view_of
+from onnxheadprune.storage.tensors import stored_size
 from onnxheadprune.tolerances import tolerance_for
 
 
@@ -60,7 +60,7 @@ class Entry:
 
     def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
         """What does not depend on the grid."""
-        params = sum(math.prod(tensor.dims) for tensor in self.proto.graph.initializer)
+        params = stored_size(self.proto).elements
         return ModelFacts(self.name, self.file_bytes, params, operators, placement)
 
 

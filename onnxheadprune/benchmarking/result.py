@@ -116,8 +116,11 @@ class Comparison:
 
     @property
     def saved(self) -> float | None:
-        """The time saved as a fraction of the time that the bound says can be saved: the stricter measure."""
-        if self.bound is None or self.bound < NO_BOUND:
+        """The time saved as a fraction of the time that the bound says can be saved: the stricter measure.
+
+        None where no time was measurably saved, or there is nothing to save.
+        """
+        if self.bound is None or self.bound < NO_BOUND or self.verdict != "faster":
             return None
         return (1 - self.ratio.value) / (1 - 1 / self.bound)
 
@@ -212,7 +215,7 @@ class ModelFacts:
     Attributes:
         name: of the model.
         file_bytes: size on disk, weights beside the file included.
-        params: elements of the initializers.
+        params: elements of the stored tensors, Constants included.
         operators: nodes of the graph that ONNX Runtime optimized, by operator.
         placement: nodes per execution provider.
         footprint: memory and attention kernels at the largest grid point, None if not asked for.

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.belonging import BENCH, LawfulCommand
 from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
@@ -15,7 +16,7 @@ SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
 
 
-@click.command(short_help="Measure latency side by side.")
+@click.command(cls=LawfulCommand, laws=BENCH, short_help="Measure latency side by side.")
 @click.argument("model", type=FILE)
 @click.argument("pruned", type=FILE, nargs=-1)
 @click.option(

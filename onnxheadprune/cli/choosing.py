@@ -109,16 +109,6 @@ def read_wish(settings: dict[str, Any]) -> Wish | None:
     given = [name for name in WAYS if ways[name] is not None]
     context = click.get_current_context()
     if not given:
-        if (
-            path is not None
-            or protect is not None
-            or limits != {"floor": 1, "multiple_of": 1, "uniform": False}
-        ):
-            raise click.UsageError(
-                "--scores, --protect, --floor, --multiple-of and --uniform go with --ratio, --keep, --target-speedup or"
-                " --max-drift",
-                context,
-            )
         return None
     if len(given) > 1:
         spelled = " and ".join(f"--{name.replace('_', '-')}" for name in given)

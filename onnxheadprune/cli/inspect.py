@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 
-@click.command(short_help="Show the sites and their heads.")
+@click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
 @click.argument("model", type=FILE)
 @json_option
 def inspect(model: Path, as_json: bool) -> int:

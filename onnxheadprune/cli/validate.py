@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.belonging import VALIDATE, LawfulCommand
 from onnxheadprune.cli.choosing import drift_option, read_effect
 from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, json_option, run_options
@@ -15,7 +16,9 @@ from onnxheadprune.cli.outcome import emit_json
 MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads")
 
 
-@click.command(short_help="Compare a pruned model with the masked original.")
+@click.command(
+    cls=LawfulCommand, laws=VALIDATE, short_help="Compare a pruned model with the masked original."
+)
 @click.argument("model", type=FILE)
 @click.argument("pruned", type=FILE)
 @click.option("--heads", metavar="H", help="The removed heads, if the metadata of PRUNED does not say.")

@@ -91,7 +91,8 @@ def size(bytes_: int) -> str:
     """Bytes in the unit a person would choose."""
     amount = float(bytes_)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
+        # What would be rounded to 1000.00 is 1.00 of the next unit.
+        if amount < 999.995 or unit == "GB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")
@@ -105,6 +106,16 @@ def measure(error: float) -> str:
 def share(part: float) -> str:
     """A fraction as a percentage."""
     return f"{100 * part:.1f} %"
+
+
+def change(before: float, after: float) -> str:
+    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = 100 * (after - before) / before
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
 
 
 def heads(indices: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from onnxheadprune.report.layout import heading, row, table
+from onnxheadprune.report.layout import heading, many, row, table
 from onnxheadprune.scoring.scores import HeadScores
 
 SHOWN = 4
@@ -32,4 +32,4 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
     yield ""
     yield row("unit", scores.unit)
     if scores.data is not None:
-        yield row("data", f"{scores.samples} samples of {scores.source} ({scores.data[:12]})")
+        yield row("data", f"{many(scores.samples or 0, 'sample')} of {scores.source} ({scores.data[:12]})")
