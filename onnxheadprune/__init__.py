@@ -35,7 +35,6 @@ if TYPE_CHECKING:
         benchmark,
     )
     from onnxheadprune.calibration import Calibration
-    from onnxheadprune.choosing import Chosen, Wish
     from onnxheadprune.compensation import Compensation, Refit
     from onnxheadprune.errors import (
         HeadPruneError,
@@ -54,6 +53,7 @@ if TYPE_CHECKING:
     from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.wishes import Chosen, Wish
 
 __version__ = "0.1.0"
 
@@ -124,7 +124,7 @@ _HOMES = {
         "benchmark",
     ),
     "calibration": ("Calibration",),
-    "choosing": ("Chosen", "Wish"),
+    "wishes": ("Chosen", "Wish"),
     "compensation": ("Compensation", "Refit"),
     "scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
     "selection": ("Limits", "Selection", "select_heads"),

@@ -5,20 +5,19 @@ Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never chang
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto
 
 from onnxheadprune import surgery
+from onnxheadprune.calibration import Calibration
 from onnxheadprune.calibration.contexts import Progress, silent
-from onnxheadprune.calibration.drift import Effect
-from onnxheadprune.choosing import Chooser, Chosen, Wish, named
-from onnxheadprune.compensation import refitted
+from onnxheadprune.calibration.drift import Measure
+from onnxheadprune.choosing import Chooser, named
+from onnxheadprune.compensation import refitted, sealed
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.functions import carried_out
@@ -32,28 +31,18 @@ from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.pruning import analyse, plan_pruning, require_something
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.sites.find import find_sites
+from onnxheadprune.storage.claims import named_files
 from onnxheadprune.storage.layout import ExternalData
 from onnxheadprune.storage.reading import hydrated
-from onnxheadprune.storage.tensors import BITS
+from onnxheadprune.storage.tensors import StoredSize, stored_size
 from onnxheadprune.validation import Validation, validate
+from onnxheadprune.wishes import Chosen, Wish
 
 NOT_VALIDATED = "skipped (--no-validate)"
 SAMPLES_TO_VALIDATE = 128
 """Samples of calibration data that a compensated model is proven on, beside the random feeds."""
 
 __all__ = ["PruneResult", "StoredSize", "apply_plan", "find_sites", "plan_pruning", "prune", "validate"]
-
-
-@dataclass(frozen=True)
-class StoredSize:
-    """What a model's initializers hold: elements and bytes."""
-
-    elements: int
-    bytes: int
-
-    def to_dict(self) -> dict[str, int]:
-        """JSON-ready data."""
-        return {"elements": self.elements, "bytes": self.bytes}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +54,12 @@ class PruneResult:
         plan: what was changed.
         validation: the verdict, None if validation was skipped.
         output: where the model was written, None if it was not.
-        before: what the original's initializers hold.
-        after: what the pruned model's initializers hold.
+        before: what the original's stored tensors hold, Constants included.
+        after: what the pruned model's stored tensors hold.
         fusion: what became of each site, None if no fusion was asked for.
         chosen: how the heads were chosen and what was refitted, None for plain named heads.
+        file_bytes: what the original's and the written model's files take, weights beside them included; None if
+            there are not both.
     """
 
     pruned: LoadedModel
@@ -79,6 +70,18 @@ class PruneResult:
     after: StoredSize
     fusion: Fusion | None = None
     chosen: Chosen | None = None
+    file_bytes: tuple[int, int] | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know although the result is exact, one sentence each."""
+        found = size_warnings(self.before, self.after) if self.plan.removed else ()
+        files = self.file_bytes
+        if files is not None and self.plan.removed and files[1] > files[0] and not found:
+            found += (
+                f"the file grows by {files[1] - files[0]:,} bytes: what the cut adds to the graph outweighs it",
+            )
+        return found
 
     @functools.cached_property
     def model(self) -> ModelProto:
@@ -102,7 +105,43 @@ class PruneResult:
             "validation": None if self.validation is None else self.validation.to_dict(),
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
             "choice": None if self.chosen is None else self.chosen.to_dict(),
+            "file_bytes": None
+            if self.file_bytes is None
+            else dict(zip(("before", "after"), self.file_bytes, strict=True)),
+            "warnings": list(self.warnings),
         }
+
+
+def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredSize]:
+    """What a model's stored tensors hold before and after a plan; nothing is written.
+
+    Raises:
+        RefusedError: if the plan was made for a model of another structure.
+        ModelError: if the model cannot be read.
+    """
+    loaded = open_structure(model)
+    return _size_before(loaded), stored_size(carried_out(plan, loaded))
+
+
+def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
+    """A sentence if the tensors of a pruned model take more bytes than before."""
+    if after.bytes <= before.bytes:
+        return ()
+    grown = after.bytes - before.bytes
+    sentence = (
+        f"the weights grow by {grown:,} bytes: new indices or copies of shared weights outweigh what is cut"
+    )
+    return (sentence,)
+
+
+def _file_bytes(loaded: LoadedModel) -> int:
+    assert loaded.path is not None
+    return sum(file.stat().st_size for file in (loaded.path, *loaded.data_files) if file.is_file())
+
+
+def _size_before(loaded: LoadedModel) -> StoredSize:
+    """As the file holds it: functions are counted once, not once per call."""
+    return stored_size(loaded.proto if loaded.stored is None else loaded.stored)
 
 
 def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
@@ -113,7 +152,9 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return hydrated(carried_out(plan, loaded), loaded.sources)
+    pruned = loaded.changed(carried_out(plan, loaded))
+    sealed(pruned, plan)
+    return hydrated(pruned.proto, pruned.sources)
 
 
 def prune(
@@ -122,7 +163,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
-    data: DataSource | None = None,
+    data: DataSource | Calibration | None = None,
     provider: str = AUTO,
     seed: int = 0,
     keep_cache_shape: bool = False,
@@ -133,7 +174,7 @@ def prune(
     fuse: FuseMode = "none",
     wish: Wish | None = None,
     compensate: bool | None = None,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
@@ -157,7 +198,8 @@ def prune(
         wish: how many heads are to go, in place of `heads`; which ones is then chosen here.
         compensate: refit what is left to the original's activations on `data`. None does so for a `wish` with
             data; heads that are named are removed as they are.
-        effect: the user's measure of drift for a `wish`.
+        effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
+            by the kind of output.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -170,11 +212,18 @@ def prune(
     loaded = open_structure(model)
     if external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {external_data!r}")
-    target = None if output is None else check_target(output, loaded, in_place=backup is not None)
+    taken = None if loaded.path is None else _file_bytes(loaded)
+    others = [*named_files("the data", data), *named_files("the heads", heads)]
+    target = (
+        None if output is None else check_target(output, loaded, in_place=backup is not None, others=others)
+    )
     kept = None if backup is None else check_backup(backup, target, loaded)
-    where = resolve_provider(provider) if validate else None
+    # A provider that is asked for by name must be usable, also where only the choice of a fusion would run on it.
+    where = resolve_provider(provider) if validate or provider.lower() != AUTO else None
     require_sound(loaded)
-    chosen, data = _chosen(loaded, heads, wish, compensate, data, where or provider, effect, progress)
+    flags: dict[str, Any] = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
+    settings = {"compensate": compensate, "effect": effect, "fuse": fuse, "progress": progress, **flags}
+    chosen, proof_data = _chosen(loaded, heads, wish, data, where or provider, settings)
     subject: LoadedModel = loaded
     spec: HeadSpec = {} if heads is None else heads
     if chosen is not None:
@@ -183,9 +232,7 @@ def prune(
             subject = refitted(loaded, chosen.compensation)
 
     def planned(proto: ModelProto) -> PrunePlan:
-        return analyse(
-            proto, spec, loaded.name, keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-        ).plan
+        return analyse(proto, spec, loaded.name, **flags).plan
 
     plan = planned(subject.proto)
     if fuse == "none":
@@ -193,37 +240,38 @@ def prune(
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
-    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), Setting(where, data, seed))
-    pruned = dataclasses.replace(loaded, proto=made, name="the pruned model")
+    sealed(subject.changed(cut), plan)
+    setting = Setting(where or _provider(provider, fuse), proof_data, seed)
+    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), setting)
+    pruned = loaded.changed(made, "the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
-        return (
-            None if where is None else _validated(loaded, candidate, data, where, seed, accept_inconclusive)
-        )
+        if where is None or not validate:
+            return None
+        return _validated(loaded, candidate, proof_data, where, seed, accept_inconclusive, effect)
 
     if target is None:
         verdict = proven(pruned)
     else:
         # What is proven is what was written, read back from the disk.
         with stage_model(pruned, target, external_data) as stage:
-            verdict = None if where is None else proven(staged_model(stage))
+            verdict = proven(staged_model(stage)) if validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
     surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
-    sizes = stored_size(loaded.proto), stored_size(pruned.proto)
-    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen)
+    sizes = _size_before(loaded), stored_size(pruned.proto)
+    files = None if taken is None or written is None else (taken, _file_bytes(open_structure(written)))
+    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files)
 
 
 def _chosen(
     loaded: LoadedModel,
     heads: HeadSpec | None,
     wish: Wish | None,
-    compensate: bool | None,
-    data: DataSource | None,
+    data: DataSource | Calibration | None,
     provider: Provider | str,
-    effect: Effect | None,
-    progress: Progress,
+    settings: dict[str, Any],
 ) -> tuple[Chosen | None, DataSource | None]:
     """Heads for a wish and refitted weights, if either is asked for; and what is left of the data to validate on.
 
@@ -232,13 +280,18 @@ def _chosen(
     """
     if heads and wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if wish is None and not compensate:
-        return None, data
+    if wish is None and not settings["compensate"]:
+        return None, data.as_data() if isinstance(data, Calibration) else data
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    chooser = Chooser(loaded, data, where, compensate=compensate, effect=effect, progress=progress)
+    chooser = Chooser(loaded, data, where, **settings)
     chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
+
+
+def _provider(asked: str, fuse: FuseMode) -> Provider | None:
+    """Where fused forms are measured although nothing is validated."""
+    return resolve_provider(asked) if fuse == "auto" else None
 
 
 def _stamp(verdict: Validation | None) -> str:
@@ -252,9 +305,10 @@ def _validated(
     provider: Provider,
     seed: int,
     accept_inconclusive: bool,
+    effect: Measure | None,
 ) -> Validation:
     """The verdict, if the model may be written with it."""
-    verdict = validate(original, candidate, data=data, provider=provider, seed=seed)
+    verdict = validate(original, candidate, data=data, provider=provider, seed=seed, effect=effect)
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
     if verdict.verdict == "inconclusive" and not accept_inconclusive:
@@ -280,15 +334,3 @@ def require_sound(loaded: LoadedModel) -> None:
             Session(loaded, Provider(CPU, "check"), name=loaded.name)
         except InferenceError:
             raise error from None
-
-
-def stored_size(model: ModelProto) -> StoredSize:
-    """Elements and bytes of the initializers of a model's main graph."""
-    counts = [(math.prod(tensor.dims), _bits(tensor)) for tensor in model.graph.initializer]
-    return StoredSize(
-        sum(count for count, _ in counts), sum((count * bits + 7) // 8 for count, bits in counts)
-    )
-
-
-def _bits(tensor: TensorProto) -> int:
-    return BITS.get(tensor.data_type, 64)

@@ -20,9 +20,11 @@ from typing import Any
 
 from onnxheadprune import __version__
 from onnxheadprune.batch_worker import Job, Worker
+from onnxheadprune.documents import parse_json, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.heads import HeadSpec
-from onnxheadprune.storage.folder import write_file
+from onnxheadprune.storage.claims import Making, Reading, check_distinct, check_makings, named_files
+from onnxheadprune.storage.folder import write_text
 
 RECORD = "onnxheadprune-batch.json"
 FORMAT = 1
@@ -109,11 +111,16 @@ def prune_batch(
         settings: as for `prune`.
 
     Raises:
-        UsageError: if there are no models, or the folders are the same.
+        UsageError: if there are no models, the folders are the same, or an output would be an input.
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)
-    target.mkdir(parents=True, exist_ok=True)
+    others = [*named_files("the data", settings.get("data")), *named_files("the heads", heads)]
+    _check_outputs(source, target, models, others)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
     book = _Book(target / RECORD, _request(heads, settings))
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in models:
@@ -185,22 +192,44 @@ def _models(source: Path, target: Path) -> list[str]:
         raise UsageError(f"{target} is not a folder")
     if target.exists() and target.samefile(source):
         raise UsageError(f"the output folder {target} is the folder of the models; name another one")
-    inside = target.resolve()
     found = [
         path
         for path in source.rglob("*.onnx")
-        if not path.name.startswith(".") and not path.is_dir() and not path.resolve().is_relative_to(inside)
+        if not path.name.startswith(".") and not path.is_dir() and not _is_below(path, target)
     ]
     if not found:
         raise UsageError(f"there is no .onnx file in {source}")
     return sorted(path.relative_to(source).as_posix() for path in found)
 
 
+def _is_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself; that it cannot be read is its verdict
+        return False
+
+
+def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
+    """Whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
+
+    Raises:
+        UsageError: if one is.
+    """
+    # Models are read by other processes only. Weights need no look into them: what this tool did not make is
+    # not replaced by a worker.
+    inputs = [*(Reading("the model", source / name) for name in models), *others]
+    record = Making("the record", target / RECORD)
+    check_makings([Making("the output", target, kind="folder")], list)
+    if target.exists():
+        check_makings([record], list)
+    check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
+
+
 def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:
     """A digest of what is asked for: heads, settings and the version that does it."""
     spec: Any = heads
     if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
-        spec = Path(heads).read_text(encoding="utf-8")
+        spec = read_text(heads, "the head spec file")
     elif isinstance(heads, Mapping):
         spec = sorted((str(site), sorted(map(int, given))) for site, given in heads.items())
     asked = [FORMAT, __version__, spec, sorted((key, repr(value)) for key, value in settings.items())]
@@ -214,10 +243,10 @@ class _Book:
         self.path, self.request = path, request
         self.entries: dict[str, Any] = {}
         try:
-            read = json.loads(path.read_text(encoding="utf-8"))
+            read = parse_json(read_text(path, "the record"))
             if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
                 self.entries = read["models"]
-        except (OSError, ValueError, KeyError):
+        except (UsageError, ValueError, KeyError):
             # No record, or a damaged one: everything is done again.
             pass
 
@@ -234,4 +263,4 @@ class _Book:
         if isinstance(proof, Mapping):
             self.entries[name] = {"request": self.request, **proof}
         document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
-        write_file(self.path, json.dumps(document, indent=1).encode())
+        write_text(self.path, json.dumps(document, indent=1))

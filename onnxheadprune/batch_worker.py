@@ -13,8 +13,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.errors import HeadPruneError, ModelError, ValidationFailedError
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.heads import HeadSpec
+from onnxheadprune.storage.leftovers import bears_our_mark
 
 BUG = 70
 
@@ -116,7 +117,15 @@ def _done(job: Job) -> dict[str, Any]:
 def _pruned(job: Job) -> dict[str, Any]:
     from onnxheadprune.api import prune
 
-    Path(job.output).parent.mkdir(parents=True, exist_ok=True)
+    output = Path(job.output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {output.parent} cannot be made: {error.strerror or error}") from error
+    if output.is_file() and not output.is_symlink() and not bears_our_mark(output):
+        raise UsageError(
+            f"{output} is there and was not made by this tool, so it is not replaced; move it away"
+        )
     before = digests(job.model)
     result = prune(job.model, job.heads, job.output, **job.settings)
     if result.validation is None:

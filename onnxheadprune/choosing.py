@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from onnxheadprune import surgery
-from onnxheadprune.benchmarking import Benchmark, benchmark
 from onnxheadprune.calibration.contexts import Progress, run_feed, silent
 from onnxheadprune.calibration.data import Calibration, calibration_data
-from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import Compensation, compensate, refitted
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.feeds import DataSource
+from onnxheadprune.feeds import DataSource, Sample
+from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.heads import HeadSpec, resolve_heads
 from onnxheadprune.liveness.live import Live
@@ -23,113 +23,14 @@ from onnxheadprune.model_io import LoadedModel, open_model
 from onnxheadprune.pruning import analyse
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.scoring.ablation import require_main
-from onnxheadprune.scoring.scores import HeadScores
-from onnxheadprune.selection import Ground, Limits, Selection, ground
-from onnxheadprune.selection.allocate import check_ratio
+from onnxheadprune.selection import Ground, Selection, ground
 from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.speeding import smallest_reaching, speedups
 from onnxheadprune.validation.compare import narrowed
+from onnxheadprune.wishes import Chosen, Trial, Wish
 
-SECONDS = 6.0
-"""Time to measure a speed-up, per candidate and grid point."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How many heads are to go, said in one of several ways, and what to respect.
-
-    Attributes:
-        ratio: share of all heads to remove.
-        keep: heads that every site keeps.
-        target_speedup: the smallest cut that is this many times as fast on the target.
-        max_drift: the largest cut that drifts no further on held-out data.
-        scores: what heads are worth; None measures it on the data.
-        limits: floors, multiples, uniformity.
-        protect: a head spec of heads that stay.
-        rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
-            again. Needs data and compensation.
-        sizes: of the inputs that a speed-up is measured with; see `benchmark`.
-    """
-
-    ratio: float | None = None
-    keep: int | None = None
-    target_speedup: float | None = None
-    max_drift: float | None = None
-    scores: HeadScores | None = None
-    limits: Limits | None = None
-    protect: str | None = None
-    rounds: int = 1
-    sizes: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        given = [
-            item for item in (self.ratio, self.keep, self.target_speedup, self.max_drift) if item is not None
-        ]
-        if len(given) != 1:
-            raise UsageError(
-                "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
-                " drift"
-            )
-        if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
-            raise UsageError("rounds are 1 or more, and go with a ratio")
-        if self.ratio is not None:
-            check_ratio(self.ratio)
-        if self.keep is not None and self.keep < 1:
-            raise UsageError(f"every site keeps 1 head or more, not {self.keep}")
-        if self.target_speedup is not None and not 1 < self.target_speedup < 100:
-            raise UsageError(f"a target speed-up lies above 1, not at {self.target_speedup}")
-        if self.max_drift is not None and not self.max_drift > 0:
-            raise UsageError(f"a largest drift lies above 0, not at {self.max_drift}")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A cut that was tried on the way to a target.
-
-    Attributes:
-        removed: heads that it removes.
-        measured: its speed-up, or its drift.
-        meets: whether that is good enough.
-    """
-
-    removed: int
-    measured: float
-    meets: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {"removed": self.removed, "measured": self.measured, "meets": self.meets}
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """The answer to a wish.
-
-    Attributes:
-        selection: the heads, and why these.
-        compensation: refitted weights, None without.
-        trials: what was measured on the way to a speed-up or drift.
-        drift: of the choice; None where it was not measured.
-        unit: of the drift.
-        held_out: whether the drift was measured on data that no refit has seen.
-    """
-
-    selection: Selection
-    compensation: Compensation | None = None
-    trials: tuple[Trial, ...] = ()
-    drift: float | None = None
-    unit: str | None = None
-    held_out: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "selection": self.selection.to_dict(),
-            "compensation": None if self.compensation is None else self.compensation.to_dict(),
-            "trials": [trial.to_dict() for trial in self.trials],
-            "drift": self.drift,
-            "drift_unit": self.unit,
-            "drift_held_out": self.held_out,
-        }
+ROUNDING = 1e-3
+"""Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
 
 
 class Chooser:
@@ -142,7 +43,10 @@ class Chooser:
         provider: Provider,
         *,
         compensate: bool | None = None,
-        effect: Effect | None = None,
+        effect: Measure | None = None,
+        keep_cache_shape: bool = False,
+        allow_io_change: bool = False,
+        fuse: FuseMode = "none",
         progress: Progress = silent,
     ) -> None:
         """Reads and checks the data; nothing long happens yet.
@@ -152,7 +56,10 @@ class Chooser:
             data: calibration data, None to go by the weights or by given scores.
             provider: where to run.
             compensate: refit what is left; None does so where there is data.
-            effect: the user's measure of drift.
+            effect: the measure of drift; see `EffectMeter`.
+            keep_cache_shape: of the cuts that are tried, as of the one that is written.
+            allow_io_change: the same.
+            fuse: the same; "auto" is tried without, since it keeps what is faster.
             progress: told what is being done.
 
         Raises:
@@ -162,6 +69,8 @@ class Chooser:
         self.view = view_of(self.model.proto)
         self.sites = sites_of(self.view, model.name)
         self.provider, self.effect, self.progress = provider, effect, progress
+        self.fuse = fuse
+        self._flags = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
         self.data = None if data is None else calibration_data(data, self.view)
         if compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
@@ -240,8 +149,8 @@ class Chooser:
         compensation = self.compensation(selection.heads) if self.compensate else None
         if self.held is None:
             return Chosen(selection)
-        drift, unit = self.drift(selection, compensation)
-        return Chosen(selection, compensation, (), drift, unit, self.is_held_out)
+        meter = self.drift(selection, compensation, self.held.samples)
+        return Chosen(selection, compensation, (), meter.mean(), meter.name, self.is_held_out)
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
@@ -251,85 +160,107 @@ class Chooser:
             self.view, self.sites.sites, present, self.learn, self.provider, progress=self.progress
         )
 
-    def drift(self, selection: Selection, compensation: Compensation | None) -> tuple[float, str]:
-        """How far the outputs move, and what that is measured in."""
-        assert self.held is not None
-        main = require_main(self.view)
-        meter = EffectMeter(main, self.held.inputs, self.effect)
+    def drift(
+        self, selection: Selection, compensation: Compensation | None, samples: Sequence[Sample]
+    ) -> EffectMeter:
+        """How far the outputs move: measured as `validate` does, with the same main output and exact settings."""
+        assert self.data is not None
         model, io = self.cut(selection, compensation)
-        pruned = Session(model, self.provider, name="the pruned model", optimize=True)
-        for feed in self.held.feeds:
-            before = run_feed(self._original, feed, self.held.source)
+        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.effect)
+        pruned = Session(model, self.provider, name="the pruned model")
+        for sample in samples:
+            before = run_feed(self._original, sample.feed, self.data.source)
             # A cache in the data is as wide as the original's.
-            after = run_feed(pruned, narrowed(feed, io), self.held.source)
-            meter.add(before, after, feed)
-        return meter.mean(), meter.name
+            after = run_feed(pruned, narrowed(sample.feed, io), self.data.source)
+            meter.add(before, after, sample.feed)
+        return meter
 
     @functools.cached_property
     def _original(self) -> Session:
-        return Session(self.model, self.provider, name="the original model", optimize=True)
+        return Session(self.model, self.provider, name="the original model")
 
-    def pruned(self, selection: Selection, compensation: Compensation | None) -> LoadedModel:
-        """The model without the selected heads."""
-        return self.cut(selection, compensation)[0]
+    def timed(self, selection: Selection) -> LoadedModel:
+        """The model without the selected heads as it will be written, but for refitted weights."""
+        cut, _ = self.cut(selection, None)
+        if self.fuse in ("none", "auto"):
+            return cut
+        return cut.changed(fuse(cut.proto, self.fuse, self.model.name)[0])
 
     def cut(
         self, selection: Selection, compensation: Compensation | None
     ) -> tuple[LoadedModel, Mapping[str, Live]]:
         """The model without the selected heads, and what is left of each input and output that it narrows."""
         subject = self.model if compensation is None else refitted(self.model, compensation)
-        planning = analyse(subject.proto, selection.spec, subject.name)
+        planning = analyse(subject.proto, selection.spec, subject.name, **self._flags)
         proto = surgery.apply_plan(planning.plan, subject.proto)
-        return replace(subject, proto=proto, name="the pruned model"), planning.io
+        return subject.changed(proto, "the pruned model"), planning.io
 
     def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
-        """The smallest cut that reaches a speed-up, by bisection on real pruned models, measured here."""
-        trials: list[Trial] = []
+        """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
+        measured: dict[str, Trial] = {}
 
-        def reaches(count: int) -> bool:
-            if not _exists(found, count):
-                return False
-            speed = speedup(self._benchmark(self.pruned(found.removing(count), None), sizes))
-            trials.append(Trial(count, speed, speed >= wanted))
-            self.progress(f"measuring: {count} heads less are {speed:.2f} times as fast", len(trials), 0)
-            return speed >= wanted
+        def trial(selection: Selection) -> Trial:
+            key = repr(selection.spec)
+            if key not in measured:
+                (speed,) = speedups(self.model, [lambda: self.timed(selection)], self.provider, sizes)
+                made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
+                measured[key] = made
+                text = f"measuring: {made.removed} heads less are {speed.value:.2f} times as fast"
+                self.progress(text, len(measured), 0)
+            return measured[key]
+
+        def speed_of(count: int) -> float | None:
+            return trial(found.removing(count)).measured if _exists(found, count) else None
 
         most = found.most()
-        if not reaches(most):
+        first = trial(found.removing(most))
+        if not first.meets:
             raise RefusedError(
-                f"without all {most} heads that can go the model is {trials[-1].measured:.2f} times as fast,"
-                f" not {wanted:g} times"
+                f"without all {first.removed} heads that can go the model is {first.measured:.2f} times as fast, not"
+                f" {wanted:g} times ({first.speed})"
             )
-        chosen = self.completed(found.removing(_smallest(most, reaches)))
-        return replace(chosen, trials=tuple(trials))
+        selection = found.removing(smallest_reaching(most, wanted, speed_of))
+        speed = trial(selection).speed
+        return replace(self.completed(selection), trials=tuple(measured.values()), speed=speed)
 
-    def _benchmark(self, pruned: LoadedModel, sizes: Mapping[str, Any]) -> Benchmark:
-        settings = {"time_budget": SECONDS, "memory": False, **sizes}
-        return benchmark(self.model, pruned, provider=self.provider, **settings)
+    def _near_enough(self, found: Ground, limit: float) -> Chosen:
+        """The largest cut that stays within a drift, by bisection on real pruned models.
 
-    def _near_enough(self, found: Ground, allowed: float) -> Chosen:
-        """The largest cut that stays within a drift, by bisection on real pruned models."""
+        Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
+        on both stays within the limit.
+        """
         trials: list[Trial] = []
         best: dict[int, Chosen] = {}
+        allowed = limit * (1 - ROUNDING)
 
         def too_far(count: int) -> bool:
             if not _exists(found, count):
                 return False
             chosen = self.completed(found.removing(count))
-            drift = chosen.drift or 0.0
+            drift = self._largest_drift(chosen, allowed)
             best[count] = chosen
             trials.append(Trial(chosen.selection.count, drift, drift <= allowed))
             self.progress(f"measuring: without {count} heads the drift is {drift:.2g}", len(trials), 0)
-            return drift > allowed
+            # What is no number is not near.
+            return not drift <= allowed
 
         most = found.most()
         count = most if not too_far(most) else _smallest(most, too_far) - 1
         if not trials or not any(trial.meets for trial in trials):
             raise RefusedError(
-                f"no cut stays within a drift of {allowed:g}: the smallest drifts {trials[-1].measured:.2g}"
+                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g}"
+                f" ({next(iter(best.values())).unit})"
             )
         chosen = best.get(count) or self.completed(found.removing(count))
         return replace(chosen, trials=tuple(trials))
+
+    def _largest_drift(self, chosen: Chosen, allowed: float) -> float:
+        """The drift on held-out data, or on all of it if that is larger; not measured where the first is too large."""
+        assert self.data is not None and chosen.drift is not None
+        if not chosen.drift <= allowed:
+            return chosen.drift
+        every = self.drift(chosen.selection, chosen.compensation, self.data.whole)
+        return max(chosen.drift, every.mean())
 
 
 def _exists(found: Ground, count: int) -> bool:
@@ -350,12 +281,6 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
         else:
             low = middle
     return high
-
-
-def speedup(result: Benchmark) -> float:
-    """The least speed-up of the last model over the grid."""
-    cells = result.cells_of(len(result.models) - 1)
-    return min(cell.comparison.speedup for cell in cells if cell.comparison is not None)
 
 
 def _present(original: tuple[int, ...], heads: tuple[int, ...]) -> tuple[int, ...]:

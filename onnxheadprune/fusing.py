@@ -19,7 +19,6 @@ from onnxheadprune.model_io import LoadedModel, ModelLike, open_structure
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.runtime import Provider
-from onnxheadprune.storage.reading import hydrated
 from onnxheadprune.validation import validate
 
 CANDIDATES: tuple[FuseMode, ...] = ("contrib", "onnx")
@@ -98,10 +97,7 @@ def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tup
     candidates = [pruned, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
     measured = benchmark(
-        *(
-            LoadedModel(hydrated(model, original.sources), name)
-            for model, name in zip(candidates, names, strict=True)
-        ),
+        *(original.changed(model, name) for model, name in zip(candidates, names, strict=True)),
         provider=provider,
         time_budget=setting.seconds,
         repeats=setting.repeats,
@@ -119,8 +115,7 @@ def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tup
 
 def _obstacle(original: LoadedModel, model: ModelProto, provider: Provider, setting: Setting) -> str:
     """Why a candidate is not exact on this provider, "" if it is."""
-    # Its name must not be the original's path: what is proven is what is in memory.
-    candidate = LoadedModel(model, "the fused model", sources=original.sources)
+    candidate = original.changed(model, "the fused model")
     try:
         verdict = validate(original, candidate, data=setting.data, provider=provider, seed=setting.seed)
     except InferenceError as error:

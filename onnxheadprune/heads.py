@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from onnxheadprune.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.sites.site import AttentionSite
 
 HeadSpec: TypeAlias = str | Path | Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]]
 MAX_UNITS = 12
 """Units of heads of which all unions are looked at for the nearest legal set."""
+ALL = "*"
+"""The key that means every site."""
+MAX_HEAD = 9_999
+"""The largest head and site index that a spec may name; the widest models have a few hundred heads."""
+MAX_LISTED = 2**20
+"""Heads that a spec may list."""
 EXAMPLE = '"0:1,3 5:0-3 *:7"'
 
 
@@ -33,10 +40,7 @@ def parse_heads(spec: HeadSpec) -> dict[str, tuple[int, ...]]:
     if text.startswith("{"):
         return _from_json(text, "the head spec")
     if isinstance(spec, Path) or text.endswith(".json"):
-        path = Path(text)
-        if not path.is_file():
-            raise UsageError(f"head spec file {path} does not exist")
-        return _from_json(path.read_text(encoding="utf-8"), str(path))
+        return _from_json(read_text(text, "the head spec file"), text)
     return _from_inline(text)
 
 
@@ -49,7 +53,7 @@ def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
         key, colon, numbers = token.rpartition(":")
         if not colon or not key or not numbers:
             raise UsageError(
-                f"cannot read {token!r} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
+                f"cannot read {_short(token)} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
             )
         parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token))
     return parsed
@@ -60,19 +64,30 @@ def _numbers(text: str, token: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UsageError(f"cannot read {part!r} in {token!r}: heads are numbers or ranges like 0-3")
+            raise UsageError(
+                f"cannot read {_short(part)} in {_short(token)}: heads are numbers or ranges like 0-3"
+            )
+        if max(len(first), len(last)) > len(str(MAX_HEAD)):
+            raise UsageError(f"cannot read {_short(part)}: heads are numbers up to {MAX_HEAD}")
         stop = int(last) if dash else int(first)
         if stop < int(first):
-            raise UsageError(f"the range {part!r} in {token!r} runs backwards")
+            raise UsageError(f"the range {_short(part)} in {_short(token)} runs backwards")
         heads += range(int(first), stop + 1)
+        if len(heads) > MAX_LISTED:
+            raise UsageError(f"the head spec lists more than {MAX_LISTED:,} heads")
     return heads
+
+
+def _short(text: str) -> str:
+    """A quoted part of a spec, cut off where it is long."""
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where} is not JSON: {error.msg} in line {error.lineno}") from error
+        data = parse_json(text)
+    except NotJsonError as error:
+        raise UsageError(f"{where} is {error}") from error
     if not isinstance(data, dict):
         raise UsageError(f'{where} must hold an object like {{"0": [1, 3]}}')
     return _from_mapping(data, where)
@@ -83,13 +98,20 @@ def _from_mapping(
 ) -> dict[str, tuple[int, ...]]:
     parsed: dict[str, tuple[int, ...]] = {}
     for key, heads in data.items():
-        numbers = list(heads) if isinstance(heads, Iterable) and not isinstance(heads, str) else None
-        if numbers is None or any(
-            isinstance(h, bool) or not hasattr(h, "__index__") or int(h) < 0 for h in numbers
-        ):
-            raise UsageError(f"{where}: the heads of {key!r} must be a list of numbers")
+        listed = isinstance(heads, Iterable) and not isinstance(heads, str)
+        numbers = list(itertools.islice(heads, MAX_LISTED + 1)) if listed else None
+        if numbers is None or not all(_is_head(head) for head in numbers):
+            raise UsageError(
+                f"{where}: the heads of {_short(str(key))} must be a list of numbers from 0 to {MAX_HEAD}"
+            )
+        if len(numbers) > MAX_LISTED:
+            raise UsageError(f"{where} lists more than {MAX_LISTED:,} heads")
         parsed[str(key)] = _merge(parsed.get(str(key), ()), [int(head) for head in numbers])
     return parsed
+
+
+def _is_head(head: object) -> bool:
+    return not isinstance(head, bool) and hasattr(head, "__index__") and 0 <= operator.index(head) <= MAX_HEAD
 
 
 def _merge(known: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
@@ -125,10 +147,10 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
 
 
 def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
-    if key == "*":
+    if key == ALL:
         return list(sites)
     found = [site for site in sites if site.name == key]
-    if not found and key.isdecimal():
+    if not found and key.isdecimal() and len(key) <= len(str(MAX_HEAD)):
         found = [site for site in sites if site.index == int(key)]
     if not found:
         found = [site for site in sites if _is_part(key, site.name)]
@@ -136,10 +158,10 @@ def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
         known = ", ".join(f"{site.index} ({site.name})" for site in sites[:6]) + (
             ", ..." if len(sites) > 6 else ""
         )
-        raise UsageError(f"there is no site {key!r}; this model has {known}")
+        raise UsageError(f"there is no site {_short(key)}; this model has {known}")
     if len(found) > 1:
         names = ", ".join(site.name for site in found[:4])
-        raise UsageError(f"site {key!r} is ambiguous: {names}; use the full name or the index")
+        raise UsageError(f"site {_short(key)} is ambiguous: {names}; use the full name or the index")
     return found
 
 

@@ -5,18 +5,19 @@ It is the oracle of this package: a pruned model must equal it, always.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.graph.view import GraphView, Node, Value
 from onnxheadprune.sites.site import AttentionSite, Projection
 from onnxheadprune.tensors import FLOATS
 
 QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
 QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+DEQUANTIZER = "DequantizeLinear"
 
 
 def masked_reference(
@@ -40,9 +41,9 @@ def masked_reference(
         if silenced:
             inserts += [_mask(masked, projection, silenced) for projection in site.projections]
     for node, index, created in sorted(inserts, key=lambda item: -item[0].index):
-        _graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
+        graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
         for new in reversed(created):
-            _graph_of(masked, node).node.insert(node.position, new)
+            graph_of(masked, node).node.insert(node.position, new)
     return masked
 
 
@@ -59,6 +60,7 @@ def _mask(
         node, index = value.producer, 0
         value = node.inputs[0]
         assert value is not None
+    value, rounding = _before_rounding(value)
     sizes = dict(zip(axes, projection.sizes, strict=True))
     order = np.argsort(axes)
     mask = (
@@ -77,7 +79,32 @@ def _mask(
         zero = _zero_point(node)
         created = helper.make_node("Where", [tensor.name, value.name, zero], [name], name=name)
     model.graph.initializer.append(tensor)
-    return node, index, [created]
+    return node, index, [created, *_rounded_again(name, rounding)]
+
+
+def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
+    """The value that a pair of QuantizeLinear and DequantizeLinear rounds, and the pair; the value itself without one.
+
+    ONNX Runtime fuses a contraction with the DequantizeLinear in front of it. A mask between the two would stop
+    that, and the masked reference would round at other places than the pruned model.
+    """
+    last = value.producer
+    stored = None if last is None or last.op_type != DEQUANTIZER else last.inputs[0]
+    first = None if stored is None else stored.producer
+    if last is None or first is None or first.op_type != QUANTIZERS[0] or first.inputs[0] is None:
+        return value, ()
+    return first.inputs[0], (first, last)
+
+
+def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]:
+    """Copies of rounding nodes for a masked value; the originals stay for whoever else reads them."""
+    source = name
+    for node in rounding:
+        copy = NodeProto()
+        copy.CopyFrom(node.proto)
+        copy.input[0], copy.name = source, f"{name}/{node.op_type}"
+        source = copy.output[0] = copy.name
+        yield copy
 
 
 def _zero_point(node: Node) -> str:
@@ -100,7 +127,7 @@ def _weight_type(projection: Projection) -> int:
     return found if found in FLOATS else TensorProto.FLOAT
 
 
-def _graph_of(model: ModelProto, node: Node):  # type: ignore[no-untyped-def]
+def graph_of(model: ModelProto, node: Node) -> GraphProto:
     """The graph of the copy that corresponds to a node's scope."""
     path = []
     scope = node.scope

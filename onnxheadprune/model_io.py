@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,14 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
+from onnxheadprune.documents import kind_of
 from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.graph.calls import check_calls
 from onnxheadprune.node_order import in_order
-from onnxheadprune.storage.checks import check_names, check_private, check_tensors, check_text
+from onnxheadprune.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.storage.reading import Opened, hydrated
 from onnxheadprune.storage.sources import Source, inside, source_at
-from onnxheadprune.storage.spans import hold, is_outside, span_of
+from onnxheadprune.storage.spans import hold, is_outside, own_location, span_of
 from onnxheadprune.storage.tensors import BITS, bytes_needed, tensors_of
 from onnxheadprune.storage.wire import BIG, WireError, not_a_model, structure
 
@@ -36,21 +39,50 @@ MAPPED_FROM = 2**28
 class LoadedModel:
     """A model, and where it came from.
 
+    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: a model that is
+    constructed, or made from another one (`changed`, `dataclasses.replace`), has no path, whatever its
+    tensors refer to.
+
     Attributes:
         proto: the model; its tensors are in memory, or refer to `sources`.
         name: what to call it in reports.
-        path: its file, None if it came from memory.
-        data_files: the files beside it that hold weights.
         sources: the files that tensors of `proto` refer to, by their location.
+        inline: the location that stands for data inside of a model file, None if all of that is in memory.
         stored: the model with its local functions and its order of nodes, where `proto` has others.
+        path: the file that holds this very model, None if there is none.
+        data_files: the files beside `path` that hold weights.
     """
 
     proto: ModelProto
     name: str
-    path: Path | None = None
-    data_files: tuple[Path, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    inline: str | None = None
     stored: ModelProto | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, init=False)
+    data_files: tuple[Path, ...] = field(default=(), init=False)
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path,
+        proto: ModelProto,
+        name: str,
+        *,
+        data_files: tuple[Path, ...] = (),
+        sources: Mapping[str, Source] | None = None,
+        inline: str | None = None,
+        stored: ModelProto | None = None,
+    ) -> LoadedModel:
+        """What was read from a file, and is the same model as the file."""
+        made = cls(proto, name, sources or {}, inline, stored)
+        # Set past the constructor, which `dataclasses.replace` calls with other protos.
+        object.__setattr__(made, "path", path)
+        object.__setattr__(made, "data_files", data_files)
+        return made
+
+    def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
+        """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
+        return LoadedModel(proto, name or self.name, self.sources, self.inline)
 
 
 def load_model(source: ModelLike) -> ModelProto:
@@ -71,7 +103,10 @@ def open_model(source: ModelLike) -> LoadedModel:
         ModelError: if it is no ONNX model, truncated, or its external data is missing.
     """
     light = open_structure(source)
-    return LoadedModel(hydrated(light.proto, light.sources), light.name, light.path, light.data_files)
+    proto = hydrated(light.proto, light.sources)
+    if light.path is None:
+        return LoadedModel(proto, light.name)
+    return LoadedModel.of_file(light.path, proto, light.name, data_files=light.data_files)
 
 
 def open_structure(source: ModelLike) -> LoadedModel:
@@ -92,11 +127,15 @@ def open_structure(source: ModelLike) -> LoadedModel:
         exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
         assert isinstance(exported, ModelProto)
         _check_in_memory(exported, name)
-        check_text(exported, name)
-        check_tensors(exported, name, {})
         check_names(exported, name)
+        check_tensors(tensors_of(exported), name, {})
         made = prepared(exported)
         return LoadedModel(made, name, stored=None if made is exported else exported)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon Graph, not {_kind(source)};"
+            " convert it first, onnx_ir's with onnx_ir.to_proto"
+        )
     path = Path(source)
     model, own, references = parse_structure(path)
     if _refers_to(model, own) > references:
@@ -120,25 +159,26 @@ def structure_of(
         ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
     """
     folder = path.parent if folder is None else folder
-    check_private(model, name)
+    check_names(model, name)
+    tensors = list(tensors_of(model))
+    check_private(tensors, name)
     sources = dict(known)
-    for stored in tensors_of(model):
+    for stored in tensors:
         if is_outside(stored.tensor):
             location = span_of(stored.tensor).location
             if location not in sources:
                 sources[location] = inside(folder, location, name)
     own = next(iter(known))
-    check_text(model, name)
-    check_tensors(model, name, sources)
-    check_names(model, name)
+    check_tensors(tensors, name, sources)
     with Opened(sources) as opened:
-        for stored in tensors_of(model):
+        for stored in tensors:
             if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
                 span = span_of(stored.tensor)
                 hold(stored.tensor, opened.read(span), outside=span.offset)
     beside = tuple(item.path for location, item in sources.items() if location != own)
     made = prepared(model)
-    return LoadedModel(made, name, path, beside, sources, None if made is model else model)
+    kept = None if made is model else model
+    return LoadedModel.of_file(path, made, name, data_files=beside, sources=sources, inline=own, stored=kept)
 
 
 def _refers_to(model: ModelProto, location: str) -> int:
@@ -154,9 +194,10 @@ def prepared(model: ModelProto) -> ModelProto:
     removed from one of them alone. Nodes are put into topological order.
 
     Raises:
-        ModelError: if there is no such order, or a function cannot be inlined.
+        ModelError: if there is no such order, or a function cannot be inlined within bounds.
     """
     if model.functions:
+        check_calls(model)
         try:
             model = onnx.inliner.inline_local_functions(model)
         except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
@@ -201,9 +242,10 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         UsageError: if there is no such file.
         ModelError: if it is no ONNX model, or cannot be read.
     """
-    if not path.exists():
+    mode = kind_of(path)
+    if mode is None:
         raise UsageError(f"{path} does not exist")
-    if not path.is_file():
+    if not stat.S_ISREG(mode):
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:
@@ -215,12 +257,12 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         raise not_a_model(path, _first_line(error)) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph")
-    return model, path.name, references
+    return model, own_location(path), references
 
 
 def _structure_of(path: Path) -> tuple[bytes, int]:
     with path.open("rb") as stream:
-        return structure(stream.fileno(), path.name)
+        return structure(stream.fileno(), own_location(path))
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
@@ -273,6 +315,10 @@ def _checkable(model: ModelProto) -> ModelProto:
             # In a body there is no declaring, and the checker counts the bytes, whatever they are.
             tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
     return skeleton
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__name__}"
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnx import ModelProto
@@ -19,58 +17,58 @@ from onnxheadprune.model_io import (
     stored_bytes,
     structure_of,
 )
+from onnxheadprune.storage.claims import Making, Reading, check_makings, identity
+from onnxheadprune.storage.folder import sentences
 from onnxheadprune.storage.layout import ExternalData, lay_out
 from onnxheadprune.storage.sources import source_at
+from onnxheadprune.storage.spans import own_location
 from onnxheadprune.storage.stage import Stage
 
 _POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
 
 
-def check_target(output: str | os.PathLike[str], *inputs: LoadedModel, in_place: bool = False) -> Path:
+def check_target(
+    output: str | os.PathLike[str],
+    *inputs: LoadedModel,
+    in_place: bool = False,
+    others: Sequence[Reading] = (),
+) -> Path:
     """The output path, if something can be written there.
 
     Args:
         output: where to write.
         inputs: models that must not be overwritten.
         in_place: the output may be the model file of an input, of which a backup is kept.
+        others: other files that are read.
 
     Raises:
-        UsageError: if it is part of an input, or its folder does not exist or cannot be written.
+        UsageError: if it is part of an input, something else than a file, or its folder does not exist or
+            cannot be written.
     """
     target = Path(output)
-    for source in inputs:
-        if source.path is not None and not in_place and _is_same_file(target, source.path):
-            raise UsageError(f"the output {target} is the input itself; choose another path")
-        for data_file in source.data_files:
-            if _is_same_file(target, data_file):
-                raise UsageError(f"the output {target} would overwrite the input's weights {data_file}")
-    folder = target.parent
-    if not folder.is_dir():
-        raise UsageError(f"the folder {folder} does not exist")
-    if target.is_dir():
-        raise UsageError(f"the output {target} is a folder; name a file in it")
-    if target.exists() and not target.is_file():
-        raise UsageError(f"the output {target} is not a regular file")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"the folder {folder} cannot be written")
+    made = Making("the output", target, os.fspath(output), replaces="the model" if in_place else "")
+    check_makings([made], lambda: [*(item for source in inputs for item in _readings(source)), *others])
     return target
 
 
-def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path | None:
+def _readings(source: LoadedModel) -> Iterator[Reading]:
+    if source.path is not None:
+        yield Reading("the model", source.path)
+    for path in source.data_files:
+        yield Reading("the model's weights", path)
+
+
+def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:
     """The path under which a model that is replaced is kept.
 
     Raises:
-        UsageError: if it is taken, on another file system, or the backup could not find its weights there.
+        UsageError: if it is taken by anything but a copy of the model, as a run that was killed leaves it; if it
+            is on another file system, or the backup could not find its weights there.
     """
     kept = Path(backup)
-    if target is None or source.path is None or not _is_same_file(target, source.path):
+    if target is None or source.path is None or identity(target) != identity(source.path):
         raise UsageError("a backup is for pruning in place: the output is the model itself")
-    if os.path.lexists(kept):
-        raise UsageError(f"the backup {kept} exists already; it is never overwritten")
-    if not kept.parent.is_dir():
-        raise UsageError(f"the folder {kept.parent} does not exist")
-    if target.is_symlink():
-        raise UsageError(f"{target} is a link; prune the file it leads to")
+    check_makings([Making("the backup", kept, os.fspath(backup), "new", copy_of=target)], list)
     if source.data_files and not kept.parent.samefile(target.parent):
         raise UsageError(
             f"{target} has weights in other files, which its backup needs beside it; name a backup in the same folder"
@@ -78,10 +76,6 @@ def check_backup(backup: str | os.PathLike[str], target: Path | None, source: Lo
     if kept.parent.stat().st_dev != target.stat().st_dev:
         raise UsageError(f"the backup {kept} is on another file system than {target}; name one that is not")
     return kept
-
-
-def _is_same_file(left: Path, right: Path) -> bool:
-    return left.exists() and right.exists() and left.samefile(right)
 
 
 def save_model(
@@ -112,15 +106,14 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> St
         UsageError: if they cannot be written, or do not fit into one file.
         ModelError: if weights cannot be read.
     """
-    own = None if loaded.path is None else loaded.path.name
-    location = f"{target.name}.data"
-    layout, inside = lay_out(loaded.proto, own, location, external, INLINE_LIMIT)
+    location = f"{own_location(target)}.data"
+    layout, inside = lay_out(loaded.proto, loaded.inline, location, external, INLINE_LIMIT)
     if inside > INLINE_LIMIT:
         raise UsageError(
             f"{target} cannot hold its weights of {inside / 1e9:.1f} GB, since a protobuf message"
             " ends at 2 GiB; let them go into a file beside it (--external-data auto)"
         )
-    with _sentences(target):
+    with sentences(target):
         return Stage(layout, loaded.sources, target, location)
 
 
@@ -130,7 +123,7 @@ def staged_model(stage: Stage) -> LoadedModel:
     Raises:
         UsageError: if the model file cannot be written.
     """
-    with _sentences(stage.target):
+    with sentences(stage.target):
         stage.write()
         if stored_bytes(stage.layout.model) > MAPPED_FROM:
             stage.show()
@@ -152,14 +145,5 @@ def commit(stage: Stage, metadata: tuple[str, str] | None = None, backup: Path |
     Raises:
         UsageError: if that is not possible; nothing has changed then.
     """
-    with _sentences(stage.target):
+    with sentences(stage.target):
         stage.commit(metadata, backup)
-
-
-@contextlib.contextmanager
-def _sentences(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = "no space is left" if error.errno == errno.ENOSPC else str(error.strerror or error)
-        raise UsageError(f"{target} cannot be written: {reason}") from error

@@ -18,6 +18,8 @@ def in_order(model: ModelProto) -> ModelProto:
     Raises:
         ModelError: if the graph has a cycle.
     """
+    if _is_ordered(model.graph):
+        return model
     order = _order(model.graph)
     if order == list(range(len(order))):
         return model
@@ -26,6 +28,17 @@ def in_order(model: ModelProto) -> ModelProto:
     del copy.graph.node[:]
     copy.graph.node.extend(model.graph.node[position] for position in order)
     return copy
+
+
+def _is_ordered(graph: GraphProto) -> bool:
+    """Whether no node reads what a later one computes: one pass that suffices for almost all models."""
+    read: set[str] = set()
+    for node in graph.node:
+        read.update(_names_read(node) if node.attribute else node.input)
+        read.discard("")
+        if not read.isdisjoint(node.output):
+            return False
+    return True
 
 
 def _order(graph: GraphProto) -> list[int]:

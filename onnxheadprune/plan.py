@@ -11,12 +11,15 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
+from onnxheadprune.documents import parse_json
 from onnxheadprune.edits import EdgeGather, Edit, SetDim, SliceTensor, edit_from_dict, edit_to_dict
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import ModelError, UsageError
 
 FORMAT = 1
 REMOVED_KEY = "onnxheadprune.removed"
 VALIDATION_KEY = "onnxheadprune.validation"
+REMOVED_VERSION = 1
+"""Of the record of removed heads."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,14 @@ class PlannedEdit:
 
 
 @dataclass(frozen=True)
+class LeftOutNode:
+    """A product of attention weights and values around which no site was found, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class PrunePlan:
     """An ordered list of edits for one particular model.
 
@@ -56,6 +67,7 @@ class PrunePlan:
         edits: what to change, each with the sites behind it.
         io_changes: sentences about changed graph inputs and outputs.
         elements_removed: elements that stored tensors lose.
+        left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
     """
 
     model: str
@@ -64,6 +76,7 @@ class PrunePlan:
     edits: tuple[PlannedEdit, ...]
     io_changes: tuple[str, ...]
     elements_removed: int
+    left_out: tuple[LeftOutNode, ...] = ()
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -100,6 +113,7 @@ class PrunePlan:
             ],
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
+            "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
         }
@@ -133,7 +147,9 @@ class PrunePlan:
             for item in data["edits"]
         )
         changes = tuple(data["io_changes"])
-        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"])
+        # Plans of earlier versions do not say.
+        missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
+        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"], missed)
 
     def to_json(self) -> str:
         """The plan as a JSON document."""
@@ -149,6 +165,35 @@ class PrunePlan:
                 )
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
+
+
+def read_record(model: ModelProto, key: str, newest: int) -> dict[str, Any] | None:
+    """What this tool wrote into a model's metadata, None where it wrote nothing.
+
+    Args:
+        model: the model.
+        key: of the metadata entry, which holds a JSON object.
+        newest: the newest version of this record that the caller understands; a record without one is version 1.
+
+    Raises:
+        ModelError: if it cannot be read, or is of a version that nobody here knows.
+    """
+    entry = next((item for item in model.metadata_props if item.key == key), None)
+    if entry is None:
+        return None
+    try:
+        content = parse_json(entry.value)
+    except ValueError as error:
+        raise ModelError(f"the metadata entry {key} cannot be read") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"the metadata entry {key} cannot be read")
+    version = content.get("version", 1)
+    if version not in range(1, newest + 1) or isinstance(version, bool):
+        raise ModelError(
+            f"the metadata entry {key} is of version {str(version)[:20]}, and this version of onnxheadprune reads up"
+            f" to {newest}; use the version that wrote the model, or a newer one"
+        )
+    return content
 
 
 def fingerprint(model: ModelProto) -> str:

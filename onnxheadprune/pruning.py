@@ -23,14 +23,23 @@ from onnxheadprune.edits import (
 )
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView, Value
-from onnxheadprune.heads import HeadSpec, resolve_heads
-from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.heads import ALL, HeadSpec, parse_heads, resolve_heads
+from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Sweep, sweep
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, PlannedEdit, PrunePlan, SiteCut, fingerprint
+from onnxheadprune.plan import (
+    REMOVED_KEY,
+    REMOVED_VERSION,
+    LeftOutNode,
+    PlannedEdit,
+    PrunePlan,
+    SiteCut,
+    fingerprint,
+)
 from onnxheadprune.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.sites.generation import why_uneven
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.soundness import analysing
@@ -97,23 +106,26 @@ def _analysed(
     sites = sites_of(view, name)
     chosen = resolve_heads(heads, sites)
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
+    uneven = None if keep_cache_shape else why_uneven(sites, present)
+    if uneven is not None:
+        raise RefusedError(uneven)
     swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
     edits = _edits(view, sites, present, swept)
     if half_dead(swept, edits):
+        # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+        swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change, emptied=False)
+        edits = _edits(view, sites, present, swept)
         whole = [site for site in sites if goes_whole(site, present)]
         wide = [site for site in whole if any(item.sums_more for item in site.projections)]
-        partly = {
-            site.index: present.get(site.index, ()) for site in sites if site not in whole or site in wide
-        }
-        swept = _sweep(view, sites, partly, keep_cache_shape, allow_io_change)
-        edits = _edits(view, sites, present, swept)
         if wide and half_dead(swept, edits):
             raise RefusedError(
                 f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
                 " is used elsewhere; leave at least one head"
             )
     cuts = _cuts(sites, chosen, present, pruning_record(model))
-    metadata = SetMetadata(REMOVED_KEY, json.dumps({"version": 1, "sites": [_record(cut) for cut in cuts]}))
+    metadata = SetMetadata(
+        REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]})
+    )
     edits[metadata] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))
@@ -128,9 +140,22 @@ def _analysed(
     }
     changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
     plan = PrunePlan(
-        name, fingerprint(model), cuts, tuple(planned), changes, _elements_removed(view, planned)
+        name,
+        fingerprint(model),
+        cuts,
+        tuple(planned),
+        changes,
+        _elements_removed(view, planned),
+        _left_out(sites) if ALL in parse_heads(heads) else (),
     )
     return Planning(plan, view, sites, present, io)
+
+
+def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
+    """What attends and is no site."""
+    return tuple(
+        LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
+    )
 
 
 def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
@@ -147,10 +172,10 @@ def _edits(
     edits |= detached(sites, heads)
     for site in sites:
         if heads.get(site.index):
-            left = [item for item in site.projections if item.sums_more or not goes_whole(site, heads)]
+            left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
             own = [edit for item in left for edit in item.edits(heads[site.index])]
             edits |= dict.fromkeys(own, frozenset({site.name}))
-    return edits | dead_after(view, edits)
+    return settled(view, edits)
 
 
 def _sweep(
@@ -159,8 +184,17 @@ def _sweep(
     heads: Mapping[int, tuple[int, ...]],
     keep_cache_shape: bool,
     allow_io_change: bool,
+    emptied: bool = True,
 ) -> Sweep:
-    seeds = [seed for site in sites if site.index in heads for seed in site.seeds(heads[site.index])]
+    chosen = [site for site in sites if heads.get(site.index)]
+    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
+    for site in chosen:
+        if site.maps and not allow_io_change and not goes_whole(site, heads):
+            names = ", ".join(sorted(value.name for value in site.maps))
+            raise RefusedError(
+                f"site {site.index} ({site.name}) cannot lose heads while the model hands out a map per head"
+                f" ({names}); --allow-io-change narrows that output"
+            )
     free: set[Value] = set()
     if not keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking import benchmark
+from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect, EffectMeter
-from onnxheadprune.choosing import Chooser, Wish, speedup
+from onnxheadprune.calibration.drift import EffectMeter, Measure
+from onnxheadprune.choosing import Chooser
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds.data import IGNORED_LABEL
 from onnxheadprune.liveness.live import Live
@@ -24,11 +25,10 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.scoring.ablation import require_main
 from onnxheadprune.scoring.executors import run_all
 from onnxheadprune.selection import Selection
+from onnxheadprune.speeding import speedups
 from onnxheadprune.storage.folder import write_text
 from onnxheadprune.validation.compare import narrowed
-
-SECONDS = 4.0
-"""Time to measure a latency, per point and grid point."""
+from onnxheadprune.wishes import Wish
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class CurvePoint:
         heads: which, as a head spec.
         drift: on held-out data.
         accuracy: on held-out data, None without labels.
-        speedup: measured, None where it was not.
+        speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
+            not measured.
+        speed: the measurement behind it, None where there is none.
     """
 
     ratio: float
@@ -50,6 +52,7 @@ class CurvePoint:
     drift: float
     accuracy: float | None
     speedup: float | None
+    speed: SpeedUp | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -60,6 +63,7 @@ class CurvePoint:
             "drift": self.drift,
             "accuracy": self.accuracy,
             "speedup": self.speedup,
+            "speed": None if self.speed is None else self.speed.to_dict(),
         }
 
 
@@ -128,7 +132,7 @@ class PointTask:
     data: Calibration
     provider: Provider
     compensate: bool
-    effect: Effect | None = None
+    effect: Measure | None = None
 
 
 def sweep_ratios(
@@ -140,8 +144,8 @@ def sweep_ratios(
         chooser: the model and its data.
         wish: scores, limits and protected heads; its own ratio does not matter.
         ratios: shares of all heads.
-        executor: where to work on the points; None does so here and measures latency too. Elsewhere points
-            would disturb each other's clocks, so latencies are measured here afterwards.
+        executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
+            latencies are measured here afterwards, those of several points side by side.
 
     Raises:
         UsageError: without data.
@@ -165,7 +169,7 @@ def sweep_ratios(
 
     cuts = list(zip(ratios, selections, strict=True))
     if executor is None:
-        points = run_all(lambda cut: _measured(chooser, *cut, latency=True), cuts, None, done)
+        points = run_all(lambda cut: _measured(chooser, *cut), cuts, None, done)
     else:
         content = chooser.model.proto.SerializeToString()
         tasks = [
@@ -182,10 +186,7 @@ def sweep_ratios(
             for ratio, selection in cuts
         ]
         points = run_all(measure_point, tasks, executor, done)
-        points = [
-            replace(point, speedup=_speedup(chooser, selection))
-            for point, selection in zip(points, selections, strict=True)
-        ]
+    points = _timed(chooser, points, selections, wish.sizes)
     unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.effect).name
     return Curve(
         chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
@@ -199,24 +200,33 @@ def measure_point(task: PointTask) -> CurvePoint:
     loaded = replace(open_model(model), name=task.name)
     chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
     chooser.hold_out("a sweep measures on data")
-    return _measured(chooser, task.ratio, task.selection, latency=False)
+    return _measured(chooser, task.ratio, task.selection)
 
 
-def _measured(chooser: Chooser, ratio: float, selection: Selection, *, latency: bool) -> CurvePoint:
-    speed = _speedup(chooser, selection) if latency else None
+def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), speed)
+        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
     chosen = chooser.completed(selection)
     accuracy = _accuracy(chooser, *chooser.cut(selection, chosen.compensation))
-    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, speed)
+    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
 
 
-def _speedup(chooser: Chooser, selection: Selection) -> float:
-    if not selection.count:
-        return 1.0
-    pruned = chooser.pruned(selection, None)
-    result = benchmark(chooser.model, pruned, provider=chooser.provider, time_budget=SECONDS, memory=False)
-    return speedup(result)
+def _timed(
+    chooser: Chooser,
+    points: Sequence[CurvePoint],
+    selections: Sequence[Selection],
+    sizes: Mapping[str, Any] | None,
+) -> list[CurvePoint]:
+    """The points with their speed-ups; each set of heads is measured once."""
+    different = {repr(selection.spec): selection for selection in selections if selection.count}
+    makers = [functools.partial(chooser.timed, selection) for selection in different.values()]
+    chooser.progress("measuring latencies", 0, 0)
+    found = dict(zip(different, speedups(chooser.model, makers, chooser.provider, sizes), strict=True))
+    timed = []
+    for point, selection in zip(points, selections, strict=True):
+        speed = found.get(repr(selection.spec))
+        timed.append(replace(point, speedup=1.0 if speed is None else speed.value, speed=speed))
+    return timed
 
 
 def _accuracy(chooser: Chooser, model: LoadedModel, io: Mapping[str, Live]) -> float | None:

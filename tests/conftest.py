@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from onnxheadprune import speeding
+from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +58,11 @@ def digits_test() -> Path:
 @pytest.fixture
 def tiny() -> Path:
     return SAMPLES / "tiny"
+
+
+@pytest.fixture
+def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real clocks that run for less long: what is asserted are factors, with wide margins."""
+    monkeypatch.setattr(speeding, "SECONDS", 0.2)
+    monkeypatch.setattr(measure, "SLICE", 0.002)
+    monkeypatch.setattr(measure, "WARM_UP", 0.2)

@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxheadprune import prune
+from onnxheadprune.storage.spans import own_location
 from onnxheadprune.storage.wire import structure
 
 STEPS = ("write", "copy_file_range", "ftruncate", "fsync", "link", "replace", "lseek", "close", "unlink")
@@ -24,7 +25,7 @@ def complete(target: Path) -> State:
     """Digests of a model and of all the data it refers to. Raises if any of it is missing."""
     found = {"model": _digest(target)}
     with target.open("rb") as stream:
-        model = onnx.ModelProto.FromString(structure(stream.fileno(), target.name)[0])
+        model = onnx.ModelProto.FromString(structure(stream.fileno(), own_location(target))[0])
     for tensor in model.graph.initializer:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if entries.get("location", target.name) != target.name:
@@ -108,7 +109,7 @@ def litter(folder: Path, target: Path) -> set[str]:
     if not target.exists():
         return names
     with target.open("rb") as stream:
-        model = onnx.ModelProto.FromString(structure(stream.fileno(), target.name)[0])
+        model = onnx.ModelProto.FromString(structure(stream.fileno(), own_location(target))[0])
     used = {
         entry.value
         for tensor in model.graph.initializer

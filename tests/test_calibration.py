@@ -168,7 +168,7 @@ def test_other_text_errors(bert: tuple[Input, ...], digits: Path, tmp_path: Path
         text_feeds(path, tmp_path / "missing.json", bert)
     with pytest.raises(UsageError, match="no tokenizer of the tokenizers library"):
         text_feeds(path, broken, bert)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="does not exist"):
         text_feeds(tmp_path / "missing.txt", broken, bert)
     with pytest.raises(UsageError, match="no input for token ids"):
         text_feeds(path, tokenizer(tmp_path), inputs_of(digits))

@@ -15,7 +15,7 @@ from onnx import ModelProto, numpy_helper
 from onnxheadprune import ModelError, prune, validate
 from onnxheadprune.calibration.contexts import run_feed
 from onnxheadprune.calibration.moments import Moments
-from onnxheadprune.choosing import Chooser, Wish, named
+from onnxheadprune.choosing import Chooser, named
 from onnxheadprune.compensation import compensate, record_of
 from onnxheadprune.compensation.fit import fit
 from onnxheadprune.compensation.record import COMPENSATED_KEY
@@ -23,6 +23,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model_io import load_model, open_structure
 from onnxheadprune.plan import REMOVED_KEY
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
 

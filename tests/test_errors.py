@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,15 +245,20 @@ def test_wrong_data(refused: Refused, toy: Path, tmp_path: Path) -> None:
 def test_output_equal_to_the_input(refused: Refused, toy: Path, tmp_path: Path) -> None:
     alias = tmp_path / "alias.onnx"
     alias.symlink_to(toy)
-    for out in (toy, toy.parent / "." / toy.name, alias):
+    for out in (toy, toy.parent / "." / toy.name):
         sentence = refused(2, "prune", toy, "-o", out, "--heads", "0:1")
-        assert sentence == f"the output {out} is the input itself; choose another path"
+        assert sentence == (
+            f"the output {out} would replace MODEL {toy}, which this call reads; choose another path"
+        )
+    assert f"is a link to {toy}; name that file" in refused(2, "prune", toy, "-o", alias, "--heads", "0:1")
 
 
 def test_output_over_the_weights_of_the_input(refused: Refused, tmp_path: Path) -> None:
     source = external(tmp_path / "in")
     weights = source.with_name("weights.bin")
-    assert "overwrite the input's weights" in refused(2, "prune", source, "-o", weights, "--heads", "0:1")
+    assert "would replace the weights of MODEL" in refused(
+        2, "prune", source, "-o", weights, "--heads", "0:1"
+    )
 
 
 def test_folder_that_does_not_exist(refused: Refused, toy: Path, tmp_path: Path) -> None:
@@ -265,15 +272,23 @@ def test_folder_as_output(refused: Refused, toy: Path, tmp_path: Path) -> None:
     assert "is a folder" in refused(2, "prune", toy, "-o", folder, "--heads", "0:1")
 
 
-def test_folder_that_cannot_be_written(
-    refused: Refused, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Root may write everywhere, so the answer of the system is replaced.
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    folder = tmp_path / "locked"
-    folder.mkdir()
-    sentence = refused(2, "prune", toy, "-o", folder / "o.onnx", "--heads", "0:1")
-    assert sentence == f"the folder {folder} cannot be written"
+def test_folder_that_cannot_be_written(command: Command, toy: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copy(toy, folder / "m.onnx")
+        folder.chmod(0o555)
+        is_root = os.geteuid() == 0
+        if is_root:  # who may write everywhere
+            os.seteuid(65534)
+        try:
+            result = command("prune", folder / "m.onnx", "-o", folder / "o.onnx", "--heads", "0:1")
+        finally:
+            if is_root:
+                os.seteuid(0)
+            folder.chmod(0o755)
+        assert [path.name for path in folder.iterdir()] == ["m.onnx"]
+    sentence = f"error: {folder}/o.onnx cannot be written: its folder takes no files (Permission denied)\n"
+    assert (result.exit_code, result.stderr) == (2, sentence)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux")

@@ -99,7 +99,7 @@ def test_symbols_that_an_exporter_did_not_relate() -> None:
 def test_sizes_differ_between_cases_and_axes() -> None:
     feeds = feeds_of(graph_with(("a", F32, ["batch", "m", 5]), ("b", F32, ["batch", "n", 5])))
     shapes = [(feed["a"].shape, feed["b"].shape) for feed in feeds]
-    assert len(set(shapes)) == 3
+    assert len(set(shapes)) == 4
     assert all(a[1] != b[1] for a, b in shapes)
     assert {a[0] for a, _ in shapes} == {1, 2, 3}
 
@@ -126,11 +126,13 @@ def test_a_seed_is_a_feed() -> None:
     assert not np.array_equal(first[name], other[name])
 
 
-def test_masks_are_ones_and_one_feed_is_padded() -> None:
+def test_masks_are_ones_and_two_feeds_are_padded() -> None:
     masks = [feed["attention_mask"] for feed in feeds_of(decoder())]
     padded = [mask for mask in masks if (mask == 0).any()]
-    assert len(padded) == 1
-    (mask,) = padded
+    assert len(padded) == 2
+    mask, left = padded
+    assert not left[:, 0].any() and left[:, -1].all()
+    assert all((np.diff(row) < 0).any() for row in left), "a hole in every row"
     assert mask[:, 0].all()
     assert all((np.diff(row) <= 0).all() for row in mask)
     assert set(np.unique(mask.sum(axis=1))) > {mask.shape[1] - 1}

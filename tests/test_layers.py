@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "refusal", "edits"),
+    ("errors", "refusal", "edits", "documents", "foreign"),
     ("graph", "node_order", "model_io", "model_save", "soundness", "storage", "tensors"),
     ("liveness",),
     ("plan",),
@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("scoring",),
     ("selection", "compensation"),
     ("validation", "benchmarking", "doctor"),
-    ("fusing", "choosing", "sweeping", "api", "batch", "batch_worker"),
+    ("fusing", "wishes", "speeding", "choosing", "sweeping", "api", "batch", "batch_worker"),
     ("report",),
     ("cli",),
 )

@@ -14,7 +14,7 @@ from onnxheadprune import ProviderError, UsageError, apply_plan, plan_pruning, v
 from onnxheadprune import runtime as runtime_module
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session
 from onnxheadprune.runtime import session as session_module
-from onnxheadprune.validation import deployed, runs
+from onnxheadprune.validation import deployed, runs, second_mask
 from onnxheadprune.validation.gates import drift_gate
 from tests import toys
 from tests.conftest import Outcome
@@ -39,6 +39,7 @@ class Elsewhere(Session):
 def pretend(monkeypatch: pytest.MonkeyPatch, session: type[Session]) -> None:
     monkeypatch.setattr(runs, "Session", session)
     monkeypatch.setattr(deployed, "Session", session)
+    monkeypatch.setattr(second_mask, "Session", session)
 
 
 # Deployment
@@ -51,8 +52,9 @@ def test_every_random_feed_is_deployed() -> None:
         [case.shapes for case in result.cases if case.settings == settings]
         for settings in ("exact", "deployed")
     )
-    assert deployments == exact
-    assert len(deployments) == 4
+    # Padding on the left leaves tokens with nothing to attend to, which each fused operator fills as it likes.
+    assert deployments == [shapes for shapes in exact if shapes["x"][1] != 19]
+    assert (len(exact), len(deployments)) == (5, 4)
 
 
 def test_an_optimizer_that_breaks_one_length_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

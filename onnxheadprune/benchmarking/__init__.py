@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import ROUNDS, Quota
-from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
+from onnxheadprune.benchmarking.result import (
+    Benchmark,
+    Cell,
+    Comparison,
+    GridPoint,
+    Latency,
+    ModelFacts,
+    SpeedUp,
+)
 from onnxheadprune.benchmarking.runner import Settings, run_benchmark
 from onnxheadprune.benchmarking.statistics import Ratio
 from onnxheadprune.errors import UsageError
@@ -14,7 +22,17 @@ from onnxheadprune.model_io import ModelLike
 from onnxheadprune.providers import AUTO, resolve_provider
 from onnxheadprune.runtime import CUDA, Provider
 
-__all__ = ["Benchmark", "Cell", "Comparison", "GridPoint", "Latency", "ModelFacts", "Ratio", "benchmark"]
+__all__ = [
+    "Benchmark",
+    "Cell",
+    "Comparison",
+    "GridPoint",
+    "Latency",
+    "ModelFacts",
+    "Ratio",
+    "SpeedUp",
+    "benchmark",
+]
 
 
 def benchmark(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +15,10 @@ from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
 from onnxheadprune.errors import ModelError
 from onnxheadprune.feeds import Feed, FeedMaker
-from onnxheadprune.model_io import ModelLike, load_model, open_structure
+from onnxheadprune.model_io import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model_save import save_model
 from onnxheadprune.sites.find import pruning_record, view_of
+from onnxheadprune.storage.tensors import stored_size
 from onnxheadprune.tolerances import tolerance_for
 
 
@@ -60,7 +60,7 @@ class Entry:
 
     def facts(self, operators: Mapping[str, int], placement: Mapping[str, int]) -> ModelFacts:
         """What does not depend on the grid."""
-        params = sum(math.prod(tensor.dims) for tensor in self.proto.graph.initializer)
+        params = stored_size(self.proto).elements
         return ModelFacts(self.name, self.file_bytes, params, operators, placement)
 
 
@@ -69,7 +69,7 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
 
     Args:
         model: a path, a `ModelProto` or a graphsurgeon graph.
-        spare: where to write it if it has no file.
+        spare: a folder to make and write it to if it has no file.
         seed: of its feeds.
 
     Raises:
@@ -77,11 +77,15 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
         ModelError: if it cannot be read.
     """
     loaded = open_structure(model)
-    path = loaded.path
-    if path is None:
-        save_model(load_model(loaded), spare)
-        path = spare
-    beside = [path.with_name(path.name + ".data")] if loaded.path is None else list(loaded.data_files)
-    size = sum(file.stat().st_size for file in (path, *beside) if file.is_file())
+    if loaded.path is None:
+        # Written from where its tensors are, so that a model larger than memory can be measured too.
+        spare.mkdir()
+        path = spare / "model.onnx"
+        # ONNX Runtime reads no shapes from files beside a model, so what fits goes into one file.
+        save_model(loaded, path, external=False if stored_bytes(loaded.proto) <= INLINE_LIMIT else None)
+        files = list(spare.iterdir())
+    else:
+        path, files = loaded.path, [loaded.path, *loaded.data_files]
+    size = sum(file.stat().st_size for file in files)
     view = view_of(loaded.proto)
     return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.statistics import Ratio, Verdict
+from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.runtime import Footprint, Provider
 
 MIXED = "mixed"
@@ -116,8 +116,11 @@ class Comparison:
 
     @property
     def saved(self) -> float | None:
-        """The time saved as a fraction of the time that the bound says can be saved: the stricter measure."""
-        if self.bound is None or self.bound < NO_BOUND:
+        """The time saved as a fraction of the time that the bound says can be saved: the stricter measure.
+
+        None where no time was measurably saved, or there is nothing to save.
+        """
+        if self.bound is None or self.bound < NO_BOUND or self.verdict != "faster":
             return None
         return (1 - self.ratio.value) / (1 - 1 / self.bound)
 
@@ -132,6 +135,56 @@ class Comparison:
             "reached_of_bound": self.reached,
             "saved_of_bound": self.saved,
         }
+
+
+@dataclass(frozen=True)
+class SpeedUp:
+    """How many times as fast one model is as another: what wishes, limits and curves go by.
+
+    Attributes:
+        cells: the comparison at each grid point.
+        provider: where it was measured.
+    """
+
+    cells: tuple[tuple[GridPoint, Comparison], ...]
+    provider: Provider
+
+    @property
+    def value(self) -> float:
+        """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
+        return min(
+            min(item.speedup, 1.0) if item.verdict == NO_DIFFERENCE else item.speedup
+            for _, item in self.cells
+        )
+
+    @property
+    def verdict(self) -> str:
+        """What holds at every grid point, "mixed" where they differ."""
+        found = {item.verdict for _, item in self.cells}
+        return found.pop() if len(found) == 1 else MIXED
+
+    def reaches(self, least: float) -> bool:
+        """Whether it is so many times as fast at every grid point; noise reaches nothing above 1."""
+        return self.value >= least
+
+    def __str__(self) -> str:
+        """What was found at each grid point."""
+        return "; ".join(f"{point.label}: {_words(item)}" for point, item in self.cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "value": self.value,
+            "verdict": self.verdict,
+            "provider": self.provider.label,
+            "at": [{"point": point.to_dict(), **item.to_dict()} for point, item in self.cells],
+        }
+
+
+def _words(item: Comparison) -> str:
+    if item.verdict == NO_DIFFERENCE:
+        return f"{NO_DIFFERENCE} ({item.speedup:.2f}x)"
+    return f"{item.speedup:.2f}x"
 
 
 @dataclass(frozen=True)
@@ -162,7 +215,7 @@ class ModelFacts:
     Attributes:
         name: of the model.
         file_bytes: size on disk, weights beside the file included.
-        params: elements of the initializers.
+        params: elements of the stored tensors, Constants included.
         operators: nodes of the graph that ONNX Runtime optimized, by operator.
         placement: nodes per execution provider.
         footprint: memory and attention kernels at the largest grid point, None if not asked for.
@@ -228,26 +281,24 @@ class Benchmark:
 
     def verdict(self, model: int) -> str:
         """What holds at every grid point, "mixed" where they differ."""
-        found = {cell.comparison.verdict for cell in self.cells_of(model) if cell.comparison is not None}
-        return found.pop() if len(found) == 1 else MIXED
+        return self.speedup(model).verdict
+
+    def speedup(self, model: int) -> SpeedUp:
+        """One model against the first over the grid."""
+        cells = self.cells_of(model)
+        compared = tuple((cell.point, cell.comparison) for cell in cells if cell.comparison is not None)
+        return SpeedUp(compared, self.provider)
 
     def least_speedup(self, model: int) -> float:
         """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
-        return min(
-            (
-                cell.comparison.speedup
-                if cell.comparison.verdict != "no measurable difference"
-                else min(cell.comparison.speedup, 1.0)
-            )
-            for cell in self.cells_of(model)
-            if cell.comparison is not None
-        )
+        return self.speedup(model).value
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
             "models": [item.to_dict() for item in self.models],
             "verdicts": {str(index): self.verdict(index) for index in range(1, len(self.models))},
+            "speedups": {str(index): self.least_speedup(index) for index in range(1, len(self.models))},
             "cells": [cell.to_dict() for cell in self.cells],
             "noise": [
                 {"point": point.to_dict(), "ratio": ratio.to_dict()}

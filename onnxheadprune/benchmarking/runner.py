@@ -97,7 +97,7 @@ def run_benchmark(
     about = machine()
     with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
         entries = [
-            enter(model, Path(folder, f"{index}.onnx"), settings.seed) for index, model in enumerate(models)
+            enter(model, Path(folder, str(index)), settings.seed) for index, model in enumerate(models)
         ]
         scouted = _scout(entries, provider, asked, settings)
         series = _measure(entries, provider, scouted, settings, progress)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ import numpy.typing as npt
 Floats: TypeAlias = npt.NDArray[np.float64]
 Verdict: TypeAlias = Literal["faster", "no measurable difference", "slower"]
 
+NO_DIFFERENCE: Final = "no measurable difference"
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 LEAST_FLOOR = 0.01
@@ -114,7 +115,7 @@ def judge(ratio: Ratio, floor: float) -> Verdict:
         return "faster"
     if math.log(ratio.low) - floor > 0:
         return "slower"
-    return "no measurable difference"
+    return NO_DIFFERENCE
 
 
 def median_interval(blocks: Sequence[Floats], seed: int = 0) -> tuple[float, float]:

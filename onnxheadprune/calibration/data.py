@@ -38,12 +38,19 @@ class Calibration:
         inputs: the graph inputs they are for.
         fingerprint: of all numbers in them; the same data gives the same.
         source: where they came from.
+        joined: the one feed that the samples are parts of, None where they are as they were given.
     """
 
     samples: tuple[Sample, ...]
     inputs: tuple[Input, ...]
     fingerprint: str
     source: str
+    joined: Sample | None = None
+
+    @property
+    def whole(self) -> tuple[Sample, ...]:
+        """The feeds as they were given."""
+        return self.samples if self.joined is None else (self.joined,)
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
@@ -98,15 +105,16 @@ def calibration_data(source: DataSource | Calibration, view: GraphView, name: st
         return source
     inputs = FeedMaker(view).inputs
     samples = tuple(load_data(source, inputs))
-    if len(samples) == 1:
-        samples = tuple(_halves(samples[0], inputs))
+    joined = samples[0] if len(samples) == 1 else None
+    if joined is not None:
+        samples = tuple(_halves(joined, inputs))
     digest = hashlib.sha256()
     for sample in samples:
         for key in sorted(sample.feed):
             digest.update(key.encode())
             digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
     label = name or (str(source) if isinstance(source, str) else "the given data")
-    return Calibration(samples, inputs, digest.hexdigest(), label)
+    return Calibration(samples, inputs, digest.hexdigest(), label, joined)
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.documents import kind_of, regular_file
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input, Role
 
 BATCH = 16
+MAX_PIXELS = 50_000_000
+"""Of a picture; it is unpacked as a whole before it is scaled down, at four bytes each."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -52,6 +57,8 @@ def image_feeds(
         UsageError: if there is no picture, one cannot be read, or the model takes no pictures.
     """
     how = preprocessing or Preprocessing()
+    if not stat.S_ISDIR(kind_of(folder) or 0):
+        raise UsageError(f"the folder {folder} does not exist, so it holds no pictures")
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
@@ -112,14 +119,24 @@ def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.floa
 
 
 def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
+    regular_file(path, "the picture")
     try:
         with Image.open(path) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UsageError(
+                    f"the picture {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
+                    " read; scale it down"
+                )
             mode = "RGB" if layout.channels == 3 else "L"
             scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"the picture {path} cannot be read: {error}") from error
+    except (UsageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"the picture {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except Exception as error:  # the readers of damaged pictures raise a dozen types
+        raise UsageError(f"the picture {path} cannot be read: {error!s:.300}") from error
     numbers: Any = (
         np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
     )

@@ -17,10 +17,17 @@ _PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 
 @dataclass(frozen=True)
 class MainOutput:
-    """The output that drift and accuracy are measured on."""
+    """The output that drift and accuracy are measured on.
+
+    Attributes:
+        name: of the output.
+        is_logits: whether its last axis holds classes or tokens: logits, or what a Softmax makes of them.
+        is_probabilities: whether these are probabilities along the last axis already.
+    """
 
     name: str
     is_logits: bool
+    is_probabilities: bool = False
 
 
 def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
@@ -38,7 +45,7 @@ def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
     ]
     for value in reversed(results):
         if _looks_like_logits(value):
-            return MainOutput(value.name, True)
+            return MainOutput(value.name, True, _is_softmax(value))
     return MainOutput(results[0].name, False) if results else None
 
 
@@ -48,6 +55,17 @@ def _looks_like_logits(value: Value) -> bool:
     if not shape or (isinstance(shape[-1], int) and shape[-1] < 2):
         return False
     return any(part in value.name.lower() for part in _LOGIT_NAMES) or _comes_from_projection(value)
+
+
+def _is_softmax(value: Value) -> bool:
+    """Whether a Softmax over the last axis makes the value."""
+    node: Node | None = value.producer
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = node.inputs[0].producer if node.inputs[0] is not None else None
+    if node is None or node.op_type != "Softmax":
+        return False
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
+    return axis == -1 or (value.shape is not None and axis == len(value.shape) - 1)
 
 
 def _comes_from_projection(value: Value) -> bool:

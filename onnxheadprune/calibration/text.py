@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.documents import kind_of, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Input, Role
 
 BATCH = 32
+MAX_TEXT = 2**26
+"""Bytes of a file of samples; a few hundred lines are enough."""
+MAX_LINE = 2**20
+"""Characters of a sample, of which `max_length` tokens are used."""
+LINES_AT_ONCE = 64
+TOKENIZER = "tokenizer.json"
+MAX_TOKENIZER = 2**27
 DEFAULT_LENGTH = 128
 
 Tokens = list[int]
@@ -31,7 +40,7 @@ def text_feeds(
 
     Args:
         path: a UTF-8 file with one sample a line; empty lines are passed over.
-        tokenizer: a `tokenizer.json` of the `tokenizers` library.
+        tokenizer: a `tokenizer.json` of the `tokenizers` library, or a folder that holds one.
         inputs: the graph inputs.
         max_length: tokens after which a sample is cut off.
         batch: samples in a feed; a model whose batch is fixed has its own.
@@ -58,25 +67,45 @@ def text_feeds(
 def _tokenized(
     path: str | os.PathLike[str], tokenizer: str | os.PathLike[str], max_length: int
 ) -> list[Tokens]:
-    from tokenizers import Tokenizer
-
-    if not Path(tokenizer).is_file():
-        raise UsageError(f"the tokenizer {tokenizer} does not exist; it is usually called tokenizer.json")
-    try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the text {path} cannot be read: {error}") from error
+    lines = [line.strip() for line in read_text(path, "the text", MAX_TEXT).splitlines()]
     lines = [line for line in lines if line]
     if not lines:
         raise UsageError(f"the text {path} is empty")
-    try:
-        loaded: Any = Tokenizer.from_file(str(tokenizer))
-    except Exception as error:  # the library raises bare exceptions
-        raise UsageError(f"{tokenizer} is no tokenizer of the tokenizers library: {error}") from error
+    longest = max(map(len, lines))
+    if longest > MAX_LINE:
+        raise UsageError(
+            f"a line of the text {path} has {longest:,} characters, and up to {MAX_LINE:,} are read; put one sample"
+            " on a line"
+        )
+    loaded = _tokenizer(tokenizer)
     loaded.no_padding()
     loaded.enable_truncation(max_length)
-    samples = [list(item.ids) for item in loaded.encode_batch(lines)]
-    return [sample for sample in samples if sample]
+    samples: list[Tokens] = []
+    # The library keeps several lists for each line, long ones included, until its batch is done.
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        samples += [list(item.ids) for item in loaded.encode_batch(lines[start : start + LINES_AT_ONCE])]
+    samples = [sample for sample in samples if sample]
+    if not samples:
+        raise UsageError(f"the tokenizer {tokenizer} makes no token of the text {path}")
+    return samples
+
+
+def _tokenizer(path: str | os.PathLike[str]) -> Any:
+    """A tokenizer from its file, or from the folder of a model that has one."""
+    from tokenizers import Tokenizer
+
+    place = Path(path)
+    if stat.S_ISDIR(kind_of(place) or 0):
+        place /= TOKENIZER
+        if not place.is_file():
+            raise UsageError(
+                f"the folder {path} holds no {TOKENIZER}; save one with tokenizer.save_pretrained of transformers"
+            )
+    content = read_text(place, "the tokenizer", MAX_TOKENIZER)
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:  # the library raises bare exceptions
+        raise UsageError(f"{place} is no tokenizer of the tokenizers library: {error!s:.300}") from error
 
 
 def _check_vocabulary(samples: Sequence[Tokens], ids: Input, tokenizer: str | os.PathLike[str]) -> None:
@@ -117,12 +146,17 @@ def _feed(group: Sequence[Tokens], ids: Input, inputs: Sequence[Input]) -> Feed:
     return feed
 
 
+def _empty_cache(item: Input) -> list[int]:
+    """Sizes of an empty cache behind its batch axis. Beside its length, all of them follow from the weights."""
+    sizes = [dim if isinstance(dim, int) else item.widths.get(axis, 0) for axis, dim in enumerate(item.dims)]
+    return sizes[1:]
+
+
 def _companion(item: Input, mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """An input that goes along with token ids."""
     rows = mask.shape[0]
     if "past" in item.name or item.name.startswith("cache"):
-        sizes = [dim if isinstance(dim, int) else 0 for dim in item.dims]
-        return np.zeros([rows, *sizes[1:]])
+        return np.zeros([rows, *_empty_cache(item)])
     if item.role is Role.MASK and len(item.dims) == 2:
         return mask
     if item.role is Role.POSITIONS and len(item.dims) == 2:

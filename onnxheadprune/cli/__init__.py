@@ -1,7 +1,8 @@
 """The command line. Heavy modules are imported inside the commands, so that `--help` answers at once.
 
 Exit codes: 0 done; 1 validation failed or a limit broken; 2 wrong usage; 3 refused, unsupported or
-unreadable model; 4 the asked-for execution provider is not usable; 70 a bug.
+unreadable model; 4 the asked-for execution provider is not usable; 70 a bug; 74 all was done, but the report could
+not be written to stdout; 130 interrupted. A reader that leaves (`| head`) or a closed stdout change no exit code.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import click
 
 from onnxheadprune import __version__
 from onnxheadprune.cli.bench import bench
+from onnxheadprune.cli.claiming import guarded
 from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
@@ -22,7 +24,7 @@ from onnxheadprune.cli.validate import validate
 
 EPILOG = (
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
-    " unreadable model, 4 execution provider not usable."
+    " unreadable model, 4 execution provider not usable, 74 stdout could not be written."
 )
 
 
@@ -33,7 +35,7 @@ def group() -> None:
 
 
 for _command in (bench, doctor, inspect, prune, score, validate):
-    group.add_command(_command)
+    group.add_command(guarded(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

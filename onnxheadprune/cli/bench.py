@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.belonging import BENCH, LawfulCommand
 from onnxheadprune.cli.measuring import measuring_options
-from onnxheadprune.cli.options import FILE, json_option
+from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
 
 
-@click.command(short_help="Measure latency side by side.")
+@click.command(cls=LawfulCommand, laws=BENCH, short_help="Measure latency side by side.")
 @click.argument("model", type=FILE)
 @click.argument("pruned", type=FILE, nargs=-1)
 @click.option(
@@ -35,10 +36,10 @@ SLOWER = 1
     metavar="X",
     help="End with exit code 1 unless every PRUNED is at least X times as fast as MODEL at every size.",
 )
-@click.option("--csv", "csv_path", type=FILE, metavar="FILE", help="Also write the numbers as CSV.")
+@click.option("--csv", "csv_path", type=OUTPUT, metavar="FILE", help="Also write the numbers as CSV.")
 @click.option(
     "--plot",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="Also write a picture, latency against sizes (.png, .svg, .pdf).",
 )

@@ -57,7 +57,9 @@ def calibration_options(function: Function) -> Function:
     """Other forms of data than `--data`."""
     options = (
         click.option("--text", type=FILE, metavar="FILE", help="Calibration text, one sample a line."),
-        click.option("--tokenizer", type=FILE, metavar="FILE", help="The tokenizer.json for --text."),
+        click.option(
+            "--tokenizer", type=FILE, metavar="FILE", help="The tokenizer.json for --text, or its folder."
+        ),
         click.option(
             "--max-length",
             type=click.IntRange(min=2),

@@ -11,7 +11,7 @@ import click
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
-    from onnxheadprune.choosing import Wish
+    from onnxheadprune.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WAYS = ("ratio", "keep", "target_speedup", "max_drift")
@@ -29,14 +29,13 @@ def choosing_options(function: Function) -> Function:
             "--target-speedup",
             type=float,
             metavar="X",
-            help="The smallest cut that is X times as fast, measured here on --provider.",
+            help="The smallest cut that is X times as fast at every size, measured here on --provider as bench does.",
         ),
         click.option(
             "--max-drift",
             type=float,
             metavar="X",
-            help="The largest cut whose drift on held-out data stays below X (KL divergence of logits, else"
-            " 1 - cosine).",
+            help="The largest cut whose drift stays at or below X, on held-out data and on all of it; see --drift.",
         ),
         click.option(
             "--scores",
@@ -81,10 +80,21 @@ def choosing_options(function: Function) -> Function:
         click.option(
             "--effect",
             metavar="M:F",
-            help="Your own measure of drift: module:function, called with (before, after, feed); larger is worse.",
+            help="The same as --drift M:F.",
         ),
     )
-    return stacked(function, options)
+    return drift_option(stacked(function, options))
+
+
+def drift_option(function: Function) -> Function:
+    """`--drift`, the same in `prune` and `validate`."""
+    return click.option(
+        "--drift",
+        metavar="M",
+        help="What drift is measured in: kl (divergence of distributions, nats per position), cosine (1 - cosine),"
+        " auto (kl for logits, else cosine), or module:function of your own, called with (before, after, feed);"
+        " larger is worse [default: auto].",
+    )(function)
 
 
 def read_wish(settings: dict[str, Any]) -> Wish | None:
@@ -99,38 +109,37 @@ def read_wish(settings: dict[str, Any]) -> Wish | None:
     given = [name for name in WAYS if ways[name] is not None]
     context = click.get_current_context()
     if not given:
-        if (
-            path is not None
-            or protect is not None
-            or limits != {"floor": 1, "multiple_of": 1, "uniform": False}
-        ):
-            raise click.UsageError(
-                "--scores, --protect, --floor, --multiple-of and --uniform go with --ratio, --keep, --target-speedup or"
-                " --max-drift",
-                context,
-            )
         return None
     if len(given) > 1:
         spelled = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"{spelled} are two wishes; give one", context)
-    from onnxheadprune.choosing import Wish
     from onnxheadprune.scoring import read_scores
     from onnxheadprune.selection import Limits
+    from onnxheadprune.wishes import Wish
 
     scores = None if path is None else read_scores(path)
     return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect, rounds=rounds)
 
 
-def read_effect(settings: dict[str, Any]) -> Callable[..., float] | None:
-    """The user's measure of drift. Takes it out of the settings.
+def read_effect(settings: dict[str, Any]) -> Callable[..., float] | str | None:
+    """The measure of drift that `--drift` or `--effect` names. Takes them out of the settings.
 
     Raises:
-        UsageError: if it cannot be imported.
+        UsageError: if both are given, there is no such measure, or a function cannot be imported.
     """
-    spec = settings.pop("effect")
+    spec, name = settings.pop("effect", None), settings.pop("drift", None)
+    if spec is not None and name is not None:
+        raise click.UsageError("--drift and --effect name the same; give one", click.get_current_context())
+    if name in ("auto", "kl", "cosine"):
+        return str(name)
+    spec = spec or name
     if spec is None:
         return None
+    from onnxheadprune.errors import UsageError
     from onnxheadprune.feeds.data import import_function
+
+    if ":" not in spec:
+        raise UsageError(f"a drift is measured by auto, kl, cosine or module:function, not {spec!r}")
 
     effect: Callable[..., float] = import_function(spec, "the measure")
     return effect

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.options import json_option
 from onnxheadprune.cli.outcome import emit_json
 
 
-@click.command(short_help="Show what is installed and where models can run.")
+@click.command(cls=LawfulCommand, short_help="Show what is installed and where models can run.")
 @click.option(
     "--provider",
     "wanted",

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
+from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 
-@click.command(short_help="Show the sites and their heads.")
+@click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
 @click.argument("model", type=FILE)
 @json_option
 def inspect(model: Path, as_json: bool) -> int:
@@ -29,7 +30,7 @@ def inspect(model: Path, as_json: bool) -> int:
         err().print(*near_misses(sites), sep="\n")
     if sites:
         return 0
-    hint = "; see the near misses for what came close" if sites.near_misses else ""
+    hint = "; see above for what came close" if sites.near_misses or sites.no_heads else ""
     print_error(
         f"{model} has no attention site: no contraction with weights sums over the heads of a product of two"
         f" activations{hint}"

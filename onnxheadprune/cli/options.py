@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
+
+
+class Output(click.Path):
+    """A file that a command makes. Every option that names one has this type: `claiming` asks for it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; what was written is kept in the context, since a path forgets a trailing slash."""
+        if os.fspath(value) == "-":
+            self.fail("- would be standard output; files are only written whole, so name one", param, ctx)
+        if ctx is not None and param is not None:
+            ctx.meta[f"onnxheadprune.spelled.{param.name}"] = os.fspath(value)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = Output(path_type=Path, readable=False)
 
 
 def stacked(function: Function, options: Sequence[Callable[[Function], Function]]) -> Function:

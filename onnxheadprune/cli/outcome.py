@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import traceback
 import warnings
@@ -13,8 +12,10 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.streams import steadfast
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError
 
+NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
 
@@ -25,9 +26,19 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
         # What onnx or numpy deprecate is the developers' business; tests turn warnings into errors.
         warnings.simplefilter("ignore")
     as_json = "--json" in arguments
+    with steadfast() as streams:
+        code = _run(group, arguments, as_json)
+        sys.stdout.flush()
+        if streams.lost is not None:
+            code = code or _fail(
+                f"the output could not be written: {streams.lost}", NOT_WRITTEN, as_json=False
+            )
+    return code
+
+
+def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     try:
         result = group.main(args=list(arguments), prog_name="onnxheadprune", standalone_mode=False)
-        sys.stdout.flush()
     except click.ClickException as error:
         return _fail(_with_help(error), 2, as_json)
     except ValidationFailedError as error:
@@ -36,16 +47,14 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_code, as_json)
     except MemoryError:
         return _fail("there is not enough memory for this", HeadPruneError.exit_code, as_json)
-    except BrokenPipeError:
-        # The reader of a pipe left (`| head`); Python would complain once more while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED, as_json)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        from onnxheadprune.report.console import err
+
         if _is_interrupt(error):
             return _fail("interrupted", INTERRUPTED, as_json)
-        traceback.print_exc()
+        err().print(traceback.format_exc(), soft_wrap=True)
         return _fail(
             f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above",
             BUG,
@@ -65,7 +74,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def emit_json(document: dict[str, Any]) -> None:
     """Prints the one JSON document of a command."""
-    click.echo(json.dumps(_plain(document), indent=2, allow_nan=False))
+    sys.stdout.write(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
 
 
 def _fail(message: str, exit_code: int, as_json: bool, validation: Any = None) -> int:

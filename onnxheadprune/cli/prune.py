@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxheadprune.cli.belonging import PRUNE, LawfulCommand
 from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import choosing_options, read_effect, read_wish
-from onnxheadprune.cli.options import FILE, fuse_option, json_option, run_options
+from onnxheadprune.cli.options import FILE, OUTPUT, fuse_option, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-@click.command(short_help="Remove heads, prove the result exact, write it.")
+    from onnxheadprune.api import PruneResult
+
+
+@click.command(cls=LawfulCommand, laws=PRUNE, short_help="Remove heads, prove the result exact, write it.")
 @click.argument("model", type=FILE, required=False)
-@click.option("-o", "--output", type=FILE, help="Where to write the pruned model.")
+@click.option("-o", "--output", type=OUTPUT, help="Where to write the pruned model.")
 @click.option(
     "--heads",
     metavar="H",
@@ -31,12 +37,14 @@ from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 )
 @click.option(
     "--heatmap",
-    type=FILE,
+    type=OUTPUT,
     metavar="FILE",
     help="A picture of what heads are worth and which go: .png or .svg.",
 )
-@click.option("--report", type=FILE, metavar="FILE.html", help="What was done and proven, as one HTML page.")
-@click.option("--dry-run", is_flag=True, help="Show what would change; write nothing.")
+@click.option(
+    "--report", type=OUTPUT, metavar="FILE.html", help="What was done and proven, as one HTML page."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would change; write no model.")
 @click.option(
     "--no-validate", is_flag=True, help="Do not compare with the masked reference (noted in the metadata)."
 )
@@ -91,23 +99,31 @@ def prune(
             "name the heads to remove with --heads, say how many are to go with --ratio, or fuse with --fuse",
             click.get_current_context(),
         )
+    silent = dry_run or settings["no_validate"]
+    if settings["effect"] is not None and wish is None and not settings["compensate"] and silent:
+        raise click.UsageError(
+            "--drift and --effect say how drift is measured, and nothing is measured here",
+            click.get_current_context(),
+        )
     settings["wish"] = wish
     settings["data"] = read_data(model, settings)
-    if batch is not None and not dry_run:
+    if batch is not None:
         settings |= {"jobs": jobs, "validate": not settings.pop("no_validate")}
         return run_batch(batch, model, output, {} if heads is None else heads, settings, as_json=as_json)
     model, target = resolve_target(model, output, settings, dry_run=dry_run)
-    if dry_run and (wish is not None or settings["compensate"]):
+    ahead = target if dry_run else None
+    if dry_run:
+        _look_ahead(model, target, settings)
         target, settings["no_validate"] = None, True
-    elif dry_run:
-        return _dry_run(model, heads, as_json, settings)
+    if dry_run and wish is None and not settings["compensate"]:
+        return _dry_run(model, heads, settings, ahead=ahead, report=report, as_json=as_json)
     from onnxheadprune.api import prune as run_prune
     from onnxheadprune.report.choice import heat_of
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.heatmap import save_heatmap
     from onnxheadprune.report.page import save_page
-    from onnxheadprune.report.plan import plan_report, prune_report
+    from onnxheadprune.report.plan import planned_output, prune_report
     from onnxheadprune.report.progress import progress_on
 
     if heatmap is not None:
@@ -120,23 +136,68 @@ def prune(
     if heatmap is not None and result.chosen is not None:
         scores, removed = heat_of(result.chosen, result.plan)
         save_heatmap(scores, heatmap, title=model.name, removed=removed)
-    rows = list(prune_report(result) if target is not None else plan_report(result.plan, result.chosen))
+    rows = list(prune_report(result)) if not dry_run else _rows_ahead(result)
+    rows += planned_output(ahead)
     if report is not None:
         heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
         save_page(report, f"onnxheadprune: {model.name}", rows, heat)
     if as_json:
-        emit_json(result.to_dict())
+        emit_json(result.to_dict() | _would_write(ahead))
     else:
         out().print(*rows, sep="\n")
     return 0
 
 
-def _dry_run(model: Path, heads: str | None, as_json: bool, settings: dict[str, Any]) -> int:
+def _rows_ahead(result: PruneResult) -> list[RenderableType]:
+    """The report of a run that wrote nothing."""
+    from onnxheadprune.report.fusion import fusion_rows
+    from onnxheadprune.report.plan import plan_report
+
+    sizes = result.before, result.after
+    return [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
+
+
+def _look_ahead(model: Path, target: Path | None, settings: dict[str, Any]) -> None:
+    """Whether the run that --dry-run looks at could write and run where it is told to.
+
+    Raises:
+        UsageError: if the output or the backup cannot be written.
+        ProviderError: if the provider does not run here.
+    """
+    from onnxheadprune.model_io import open_structure
+    from onnxheadprune.model_save import check_backup, check_target
+    from onnxheadprune.providers import AUTO, resolve_provider
+
+    backup = settings.pop("backup", None)
+    if target is not None:
+        loaded = open_structure(model)
+        check_target(target, loaded, in_place=backup is not None)
+        if backup is not None:
+            check_backup(backup, target, loaded)
+    if settings["provider"].lower() != AUTO:
+        resolve_provider(settings["provider"])
+
+
+def _would_write(ahead: Path | None) -> dict[str, Any]:
+    return {} if ahead is None else {"would_write": str(ahead)}
+
+
+def _dry_run(
+    model: Path,
+    heads: str | None,
+    settings: dict[str, Any],
+    *,
+    ahead: Path | None,
+    report: Path | None,
+    as_json: bool,
+) -> int:
+    from onnxheadprune.api import planned_size, size_warnings
     from onnxheadprune.fusing import planned_fusion
     from onnxheadprune.pruning import plan_pruning, require_something
     from onnxheadprune.report.console import out
     from onnxheadprune.report.fusion import fusion_rows
-    from onnxheadprune.report.plan import plan_report
+    from onnxheadprune.report.page import save_page
+    from onnxheadprune.report.plan import plan_report, planned_output
 
     flags = {name: settings[name] for name in ("keep_cache_shape", "allow_io_change")}
     plan = plan_pruning(model, {} if heads is None else heads, **flags)
@@ -145,8 +206,16 @@ def _dry_run(model: Path, heads: str | None, as_json: bool, settings: dict[str, 
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, settings["fuse"])
+    sizes = planned_size(plan, model) if plan.removed else None
+    rows = [*plan_report(plan, None, sizes), *fusion_rows(fusion), *planned_output(ahead)]
+    if report is not None:
+        save_page(report, f"onnxheadprune: {model.name}", rows)
     if as_json:
-        emit_json(plan.to_dict() | ({} if fusion is None else {"fusion": fusion.to_dict()}))
+        told: dict[str, Any] = {} if fusion is None else {"fusion": fusion.to_dict()}
+        if sizes is not None:
+            told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
+        told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))
+        emit_json(plan.to_dict() | told | _would_write(ahead))
     else:
-        out().print(*plan_report(plan), *fusion_rows(fusion), sep="\n")
+        out().print(*rows, sep="\n")
     return 0

@@ -7,22 +7,23 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.belonging import SCORE, LawfulCommand
 from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
-from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.options import FILE, OUTPUT, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
 
-@click.command(short_help="Say what every head is worth.")
+@click.command(cls=LawfulCommand, laws=SCORE, short_help="Say what every head is worth.")
 @click.argument("model", type=FILE)
 @click.option(
     "--method",
     type=click.Choice(["weight", "activation", "fluctuation", "reconstruction", "ablation"]),
     help="How heads are judged [default: reconstruction, without data weight].",
 )
-@click.option("-o", "--output", type=FILE, metavar="FILE", help="Where to write the scores (JSON).")
+@click.option("-o", "--output", type=OUTPUT, metavar="FILE", help="Where to write the scores (JSON).")
 @click.option(
-    "--heatmap", type=FILE, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
+    "--heatmap", type=OUTPUT, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
 )
 @run_options
 @calibration_options
@@ -43,6 +44,7 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
+    from onnxheadprune.providers import AUTO, resolve_provider
     from onnxheadprune.report.console import err, out
     from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.heatmap import heat_rows, save_heatmap
@@ -58,6 +60,9 @@ def score(
     effect = read_effect(settings)
     data = read_data(model, settings)
     chosen: Any = method or ("weight" if data is None else "reconstruction")
+    if settings["provider"].lower() != AUTO:
+        # Weights alone need no provider, but one that is asked for by name must be usable.
+        settings["provider"] = resolve_provider(settings["provider"])
     partial = None if output is None or chosen != "ablation" else score_path(output)
     with open_executor(settings["jobs"], settings["dask"]) as executor, progress_on(err()) as progress:
         scores = score_heads(

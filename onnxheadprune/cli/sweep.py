@@ -35,16 +35,16 @@ def run_sweep(
     from onnxheadprune.model_io import open_structure
     from onnxheadprune.providers import resolve_provider
     from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.curve import curve_rows, save_curve
+    from onnxheadprune.report.curve import curve_files, curve_rows, save_curve
     from onnxheadprune.report.figure import check_picture
     from onnxheadprune.report.progress import progress_on
     from onnxheadprune.scoring.executors import open_executor
     from onnxheadprune.sweeping import parse_sweep, sweep_ratios
 
     ratios = parse_sweep(spec)
-    is_json = output is not None and output.suffix.lower() == ".json"
-    if output is not None:
-        check_picture(output.with_suffix(".png") if is_json else output)
+    document, picture = (None, None) if output is None else curve_files(output)
+    if picture is not None:
+        check_picture(picture)
     settings["ratio"] = 0.5
     wish, effect = read_wish(settings), read_effect(settings)
     assert wish is not None
@@ -60,9 +60,9 @@ def run_sweep(
             progress=progress,
         )
         curve = sweep_ratios(chooser, wish, ratios, executor)
-    if output is not None:
-        curve.write(output if is_json else output.with_suffix(".json"))
-        save_curve(curve, output.with_suffix(".png") if is_json else output)
+    if document is not None and picture is not None:
+        curve.write(document)
+        save_curve(curve, picture)
     if as_json:
         emit_json(curve.to_dict())
     else:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from onnxheadprune.cli.belonging import VALIDATE, LawfulCommand
+from onnxheadprune.cli.choosing import drift_option, read_effect
 from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
@@ -14,7 +16,9 @@ from onnxheadprune.cli.outcome import emit_json
 MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads")
 
 
-@click.command(short_help="Compare a pruned model with the masked original.")
+@click.command(
+    cls=LawfulCommand, laws=VALIDATE, short_help="Compare a pruned model with the masked original."
+)
 @click.argument("model", type=FILE)
 @click.argument("pruned", type=FILE)
 @click.option("--heads", metavar="H", help="The removed heads, if the metadata of PRUNED does not say.")
@@ -29,9 +33,10 @@ MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads"
     "--max-drift",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="End with exit code 1 if the drift from the unmasked MODEL (1 - mean cosine of the main output, on --data"
-    " if given) is larger.",
+    help="End with exit code 1 if the drift of the main output from the unmasked MODEL, on --data if given, is"
+    " larger; see --drift.",
 )
+@drift_option
 @click.option(
     "--min-speedup",
     type=click.FloatRange(min=0, min_open=True),
@@ -60,6 +65,7 @@ def validate(
     from onnxheadprune.validation.gates import drift_gate
 
     measuring = {name: settings.pop(name) for name in MEASURING}
+    settings["effect"] = read_effect(settings)
     with err().status("validating"):
         result = run_validate(model, pruned, **settings)
     gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]

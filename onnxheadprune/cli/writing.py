@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxheadprune.cli.options import FILE, stacked
+from onnxheadprune.cli.options import FILE, OUTPUT, stacked
 from onnxheadprune.cli.outcome import emit_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ def writing_options(function: Function) -> Function:
     """`--in-place`, `--backup`, `--batch` and `--jobs`."""
     options = (
         click.option("--in-place", is_flag=True, help="Replace MODEL itself; only together with --backup."),
-        click.option("--backup", type=FILE, help="Where --in-place keeps the original; must not exist yet."),
+        click.option(
+            "--backup", type=OUTPUT, help="Where --in-place keeps the original; must not exist yet."
+        ),
         click.option(
             "--batch",
             type=FILE,

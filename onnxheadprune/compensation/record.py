@@ -7,9 +7,10 @@ the original again and proven, as for any other cut.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -17,23 +18,37 @@ from onnx import ModelProto, TensorProto, numpy_helper
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.calibration.weights import Array
 from onnxheadprune.compensation.result import Compensation
-from onnxheadprune.edits import SliceTensor, read_ranges
+from onnxheadprune.compensation.tasks import refittable
+from onnxheadprune.edits import DropTensor, SliceTensor, read_ranges
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.plan import PrunePlan
+from onnxheadprune.plan import PrunePlan, read_record
+from onnxheadprune.pruning import Planning
 from onnxheadprune.storage.reading import in_memory
 from onnxheadprune.surgery import set_metadata
 
 COMPENSATED_KEY = "onnxheadprune.compensated"
 
 
+COMPENSATED_VERSION = 2
+"""1 had no digests."""
+
+
 @dataclass(frozen=True)
 class Record:
-    """Which initializers of the original were refitted, and on what data."""
+    """Which initializers of the original were refitted, and on what data.
+
+    Attributes:
+        tensors: their names in the original.
+        data: fingerprint of the data.
+        samples: how many samples that was.
+        digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
+    """
 
     tensors: tuple[str, ...]
     data: str
     samples: int
+    digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
@@ -41,64 +56,121 @@ def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
     proto = with_stored(loaded.proto, compensation.stored)
     earlier = record_of(loaded.proto)
     names = {*compensation.stored, *(earlier.tensors if earlier else ())}
-    content = {
-        "version": 1,
-        "tensors": sorted(names),
-        "data": compensation.data,
-        "samples": compensation.samples,
+    _write(proto, Record(tuple(sorted(names)), compensation.data, compensation.samples))
+    return loaded.changed(proto)
+
+
+def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
+    """Writes the digests of the refitted tensors into a pruned model's record, if it has one.
+
+    Args:
+        pruned: the refitted model with the plan carried out; only its record changes.
+        plan: what was carried out.
+    """
+    record = record_of(pruned.proto)
+    if record is None:
+        return
+    theirs, targets = _tensors(pruned.proto), _targets(plan)
+    digests = {
+        name: digest(_array(theirs[target], pruned))
+        for name in record.tensors
+        if (target := targets.get(name, name)) in theirs
     }
-    set_metadata(proto, COMPENSATED_KEY, json.dumps(content))
-    return replace(loaded, proto=proto)
+    _write(pruned.proto, replace(record, digests=digests))
+
+
+def digest(array: Array) -> str:
+    """A short hash of the numbers of a tensor, its type and its shape."""
+    content = f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _write(model: ModelProto, record: Record) -> None:
+    content = {
+        "version": COMPENSATED_VERSION,
+        "tensors": list(record.tensors),
+        "data": record.data,
+        "samples": record.samples,
+        "digests": dict(sorted(record.digests.items())),
+    }
+    set_metadata(model, COMPENSATED_KEY, json.dumps(content))
 
 
 def record_of(model: ModelProto) -> Record | None:
     """The record of a compensated model, None for any other.
 
     Raises:
-        ModelError: if it cannot be read.
+        ModelError: if it cannot be read, or a newer version of this tool wrote it.
     """
-    for entry in model.metadata_props:
-        if entry.key == COMPENSATED_KEY:
-            try:
-                content = json.loads(entry.value)
-                names = tuple(str(name) for name in content["tensors"])
-                return Record(names, str(content["data"]), int(content["samples"]))
-            except (ValueError, KeyError, TypeError) as error:
-                raise ModelError(f"the metadata entry {COMPENSATED_KEY} cannot be read") from error
-    return None
+    content = read_record(model, COMPENSATED_KEY, COMPENSATED_VERSION)
+    if content is None:
+        return None
+    try:
+        names = tuple(str(name) for name in content["tensors"])
+        digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
+        return Record(names, str(content["data"]), int(content["samples"]), digests)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the metadata entry {COMPENSATED_KEY} cannot be read") from error
 
 
 def restored(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, record: Record
+    original: LoadedModel, pruned: LoadedModel, planning: Planning, record: Record
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of the refitted original's initializers, out of a pruned model.
+
+    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says.
 
     Args:
         original: the model before the cut.
         pruned: the compensated model.
-        plan: what the cut should have been, made for `original`.
+        planning: what the cut should have been, made for `original`.
         record: what `pruned` says was refitted.
 
     Returns:
-        Contents by name in the original's shapes, cut parts as they were; and what is wrong with the record.
+        Contents by name in the original's shapes, cut parts as they were, of what is not as in the original; and what
+        is wrong with the record.
     """
-    slices = {item.edit.name: item.edit for item in plan.edits if isinstance(item.edit, SliceTensor)}
+    slices = {edit.name: edit for edit in _slices(planning.plan)}
+    dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
+    allowed = refittable(planning.view, planning.sites, planning.heads)
     stored: dict[str, Array] = {}
     problems = []
     for name in record.tensors:
         edit = slices.get(name)
         target = name if edit is None else edit.target
+        if name in dropped and target not in theirs:
+            continue
         if name not in ours or target not in theirs:
             problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
             continue
-        array = _array(theirs[target], pruned)
-        whole = _whole(array, _array(ours[name], original), edit)
+        array, before = _array(theirs[target], pruned), _array(ours[name], original)
+        whole = _whole(array, before, edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
+        elif name in record.digests and record.digests[name] != digest(array):
+            problems.append(
+                f"the refitted {name} of {pruned.name} is not what was written: the file is damaged"
+            )
+        elif whole.tobytes() == before.tobytes():
+            continue
+        elif name not in allowed:
+            problems.append(
+                f"{pruned.name} says that {name} was refitted, which no refit of this cut changes; its numbers are"
+                f" not those of {original.name}"
+            )
         else:
             stored[name] = whole
     return stored, problems
+
+
+def _slices(plan: PrunePlan) -> Iterator[SliceTensor]:
+    return (item.edit for item in plan.edits if isinstance(item.edit, SliceTensor))
+
+
+def _targets(plan: PrunePlan) -> dict[str, str]:
+    """What the cut part of each tensor is called."""
+    return {edit.name: edit.target for edit in _slices(plan)}
 
 
 def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:

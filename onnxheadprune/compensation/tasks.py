@@ -107,3 +107,45 @@ def tasks(
             if linear is not None:
                 found[at] = Task(node.label, linear)
     return [found[index] for index in sorted(found)]
+
+
+def refittable(
+    view: GraphView, sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]
+) -> frozenset[str]:
+    """Names of all stored tensors that a refit of this cut may change.
+
+    Weights and biases of the maps to refit, and of those that make the values of the heads that stay.
+
+    Args:
+        view: an annotated view of the original.
+        sites: its sites.
+        heads: present head indices that go, per site index.
+    """
+    readers = attention_maps(sites)
+    todo = tasks(view, sites, heads, readers)
+    # A site may have been refitted before it went as a whole, and its projection's bias stays.
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+    todo += [Task(item.node.label, linear_of(item)) for site in gone for item in site.projections]
+    found: set[str] = set()
+    for task in todo:
+        if task.linear is None or task.obstacle() is not None:
+            continue
+        found.add(task.linear.matrix.stored.name)
+        if task.linear.bias is not None:
+            found.add(task.linear.bias.name)
+        if task.site is not None and len(task.site.projections) == 1:
+            makers = (item for item in feeders(task.linear.source) if readers[item.node.index] < 2)
+            found.update(item.matrix.stored.name for item in makers if is_free(item))
+    return frozenset(found)
+
+
+def is_free(linear: Linear) -> bool:
+    """Whether the weights can change by themselves, and rows and columns are where they are looked for."""
+    last = (len(linear.out.shape or ()) - 1,)
+    return not (
+        linear.matrix.shared
+        or any(node.op_type == "DequantizeLinear" for node in linear.matrix.steps)
+        or any(value.scope.parent is not None for value in (linear.source, linear.out))
+        or linear.axes != last
+        or linear.out_axes != last
+    )

@@ -15,6 +15,7 @@ from onnxheadprune.calibration.contexts import run_feed
 from onnxheadprune.calibration.data import Calibration, token_rows
 from onnxheadprune.calibration.linear import Linear, feeders
 from onnxheadprune.calibration.weights import Array
+from onnxheadprune.compensation.tasks import is_free
 from onnxheadprune.compensation.value_fit import Ints, Layout
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds import Feed
@@ -156,7 +157,7 @@ def values_of(
     if len({len(channels) for channels in heads}) != 1:
         return None
     for linear in reversed(feeders(context)):
-        if linear.node.index in shared or not _is_free(linear):
+        if linear.node.index in shared or not is_free(linear):
             continue
         wanted = [linear.source, context, *also]
         parts = split(view, [linear.out], [context.name], also=wanted, stored=stored)
@@ -173,18 +174,6 @@ def values_of(
             # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
             continue
     return None
-
-
-def _is_free(linear: Linear) -> bool:
-    """Whether the weights can change by themselves, and rows and columns are where they are looked for."""
-    last = (len(linear.out.shape or ()) - 1,)
-    return not (
-        linear.matrix.shared
-        or any(node.op_type == "DequantizeLinear" for node in linear.matrix.steps)
-        or any(value.scope.parent is not None for value in (linear.source, linear.out))
-        or linear.axes != last
-        or linear.out_axes != last
-    )
 
 
 def _ratios(before: Array, after: Array) -> tuple[Array, bool]:

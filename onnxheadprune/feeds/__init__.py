@@ -1,6 +1,7 @@
 """Inputs to run a model on: random ones made from the graph alone, and the user's own."""
 
 from onnxheadprune.feeds.data import DataSource, Sample, load_data
+from onnxheadprune.feeds.fill import Padding
 from onnxheadprune.feeds.generate import Case, Feed, FeedMaker, Outputs, first_that_runs, is_finite
 from onnxheadprune.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.feeds.symbols import Roles, Sizes
@@ -12,6 +13,7 @@ __all__ = [
     "FeedMaker",
     "Input",
     "Outputs",
+    "Padding",
     "Role",
     "Roles",
     "Sample",

@@ -5,25 +5,31 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import stat
 import sys
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import HeadPruneError, UsageError
+from onnxheadprune.documents import kind_of
+from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds.fill import Array
 from onnxheadprune.feeds.generate import Feed, is_finite
 from onnxheadprune.feeds.inputs import Input, Role
+from onnxheadprune.feeds.npz import read_npz
+from onnxheadprune.foreign import users_code
 
 DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
 LABELS = "labels"
 IGNORED_LABEL = -100
 """PyTorch's convention for positions that have no label."""
 BATCH = 32
+MAX_FEEDS = 10_000
+MAX_BYTES = 2**28
+"""Of all feeds that a generator may yield; nobody knows whether it ends."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +79,15 @@ def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
         yield from _batches(source, inputs, "the data")
     elif not isinstance(source, (str, os.PathLike)):
         yield from _feeds(source, "the data")
-    elif Path(source).is_dir():
+    elif stat.S_ISDIR(kind_of(source) or 0):
         for path in sorted(Path(source).glob("*.npz")):
-            yield _sample(_open(path), str(path))
-    elif Path(source).is_file():
-        yield from _batches(_open(Path(source)), inputs, str(source))
+            yield _sample(read_npz(path), str(path))
+    elif kind_of(source) is not None:
+        yield from _batches(read_npz(source), inputs, str(source))
     elif ":" in str(source) and not str(source).endswith(".npz"):
         yield from _feeds(_call(str(source)), str(source))
     else:
         raise UsageError(f"the data {source} does not exist")
-
-
-def _open(path: Path) -> dict[str, Array]:
-    if not zipfile.is_zipfile(path):
-        raise UsageError(f"{path} is no .npz file; write one with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as an .npz file of plain arrays: {error}") from error
 
 
 def import_function(spec: str, what: str) -> Callable[..., Any]:
@@ -107,9 +103,8 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     module_name, _, function_name = spec.rpartition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # whatever the user's module does when it is imported
-        raise UsageError(f"{what} {spec} cannot be imported: {error!r}") from error
+        with users_code(f"{what} {spec}", "cannot be imported"):
+            function = getattr(importlib.import_module(module_name), function_name)
     finally:
         sys.path.pop(0)
     if not callable(function):
@@ -120,38 +115,60 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
 def _call(spec: str) -> Iterable[Mapping[str, Any]]:
     """What the user's generator returns."""
     function = import_function(spec, "the data function")
-    if any(
-        parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        for parameter in inspect.signature(function).parameters.values()
-    ):
+    if _asks_for_arguments(function):
         raise UsageError(f"the data function {spec} must be callable without arguments")
     feeds: Iterable[Mapping[str, Any]] = _guarded(function, spec)
     return feeds
 
 
+def _asks_for_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not say
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(item.default is item.empty and item.kind in positional for item in parameters)
+
+
 def _guarded(function: Callable[[], Any], spec: str) -> Iterator[Any]:
     """What the user's function yields; what it raises is the user's to read."""
-    try:
+    with users_code(f"the data function {spec}"):
         feeds = function()
         if not isinstance(feeds, Iterable):
             raise UsageError(f"{spec} gives no feeds, but a {type(feeds).__name__}")
         yield from feeds
-    except HeadPruneError:
-        raise
-    except Exception as error:
-        raise UsageError(f"the data function {spec} failed: {error!r}") from error
 
 
 def _feeds(feeds: Iterable[Any], source: str) -> Iterator[Sample]:
-    for position, feed in enumerate(feeds):
-        if not isinstance(feed, Mapping):
-            raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
-        yield _sample(feed, f"{source}, feed {position}")
+    """Feeds of a sequence one by one; those of a generator only once it has ended, within bounds."""
+    samples = (_of_feed(feed, position, source) for position, feed in enumerate(feeds))
+    yield from samples if isinstance(feeds, Sized) else _ended(samples, source)
+
+
+def _ended(samples: Iterable[Sample], source: str) -> list[Sample]:
+    """All samples of a generator, which may be one that never ends."""
+    kept: list[Sample] = []
+    held = 0
+    for sample in samples:
+        kept.append(sample)
+        held += sum(array.nbytes for array in sample.feed.values())
+        if len(kept) > MAX_FEEDS or held > MAX_BYTES:
+            raise UsageError(
+                f"{source} yields more than {MAX_FEEDS:,} feeds or {MAX_BYTES:,} bytes; let it end earlier (a few"
+                " hundred samples are enough), or give larger data as an .npz file"
+            )
+    return kept
+
+
+def _of_feed(feed: Any, position: int, source: str) -> Sample:
+    if not isinstance(feed, Mapping):
+        raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
+    return _sample(feed, f"{source}, feed {position}")
 
 
 def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
-    values = {name: np.asarray(value) for name, value in arrays.items()}
+    with users_code(f"the data of {source}", "cannot be made arrays"):
+        values = {str(name): np.asarray(value) for name, value in arrays.items()}
     return Sample(values, values.get(LABELS), source)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +17,20 @@ UNKNOWN_ROWS = 2
 """Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
 
 
+HOLE_FROM = 6
+"""Shorter masks get no hole."""
+TAILS = 3.0
+"""Floats of the tails are up to ten to this power times as large as usual."""
+
+
+class Padding(enum.Enum):
+    """Where masks have zeros."""
+
+    NONE = "none"
+    RIGHT = "right"
+    LEFT = "left, and a hole"
+
+
 @dataclass(frozen=True)
 class Style:
     """How to fill a feed.
@@ -22,17 +38,21 @@ class Style:
     Attributes:
         past: length of the cache, where positions start.
         length: length of the sequence.
-        padded: whether masks end in zeros in some rows.
+        padding: where masks have zeros in some rows.
         flag: value of flags ("use_cache_branch").
         plain: second try for models that choke on the first: floats between 0 and 1, and boolean masks
             the other way round (True means "ignore" in some exports).
+        tails: floats of all magnitudes up to a thousand.
+        first_row: ids count up from here, so that every row of a table is read by some feed; None draws them.
     """
 
     past: int
     length: int
-    padded: bool
+    padding: Padding
     flag: bool
     plain: bool = False
+    tails: bool = False
+    first_row: int | None = None
 
 
 def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
@@ -50,9 +70,11 @@ def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random
 def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
     match item.role:
         case Role.FLOATS:
-            return generator.uniform(size=shape) if style.plain else generator.standard_normal(shape)
+            if style.plain:
+                return generator.uniform(size=shape)
+            return generator.standard_normal(shape) * (_magnitudes(shape, generator) if style.tails else 1)
         case Role.MASK:
-            mask = _mask(shape, style.padded)
+            mask = _mask(shape, style.padding)
             return ~mask if style.plain and item.dtype == np.bool_ else mask
         case Role.POSITIONS:
             return _positions(shape, style.past, item.rows)
@@ -66,15 +88,33 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
             limits = np.iinfo(item.dtype)
             return generator.integers(limits.min, limits.max, shape, endpoint=True)
         case Role.IDS:
+            if style.first_row is not None:
+                counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
+                return counted % (item.rows or UNKNOWN_ROWS)
             return generator.integers(0, item.rows or UNKNOWN_ROWS, shape)
 
 
-def _mask(shape: tuple[int, ...], padded: bool) -> npt.NDArray[np.bool_]:
-    """Ones; when padded, row `i` loses its last `1 + i` places, but never more than half."""
+def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    return 10.0 ** generator.uniform(0, TAILS, shape)
+
+
+def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
+    """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
+
+    Padding on the left comes with a hole: the place behind the middle is lost too.
+    """
     mask = np.ones(shape, dtype=np.bool_)
-    if padded and len(shape) > 1 and shape[-1] > 1:
-        for row in range(shape[0]):
-            mask[row, ..., shape[-1] - min(1 + row, shape[-1] // 2) :] = False
+    if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:
+        return mask
+    length = shape[-1]
+    for row in range(shape[0]):
+        lost = min(1 + row, length // 2)
+        if padding is Padding.RIGHT:
+            mask[row, ..., length - lost :] = False
+        else:
+            mask[row, ..., :lost] = False
+            if length >= HOLE_FROM:
+                mask[row, ..., length // 2 + 1] = False
     return mask
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.feeds.fill import Array, Style, fill
+from onnxheadprune.feeds.fill import Array, Padding, Style, fill
 from onnxheadprune.feeds.inputs import Role, graph_inputs
 from onnxheadprune.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
 from onnxheadprune.feeds.tables import feature_width
@@ -34,18 +34,23 @@ class Case:
         batch: samples.
         length: for the sequence.
         past: for the cache.
-        padded: whether masks end in zeros.
+        padding: where masks have zeros.
         flag: value of boolean flags.
     """
 
     batch: int
     length: int
     past: int
-    padded: bool = False
+    padding: Padding = Padding.NONE
     flag: bool = True
 
 
-CASES = (Case(2, 7, 5), Case(3, 10, 4, padded=True), Case(1, 5, 0, flag=False))
+CASES = (
+    Case(2, 7, 5),
+    Case(3, 10, 4, padding=Padding.RIGHT),
+    Case(1, 5, 0, flag=False),
+    Case(2, 19, 3, padding=Padding.LEFT),
+)
 CACHE_CASES = (*CASES, Case(2, 1, 6))
 """With a cache also one decode step."""
 
@@ -105,7 +110,7 @@ class FeedMaker:
                 continue
             tried.add(key)
             styles = (
-                Style(sizes.past, sizes.length, case.padded, case.flag, plain) for plain in (False, True)
+                Style(sizes.past, sizes.length, case.padding, case.flag, plain) for plain in (False, True)
             )
             normal, plain = (self._feed(shapes, style) for style in styles)
             yield normal, plain
@@ -134,23 +139,51 @@ class FeedMaker:
         shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned) | dict(dims or {}))
         if shapes is None:
             raise UsageError(f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape")
-        return self._feed(shapes, Style(sizes.past, sizes.length, padded=False, flag=flag))
+        return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
+
+    def wide(
+        self, length: int, *, batch: int = 1, tails: bool = False, first_row: int | None = None
+    ) -> Feed | None:
+        """A feed of a given length for what the usual ones leave out; None where the model has no such size.
+
+        Args:
+            length: of sequences, images and sound alike.
+            batch: samples.
+            tails: floats of all magnitudes.
+            first_row: the id that the first one is; the others follow.
+        """
+        length = min(length, self._largest) if self._roles.extent else length
+        past = 3 if self._roles.past else 0
+        sizes = Sizes(batch, past, length, length, distinct=False)
+        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))
+        style = Style(past, length, Padding.NONE, flag=True, tails=tails, first_row=first_row)
+        return None if shapes is None else self._feed(shapes, style)
 
     def _sizes(self, case: Case) -> Iterator[Sizes]:
-        """From the wanted sizes to larger ones, one kind of symbol at a time."""
+        """From the wanted sizes to larger ones, one kind of symbol at a time.
+
+        Each with one sample too: many models of speech are exported for that alone, whatever their inputs declare.
+        """
         for distinct in (True, False):
-            yield Sizes(case.batch, case.past, case.length, case.length, distinct)
+            for batch in dict.fromkeys((case.batch, 1)):
+                yield Sizes(batch, case.past, case.length, case.length, distinct)
         if self._roles.past and case.past and case.length > 1:
             # Some fused operators take several tokens onto a cache for one sample only, or not at all.
             yield Sizes(1, case.past, case.length, case.length, distinct=True)
             yield Sizes(case.batch, 0, case.length, case.length, distinct=True)
         # One case in three stretches images and sound, where the model allows.
-        wanted = (size for size in LARGER for size in ((size * 3 // 2, size) if case.padded else (size,)))
+        wanted = (
+            size
+            for size in LARGER
+            for size in ((size * 3 // 2, size) if case.padding is Padding.RIGHT else (size,))
+        )
         for extent in wanted:
             if extent <= self._largest:
-                yield Sizes(min(case.batch, 2), case.past, case.length, extent, distinct=False)
+                for batch in dict.fromkeys((min(case.batch, 2), 1)):
+                    yield Sizes(batch, case.past, case.length, extent, distinct=False)
         for length in LONGER:
-            yield Sizes(case.batch, case.past, length, length, distinct=False)
+            for batch in dict.fromkeys((case.batch, 1)):
+                yield Sizes(batch, case.past, length, length, distinct=False)
 
     def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
         shapes = {}
@@ -165,7 +198,9 @@ class FeedMaker:
         return shapes
 
     def _feed(self, shapes: Mapping[str, tuple[int, ...]], style: Style) -> Feed:
-        generator = np.random.default_rng((self.seed, style.past, style.length, style.padded))
+        generator = np.random.default_rng(
+            (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
+        )
         return {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import TensorProto, TypeProto, helper
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds.symbols import SymbolicDim, read_dim
-from onnxheadprune.feeds.tables import row_bound
+from onnxheadprune.feeds.tables import feature_width, row_bound
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.tensors import FLOATS
 
@@ -41,6 +42,7 @@ class Input:
         dims: its dimensions; empty for a scalar.
         role: what it stands for, judged by type and name.
         rows: integers must stay below this (rows of the tables they index), None where unknown.
+        widths: sizes that the weights dictate for open axes, whatever those are called.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Input:
     dims: tuple[SymbolicDim, ...]
     role: Role
     rows: int | None = None
+    widths: Mapping[int, int] = field(default_factory=dict, compare=False)
 
     def describe(self) -> str:
         """Type and dimensions for messages: "int64 [batch, sequence]"."""
@@ -80,7 +83,10 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         rows = row_bound(value) if tensor.elem_type not in FLOATS else None
         role = _role(info.name, tensor.elem_type, dims, rows)
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        found.append(Input(info.name, dtype, dims, role, rows))
+        free = [axis for axis, dim in enumerate(dims) if axis and not isinstance(dim, int)]
+        widths = {axis: feature_width(value, axis) for axis in free}
+        known = {axis: width for axis, width in widths.items() if width is not None}
+        found.append(Input(info.name, dtype, dims, role, rows, known))
     return tuple(found)
 
 

@@ -41,6 +41,27 @@ def row_bound(value: Value) -> int | None:
     return max(min(bounds), 1) if bounds else None
 
 
+def tables_behind(value: Value) -> list[Value]:
+    """The stored tables whose rows a value picks, followed as in `row_bound`."""
+    found: dict[Value, None] = {}
+    seen: set[Value] = set()
+    queue = [value]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for use in current.consumers:
+            if _rows_indexed(use) is None:
+                queue += _handed_on(use)
+                continue
+            fused = (use.node.domain, use.node.op_type) == _EMBEDDING
+            table = use.node.input(_EMBEDDING_TABLES[use.input_index] if fused else 0)
+            if table is not None:
+                found[table] = None
+    return list(found)
+
+
 def _rows_indexed(use: Use) -> int | None:
     node = use.node
     if (node.domain, node.op_type) == _EMBEDDING:

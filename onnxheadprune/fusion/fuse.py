@@ -25,7 +25,7 @@ from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, opset_of, raised
 from onnxheadprune.fusion.result import FUSED_KEY, FuseMode, Fusion, SiteFusion
 from onnxheadprune.graph.view import GraphView, Node
-from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.refusal import Refusal
 from onnxheadprune.sites.find import sites_of, view_of
 from onnxheadprune.sites.fused import is_fused_core
@@ -144,7 +144,7 @@ class _Work:
         )
         for _, name, item in by_core:
             edits |= dict.fromkeys(emit(item, names).edits, frozenset({name}))
-        edits |= dead_after(self.view, edits)
+        edits = settled(self.view, edits)
         return list(edits)
 
     def outcome(self, site: AttentionSite) -> SiteFusion:

@@ -11,9 +11,11 @@ from typing import Any, Literal, TypeAlias
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.plan import read_record
 
 FUSED_KEY = "onnxheadprune.fused"
 """Metadata entry that says which sites this tool fused."""
+FUSED_VERSION = 1
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
@@ -118,7 +120,7 @@ class Fusion:
     def record(self) -> str:
         """What goes into the model's metadata."""
         sites = [{"index": site.index, "operator": site.operator} for site in self.sites if site.operator]
-        return json.dumps({"version": 1, "sites": sites})
+        return json.dumps({"version": FUSED_VERSION, "sites": sites})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -138,15 +140,13 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
     """The sites that a model says were fused by this tool.
 
     Raises:
-        ModelError: if the record cannot be read.
+        ModelError: if the record cannot be read, or a newer version of this tool wrote it.
     """
-    for entry in model.metadata_props:
-        if entry.key == FUSED_KEY:
-            try:
-                return tuple(int(site["index"]) for site in json.loads(entry.value)["sites"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise ModelError(f"the metadata entry {FUSED_KEY} cannot be read") from error
-    return ()
+    content = read_record(model, FUSED_KEY, FUSED_VERSION)
+    try:
+        return tuple(int(site["index"]) for site in ([] if content is None else content["sites"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the metadata entry {FUSED_KEY} cannot be read") from error
 
 
 def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:

@@ -8,6 +8,7 @@ so that equal expressions stay equal.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,12 @@ Monomial: TypeAlias = tuple[str, ...]
 
 
 MAX_TERMS = 64
-"""Longest quotient that is looked for."""
+"""Of a polynomial, and of the longest quotient that is looked for."""
+MAX_DEGREE = 32
+MAX_NUMBER = 2**63
+"""Larger numbers are no sizes. Squared a few dozen times in a row they would take gigabytes."""
+MAX_NAME = 400
+"""Letters of the name of an expression; a longer one is named by its digest."""
 MAX_DIGITS = 9
 """Of a number in the name of a dimension."""
 
@@ -70,14 +76,31 @@ def _from_terms(terms: dict[Monomial, int]) -> Dim:
     if not kept:
         return 0
     if list(kept) == [()]:
-        return kept[()]
-    return Symbolic(tuple(sorted(kept.items())))
+        return _credible(kept[()])
+    made = Symbolic(tuple(sorted(kept.items())))
+    small = len(kept) <= MAX_TERMS and all(
+        len(atoms) <= MAX_DEGREE and abs(factor) < MAX_NUMBER for atoms, factor in kept.items()
+    )
+    return made if small else _expression(str(made))
+
+
+def _credible(number: int) -> Dim:
+    """The number, or a symbol for one that nothing can have."""
+    return number if abs(number) < MAX_NUMBER else _expression(str(number))
+
+
+def _expression(text: str) -> Symbolic:
+    """A symbol for what is no polynomial, or too long for one. Equal expressions have equal names."""
+    if len(text) > MAX_NAME:
+        sign = "-" if "-" in text else "+"
+        text = f"{sign}{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
+    return symbol(f"({text})")
 
 
 def add(left: Dim, right: Dim) -> Dim:
     """`left + right`."""
     if isinstance(left, int) and isinstance(right, int):
-        return left + right
+        return _credible(left + right)
     terms = _terms(left)
     for atoms, factor in _terms(right).items():
         terms[atoms] = terms.get(atoms, 0) + factor
@@ -87,7 +110,7 @@ def add(left: Dim, right: Dim) -> Dim:
 def multiply(left: Dim, right: Dim) -> Dim:
     """`left * right`."""
     if isinstance(left, int) and isinstance(right, int):
-        return left * right
+        return _credible(left * right)
     terms: dict[Monomial, int] = {}
     for left_atoms, left_factor in _terms(left).items():
         for right_atoms, right_factor in _terms(right).items():
@@ -162,9 +185,9 @@ def floor_divide(left: Dim, right: Dim) -> Dim:
         whole = _from_terms({atoms: factor // right for atoms, factor in left.terms})
         rest = _from_terms({atoms: factor % right for atoms, factor in left.terms})
         # A constant rest below the divisor never carries: (4*batch + 3) // 4 is batch.
-        inner: Dim = 0 if isinstance(rest, int) else symbol(f"({rest})//({right})")
+        inner: Dim = 0 if isinstance(rest, int) else _expression(f"{rest})//({right}")
         return add(whole, inner)
-    return symbol(f"({left})//({right})")
+    return _expression(f"{left})//({right}")
 
 
 def product(dims: Iterable[Dim]) -> Dim:

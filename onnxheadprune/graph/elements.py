@@ -20,6 +20,7 @@ from onnxheadprune.graph.view import Node
 
 Elements: TypeAlias = npt.NDArray[np.object_]
 MAX_ELEMENTS = 64
+"""Elements of a value that is followed; target shapes have a handful."""
 INTEGER_TYPES = frozenset(
     (
         TensorProto.INT64,
@@ -77,7 +78,7 @@ def _gather(node: Node) -> Elements | None:
     data, index = _of(node, 0), node.literal(1)
     if data is None or index is None or data.ndim != 1:
         return None
-    if np.any(index >= data.size) or np.any(index < -data.size):
+    if index.size > MAX_ELEMENTS or np.any(index >= data.size) or np.any(index < -data.size):
         return None
     return np.asarray(data[index], dtype=object) if index.ndim else _boxed([data[int(index)]], ())
 
@@ -111,6 +112,8 @@ def _transpose(node: Node) -> Elements | None:
 def _concat(node: Node) -> Elements | None:
     parts = [_part(node, index) for index in range(len(node.inputs))]
     if any(part is None or part.ndim != 1 for part in parts):
+        return None
+    if sum(part.size for part in parts if part is not None) > MAX_ELEMENTS:
         return None
     joined = np.concatenate([part for part in parts if part is not None])
     return None if all(item is None for item in joined) else joined
@@ -174,6 +177,8 @@ def _combine(function: Callable[[Dim, Dim], Dim | None]) -> Callable[[Node], Ele
             pairs = np.broadcast(left, right)
         except ValueError:
             return None
+        if pairs.size > MAX_ELEMENTS:
+            return None
         items = [None if a is None or b is None else function(a, b) for a, b in pairs]
         return _boxed(items, pairs.shape)
 
@@ -217,6 +222,8 @@ def _where(node: Node) -> Elements | None:
     try:
         triples = np.broadcast(condition, yes, no)
     except ValueError:
+        return None
+    if triples.size > MAX_ELEMENTS:
         return None
     return _boxed([None if c is None else (a if c else b) for c, a, b in triples], triples.shape)
 

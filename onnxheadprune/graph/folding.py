@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx import TypeProto, ValueInfoProto, helper
 
 from onnxheadprune.graph.view import Node, Value
 
 MAX_FOLDED = 64
+"""Elements of what is folded, and of each of its inputs."""
+MAX_COMBINED = 2**18
+"""Combinations of elements of all inputs, which no broadcast or contraction exceeds."""
 
 
 def fold(node: Node) -> npt.NDArray[np.generic] | None:
     """The value of a node's only output, computed by onnx's reference implementation.
 
-    None unless all inputs are small literals and the operator is a standard, deterministic one.
+    None unless all inputs are small literals, the operator is a standard, deterministic one, and the size of
+    its output is known to be small before it is computed: `Range(0, 2**40)` would fill any memory.
     """
-    if node.domain or node.bodies or len(node.outputs) != 1:
+    if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
+        return None
+    if not _is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:
@@ -26,7 +35,27 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
         if value is None or literal is None or literal.size > MAX_FOLDED:
             return None
         literals[value.name] = literal
+    if math.prod(max(1, literal.size) for literal in literals.values()) > MAX_COMBINED:
+        return None
     return _run(node, literals)
+
+
+def _is_small(node: Node) -> bool:
+    shape = node.out.shape
+    if shape is None or not all(isinstance(dim, int) for dim in shape):
+        return False
+    return math.prod(dim for dim in shape if isinstance(dim, int)) <= MAX_FOLDED
+
+
+@functools.cache
+def _is_function(op_type: str, opset: int) -> bool:
+    """Whether a standard operator gives the same for the same inputs."""
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return False
+    told: Any = schema  # onnx's stubs lack the attribute
+    return bool(told.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic)
 
 
 def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:

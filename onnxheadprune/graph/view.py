@@ -7,8 +7,10 @@ which a body's nodes come before the node that owns the body, so a reverse sweep
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxheadprune.graph.dims import Dim, Shape
 
+_NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 MAX_LITERAL_ELEMENTS = 4096
 """Constants up to this many elements are read as numbers (shapes, axes, indices), larger ones are weights."""
 
@@ -111,7 +114,7 @@ class Node:
     index: int
     inputs: tuple[Value | None, ...]
     outputs: tuple[Value | None, ...]
-    bodies: dict[str, Scope]
+    bodies: Mapping[str, Scope]
     opset: int
 
     @property
@@ -156,7 +159,8 @@ class Node:
             if attribute.name == name:
                 value = onnx.helper.get_attribute_value(attribute)
                 if isinstance(value, bytes):
-                    return value.decode()
+                    # What is no UTF-8 is no mode or equation that anybody knows, and need not be readable.
+                    return value.decode(errors="backslashreplace")
                 if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
                     return list(value)
                 return value
@@ -194,7 +198,11 @@ class GraphView:
         self.nodes: list[Node] = []
         self.scopes: list[Scope] = []
         self.main = self._add_scope(model.graph, "main", None)
-        self.by_ref = {node.ref: node for node in self.nodes}
+
+    @functools.cached_property
+    def by_ref(self) -> dict[str, Node]:
+        """Every node by its reference."""
+        return {node.ref: node for node in self.nodes}
 
     def values(self) -> Iterator[Value]:
         """Every value of every scope."""
@@ -225,11 +233,7 @@ class GraphView:
         return scope
 
     def _add_node(self, proto: NodeProto, scope: Scope, position: int) -> None:
-        bodies = {
-            attribute.name: self._add_scope(attribute.g, f"{scope.ref}[{position}].{attribute.name}", scope)
-            for attribute in proto.attribute
-            if attribute.type == AttributeProto.GRAPH
-        }
+        bodies = self._bodies(proto, scope, position)
         inputs: list[Value | None] = []
         for name in proto.input:
             value = scope.lookup(name) if name else None
@@ -239,8 +243,10 @@ class GraphView:
                 )
             inputs.append(value)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
-        opset = self.opsets.get(domain, 1)
-        node = Node(proto, scope, position, len(self.nodes), tuple(inputs), (), bodies, opset)
+        index = len(self.nodes)
+        # In a graph without bodies both numbers are equal, and a million of them need not be held twice.
+        at = index if index == position else position
+        node = Node(proto, scope, at, index, tuple(inputs), (), bodies, self.opsets.get(domain, 1))
         for body in bodies.values():
             body.owner = node
         outputs: list[Value | None] = []
@@ -258,6 +264,15 @@ class GraphView:
         self._mark_constants(node)
         self.nodes.append(node)
         scope.nodes.append(node)
+
+    def _bodies(self, proto: NodeProto, scope: Scope, position: int) -> Mapping[str, Scope]:
+        if not proto.attribute:
+            return _NO_BODIES
+        graphs = [item for item in proto.attribute if item.type == AttributeProto.GRAPH]
+        if not graphs:
+            return _NO_BODIES
+        ref = f"{scope.ref}[{position}]"
+        return {item.name: self._add_scope(item.g, f"{ref}.{item.name}", scope) for item in graphs}
 
     @staticmethod
     def _mark_constants(node: Node) -> None:

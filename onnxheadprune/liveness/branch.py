@@ -71,6 +71,7 @@ class _Followed:
     value: Value
     edits: tuple[Edit, ...]
     joint: Use | None
+    passed: frozenset[Value]
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,17 @@ class Meetings:
     Attributes:
         shared: additions of two such branches: neither can take the other's place.
         bypassed: what takes the place of additions that vanish with a branch.
+        vanished: all that one of these branches alone makes up.
     """
 
     shared: frozenset[Node] = frozenset()
     bypassed: Mapping[Node, Value] = field(default_factory=dict)
+    vanished: frozenset[Value] = frozenset()
+
+    def swallow(self, value: Value) -> bool:
+        """Whether all who read a value vanish as well: products with what is left of another branch, zero."""
+        readers = [use.node for use in value.consumers if not looks_only(use)]
+        return not value.is_graph_output and all(node.out in self.vanished for node in readers)
 
     def left_of(self, value: Value) -> Value:
         """What a value is after all of the branches are gone."""
@@ -116,7 +124,9 @@ def detach(projection: Node, others: Meetings = ALONE) -> Sequence[Edit] | Remna
 
 def meetings(projections: Iterable[Node]) -> Meetings:
     """How the branches of several projections meet."""
+    projections = list(projections)
     found = [item for node in projections if isinstance(item := _followed(node), _Followed)]
+    vanished = {node.out for node in projections}.union(*(item.passed for item in found))
     joints = [item.joint.node for item in found if item.joint is not None]
     shared = frozenset(node for node in joints if joints.count(node) > 1)
     bypassed = {
@@ -124,7 +134,7 @@ def meetings(projections: Iterable[Node]) -> Meetings:
         for item in found
         if item.joint is not None and item.joint.node not in shared and _vanishes(item.joint, item.left)
     }
-    return Meetings(shared, bypassed)
+    return Meetings(shared, bypassed, frozenset(vanished))
 
 
 def _beside(joint: Use) -> Value:
@@ -144,18 +154,20 @@ def _followed(projection: Node) -> _Followed | Refusal:
         return left
     edits: list[Edit] = []
     value = projection.out
+    passed = {value}
     while True:
         uses = [use for use in value.consumers if not looks_only(use)]
         if value.is_graph_output or len(uses) != 1:
             break
         use = uses[0]
         if _joins(use, value):
-            return _Followed(left, value, tuple(edits), use)
+            return _Followed(left, value, tuple(edits), use, frozenset(passed))
         step = _through(use, value, left, edits)
         if step is None:
             break
         left, value = step, use.node.out
-    return _Followed(left, value, tuple(edits), None)
+        passed.add(value)
+    return _Followed(left, value, tuple(edits), None, frozenset(passed))
 
 
 def _own_bias(node: Node) -> _Left | Refusal:

@@ -1,5 +1,8 @@
 """What nothing uses any more after a set of edits: nodes and stored tensors that died with the heads.
 
+Edits that make something which only the dead would read are not made at all: the frozen length of an axis, in a shape
+that another edit replaces as a whole.
+
 Only what *became* unused is dropped. A node or initializer that was already dead in the original is not
 this tool's business and stays.
 """
@@ -11,9 +14,11 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from onnxheadprune.edits import (
+    AddConstant,
     DropInputs,
     DropNode,
     DropTensor,
+    EdgeGather,
     Edit,
     InsertNode,
     SetInput,
@@ -27,8 +32,13 @@ Key: TypeAlias = Value | str
 NOBODY: frozenset[str] = frozenset()
 
 
-def dead_after(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
-    """The `DropNode` and `DropTensor` edits that follow from `edits`, with the sites behind them."""
+def settled(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+    """`edits` without those whose results nobody reads, with the `DropNode` and `DropTensor` edits that follow.
+
+    Args:
+        view: the model.
+        edits: all edits on it, each with the sites behind it.
+    """
     return _Cleanup(view, edits).run()
 
 
@@ -42,6 +52,7 @@ class _Cleanup:
         self.pinned: set[Node] = set()
         self.dropped: dict[Edit, frozenset[str]] = {}
         self.gone: set[str] = set()
+        self.unmade: set[Edit] = set()
 
     def run(self) -> dict[Edit, frozenset[str]]:
         for node in self.view.nodes:
@@ -53,9 +64,37 @@ class _Cleanup:
                     self.uses[value] += 1
         for edit, sites in self.edits.items():
             self._account(edit, sites)
+        self._drop_lost()
+        while self._take_back():
+            self._drop_lost()
+        kept = {edit: sites for edit, sites in self.edits.items() if edit not in self.unmade}
+        return kept | self.dropped
+
+    def _drop_lost(self) -> None:
         while self.lost:
             self._check(*self.lost.pop())
-        return self.dropped
+
+    def _take_back(self) -> bool:
+        """Finds edits that make what nobody reads, and lets go of what they read; whether there were any."""
+        found = [edit for edit in self.edits if edit not in self.unmade and self._is_unread(edit)]
+        for edit in found:
+            self.unmade.add(edit)
+            if isinstance(edit, InsertNode):
+                scope = self._scope(scope_of(edit.before))
+                for name in edit.inputs:
+                    self._release(self._key(scope, name), self.edits[edit])
+        return bool(found)
+
+    def _is_unread(self, edit: Edit) -> bool:
+        if isinstance(edit, AddConstant):
+            return self.uses[self._key(self._scope(edit.scope), edit.name) or ""] == 0
+        if isinstance(edit, SliceTensor) and edit.target != edit.name:
+            return self.uses[self._key(self._scope(edit.scope), edit.target) or ""] == 0
+        if isinstance(edit, InsertNode):
+            scope = self._scope(scope_of(edit.before))
+            return all(self.uses[self._key(scope, name) or ""] == 0 for name in edit.outputs)
+        # A gather for a node that is gone is none.
+        return isinstance(edit, EdgeGather) and edit.node in self.gone
 
     def _account(self, edit: Edit, sites: frozenset[str]) -> None:
         if isinstance(edit, SetInput):
@@ -76,19 +115,20 @@ class _Cleanup:
                 self._use(scope, name)
         elif isinstance(edit, SetOutput):
             self.pinned.add(self.view.by_ref[edit.node])
-        elif isinstance(edit, SliceTensor) and edit.target != edit.name:
-            self._use(self._scope(edit.scope), edit.target)
         elif isinstance(edit, DropNode):
             self._drop_node(self.view.by_ref[edit.node], sites, listed=True)
 
     def _scope(self, ref: str) -> Scope:
         return next(scope for scope in self.view.scopes if scope.ref == ref)
 
+    @staticmethod
+    def _key(scope: Scope, name: str) -> Key | None:
+        return (scope.lookup(name) or name) if name else None
+
     def _use(self, scope: Scope, name: str) -> Key | None:
-        if not name:
-            return None
-        key: Key = scope.lookup(name) or name
-        self.uses[key] += 1
+        key = self._key(scope, name)
+        if key is not None:
+            self.uses[key] += 1
         return key
 
     def _release(self, key: Key | None, sites: frozenset[str]) -> None:

@@ -77,6 +77,17 @@ def contraction_of(node: Node) -> Contraction | None:
     return None
 
 
+def operand_indices(node: Node) -> tuple[int, ...]:
+    """Input indices of what a contraction multiplies, even if its shapes are unknown; empty for other operators."""
+    key = (node.domain, node.op_type)
+    if key == ("", "Einsum"):
+        return tuple(range(len(node.inputs)))
+    if key == ("com.microsoft", "MatMulNBits"):
+        return (0, 1)
+    right = _MATMULS.get(key) or _GEMMS.get(key) or CONVOLUTIONS.get(key)
+    return () if right is None else (0, right[0])
+
+
 _MATMULS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
     ("", "MatMul"): (1, ()),
     ("", "MatMulInteger"): (1, (3,)),

@@ -6,8 +6,8 @@ operator says where queries, keys and values lie, and liveness and site detectio
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.graph.view import Node
@@ -29,6 +29,8 @@ class FusedLayout:
         caches: output indices of present keys and values, with their head axis.
         attributes: attributes that hold counts: name -> "q" or "kv".
         widths: name of the attribute that lists the widths of Q, K and V, if it is set.
+        memory: input indices of keys, values and their past.
+        maps: output indices of attention maps, one per query head, with their head axis.
     """
 
     num_heads: int
@@ -40,6 +42,8 @@ class FusedLayout:
     caches: dict[int, int]
     attributes: dict[str, str]
     widths: str | None = None
+    memory: tuple[int, ...] = ()
+    maps: dict[int, int] = field(default_factory=dict)
 
     @property
     def group(self) -> int:
@@ -61,6 +65,11 @@ def is_fused(node: Node) -> bool:
 def _number(shape: Shape | None, axis: int) -> int | None:
     dim: Dim | None = None if shape is None or axis >= len(shape) else shape[axis]
     return dim if isinstance(dim, int) else None
+
+
+def _given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
+    """Those of some outputs that the node has, with their head axis."""
+    return {i: axis for i in indices if i < len(node.outputs) and node.outputs[i] is not None}
 
 
 def _per_head(
@@ -89,7 +98,8 @@ def _packed_weights(node: Node) -> FusedLayout | None:
         inputs |= _per_head(node, 5, 1, heads)
     else:
         inputs |= _per_head(node, 5, 1, heads)
-    caches = {1: 2} if len(node.outputs) > 1 and node.outputs[1] is not None else {}
+    # QKV of the past in one tensor; the packed variants have none.
+    past = {"Attention": 4, "QAttention": 8}.get(node.op_type)
     out_axis = 1 if node.op_type == "PackedAttention" else 2
     listed = "qkv_hidden_sizes" if node.attribute("qkv_hidden_sizes") else None
     return FusedLayout(
@@ -99,16 +109,20 @@ def _packed_weights(node: Node) -> FusedLayout | None:
         widths[2] // heads,
         (out_axis,),
         inputs,
-        caches,
+        _given(node, (1,), 2),
         {"num_heads": "q"},
         listed,
+        () if past is None else (past,),
     )
 
 
 def _multi_head(node: Node) -> FusedLayout | None:
-    """`com.microsoft` MultiHeadAttention and DecoderMaskedMultiHeadAttention: projected Q, K, V come in."""
-    heads = node.attribute("num_heads", 0)
-    query, out_width = node.shape(0), _number(node.out.shape, 2)
+    """MultiHeadAttention and its relatives in `com.microsoft`: projected Q, K, V come in."""
+    heads, query = node.attribute("num_heads", 0), node.shape(0)
+    flat = node.op_type == "PackedMultiHeadAttention"
+    out_axis = 1 if flat else 2
+    out_width = _number(node.out.shape, out_axis)
+    biases, scores, past = _EXTRAS[node.op_type]
     if not heads or query is None:
         return None
     inputs: dict[int, tuple[int, tuple[Part, ...]]] = {}
@@ -119,28 +133,55 @@ def _multi_head(node: Node) -> FusedLayout | None:
             continue
         if shape is None:
             return None
-        if len(shape) == 3:
-            width = _number(shape, 2)
+        if len(shape) == out_axis + 1:
+            width = _number(shape, out_axis)
             if width is None or width % heads:
                 return None
             sizes[index] = width // heads
-            inputs[index] = (2, (("q", sizes[index]),))
+            inputs[index] = (out_axis, (("q", sizes[index]),))
         else:
-            inputs[index] = (1 if len(shape) == 4 else 2, (("q", 1),))
+            # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
+            inputs[index] = (1 if flat or len(shape) == 4 else 2, (("q", 1),))
             sizes[index] = _number(shape, len(shape) - 1) or 0
     v_size = sizes.get(2) or sizes.get(1) or sizes[0]
     if out_width is not None:
         v_size = out_width // heads
-    bias = _number(node.shape(3), 0)
+    if node.input(1) is None and len(query) == out_axis + 1:
+        # Queries, keys and values side by side: the output has the width of the values alone.
+        q_size, rest = divmod(heads * sizes[0] - heads * v_size, 2 * heads)
+        if out_width is None or rest or q_size <= 0:
+            return None
+        sizes[0], inputs[0] = q_size, (out_axis, (("q", q_size), ("q", q_size), ("q", v_size)))
+    bias = _number(node.shape(biases), 0)
     if bias is not None:
-        inputs[3] = (0, (("q", sizes[0]), ("q", sizes[0]), ("q", v_size)))
+        inputs[biases] = (0, (("q", sizes[0]), ("q", sizes[0]), ("q", v_size)))
         if bias != heads * (2 * sizes[0] + v_size):
             return None
-    inputs |= _per_head(node, 5, 1, heads)
-    for index in (6, 7):
+    inputs |= _per_head(node, scores, 1, heads)
+    for index in past:
         inputs |= _per_head(node, index, 1, heads)
-    caches = {index: 1 for index in (1, 2) if index < len(node.outputs) and node.outputs[index] is not None}
-    return FusedLayout(heads, heads, sizes[0], v_size, (2,), inputs, caches, {"num_heads": "q"})
+    caches = {} if flat else _given(node, (1, 2), 1)
+    maps = {} if flat else _given(node, (3,), 1)
+    return FusedLayout(
+        heads,
+        heads,
+        sizes[0],
+        v_size,
+        (out_axis,),
+        inputs,
+        caches,
+        {"num_heads": "q"},
+        memory=(1, 2, *past),
+        maps=maps,
+    )
+
+
+_EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "MultiHeadAttention": (3, 5, (6, 7)),
+    "DecoderMaskedMultiHeadAttention": (10, 4, (5, 6)),
+    "PackedMultiHeadAttention": (3, 6, ()),
+}
+"""Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
 
 
 def _group_query(node: Node) -> FusedLayout | None:
@@ -150,6 +191,8 @@ def _group_query(node: Node) -> FusedLayout | None:
     if not heads or not kv or width is None:
         return None
     packed = node.input(1) is None
+    if heads % kv or "PER_CHANNEL" in (node.attribute("k_quant_type"), node.attribute("v_quant_type")):
+        return None
     size = width // (heads + 2 * kv) if packed else width // heads
     inputs: dict[int, tuple[int, tuple[Part, ...]]] = {}
     inputs[0] = (2, (("q", size), ("kv", size), ("kv", size)) if packed else (("q", size),))
@@ -159,9 +202,10 @@ def _group_query(node: Node) -> FusedLayout | None:
     if node.op_type == "GroupQueryAttention":
         inputs |= _per_head(node, 10, 1, heads)
         inputs |= _per_head(node, 11, 0, heads)
-    caches = {index: 1 for index in (1, 2) if index < len(node.outputs) and node.outputs[index] is not None}
+    maps = _given(node, (3,), 1) if node.op_type == "GroupQueryAttention" else {}
     counts = {"num_heads": "q", "kv_num_heads": "kv"}
-    return FusedLayout(heads, kv, size, size, (2,), inputs, caches, counts)
+    caches, memory = _given(node, (1, 2), 1), (1, 2, 3, 4)
+    return FusedLayout(heads, kv, size, size, (2,), inputs, caches, counts, memory=memory, maps=maps)
 
 
 def _standard(node: Node) -> FusedLayout | None:
@@ -190,9 +234,53 @@ def _standard(node: Node) -> FusedLayout | None:
     if mask is not None and len(mask) >= 3:
         inputs |= _per_head(node, 3, len(mask) - 3, heads)
     inputs |= {index: (1, (("kv", 1),)) for index in (4, 5) if node.input(index) is not None}
-    caches = {index: 1 for index in (1, 2) if index < len(node.outputs) and node.outputs[index] is not None}
     counts = {} if four else {"q_num_heads": "q", "kv_num_heads": "kv"}
-    return FusedLayout(heads, kv, head_size, v_size, (1, 3) if four else (2,), inputs, caches, counts)
+    return FusedLayout(
+        heads,
+        kv,
+        head_size,
+        v_size,
+        (1, 3) if four else (2,),
+        inputs,
+        _given(node, (1, 2), 1),
+        counts,
+        memory=(1, 2, 4, 5),
+        maps=_given(node, (3,), 1),
+    )
+
+
+def _flexible(node: Node) -> FusedLayout | None:
+    """`ai.onnx.preview` FlexAttention, unless a subgraph of its own sees the maps of all heads at once."""
+    return None if node.bodies or len(node.shape(0) or ()) != 4 else _standard(node)
+
+
+def _recurrent(node: Node) -> FusedLayout | None:
+    """LinearAttention: a state per KV head, decayed and updated by gates of its own."""
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    widths = [_number(node.shape(index), 2) for index in range(3)]
+    query, _, value = widths
+    if not heads or not kv or heads % kv or query is None or value is None or None in widths:
+        return None
+    size, v_size = query // heads, value // kv
+    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
+        0: (2, (("q", size),)),
+        1: (2, (("kv", size),)),
+        2: (2, (("kv", v_size),)),
+    }
+    state_axis = 2 if node.attribute("state_window", 0) else 1
+    if node.input(3) is not None:
+        inputs[3] = (state_axis, (("kv", 1),))
+    for index, units in ((4, (1, size)), (5, (1,))):
+        if node.input(index) is None:
+            continue
+        width = _number(node.shape(index), 2)
+        if width is None or width not in (1, *(kv * unit for unit in units)):
+            return None
+        if width > 1:
+            inputs[index] = (2, (("kv", width // kv),))
+    counts = {"q_num_heads": "q", "kv_num_heads": "kv"}
+    caches = _given(node, (1,), state_axis)
+    return FusedLayout(heads, kv, size, v_size, (2,), inputs, caches, counts, memory=(1, 2, 3))
 
 
 _READERS: dict[tuple[str, str], Callable[[Node], FusedLayout | None]] = {
@@ -203,5 +291,9 @@ _READERS: dict[tuple[str, str], Callable[[Node], FusedLayout | None]] = {
     ("com.microsoft", "DecoderMaskedMultiHeadAttention"): _multi_head,
     ("com.microsoft", "GroupQueryAttention"): _group_query,
     ("com.microsoft", "SparseAttention"): _group_query,
+    ("com.microsoft", "PackedMultiHeadAttention"): _multi_head,
+    ("com.microsoft", "LinearAttention"): _recurrent,
+    ("", "LinearAttention"): _recurrent,
     ("", "Attention"): _standard,
+    ("ai.onnx.preview", "FlexAttention"): _flexible,
 }

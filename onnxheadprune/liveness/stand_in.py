@@ -27,18 +27,21 @@ QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QL
 """Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""
 
 
-def stand_in(projection: Node, left: Remnant | None) -> Sequence[Edit] | Refusal:
+def stand_in(
+    projection: Node, left: Remnant | None, vanished: frozenset[Value] = frozenset()
+) -> Sequence[Edit] | Refusal:
     """Edits that put a constant in the place of what a projection alone makes up.
 
     Args:
         projection: the contraction whose context is to vanish.
         left: how far its bias could be followed, None where the projection quantizes its output.
+        vanished: values that are gone with this and other contexts, so that none of them can tell a size.
 
     Returns:
         The edits, or a refusal if the constant, or its size, cannot be spelled.
     """
     value = projection.out if left is None else left.value
-    builder = _Builder(projection, value, [] if left is None else list(left.edits))
+    builder = _Builder(projection, value, vanished, [] if left is None else list(left.edits))
     if value.shape is None:
         return _refused(projection, f"the shape of {value.name} is not known")
     constant = builder.quantized() if left is None else builder.constant(left)
@@ -62,6 +65,7 @@ class _Builder:
 
     node: Node
     value: Value
+    vanished: frozenset[Value]
     made: list[Edit] = field(default_factory=list)
 
     @property
@@ -138,7 +142,9 @@ class _Builder:
                 early = other is not None and (
                     other.producer is None or other.producer.index < self.node.index
                 )
-                if other is not None and early and not other.is_constant and other.shape == shape:
+                if other is None or other.is_constant or other in self.vanished:
+                    continue
+                if early and other.shape == shape:
                     return other
         return None
 

@@ -21,6 +21,9 @@ from onnxheadprune.refusal import Reason, Refusal
 
 assert _rules
 
+MAX_VIEWS = 4
+"""Views in a row that are looked through for what is picked from them."""
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -89,6 +92,7 @@ class _Sweeper:
         self.labels = labels
         self.through = through
         self.result = Sweep()
+        self.looking = 0
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
 
@@ -227,6 +231,7 @@ class _Sweeper:
             return self.result.body_outputs.get(value, FULL)
         if value in self.result.body_outputs:
             total = self.result.body_outputs[value]
+        self._look_through_views(value)
         for use in value.consumers:
             live = self._edge_demand(use)
             if live is None:
@@ -239,6 +244,24 @@ class _Sweeper:
         if self.labels or _is_sequence(value):
             return total
         return total.as_mask().dense_closure()
+
+    def _look_through_views(self, value: Value) -> None:
+        """Visits views of a value that lead to nothing but picks: these need less than all of it."""
+        producer = value.producer
+        if self.labels or producer is None or value.is_constant or self.looking == MAX_VIEWS:
+            return
+        self.looking += 1
+        for use in value.consumers:
+            view = use.node
+            if view.index in self.queued or not _is_view(view) or use.input_index or view.out.is_graph_output:
+                continue
+            live = self._demand(view.out)
+            if live.is_full or live.is_dead:
+                continue
+            self.queued.add(view.index)
+            self.result.asked[view] = self.result.asked.get(producer, frozenset())
+            self._visit(view)
+        self.looking -= 1
 
     def _leaves(self, value: Value) -> bool:
         """Whether an output of an `If` branch only becomes a graph output that may be narrowed."""
@@ -291,6 +314,14 @@ def _covering(node: Node, live: Live) -> Answer | None:
     if isinstance(answer, Refusal) or answer.inputs.get(0) != closure:
         return None
     return Answer(answer.inputs, answer.rewrite, kept=(through,))
+
+
+def _is_view(node: Node) -> bool:
+    """Whether a node only re-arranges its first input, by constants alone."""
+    arranges = (
+        node.op_type in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity") and not node.domain
+    )
+    return arranges and all(other is None or other.is_constant for other in node.inputs[1:])
 
 
 def _is_stored(value: Value | None) -> bool:

@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.batch import BatchItem, BatchResult
-from onnxheadprune.report.layout import many, row, table
+from onnxheadprune.report.escaping import escaped
+from onnxheadprune.report.layout import heading, many, row, table
 
 _STYLES = {
     "done": "green",
@@ -23,12 +24,12 @@ _STYLES = {
 def item_line(item: BatchItem) -> Text:
     """One line about one model."""
     line = Text(f"{item.status:8}", style=_STYLES[item.status])
-    return line.append(f" {item.model} ({item.seconds:.1f} s)", style="default")
+    return line.append(f" {escaped(item.model)} ({item.seconds:.1f} s)", style="default")
 
 
 def batch_report(result: BatchResult) -> Iterator[RenderableType]:
     """A table of all models, and how many ended how."""
-    yield Text(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}", style="bold")
+    yield heading(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}")
     yield ""
     made = table("model", "verdict", "reason", grows="reason")
     for item in result.items:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnxheadprune.benchmarking.comparable import fused
 from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
-from onnxheadprune.report.layout import bullet, count, row, share, size, table
+from onnxheadprune.report.layout import bullet, count, many, row, share, size, table
 from onnxheadprune.runtime import CPU, SUFFIX
 
 _STYLES = {"faster": "bold green", "slower": "bold red"}
@@ -118,12 +118,17 @@ def _judgement(result: Benchmark, index: int) -> Iterator[RenderableType]:
     spread = f"{low:.2f}x" if len(cells) == 1 else f"{low:.2f}x to {high:.2f}x"
     text = f"{facts.name}: {_spell(verdict, cells)} ({spread})"
     saved = [item.saved for item in cells if item.saved is not None]
-    if saved:
-        text += f"; saves {share(min(saved))} of the time that its operations allow"
-        text += "" if len(saved) == 1 else f" at least, {share(max(saved))} at best"
+    if saved and len(saved) == len(cells):
+        text += f"; saves {_part(min(saved))} of the time that its operations allow"
+        text += "" if len(saved) == 1 else f" at least, {_part(max(saved))} at best"
     yield row("verdict", text, _STYLES.get(verdict, "bold"))
     for reason in facts.differences:
         yield bullet(f"not comparable: {reason}", "yellow")
+
+
+def _part(saved: float) -> str:
+    """A part of what can be saved; more than all of it was saved elsewhere, as by another kernel."""
+    return share(saved) if saved <= 1 else "more than all"
 
 
 def _spell(verdict: str, cells: Sequence[Comparison]) -> str:
@@ -171,7 +176,7 @@ def _where(result: Benchmark) -> str:
     if stray:
         counts = ", ".join(f"{facts.placement[CPU]} of {facts.name}" for facts in stray)
         where += f"; nodes on the CPU: {counts}"
-    return f"{where}; {machine['processor']}, {machine['cores']} cores{f'; {cards}' if cards else ''}"
+    return f"{where}; {machine['processor']}, {many(machine['cores'], 'core')}{f'; {cards}' if cards else ''}"
 
 
 def _method(result: Benchmark) -> str:

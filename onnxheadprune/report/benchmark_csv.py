@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from onnxheadprune.benchmarking.result import Benchmark, Cell
-from onnxheadprune.errors import UsageError
+from onnxheadprune.storage.folder import write_text
 
 COLUMNS = (
     "model",
@@ -43,13 +44,11 @@ def write_csv(result: Benchmark, path: Path) -> None:
     Raises:
         UsageError: if the file cannot be written.
     """
-    try:
-        with path.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(_line(result, cell) for cell in result.cells)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, COLUMNS)
+    writer.writeheader()
+    writer.writerows(_line(result, cell) for cell in result.cells)
+    write_text(path, content.getvalue())
 
 
 def _line(result: Benchmark, cell: Cell) -> dict[str, object]:

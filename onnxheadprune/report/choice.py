@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from onnxheadprune.choosing import Chosen
 from onnxheadprune.compensation import Compensation
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.report.heatmap import Removed, Scores, heat_rows
-from onnxheadprune.report.layout import bullet, row
+from onnxheadprune.report.layout import bullet, many, row
+from onnxheadprune.wishes import Chosen
 
 
 def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
@@ -20,11 +20,17 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     yield row("chosen by", chosen.selection.basis)
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"
-        yield bullet(f"{trial.removed} heads: {trial.measured:.3g}, {word}")
+        unit = f" ({chosen.unit})" if trial.speed is None and chosen.unit else ""
+        times = (
+            f"{trial.measured:.3g}{unit}" if trial.speed is None else f"{trial.measured:.2f} times as fast"
+        )
+        yield bullet(f"{many(trial.removed, 'head')}: {times}, {word}")
+    if chosen.speed is not None:
+        yield row("speed", f"{chosen.speed} on {chosen.speed.provider.label}")
     compensation = chosen.compensation
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
-        yield row("refitted", f"{len(done)} linear maps on {compensation.samples} samples")
+        yield row("refitted", f"{many(len(done), 'linear map')} on {many(compensation.samples, 'sample')}")
         for reason, nodes in _skipped(compensation).items():
             more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
             yield bullet(f"not {nodes[0]}{more}: {reason}", "yellow")

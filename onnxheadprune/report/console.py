@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 
-from rich.console import Console
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from onnxheadprune.report.escaping import escaped
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
+
+
+class Console(RichConsole):
+    """Prints what is text and nothing that a terminal obeys: names of models come from anywhere."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments with every control character spelled out, but for the ends of lines."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaped(segment.text, lines=True))
 
 
 def out() -> Console:
@@ -32,5 +46,5 @@ def _console(*, stderr: bool) -> Console:
 
 def print_error(message: str) -> None:
     """One red line on stderr, never wrapped by us."""
-    line = " ".join(message.split())
+    line = escaped(" ".join(message.split()))
     err().print(Text(f"error: {line}", style="red"), soft_wrap=True)

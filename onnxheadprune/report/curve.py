@@ -7,18 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.text import Text
 
+from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.report.figure import check_picture, save_figure
-from onnxheadprune.report.layout import row, table
+from onnxheadprune.report.layout import heading, row, table
 from onnxheadprune.sweeping import Curve
+
+PICTURE_MARK, JSON_MARK = "onnxheadprune sweep", '"drift_unit"'
+"""What the two files of a curve hold near their start."""
+
+
+def curve_files(output: Path) -> tuple[Path, Path]:
+    """The JSON and the picture of a curve: one is named, the other is beside it."""
+    if output.suffix.lower() == ".json":
+        return output, output.with_suffix(".png")
+    return output.with_suffix(".json"), output
 
 
 def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     """One line per cut."""
-    yield Text(f"{curve.model}: what cuts cost", style="bold")
+    yield heading(f"{curve.model}: what cuts cost")
     yield ""
-    columns = ("asked", "removed", "drift", "accuracy", "speed")
+    speed = next((point.speed for point in curve.points if point.speed is not None), None)
+    sizes = [] if speed is None else [point.label for point, _ in speed.cells]
+    columns = ("asked", "removed", "drift", "accuracy", "speed", *(sizes if len(sizes) > 1 else []))
     made = table(*columns, "", numeric=columns)
     for position, point in enumerate(curve.points):
         made.add_row(
@@ -27,11 +40,26 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
             f"{point.drift:.3g}",
             "" if point.accuracy is None else f"{point.accuracy:.2%}",
             "" if point.speedup is None else f"{point.speedup:.2f}x",
+            *(_cells(point.speed, len(sizes)) if len(sizes) > 1 else []),
             "<- knee" if position == curve.knee else "",
         )
     yield made
     yield ""
     yield row("drift", f"{curve.unit} on held-out data")
+    if speed is not None:
+        where = f"{'; '.join(sizes)}, on {speed.provider.label}, without refitted weights"
+        yield row(
+            "speed", f"the least over {where}; what is no measurable difference (=) counts as 1 at most"
+        )
+
+
+def _cells(speed: SpeedUp | None, count: int) -> list[str]:
+    """One cut at each size; "=" where no difference was measurable."""
+    if speed is None:
+        return [""] * count
+    return [
+        ("= " if item.verdict == NO_DIFFERENCE else "") + f"{item.speedup:.2f}x" for _, item in speed.cells
+    ]
 
 
 def save_curve(curve: Curve, path: Path) -> None:
@@ -79,4 +107,4 @@ def save_curve(curve: Curve, path: Path) -> None:
         second.set_axis_off()
     figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8)
     axes.set_title(Path(curve.model).name, fontsize=10)
-    save_figure(figure, path)
+    save_figure(figure, path, PICTURE_MARK)

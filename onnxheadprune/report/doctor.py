@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.doctor import Diagnosis, ProviderCheck
-from onnxheadprune.report.layout import row, table
+from onnxheadprune.report.layout import many, row, table
 from onnxheadprune.runtime import SUFFIX
 
 
@@ -18,7 +18,7 @@ def doctor_report(found: Diagnosis) -> Iterator[RenderableType]:
     yield row("package", _listed(found.runtime_packages) or "onnxruntime was not installed by pip")
     yield row("cards", _cards(found))
     yield row("CUDA", _cuda(found))
-    yield row("processor", f"{found.cores} cores")
+    yield row("processor", many(found.cores, "core"))
     yield ""
     yield _providers(found.providers)
     yield ""

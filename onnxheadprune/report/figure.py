@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.report.escaping import escaped
+from onnxheadprune.storage.folder import write_file
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -22,8 +25,23 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"the folder {path.parent} does not exist")
 
 
-def save_figure(figure: Any, path: Path) -> None:
+def plain(figure: Any) -> Any:
+    """The figure, with names as names: a dollar sign starts no formula, and control characters are spelled out."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+        text.set_text(escaped(text.get_text(), lines=True))
+    return figure
+
+
+def save_figure(figure: Any, path: Path, made_by: str = "onnxheadprune") -> None:
     """Writes a figure.
+
+    Args:
+        figure: what to draw.
+        path: where to; its suffix decides the format.
+        made_by: what a .png says in its head.
 
     Raises:
         UsageError: if it is no picture's name, or the file cannot be written.
@@ -32,9 +50,13 @@ def save_figure(figure: Any, path: Path) -> None:
 
     check_picture(path)
     # Without dates and with names that are no random numbers the same data gives the same bytes.
-    dateless: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    try:
-        with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
-            figure.savefig(path, dpi=150, metadata=dateless.get(path.suffix.lower()))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    suffix = path.suffix.lower()
+    metadata: dict[str, dict[str, Any]] = {
+        ".png": {"Software": made_by},
+        ".svg": {"Date": None},
+        ".pdf": {"CreationDate": None},
+    }
+    content = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
+        plain(figure).savefig(content, format=suffix[1:], dpi=150, metadata=metadata[suffix])
+    write_file(path, content.getvalue())

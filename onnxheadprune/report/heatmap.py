@@ -11,7 +11,8 @@ import numpy as np
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.figure import save_figure
+from onnxheadprune.report.escaping import escaped
+from onnxheadprune.report.figure import plain, save_figure
 
 Scores = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]
@@ -26,10 +27,11 @@ def heat_rows(scores: Scores, removed: Removed | None = None) -> Iterator[Render
         removed: heads that go, per site.
     """
     ranks = _ranks(scores)
-    width = max((len(name) for name in scores), default=0)
+    shown = {name: escaped(name) for name in scores}
+    width = max(map(len, shown.values()), default=0)
     yield ""
     for name, values in scores.items():
-        line = Text(f"{name[:60]:{min(width, 60)}}  ", style="bold")
+        line = Text(f"{shown[name][:60]:{min(width, 60)}}  ", style="bold")
         gone = set((removed or {}).get(name, ()))
         for head, value in enumerate(values):
             if head in gone:
@@ -73,7 +75,7 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
 def heatmap_svg(scores: Scores, removed: Removed, title: str) -> str:
     """The heat map as an SVG element, to put into a page."""
     content = io.StringIO()
-    _figure(scores, title, removed).savefig(content, format="svg", metadata={"Date": None})
+    plain(_figure(scores, title, removed)).savefig(content, format="svg", metadata={"Date": None})
     text = content.getvalue()
     return text[text.index("<svg") :]
 
@@ -105,7 +107,7 @@ def _figure(scores: Scores, title: str, removed: Removed | None) -> Any:
             axes.plot(head, row, marker="x", color="crimson", markersize=7, markeredgewidth=1.8)
     axes.set_xlabel("head (grey: stays in any case" + (", crossed: removed)" if removed else ")"))
     axes.set_xticks(range(columns), [str(head) for head in range(columns)], fontsize=7)
-    axes.set_yticks(range(len(scores)), [name[-34:] for name in scores], fontsize=7)
+    axes.set_yticks(range(len(scores)), [escaped(name)[-34:] for name in scores], fontsize=7)
     axes.set_title(title, fontsize=9)
     figure.colorbar(shown, ax=axes, label="what a head is worth")
     return figure

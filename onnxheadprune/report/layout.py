@@ -5,20 +5,35 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from onnxheadprune.report.escaping import escaped
 
 LABEL = 12
 """Width of the labels."""
 
 
+class SafeTable(Table):
+    """A table whose plain cells stay in their row, whatever is in them."""
+
+    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
+        """Adds a row; strings are names and numbers, and are escaped."""
+        super().add_row(*(escaped(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+
+def heading(text: str, style: str = "bold") -> Text:
+    """A line of its own that names something."""
+    return Text(escaped(text), style=style)
+
+
 def table(*columns: str, numeric: Iterable[str] = (), grows: str | None = None) -> Table:
     """An empty table; `grows` is the column that wraps when the terminal is narrow."""
-    made = Table(
+    made = SafeTable(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
     )
     right = set(numeric)
@@ -41,8 +56,8 @@ class Row:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Wraps to the width at hand."""
         width = max(options.max_width - self.indent, 20)
-        lines = textwrap.wrap(self.text, width, break_on_hyphens=False) or [""]
-        yield Text.assemble((self.label.ljust(self.indent), "bold"), (lines[0], self.style))
+        lines = textwrap.wrap(escaped(self.text), width, break_on_hyphens=False) or [""]
+        yield Text.assemble((escaped(self.label).ljust(self.indent), "bold"), (lines[0], self.style))
         for line in lines[1:]:
             yield Text(" " * self.indent + line, style=self.style)
 
@@ -76,7 +91,8 @@ def size(bytes_: int) -> str:
     """Bytes in the unit a person would choose."""
     amount = float(bytes_)
     for unit in ("B", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
+        # What would be rounded to 1000.00 is 1.00 of the next unit.
+        if amount < 999.995 or unit == "GB":
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
     raise AssertionError("unreachable")
@@ -90,6 +106,16 @@ def measure(error: float) -> str:
 def share(part: float) -> str:
     """A fraction as a percentage."""
     return f"{100 * part:.1f} %"
+
+
+def change(before: float, after: float) -> str:
+    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = 100 * (after - before) / before
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
 
 
 def heads(indices: Iterable[int]) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 
+from onnxheadprune.report.console import Console
+from onnxheadprune.report.escaping import escaped
 from onnxheadprune.report.heatmap import Removed, Scores, heatmap_svg
 from onnxheadprune.storage.folder import write_text
 
@@ -44,6 +46,7 @@ def save_page(
     text = console.export_html(
         inline_styles=True, theme=DEFAULT_TERMINAL_THEME, code_format="<pre>{code}</pre>"
     )
+    title = escaped(title)
     picture = "" if heat is None or not heat[0] else heatmap_svg(*heat, title="what heads are worth")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import RenderableType
-from rich.text import Text
 
-from onnxheadprune.api import PruneResult
-from onnxheadprune.choosing import Chosen
+from onnxheadprune.api import PruneResult, size_warnings
 from onnxheadprune.plan import PrunePlan
 from onnxheadprune.report.choice import choice_rows
 from onnxheadprune.report.fusion import fusion_rows
-from onnxheadprune.report.layout import bullet, count, heads, many, row, share, size, table
+from onnxheadprune.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.report.validation import verdict_rows
+from onnxheadprune.storage.tensors import StoredSize
+from onnxheadprune.wishes import Chosen
 
 _WORDS = {
     "slice": "tensor cut",
@@ -29,11 +30,15 @@ _WORDS = {
 }
 
 
-def plan_report(plan: PrunePlan, chosen: Chosen | None = None) -> Iterator[RenderableType]:
-    """Table of the sites that lose heads, and what the plan changes."""
+def plan_report(
+    plan: PrunePlan, chosen: Chosen | None = None, sizes: tuple[StoredSize, StoredSize] | None = None
+) -> Iterator[RenderableType]:
+    """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
     yield from _cuts(plan)
-    if plan.removed:
-        yield row("weights", f"{count(plan.elements_removed)} elements fewer")
+    if sizes is not None:
+        yield from _sizes(*sizes)
+        if plan.removed:
+            yield from _warnings(size_warnings(*sizes))
     yield from _changes(plan)
     yield from choice_rows(chosen, plan)
 
@@ -42,7 +47,7 @@ def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    yield Text(f"{plan.model}: {what}", style="bold")
+    yield heading(f"{plan.model}: {what}")
     yield ""
     if gone:
         yield _table(plan)
@@ -54,6 +59,16 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
     if words:
         yield row("edits", ", ".join(words))
     yield from _edges(plan)
+    yield from _left_out(plan)
+
+
+def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
+    """What "*" did not reach."""
+    if plan.left_out:
+        number = many(len(plan.left_out), "attention product")
+        yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
+        for missed in plan.left_out:
+            yield bullet(f"{missed.node}: {missed.reason}", "yellow")
 
 
 def _table(plan: PrunePlan) -> RenderableType:
@@ -83,17 +98,32 @@ def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
             yield bullet(change, "yellow")
 
 
+def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
+    """What the stored tensors hold before and after, and a warning where that is more."""
+    if before != after:
+        yield row(
+            "weights",
+            f"{count(before.elements)} -> {count(after.elements)} elements"
+            f" ({change(before.elements, after.elements)}), {size(before.bytes)} -> {size(after.bytes)}",
+        )
+
+
+def _warnings(warnings: Sequence[str]) -> Iterator[RenderableType]:
+    for warning in warnings:
+        yield row("warning", warning, "bold yellow")
+
+
+def planned_output(path: Path | None) -> Iterator[RenderableType]:
+    """Where the run that a dry run looks at would write."""
+    if path is not None:
+        yield row("would write", str(path))
+
+
 def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     """The plan, the sizes before and after, the verdict and the file."""
     yield from _cuts(result.plan)
-    before, after = result.before, result.after
-    saved = 1 - after.elements / before.elements if before.elements else 0.0
-    if result.plan.removed:
-        yield row(
-            "weights",
-            f"{count(before.elements)} -> {count(after.elements)} elements (-{share(saved)}),"
-            f" {size(before.bytes)} -> {size(after.bytes)}",
-        )
+    yield from _sizes(result.before, result.after)
+    yield from _warnings(result.warnings)
     yield from _changes(result.plan)
     yield from choice_rows(result.chosen, result.plan)
     yield from fusion_rows(result.fusion)

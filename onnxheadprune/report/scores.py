@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import RenderableType
-from rich.text import Text
 
-from onnxheadprune.report.layout import row, table
+from onnxheadprune.report.layout import heading, many, row, table
 from onnxheadprune.scoring.scores import HeadScores
 
 SHOWN = 4
@@ -16,7 +15,7 @@ SHOWN = 4
 
 def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
     """What was measured, then for each site the heads that are worth least and most."""
-    yield Text(f"{scores.model}: heads scored by {scores.method}", style="bold")
+    yield heading(f"{scores.model}: heads scored by {scores.method}")
     yield ""
     made = table("#", "site", "heads", "least", "most", numeric=("#", "heads"), grows="site")
     for site in scores.sites:
@@ -33,4 +32,4 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
     yield ""
     yield row("unit", scores.unit)
     if scores.data is not None:
-        yield row("data", f"{scores.samples} samples of {scores.source} ({scores.data[:12]})")
+        yield row("data", f"{many(scores.samples or 0, 'sample')} of {scores.source} ({scores.data[:12]})")

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import count, heads, item, many, table
+from onnxheadprune.report.layout import count, heading, heads, item, many, table
 from onnxheadprune.sites.site import AttentionSite, Sites
 
 
 def sites_report(sites: Sites) -> Iterator[RenderableType]:
     """Table of the sites, then why some cannot lose heads, then near misses."""
     total = sum(site.num_heads for site in sites)
-    yield Text(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}", style="bold")
+    yield heading(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
     if sites:
         yield ""
         yield _table(sites)
@@ -27,10 +27,15 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
-    """What looks like attention and is none, with the reasons."""
-    if sites.near_misses:
-        yield Text("\nnear misses (they look like attention, but)", style="bold")
-        for miss in sites.near_misses:
+    """What looks like attention and is no site, with the reasons."""
+    lists = (
+        ("near misses (they look like attention, but)", sites.near_misses),
+        ("no heads to tell (one map of weights for all channels)", sites.no_heads),
+    )
+    for title, missed in lists:
+        if missed:
+            yield Text(f"\n{title}", style="bold")
+        for miss in missed:
             yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.report.layout import bullet, heads, many, measure, row, share, table
+from onnxheadprune.report.layout import bullet, heading, heads, many, measure, row, share, table
+from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
@@ -17,13 +18,15 @@ def validation_report(validation: Validation) -> Iterator[RenderableType]:
     """The cases that were run, then the verdict."""
     cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
     without = f" without heads {cut}" if cut else ""
-    yield Text(f"{validation.pruned} against {validation.original}{without}", style="bold")
+    yield heading(f"{validation.pruned} against {validation.original}{without}")
     if validation.cases:
         yield ""
         yield _cases(validation)
     yield ""
     yield from verdict_rows(validation)
     yield row("weights", f"{many(validation.weights_compared, 'stored tensor')} compared bit by bit")
+    if validation.likeness is not None:
+        yield row("graph", _graph(validation.likeness))
 
 
 def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
@@ -73,9 +76,10 @@ def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _drift(drift: Drift) -> str:
+    value = "" if drift.value is None else f" {drift.value:.3g} ({drift.measure}),"
     agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
     return (
-        f"{drift.output} against the original on {drift.source} inputs: max {drift.max:.3g}, mean"
+        f"{drift.output} against the original on {drift.source} inputs:{value} max {drift.max:.3g}, mean"
         f" {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
     )
 
@@ -85,6 +89,13 @@ def _accuracy(accuracy: Accuracy) -> str:
         f"{share(accuracy.original)} -> {share(accuracy.pruned)} of {many(accuracy.count, 'label')}"
         f" (argmax of {accuracy.output})"
     )
+
+
+def _graph(found: Likeness) -> str:
+    if found.identical:
+        return f"{many(found.nodes, 'node')}, all as planned but for names and order"
+    places = many(found.count, "place")
+    return f"{found.same} of {many(found.nodes, 'node')} are the planned ones; it parts from the plan in {places}"
 
 
 def _placement(placement: Mapping[str, int]) -> str:

@@ -8,7 +8,6 @@ neighbouring levels, so a right cut would look wrong by a whole level.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from onnx import ModelProto, NodeProto
 
@@ -31,7 +30,7 @@ def unrounded(model: LoadedModel) -> LoadedModel:
         kept = [attribute for attribute in node.attribute if attribute.name != LEVEL]
         del node.attribute[:]
         node.attribute.extend(kept)
-    return replace(model, proto=copy)
+    return model.changed(copy)
 
 
 def _level(node: NodeProto) -> int:

@@ -5,12 +5,14 @@ Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the 
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.calibration.contexts import run_feed
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.main_output import MainOutput, main_output
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView
@@ -24,7 +26,7 @@ def ablation_scores(
     site: AttentionSite,
     data: Calibration,
     provider: Provider,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
 ) -> npt.NDArray[np.float64]:
     """What silencing each present head of a site does to the outputs, averaged over the data.
 
@@ -43,7 +45,7 @@ def ablation_scores(
         UsageError: if the data does not run.
     """
     main = require_main(view)
-    outputs = [main.name] if effect is None else [info.name for info in view.model.graph.output]
+    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     parts = halves(view, site, outputs, provider)
     meters = [EffectMeter(main, data.inputs, effect) for _ in range(site.num_heads)]
     for feed in data.feeds:
@@ -54,13 +56,13 @@ def ablation_scores(
     return np.array([meter.mean() for meter in meters])
 
 
-def require_main(view: GraphView) -> MainOutput:
-    """The output that effects are measured on.
+def require_main(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:
+    """The output that effects are measured on; none of those that a cut narrows.
 
     Raises:
         RefusedError: if there is none.
     """
-    main = main_output(view, ())
+    main = main_output(view, narrowed)
     if main is None:
         raise RefusedError("the model has no float output to measure the effect of a head on")
     return main

@@ -86,10 +86,13 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 def _dask(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
     connect: Any = Client
     try:
+        # A client that fails on its address is torn down for half a minute, so the address is read first.
+        get_address_host_port(address)
         client: Any = connect(address, timeout="15s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at {address}: {error}") from error

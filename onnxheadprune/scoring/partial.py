@@ -12,23 +12,31 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.calibration.drift import Measure
+from onnxheadprune.documents import parse_json, read_text
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import Provider
+from onnxheadprune.storage.claims import Making, check_makings
 from onnxheadprune.storage.folder import write_text
 
 Array = npt.NDArray[np.float64]
 
 
-def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Effect | None) -> str:
+def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Measure | None) -> str:
     """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
     digest = hashlib.sha256()
     for tensor in model.graph.initializer:
         digest.update(tensor.SerializeToString(deterministic=True))
     for node in model.graph.node:
         digest.update(node.SerializeToString(deterministic=True))
-    measure = "" if effect is None else f"{effect.__module__}:{getattr(effect, '__qualname__', repr(effect))}"
+    measure = effect or ""
+    if callable(measure):
+        measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
     return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
+
+
+MARK = b'{"key": "'
+"""How such a file begins."""
 
 
 class Partial:
@@ -42,20 +50,19 @@ class Partial:
             key: see `partial_key`.
 
         Raises:
-            UsageError: if the file could not be written later.
+            UsageError: if the file could not be written later, or holds something else.
         """
         self._path = None if path is None else Path(path)
         self._key = key
         self.found: dict[int, Array] = {}
         if self._path is None:
             return
-        if not self._path.parent.is_dir():
-            raise UsageError(f"the folder {self._path.parent} does not exist")
+        check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
         try:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
+            stored = parse_json(read_text(self._path, "the kept scores"))
             if stored["key"] == key:
                 self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (UsageError, ValueError, KeyError, TypeError, AttributeError):
             self.found = {}
 
     def add(self, position: int, scores: Array) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from onnxheadprune.calibration.contexts import Progress, context_moments, require_rows, silent
 from onnxheadprune.calibration.data import Calibration, calibration_data
-from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.moments import Moments
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds import DataSource
@@ -53,7 +53,7 @@ def score_heads(
     method: Method = "reconstruction",
     data: DataSource | Calibration | None = None,
     provider: str | Provider = AUTO,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     executor: Executor | None = None,
     partial: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
@@ -132,7 +132,7 @@ def _ablated(
     sites: Sequence[AttentionSite],
     data: Calibration,
     provider: Provider,
-    effect: Effect | None,
+    effect: Measure | None,
     executor: Executor | None,
     partial: str | os.PathLike[str] | None,
     progress: Progress,

@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
+from onnxheadprune.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.errors import UsageError
-from onnxheadprune.heads import parse_heads
+from onnxheadprune.heads import MAX_HEAD, parse_heads
 from onnxheadprune.sites.site import AttentionSite
 from onnxheadprune.storage.folder import write_text
 
@@ -125,14 +126,19 @@ def scores_from_dict(data: Any, where: str = "the scores") -> HeadScores:
             int(origin.get("samples") or 0),
             origin.get("source"),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{where} are not in the format of `score`: {error!r}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UsageError(f"{where} are not in the format of `score`: {error!r:.200}") from error
 
 
 def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
     sites = []
     for key, numbers in data.items():
-        if not str(key).isdecimal() or not isinstance(numbers, Sequence) or isinstance(numbers, str):
+        if (
+            not str(key).isdecimal()
+            or len(str(key)) > len(str(MAX_HEAD))
+            or not isinstance(numbers, Sequence)
+            or isinstance(numbers, str)
+        ):
             raise UsageError(
                 f'{where} must be a mapping like {{"0": [0.5, 1.25]}} from site indices to scores'
             )
@@ -143,8 +149,8 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
 def _numbers(values: Iterable[Any], where: str) -> tuple[float | None, ...]:
     try:
         numbers = tuple(None if value is None else float(value) for value in values)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{where} hold something that is no number: {error}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{where} hold something that is no number: {error!s:.200}") from error
     if any(value is not None and not math.isfinite(value) for value in numbers):
         raise UsageError(f"{where} hold a number that is not finite")
     return numbers
@@ -156,16 +162,13 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
     Raises:
         UsageError: if the file cannot be read as either.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the scores {path} cannot be read: {error}") from error
-    if Path(path).suffix.lower() == ".csv":
+    text = read_text(path, "the scores")
+    if PurePath(path).suffix.lower() == ".csv":
         return _from_csv(text, f"the scores {path}")
     try:
-        return scores_from_dict(json.loads(text), f"the scores {path}")
-    except json.JSONDecodeError as error:
-        raise UsageError(f"the scores {path} are not JSON: {error.msg} in line {error.lineno}") from error
+        return scores_from_dict(parse_json(text), f"the scores {path}")
+    except NotJsonError as error:
+        raise UsageError(f"the scores {path} are {error}") from error
 
 
 def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
@@ -178,18 +181,24 @@ def write_scores(scores: HeadScores, path: str | os.PathLike[str]) -> None:
 
 
 def _from_csv(text: str, where: str) -> HeadScores:
-    rows = csv.DictReader(text.splitlines())
+    try:
+        return _from_rows(csv.DictReader(text.splitlines()), where)
+    except csv.Error as error:
+        raise UsageError(f"{where} are no CSV file: {error}") from error
+
+
+def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     if not rows.fieldnames or not {"site", "head", "score"} <= set(rows.fieldnames):
         raise UsageError(f"{where} need the columns site, head and score")
     found: dict[int, dict[int, float]] = {}
     for number, row in enumerate(rows, 2):
         try:
             head = int(row["head"])
-            if head < 0:
+            if not 0 <= head <= MAX_HEAD:
                 raise ValueError(f"there is no head {head}")
             found.setdefault(int(row["site"]), {})[head] = float(row["score"])
         except (TypeError, ValueError) as error:
-            raise UsageError(f"{where} are damaged in line {number}: {error}") from error
+            raise UsageError(f"{where} are damaged in line {number}: {error!s:.200}") from error
     return _from_mapping(
         {str(site): [heads.get(head) for head in range(max(heads) + 1)] for site, heads in found.items()},
         where,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import INLINE_LIMIT, stored_bytes
@@ -39,11 +39,11 @@ class SiteTask:
     site: int
     data: Calibration
     provider: Provider
-    effect: Effect | None = None
+    effect: Measure | None = None
 
 
 def site_tasks(
-    model: ModelProto, sites: int, data: Calibration, provider: Provider, effect: Effect | None
+    model: ModelProto, sites: int, data: Calibration, provider: Provider, effect: Measure | None
 ) -> list[SiteTask]:
     """A task per site.
 

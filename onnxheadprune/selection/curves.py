@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from onnxheadprune.calibration.contexts import Progress, run_feed, silent
 from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import Effect, EffectMeter
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.linear import Linear, linear_of
 from onnxheadprune.calibration.main_output import MainOutput
 from onnxheadprune.calibration.moments import Moments, ridge
@@ -27,6 +27,8 @@ from onnxheadprune.sites.site import AttentionSite, Projection
 
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
+NO_NUMBER = 1e30
+"""What a cut costs whose outputs are not finite."""
 POINTS = 6
 """Steps of a path to measure; the others are interpolated along their error."""
 
@@ -39,7 +41,7 @@ def measured_path(
     data: Calibration,
     provider: Provider,
     main: MainOutput,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
 ) -> tuple[Step, ...]:
     """A path with drifts in place of errors.
 
@@ -67,7 +69,7 @@ def measured_path(
         originals |= _stored(linear)
         for refit, more in zip(refits, _refits(projection, linear, moment, measured), strict=True):
             refit |= more
-    outputs = [main.name] if effect is None else [info.name for info in view.model.graph.output]
+    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     parts = halves(view, site, outputs, provider, open_weights=originals)
     meters = [EffectMeter(main, data.inputs, effect) for _ in measured]
     for feed in data.feeds:
@@ -76,7 +78,9 @@ def measured_path(
         for meter, step, refit in zip(meters, measured, refits, strict=True):
             after = parts.outputs({**prepared, **refit}, site, tuple(sorted(step.removed)))
             meter.add(before, after, feed)
-    drifts = np.maximum.accumulate([max(meter.mean(), 0.0) for meter in meters])
+    # A cut after which there are no numbers left costs more than any other.
+    means = np.nan_to_num([meter.mean() for meter in meters], nan=NO_NUMBER, posinf=NO_NUMBER)
+    drifts = np.maximum.accumulate(np.maximum(means, 0.0))
     errors = [step.error for step in measured]
     smooth = np.interp([step.error for step in steps], [0.0, *errors], [0.0, *drifts])
     return tuple(Step(step.removed, float(drift)) for step, drift in zip(steps, smooth, strict=True))
@@ -114,7 +118,7 @@ def measured_paths(
     data: Calibration,
     provider: Provider,
     main: MainOutput,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
     """`measured_path` for every path of every site, those of one site merged."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxheadprune.calibration.contexts import Progress, context_moments, require_rows, silent
 from onnxheadprune.calibration.data import Calibration, calibration_data
-from onnxheadprune.calibration.drift import Effect
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.feeds import DataSource
 from onnxheadprune.graph.view import GraphView
@@ -172,7 +172,7 @@ def select_heads(
     limits: Limits | None = None,
     protect: str | None = None,
     provider: str | Provider = AUTO,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     progress: Progress = silent,
 ) -> Selection:
     """The heads whose removal should cost least.
@@ -217,7 +217,7 @@ def ground(
     limits: Limits | None = None,
     protect: str | None = None,
     provider: str | Provider = AUTO,
-    effect: Effect | None = None,
+    effect: Measure | None = None,
     progress: Progress = silent,
     gone: Mapping[int, Heads] | None = None,
 ) -> Ground:
@@ -250,7 +250,7 @@ def _paths(
     scores: HeadScores | None,
     data: DataSource | Calibration | None,
     provider: Provider | str,
-    effect: Effect | None,
+    effect: Measure | None,
     progress: Progress,
     gone: Mapping[int, Heads],
 ) -> tuple[dict[int, tuple[Step, ...]], str]:

@@ -17,6 +17,7 @@ from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.sites.fused import fused_anatomy, is_fused_core
+from onnxheadprune.sites.generation import comes_or_goes
 from onnxheadprune.sites.grouping import Block, Partition
 from onnxheadprune.sites.products import core_product, is_product
 from onnxheadprune.sites.trace import Core
@@ -32,6 +33,7 @@ class Anatomy:
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
         probability_nodes: nodes between the score product and the core.
+        maps: graph outputs that hand out the maps of fused cores.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -39,6 +41,7 @@ class Anatomy:
     v_head_size: int
     free: frozenset[Value]
     probability_nodes: frozenset[Node]
+    maps: frozenset[Value] = frozenset()
 
 
 def anatomy(block: Block) -> Anatomy:
@@ -50,6 +53,7 @@ def anatomy(block: Block) -> Anatomy:
     for head in range(block.num_heads):
         groups.root(head)
     free: set[Value] = set()
+    maps: set[Value] = set()
     nodes: set[Node] = set()
     head_size: int | None = None
     labelled: list[bool] = []
@@ -60,7 +64,8 @@ def anatomy(block: Block) -> Anatomy:
                 groups.join({owner[position] for position in shared})
             # As below: what one head reads alone says whose it is, what all of several read says nothing.
             own = sum({1 << head for head in owner}) if len(owner) > 1 else everyone
-            free |= fused.free | _endpoints(_fused_walk(core, range(1, len(core.node.inputs)), owner, own))
+            free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
+            maps |= fused.maps
             head_size = head_size or fused.head_size
             if fused.value is not None:
                 # What repeats KV heads before the node shows upstream of it.
@@ -84,7 +89,8 @@ def anatomy(block: Block) -> Anatomy:
         # One of several cores may read a table of relative positions, which has no heads: that groups none.
         groups.join(range(block.num_heads))
     found = tuple(tuple(sorted(members)) for members in groups.sets())
-    return Anatomy(tuple(sorted(found)), head_size, v_head_size, frozenset(free), frozenset(nodes))
+    groups_found = tuple(sorted(found))
+    return Anatomy(groups_found, head_size, v_head_size, frozenset(free), frozenset(nodes), frozenset(maps))
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
@@ -186,15 +192,20 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
 
 
 def _endpoints(walk: Sweep) -> set[Value]:
-    """Graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included."""
-    carrying = list(walk.reached)
-    carrying += [output for value in walk.reached for output in carrier_outputs(value)]
-    return {
-        value
-        for value in carrying
-        if value.scope.parent is None
-        and (value.is_graph_output or (value.is_graph_input and not value.is_initializer))
+    """The cache: graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included.
+
+    A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
+    projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
+    """
+    carrying = {value: walk.kept[value] for value in walk.reached}
+    carrying |= {output: live for value, live in list(carrying.items()) for output in carrier_outputs(value)}
+    ends = {value: live for value, live in carrying.items() if comes_or_goes(value)}
+    apart = {
+        value for value, live in ends.items() if live.axes and len(np.unique(live.array)) == live.array.size
     }
+    flat = ends.keys() - apart
+    paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
+    return apart | flat if paired else apart
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.graph.collecting import paused
 from onnxheadprune.graph.infer import annotate
 from onnxheadprune.graph.view import GraphView
 from onnxheadprune.model_io import ModelLike, model_name, open_structure
-from onnxheadprune.plan import REMOVED_KEY, SiteCut
+from onnxheadprune.plan import REMOVED_KEY, REMOVED_VERSION, SiteCut, read_record
 from onnxheadprune.sites.site import AttentionSite, Sites
 from onnxheadprune.sites.structural import find_structural
 from onnxheadprune.soundness import analysing
@@ -31,46 +31,59 @@ def find_sites(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     proto, name = open_structure(model).proto, model_name(model)
-    with analysing(proto, name):
-        return sites_of(view_of(proto), name)
+    return sites_of(view_of(proto, name), name)
 
 
-def view_of(model: ModelProto) -> GraphView:
+def view_of(model: ModelProto, name: str = "the model") -> GraphView:
     """An annotated view.
 
+    Args:
+        model: the model.
+        name: how to call it in errors.
+
     Raises:
-        ModelError: if the graph is not well formed.
+        ModelError: if the graph is not well formed, or not valid.
     """
-    try:
-        return annotate(GraphView(model))
-    except ValueError as error:
-        raise ModelError(f"the graph is not well formed: {error}") from error
+    with paused(), analysing(model, name):
+        try:
+            view = GraphView(model)
+        except ValueError as error:
+            raise ModelError(f"the graph is not well formed: {error}") from error
+        return annotate(view)
 
 
 def sites_of(view: GraphView, name: str) -> Sites:
-    """The sites of an annotated view."""
-    found, misses = find_structural(view)
-    return Sites(name, tuple(_with_history(found, pruning_record(view.model))), tuple(misses))
+    """The sites of an annotated view.
+
+    Raises:
+        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
+    """
+    with analysing(view.model, name):
+        found, left_out = find_structural(view)
+        sites = tuple(_with_history(found, pruning_record(view.model)))
+        return Sites(name, sites, left_out.near_misses, left_out.no_heads)
 
 
 def pruning_record(model: ModelProto) -> list[SiteCut]:
-    """What earlier pruning wrote into the model's metadata: one entry per site of the original."""
-    for entry in model.metadata_props:
-        if entry.key == REMOVED_KEY:
-            try:
-                return [
-                    SiteCut(
-                        item["index"],
-                        item["name"],
-                        item["num_heads"],
-                        item["kv_num_heads"],
-                        tuple(item["removed"]),
-                    )
-                    for item in json.loads(entry.value)["sites"]
-                ]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
-    return []
+    """What earlier pruning wrote into the model's metadata: one entry per site of the original.
+
+    Raises:
+        ModelError: if it cannot be read, or a newer version of this tool wrote it.
+    """
+    content = read_record(model, REMOVED_KEY, REMOVED_VERSION)
+    try:
+        return [
+            SiteCut(
+                int(item["index"]),
+                str(item["name"]),
+                int(item["num_heads"]),
+                int(item["kv_num_heads"]),
+                tuple(int(head) for head in item["removed"]),
+            )
+            for item in ([] if content is None else content["sites"])
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
 
 
 def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[AttentionSite]:

@@ -11,7 +11,9 @@ from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import carrier_outputs
+from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.evidence import tokens_of, without_blind
+from onnxheadprune.sites.generation import comes_or_goes
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,49 @@ class FusedAnatomy:
         head_size: width of a query or key head.
         free: cache inputs and outputs of the model.
         value: index of the input that brings one value head per query head, None where there is none.
+        memory: indices of the inputs that bring keys, values and their past.
+        maps: outputs of the model that are attention maps, one per head.
     """
 
     groups: tuple[tuple[int, ...], ...]
     head_size: int | None
     free: frozenset[Value]
     value: int | None = None
+    memory: tuple[int, ...] = ()
+    maps: frozenset[Value] = frozenset()
 
 
 def is_fused_core(node: Node) -> bool:
     """Whether the node is a fused attention operator."""
     return is_fused(node)
+
+
+def is_attention_operator(node: Node) -> bool:
+    """Whether the operator is a fused attention by its name, known here or not."""
+    return is_fused(node) or node.op_type.endswith("Attention")
+
+
+def why_unknown(node: Node) -> Refusal | None:
+    """Why the heads of a fused attention cannot be told, None if they can."""
+    if not is_fused(node):
+        sentence = (
+            f"{node.domain or 'ai.onnx'}.{node.op_type} is not supported: where its heads lie is not known"
+        )
+        return Refusal(Reason.NO_RULE, node.label, node.out.name, sentence)
+    if layout_of(node) is not None:
+        return None
+    if node.bodies:
+        sentence = (
+            f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
+        )
+        return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    unknown = [
+        value.name for index in range(3) if (value := node.input(index)) is not None and value.shape is None
+    ]
+    sentence = f"the shapes that {node.op_type} reads are not known ({', '.join(unknown)})"
+    if not unknown:
+        sentence = f"the widths that {node.op_type} reads and the head counts in its attributes do not fit each other"
+    return Refusal(Reason.UNKNOWN_SHAPE, node.label, node.out.name, sentence)
 
 
 class FusedHeads(NamedTuple):
@@ -78,14 +112,15 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
     free |= {
         value
         for index, (_, parts) in layout.inputs.items()
-        if parts[0][1] == 1 and (value := node.inputs[index]) is not None
+        if index in layout.memory and parts[0][1] == 1 and (value := node.inputs[index]) is not None
     }
-    own = frozenset(value for value in free if _is_io(value))
-    repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
-    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None)
-
-
-def _is_io(value: Value) -> bool:
-    return value.scope.parent is None and (
-        value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
+    maps = frozenset(
+        value
+        for made in drawn
+        for value in (made, *carrier_outputs(made))
+        if value.is_graph_output and value.scope.parent is None
     )
+    own = frozenset(value for value in free if comes_or_goes(value))
+    repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
+    return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)

@@ -40,6 +40,10 @@ class Projection:
         """Whether it also sums over what is no head's: a feed-forward block beside the attention."""
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
 
+    def is_emptied_by(self, heads: Iterable[int]) -> bool:
+        """Whether it sums over nothing once `heads` are gone, be they all heads of the site or those that it reads."""
+        return not self.live_without(heads).any()
+
     def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Mask over the contracted axes with the channels of `heads` dead."""
         mask = np.ones(math.prod(self.sizes), dtype=bool)
@@ -92,6 +96,7 @@ class AttentionSite:
         projections: the contractions that sum over the heads.
         cores: the nodes that produce the contexts.
         free: graph inputs and outputs that hold this site's keys and values (the cache).
+        maps: graph outputs with one attention map per head, which only shrink with the caller's consent.
         reason: why no head can be removed, None if some can.
         params: elements of all weights and biases that belong to the heads.
         bytes: their size in bytes.
@@ -113,6 +118,7 @@ class AttentionSite:
     cores: tuple[Node, ...]
     units: tuple[tuple[int, ...], ...] = ()
     free: frozenset[Value] = frozenset()
+    maps: frozenset[Value] = frozenset()
     reason: Refusal | None = None
     params: int = 0
     bytes: int = 0
@@ -132,11 +138,17 @@ class AttentionSite:
         gone = set(self.removed)
         return tuple(head for head in range(self.original_num_heads) if head not in gone)
 
-    def seeds(self, heads: Iterable[int]) -> Iterator[Seed]:
-        """The first demands of the sweep when `heads` (present indices) are removed."""
+    def seeds(self, heads: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
+        """The first demands of the sweep when `heads` (present indices) are removed.
+
+        Args:
+            heads: what goes.
+            emptied: whether projections that then sum over nothing demand nothing; else they say nothing.
+        """
         heads = tuple(heads)
         for projection in self.projections:
-            yield from projection.seeds(heads, self.name)
+            if emptied or not projection.is_emptied_by(heads):
+                yield from projection.seeds(heads, self.name)
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-ready data (the contract of `inspect --json`)."""
@@ -179,11 +191,21 @@ class NearMiss:
 
 @dataclass(frozen=True)
 class Sites(Sequence[AttentionSite]):
-    """All sites of a model in order of their index, and the near misses."""
+    """All sites of a model in order of their index, and what attends without being one.
+
+    Each product of attention weights and values is in one of the three.
+
+    Attributes:
+        model: name of the model.
+        sites: what `[]`, `len` and iteration give.
+        near_misses: attention with heads that cannot be told apart or cut, with the reasons.
+        no_heads: attention in which no axis can enumerate heads.
+    """
 
     model: str
     sites: tuple[AttentionSite, ...]
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
+    no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -197,4 +219,5 @@ class Sites(Sequence[AttentionSite]):
             "model": self.model,
             "sites": [site.to_dict() for site in self.sites],
             "near_misses": [miss.to_dict() for miss in self.near_misses],
+            "no_heads": [miss.to_dict() for miss in self.no_heads],
         }

@@ -6,49 +6,46 @@ import math
 from collections import deque
 from dataclasses import replace
 
-import numpy as np
-
 from onnxheadprune.graph.view import GraphView, Node, Value
-from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.refusal import Reason, Refusal
 from onnxheadprune.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.sites.fused import is_fused_core
 from onnxheadprune.sites.grouping import Block, Candidate, Partition, group, has_folded_heads, merge_branches
+from onnxheadprune.sites.left_out import LeftOut, Refused, left_out
 from onnxheadprune.sites.naming import site_names
 from onnxheadprune.sites.obstacles import obstacle, read_elsewhere
 from onnxheadprune.sites.own import foreign
 from onnxheadprune.sites.products import is_product
-from onnxheadprune.sites.site import AttentionSite, NearMiss, united
+from onnxheadprune.sites.site import AttentionSite, united
 from onnxheadprune.sites.trace import Tracer, coupling
+from onnxheadprune.sites.zeros import why_zero_is_lost
 
 MAX_CONTRACTED = 2**20
 """Positions of a context; the widest transformers have some ten thousand."""
 
 
-def find_structural(view: GraphView) -> tuple[list[AttentionSite], list[NearMiss]]:
-    """All sites in graph order of their cores, and what came close.
+def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
+    """All sites in graph order of their cores, and what attends without being one.
 
     Args:
         view: an annotated view.
     """
-    candidates, mixers, misses = _scan(view)
+    candidates, mixers, refused = _scan(view)
     grouped = merge_branches(group(candidates))
     folded = [block for block in grouped if has_folded_heads(block)]
-    misses += [_folded_miss(block) for block in folded]
-    blocks = [
+    pools = [
         block
         for block in grouped
-        if block not in folded and (block.num_heads > 1 or _is_single_head_attention(block))
+        if block not in folded and block.num_heads == 1 and not _is_single_head_attention(block)
     ]
+    blocks = [block for block in grouped if block not in folded and block not in pools]
     sites = []
     for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
         sites.append(_site(index, name, block, mixers))
-    claimed = {core.node for block in [*blocks, *folded] for core in block.cores}
-    misses += _unprojected(view, claimed, blocks)
-    return sites, misses
+    claimed = {core.node for block in blocks for core in block.cores}
+    return sites, left_out(view, claimed, refused, folded, pools)
 
 
 def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
@@ -63,11 +60,11 @@ def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
     return (found, second, first) if constant == [True, False] else None
 
 
-def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearMiss]]:
+def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
     tracer = Tracer()
     candidates: list[Candidate] = []
     mixers: set[Node] = set()
-    misses: list[NearMiss] = []
+    refused: list[Refused] = []
     for node in view.nodes:
         found = weight_contraction(node)
         if found is None:
@@ -90,11 +87,11 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[NearM
             candidates.append(
                 Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores)
             )
-        elif coupling(trace) is not None and _attention_behind(trace.blocked):
-            refusal = coupling(trace)
-            assert refusal is not None
-            misses.append(NearMiss(node.label, refusal))
-    return candidates, frozenset(mixers), misses
+        elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
+            behind = _attention_behind(trace.blocked)
+            if behind is not None:
+                refused.append(Refused(node, behind, refusal))
+    return candidates, frozenset(mixers), refused
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -105,13 +102,13 @@ def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
     return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
 
 
-def _attention_behind(blocked: tuple[Node, ...]) -> bool:
-    """Whether a product of activations feeds a node at which tracing stopped."""
+def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
+    """The product of activations that feeds a node at which tracing stopped, None if none does."""
     stack, seen = list(blocked), set(blocked)
     while stack and len(seen) < 64:
         node = stack.pop()
         if is_product(node) is not None or is_fused_core(node):
-            return True
+            return node
         if node not in blocked and contraction_of(node) is not None:
             continue
         for value in node.inputs[:1] if node in blocked else node.inputs:
@@ -119,7 +116,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> bool:
             if producer is not None and producer not in seen and not _is_residual(producer):
                 seen.add(producer)
                 stack.append(producer)
-    return False
+    return None
 
 
 def _is_residual(node: Node) -> bool:
@@ -180,11 +177,13 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
+        maps=parts.maps,
         original_num_heads=block.num_heads,
         original_kv_num_heads=kv,
     )
+    may_shrink = parts.free | parts.maps
     if block.num_heads == 1:
-        trial = sweep(list(site.seeds((0,))), parts.free)
+        trial = sweep(list(site.seeds((0,))), may_shrink)
         return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
     units = _units(block)
     site = replace(site, units=units)
@@ -196,7 +195,11 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     if packed is not None:
         node = block.projections[0].node
         return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
-    trial = sweep(list(site.seeds(removed)), parts.free)
+    for item in block.projections:
+        lost = why_zero_is_lost(item)
+        if lost is not None:
+            return replace(site, reason=Refusal(Reason.COUPLED, item.node.label, item.node.out.name, lost))
+    trial = sweep(list(site.seeds(removed)), may_shrink)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
     return replace(
@@ -207,7 +210,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
             removed,
             mixers,
             parts.probability_nodes,
-            lambda node: sweep(list(site.seeds(removed)), parts.free, through=node),
+            lambda node: sweep(list(site.seeds(removed)), may_shrink, through=node),
         )
         or foreign(block, trial, removed),
         params=round(elements * scale),
@@ -225,79 +228,3 @@ def _units(block: Block) -> tuple[tuple[int, ...], ...]:
         for heads in item.packed_together():
             found.join(heads)
     return tuple(sorted(tuple(sorted(members)) for members in found.sets()))
-
-
-def _folded_miss(block: Block) -> NearMiss:
-    core = block.cores[0].node
-    sentence = (
-        "the context's axes are folded so that every head fills the channels of the others, at other positions:"
-        " its heads cannot be told apart"
-    )
-    if any(not isinstance(dim, int) for dim in core.out.shape or ()):
-        sentence = (
-            "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
-            " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
-        )
-    return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
-
-
-def _unprojected(view: GraphView, claimed: set[Node], blocks: list[Block]) -> list[NearMiss]:
-    """Products of attention weights and values that no projection sums up."""
-    misses = []
-    for node in view.nodes:
-        found = is_product(node)
-        if found is None or node in claimed or not found.batch or contraction_of(node) is None:
-            continue
-        if any(_softmax_above(node, index) for index in found.indices):
-            sentence = "a context whose heads no output projection sums up: there are no weights to cut"
-            folding = _folding_reshape(node)
-            if folding is not None:
-                sentence = (
-                    f"the context's axes are folded with one of unknown length in {folding.label}, so its heads cannot"
-                    " be told apart; in an export with fixed sizes they can"
-                )
-            misses.append(
-                NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
-            )
-    return misses
-
-
-def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
-    """A Reshape of a product behind which the positions of some axis cannot be followed."""
-    for use in node.out.consumers if hops else ():
-        follower = use.node
-        if follower.op_type == "Reshape" and use.input_index == 0:
-            shape, out_shape = follower.shape(0), follower.out.shape
-            for axis, dim in enumerate(out_shape or ()):
-                if not isinstance(dim, int) or not 1 < dim <= MAX_CONTRACTED or shape is None:
-                    continue
-                if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
-                    return follower
-        if follower.op_type in ("Reshape", "Transpose") and use.input_index == 0:
-            found = _folding_reshape(follower, hops - 1)
-            if found is not None:
-                return found
-    return None
-
-
-def _softmax_above(node: Node, index: int) -> bool:
-    value = node.inputs[index]
-    for _ in range(6):
-        producer = None if value is None else value.producer
-        if producer is None:
-            return False
-        if producer.op_type == "Softmax":
-            return True
-        if producer.op_type not in (
-            "Cast",
-            "Dropout",
-            "Reshape",
-            "Transpose",
-            "Identity",
-            "Where",
-            "Mul",
-            "Squeeze",
-        ):
-            return False
-        value = producer.inputs[0] if producer.op_type != "Where" else producer.inputs[-1]
-    return False

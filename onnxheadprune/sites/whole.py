@@ -1,4 +1,7 @@
-"""Sites that lose all their heads: their branch goes, and what they kept alive goes with it."""
+"""Projections that lose all heads they read: their branch goes, and what they kept alive goes with it.
+
+That happens to every projection of a site that goes as a whole, and to those of single heads that are projected apart.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def goes_whole(site: AttentionSite, heads: Mapping[int, tuple[int, ...]]) -> boo
 
 
 def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
-    """Edits that take the branches of sites without any head off the residual stream.
+    """Edits that take the branches of projections without any head off the residual stream.
 
     Raises:
         RefusedError: if what a projection computes without heads cannot be spelled.
@@ -29,20 +32,27 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
     gone = [
         (site, projection)
         for site in sites
-        if goes_whole(site, heads)
+        if heads.get(site.index)
         for projection in site.projections
-        if not projection.sums_more
+        if projection.is_emptied_by(heads[site.index])
     ]
     others = meetings(projection.node for _, projection in gone)
+    replaced: set[Value] = set()
     for site, projection in gone:
         found = detach(projection.node, others)
         if isinstance(found, Remnant):
-            found = stand_in(projection.node, found)
+            if found.value in replaced or others.swallow(found.value):
+                continue
+            replaced.add(found.value)
+            found = stand_in(projection.node, found, others.vanished)
         elif isinstance(found, Refusal) and projection.node.op_type in QUANTIZING:
-            found = stand_in(projection.node, None)
+            found = stand_in(projection.node, None, others.vanished)
         if isinstance(found, Refusal):
+            what = f"site {site.index} ({site.name})"
+            if goes_whole(site, heads):
+                raise RefusedError(f"{what} cannot be removed as a whole: {found}; leave at least one head")
             raise RefusedError(
-                f"site {site.index} ({site.name}) cannot be removed as a whole: {found}; leave at least one head"
+                f"the heads of {what} that {projection.node.label} projects alone cannot go: {found}"
             )
         edits |= dict.fromkeys(found, frozenset({site.name}))
     return edits

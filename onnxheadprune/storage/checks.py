@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.errors import ModelError
 from onnxheadprune.storage.sources import Sources
 from onnxheadprune.storage.spans import PRIVATE, Span, entries_of, is_outside, refer, span_of
-from onnxheadprune.storage.tensors import BITS, Role, Stored, bytes_needed, tensors_of
+from onnxheadprune.storage.tensors import BITS, Role, Stored, bytes_needed
 from onnxheadprune.storage.wire import EXPLICIT
 
 MAX_ELEMENTS = 2**48
@@ -20,11 +20,11 @@ _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data
 _TWO_PER_ELEMENT = (TensorProto.COMPLEX64, TensorProto.COMPLEX128)
 
 
-def check_tensors(model: ModelProto, name: str, sources: Sources) -> None:
+def check_tensors(tensors: Iterable[Stored], name: str, sources: Sources) -> None:
     """Checks every stored tensor, and completes the references to files.
 
     Args:
-        model: the structure.
+        tensors: those of the structure.
         name: how to call the model in errors.
         sources: the files that its tensors refer to.
 
@@ -32,7 +32,7 @@ def check_tensors(model: ModelProto, name: str, sources: Sources) -> None:
         ModelError: for the first tensor that is not sound.
     """
     spans: list[tuple[Span, str]] = []
-    for stored in tensors_of(model):
+    for stored in tensors:
         if stored.role is Role.SPARSE and not stored.tensor.ByteSize():
             continue
         try:
@@ -46,13 +46,13 @@ def check_tensors(model: ModelProto, name: str, sources: Sources) -> None:
     _check_overlaps(spans, name)
 
 
-def check_private(model: ModelProto, name: str) -> None:
+def check_private(tensors: Iterable[Stored], name: str) -> None:
     """Private entries are ours alone.
 
     Raises:
         ModelError: if a file holds one.
     """
-    for stored in tensors_of(model):
+    for stored in tensors:
         keys = entries_of(stored.tensor).keys() - {EXPLICIT}
         if any(key.startswith(PRIVATE) for key in keys):
             raise ModelError(f"{name} is damaged: {stored.label} has external data of an unknown kind")
@@ -135,15 +135,21 @@ def _check_overlaps(spans: Iterable[tuple[Span, str]], name: str) -> None:
 
 
 def check_names(model: ModelProto, name: str) -> None:
-    """Every name of a graph is given once.
+    """Names are text, and every name of a graph is given once. What is no UTF-8 reaches Python as bytes.
 
     Raises:
         ModelError: with the name that is not.
     """
+    _text([item.domain for item in model.opset_import], name)
+    _text([text for entry in model.metadata_props for text in (entry.key, entry.value)], name)
+    for function in model.functions:
+        _text([function.name, function.domain, *function.input, *function.output], name)
+        _check_nodes(function.node, set(function.input), name)
     _check_graph(model.graph, name)
 
 
 def _check_graph(graph: GraphProto, model: str) -> None:
+    _text([graph.name], model)
     initializers: set[str] = set()
     for tensor in graph.initializer:
         _once(tensor.name, initializers, "initializers", model)
@@ -152,46 +158,40 @@ def _check_graph(graph: GraphProto, model: str) -> None:
     inputs: set[str] = set()
     for info in graph.input:
         _once(info.name, inputs, "inputs", model)
-    defined = initializers | inputs
-    for node in graph.node:
-        for output in node.output:
-            if output:
-                _once(output, defined, "values", model)
-        seen: set[str] = set()
-        for attribute in node.attribute:
-            _once(attribute.name, seen, f"attributes of one {node.op_type} node", model)
-            if attribute.type == AttributeProto.GRAPH:
-                _check_graph(attribute.g, model)
-
-
-def check_text(model: ModelProto, name: str) -> None:
-    """Names are text: what is no UTF-8 reaches Python as bytes.
-
-    Raises:
-        ModelError: for the first one that is not.
-    """
-    _text([item.domain for item in model.opset_import], name)
-    _text([text for entry in model.metadata_props for text in (entry.key, entry.value)], name)
-    _text_of_graph(model.graph, name)
-
-
-def _text_of_graph(graph: GraphProto, model: str) -> None:
-    _text([graph.name, *(tensor.name for tensor in graph.initializer)], model)
+    _text([*initializers, *inputs], model)
     for info in (*graph.input, *graph.output, *graph.value_info):
         _text([info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim)], model)
-    for node in graph.node:
-        _text([node.name, node.op_type, node.domain, *node.input, *node.output], model)
-        _text([text for entry in node.metadata_props for text in (entry.key, entry.value)], model)
-        for attribute in node.attribute:
-            _text([attribute.name], model)
-            if attribute.type == AttributeProto.GRAPH:
-                _text_of_graph(attribute.g, model)
+    _check_nodes(graph.node, initializers | inputs, model)
 
 
-def _text(texts: Iterable[object], model: str) -> None:
-    for text in texts:
-        if not isinstance(text, str):
-            raise ModelError(f"{model} is damaged: the name {text!r:.80} is not UTF-8")
+def _check_nodes(nodes: Iterable[NodeProto], defined: set[str], model: str) -> None:
+    for node in nodes:
+        outputs = list(node.output)
+        _text([node.name, node.op_type, node.domain, *node.input, *outputs], model)
+        for output in outputs:
+            if output:
+                _once(output, defined, "values", model)
+        if node.metadata_props:
+            _text([text for entry in node.metadata_props for text in (entry.key, entry.value)], model)
+        if node.attribute:
+            _check_attributes(node, model)
+
+
+def _check_attributes(node: NodeProto, model: str) -> None:
+    seen: set[str] = set()
+    for attribute in node.attribute:
+        _text([attribute.name], model)
+        _once(attribute.name, seen, f"attributes of one {node.op_type} node", model)
+        if attribute.type == AttributeProto.GRAPH:
+            _check_graph(attribute.g, model)
+
+
+def _text(texts: list[str], model: str) -> None:
+    try:
+        "".join(texts)
+    except TypeError:
+        wrong = next(text for text in texts if not isinstance(text, str))
+        raise ModelError(f"{model} is damaged: the name {wrong!r:.80} is not UTF-8") from None
 
 
 def _once(name: str, seen: set[str], what: str, model: str) -> None:

@@ -11,28 +11,34 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-from onnx import ModelProto
-
-from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.storage.spans import is_outside, span_of
-from onnxheadprune.storage.tensors import tensors_of
-from onnxheadprune.storage.wire import WireError, structure
+from onnxheadprune.errors import UsageError
+from onnxheadprune.storage.claims import NO_TMPFILE, obstacle
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+"""What file systems without hard links answer, folders that are guarded against them, and other mounts."""
 TEMPORARY = ".tmp"
+_ROOM = 180
+"""Bytes that a name may have in the names that are made from it."""
 
 
 class Draft:
     """A file of a folder that has no name yet, or a hidden one where the file system knows no other way."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(
+        self, folder: Path, name: str, like: Path | None = None, *, under_lock: bool = False
+    ) -> None:
         """Opens an empty file.
+
+        Args:
+            folder: where it will be.
+            name: what it is for, to make hidden names of.
+            like: a file, if it is there, whose owner and mode the new one gets, before anything is in it.
+            under_lock: the caller holds the lock of the folder.
 
         Raises:
             OSError: if the folder takes no files.
@@ -41,10 +47,35 @@ class Draft:
         self.hidden: Path | None = None
         self.handle = self._nameless()
         if self.handle < 0:
-            self.hidden = _hidden_name(folder, name)
-            self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-            self._lock()
+            # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
+            with contextlib.nullcontext() if under_lock else locked(folder):
+                self.hidden = _hidden_name(folder, name)
+                self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                self._lock()
         self.name = name
+        if like is not None:
+            self._take_after(like)
+
+    def _take_after(self, like: Path) -> None:
+        """Gives the file the owner and mode of another one, as far as the system lets us.
+
+        Where the group stays another, its members may do no more than everybody.
+        """
+        try:
+            found = like.stat()
+        except OSError:
+            return
+        if not stat.S_ISREG(found.st_mode) or not hasattr(os, "fchown"):
+            return
+        mode = stat.S_IMODE(found.st_mode) & 0o777
+        with contextlib.suppress(OSError):
+            os.fchown(self.handle, -1, found.st_gid)
+        with contextlib.suppress(OSError):
+            os.fchown(self.handle, found.st_uid, -1)
+        if os.fstat(self.handle).st_gid != found.st_gid:
+            mode = (mode & 0o707) | (mode & 0o070 & ((mode & 0o007) << 3))
+        with contextlib.suppress(OSError):
+            os.fchmod(self.handle, mode)
 
     def _lock(self) -> None:
         """Shows others that the process behind a hidden name lives."""
@@ -58,7 +89,7 @@ class Draft:
         try:
             return os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666)
         except OSError as error:
-            if error.errno in _NO_TMPFILE:
+            if error.errno in NO_TMPFILE:
                 return -1
             raise
 
@@ -80,18 +111,26 @@ class Draft:
             self.hidden = hidden
 
     def link(self, target: Path) -> None:
-        """Gives the complete file its name.
+        """Gives the complete file its name. To be called under the lock.
 
         Raises:
             FileExistsError: if the name is taken.
             OSError: if it cannot be linked.
         """
         if self.hidden is not None:
-            os.link(self.hidden, target)
-            self.hidden.unlink()
+            try:
+                os.link(self.hidden, target)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                if os.path.lexists(target):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+                self.hidden.replace(target)
+            else:
+                self.hidden.unlink()
             self.hidden = None
             return
-        folder = os.open(self.folder, os.O_RDONLY)
+        folder = os.open(self.folder, getattr(os, "O_PATH", os.O_RDONLY))
         try:
             # Only with a folder's handle Python asks the system to follow the link to the open file.
             os.link(self.path, target, src_dir_fd=folder, follow_symlinks=True)
@@ -109,6 +148,19 @@ class Draft:
         self.hidden.replace(target)
         self.hidden = None
 
+    def put(self, target: Path) -> None:
+        """Gives the complete file its name, which may be that of a file that is there. To be called under the lock.
+
+        Raises:
+            OSError: if that is not possible, or something other than a file is there by now.
+        """
+        if (why := obstacle(target)) is not None:
+            raise OSError(errno.EEXIST, f"it {why}", str(target))
+        if os.path.lexists(target):
+            self.replace(target)
+        else:
+            self.link(target)
+
     def close(self) -> None:
         """Closes the file; without a name it is gone."""
         if self.hidden is not None:
@@ -120,7 +172,14 @@ class Draft:
 
 
 def _hidden_name(folder: Path, name: str) -> Path:
-    return folder / f".{name[:180]}.{secrets.token_hex(8)}{TEMPORARY}"
+    return folder / f".{_shortened(name)}.{secrets.token_hex(8)}{TEMPORARY}"
+
+
+def _shortened(name: str) -> str:
+    """The start of a name, as many whole characters as there is room for."""
+    while len(os.fsencode(name)) > _ROOM:
+        name = name[:-1]
+    return name
 
 
 def sync_folder(folder: Path) -> None:
@@ -139,7 +198,11 @@ def locked(folder: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not be listed
+        yield
+        return
     try:
         with contextlib.suppress(OSError):  # network file systems without locks
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -148,78 +211,72 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def data_name(target: Path, digest: str) -> str:
-    """Name of the data file of a model: by content, so that a newer one never takes the place of an older."""
-    return f"{target.name}.{digest[:16]}.data"
-
-
-def sweep_up(target: Path) -> None:
-    """Removes what killed runs and replaced models left: data files of `target` that no model here refers to.
-
-    Only to be called under the lock. Where there is any doubt, a file stays.
-    """
-    folder = target.parent
-    ours = re.compile(re.escape(target.name) + r"\.[0-9a-f]{16}\.data")
-    hidden = re.compile(re.escape(f".{target.name[:180]}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
-    names = [path.name for path in folder.iterdir()]
-    for name in filter(hidden.fullmatch, names):
-        _remove_if_abandoned(folder / name)
-    left = {name for name in names if ours.fullmatch(name)}
-    if len(left) > 1 or (left and not left <= _locations(target)):
-        for name in names:
-            left -= _locations(folder / name) if not ours.fullmatch(name) else set()
-        for name in left:
-            (folder / name).unlink(missing_ok=True)
-
-
-def _remove_if_abandoned(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
-        try:
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-        finally:
-            os.close(handle)
-
-
-def _locations(path: Path) -> set[str]:
-    """The files that a model refers to; none if the file is no model."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return set()
-        with path.open("rb") as stream:
-            light, _ = structure(stream.fileno(), path.name)
-        model = ModelProto.FromString(light)
-        return {span_of(item.tensor).location for item in tensors_of(model) if is_outside(item.tensor)}
-    except (OSError, WireError, DecodeError, ModelError):
-        return set()
-
-
 def write_text(target: str | os.PathLike[str], text: str) -> None:
-    """Replaces a small text file in one step.
+    """Makes or replaces a text file in one step.
 
     Raises:
         UsageError: if it cannot be written; an older file stays as it was.
     """
-    try:
-        write_file(Path(target), text.encode())
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written: {error.strerror or error}") from error
+    # Names of files need not be text; what is none is spelled.
+    write_file(Path(target), text.encode(errors="backslashreplace"))
 
 
 def write_file(target: Path, data: bytes) -> None:
-    """Replaces a small file in one step.
+    """Makes or replaces a file in one step; it keeps its owner and mode. All files but models are made here.
 
     Raises:
-        OSError: if it cannot be written; an older file stays as it was.
+        UsageError: if it cannot be written, or is something else than a file; what was there stays as it was.
     """
-    draft = Draft(target.parent, target.name)
+    with sentences(target):
+        draft = Draft(target.parent, target.name, like=target)
+        try:
+            write_all(draft.handle, data)
+            os.fsync(draft.handle)
+            with locked(target.parent):
+                draft.put(target)
+                sync_folder(target.parent)
+                with contextlib.suppress(OSError):
+                    sweep_hidden(target)
+        finally:
+            draft.close()
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Writes at the current position until nothing is left."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view[: 2**30]) :]
+
+
+@contextlib.contextmanager
+def sentences(target: Path) -> Iterator[None]:
+    """Turns what the system says about writing into a sentence.
+
+    Raises:
+        UsageError: in place of an OSError.
+    """
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(draft.handle, view) :]
-        os.fsync(draft.handle)
-        draft.replace(target)
-    finally:
-        draft.close()
+        yield
+    except OSError as error:
+        reason = "no space is left" if error.errno == errno.ENOSPC else str(error.strerror or error)
+        raise UsageError(f"{target} cannot be written: {reason}") from error
+
+
+def sweep_hidden(target: Path) -> None:
+    """Removes hidden files of `target` whose process is gone. Only to be called under the lock."""
+    hidden = re.compile(re.escape(f".{_shortened(target.name)}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
+    for path in target.parent.iterdir():
+        if hidden.fullmatch(path.name):
+            _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                path.unlink()
+        finally:
+            os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -16,11 +15,19 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.storage.folder import write_all
 from onnxheadprune.storage.sources import Source
-from onnxheadprune.storage.spans import PRIVATE, Span, hold, is_outside, offset_outside, refer, span_of
+from onnxheadprune.storage.spans import (
+    PRIVATE,
+    Span,
+    hold,
+    is_outside,
+    offset_outside,
+    refer,
+    span_of,
+)
 from onnxheadprune.storage.tensors import bytes_needed
 from onnxheadprune.storage.wire import BIG
-from onnxheadprune.storage.writing import write_all
 
 Array: TypeAlias = npt.NDArray[Any]
 Contents: TypeAlias = "Array | Callable[[], Array]"
@@ -63,13 +70,12 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
     copy.CopyFrom(loaded.proto)
     sources = dict(loaded.sources)
     tensors = {tensor.name: tensor for tensor in copy.graph.initializer}
-    own = None if loaded.path is None else loaded.path.name
     for name, given in contents.items():
         if name not in tensors:
             raise UsageError(f"{loaded.name} has no initializer {name!r}")
         tensor = tensors[name]
         outside = offset_outside(tensor)
-        if is_outside(tensor) and span_of(tensor).location != own:
+        if is_outside(tensor) and span_of(tensor).location != loaded.inline:
             outside = span_of(tensor).offset
         shape = tuple(tensor.dims)
         size = bytes_needed(tensor.data_type, shape)
@@ -83,7 +89,7 @@ def with_contents(loaded: LoadedModel, contents: Mapping[str, Contents]) -> Load
         hold(tensor, b"", outside=outside)
         refer(tensor, Span(location, 0, size))
         sources[location] = Computed(Path(location), size, (), name, tensor.data_type, shape, given)
-    return dataclasses.replace(loaded, proto=copy, sources=sources, stored=None)
+    return LoadedModel(copy, loaded.name, sources, loaded.inline)
 
 
 def _raw(array: Array, name: str, data_type: int, dims: tuple[int, ...]) -> bytes:

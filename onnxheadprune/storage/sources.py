@@ -36,7 +36,7 @@ class Source:
             handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except OSError as error:
             raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
-        if _identity(os.fstat(handle)) != self.identity:
+        if identity_of(os.fstat(handle)) != self.identity:
             os.close(handle)
             raise ModelError(f"{self.path} was changed while it was in use; nothing of it is trusted")
         return handle
@@ -53,10 +53,11 @@ def source_at(path: Path) -> Source:
         OSError: if there is none.
     """
     found = path.stat()
-    return Source(path, found.st_size, _identity(found))
+    return Source(path, found.st_size, identity_of(found))
 
 
-def _identity(found: os.stat_result) -> tuple[int, ...]:
+def identity_of(found: os.stat_result) -> tuple[int, ...]:
+    """Device, inode, size and time of change."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

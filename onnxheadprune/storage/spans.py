@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import TensorProto
 
@@ -40,6 +42,11 @@ class Span:
     location: str
     offset: int
     length: int
+
+
+def own_location(path: Path) -> str:
+    """What stands for a model's file itself in references: its name, as the text that ONNX wants."""
+    return os.fsencode(path.name).decode(errors="replace").replace("\ufffd", "_")
 
 
 def is_outside(tensor: TensorProto) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -10,11 +11,13 @@ from types import TracebackType
 
 from onnx import ModelProto
 
-from onnxheadprune.storage.folder import Draft, data_name, locked, sweep_up, sync_folder
+from onnxheadprune.storage.claims import is_same_content, is_same_entry
+from onnxheadprune.storage.folder import NO_LINKS, Draft, locked, sweep_hidden, sync_folder, write_all
 from onnxheadprune.storage.layout import Layout, Placed
+from onnxheadprune.storage.leftovers import data_name, sweep_up
 from onnxheadprune.storage.reading import BLOCK, Opened
-from onnxheadprune.storage.sources import Sources
-from onnxheadprune.storage.writing import parts_of, pieces, write_all, write_data, write_model
+from onnxheadprune.storage.sources import Sources, identity_of
+from onnxheadprune.storage.writing import parts_of, pieces, write_data, write_model
 
 _SAMPLES, _SAMPLE = 16, 4096
 
@@ -39,10 +42,10 @@ class Stage:
         self.layout, self.sources, self.target, self.location = layout, sources, target, location
         self.data: Draft | None = None
         self._written = False
-        self.draft = Draft(target.parent, target.name)
+        self.draft = Draft(target.parent, target.name, like=target)
         try:
             if layout.outside:
-                self.data = Draft(target.parent, target.name)
+                self.data = Draft(target.parent, target.name, like=target)
                 with Opened(sources) as opened:
                     write_data(self.data.handle, layout, opened)
         except BaseException:
@@ -104,39 +107,96 @@ class Stage:
             write_all(self.draft.handle, tail)
             os.fsync(self.draft.handle)
             # From here on nothing takes time: the shorter, the less a kill can leave.
+            self._require_unread(backup)
             if linked is not None and self.data is not None:
                 self.data.link(linked)
             try:
                 self._name_model(backup)
             except BaseException:
                 # An interrupt may come just after the name was given; then all is done.
-                if linked is not None and not self._is_named():
+                if linked is not None and not self._may_be_named():
                     linked.unlink(missing_ok=True)
                 raise
             sync_folder(self.target.parent)
             with contextlib.suppress(OSError):
-                sweep_up(self.target)
+                sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
+        if backup is not None:
+            with contextlib.suppress(OSError), locked(backup.parent):
+                sweep_hidden(backup)
+
+    def _require_unread(self, backup: Path | None) -> None:
+        """Nothing that was read is replaced, but the model in place; and that only as it was read.
+
+        Raises:
+            OSError: if the target has become one of the files that were read, or is another one by now.
+        """
+        try:
+            found = self.target.lstat()
+        except FileNotFoundError:
+            return
+        read = [source.identity for source in self.sources.values()]
+        if backup is None and (found.st_dev, found.st_ino) in [item[:2] for item in read]:
+            raise OSError(errno.EEXIST, "it is a file that was read", str(self.target))
+        if backup is not None and identity_of(found) not in read:
+            raise OSError(errno.EBUSY, "it was changed while it was in use", str(self.target))
 
     def _name_model(self, backup: Path | None) -> None:
         if backup is None:
-            try:
-                self.draft.link(self.target)
-            except OSError:  # there is one already, or the file system links no files
-                self.draft.replace(self.target)
+            self.draft.put(self.target)
             return
-        os.link(self.target, backup)
+        before = self.target.lstat()
+        ours = self._keep(backup)
         try:
             sync_folder(backup.parent)
-            self.draft.replace(self.target)
+            self.draft.put(self.target)
         except BaseException:
-            if not self._is_named():
-                backup.unlink(missing_ok=True)
+            # The backup may be the only original. It goes only where the original is certainly in its place.
+            with contextlib.suppress(OSError):
+                if ours and os.path.samestat(self.target.lstat(), before):
+                    backup.unlink(missing_ok=True)
             raise
 
-    def _is_named(self) -> bool:
-        with contextlib.suppress(OSError):
-            return os.path.samestat(self.target.stat(), os.fstat(self.draft.handle))
-        return False
+    def _keep(self, backup: Path) -> bool:
+        """Gives the model that is replaced a second name; whether that is new.
+
+        A backup that is there already is kept if it is this model, as a run that was killed leaves it.
+
+        Raises:
+            OSError: if that is not possible; a file that is there is never touched.
+        """
+        if os.path.lexists(backup):
+            if is_same_entry(self.target, backup) or not is_same_content(self.target, backup):
+                raise FileExistsError(errno.EEXIST, f"the backup {backup} exists already")
+            with backup.open("rb") as stream:
+                os.fsync(stream.fileno())
+            return False
+        try:
+            os.link(self.target, backup)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            self._copy(backup)
+        return True
+
+    def _copy(self, backup: Path) -> None:
+        """Keeps a copy, where the file system gives no file two names."""
+        copy = Draft(backup.parent, backup.name, like=self.target, under_lock=True)
+        try:
+            with self.target.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    write_all(copy.handle, block)
+            os.fsync(copy.handle)
+            copy.link(backup)
+        finally:
+            copy.close()
+
+    def _may_be_named(self) -> bool:
+        try:
+            return os.path.samestat(self.target.lstat(), os.fstat(self.draft.handle))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
 
     def _name_data(self, tail: bytes) -> Path | None:
         """Finds a name for the data file and lets the model refer to it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
@@ -55,6 +56,58 @@ def bytes_needed(data_type: int, dims: tuple[int, ...]) -> int:
     return (math.prod(dims) * BITS[data_type] + 7) // 8
 
 
+@dataclass(frozen=True)
+class StoredSize:
+    """What the stored tensors of a model hold, initializers and Constants alike: elements and bytes."""
+
+    elements: int
+    bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """JSON-ready data."""
+        return {"elements": self.elements, "bytes": self.bytes}
+
+
+def stored_size(model: ModelProto) -> StoredSize:
+    """Elements and bytes of all stored tensors: of the graph, of bodies and of functions, however they are written."""
+    sizes = [(math.prod(stored.tensor.dims), _bytes_of(stored.tensor)) for stored in tensors_of(model)]
+    sizes += _plain_constants(model)
+    return StoredSize(sum(elements for elements, _ in sizes), sum(size for _, size in sizes))
+
+
+def _bytes_of(tensor: TensorProto) -> int:
+    if tensor.data_type == TensorProto.STRING:
+        return sum(map(len, tensor.string_data))
+    known = tensor.data_type in BITS
+    return bytes_needed(tensor.data_type, tuple(tensor.dims)) if known else 8 * math.prod(tensor.dims)
+
+
+def _plain_constants(model: ModelProto) -> Iterator[tuple[int, int]]:
+    """Elements and bytes of Constant nodes that hold bare numbers in place of a tensor."""
+    graphs = [model.graph.node, *(function.node for function in model.functions)]
+    while graphs:
+        for node in graphs.pop():
+            for attribute in node.attribute:
+                graphs += [graph.node for graph in attribute.graphs]
+                if attribute.HasField("g"):
+                    graphs.append(attribute.g.node)
+                if node.op_type == "Constant" and attribute.name in _PLAIN:
+                    count = max(len(attribute.floats), len(attribute.ints), len(attribute.strings), 1)
+                    text = sum(map(len, attribute.strings)) + len(attribute.s)
+                    yield count, text if "string" in attribute.name else _PLAIN[attribute.name] * count
+
+
+_PLAIN = {
+    "value_float": 4,
+    "value_floats": 4,
+    "value_int": 8,
+    "value_ints": 8,
+    "value_string": 0,
+    "value_strings": 0,
+}
+"""Attributes of Constant that hold bare numbers, with the bytes of one."""
+
+
 def tensors_of(model: ModelProto) -> Iterator[Stored]:
     """Every stored tensor of a model: bodies, functions and training included."""
     yield from _of_graph(model.graph)
@@ -76,7 +129,8 @@ def _of_graph(graph: GraphProto) -> Iterator[Stored]:
     for sparse in graph.sparse_initializer:
         yield from _of_sparse(sparse)
     for node in graph.node:
-        yield from _of_node(node)
+        if node.attribute:
+            yield from _of_node(node)
 
 
 def _of_node(node: NodeProto) -> Iterator[Stored]:

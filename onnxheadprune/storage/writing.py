@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.storage.folder import write_all
 from onnxheadprune.storage.layout import Layout, Placed
 from onnxheadprune.storage.reading import BLOCK, Opened, Part, parts
 from onnxheadprune.storage.spans import Span, is_outside
@@ -72,13 +73,6 @@ def _write_tensor(handle: int, placed: Placed, opened: Opened) -> None:
         raise ModelError(
             f"{written} bytes were written of tensor {placed.recipe.name!r} where its shape needs {placed.length}"
         )
-
-
-def write_all(handle: int, data: bytes) -> None:
-    """Writes at the current position until nothing is left."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(handle, view[: 2**30]) :]
 
 
 def _copy(handle: int, span: Span, opened: Opened) -> None:

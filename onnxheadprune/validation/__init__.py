@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.calibration.drift import Measure
 from onnxheadprune.calibration.taps import with_stored
 from onnxheadprune.compensation import record_of, restored
 from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.feeds import DataSource
+from onnxheadprune.feeds import DataSource, graph_inputs
 from onnxheadprune.fusion import fused_record
+from onnxheadprune.graph.view import GraphView
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.masking import masked_reference
 from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_name, open_structure
@@ -22,10 +23,14 @@ from onnxheadprune.runtime import Array, Provider, versions
 from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.likeness import Likeness, sentences
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
+from onnxheadprune.validation.planned import find_likeness
+from onnxheadprune.validation.refits import with_refits
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
 from onnxheadprune.validation.runs import Findings, run_all
-from onnxheadprune.validation.weights import altered_weights
+from onnxheadprune.validation.weights import Weights
+from onnxheadprune.validation.wide import Wide
 
 __all__ = ["Accuracy", "CaseResult", "Drift", "MetricResult", "Validation", "validate"]
 
@@ -39,6 +44,7 @@ def validate(
     provider: str | Provider = AUTO,
     seed: int = 0,
     metric: Metric | None = None,
+    effect: Measure | None = None,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -55,6 +61,8 @@ def validate(
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
             or once with (outputs, feeds); see `MetricMeter`.
+        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
+            `calibration.drift.EffectMeter`.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -73,33 +81,44 @@ def validate(
     fused = fused_record(candidate)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
-    refits, strange = _refits(loaded, made, planning.plan)
+    refits, strange = _refits(loaded, made, planning)
     problems += strange
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
-    subject = replace(loaded, proto=with_stored(source, refits)) if refits else loaded
-    compared, more = _weight_problems(subject, made, planning.plan, names)
+    subject = loaded.changed(with_stored(source, refits)) if refits else loaded
+    planned, alike = find_likeness(subject, made, planning.plan, names[0])
+    compared, more = _weight_problems(subject, made, planning.plan, names, alike)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
+        bare = masked_reference(planning.view, planning.sites, planning.heads)
         # The masked reference refers to the original's weights where they lie.
-        masked = replace(
-            loaded,
-            proto=with_stored(masked_reference(planning.view, planning.sites, planning.heads), refits),
-        )
-        silenced = _without_fused(loaded, planning, fused)
+        masked = loaded.changed(with_stored(bare, refits))
         models = Models(
-            loaded, masked, made, planning, tolerance, where, silenced, subject if refits else None
+            loaded,
+            masked,
+            made,
+            planning,
+            tolerance,
+            where,
+            _without_fused(loaded, planning, fused),
+            subject if refits else None,
+            loaded.changed(bare) if refits else None,
+            refits,
+            None if alike.identical else Wide(loaded, planned, made, planning.view, tolerance.exact),
         )
-        found = run_all(models, data, seed, meter)
+        found = run_all(models, data, seed, meter, effect)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
+    if verdict == "passed":
+        verdict, reason = with_refits(reason, len(refits), found.refit)
+        reason += "" if alike.identical else f"; {_by_numbers(alike, found, planning.view)}"
     return Validation(
         names[0],
         names[1],
         verdict,
         reason,
         tuple(problems),
-        (*notes, *found.notes),
+        (*notes, *sentences(alike), *found.notes),
         planning.plan.removed,
         tolerance,
         found.cases,
@@ -111,15 +130,18 @@ def validate(
         found.placement,
         versions(),
         seed,
+        alike,
+        tuple(sorted(refits)),
+        found.refit,
     )
 
 
 def _refits(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan
+    original: LoadedModel, pruned: LoadedModel, planning: Planning
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of refitted initializers in the original's shapes, and what is wrong with them."""
     record = record_of(pruned.proto)
-    return ({}, []) if record is None else restored(original, pruned, plan, record)
+    return ({}, []) if record is None else restored(original, pruned, planning, record)
 
 
 def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ...]) -> LoadedModel | None:
@@ -127,7 +149,7 @@ def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ..
     heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
     if not heads:
         return None
-    return replace(loaded, proto=masked_reference(planning.view, planning.sites, heads))
+    return loaded.changed(masked_reference(planning.view, planning.sites, heads))
 
 
 def _words(planning: Planning, fused: tuple[int, ...], refits: bool) -> tuple[str, str, str]:
@@ -149,7 +171,7 @@ def _judge(
     reference, silenced, mistake = words
     if problems:
         return "failed", problems[0]
-    exact = [case for case in found.cases if case.settings == "exact"]
+    exact = [case for case in found.cases if case.usual]
     if not exact:
         reason = found.notes[0] if found.notes else "nothing could be run"
         return "inconclusive", f"{reason}; give real ones with --data"
@@ -197,9 +219,9 @@ def _checker_says(model: ModelProto, name: str, full: bool) -> str | None:
 
 
 def _weight_problems(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str]
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
 ) -> tuple[int, list[str]]:
-    compared, altered = altered_weights(original, pruned, plan)
+    compared, altered = altered_weights(original, pruned, plan, alike)
     if not altered:
         return compared, []
     listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
@@ -208,3 +230,29 @@ def _weight_problems(
         f" them: {listed}"
     )
     return compared, [sentence]
+
+
+def altered_weights(
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, alike: Likeness
+) -> tuple[int, list[str]]:
+    """How many stored tensors were compared bit by bit, and the names of those that are not as planned."""
+    return Weights(original, pruned, plan).altered(alike.tensors)
+
+
+def _by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
+    """What a verdict rests on where the graph is not the planned one."""
+    longest = max(
+        (
+            case.shapes[item.name][axis]
+            for case in found.cases
+            for item in graph_inputs(view)
+            for axis, dim in enumerate(item.dims)
+            if axis and not isinstance(dim, int)
+        ),
+        default=0,
+    )
+    lengths = f", for sizes up to {longest}" if longest else ""
+    return (
+        f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same), so this rests on"
+        f" numbers alone{lengths}"
+    )

@@ -12,6 +12,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import fused_record
+from onnxheadprune.graph.dims import Shape
 from onnxheadprune.heads import HeadSpec
 from onnxheadprune.plan import REMOVED_KEY
 from onnxheadprune.pruning import Planning, analyse
@@ -122,10 +123,14 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
     """Declared dimensions of the pruned model that are not what the plan makes of the original's."""
     problems = []
     declared = _inputs(pruned) | _outputs(pruned)
+    before = _inputs(planning.view.model) | _outputs(planning.view.model)
     for value_name, info in declared.items():
         value = planning.view.main.values[value_name]
         tensor = info.type.tensor_type
         if value.shape is None or not tensor.HasField("shape"):
+            continue
+        if _contradicts(before[value_name], value.shape):
+            # The original declares what it does not keep, which is no fault of the pruned model.
             continue
         live = planning.io.get(value_name)
         wanted = [d if live is None else live.narrow(d, axis) for axis, d in enumerate(value.shape)]
@@ -138,6 +143,17 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
             shape = ", ".join("?" if dim is None else str(dim) for dim in found)
             problems.append(f"{value_name} of {name} has shape [{shape}] where [{spelled}] was expected")
     return problems
+
+
+def _contradicts(info: ValueInfoProto, shape: Shape) -> bool:
+    """Whether a declaration says something else than what the graph computes."""
+    if not info.type.tensor_type.HasField("shape"):
+        return False
+    declared = [dim.dim_value or None for dim in info.type.tensor_type.shape.dim]
+    return len(declared) != len(shape) or any(
+        said is not None and isinstance(size, int) and said != size
+        for said, size in zip(declared, shape, strict=True)
+    )
 
 
 def _inputs(model: ModelProto) -> dict[str, ValueInfoProto]:

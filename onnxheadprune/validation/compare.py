@@ -103,8 +103,12 @@ class DriftMeter:
         """Counts one pair of outputs of equal shape [..., features]."""
         before, after = (_numbers(np.atleast_1d(item)) for item in (original, pruned))
         before, after = (item.reshape(-1, item.shape[-1]) for item in (before, after))
+        agreeing = before.argmax(axis=1) == after.argmax(axis=1)
+        # Tokens that both rule out by minus infinity are equal, and no direction.
+        out = np.isneginf(before) & np.isneginf(after)
+        before, after = np.where(out, 0, before), np.where(out, 0, after)
         rows = np.isfinite(before).all(axis=1) & np.isfinite(after).all(axis=1)
-        before, after = before[rows], after[rows]
+        before, after, agreeing = before[rows], after[rows], agreeing[rows]
         if not before.size:
             return
         difference = np.abs(after - before)
@@ -116,7 +120,7 @@ class DriftMeter:
         dots = np.einsum("ij,ij->i", before, after)
         self._cosines += float(np.where(norms > 0, dots / np.where(norms > 0, norms, 1), 1).sum())
         self._vectors += len(before)
-        self._agreeing += int((before.argmax(axis=1) == after.argmax(axis=1)).sum())
+        self._agreeing += int(agreeing.sum())
 
     def result(self) -> Drift | None:
         """The drift so far, None before anything was counted."""

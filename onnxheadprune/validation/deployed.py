@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.feeds import Feed, Outputs
 from onnxheadprune.model_io import LoadedModel
 from onnxheadprune.pruning import Planning
-from onnxheadprune.runtime import CPU, CUDA, Provider, Session, survives_optimization
+from onnxheadprune.runtime import CPU, CUDA, Array, Provider, Session, survives_optimization
 from onnxheadprune.tolerances import Tolerance
 from onnxheadprune.validation.compare import all_finite, narrowed, worst
 from onnxheadprune.validation.result import CaseResult, Settings
+from onnxheadprune.validation.wide import Wide
 
 LOW_PRECISION = ("float16", "bfloat16")
 
@@ -22,7 +23,9 @@ class Models:
     """The three models that are compared, with the planning that links them.
 
     Where the pruned model has fused attention, `silenced` is the original without any of those sites. Where it was
-    compensated, `refitted` is the original with the refitted weights, all heads alive.
+    compensated, `refitted` is the original with the refitted weights, all heads alive, `unrefitted` the masked
+    original without them, and `refits` holds their numbers. `wide` holds the feeds for a pruned model whose graph is
+    not the planned one.
     """
 
     original: LoadedModel
@@ -33,6 +36,9 @@ class Models:
     provider: Provider
     silenced: LoadedModel | None = None
     refitted: LoadedModel | None = None
+    unrefitted: LoadedModel | None = None
+    refits: Mapping[str, Array] = field(default_factory=dict)
+    wide: Wide | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ class Gate:
         limit: what was asked for.
         value: what was found, None where nothing could be measured; that never passes.
         passed: whether the limit was kept.
+        measure: what a drift is measured in, None for a speed-up.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Gate:
     limit: float
     value: float | None
     passed: bool
+    measure: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -32,13 +34,12 @@ class Gate:
 
 
 def drift_gate(drift: Drift | None, limit: float) -> Gate:
-    """The drift of a pruned model from the unmasked original, 1 - the mean cosine of the main output.
+    """The drift of a pruned model from the unmasked original, as `prune --max-drift` measures it.
 
     Args:
         drift: what `validate` measured, on the user's data if there was any.
-        limit: the largest drift that passes, from 0 (no change of direction) to 2.
+        limit: the largest drift that passes.
     """
-    if drift is None:
-        return Gate("max_drift", "no output", limit, None, False)
-    value = max(0.0, 1 - drift.cosine)
-    return Gate("max_drift", drift.output, limit, value, value <= limit)
+    if drift is None or drift.value is None:
+        return Gate("max_drift", "no output", limit, None, False, None if drift is None else drift.measure)
+    return Gate("max_drift", drift.output, limit, drift.value, drift.value <= limit, drift.measure)

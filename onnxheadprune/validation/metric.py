@@ -13,6 +13,7 @@ import numpy as np
 from onnxheadprune.errors import UsageError
 from onnxheadprune.feeds import Feed, Outputs
 from onnxheadprune.feeds.data import import_function
+from onnxheadprune.foreign import users_code
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")
@@ -121,10 +122,8 @@ class MetricMeter:
         return MetricResult(self.name, self._samples, before, after)
 
     def _value(self, outputs: Any, feeds: Any) -> float:
-        try:
+        with users_code(f"the metric {self.name}"):
             found = float(np.mean(np.asarray(self._function(outputs, feeds), dtype=np.float64)))
-        except Exception as error:  # whatever the user's function does
-            raise UsageError(f"the metric {self.name} failed: {error!r}") from error
         if not math.isfinite(found):
             raise UsageError(f"the metric {self.name} gave {found}, which is no number to compare")
         return found

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.runtime import Provider
 from onnxheadprune.tolerances import POWER, Tolerance
+from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.metric import MetricResult
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
@@ -19,7 +20,8 @@ class CaseResult:
     """Pruned against masked on inputs of one kind.
 
     Attributes:
-        source: "random", or where the user's data came from.
+        source: "random"; "data" of the user; or "wide": lengths, tables and magnitudes that the usual feeds leave out,
+            for a pruned model whose graph is not the planned one.
         settings: "exact" (graph optimizations and TF32 off), "deployed" (ONNX Runtime's defaults), "on the CPU" (exact,
             as a second opinion), "against the CPU" (the provider's pruned model against the CPU's).
         feeds: how many feeds were run.
@@ -49,6 +51,11 @@ class CaseResult:
         return self.max_rel_error <= self.tolerance
 
     @property
+    def usual(self) -> bool:
+        """Whether it is one of the feeds that every validation runs, at exact settings."""
+        return self.settings == "exact" and self.source != "wide"
+
+    @property
     def conclusive(self) -> bool:
         """Whether a wrong cut would have shown."""
         return self.finite and self.power >= POWER * self.tolerance
@@ -71,6 +78,8 @@ class Drift:
         cosine: mean cosine between vectors along the last axis.
         top1_agreement: fraction of positions with the same largest entry, None where the output does not
             look like logits.
+        measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
+        value: the drift in that measure, the same number as in `prune`; None where it is none.
     """
 
     source: str
@@ -79,10 +88,35 @@ class Drift:
     mean: float
     cosine: float
     top1_agreement: float | None
+    measure: str | None = None
+    value: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class RefitDrift:
+    """What refitted tensors do: the drift from the original with them, and without them.
+
+    Attributes:
+        source: "random" or "data".
+        refitted: of the pruned model.
+        bare: of the same cut with the original's tensors.
+    """
+
+    source: str
+    refitted: Drift
+    bare: Drift
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "source": self.source,
+            "refitted": self.refitted.to_dict(),
+            "bare": self.bare.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,9 @@ class Validation:
         placement: nodes of the pruned model per execution provider.
         versions: of onnx and onnxruntime.
         seed: of the random inputs.
+        likeness: how far the pruned model's graph is the planned one; None where it was not looked at.
+        refitted: names of the tensors that are taken from the pruned model.
+        refit: what those do, None where there are none or nothing ran.
     """
 
     original: str
@@ -140,6 +177,9 @@ class Validation:
     placement: Mapping[str, int]
     versions: Mapping[str, str]
     seed: int
+    likeness: Likeness | None = None
+    refitted: tuple[str, ...] = ()
+    refit: RefitDrift | None = None
 
     @property
     def passed(self) -> bool:
@@ -149,12 +189,12 @@ class Validation:
     @property
     def error(self) -> float | None:
         """The largest relative error of the exact cases, None if nothing ran."""
-        return max((case.max_rel_error for case in self.cases if case.settings == "exact"), default=None)
+        return max((case.max_rel_error for case in self.cases if case.usual), default=None)
 
     @property
     def power(self) -> float:
         """The largest effect of silencing the heads in a finite exact case."""
-        return max((c.power for c in self.cases if c.settings == "exact" and c.finite), default=0.0)
+        return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)
 
     def stamp(self) -> str:
         """One line for the metadata of a model: verdict, where, how exact. The same on every run."""
@@ -184,4 +224,7 @@ class Validation:
             "placement": dict(self.placement),
             "versions": dict(self.versions),
             "seed": self.seed,
+            "structure": None if self.likeness is None else self.likeness.to_dict(),
+            "refitted": list(self.refitted),
+            "refit": None if self.refit is None else self.refit.to_dict(),
         }

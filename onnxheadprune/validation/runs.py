@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.calibration.drift import EffectMeter, Measure
 from onnxheadprune.calibration.main_output import MainOutput, main_output
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, first_that_runs, load_data
+from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, Padding, first_that_runs, load_data
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
-from onnxheadprune.validation.result import Accuracy, CaseResult, Drift
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift
+from onnxheadprune.validation.second_mask import SecondMask
+from onnxheadprune.validation.wide import Wide
 
 
 @dataclass(frozen=True)
@@ -26,10 +30,15 @@ class Findings:
     accuracy: Accuracy | None
     placement: dict[str, int]
     metric: MetricResult | None = None
+    refit: RefitDrift | None = None
 
 
 def run_all(
-    models: Models, data: DataSource | None, seed: int, metric: MetricMeter | None = None
+    models: Models,
+    data: DataSource | None,
+    seed: int,
+    metric: MetricMeter | None = None,
+    effect: Measure | None = None,
 ) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
 
@@ -38,10 +47,12 @@ def run_all(
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models, metric)
+        bench = _Bench(models, metric, effect, "random" if data is None else "data")
     except _PrunedFailedError as error:
         return Findings((), (str(error),), (), None, None, {})
     bench.random_cases(seed)
+    if models.wide is not None:
+        bench.wide_cases(models.wide, seed)
     if data is not None:
         bench.data_cases(data)
     placement = bench.pruned.placement()
@@ -54,8 +65,10 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(self, models: Models, metric: MetricMeter | None) -> None:
-        self.models, self.metric = models, metric
+    def __init__(
+        self, models: Models, metric: MetricMeter | None, effect: Measure | None, measured: str
+    ) -> None:
+        self.models, self.metric, self.measured = models, metric, measured
         provider = models.provider
         self.original = Session(models.original, provider, name="the original model")
         self.masked = Session(models.masked, provider, name="the masked reference")
@@ -74,12 +87,23 @@ class _Bench:
             if models.refitted is None
             else Session(models.refitted, provider, name="the refitted original")
         )
+        unrefitted = models.unrefitted
+        self.unrefitted = (
+            None
+            if unrefitted is None
+            else Session(unrefitted, provider, name="the masked original without its refit")
+        )
+        self.second = SecondMask(models.masked, models.planning, provider, models.tolerance, models.refits)
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.kept: list[KeptFeed] = []
+        self.inputs = FeedMaker(models.planning.view).inputs
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
+        self.bare: dict[str, DriftMeter] = {}
+        # A user's measure sees the user's data alone, where there is some.
+        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, effect)
         self.accuracy: AccuracyMeter | None = None
 
     def random_cases(self, seed: int) -> None:
@@ -93,14 +117,28 @@ class _Bench:
                 if len(obstacles) == 1 and not self.cases:
                     break
             else:
-                self._exact("random", *found)
+                case_result, _ = self._compare("random", *found, deploy=case.padding is not Padding.LEFT)
+                self.cases.append(case_result)
         if obstacles and not self.cases:
             self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
 
+    def wide_cases(self, wide: Wide, seed: int) -> None:
+        """What the usual feeds leave out; sizes that the original cannot take are passed over."""
+        self.problems += wide.problems
+        allowed = self.models.tolerance.deployed
+        for item in wide.feeds(FeedMaker(self.models.planning.view, seed)):
+            try:
+                before = self.original.run(item.feed)
+            except InferenceError:
+                continue
+            case, _ = self._compare("wide", item.feed, before, deploy=False)
+            # Large numbers are rounded more coarsely than the scale of the outputs tells.
+            self.cases.append(replace(case, tolerance=allowed) if item.tails else case)
+        self.notes += wide.notes
+
     def data_cases(self, data: DataSource) -> None:
-        inputs = FeedMaker(self.models.planning.view).inputs
         combined: CaseResult | None = None
-        for sample in load_data(data, inputs):
+        for sample in load_data(data, self.inputs):
             try:
                 before = self.original.run(sample.feed)
             except InferenceError as error:
@@ -117,11 +155,18 @@ class _Bench:
         if combined is not None:
             self.cases.append(combined)
 
-    def _exact(self, source: str, feed: Feed, before: Outputs) -> None:
-        self.cases.append(self._compare(source, feed, before)[0])
+    def _compare(
+        self, source: str, feed: Feed, before: Outputs, *, deploy: bool = True
+    ) -> tuple[CaseResult, Outputs | None]:
+        """One feed at exact settings.
 
-    def _compare(self, source: str, feed: Feed, before: Outputs) -> tuple[CaseResult, Outputs | None]:
-        """One feed at exact settings; `before` is what the original gave."""
+        Args:
+            source: what kind of feed it is.
+            feed: the inputs.
+            before: what the original gave.
+            deploy: run it as a deployment does later. Where padding leaves a token nothing to attend to, fused
+                operators give other numbers than the graph spells, and no one reads them.
+        """
         io, allowed = self.models.planning.io, self.models.tolerance.exact
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
@@ -129,8 +174,10 @@ class _Bench:
         power = self._power(feed, reference, before, names)
         finite = all_finite(reference) and all_finite(before)
         shapes = {name: value.shape for name, value in feed.items()}
-        if finite:
+        if finite and deploy:
             self._keep(KeptFeed(power, source, feed))
+        if finite and source != "wide":
+            self.second.look(feed, reference, names, self.inputs)
         try:
             after = self.pruned.run(narrowed(feed, io))
         except InferenceError as error:
@@ -138,14 +185,28 @@ class _Bench:
             failed = float("inf")
             return CaseResult(source, "exact", 1, shapes, allowed, failed, failed, "", power, finite), None
         name, off = worst(after, expected, names)
-        if self.main is not None and self.main.name in after:
-            meter = self.drifts.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
-            if after[self.main.name].shape == before[self.main.name].shape:
-                meter.add(before[self.main.name], after[self.main.name])
+        if source != "wide":
+            self._drift(source, feed, before, after)
         case = CaseResult(
             source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
         )
         return case, after
+
+    def _drift(self, source: str, feed: Feed, before: Outputs, after: Outputs) -> None:
+        """Counts how far the pruned model lies from the original, and how far it would without its refit."""
+        if self.main is None or self.main.name not in after:
+            return
+        pairs = [(self.drifts, after)]
+        if self.unrefitted is not None:
+            bare = narrowed(self.unrefitted.run(feed), self.models.planning.io)
+            pairs.append((self.bare, bare))
+        for meters, outputs in pairs:
+            meter = meters.setdefault(source, DriftMeter(source, self.main.name, self.main.is_logits))
+            if outputs[self.main.name].shape == before[self.main.name].shape:
+                meter.add(before[self.main.name], outputs[self.main.name])
+        same = after[self.main.name].shape == before[self.main.name].shape
+        if same and self.moved is not None and source == self.measured:
+            self.moved.add(before, after, feed)
 
     def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
         """How far a mistake would move the outputs: the least of what silencing heads and fused sites does."""
@@ -180,18 +241,23 @@ class _Bench:
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"
         drift = self.drifts[source].result() if source in self.drifts else None
+        if drift is not None and self.moved is not None and source == self.measured:
+            value = self.moved.mean()
+            drift = replace(drift, measure=self.moved.name, value=None if math.isnan(value) else value)
         accuracy = None if self.accuracy is None else self.accuracy.result()
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
-        problems = (*self.problems, *_too_far(self.cases))
+        bare = self.bare[source].result() if source in self.bare else None
+        problems = (*self.problems, *self.second.problems, *_too_far(self.cases))
         return Findings(
             tuple(self.cases),
             tuple(dict.fromkeys(problems)),
-            tuple(self.notes),
+            tuple(dict.fromkeys((*self.notes, *self.second.notes))),
             drift,
             accuracy,
             placement,
             None if self.metric is None else self.metric.result(),
+            None if bare is None or drift is None else RefitDrift(source, drift, bare),
         )
 
 

@@ -6,7 +6,7 @@ Running a model on a few inputs never reads most rows of an embedding table. Thi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
@@ -19,40 +19,69 @@ from onnxheadprune.storage.spans import is_outside
 from onnxheadprune.tensors import cut
 
 
-def altered_weights(original: LoadedModel, pruned: LoadedModel, plan: PrunePlan) -> tuple[int, list[str]]:
-    """Compares stored tensors by name.
+class Weights:
+    """The stored tensors that a pruned model should hold."""
 
-    Tensors that another tool renamed or merged have no counterpart and are left to the comparison of
-    outputs; literals that the plan writes are, too.
+    def __init__(self, original: LoadedModel, pruned: LoadedModel, plan: PrunePlan) -> None:
+        """Reads names only.
 
-    Args:
-        original: the model before the cut.
-        pruned: the model after it.
-        plan: what the cut should have been, made for `original`.
+        Args:
+            original: the model before the cut.
+            pruned: the model after it.
+            plan: what the cut should have been, made for `original`.
+        """
+        self.original, self.pruned = original, pruned
+        self._ours: dict[str, list[TensorProto]] = defaultdict(list)
+        for name, tensor in _tensors(original.proto.graph):
+            self._ours[name].append(tensor)
+        edits = [item.edit for item in plan.edits]
+        self._slices = {edit.target: edit for edit in edits if isinstance(edit, SliceTensor)}
+        self._written = {edit.name for edit in edits if isinstance(edit, AddConstant)}
 
-    Returns:
-        How many were compared, and the names of those that differ.
-    """
-    ours: dict[str, list[TensorProto]] = defaultdict(list)
-    for name, tensor in _tensors(original.proto.graph):
-        ours[name].append(tensor)
-    edits = [item.edit for item in plan.edits]
-    slices = {edit.target: edit for edit in edits if isinstance(edit, SliceTensor)}
-    written = {edit.name for edit in edits if isinstance(edit, AddConstant)}
-    compared, altered = 0, []
-    for name, tensor in _tensors(pruned.proto.graph):
-        if name in written:
-            continue
-        edit = slices.get(name)
-        expected = (
-            ours.get(name, []) if edit is None else [_cut(item, edit, original) for item in ours[edit.name]]
-        )
-        expected = [item for item in expected if _kind(item) == _kind(tensor)]
-        if expected:
-            compared += 1
-            if not any(_same(item, original, tensor, pruned) for item in expected):
-                altered.append(name)
-    return compared, altered
+    def same(self, name: str, planned: TensorProto, actual: TensorProto) -> bool:
+        """Whether a tensor of the pruned model is the planned one, whatever it is called.
+
+        Args:
+            name: of the planned tensor.
+            planned: the tensor in the original with the plan carried out.
+            actual: the tensor in the pruned model.
+        """
+        if _kind(planned) != _kind(actual):
+            return False
+        wanted = [planned] if name not in self._slices else self._expected(name)
+        return any(_same(item, self.original, actual, self.pruned) for item in wanted)
+
+    def altered(self, known: Collection[str] = ()) -> tuple[int, list[str]]:
+        """Compares the rest by name.
+
+        Tensors that another tool renamed or merged have no counterpart and are left to the comparison of
+        outputs; literals that the plan writes are, too.
+
+        Args:
+            known: names of tensors of the pruned model that were found to be the planned ones.
+
+        Returns:
+            How many are the planned ones or were compared, and the names of those that differ: in their numbers,
+            their shape or their type.
+        """
+        compared, altered = 0, []
+        for name, tensor in _tensors(self.pruned.proto.graph):
+            if name in known:
+                compared += 1
+                continue
+            expected = [] if name in self._written else self._expected(name)
+            if expected:
+                compared += 1
+                alike = [item for item in expected if _kind(item) == _kind(tensor)]
+                if not any(_same(item, self.original, tensor, self.pruned) for item in alike):
+                    altered.append(name)
+        return compared, altered
+
+    def _expected(self, name: str) -> list[TensorProto]:
+        edit = self._slices.get(name)
+        if edit is None:
+            return self._ours.get(name, [])
+        return [_cut(item, edit, self.original) for item in self._ours[edit.name]]
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:

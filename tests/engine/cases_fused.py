@@ -77,6 +77,8 @@ def multi_head(draw: Draw, op_type: str) -> Case:
             bare = frozenset({1, 2})
     else:
         inputs = [floats(draw, (n.B, 1, n.H * n.D)), *(floats(draw, (n.B, n.H, n.S, n.D)) for _ in range(2))]
+        if draw(st.booleans()):
+            inputs += [*[None] * 7, floats(draw, (3 * n.H * n.D,))]
     types = (FLOAT,) * (1 + len(bare))
     attributes = {"num_heads": n.H}
     return Case(op_type, tuple(inputs), attributes, types=types, bare=bare, blocks={2: n.D}, domain=MICROSOFT)
@@ -140,6 +142,25 @@ def group_query(draw: Draw, op_type: str) -> Case:
     return Case(
         op_type, inputs, attributes, fixed, (FLOAT,) * 3, bare=bare, blocks={2: n.D}, domain=MICROSOFT
     )
+
+
+@strategy("LinearAttention", domain=MICROSOFT)
+def recurrent(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, draw(st.integers(1, 2)))
+    v_size = draw(st.sampled_from((n.D, 2 * n.D)))
+    rule = draw(st.sampled_from(("linear", "gated", "delta", "gated_delta")))
+    attributes = {"q_num_heads": n.H, "kv_num_heads": n.K, "update_rule": rule, "scale": 0.5}
+    inputs: tuple[Array | None, ...] = (
+        floats(draw, (n.B, n.S, n.H * n.D)),
+        floats(draw, (n.B, n.S, n.K * n.D)),
+        floats(draw, (n.B, n.S, n.K * v_size)),
+        floats(draw, (n.B, n.K, n.D, v_size)) if draw(st.booleans()) else None,
+    )
+    decay = floats(draw, (n.B, n.S, n.K * draw(st.sampled_from((1, n.D)))), -1, 0)
+    rate = floats(draw, (n.B, n.S, draw(st.sampled_from((1, n.K)))), 0, 1)
+    inputs += (decay if rule.startswith("gated") else None, rate if rule.endswith("delta") else None)
+    bare, types = frozenset({1}), (FLOAT, FLOAT)
+    return Case(op_type, inputs, attributes, types=types, bare=bare, blocks={2: v_size}, domain=MICROSOFT)
 
 
 @strategy("RotaryEmbedding")

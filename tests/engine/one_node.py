@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from onnxheadprune.graph.dims import Shape
 from onnxheadprune.graph.view import GraphView, Node
-from onnxheadprune.liveness.cleanup import dead_after
+from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
@@ -139,7 +139,7 @@ def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
 def pruned(view: GraphView, swept: Sweep) -> ModelProto:
     """The viewed model with everything that a sweep calls for carried out."""
     edits = dict(realize(view, swept).edits)
-    edits |= dead_after(view, edits)
+    edits = settled(view, edits)
     planned = tuple(PlannedEdit(edit, ()) for edit in edits)
     plan = PrunePlan("one_node", fingerprint(view.model), (), planned, (), 0)
     return apply_plan(PrunePlan.from_dict(plan.to_dict()), view.model)

@@ -19,6 +19,9 @@ STRATEGIES: dict[Key, Strategy] = {}
 EXEMPT: dict[Key, str] = {
     ("com.microsoft", "FusedMatMulActivation"): "only DirectML has a kernel",
     ("com.microsoft", "PackedAttention"): "only CUDA has a kernel",
+    ("com.microsoft", "PackedMultiHeadAttention"): "only CUDA has a kernel",
+    ("", "LinearAttention"): "no runtime has a kernel, see test_new_attention.py",
+    ("ai.onnx.preview", "FlexAttention"): "no runtime has a kernel, see test_new_attention.py",
     ("com.microsoft", "SparseAttention"): "past and present must share a buffer, which needs I/O binding",
     ("", "DynamicQuantizeLinear"): "exact only ahead of a projection, see test_rule_pairs.py",
     ("", "SplitToSequence"): "makes sequences, see test_rule_pairs.py",

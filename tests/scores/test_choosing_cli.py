@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune import choosing, find_sites, sweeping
+from onnxheadprune import find_sites, sweeping
 from onnxheadprune.compensation import record_of
 from onnxheadprune.heads import is_legal
 from tests import toys_scores
@@ -163,7 +163,9 @@ def test_the_largest_cut_within_a_drift(model: str, command: Command, folder: Pa
     assert choice["drift"] <= everything["drift"] * 0.8 and 0 < removed < heads - 2
     assert choice["drift_held_out"] is True and choice["compensation"]["samples"] < 192
     assert len(choice["trials"]) > 1 and not choice["trials"][0]["meets"]
-    assert {trial["removed"]: trial["measured"] for trial in choice["trials"]}[removed] == choice["drift"]
+    # Both the held-out part and all of the data stay within the limit.
+    measured = {trial["removed"]: trial["measured"] for trial in choice["trials"]}[removed]
+    assert choice["drift"] <= measured <= everything["drift"] * 0.8
     refused = largest(1e-9)
     assert refused.exit_code == 3 and "no cut stays within a drift of 1e-09" in refused.document["error"]
 
@@ -173,42 +175,10 @@ def test_a_drift_needs_data(command: Command, toy: Path) -> None:
     assert outcome.exit_code == 2 and "a drift is measured on data" in said(outcome)
 
 
-@pytest.fixture
-def as_fast_as_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that counts heads: a model without a quarter of its heads is 4/3 as fast."""
-
-    def heads(model: Any) -> int:
-        return sum(site.num_heads for site in find_sites(model.proto))
-
-    monkeypatch.setattr(choosing, "benchmark", lambda full, cut, **_settings: heads(full) / heads(cut))
-    monkeypatch.setattr(choosing, "speedup", lambda result: result)
-    monkeypatch.setattr(sweeping, "benchmark", lambda full, cut, **_settings: heads(full) / heads(cut))
-    monkeypatch.setattr(sweeping, "speedup", lambda result: result)
-
-
-@pytest.mark.usefixtures("as_fast_as_small")
-@pytest.mark.parametrize(("model", "target", "removed"), [("toy", 1.5, 3), ("toy", 4, 6), ("gqa", 1.05, 2)])
-def test_the_smallest_cut_that_is_fast_enough(
-    model: str, target: float, removed: int, command: Command, folder: Path, data: Path
-) -> None:
-    options = ("--target-speedup", target, "--data", data, "--dry-run", "--json", *CPU)
-    choice = command("prune", folder / f"{model}.onnx", *options).document["choice"]
-    found = sum(map(len, choice["selection"]["heads"].values()))
-    assert found == removed or (model == "gqa" and found in (2, 3))
-    assert choice["compensation"] is not None and choice["trials"][0]["meets"]
-    assert all(trial["meets"] == (trial["measured"] >= target) for trial in choice["trials"])
-
-
-@pytest.mark.usefixtures("as_fast_as_small")
-def test_a_speed_that_no_cut_reaches_is_refused(command: Command, toy: Path) -> None:
-    outcome = command("prune", toy, "--target-speedup", 5, "--dry-run", *CPU)
-    assert outcome.exit_code == 3 and "is 4.00 times as fast, not 5 times" in said(outcome)
-
-
 # Sweeps
 
 
-@pytest.mark.usefixtures("as_fast_as_small")
+@pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "curve.svg"
     outcome = command("prune", toy, "--sweep", "0:0.75:0.25", "--data", data, "-o", out, "--json", *CPU)
@@ -217,12 +187,13 @@ def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_pa
     assert [point["removed"] for point in curve["points"]] == [0, 2, 4, 6]
     drifts = [point["drift"] for point in curve["points"]]
     assert drifts[0] == 0 and drifts == sorted(drifts) and curve["drift_unit"] == "kl"
-    assert [point["speedup"] for point in curve["points"]] == [1, 8 / 6, 2, 4]
+    assert curve["points"][0]["speedup"] == 1 and all(point["speedup"] > 0 for point in curve["points"])
+    assert {len(point["speed"]["at"]) for point in curve["points"][1:]} == {2}
     assert all(0 <= point["accuracy"] <= 1 for point in curve["points"])
     assert [sum(map(len, point["heads"].values())) for point in curve["points"]] == [0, 2, 4, 6]
 
 
-@pytest.mark.usefixtures("as_fast_as_small")
+@pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_for_people_in_the_users_own_measure(
     command: Command, toy: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +238,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.9"], 3, "only 6 can go"),
         (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
         (["--ratio", "0.5", "--protect", "7:1"], 2, "no site '7'"),
-        (["--ratio", "0.5", "--scores", "missing.json"], 2, "cannot be read"),
+        (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
         (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),

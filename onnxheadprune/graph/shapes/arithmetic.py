@@ -154,6 +154,19 @@ def attention(node: Node) -> Shapes:
     return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
 
 
+def linear_attention(node: Node) -> Shapes:
+    """Contexts, and the state of each KV head."""
+    query, value = node.shape(0), node.shape(2)
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    if query is None or value is None or not heads or not kv:
+        return [None]
+    size, v_size = dims.divide(query[2], heads), dims.divide(value[2], kv)
+    if size is None or v_size is None:
+        return [None]
+    state = (*(node.shape(3) or (query[0], kv, size, v_size)),)
+    return [(query[0], query[1], dims.multiply(v_size, max(heads, kv))), state][: len(node.outputs)]
+
+
 def reduce(node: Node) -> Shapes:
     shape = node.shape(0)
     if shape is None:

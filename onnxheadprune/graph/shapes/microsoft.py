@@ -114,8 +114,28 @@ def _group_query(node: Node) -> Shapes:
 
 
 def _embedding(node: Node) -> Shapes:
+    """The normalised embedding, the length of each sequence, and the sum before the normalisation."""
     ids, table = node.shape(0), node.shape(2)
-    return [None if ids is None or table is None else (*ids, table[1])]
+    if ids is None or table is None:
+        return [None] * len(node.outputs)
+    embedded = (*ids, table[1])
+    # Other kinds of masks list more than the lengths.
+    lengths = ids[:1] if node.attribute("mask_index_type", 1) == 1 else None
+    return [embedded, lengths, embedded][: len(node.outputs)]
+
+
+def _quantized_embedding(node: Node) -> Shapes:
+    return _embedding(node)[:2]
+
+
+def _packed_multi_head(node: Node) -> Shapes:
+    """Tokens of all sequences in one axis; packed Q, K and V are `[T, H, 3, D]`."""
+    query, value = node.shape(0), node.shape(2)
+    if query is None:
+        return [None]
+    if len(query) == 4:
+        return [(query[0], dims.multiply(query[1], query[3]))]
+    return [None if value is None else (query[0], value[1])]
 
 
 MICROSOFT_SHAPES: dict[str, Callable[[Node], Shapes]] = {
@@ -159,5 +179,8 @@ MICROSOFT_SHAPES: dict[str, Callable[[Node], Shapes]] = {
     "FusedConv": arithmetic.conv,
     "MatMulNBits": _n_bits,
     "QLinearConcat": _concat,
+    "PackedMultiHeadAttention": _packed_multi_head,
+    "LinearAttention": arithmetic.linear_attention,
     "EmbedLayerNormalization": _embedding,
+    "QEmbedLayerNormalization": _quantized_embedding,
 }

@@ -50,6 +50,8 @@ SHAPE_FUNCTIONS: dict[str, Callable[[Node], Shapes]] = {
     "Shape": views.shape_of,
     "QLinearMatMul": arithmetic.quantized_matmul,
     "Attention": arithmetic.attention,
+    "FlexAttention": arithmetic.attention,
+    "LinearAttention": arithmetic.linear_attention,
     "SplitToSequence": pieces.split_to_sequence,
     "SequenceAt": pieces.sequence_at,
     "Tile": views.tile,

@@ -125,7 +125,7 @@ def range_of(node: Node) -> Shapes:
     """A range with step 1 is as long as its limits are apart; one between numbers has a number of elements."""
     bounds = [None if value is None else value.literal() for value in node.inputs]
     numbers = [float(bound.reshape(-1)[0]) for bound in bounds if bound is not None and bound.size == 1]
-    if len(numbers) == 3 and numbers[2]:
+    if len(numbers) == 3 and numbers[2] and all(map(math.isfinite, numbers)):
         return [(max(0, math.ceil((numbers[1] - numbers[0]) / numbers[2])),)]
     start, limit, step = (_scalar(value) for value in node.inputs)
     if start is None or limit is None or step != 1:

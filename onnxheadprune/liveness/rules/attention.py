@@ -10,16 +10,16 @@ from onnxheadprune.edits import Edit, SetAttribute
 from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.fused import FusedLayout, layout_of
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
+from onnxheadprune.refusal import Reason, Refusal
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
-    " GroupQueryAttention SparseAttention"
+    " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
 ).split()
 
 
-@rule("Attention")
+@rule("Attention", "LinearAttention")
 def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Live heads of the context are live queries; a KV head lives as long as one of its queries."""
     layout = layout_of(node)
@@ -34,14 +34,18 @@ def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return inexpressible(node)
     arrays = {"q": heads, "kv": unite(grouped, 1)}
     kept: list[Live] = [lives[0], *(FULL for _ in node.outputs[1:])]
-    for index, axis in layout.caches.items():
-        kept[index] = Live.over((axis,), arrays["kv"])
-        if not kept[index].covers(lives[index]):
-            return inexpressible(node)
+    carried = {i: ("kv", axis) for i, axis in layout.caches.items()}
+    carried |= {i: ("q", axis) for i, axis in layout.maps.items()}
     for index, output in enumerate(node.outputs[1:], start=1):
-        used = output is not None and (output.consumers or output.is_graph_output)
-        if index not in layout.caches and used:
-            return inexpressible(node)
+        if output is None or not (output.consumers or output.is_graph_output):
+            continue
+        if index not in carried:
+            sentence = f"the heads of its output {output.name} are not known"
+            return refuse(node, Reason.INEXPRESSIBLE, f"{node.op_type} cannot lose heads: {sentence}")
+        kind, axis = carried[index]
+        kept[index] = Live.over((axis,), arrays[kind])
+        if not kept[index].covers(lives[index]):
+            return _needed_whole(node, index)
     inputs = {
         index: Live.over((axis,), np.concatenate([np.repeat(arrays[kind], unit) for kind, unit in parts]))
         for index, (axis, parts) in layout.inputs.items()
@@ -63,9 +67,29 @@ def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs, rewrite, kept=tuple(kept))
 
 
+def _needed_whole(node: Node, index: int) -> Refusal:
+    """The refusal of a node whose cache or attention maps somebody needs for all heads."""
+    output = node.outputs[index]
+    assert output is not None
+    who = "leaves the model whole" if output.is_graph_output else "is needed for all heads elsewhere"
+    sentence = f"{node.op_type} cannot lose heads while its output {output.name}, one per head, {who}"
+    return refuse(node, Reason.INEXPRESSIBLE, sentence)
+
+
 @rule(*MICROSOFT, domain="com.microsoft")
 def microsoft_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's fused operators."""
+    return attention(node, lives)
+
+
+@rule("FlexAttention", domain="ai.onnx.preview")
+def flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Attention of 4-D inputs; subgraphs of its own may mix what they see of all heads."""
+    if node.bodies:
+        sentence = (
+            f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
+        )
+        return refuse(node, Reason.COUPLED, sentence)
     return attention(node, lives)
 
 

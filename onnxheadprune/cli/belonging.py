@@ -1,0 +1,175 @@
+"""Which options belong together: an option that would do nothing is refused before any work.
+
+Each command has a table of laws, and one place reads it. click knows which options were typed and which are defaults;
+libraries of constraints for it (cloup) take a default for given, so they cannot say that `--floor 1` beside `--heads`
+is ignored.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+WISH = "ratio keep target_speedup max_drift"
+DATA = "data text images random_data"
+SIZES = "batch seq past dims repeats time_budget threads"
+
+
+@dataclass(frozen=True)
+class Law:
+    """When some options have an effect.
+
+    All fields are lists of words with spaces between them. A word is a parameter's name, or `name=value` for a
+    parameter with that value.
+
+    Attributes:
+        options: what the law is about.
+        needs: one of these must be given too.
+        against: with any of these the options would do nothing,
+        unless: except where one of these is given as well.
+    """
+
+    options: str
+    needs: str = ""
+    against: str = ""
+    unless: str = ""
+
+    def broken(self, given: Mapping[str, Any], spelled: Mapping[str, str]) -> str | None:
+        """A sentence about the first option that would do nothing, None if there is none.
+
+        Args:
+            given: values of the parameters that were typed.
+            spelled: how parameters are written on the command line.
+        """
+        option = next((word for word in self.options.split() if _holds(word, given)), None)
+        if option is None:
+            return None
+        name, needs, unless = _spell(option, spelled), self.needs.split(), self.unless.split()
+        if needs and not any(_holds(word, given) for word in needs):
+            return f"{name} would do nothing: it can only go with {_listed(needs, spelled)}"
+        obstacle = next((word for word in self.against.split() if _holds(word, given)), None)
+        if obstacle is None or any(_holds(word, given) for word in unless):
+            return None
+        but = f", unless {_listed(unless, spelled)} is given too" if unless else ""
+        return f"{name} would do nothing beside {_spell(obstacle, spelled)}{but}; leave one of them out"
+
+
+PRUNE = (
+    # The curve replaces the pruned model, a folder of models the single one, and a look ahead writes no model.
+    Law(
+        "dry_run no_validate accept_inconclusive in_place backup batch keep_cache_shape allow_io_change"
+        " external_data fuse rounds heatmap report",
+        against="sweep",
+    ),
+    Law("heatmap report dry_run", against="batch"),
+    Law("no_validate accept_inconclusive external_data", against="dry_run"),
+    Law("accept_inconclusive", against="no_validate"),
+    Law("jobs", needs="batch sweep"),
+    Law("dask", needs="sweep"),
+    # How heads are chosen and what is left is refitted.
+    Law("scores protect floor multiple_of uniform", needs=f"{WISH} sweep"),
+    Law("rounds", needs="ratio"),
+    Law("uniform", against="keep"),
+    Law("compensate=True", needs=f"heads {WISH} sweep"),
+    Law("compensate=False", needs=f"{WISH} sweep"),
+    Law("compensate=False effect", needs=DATA),
+    Law("effect", needs=f"{WISH} sweep compensate=True"),
+    Law("heatmap", needs=WISH),
+    # What models are run on, and where.
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+    Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
+    Law(DATA, against="no_validate", unless=f"{WISH} compensate=True fuse=auto"),
+    Law("seed", against="sweep dry_run", unless="random_data"),
+    Law("seed", against="no_validate", unless="random_data fuse=auto"),
+    # What a cut does to inputs and outputs.
+    Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
+)
+SCORE = (
+    Law("effect jobs dask", needs="method=ablation"),
+    Law(DATA, against="method=weight"),
+    Law("seed", needs="random_data"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
+BENCH = (
+    Law("min_speedup", needs="pruned"),
+    Law("time_budget", against="repeats"),
+)
+VALIDATE = (
+    Law(SIZES, needs="min_speedup"),
+    Law("time_budget", against="repeats"),
+    Law("metric", needs="data"),
+)
+
+
+class LawfulCommand(click.Command):
+    """A command that refuses options that would do nothing, and options that are given twice."""
+
+    def __init__(self, *args: Any, laws: Sequence[Law] = (), **settings: Any) -> None:
+        """Takes what `click.Command` takes, and the laws of the options."""
+        super().__init__(*args, **settings)
+        self.laws = tuple(laws)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line, then asks the laws.
+
+        Raises:
+            click.UsageError: if a law is broken.
+        """
+        typed = list(args)
+        rest = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(typed)
+        for parameter, times in Counter(order).items():
+            if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
+                raise click.UsageError(f"{parameter.opts[-1]} is given {times} times; which one holds?", ctx)
+        given = _given(ctx)
+        spelled = {parameter.name or "": _word(parameter) for parameter in self.params}
+        for law in self.laws:
+            sentence = law.broken(given, spelled)
+            if sentence is not None:
+                raise click.UsageError(sentence, ctx)
+        return rest
+
+
+def _given(context: click.Context) -> dict[str, Any]:
+    """Values of the parameters that somebody typed; defaults are nobody's wish."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value != ()
+    }
+
+
+def _may_repeat(option: click.Option) -> bool:
+    """Whether saying it again says the same: switches that can only be switched on, and lists."""
+    return option.multiple or (option.is_flag and not option.secondary_opts)
+
+
+def _word(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return (parameter.name or "").upper()
+
+
+def _holds(word: str, given: Mapping[str, Any]) -> bool:
+    name, _, value = word.partition("=")
+    return name in given and (not value or str(given[name]) == value)
+
+
+def _spell(word: str, spelled: Mapping[str, str]) -> str:
+    """The word as it is typed: "--fuse auto", "--no-compensate"."""
+    name, _, value = word.partition("=")
+    if value == "False":
+        return spelled[name].replace("--", "--no-", 1)
+    return spelled[name] if value in ("", "True") else f"{spelled[name]} {value}"
+
+
+def _listed(words: Collection[str], spelled: Mapping[str, str]) -> str:
+    *most, last = (_spell(word, spelled) for word in words)
+    return f"{', '.join(most)} or {last}" if most else last

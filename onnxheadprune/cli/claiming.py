@@ -1,0 +1,111 @@
+"""Asked before every command: is each file that it would make free to be made, and none that it reads?
+
+What a command reads and makes is told by its parameters: options of the type `OUTPUT` name files that it makes,
+whatever else is text may name one that it reads, and its arguments are models, with the weights beside them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxheadprune.cli.options import Output
+
+if TYPE_CHECKING:
+    from onnxheadprune.storage.claims import Making, Reading
+
+
+def guarded(command: click.Command) -> click.Command:
+    """The command, which begins with that question."""
+    work = command.callback
+    assert work is not None
+
+    @functools.wraps(work)
+    def callback(**values: Any) -> Any:
+        _check(click.get_current_context())
+        return work(**values)
+
+    command.callback = callback
+    return command
+
+
+def _check(context: click.Context) -> None:
+    """Asks.
+
+    Raises:
+        UsageError: if the answer is no.
+    """
+    if not any(isinstance(option.type, Output) for option in context.command.params):
+        return
+    from onnxheadprune.storage.claims import check_makings
+
+    check_makings(list(_makings(context)), lambda: _readings(context))
+
+
+def _makings(context: click.Context) -> Iterator[Making]:
+    from onnxheadprune.storage.claims import Making
+
+    given = context.params
+    model = given.get("model")
+    if given.get("in_place") and model is not None:
+        yield Making("the output", model, replaces="MODEL")
+    for option in context.command.params:
+        path = given.get(option.name or "")
+        if not isinstance(option.type, Output) or path is None:
+            continue
+        what = max(option.opts, key=len)
+        spelled = context.meta.get(f"onnxheadprune.spelled.{option.name}", "")
+        if option.name == "backup":
+            yield Making("the backup", path, spelled, "new", copy_of=model, replaces="MODEL")
+        elif option.name == "output":
+            yield Making("the output", path, spelled, "folder" if given.get("batch") is not None else "file")
+            yield from _beside(path, given)
+        else:
+            yield Making(what, path, spelled)
+
+
+def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
+    """Files that come with an output without being named; they replace nothing but their like."""
+    from onnxheadprune.storage.claims import Making
+
+    if not output.name:
+        return
+    if given.get("sweep") is not None:
+        from onnxheadprune.report.curve import JSON_MARK, PICTURE_MARK, curve_files
+
+        document, picture = curve_files(output)
+        if output == document:
+            yield Making("the picture beside the output,", picture, mark=PICTURE_MARK.encode())
+        else:
+            yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
+    if given.get("method") == "ablation":
+        from onnxheadprune.cli.choosing import score_path
+        from onnxheadprune.scoring.partial import MARK
+
+        yield Making("the record of finished sites,", score_path(output), mark=MARK)
+
+
+def _readings(context: click.Context) -> Iterator[Reading]:
+    from onnxheadprune.storage.claims import Reading, named_files
+    from onnxheadprune.storage.leftovers import locations
+
+    for option in context.command.params:
+        if isinstance(option.type, Output):
+            continue
+        is_model = isinstance(option, click.Argument)
+        what = option.human_readable_name if is_model else max(option.opts, key=len)
+        for value in _values(context.params.get(option.name or "")):
+            yield from named_files(what, value)
+            if is_model and isinstance(value, Path):
+                with contextlib.suppress(OSError):
+                    for location in locations(value):
+                        yield Reading(f"the weights of {what},", value.parent / location)
+
+
+def _values(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (tuple, list)) else (value,)

@@ -1,0 +1,92 @@
+"""Text and JSON that others wrote, read within bounds: a sentence for what is not what it should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.errors import UsageError
+
+MAX_TEXT = 2**23
+"""Bytes of a JSON or CSV file; the scores of a thousand sites take a tenth of it."""
+
+
+class NotJsonError(ValueError):
+    """The text is not JSON, or JSON that no honest program writes."""
+
+
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        NotJsonError: if it is none, is nested thousands deep or holds a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise NotJsonError(f"not JSON: {error.msg} in line {error.lineno}") from error
+    except RecursionError as error:
+        raise NotJsonError("no JSON that this tool reads: it is nested too deeply") from error
+    except ValueError as error:
+        raise NotJsonError("no JSON that this tool reads: a number has too many digits") from error
+
+
+def kind_of(path: str | os.PathLike[str]) -> int | None:
+    """The mode of what is there, None for nothing, or for a path that cannot name anything (too long, a NUL)."""
+    try:
+        return Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return None
+
+
+def regular_file(path: str | os.PathLike[str], what: str) -> Path:
+    """The path, if a regular file is there. Others (a FIFO, a device) may deliver nothing, or never end.
+
+    Args:
+        path: where it is.
+        what: how to call it in errors ("the text").
+
+    Raises:
+        UsageError: if not.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError) as error:
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        reason = (
+            "does not exist" if missing else f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        )
+        raise UsageError(f"{what} {path} {reason}") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise UsageError(f"{what} {path} is {kind}; it must be a regular file, so write it to one first")
+    return Path(path)
+
+
+def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) -> str:
+    """A UTF-8 file.
+
+    Args:
+        path: where it is.
+        what: how to call it in errors.
+        limit: bytes that it may have.
+
+    Raises:
+        UsageError: if it is none, or larger.
+    """
+    file = regular_file(path, what)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(limit + 1)
+        if len(content) > limit:
+            raise UsageError(
+                f"{what} {path} is larger than {limit:,} bytes, the most that is read of such a file"
+            )
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error

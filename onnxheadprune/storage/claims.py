@@ -1,0 +1,332 @@
+"""What a call reads and what it makes, by identity: nothing is replaced that the user did not name as the output.
+
+Two paths are one file if they lead to the same device and inode; a path that does not exist yet is its
+folder's identity and its name. So relative paths, links, hard links and file systems that do not tell cases
+apart are seen through. All of it is asked before any work. The rules are listed in docs/promises.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from onnxheadprune.errors import UsageError
+
+Identity: TypeAlias = tuple[int, int, str]
+"""Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
+Kind: TypeAlias = Literal["file", "new", "folder"]
+NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
+"""What systems and file systems without nameless files answer."""
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""In bytes; what file systems and Linux take."""
+_HEAD = 2**14
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file or a folder of files that the call reads.
+
+    Attributes:
+        what: how the user named it: "the model", "--data".
+        path: where it is.
+    """
+
+    what: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Making:
+    """A file that the call makes.
+
+    Attributes:
+        what: how the user named it: "the output", "--report".
+        path: where it goes.
+        spelled: what the user wrote; a trailing slash is no longer in `path`.
+        kind: "file" may replace a file, "new" must not be there yet, "folder" is made where it is not there.
+        mark: bytes near the start of the files that may be replaced; for files beside the one that was named.
+        replaces: which reading it may replace: the model, in place.
+        copy_of: what a "new" file may be there as already, byte for byte: the backup of an interrupted run.
+    """
+
+    what: str
+    path: Path
+    spelled: str = ""
+    kind: Kind = "file"
+    mark: bytes = b""
+    replaces: str = ""
+    copy_of: Path | None = None
+
+    def __str__(self) -> str:
+        text = str(self.path)
+        return f"{self.what} {text if len(text) <= 300 else f'{text[:80]}...'}"
+
+
+def check_makings(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
+    """Whether all files of a call can be made, and none is another one or an input.
+
+    Args:
+        makings: every file that the call makes.
+        readings: gives every file that it reads; asked only where something is there that could be one.
+
+    Raises:
+        UsageError: for the first one that is not; nothing has been touched then.
+    """
+    for made in makings:
+        try:
+            _check_alone(made)
+        except OSError as error:
+            raise UsageError(f"{made} cannot be written: {error.strerror or error}") from error
+    check_distinct(makings, readings)
+
+
+def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Reading]]) -> None:
+    """Whether no output of a call is another output, or an input.
+
+    Raises:
+        UsageError: for the first one that is.
+    """
+    _check_each_other(makings)
+    there = [made for made in makings if made.kind != "folder" and os.path.lexists(made.path)]
+    if not there:
+        return
+    known: dict[Identity, Reading] = {}
+    exempt: dict[str, set[Identity]] = {}
+    for reading in readings():
+        for path in _files_of(reading.path):
+            if (found := identity(path)) is not None:
+                known.setdefault(found, Reading(reading.what, path))
+                exempt.setdefault(reading.what, set()).add(found)
+    for made in there:
+        own = identity(made.path)
+        if own in known and not (made.replaces and own in exempt.get(made.replaces, ())):
+            read = known[own]
+            raise UsageError(
+                f"{made} would replace {read.what} {read.path}, which this call reads; choose another path"
+            )
+
+
+def named_files(what: str, value: object) -> Iterator[Reading]:
+    """The files that a value of an argument names: a path, or the module of "module:function".
+
+    Args:
+        what: how the user named it.
+        value: of any kind; what is no text and no path names nothing.
+    """
+    if (
+        not isinstance(value, (str, os.PathLike))
+        or not (text := os.fspath(value))
+        or not isinstance(text, str)
+    ):
+        return
+    if _found(Path(text)) is not None:
+        yield Reading(what, Path(text))
+    module, colon, _ = text.rpartition(":")
+    if colon and all(part.isidentifier() for part in module.split(".")):
+        parts = module.split(".")
+        for folder in (Path(), *map(Path, sys.path)):
+            below = folder.joinpath(*parts)
+            for path in (below.with_suffix(".py"), below / "__init__.py"):
+                if path.is_file():
+                    yield Reading(what, path)
+
+
+def identity(path: Path) -> Identity | None:
+    """What a path leads to; what does not exist yet is named from the nearest folder that does."""
+    nearest = path
+    while (found := _found(nearest)) is None:
+        if nearest == nearest.parent:
+            return None
+        nearest = nearest.parent
+    return found.st_dev, found.st_ino, "/".join(path.parts[len(nearest.parts) :])
+
+
+def _found(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
+def obstacle(path: Path) -> str | None:
+    """Why what is there is not replaced: only regular files are, and no links. None where it may be."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be written: {error.strerror or error}"
+    if stat.S_ISLNK(mode):
+        found = _found(path)
+        if found is None:
+            return "is a link that leads nowhere; name the file itself"
+        if stat.S_ISDIR(found.st_mode):
+            return "is a link to a folder; name a file in it"
+        if not stat.S_ISREG(found.st_mode):
+            return "is a link to something that is not a regular file, and nothing else is written to"
+        return f"is a link to {path.resolve()}; name that file"
+    if stat.S_ISDIR(mode):
+        return "is a folder; name a file in it"
+    return None if stat.S_ISREG(mode) else "is not a regular file, and nothing else is written to"
+
+
+def names_a_folder(spelled: str) -> bool:
+    """Whether a path is spelled as a folder, which `Path` forgets."""
+    ends = tuple(f"{separator}{dot}" for separator in (os.sep, os.altsep) if separator for dot in ("", "."))
+    return spelled.endswith(ends)
+
+
+def is_same_entry(left: Path, right: Path) -> bool:
+    """Whether two paths are one name in one folder, so that replacing one replaces the other."""
+    if identity(left.parent) != identity(right.parent) or _folded(left.name) != _folded(right.name):
+        return False
+    return left.name == right.name or not _tells_cases_apart(left.parent)
+
+
+def is_same_content(left: Path, right: Path) -> bool:
+    """Whether two regular files hold the same bytes; links are none.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    one, other = left.lstat(), right.lstat()
+    if not (stat.S_ISREG(one.st_mode) and stat.S_ISREG(other.st_mode)) or one.st_size != other.st_size:
+        return False
+    if os.path.samestat(one, other):
+        return True
+    with left.open("rb") as first, right.open("rb") as second:
+        while block := first.read(2**20):
+            if block != second.read(2**20):
+                return False
+    return True
+
+
+def _check_alone(made: Making) -> None:
+    text = os.fspath(made.path)
+    try:
+        size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in ("", *made.path.parts))
+    except UnicodeError:
+        raise UsageError(f"{made.what} {text!r:.80} is no name of a file here") from None
+    if "\0" in text:
+        raise UsageError(f"{made.what} holds a zero byte, which no name of a file does")
+    if size > LONGEST_PATH:
+        raise UsageError(f"{made} is longer than the {LONGEST_PATH:,} bytes of a path; choose a shorter one")
+    if longest > LONGEST_NAME:
+        raise UsageError(f"{made} has a name of more than {LONGEST_NAME} bytes; choose a shorter one")
+    if made.kind == "folder":
+        _check_folder(made)
+        return
+    if names_a_folder(made.spelled):
+        raise UsageError(f"{made.what} {made.spelled} is a folder; name a file in it")
+    folder = made.path.parent
+    if not _is_dir(folder):
+        raise UsageError(f"the folder {folder} does not exist")
+    if (why := obstacle(made.path)) is not None:
+        raise UsageError(f"{made} {why}")
+    if (why := unwritable(folder)) is not None:
+        raise UsageError(f"{made.path} cannot be written: its folder takes no files ({why})")
+    if made.kind == "new" and made.path.exists():
+        if made.copy_of is not None and is_same_entry(made.copy_of, made.path):
+            raise UsageError(f"{made} is the model itself; name another file")
+        if not (made.copy_of and made.copy_of.exists() and is_same_content(made.copy_of, made.path)):
+            raise UsageError(f"{made} exists already, and is no copy of the model; it is never overwritten")
+    if made.mark and made.path.exists() and made.mark not in _head(made.path):
+        raise UsageError(
+            f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
+            " for the output"
+        )
+
+
+def _check_folder(made: Making) -> None:
+    folder = made.path
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not _is_dir(folder):
+        raise UsageError(f"{made} is not a folder" if folder == made.path else f"{folder} is not a folder")
+    if (why := unwritable(folder)) is not None:
+        raise UsageError(f"the folder {folder} cannot be written: {why}")
+
+
+def _is_dir(path: Path) -> bool:
+    found = _found(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why a folder takes no files, found out by making one without a name; None where it does."""
+    try:
+        if hasattr(os, "O_TMPFILE"):
+            try:
+                os.close(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600))
+            except OSError as error:
+                if error.errno not in NO_TMPFILE:
+                    raise
+            else:
+                return None
+        probe = folder / f".{secrets.token_hex(8)}.tmp"
+        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        probe.unlink()
+    except OSError as error:
+        return str(error.strerror or error)
+    return None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_HEAD)
+
+
+def _check_each_other(makings: Sequence[Making]) -> None:
+    seen: dict[Identity, Making] = {}
+    folded: dict[Identity, Making] = {}
+    for made in makings:
+        own = identity(made.path)
+        if own is None:
+            continue
+        alike = (own[0], own[1], _folded(own[2]))
+        other = seen.get(own)
+        if other is None and alike in folded and not _tells_cases_apart(made.path.parent):
+            other = folded[alike]
+        if other is not None and made.copy_of != other.path:
+            raise UsageError(f"{other} and {made} are the same file; give each its own")
+        seen[own] = folded[alike] = made
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _tells_cases_apart(folder: Path) -> bool:
+    """Whether names that differ in case, or in how accents are composed, are two in a folder or the nearest one."""
+    name = f".{secrets.token_hex(8)}-\u00e9.tmp"
+    while not _is_dir(folder) and folder != folder.parent:
+        folder = folder.parent
+    probe, spread = folder / name, unicodedata.normalize("NFD", name)
+    try:
+        os.close(os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            return not any(
+                os.path.lexists(folder / other) for other in (spread, spread.upper(), name.upper())
+            )
+        finally:
+            probe.unlink()
+    except (OSError, UnicodeError):
+        return False
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    """The file itself, or all files of a folder and those below."""
+    if not _is_dir(path):
+        yield path
+        return
+    for folder, _, names in os.walk(path, followlinks=False):
+        for name in names:
+            yield Path(folder) / name

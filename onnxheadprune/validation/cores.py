@@ -1,0 +1,277 @@
+"""The second mask: heads silenced where they are made, at the output of their product or fused operator.
+
+A site names a projection. Masking that projection's input proves a cut of it, and would prove a wrong site too: one
+whose "projection" is a feed-forward layer that reads the attention together with the residual stream. So the heads
+are silenced at their cores as well. If the projection is the heads' own, nothing of them is left in its input, and both
+masks are one model. A bias behind the core leaves a constant there; that is the heads', but depends on no input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxheadprune.calibration.taps import with_stored
+from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.masking import graph_of
+from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.pruning import Planning
+from onnxheadprune.runtime import Array
+from onnxheadprune.sites.site import AttentionSite, Projection
+from onnxheadprune.sites.trace import Core, Tracer
+from onnxheadprune.storage.reading import in_memory
+from onnxheadprune.tensors import FLOATS
+
+COUNTED = (TensorProto.INT32, TensorProto.INT64)
+ZERO_POINT = {"QLinearMatMul": 7}
+"""Which input of a product of integers is the zero of its output."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """What a projection reads from heads that are gone.
+
+    Attributes:
+        site: how to call the site.
+        projection: how to call the projection.
+        value: name of its input.
+        axes: contracted axes of that input.
+        gone: the positions on those axes that belong to the heads.
+    """
+
+    site: str
+    projection: str
+    value: str
+    axes: tuple[int, ...]
+    gone: Array
+
+    def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
+        """What is there, [positions, everything else], and the scale of the whole input."""
+        array = outputs[self.value]
+        front = np.moveaxis(array, self.axes, range(len(self.axes)))
+        rows = front.reshape(self.gone.size, -1)
+        scale = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
+        return rows[self.gone.reshape(-1)], scale
+
+
+@dataclass(frozen=True)
+class Silenced:
+    """The original with heads silenced at their cores.
+
+    Attributes:
+        model: it, with the inputs of the projections as further outputs.
+        taps: those inputs.
+        skipped: sites that cannot be silenced there.
+        any: whether some site can.
+        hidden: whether some projection lies in the body of a control-flow operator, whose values no output shows.
+    """
+
+    model: ModelProto
+    taps: tuple[Tap, ...]
+    skipped: tuple[str, ...]
+    any: bool
+    hidden: bool
+
+
+def silenced_cores(planning: Planning) -> Silenced:
+    """The viewed model with the removed heads silenced at their cores.
+
+    Args:
+        planning: which heads of which sites go.
+    """
+    model = ModelProto()
+    model.CopyFrom(planning.view.model)
+    tracer = Tracer()
+    masks: dict[Node, Array] = {}
+    taps: list[Tap] = []
+    skipped: list[str] = []
+    hidden = False
+    for site in planning.sites:
+        heads = planning.heads.get(site.index, ())
+        if not heads:
+            continue
+        own = _masks(site, heads, tracer)
+        if own is None:
+            skipped.append(f"site {site.index} ({site.name})")
+            continue
+        masks |= own
+        taps += [tap for item in site.projections if (tap := _tap(site, item, heads)) is not None]
+        hidden = hidden or any(_tap(site, item, heads) is None for item in site.projections)
+    for node in sorted(masks, key=lambda item: -item.index):
+        _insert(model, node, masks[node])
+    known = {info.name for info in model.graph.output}
+    for name in dict.fromkeys(tap.value for tap in taps if tap.value not in known):
+        model.graph.output.append(ValueInfoProto(name=name))
+    return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
+
+
+def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> Tap | None:
+    """None where the projection lies in the body of a control-flow operator, whose values no output shows."""
+    index, axes = projection.activation
+    value = projection.node.inputs[index]
+    if value is None or value.scope.parent is not None:
+        return None
+    name = f"site {site.index} ({site.name})"
+    return Tap(name, projection.node.label, value.name, axes, ~projection.live_without(heads))
+
+
+def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
+    """What stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
+    found: dict[Node, Array] = {}
+    for projection in site.projections:
+        index, axes = projection.activation
+        value = projection.node.inputs[index]
+        assert value is not None
+        gone = {1 + position for head in heads for position in projection.channels[head]}
+        for core in tracer.trace(value, axes, projection.sizes).cores:
+            if core.node not in site.cores:
+                continue
+            mask = _mask(core, gone)
+            if mask is None:
+                return None
+            found[core.node] = found.get(core.node, np.True_) & mask
+    return found
+
+
+def _mask(core: Core, gone: set[int]) -> Array | None:
+    """Which positions of a core's output stay, with one axis per axis of it; one period of a symbolic one."""
+    alive = [not labels & gone for labels in core.heads]
+    mixed = any(labels & gone and not labels <= gone for labels in core.heads)
+    shape = core.node.out.shape
+    if mixed or shape is None or not _can_mask(core.node):
+        return None
+    known = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
+    product = math.prod(size for size in known if size)
+    if known.count(0) > 1 or not product or (0 in known and len(alive) % product):
+        return None
+    sizes = [size or len(alive) // product for size in known]
+    cells = np.array(alive)
+    if len(sizes) == 1 and sizes[0] % len(alive) == 0:
+        # A fused operator's last axis holds heads and their channels in one.
+        cells = (
+            np.repeat(cells, sizes[0] // len(alive)) if isinstance(shape[core.head_axes[0]], int) else cells
+        )
+    if cells.size != math.prod(sizes):
+        return None
+    order = np.argsort(core.head_axes)
+    spread = dict(zip(core.head_axes, sizes, strict=True))
+    return cells.reshape(sizes).transpose(order).reshape([spread.get(axis, 1) for axis in range(len(shape))])
+
+
+def _can_mask(node: Node) -> bool:
+    return node.out.elem_type in (0, *FLOATS, *COUNTED) or node.op_type in ZERO_POINT
+
+
+def _insert(model: ModelProto, node: Node, mask: Array) -> None:
+    """Puts a mask behind a node, so that whoever reads the node's output reads it masked."""
+    graph, name = graph_of(model, node), node.out.name
+    raw, stem = f"{name}/onnxheadprune_core", f"{name}/onnxheadprune_silent"
+    shape = node.out.shape
+    assert shape is not None
+    counted = node.out.elem_type in (*FLOATS, *COUNTED)
+    dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
+    held = stem
+    model.graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
+    created = []
+    symbolic = [axis for axis, size in enumerate(mask.shape) if size > 1 and not isinstance(shape[axis], int)]
+    for axis in symbolic:
+        created += list(_tiled(model, raw, stem, mask.shape, axis))
+        held = created[-1].output[0]
+    if counted:
+        created.append(helper.make_node("Mul", [raw, held], [name], name=f"{stem}/mask"))
+    else:
+        zero = f"{stem}/zero"
+        if node.op_type in ZERO_POINT:
+            zero = node.proto.input[ZERO_POINT[node.op_type]]
+        else:
+            created.append(helper.make_node("Sub", [raw, raw], [zero], name=zero))
+        created.append(helper.make_node("Where", [held, raw, zero], [name], name=f"{stem}/mask"))
+    graph.node[node.position].output[0] = raw
+    for new in reversed(created):
+        graph.node.insert(node.position + 1, new)
+
+
+def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> Iterator[NodeProto]:
+    """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
+    numbers = {
+        "axis": [axis],
+        "period": [sizes[axis]],
+        "before": [1] * axis,
+        "after": [1] * (len(sizes) - axis - 1),
+    }
+    for name, values in numbers.items():
+        tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
+        model.graph.initializer.append(tensor)
+    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
+        ("Shape", [source], "shape", {}),
+        ("Gather", [f"{mask}/shape", f"{mask}/axis"], "length", {"axis": 0}),
+        ("Div", [f"{mask}/length", f"{mask}/period"], "times", {}),
+        ("Concat", [f"{mask}/before", f"{mask}/times", f"{mask}/after"], "repeats", {"axis": 0}),
+        ("Tile", [mask, f"{mask}/repeats"], "tiled", {}),
+    )
+    for op_type, inputs, output, attributes in steps:
+        name = f"{mask}/{output}"
+        yield helper.make_node(op_type, inputs, [name], name=name, **attributes)
+
+
+def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
+    """The silenced model with zeros in the maps that make queries, keys and values of the heads.
+
+    Some networks add a convolution of the values to the context; it belongs to the heads like the context itself.
+    """
+    stored: dict[str, Array] = {}
+    for value, alive in _partly_dead(planning):
+        assert value.tensor is not None
+        array = stored.get(value.name)
+        if array is None:
+            array = numpy_helper.to_array(in_memory(value.tensor, silenced.sources))
+        mask = alive.aligned(alive.axes, [array.shape[axis] for axis in alive.axes]) != 0
+        sizes = [array.shape[axis] if axis in alive.axes else 1 for axis in range(array.ndim)]
+        stored[value.name] = np.where(mask.reshape(sizes), array, np.zeros((), array.dtype))
+    return replace(silenced, proto=with_stored(silenced.proto, stored))
+
+
+def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
+    """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
+    for site in planning.sites:
+        heads = planning.heads.get(site.index, ())
+        if heads:
+            maps = _weights_before(site)
+            for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
+                if value in maps and value.scope.parent is None:
+                    yield value, live
+
+
+def _weights_before(site: AttentionSite) -> set[Value]:
+    """Stored floats of the first maps upstream of a site's cores.
+
+    Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
+    """
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    waiting = [value for core in site.cores for value in core.inputs if value is not None]
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer
+        if value.tensor is not None and value.elem_type in FLOATS:
+            found.add(value)
+        if node is None:
+            continue
+        operands = [item for item in node.inputs if item is not None]
+        weights = [item for item in operands if item.is_constant]
+        if value.is_constant or contraction_of(node) is None or not weights:
+            waiting += operands
+        else:
+            waiting += weights
+    return found

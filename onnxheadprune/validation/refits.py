@@ -1,0 +1,36 @@
+"""What a verdict says about tensors whose numbers are taken from the pruned model."""
+
+from __future__ import annotations
+
+from onnxheadprune.validation.result import RefitDrift, Verdict
+
+WORSE = 2.0
+"""A refit that takes the outputs this many times as far from the original as none at all did no good."""
+NOTHING = 1e-6
+"""Drift below this is no drift."""
+
+
+def with_refits(reason: str, count: int, refit: RefitDrift | None) -> tuple[Verdict, str]:
+    """A passed verdict and its reason, with what the refitted tensors are worth.
+
+    That the pruned model is a cut of the refitted original is proven; that the refitted numbers are good ones only data
+    can show.
+
+    Args:
+        reason: why the rest passed.
+        count: refitted tensors.
+        refit: what they do, None where nothing was measured.
+    """
+    if not count:
+        return "passed", reason
+    taken = f"{count} tensors are taken from the file"
+    if refit is None or refit.source != "data":
+        return "passed", f"{reason}; {taken}, and what they are worth is not proven without --data"
+    after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
+    drift = (
+        f"{taken}: with them the outputs drift by {after:.1e} from the original on data, without them by"
+        f" {before:.1e}"
+    )
+    if after > max(WORSE * before, NOTHING):
+        return "inconclusive", f"{reason}, but {drift}, so they do harm"
+    return "passed", f"{reason}; {drift}"

@@ -1,0 +1,123 @@
+"""Who makes a value: the names of a model's graphs, looked up from the inside out.
+
+A view of the model says more, at the price of an analysis; here the protobuf is all that is needed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+
+STORED = "value"
+"""The attribute of a Constant node that holds a tensor."""
+
+
+class Place(enum.Enum):
+    """What a value is."""
+
+    NODE = "a node's output"
+    TENSOR = "a stored tensor"
+    SPARSE = "a sparse tensor"
+    INPUT = "an input"
+    UNKNOWN = "made nowhere"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What makes a value.
+
+    Attributes:
+        place: what kind of thing that is.
+        scope: the graph it lies in.
+        name: of the value there, behind Identity nodes.
+        thing: a NodeProto, TensorProto, SparseTensorProto or ValueInfoProto.
+        index: which output of the node, or which input of the graph.
+    """
+
+    place: Place
+    scope: Scope
+    name: str
+    thing: Any
+    index: int = 0
+
+    @property
+    def label(self) -> str:
+        """How to name it to a person."""
+        if self.place is Place.NODE:
+            return f"{self.thing.op_type} ({self.thing.name or self.thing.output[0]})"
+        return f"{self.place.value} ({self.name})"
+
+
+@dataclass(eq=False)
+class Scope:
+    """One graph, and the graphs in its nodes.
+
+    Attributes:
+        graph: the graph.
+        parent: the graph around it.
+        made: what makes each of its values.
+        bodies: graphs by attribute, by the identity of the node that holds them.
+    """
+
+    graph: GraphProto
+    parent: Scope | None = None
+    made: dict[str, Made] = field(default_factory=dict)
+    bodies: dict[int, dict[str, Scope]] = field(default_factory=dict)
+
+    def source(self, name: str) -> Made:
+        """What makes the value of that name, seen from here; Identity nodes are passed over."""
+        scope: Scope | None = self
+        while scope is not None:
+            found = scope.made.get(name)
+            if found is None:
+                scope = scope.parent
+            elif found.place is Place.NODE and found.thing.op_type == "Identity" and not found.thing.domain:
+                name, scope = found.thing.input[0], found.scope
+            else:
+                return found
+        return Made(Place.UNKNOWN, self, name, None)
+
+
+def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
+    """The graph's scope, and those of all bodies in it."""
+    own = Scope(graph, parent)
+    found = [own]
+    for index, info in enumerate(graph.input):
+        own.made[info.name] = Made(Place.INPUT, own, info.name, info, index)
+    for tensor in graph.initializer:
+        own.made[tensor.name] = Made(Place.TENSOR, own, tensor.name, tensor)
+    for sparse in graph.sparse_initializer:
+        own.made[sparse.values.name] = Made(Place.SPARSE, own, sparse.values.name, sparse)
+    for node in graph.node:
+        tensor = _constant(node)
+        for index, name in enumerate(node.output):
+            if tensor is not None:
+                own.made[name] = Made(Place.TENSOR, own, name, tensor)
+            elif name:
+                own.made[name] = Made(Place.NODE, own, name, node, index)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                inner = scopes_of(attribute.g, own)
+                own.bodies.setdefault(id(node), {})[attribute.name] = inner[0]
+                found += inner
+    return found
+
+
+def _constant(node: NodeProto) -> TensorProto | None:
+    if node.op_type != "Constant" or node.domain:
+        return None
+    return next((item.t for item in node.attribute if item.name == STORED), None)
+
+
+def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
+    """Nodes of a graph and of the bodies in it that compute something."""
+    for node in graph.node:
+        if _constant(node) is None and (node.op_type != "Identity" or node.domain):
+            yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)

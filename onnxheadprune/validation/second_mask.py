@@ -1,0 +1,134 @@
+"""Runs the heads silenced at their cores beside the masked reference, and says where the two are not one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from onnxheadprune.calibration.taps import with_stored
+from onnxheadprune.errors import InferenceError
+from onnxheadprune.feeds import Feed, Input, Outputs, Role
+from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.pruning import Planning
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.tolerances import Tolerance
+from onnxheadprune.validation.compare import worst
+from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights
+
+DRAWN = (Role.FLOATS, Role.IDS, Role.PIXELS, Role.BOOLS)
+"""Inputs whose numbers may change places; masks and positions say how the others are meant."""
+
+
+class SecondMask:
+    """The second mask of one validation.
+
+    Attributes:
+        problems: why a projection is not the heads' own, one sentence each.
+        notes: what could not be looked at.
+    """
+
+    def __init__(
+        self,
+        reference: LoadedModel,
+        planning: Planning,
+        provider: Provider,
+        tolerance: Tolerance,
+        refits: Mapping[str, Array],
+    ) -> None:
+        """Loads the silenced model.
+
+        Args:
+            reference: where the tensors of the viewed model lie.
+            planning: which heads go.
+            provider: where to run.
+            tolerance: what is allowed at exact settings.
+            refits: refitted contents of stored tensors.
+        """
+        self.planning, self.provider, self.tolerance = planning, provider, tolerance
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._silenced = silenced_cores(planning)
+        self._session: Session | None = None
+        self._without: Session | None = None
+        self._loaded = reference
+        if self._silenced.skipped:
+            self.notes.append(f"not silenced at their cores: {', '.join(self._silenced.skipped)}")
+        if not self._silenced.any:
+            return
+        self._loaded = reference.changed(with_stored(self._silenced.model, refits))
+        try:
+            self._session = Session(self._loaded, provider, name="the original silenced at its cores")
+        except InferenceError as error:
+            self.notes.append(f"the heads were not silenced at their cores: {error}")
+
+    def look(self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]) -> None:
+        """Compares both masks on one feed.
+
+        Args:
+            feed: the inputs.
+            masked: what the masked reference gave.
+            names: the outputs that are judged.
+            inputs: what the inputs are.
+        """
+        if self._session is None or self.problems:
+            return
+        try:
+            outputs = self._session.run(feed)
+        except InferenceError as error:
+            self.notes.append(f"the heads were not silenced at their cores: {error}")
+            self._session = None
+            return
+        left = [tap for tap in self._silenced.taps if tap.rest(outputs)[0].astype(bool).any()]
+        if left:
+            self._look_again(left, feed, inputs)
+            return
+        if self._silenced.skipped:
+            return  # The masked reference silences those sites too, so the outputs differ.
+        shown = tuple(name for name in names if name in outputs and name in masked)
+        name, off = worst(outputs, masked, shown) if shown else ("", None)
+        if off is None or off.relative <= self.tolerance.exact:
+            return
+        if self._silenced.hidden:
+            self.notes.append(
+                "silencing the heads where they are made gives another model than silencing them at the projection,"
+                " which may be due to a bias; the projection lies in a body, so there is no telling"
+            )
+        else:
+            self.problems.append(
+                f"silencing the heads where they are made is not silencing them at the projection: {name} differs by"
+                f" {off.relative:.1e} of its scale, so something else reads the heads, and the projection is not"
+                " their own"
+            )
+
+    def _look_again(self, taps: list[Tap], feed: Feed, inputs: tuple[Input, ...]) -> None:
+        """Whether what is left of silenced heads depends on the input. A bias does not, and is theirs."""
+        other = _shuffled(feed, inputs)
+        try:
+            if self._without is None:
+                model = without_dead_weights(self._loaded, self.planning)
+                self._without = Session(model, self.provider, name="the original without the heads' weights")
+            first, second = self._without.run(feed), self._without.run(other)
+        except InferenceError as error:
+            self.notes.append(f"what silenced heads leave behind was not compared: {error}")
+            return
+        for tap in taps:
+            (one, scale), (two, _) = tap.rest(first), tap.rest(second)
+            moved = np.abs(one.astype(np.float64) - two.astype(np.float64)).max(initial=0.0)
+            if np.isfinite(moved) and moved > self.tolerance.exact * scale:
+                self.problems.append(
+                    f"{tap.projection} reads more than the heads of {tap.site}: with them silenced where they are"
+                    f" made, {moved / scale:.1e} of its input still changes there with the inputs of the model, so the"
+                    " projection is not the heads' own"
+                )
+
+
+def _shuffled(feed: Feed, inputs: tuple[Input, ...]) -> Feed:
+    """The same numbers in other places."""
+    random = np.random.default_rng(0)
+    drawn = {item.name for item in inputs if item.role in DRAWN}
+    return {name: _permuted(value, random) if name in drawn else value for name, value in feed.items()}
+
+
+def _permuted(array: Array, random: np.random.Generator) -> Array:
+    return random.permutation(array.reshape(-1)).reshape(array.shape)

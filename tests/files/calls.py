@@ -1,0 +1,143 @@
+"""Every way in which the command line makes a file, with every input that such a call can have."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxheadprune.cli import group
+from onnxheadprune.cli.options import Output
+from tests import toys
+
+Writing = tuple[str, str]
+"""A command, and the name of a parameter of it that names a file to be made."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line in which every file has a name.
+
+    Attributes:
+        command: its name.
+        inputs: arguments and options that are read; words of `place` stand for paths.
+        outputs: the parameters that are written, how they are spelled, and a free name.
+        read: all files that are read, the weights of models too.
+    """
+
+    command: str
+    inputs: str
+    outputs: dict[str, tuple[str, str]]
+    read: tuple[str, ...]
+    flags: tuple[str, ...] = field(default=())
+
+    def arguments(self, place: Path, **targets: object) -> list[str]:
+        """The command line, with other targets for some outputs."""
+        words = [str(place / word[1:]) if word.startswith("@") else word for word in self.inputs.split()]
+        for name, (spelled, free) in self.outputs.items():
+            words += [spelled, str(targets.get(name, place / free))]
+        return [self.command, *words, *self.flags]
+
+
+MODEL = ("model.onnx", "w.bin")
+CALLS = (
+    Call(
+        "prune",
+        "@model.onnx --heads @heads.json --data @data.npz",
+        {
+            "output": ("-o", "out.onnx"),
+            "report": ("--report", "r.html"),
+        },
+        (*MODEL, "heads.json", "data.npz"),
+    ),
+    Call(
+        "prune",
+        "@model.onnx --ratio 0.5 --scores @scores.json --data mine_for_files:feeds --effect other_of_files:far",
+        {
+            "output": ("-o", "out.onnx"),
+            "report": ("--report", "r.html"),
+            "heatmap": ("--heatmap", "h.svg"),
+        },
+        (*MODEL, "scores.json", "mine_for_files.py", "other_of_files.py"),
+    ),
+    Call(
+        "prune",
+        "@model.onnx --in-place --heads @heads.json --data @feeds",
+        {"backup": ("--backup", "kept.onnx"), "report": ("--report", "r.html")},
+        (*MODEL, "heads.json", "feeds/0.npz", "feeds/deep/1.npz"),
+    ),
+    Call(
+        "prune",
+        "@model.onnx --sweep 0:0.5:0.25 --text @text.txt --tokenizer @tokenizer.json",
+        {"output": ("-o", "curve.png")},
+        (*MODEL, "text.txt", "tokenizer.json"),
+    ),
+    Call(
+        "prune",
+        "@model.onnx --ratio 0.5 --images @feeds",
+        {"output": ("-o", "out.onnx")},
+        (*MODEL, "feeds/0.npz", "feeds/deep/1.npz"),
+    ),
+    Call(
+        "score",
+        "@model.onnx --text @text.txt --tokenizer @feeds",
+        {"output": ("-o", "s.json"), "heatmap": ("--heatmap", "h.png")},
+        (*MODEL, "text.txt", "feeds/0.npz"),
+    ),
+    Call(
+        "score",
+        "@model.onnx --method ablation --data @data.npz",
+        {"output": ("-o", "s.json"), "heatmap": ("--heatmap", "h.png")},
+        (*MODEL, "data.npz"),
+    ),
+    Call(
+        "bench",
+        "@model.onnx @pruned.onnx",
+        {"csv_path": ("--csv", "b.csv"), "plot": ("--plot", "p.pdf")},
+        (*MODEL, "pruned.onnx", "v.bin"),
+    ),
+)
+BATCH = Call("prune", "--batch @models --heads @heads.json", {"output": ("-o", "out")}, ())
+"""The output is a folder here, which has rules of its own."""
+
+
+def writing_parameters() -> set[Writing]:
+    """What click knows of."""
+    return {
+        (name, str(parameter.name))
+        for name, command in group.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, Output)
+    }
+
+
+def furnish(place: Path) -> None:
+    """Makes all files that calls read. Those that are no models hold anything."""
+    for name, data in (("model.onnx", "w.bin"), ("pruned.onnx", "v.bin")):
+        toy = toys.attention(extra_weight=300)
+        onnx.save(toy, place / name, save_as_external_data=True, location=data, size_threshold=100)
+    (place / "feeds" / "deep").mkdir(parents=True)
+    for name in ("feeds/0.npz", "feeds/deep/1.npz", "data.npz"):
+        np.savez(place / name, x=np.zeros(3))
+    for name in ("scores.json", "text.txt", "tokenizer.json"):
+        (place / name).write_text(f"the content of {name}")
+    (place / "heads.json").write_text('{"0": [1]}')
+    for name in ("mine_for_files.py", "other_of_files.py"):
+        (place / name).write_text("import pathlib\npathlib.Path(__file__ + '.was_imported').touch()\n")
+
+
+def snapshot(place: Path) -> dict[str, object]:
+    """All that is in a folder: kinds, modes, identities and contents."""
+    found: dict[str, object] = {}
+    for path in sorted(place.rglob("*")):
+        status = path.lstat()
+        content: object = None
+        if stat.S_ISLNK(status.st_mode):
+            content = path.readlink()
+        elif stat.S_ISREG(status.st_mode):
+            content = path.read_bytes()
+        found[str(path.relative_to(place))] = (status.st_mode, status.st_ino, content)
+    return found

@@ -1,0 +1,270 @@
+"""Nothing is replaced that the user did not name as the output: every writing option against every file of its call."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+
+from onnxheadprune import UsageError
+from onnxheadprune.cli import group
+from onnxheadprune.cli.options import Output
+from onnxheadprune.report.curve import save_curve
+from onnxheadprune.report.heatmap import save_heatmap
+from onnxheadprune.scoring.partial import Partial
+from onnxheadprune.sweeping import Curve, CurvePoint
+from tests.conftest import ROOT, Outcome
+from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
+
+Command = Callable[..., Outcome]
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
+REFUSALS = ("choose another path", "are the same file", "is the model itself", "exists already")
+ATTACKS = [
+    pytest.param(call, name, id=f"{index}-{call.command}-{name}")
+    for index, call in enumerate(CALLS)
+    for name in call.outputs
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    furnish(folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def refused(command: Command, arguments: list[str], place: Path) -> str:
+    """The sentence of a call that is refused before any work, with everything as it was."""
+    before = snapshot(place)
+    outcome = command(*arguments)
+    assert outcome.exit_code == 2, (arguments, outcome)
+    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+    assert outcome.stderr.startswith("error: ") and outcome.stderr.count("\n") == 1
+    assert snapshot(place) == before, arguments
+    return outcome.stderr
+
+
+def test_every_writing_option_is_attacked() -> None:
+    attacked = {(call.command, name) for call in (*CALLS, BATCH) for name in call.outputs}
+    assert attacked == writing_parameters()
+
+
+def test_options_that_write_say_so() -> None:
+    """A new option that names a file is one that is read, or is in the list of those that are attacked."""
+    read = {"model", "pruned", "scores", "text", "tokenizer", "images", "batch"}
+    for command in group.commands.values():
+        for parameter in command.params:
+            if isinstance(parameter.type, (click.Path, click.File)) and not isinstance(
+                parameter.type, Output
+            ):
+                assert parameter.name in read, (
+                    f"{command.name}: is {parameter.name} read, or is it an OUTPUT?"
+                )
+
+
+def makers(path: Path) -> Iterator[tuple[int, str]]:
+    """Calls in a file that make files or change them."""
+    verbs = "write_bytes mkstemp NamedTemporaryFile savefig savez save touch rename copyfile copy2 move symlink_to"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        texts = [item.value for item in ast.walk(node) if isinstance(item, ast.Constant)]
+        modes = [text for text in texts if isinstance(text, str) and set(text) <= set("rwxab+t") and text]
+        opens = name in ("open", "fdopen") and any(set(mode) & set("wxa+") for mode in modes)
+        flags = name == "open" and any(
+            isinstance(item, ast.Attribute) and item.attr in ("O_CREAT", "O_WRONLY", "O_RDWR", "O_TRUNC")
+            for item in ast.walk(node)
+        )
+        method = name == "write_text" and isinstance(node.func, ast.Attribute)
+        if name in verbs.split() or opens or flags or method:
+            yield node.lineno, name
+
+
+MAKERS = {
+    "storage/folder.py": "the one writer",
+    "storage/claims.py": "whether a folder takes files, found out with a nameless one",
+    "storage/replacing.py": "a nameless file of the system's temporary folder",
+    "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
+    "runtime/session.py": "os.devnull",
+    "report/figure.py": "savefig into memory",
+    "report/heatmap.py": "savefig into memory",
+    "cli/outcome.py": "os.devnull",
+}
+
+
+def test_one_module_makes_files(tmp_path: Path) -> None:
+    package = ROOT / "onnxheadprune"
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if any(makers(path))}
+    assert found <= set(MAKERS), found - set(MAKERS)
+    example = tmp_path / "example.py"
+    example.write_text(
+        "import os\nopen(p, 'w')\nq.write_text('')\nos.open(p, os.O_CREAT)\nopen(p)\nnp.save(a)\n"
+    )
+    assert [line for line, _ in makers(example)] == [2, 3, 4, 6]
+
+
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_an_output_that_is_an_input(call: Call, name: str, command: Command, place: Path) -> None:
+    """By whatever name: as it is, relative, through folders and links of folders, and as a hard link."""
+    (place / "door").symlink_to(place)
+    for index, victim in enumerate(call.read):
+        os.link(place / victim, place / f"hard{index}")
+        names = (
+            place / victim,
+            victim,
+            f"feeds/../{victim}",
+            f"door/feeds/../{victim}",
+            place / f"door/{victim}",
+            f"hard{index}",
+        )
+        for target in names:
+            if name == "backup" and victim == "model.onnx" and target == f"hard{index}":
+                continue  # this is what a killed run leaves; see test_backup.py
+            said = refused(command, call.arguments(place, **{name: target}), place)
+            assert any(reason in said for reason in REFUSALS), said
+        (place / "link").symlink_to(place / victim)
+        assert "is a link to" in refused(command, call.arguments(place, **{name: "link"}), place)
+        (place / "link").unlink()
+
+
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_two_outputs_that_are_one(call: Call, name: str, command: Command, place: Path) -> None:
+    (place / "door").symlink_to(place)
+    for other in call.outputs:
+        if other == name:
+            continue
+        free = place / call.outputs[other][1]
+        for target in (free, f"feeds/../{free.name}", f"door/{free.name}"):
+            said = refused(command, call.arguments(place, **{name: target}), place)
+            assert "are the same file; give each its own" in said
+        if "backup" in (name, other):
+            continue  # it must not be there
+        free.write_text("an older one")
+        os.link(free, place / "hard")
+        assert "are the same file" in refused(command, call.arguments(place, **{name: "hard"}), place)
+        (place / "hard").unlink()
+        free.unlink()
+
+
+def odd_targets(place: Path) -> dict[str, str]:
+    """What is no regular file, or no place for one, and what is said."""
+    (place / "folder").mkdir()
+    os.mkfifo(place / "fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind("socket")
+    (place / "nowhere").symlink_to(place / "is not here")
+    (place / "loop").symlink_to("loop")
+    (place / "fresh").write_text("not of this call")
+    (place / "to a file").symlink_to("fresh")
+    (place / "to a folder").symlink_to("folder")
+    return {
+        "folder": "is a folder; name a file in it",
+        "folder/": "is a folder; name a file in it",
+        "new/": "is a folder; name a file in it",
+        "new/.": "is a folder; name a file in it",
+        ".": "is a folder",
+        "": "is a folder",
+        "..": "is a folder",
+        "fifo": "is not a regular file",
+        "socket": "is not a regular file",
+        "/dev/null": "is not a regular file",
+        "/dev/stdout": "is a link to",
+        "/dev/fd/1": "is a link to",
+        "-": "would be standard output",
+        "nowhere": "is a link that leads nowhere",
+        "loop": "is a link that leads nowhere",
+        "to a file": "name that file",
+        "to a folder": "is a link to a folder",
+        "missing/x": "does not exist",
+        "fresh/x": "does not exist",
+        "/proc/x": "cannot be written",
+        "x" * 256: "more than 255 bytes",
+        "é" * 128: "more than 255 bytes",
+        "x/" * 3000 + "x": "longer than the 4,095 bytes",
+        ("x" * 256 + "/") * 3 + "x": "more than 255 bytes",
+    }
+
+
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_a_target_that_is_no_file(call: Call, name: str, command: Command, place: Path) -> None:
+    for target, why in odd_targets(place).items():
+        said = refused(command, call.arguments(place, **{name: target}), place)
+        assert why in said, (target, said)
+        assert len(said) < 1500
+    assert not list(place.glob("*.was_imported"))
+
+
+@pytest.mark.parametrize(("call", "name"), ATTACKS)
+def test_a_free_name_is_none_of_these(call: Call, name: str, command: Command, place: Path) -> None:
+    """The checks do not refuse everything; the call goes on to its work, and fails there or does it."""
+    suffix = Path(call.outputs[name][1]).suffix
+    for target in (f"free{suffix}", f"a\nb\x1b[31m{suffix}", f"{'x' * (255 - len(suffix))}{suffix}"):
+        if len(target) > 200 and name == "output" and ("ablation" in call.inputs or "sweep" in call.inputs):
+            continue  # the longer name of the file beside it is too long
+        arguments = [*call.arguments(place, **{name: target}), "--provider", "none-of-this-name"]
+        outcome = command(*arguments)
+        said = outcome.stderr
+        assert not any(reason in said for reason in (*REFUSALS, "is a folder", "regular", "bytes")), said
+        assert "Traceback" not in said
+
+
+def test_names_that_differ_in_case_only(command: Command, place: Path) -> None:
+    """Two files where the file system says so, which this one does."""
+    if (place / "MODEL.ONNX").exists():
+        pytest.skip("this file system does not tell cases apart")
+    call = CALLS[0]
+    outcome = command(
+        *call.arguments(place, output="a.html", report="A.html"), "--provider", "none-of-this-name"
+    )
+    assert outcome.exit_code == 4, outcome
+
+
+def test_two_calls_of_the_same_command_give_the_same(command: Command, place: Path) -> None:
+    """What an earlier run wrote under the name is replaced, since it was named."""
+    for _ in range(2):
+        outcome = command("prune", "model.onnx", "--heads", "0:1", "-o", "out.onnx", "--report", "r.html")
+        assert outcome.exit_code == 0, outcome
+    assert len(list(place.glob("out.onnx*"))) == 2 and len(list(place.glob("r.html*"))) == 1
+
+
+@pytest.mark.parametrize("named", ["curve.json", "curve.png"])
+def test_what_comes_beside_a_curve_replaces_nothing_but_its_like(
+    named: str, command: Command, place: Path
+) -> None:
+    beside = {"curve.json": "curve.png", "curve.png": "curve.json"}[named]
+    arguments = ["prune", "model.onnx", "--sweep", "0:0.5:0.5", "--random-data", "-o", named]
+    (place / beside).write_text("not made by a sweep")
+    assert "is not what this tool would write" in refused(command, arguments, place)
+    save_heatmap({"site": (1.0, 2.0)}, place / "curve.png")
+    (place / "curve.json").write_text('{"0": [1]}')
+    assert "is not what this tool would write" in refused(command, arguments, place)
+    curve = Curve("model.onnx", 4, "KL", (CurvePoint(0.0, 0, {}, 0.0, None, 1.0),), None)
+    curve.write(place / "curve.json")
+    save_curve(curve, place / "curve.png")
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
+    (place / beside).unlink()
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
+    os.link(place / "model.onnx", place / beside)
+    assert "curve" in refused(command, arguments, place)
+
+
+def test_the_record_of_an_ablation_replaces_nothing_but_its_like(command: Command, place: Path) -> None:
+    arguments = ["score", "model.onnx", "--method", "ablation", "--random-data", "-o", "s.json"]
+    (place / "s.json.partial").write_text("half of a letter")
+    assert "is not what this tool would write" in refused(command, arguments, place)
+    with pytest.raises(UsageError, match="is not what this tool would write"):
+        Partial(place / "s.json.partial", "key")
+    (place / "s.json.partial").unlink()
+    Partial(place / "s.json.partial", "key").add(0, np.zeros(2))
+    assert command(*arguments, "--provider", "none-of-this-name").exit_code == 4
+    assert Partial(place / "s.json.partial", "key").found.keys() == {0}
+    assert Partial(place / "s.json.partial", "another key").found == {}

@@ -1,0 +1,1 @@
+"""Every option of every command has an effect or is refused."""

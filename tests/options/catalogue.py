@@ -1,0 +1,207 @@
+"""What is tried: modes of each command, and for each option values that show whether it does anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Words = tuple[str, ...]
+Mode = dict[str, Words]
+"""Options by parameter name, as they are typed. `{model}` stands for the name of the model that is used."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How to see an option at work.
+
+    Attributes:
+        values: ways to type it; one of them must change the outcome.
+        along: what is typed with and without it.
+        model: the model on which it shows.
+        instead: an option of the mode whose place it takes.
+    """
+
+    values: tuple[Words, ...]
+    along: Words = ()
+    model: str = "fixed"
+    instead: str = ""
+
+    def within(self, option: str, mode: Mode) -> Mode:
+        """The mode in which the option is tried."""
+        if self.instead not in mode:
+            return mode
+        return {name: typed for name, typed in mode.items() if name != self.instead} | {
+            option: self.values[0]
+        }
+
+
+def shown(*words: str, along: Words = (), model: str = "fixed", instead: str = "") -> Trial:
+    """One way to type it."""
+    return Trial((words,), along, model, instead)
+
+
+JSON: Mode = {"as_json": ("--json",)}
+DATA: Mode = {"data": ("--data", "{model}.npz")}
+OUT: Mode = {"model": ("{model}.onnx",), "output": ("-o", "out.onnx")}
+HEADS: Mode = {"heads": ("--heads", "0:1")}
+RATIO: Mode = {"ratio": ("--ratio", "0.5")}
+DRY: Mode = {"model": ("{model}.onnx",), "dry_run": ("--dry-run",)}
+QUICK: Mode = {"batch": ("--batch", "2"), "repeats": ("--repeats", "5")}
+PAIR: Mode = {"model": ("{model}.onnx",), "pruned": ("{model}-less.onnx",)}
+
+MODES: dict[str, dict[str, Mode]] = {
+    "prune": {
+        "heads": OUT | HEADS,
+        "heads refitted": OUT | HEADS | DATA | {"compensate": ("--compensate",)},
+        "heads in place": {
+            "model": ("{model}.onnx",),
+            "in_place": ("--in-place",),
+            "backup": ("--backup", "kept.onnx"),
+        }
+        | HEADS,
+        "heads unproven": OUT | HEADS | {"no_validate": ("--no-validate",)},
+        "heads ahead": DRY | HEADS,
+        "batch": {"batch": ("--batch", "folder-{model}"), "output": ("-o", "outdir")} | HEADS,
+        "ratio": OUT | RATIO,
+        "ratio on data": OUT | RATIO | DATA,
+        "ratio ahead": DRY | RATIO | DATA,
+        "fuse": OUT | {"fuse": ("--fuse", "contrib")},
+        "sweep": {
+            "model": ("{model}.onnx",),
+            "sweep": ("--sweep", "0.5:0.5:1"),
+            "output": ("-o", "curve.json"),
+        }
+        | DATA,
+    },
+    "score": {
+        "weights": {"model": ("{model}.onnx",)},
+        "weights by name": {"model": ("{model}.onnx",), "method": ("--method", "weight")},
+        "data": {"model": ("{model}.onnx",)} | DATA,
+        "ablation": {"model": ("{model}.onnx",), "method": ("--method", "ablation")} | DATA,
+    },
+    "validate": {
+        "plain": PAIR,
+        "data": PAIR | DATA,
+        "speed": PAIR | QUICK | {"min_speedup": ("--min-speedup", "0.0001")},
+    },
+    "bench": {
+        "pair": PAIR | QUICK | {"no_memory": ("--no-memory",)},
+    },
+    "inspect": {"plain": {"model": ("{model}.onnx",)}},
+    "doctor": {"plain": {}},
+}
+
+TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
+PICTURES = ("--images", "pictures")
+CALIBRATING = {
+    "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
+    "text": shown(*TEXT, model="toy"),
+    "tokenizer": shown(*TEXT, model="toy"),
+    "max_length": shown("--max-length", "2", along=TEXT, model="toy"),
+    "images": shown(*PICTURES, model="vision"),
+    "image_size": shown("--image-size", "16x8", along=PICTURES, model="vision"),
+    "image_mean": shown("--image-mean", "0.1", along=PICTURES, model="vision"),
+    "image_std": shown("--image-std", "0.1", along=PICTURES, model="vision"),
+    "random_data": shown("--random-data"),
+    "provider": shown("--provider", "nowhere"),
+}
+MEASURING = {
+    "batch": shown("--batch", "1", model="toy"),
+    "seq": shown("--seq", "3", model="toy"),
+    "past": shown("--past", "3", model="cache"),
+    "dims": shown("--dim", "sequence=5", model="toy"),
+    "repeats": shown("--repeats", "6"),
+    "time_budget": shown("--time-budget", "0.05", instead="repeats"),
+    "threads": shown("--threads", "1"),
+}
+TRIALS: dict[str, dict[str, Trial]] = {
+    "prune": CALIBRATING
+    | {
+        "model": shown("{model}.onnx"),
+        "output": shown("-o", "other.onnx"),
+        "heads": shown("--heads", "0:2"),
+        "ratio": shown("--ratio", "0.5"),
+        "keep": shown("--keep", "2"),
+        "target_speedup": shown("--target-speedup", "50"),
+        "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
+        "scores": shown("--scores", "scores.csv"),
+        "compensate": Trial((("--compensate",), ("--no-compensate",))),
+        "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
+        "uniform": shown("--uniform", along=("--scores", "scores.csv")),
+        "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
+        "floor": Trial(tuple(("--floor", number) for number in "0234")),
+        "protect": Trial((("--protect", "0"), ("--protect", "1"))),
+        "effect": shown("--effect", "mine_for_options:worst"),
+        "sweep": shown("--sweep", "0:0.5:0.5"),
+        "heatmap": shown("--heatmap", "heat.svg"),
+        "report": shown("--report", "page.html"),
+        "dry_run": shown("--dry-run"),
+        "no_validate": shown("--no-validate"),
+        "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
+        "seed": Trial((("--seed", "7"),)),
+        "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
+        "allow_io_change": shown("--allow-io-change", model="told"),
+        "external_data": shown("--external-data", "always", model="heavy"),
+        "fuse": shown("--fuse", "contrib"),
+        "in_place": shown("--in-place", "--backup", "kept.onnx"),
+        "backup": shown("--in-place", "--backup", "kept.onnx"),
+        "batch": shown("--batch", "folder-{model}"),
+        "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
+        "as_json": shown("--json"),
+    },
+    "score": CALIBRATING
+    | {
+        "model": shown("{model}.onnx"),
+        "method": shown("--method", "activation"),
+        "output": shown("-o", "scores.json"),
+        "heatmap": shown("--heatmap", "heat.svg"),
+        "seed": shown("--seed", "7", along=("--random-data",)),
+        "effect": shown("--effect", "mine_for_options:worst"),
+        "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
+        "as_json": shown("--json"),
+    },
+    "validate": MEASURING
+    | {
+        "model": shown("{model}.onnx"),
+        "pruned": shown("{model}-less.onnx"),
+        "heads": shown("--heads", "0:2"),
+        "data": shown("--data", "{model}.npz"),
+        "provider": shown("--provider", "nowhere"),
+        "seed": shown("--seed", "7"),
+        "metric": shown("--metric", "mine_for_options:mean"),
+        "max_drift": shown("--max-drift", "0"),
+        "min_speedup": shown("--min-speedup", "50", along=("--repeats", "5", "--batch", "2")),
+        "as_json": shown("--json"),
+    },
+    "bench": MEASURING
+    | {
+        "model": shown("{model}.onnx"),
+        "pruned": shown("{model}-less.onnx"),
+        "provider": shown("--provider", "nowhere"),
+        "cuda_graph": shown("--cuda-graph"),
+        "no_memory": shown("--no-memory"),
+        "seed": shown("--seed", "7"),
+        "min_speedup": shown("--min-speedup", "50"),
+        "csv_path": shown("--csv", "table.csv"),
+        "plot": shown("--plot", "picture.svg"),
+        "as_json": shown("--json"),
+    },
+    "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")},
+    "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+}
+"""One entry per parameter of each command; a parameter without one fails the suite."""
+
+INVISIBLE = {("prune", "jobs"), ("score", "jobs")}
+"""What changes the way only; `test_jobs_are_processes` sees it."""
+OTHERWISE: dict[tuple[str, str], Words] = {
+    ("score", "method"): ("--method", "fluctuation"),
+    ("validate", "repeats"): ("--repeats", "7"),
+    ("bench", "repeats"): ("--repeats", "7"),
+    ("validate", "time_budget"): ("--time-budget", "0.02"),
+    ("bench", "time_budget"): ("--time-budget", "0.02"),
+    ("bench", "no_memory"): (),
+    ("bench", "batch"): ("--batch", "3"),
+    ("validate", "batch"): ("--batch", "3"),
+}
+"""What stands in the place of an option that a mode needs to be quick."""

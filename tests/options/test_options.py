@@ -1,0 +1,255 @@
+"""No option is ignored: in each mode of each command it changes the outcome or is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from onnxheadprune import batch_worker
+from onnxheadprune.cli import group
+from tests.conftest import Outcome
+from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, TRIALS, Mode, Trial, Words
+from tests.options.models import write_models
+
+Command = Callable[..., Outcome]
+ECHOES = ("/seed", "/validation/seed")
+"""Fields that repeat what was typed, whether it had an effect or not."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a call did, as far as it can be compared: exit code, fields of the document, files."""
+
+    code: int
+    fields: Mapping[str, Any]
+    files: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, data and everything else that options name."""
+    return write_models(tmp_path_factory.mktemp("shelf"))
+
+
+class Here:
+    """A worker of a batch without a process of its own, which is not what is tried here."""
+
+    def run(self, job: batch_worker.Job) -> dict[str, Any]:
+        return {**batch_worker._done(job), "seconds": 0.0}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture
+def look(
+    shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, Words], Seen]:
+    """Runs a command line in a fresh copy of the shelf; the same line is run once."""
+    monkeypatch.setattr("onnxheadprune.batch.Worker", Here)
+    monkeypatch.setattr("onnxheadprune.sweeping._speedup", lambda chooser, selection: 1.0, raising=False)
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    monkeypatch.setattr("onnxheadprune.choosing.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.grid.BATCHES", (1,))
+    monkeypatch.setattr("onnxheadprune.benchmarking.grid.EXTENTS", (8,))
+    monkeypatch.syspath_prepend(str(shelf))
+
+    def run(name: str, line: Words, number: int = 0) -> Seen:
+        folder = tmp_path / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(shelf, folder, copy_function=os.link)
+        monkeypatch.chdir(folder)
+        outcome = command(name, *line)
+        return Seen(outcome.exit_code, _fields(outcome), _files(folder, shelf))
+
+    return run
+
+
+def _fields(outcome: Outcome) -> dict[str, Any]:
+    try:
+        return dict(_flat(json.loads(outcome.stdout), ""))
+    except ValueError:
+        return {"text": outcome.stdout}
+
+
+def _flat(value: Any, path: str) -> Any:
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    )
+    if items is None:
+        yield path, value
+        return
+    for key, item in items:
+        if f"{path}/{key}" not in ECHOES:
+            yield from _flat(item, f"{path}/{key}")
+
+
+def _files(folder: Path, shelf: Path) -> dict[str, str]:
+    """Files that are new or changed, but for the record of a batch, which repeats what was asked for."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_dir() or path.name == "onnxheadprune-batch.json" or path.suffix == ".pyc":
+            continue
+        if not (shelf / name).is_file() or not path.samefile(shelf / name):
+            found[str(name)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _differs(one: Seen, other: Seen, again: Callable[[], Seen]) -> bool:
+    """Whether `other` is not what all runs of the first line agree on; `again` is one more of them."""
+    if one.code != other.code or one.files.keys() != other.files.keys():
+        return True
+    if one.fields.keys() != other.fields.keys():
+        return True
+    fields = [key for key, value in one.fields.items() if value != other.fields[key]]
+    files = [name for name, digest in one.files.items() if digest != other.files[name]]
+    if not fields and not files:
+        return False
+    more = again()
+    return any(more.fields.get(key) == one.fields[key] for key in fields) or any(
+        more.files.get(name) == one.files[name] for name in files
+    )
+
+
+def _line(mode: Mode, model: str, along: Words = ()) -> Words:
+    words = [word for typed in mode.values() for word in typed]
+    return tuple(word.replace("{model}", model) for word in (*words, *along))
+
+
+CASES = [(command, mode) for command, modes in MODES.items() for mode in modes]
+
+
+def test_every_parameter_has_an_entry() -> None:
+    declared = {name: {parameter.name for parameter in made.params} for name, made in group.commands.items()}
+    assert declared == {name: set(trials) for name, trials in TRIALS.items()}
+    assert set(MODES) == set(TRIALS)
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{command}-{mode}" for command, mode in CASES])
+def test_no_option_is_ignored(name: str, mode: str, look: Callable[[str, Words], Seen]) -> None:
+    ignored = [
+        option
+        for option, trial in TRIALS[name].items()
+        if _ignored(name, MODES[name][mode] | JSON, option, trial, look)
+    ]
+    assert ignored == []
+
+
+KNOWN: dict[tuple[str, Words], Seen] = {}
+
+
+def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[str, Words], Seen]) -> bool:
+    def seen(line: Words, number: int = 0) -> Seen:
+        key = (f"{name}{number}", line)
+        if key not in KNOWN:
+            KNOWN[key] = look(name, line)
+        return KNOWN[key]
+
+    mode = trial.within(option, mode)
+    if option in mode and (name, option) in OTHERWISE:
+        bare = mode | {option: OTHERWISE[name, option]}
+    else:
+        bare = {key: typed for key, typed in mode.items() if key != option}
+    along = () if option in mode else trial.along
+    without = _line(bare, trial.model, along)
+    base = seen(without)
+    if base.code == 2 and option not in mode:
+        return False
+    for value in (mode[option],) if option in mode else trial.values:
+        other = seen(_line(bare | {option: value} if option not in mode else mode, trial.model, along))
+        if (name, option) in INVISIBLE and other.code == 0:
+            return False
+        if _differs(base, other, lambda: seen(without, 1)):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", sorted(TRIALS))
+def test_every_option_is_accepted_somewhere(name: str) -> None:
+    """A refusal everywhere would be an option that nobody can use, or a trial that is typed wrongly."""
+    refused = [option for option, trial in TRIALS[name].items() if not _accepted(name, option, trial)]
+    assert refused == []
+
+
+def _accepted(name: str, option: str, trial: Trial) -> bool:
+    for plain in MODES[name].values():
+        mode = trial.within(option, plain)
+        along = () if option in mode else trial.along
+        line = _line(mode if option in mode else mode | {option: trial.values[0]}, trial.model, along)
+        with contextlib.suppress(click.UsageError):
+            group.commands[name].make_context(name, list(line))
+            return True
+    return False
+
+
+@pytest.mark.parametrize("option", ["rounds", "dask", "jobs", "heatmap", "floor", "effect"])
+def test_without_laws_options_are_ignored(
+    option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group.commands["prune"], "laws", ())
+    monkeypatch.setattr("tests.options.test_options.KNOWN", {})
+    monkeypatch.setattr("tests.options.test_options.INVISIBLE", set())
+    assert _ignored("prune", MODES["prune"]["heads"] | JSON, option, TRIALS["prune"][option], look)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("prune toy.onnx --keep 2 --uniform", "--uniform would do nothing beside --keep"),
+        ("prune toy.onnx --heads 0:1 --rounds 2", "--rounds would do nothing: it can only go with --ratio"),
+        (
+            "prune toy.onnx --heads 0:1 --no-compensate",
+            "--no-compensate would do nothing: it can only go with",
+        ),
+        ("prune toy.onnx --heads 0:1 --dask x:1", "it can only go with --sweep"),
+        ("prune --batch a -o b --heads 0:1 --dry-run", "--dry-run would do nothing beside --batch"),
+        ("prune toy.onnx --heads 0:1 --heads 0:2", "--heads is given 2 times"),
+        ("bench toy.onnx --repeats 5 --time-budget 1", "--time-budget would do nothing beside --repeats"),
+        ("score toy.onnx --jobs 2", "it can only go with --method ablation"),
+        ("validate toy.onnx toy.onnx --threads 1", "it can only go with --min-speedup"),
+    ],
+)
+def test_what_would_do_nothing_is_said_before_any_work(line: str, sentence: str, command: Command) -> None:
+    outcome = command(*line.split())
+    assert outcome.exit_code == 2 and sentence in " ".join(outcome.stderr.split())
+
+
+def test_an_ignored_option_is_noticed() -> None:
+    """The comparison that the test of all options rests on can fail."""
+    one = Seen(0, {"/a": 1, "/time": 0.1}, {"out": "x"})
+    again = Seen(0, {"/a": 1, "/time": 0.2}, {"out": "x"})
+    assert not _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "x"}), lambda: again)
+    assert _differs(one, Seen(0, {"/a": 2, "/time": 0.3}, {"out": "x"}), lambda: again)
+    assert _differs(one, Seen(0, {"/a": 1, "/time": 0.3}, {"out": "y"}), lambda: again)
+
+
+def test_jobs_are_processes(
+    shelf: Path, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    code = (
+        "import os, pathlib\n"
+        "def note(before, after, feed):\n"
+        f"    pathlib.Path({str(tmp_path)!r}, f'pid{{os.getpid()}}').touch()\n"
+        "    return 0.0\n"
+    )
+    (tmp_path / "noting_for_jobs.py").write_text(code, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ("--method", "ablation", "--data", shelf / "fixed.npz", "--effect", "noting_for_jobs:note")
+    outcome = command("score", shelf / "fixed.onnx", *options, "--jobs", 2, "--provider", "cpu")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert tmp_path / f"pid{os.getpid()}" not in set(tmp_path.glob("pid*")) != set()

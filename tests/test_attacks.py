@@ -1,0 +1,251 @@
+"""Every pruned model that was tampered with is caught; what honest tools do is not called tampering."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+from onnxheadprune import Validation, prune, validate
+from tests import attacks, toys
+
+
+def verdict(model: Any, smaller: Any) -> Validation:
+    return validate(model, smaller, provider="cpu")
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        attacks.doubled_beyond(16),
+        attacks.doubled_beyond(100),
+        attacks.doubled_beyond(300),
+        attacks.first_token_never_masked,
+        attacks.table_cut,
+        attacks.table_renamed_and_one_row_changed,
+        attacks.weight_corrupted,
+        attacks.weight_corrupted_and_renamed,
+        attacks.attribute_changed,
+        attacks.node_added,
+        attacks.inputs_swapped,
+        attacks.type_changed,
+        attacks.residual_dropped,
+    ],
+    ids=lambda attack: attack.__name__,
+)
+def test_a_tampered_model_fails(attack: attacks.Attack) -> None:
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    assert verdict(model, smaller).verdict == "passed"
+    attack(smaller)
+    onnx.checker.check_model(smaller)
+    found = verdict(model, smaller)
+    assert found.verdict == "failed", found.reason
+    assert found.likeness is not None and not found.likeness.identical
+
+
+def test_clipped_inputs_fail() -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    attacks.clipped(smaller)
+    found = verdict(model, smaller)
+    assert found.verdict == "failed" and "y differs" in found.reason
+
+
+def test_a_limit_beyond_all_feeds_is_said_in_the_first_line() -> None:
+    """Nobody runs a million tokens; but the graph is not the planned one, and that is what the verdict says."""
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    attacks.doubled_beyond(10**6)(smaller)
+    found = verdict(model, smaller)
+    assert "its graph is not the planned one" in found.reason
+    assert "numbers alone" in found.reason
+    assert any("Mul" in note and "in place of Add" in note for note in found.notes)
+    assert found.to_dict()["structure"]["identical"] is False
+
+
+def test_a_dead_node_is_a_difference() -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    smaller.graph.node.append(helper.make_node("Tanh", ["y"], ["nobody/reads"], name="dead"))
+    found = verdict(model, smaller)
+    assert found.likeness is not None
+    assert found.likeness.differences == ("1 nodes that feed no output: Tanh",)
+
+
+def test_another_opset_is_a_difference() -> None:
+    model = toys.attention()
+    smaller = attacks.pruned(model)
+    smaller.opset_import[0].version = 18
+    found = verdict(model, smaller)
+    assert found.likeness is not None
+    assert found.likeness.differences == ("opset 18 of ai.onnx in place of 17",)
+    assert "numbers alone" in found.reason
+
+
+# Bodies, functions, files beside the model
+
+
+def with_body(model: ModelProto, bias: float = 0.0) -> ModelProto:
+    """The result goes through an `If` whose branches add a bias, or do not."""
+    branches = []
+    for name, value in (("then_branch", 1.0), ("else_branch", 2.0 + bias)):
+        stored = numpy_helper.from_array(np.array(value, dtype=np.float32), "bias")
+        made = helper.make_node("Add", ["inner", "bias"], ["out"], name=f"{name}_add")
+        info = helper.make_tensor_value_info("out", onnx.TensorProto.FLOAT, None)
+        branches.append(helper.make_graph([made], name, [], [info], [stored]))
+    for item in model.graph.node:
+        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
+    attacks.add_constant(model, "nine", np.array(9))
+    attacks.add_constant(model, "one_axis", np.array(1))
+    model.graph.node.extend(
+        [
+            helper.make_node("Shape", ["inner"], ["inner_shape"]),
+            helper.make_node("Gather", ["inner_shape", "one_axis"], ["inner_length"]),
+            helper.make_node("Less", ["inner_length", "nine"], ["is_short"]),
+            helper.make_node(
+                "If", ["is_short"], ["y"], name="if", then_branch=branches[0], else_branch=branches[1]
+            ),
+        ]
+    )
+    return model
+
+
+def test_an_altered_body_fails() -> None:
+    model = with_body(toys.attention())
+    smaller = attacks.pruned(model)
+    found = verdict(model, smaller)
+    assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
+    branch = next(item for item in attacks.node(smaller, "If").attribute if item.name == "else_branch")
+    branch.g.initializer[0].CopyFrom(numpy_helper.from_array(np.array(2.001, dtype=np.float32), "bias"))
+    assert verdict(model, smaller).verdict == "failed"
+
+
+def with_function(model: ModelProto) -> ModelProto:
+    """The result goes through a local function."""
+    scale = helper.make_node("Constant", [], ["scale"], value_float=2.0)
+    body = [scale, helper.make_node("Mul", ["a", "scale"], ["b"])]
+    model.functions.append(
+        helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    for item in model.graph.node:
+        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
+    model.graph.node.append(helper.make_node("Twice", ["inner"], ["y"], name="twice", domain="local"))
+    return model
+
+
+def test_an_altered_function_fails() -> None:
+    model = with_function(toys.attention())
+    smaller = attacks.pruned(model)
+    assert smaller.functions
+    found = verdict(model, smaller)
+    assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
+    smaller.functions[0].node[0].attribute[0].f = 2.001
+    found = verdict(model, smaller)
+    assert found.verdict == "failed" and not found.likeness.identical  # type: ignore[union-attr]
+
+
+def test_altered_external_data_fails(tmp_path: Path) -> None:
+    model = attacks.text_model()
+    onnx.save(model, tmp_path / "model.onnx")
+    smaller = attacks.pruned(model)
+    options: dict[str, Any] = {"save_as_external_data": True, "size_threshold": 0, "location": "s.data"}
+    onnx.save(smaller, tmp_path / "smaller.onnx", **options)
+    paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
+    found = verdict(*paths)
+    assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
+    table = toys.get_initializer(model, "embed.weight").tobytes()
+    data = bytearray((tmp_path / "s.data").read_bytes())
+    data[data.index(table) + len(table) - 1] ^= 1
+    (tmp_path / "s.data").write_bytes(data)
+    found = verdict(*paths)
+    assert found.verdict == "failed" and "embed.weight" in found.reason
+
+
+# What honest tools do
+
+
+def renamed(model: ModelProto) -> ModelProto:
+    for number, item in enumerate(list(model.graph.node)):
+        item.name = f"n{number}"
+        for name in list(item.output):
+            if name != "y":
+                attacks.rename(model, name, f"v{number}")
+    for number, tensor in enumerate(list(model.graph.initializer)):
+        attacks.rename(model, tensor.name, f"w{number}")
+    return model
+
+
+def resorted(model: ModelProto) -> ModelProto:
+    """The latest order that is one: every node as far back as its readers allow."""
+    waiting, placed, read = list(model.graph.node), [], set[str]()
+    while waiting:
+        read = {name for item in waiting for name in item.input}
+        item = next(item for item in waiting if not read.intersection(item.output))
+        placed.append(item)
+        waiting.remove(item)
+    copies = [onnx.NodeProto.FromString(item.SerializeToString()) for item in reversed(placed)]
+    assert [item.name for item in copies] != [item.name for item in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    return model
+
+
+def weights_as_constants(model: ModelProto) -> ModelProto:
+    for tensor in list(model.graph.initializer):
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    return model
+
+
+def with_identities(model: ModelProto) -> ModelProto:
+    attacks.behind(model, "context", helper.make_node("Identity", ["context/raw"], ["context"]))
+    return model
+
+
+@pytest.mark.parametrize("tool", [renamed, resorted, weights_as_constants, with_identities])
+def test_another_spelling_is_the_same_graph(tool: Any) -> None:
+    model = attacks.text_model()
+    found = verdict(model, tool(attacks.pruned(model)))
+    assert found.verdict == "passed", found.reason
+    assert found.likeness is not None and found.likeness.identical, found.likeness.differences
+    assert found.weights_compared == len(model.graph.initializer) and "numbers" not in found.reason
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+def test_what_onnx_runtime_optimized_rests_on_numbers(level: str, tmp_path: Path) -> None:
+    model = attacks.text_model()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    smaller = attacks.pruned(model)
+    onnxruntime.InferenceSession(smaller.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    optimized = onnx.load(tmp_path / "optimized.onnx")
+    del optimized.metadata_props[:]
+    optimized.metadata_props.extend(smaller.metadata_props)
+    found = verdict(model, optimized)
+    assert found.verdict == "passed", found.reason
+    assert "wide" in {case.source for case in found.cases} or "numbers" not in found.reason
+
+
+@pytest.mark.parametrize("mode", ["contrib", "onnx"])
+def test_fused_attention_is_the_planned_fusion(mode: Any, tmp_path: Path) -> None:
+    made = prune(toys.attention(), "0:1", tmp_path / "fused.onnx", fuse=mode, provider="cpu")
+    found = made.validation
+    assert found is not None and found.verdict == "passed"
+    assert found.likeness is not None and found.likeness.identical, found.likeness.differences
+
+
+def test_a_limit_in_an_attribute_is_found_too() -> None:
+    model = attacks.text_model()
+    smaller = attacks.pruned(model)
+    attacks.doubled_beyond(700)(smaller)
+    attacks.drop(smaller, "evil/limit")
+    smaller.graph.node.insert(0, helper.make_node("Constant", [], ["evil/limit"], value_int=700))
+    assert verdict(model, smaller).verdict == "failed"
