@@ -186,7 +186,12 @@ def _is_map_by_stored(node: Node, live: Live) -> bool:
     A class token without a batch is one query for all, so that the exporter stores it.
     """
     found = contraction_of(node)
-    if found is None or not found.contracted or not any(is_weight(_operand(node, i)) for i in found.indices):
+    if (
+        not live.axes
+        or found is None
+        or not found.contracted
+        or not any(is_weight(_operand(node, i)) for i in found.indices)
+    ):
         return False
     return {found.out_axes[axis] for axis in live.axes} <= found.batch
 

@@ -85,7 +85,7 @@ def test_the_largest_of_some_positions_is_not_linear() -> None:
     data = net.op("MaxPool", picture(net, context_of(net, x)), kernel_shape=[2, 2], strides=[2, 2])
     sites = find_sites(net.export([net.op("Conv", data, net.weight("o", WIDTH, H * D, 1, 1))]))
     assert not len(sites)
-    assert [miss.reason.reason for miss in sites.near_misses] == [Reason.NO_PROJECTION]
+    assert [miss.reason.reason for miss in sites.near_misses] == [Reason.NO_RULE]
 
 
 def test_nothing_is_joined_to_the_tokens() -> None:
