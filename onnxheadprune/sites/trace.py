@@ -257,9 +257,11 @@ def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) 
     if len(owners) > 1:
         return min(free, key=lambda axis: _stride(live, axis))
     single = _single_feature(node, product)
-    if single is not None and product.owners(product.out_axes[single]) not in owners:
-        return single
-    return free[0] if free else None
+    if single is None or product.owners(product.out_axes[single]) in owners:
+        return free[0] if free else None
+    # Rows of the map are what is told apart beside heads of one channel, unless weights tell them apart.
+    tokens = all(len(set(told_apart(node, axis, live.period(axis)) or (0, 1))) == 1 for axis in free)
+    return single if tokens else free[0]
 
 
 def _single_feature(node: Node, product: Contraction) -> int | None:

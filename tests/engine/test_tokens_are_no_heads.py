@@ -204,3 +204,25 @@ def test_one_of_several_streams_is_read() -> None:
     mixed = net.op("Einsum", gate, streams, equation="bsij,bsiw->bsjw")
     first = net.op("Gather", net.op("Gather", mixed, net.ints(0), axis=2), net.ints(0), axis=1)
     assert not len(find_sites(net.export([projected(net, first, WIDTH)])))
+
+
+def test_streams_that_are_mixed_twice_have_no_heads() -> None:
+    """The streams come from a product themselves, and the views of a mix have an axis of size 1."""
+    net = Net(FIXED)
+    streams = net.input("x", (B, S, H, WIDTH), "----")
+    for round_ in range(2):
+        gate = net.op("Tanh", net.op("MatMul", streams, net.weight(f"gate{round_}", WIDTH, H)))
+        apart = net.op("Unsqueeze", gate, net.ints(3))
+        mixed = net.op("Einsum", apart, streams, equation="bsicj,bsiw->bscjw")
+        streams = net.op(
+            "Squeeze", net.op("MatMul", mixed, net.weight(f"layer{round_}", WIDTH, WIDTH)), net.ints(2)
+        )
+        gate = net.op(
+            "Unsqueeze", net.op("Tanh", net.op("MatMul", streams, net.weight("more", WIDTH, H))), net.ints(3)
+        )
+        streams = net.op(
+            "Squeeze", net.op("Einsum", gate, streams, equation="bsicj,bsiw->bscjw"), net.ints(2)
+        )
+    total = net.op("ReduceSum", streams, net.ints(2), keepdims=0)
+    first = net.op("Gather", total, net.ints(0), axis=1)
+    assert not len(find_sites(net.export([projected(net, first, WIDTH)])))
