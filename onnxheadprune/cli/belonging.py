@@ -77,8 +77,9 @@ PRUNE = (
     Law("uniform", against="keep"),
     Law("compensate=True", needs=f"heads {WISH} sweep"),
     Law("compensate=False", needs=f"{WISH} sweep"),
-    Law("compensate=False effect", needs=DATA),
-    Law("effect", needs=f"{WISH} sweep compensate=True"),
+    Law("compensate=False", needs=DATA),
+    # A drift is measured where something runs: in a choice on data, and in every validation.
+    Law("drift effect", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
     # What models are run on, and where.
     Law("max_length", needs="text"),

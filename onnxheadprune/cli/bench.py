@@ -68,8 +68,6 @@ def bench(
     from onnxheadprune.report.gates import gate_rows
     from onnxheadprune.report.latency_plot import plot_latencies
 
-    if min_speedup is not None and not pruned:
-        raise click.UsageError("--min-speedup needs a PRUNED to compare", click.get_current_context())
     if plot is not None:
         check_picture(plot)
     with err().status("looking at the models") as status:

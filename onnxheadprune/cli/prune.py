@@ -99,12 +99,6 @@ def prune(
             "name the heads to remove with --heads, say how many are to go with --ratio, or fuse with --fuse",
             click.get_current_context(),
         )
-    silent = dry_run or settings["no_validate"]
-    if settings["effect"] is not None and wish is None and not settings["compensate"] and silent:
-        raise click.UsageError(
-            "--drift and --effect say how drift is measured, and nothing is measured here",
-            click.get_current_context(),
-        )
     settings["wish"] = wish
     settings["data"] = read_data(model, settings)
     if batch is not None:

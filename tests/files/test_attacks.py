@@ -98,6 +98,7 @@ MAKERS = {
     "report/figure.py": "savefig into memory",
     "report/heatmap.py": "savefig into memory",
     "cli/outcome.py": "os.devnull",
+    "cli/streams.py": "os.devnull, and the process's own stdout and stderr",
 }
 
 

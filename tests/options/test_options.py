@@ -57,9 +57,8 @@ def look(
 ) -> Callable[[str, Words], Seen]:
     """Runs a command line in a fresh copy of the shelf; the same line is run once."""
     monkeypatch.setattr("onnxheadprune.batch.Worker", Here)
-    monkeypatch.setattr("onnxheadprune.sweeping._speedup", lambda chooser, selection: 1.0, raising=False)
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
-    monkeypatch.setattr("onnxheadprune.choosing.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.speeding.SECONDS", 0.01)
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.BATCHES", (1,))
@@ -195,7 +194,7 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
-@pytest.mark.parametrize("option", ["rounds", "dask", "jobs", "heatmap", "floor", "effect"])
+@pytest.mark.parametrize("option", ["rounds", "dask", "jobs", "heatmap", "floor"])
 def test_without_laws_options_are_ignored(
     option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
