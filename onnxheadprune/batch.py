@@ -43,6 +43,7 @@ class BatchItem:
         reason: the verdict, or why there is no output.
         output: what was written, None if nothing was.
         seconds: how long it took.
+        drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
     """
 
     model: str
@@ -51,6 +52,7 @@ class BatchItem:
     reason: str
     output: str | None
     seconds: float
+    drift: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -136,6 +138,7 @@ def prune_batch(
             outcome["reason"],
             str(target / name) if outcome["status"] in ("done", "skipped") else None,
             outcome["seconds"],
+            outcome.get("drift"),
         )
         with told:
             items[name] = item

@@ -131,6 +131,8 @@ def _pruned(job: Job) -> dict[str, Any]:
     if result.validation is None:
         return _outcome("done", 0, "not validated")
     outcome = _outcome("done", 0, result.validation.reason)
+    if result.validation.drift is not None:
+        outcome["drift"] = result.validation.drift.to_dict()
     if result.validation.passed and before == digests(job.model):
         files = {"input": before, "output": digests(job.output)}
         outcome["proof"] = {"files": files, "reason": result.validation.reason}
