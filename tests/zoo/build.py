@@ -56,10 +56,10 @@ ALL = (
 class Workshop:
     """One case with its model, references and exports, each made once and when first needed."""
 
-    def __init__(self, case: Case, out: Path) -> None:
+    def __init__(self, case: Case, out: Path, sets: dict[str, HeadSet] | None = None) -> None:
         self.case = case
         self.out = out
-        self.sets: dict[str, HeadSet] = head_sets(case)
+        self.sets: dict[str, HeadSet] = head_sets(case) if sets is None else sets
         self._model: nn.Module | None = None
         self._reference: tuple[reference.Arrays, dict[str, float]] | None = None
 
@@ -89,7 +89,7 @@ class Workshop:
             for left in folder.iterdir():
                 left.unlink()
             word = "skipped" if skipped else "failed"
-            text = _reason(problem)
+            text = reason(problem)
             (folder / f"{word}.txt").write_text(f"{text}\n")
             return f"{word}: {text}"
 
@@ -196,7 +196,8 @@ def _versions() -> dict[str, str]:
     return {module.__name__: str(module.__version__) for module in modules}
 
 
-def _reason(problem: BaseException) -> str:
+def reason(problem: BaseException) -> str:
+    """The innermost cause, in one line."""
     while problem.__cause__ is not None:  # exporters wrap the reason in a page of advice
         problem = problem.__cause__
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]

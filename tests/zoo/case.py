@@ -96,6 +96,8 @@ def projection_weight(module: nn.Module) -> torch.Tensor:
     """Returns a view of an output projection's weight, oriented ``[out, in]``."""
     # nn.MultiheadAttention and its imitators hand out_proj's weight to a function.
     module = getattr(module, "out_proj", module)
+    if not hasattr(module, "weight"):  # torchvision's windows and CLIP's pooling do the same
+        module = getattr(module, "proj", None) or getattr(module, "c_proj", module)
     weight = module.o if type(module).__name__ == "XLNetRelativeAttention" else module.weight
     assert isinstance(weight, torch.Tensor)
     if type(module).__name__ == "Conv1D":

@@ -17,7 +17,7 @@ def spread(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
-                if parameter.is_floating_point():
+                if parameter.is_floating_point() and parameter.numel():
                     _draw(module, name, parameter)
             mean, var = getattr(module, "running_mean", None), getattr(module, "running_var", None)
             if isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor):

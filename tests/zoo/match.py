@@ -21,6 +21,17 @@ ALIKE = 0.97
 """Smallest mean correlation of rows for two weights to be the same one, int8 rounding included."""
 
 
+def by_weight(sites: Sites, weights: Sequence[Array]) -> dict[int, AttentionSite]:
+    """The site of each projection whose weight is found; equal weights (shared layers) are taken in order."""
+    stored = [(site, found) for site in sites for found in _weights_of(site)]
+    matched: dict[int, AttentionSite] = {}
+    for index, weight in enumerate(weights):
+        place = next((k for k, (_, found) in enumerate(stored) if _same(found, weight)), None)
+        if place is not None:
+            matched[index] = stored.pop(place)[0]
+    return matched
+
+
 def match_sites(
     sites: Sites, projections: Sequence[Mapping[str, Any]], weights: Sequence[Array]
 ) -> dict[int, AttentionSite] | None:
@@ -34,13 +45,7 @@ def match_sites(
     Returns:
         A site per index of ``projections``, None if some projection has none.
     """
-    stored = [(site, found) for site in sites for found in _weights_of(site)]
-    matched: dict[int, AttentionSite] = {}
-    for index, weight in enumerate(weights):
-        # Equal weights (shared layers) are taken in order.
-        place = next((k for k, (_, found) in enumerate(stored) if _same(found, weight)), None)
-        if place is not None:
-            matched[index] = stored.pop(place)[0]
+    matched = by_weight(sites, weights)
     if len(matched) == len(projections):
         return matched
     return _by_order(sites, projections) or _by_name(sites, projections)

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.zoo.collect import collect
 from tests.zoo.columns import COLUMNS, FOREIGN, SAMPLE, column
 from tests.zoo.folder import Folder
+from tests.zoo.parts import FIRST, write_part
 from tests.zoo.row import Outcome, Row
 
 TWIN = "-sdpa"
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = page(rows, built, header)
     if options.only:
         text = text.replace("# Supported graphs", "# Supported graphs of other exporters", 1)
-    options.output.write_text(text)
+    write_part(options.output, FIRST, text)
     return 1 if any(row.outcome.is_failure for row in rows) else 0
 
 
