@@ -54,7 +54,13 @@ ALL = (
 
 
 class Workshop:
-    """One case with its model, references and exports, each made once and when first needed."""
+    """One case with its model, references and exports, each made once and when first needed.
+
+    Attributes:
+        seconds: the most that one variant may take.
+    """
+
+    seconds = SECONDS
 
     def __init__(self, case: Case, out: Path, sets: dict[str, HeadSet] | None = None) -> None:
         self.case = case
@@ -80,7 +86,7 @@ class Workshop:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            with quiet(), time_limit(SECONDS):
+            with quiet(), time_limit(self.seconds):
                 drift = self._export(variant, folder)
                 self._describe(variant, folder, drift)
             return f"ok ({drift:.1e})"

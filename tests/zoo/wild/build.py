@@ -27,13 +27,15 @@ from tests.zoo.wild.heads import whole_sets, wild_sets, without
 from tests.zoo.wild.packages import wild_cases
 
 VARIANTS = ("ts17", "dyn18")
-SECONDS = 120
+SECONDS = 300
 WEAK = 10.0
 """A head set that moves the outputs by less than so many tolerances is left out: a wrong cut would not show."""
 
 
 class WildWorkshop(Workshop):
     """A workshop whose weak head sets are left out; the order of the projections is what ran."""
+
+    seconds = SECONDS
 
     def model(self) -> nn.Module:
         """Returns the torch model."""

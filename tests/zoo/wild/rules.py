@@ -16,6 +16,7 @@ FUNCTIONAL = frozenset(
     (
         "MultiheadAttention",
         "AttentionPool2d",
+        "HunyuanDiTAttentionPool",
         "ShiftedWindowAttention",
         "ShiftedWindowAttentionV2",
         "ShiftedWindowAttention3d",

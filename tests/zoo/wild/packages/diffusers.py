@@ -174,6 +174,7 @@ def cases() -> list[Wild]:
             "pixart",
             "PixArtTransformer2DModel",
             pixart,
+            extra={"dynamic": False},
             sample_size=8,
             cross_attention_dim=24,
             caption_channels=20,
@@ -298,7 +299,7 @@ def cases() -> list[Wild]:
             out_channels=4,
             cross_attention_dim=24,
             caption_channels=20,
-            extra={"expect": "refused", "note": "RMSNorm of queries and keys across heads"},
+            extra={"expect": "refused", "note": "RMSNorm of queries and keys across heads", "dynamic": False},
             **SMALL,
         ),
         _case(

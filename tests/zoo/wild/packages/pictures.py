@@ -70,6 +70,20 @@ def _whole_yolo(name: str, classes: int = 3) -> nn.Module:
     return model
 
 
+class _Detr(nn.Module):
+    """RT-DETR's head on three maps of features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = {"nc": 3, "ch": (8, 8, 8), "hd": 24, "nq": 5, "nh": 3, "ndl": 2, "d_ffn": 32}
+        self.head = _of("ultralytics.nn.modules.head", "RTDETRDecoder", **options)
+        self.head.export = True
+
+    def forward(self, *maps: torch.Tensor) -> Any:
+        """Boxes and scores."""
+        return self.head(list(maps))
+
+
 class _Moved(nn.Module):
     """Two-way transformer of Segment Anything on flat inputs."""
 
@@ -513,6 +527,16 @@ def cases() -> list[Wild]:
             dynamic=False,
             redraw=False,
             tolerance=1e-4,
+        ),
+        _case(
+            "rtdetr-head",
+            "ultralytics",
+            _Detr,
+            {f"x{side}": feeds.floats(1, 8, side, side) for side in (8, 4, 2)},
+            MHA,
+            Heads("MSDeformAttn", ("output_proj",), "n_heads"),
+            dynamic=False,
+            note="deformable attention: sampled values instead of keys",
         ),
         # docTR
         _case(
