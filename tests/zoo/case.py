@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Feed = Mapping[str, torch.Tensor]
 DynamicAxes = Mapping[str, Mapping[int, str]]
@@ -110,7 +111,7 @@ def silence(model: nn.Module, projections: Sequence[Projection], heads: Sequence
 
     The columns of each output projection that read a silenced head are zeroed. A projection that
     runs several times has one weight for all of them, so there its input is masked instead, by
-    the count of its calls.
+    the count of its calls; so it is where the weight is computed anew from others in each pass.
 
     Args:
         model: The model, in eval mode; not changed.
@@ -123,7 +124,7 @@ def silence(model: nn.Module, projections: Sequence[Projection], heads: Sequence
         executions.setdefault(projection.module_path, []).append(projection.columns(gone))
     for path, columns in executions.items():
         module = silenced.get_submodule(path)
-        if len(columns) == 1:
+        if len(columns) == 1 and not is_parametrized(module):
             with torch.no_grad():
                 projection_weight(module)[:, columns[0]] = 0.0
         else:

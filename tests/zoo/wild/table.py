@@ -35,7 +35,7 @@ LEGEND = """
 |---|---|
 | `2, 5 cuts` | 2 attentions found, all that there are, with the true numbers of heads; 5 cuts equal to PyTorch |
 | `1 of 2` | one of two attentions is found; the numbers say why the other one is not |
-| a number in brackets | a reason, at the end: why a site or a cut is refused, what a near miss is, what the exporter said |
+| a number in brackets | a reason, at the end: of a refusal, of a near miss, or what the exporter said |
 | `-` | no export |
 | **bold** | wrong heads, a site that is no attention, an attention without a word, or an unequal cut |
 """

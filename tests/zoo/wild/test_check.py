@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from tests.toys import HEADS, HEAD_SIZE, HIDDEN, attention, get_initializer, no_attention, set_initializer
+from tests.toys import HEAD_SIZE, HEADS, HIDDEN, attention, get_initializer, no_attention, set_initializer
 from tests.zoo.runs import Runner
 from tests.zoo.wild.check import check
 

@@ -291,5 +291,12 @@ def cases() -> list[Wild]:
             cross_attn_dim_head=8,
             patch_conv_kernel_size=3,
         ),
-        _case("efficient", "ViT", suffix="-nystrom", make=_efficient),
+        _case(
+            "efficient",
+            "ViT",
+            suffix="-nystrom",
+            make=_efficient,
+            expect="refused",
+            note="a maximum over all heads",
+        ),
     ]
