@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import fnmatch
 import json
 import sys
 from collections import defaultdict
@@ -36,7 +37,7 @@ LEGEND = """
 | `2, 5 cuts` | 2 attentions found, all that there are, with the true numbers of heads; 5 cuts equal to PyTorch |
 | `1 of 2` | one of two attentions is found; the numbers say why the other one is not |
 | a number in brackets | a reason, at the end: of a refusal, of a near miss, or what the exporter said |
-| `-` | no export |
+| `-` | no export; an empty cell was not measured |
 | **bold** | wrong heads, a site that is no attention, an attention without a word, or an unequal cut |
 """
 
@@ -54,7 +55,7 @@ class _Notes:
 def cell(row: WildRow | None, notes: _Notes) -> str:
     """One cell."""
     if row is None:
-        return "-"
+        return ""
     if row.failed:
         return f"-{notes.mark([f'no export: {row.failed}'])}"
     if row.detail and not row.true:
@@ -120,9 +121,14 @@ def summary(rows: Sequence[WildRow]) -> Iterator[str]:
     yield f"{sum(row.equal for row in built)} of {compared} cuts equal PyTorch."
 
 
-def measured(zoo: Path, jobs: int) -> list[WildRow]:
-    """Checks every folder."""
-    folders = sorted(path for path in zoo.iterdir() if path.is_dir())
+def measured(zoo: Path, jobs: int, only: str = "*") -> list[WildRow]:
+    """Checks the folders whose name fits one of some shell patterns that commas join."""
+    patterns = only.split(",")
+    folders = sorted(
+        path
+        for path in zoo.iterdir()
+        if path.is_dir() and any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
+    )
     if jobs == 1:
         return [check(folder) for folder in folders]
     with get_context("spawn").Pool(jobs) as pool:  # forked processes would share ONNX Runtime's threads
@@ -145,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="tests.zoo.wild.table", description=__doc__)
     parser.add_argument("--zoo", type=Path, help="a folder that tests.zoo.wild.build wrote")
+    parser.add_argument("--only", default="*", help="shell pattern of folders; the rows of others are kept")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the page")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where the rows are kept")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -152,7 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.zoo is not None:
         versions = json.loads((options.zoo / "versions.json").read_text())
         tools = ", ".join(f"{name} {version}" for name, version in versions.items())
-        rows = measured(options.zoo, options.jobs)
+        rows = measured(options.zoo, options.jobs, options.only)
+        if options.only != "*":
+            known = {row.name: row for row in kept(options.rows)[1]} | {row.name: row for row in rows}
+            rows = [known[name] for name in sorted(known)]
         keep(options.rows, f"Measured on {datetime.date.today().isoformat()} with {tools}.", rows)
     header, rows = kept(options.rows)
     write_part(options.output, "wild", part(rows, header))

@@ -28,7 +28,7 @@ WRONG = {
 
 def test_cells() -> None:
     notes = _Notes()
-    assert cell(None, notes) == "-"
+    assert cell(None, notes) == ""
     assert cell(GOOD, notes) == "2, 5 cuts"
     assert cell(LESS, notes) == "1 of 2, 5 cuts [1]"
     assert cell(FAILED, notes) == "- [2]"

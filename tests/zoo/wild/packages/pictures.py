@@ -515,8 +515,6 @@ def cases() -> list[Wild]:
             {"x": image(64, batch=1)},
             yolo,
             dynamic=False,
-            redraw=False,
-            tolerance=1e-4,
         ),
         _case(
             "yolo12",
@@ -525,8 +523,6 @@ def cases() -> list[Wild]:
             {"x": image(64, batch=1)},
             yolo,
             dynamic=False,
-            redraw=False,
-            tolerance=1e-4,
         ),
         _case(
             "rtdetr-head",

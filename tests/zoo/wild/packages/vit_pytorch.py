@@ -97,7 +97,7 @@ def cases() -> list[Wild]:
         _patches("learnable_memory_vit", "ViT"),
         _patches("simple_uvit", "SimpleUViT"),
         _patches("vit_with_patch_merger", "ViT", patch_merge_layer=1, patch_merge_num_tokens=4),
-        _patches("normalized_vit", "nViT", rules=(Heads("Attention", ("to_out",), 3),)),
+        _patches("normalized_vit", "nViT", rules=(Heads("Attention", ("to_out.linear",), 3),)),
         _patches("rvt", "RvT"),
         _patches("jumbo_vit", "JumboViT"),
         _patches("vit_for_small_dataset", "ViT", rules=(Heads("LSA", ("to_out",), "heads"),)),
