@@ -73,8 +73,8 @@ class _Check:
         matched = {core: self.matched[core] for core in self.cores if core in self.matched}
         known = {site.index for site in self.matched.values()}
         left = [site for site in self.sites if site.index not in known]
-        # Where an attention is missing, a site that is refused may be it.
-        extra = [site for site in left if site.removable or len(matched) == len(self.cores)]
+        # A site that is refused may be an attention without a projection, which the case does not list.
+        extra = [site for site in left if site.removable]
         reasons = {site.reason.sentence for site in self.sites if site.reason is not None}
         misses = {miss.reason.sentence for miss in self.sites.near_misses}
         counted = len(self.sites.near_misses) + len(left) - len(extra)

@@ -18,7 +18,7 @@ class WildRow:
         true: query heads of each attention core that has an output projection, from the module's own attributes.
         found: how many of these cores the engine lists as sites.
         heads: the engine's numbers of heads for them, None where it found none.
-        extra: sites that are no attention of the module.
+        extra: removable sites that are no attention of the module.
         compared: cuts compared with PyTorch.
         equal: how many of them agree.
         refusals: why sites or head sets were refused, without names of nodes and values.
