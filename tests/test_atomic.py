@@ -19,6 +19,7 @@ import pytest
 
 from onnxheadprune import UsageError, prune
 from onnxheadprune.storage import folder as folder_module
+from onnxheadprune.storage.stage import uninterrupted
 from tests import toys
 from tests.conftest import ROOT, Outcome
 from tests.crashes import complete, in_child, litter, pruned_and_killed_after, pruned_and_killed_at
@@ -148,6 +149,18 @@ def test_interrupted(source: Path, target: Path, external: str) -> None:
             assert errors.strip() == "error: interrupted"
         assert complete(target) in (old, new)
         assert not litter(target.parent, target)
+
+
+def test_an_interrupt_waits_for_the_names_of_all_files() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            done.append("names")
+        done.append("more")
+    assert done == ["names"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("external", ["never", "always"])

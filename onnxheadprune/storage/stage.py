@@ -6,8 +6,11 @@ import contextlib
 import errno
 import hashlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from onnx import ModelProto
 
@@ -107,22 +110,30 @@ class Stage:
             write_all(self.draft.handle, tail)
             os.fsync(self.draft.handle)
             # From here on nothing takes time: the shorter, the less a kill can leave.
-            self._require_unread(backup)
-            if linked is not None and self.data is not None:
-                self.data.link(linked)
-            try:
-                self._name_model(backup)
-            except BaseException:
-                # An interrupt may come just after the name was given; then all is done.
-                if linked is not None and not self._may_be_named():
-                    linked.unlink(missing_ok=True)
-                raise
-            sync_folder(self.target.parent)
-            with contextlib.suppress(OSError):
-                sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
+            with uninterrupted():
+                self._name_all(linked, backup)
         if backup is not None:
             with contextlib.suppress(OSError), locked(backup.parent):
                 sweep_hidden(backup)
+
+    def _name_all(self, linked: Path | None, backup: Path | None) -> None:
+        """Names the data, then the model, then takes away what the model that was replaced left.
+
+        Raises:
+            OSError: if that is not possible; nothing has changed then.
+        """
+        self._require_unread(backup)
+        if linked is not None and self.data is not None:
+            self.data.link(linked)
+        try:
+            self._name_model(backup)
+        except BaseException:
+            if linked is not None and not self._may_be_named():
+                linked.unlink(missing_ok=True)
+            raise
+        sync_folder(self.target.parent)
+        with contextlib.suppress(OSError):
+            sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
 
     def _require_unread(self, backup: Path | None) -> None:
         """Nothing that was read is replaced, but the model in place; and that only as it was read.
@@ -240,6 +251,23 @@ class Stage:
                 size = min(_SAMPLE, placed.length - start)
                 digest.update(os.pread(self.data.handle, size, placed.offset + start))
         return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds ctrl-C back until the names of all files fit together."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _number, frame: held.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        before(signal.SIGINT, held[0])
 
 
 def _same_content(handle: int, path: Path) -> bool:
