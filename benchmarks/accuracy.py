@@ -29,9 +29,9 @@ import onnx
 import onnxruntime
 
 import onnxheadprune as ohp
-from onnxheadprune.calibration import text_feeds
-from onnxheadprune.feeds import graph_inputs
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.selection.activations import text_feeds
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500

@@ -24,8 +24,8 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import find_sites, prune
-from onnxheadprune.scoring import METHODS, HeadScores, score_heads
-from onnxheadprune.wishes import Wish
+from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
+from onnxheadprune.selection.wishes import Wish
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "char_gpt.onnx"

@@ -30,8 +30,8 @@ from latency import against_itself
 from targets import Row, bound_reached, faster, markdown, same_speed
 
 from onnxheadprune import Benchmark, benchmark, prune, validate
-from onnxheadprune.providers import resolve_provider
 from onnxheadprune.runtime import CUDA
+from onnxheadprune.runtime.providers import resolve_provider
 
 LEAST_SHARE = 0.05
 """Below this part of all operations attention is noise."""

@@ -24,8 +24,8 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import find_sites, prune
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites.find import sites_of, view_of
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 MODEL = SAMPLES / "digits_vit.onnx"

@@ -16,13 +16,13 @@ from typing import Any
 
 import click
 
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.benchmarking import Benchmark, benchmark
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.model_io import LoadedModel, open_model
-from onnxheadprune.pruning import plan_pruning
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.model.load import LoadedModel, open_model
 
 FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")
 

@@ -17,15 +17,15 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import score_heads
-from onnxheadprune.calibration import Calibration, calibration_data, text_feeds
-from onnxheadprune.calibration.drift import EffectMeter
-from onnxheadprune.feeds import graph_inputs
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.providers import resolve_provider
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Session
-from onnxheadprune.scoring.ablation import require_main
-from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.activations import Calibration, calibration_data, text_feeds
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.scoring.ablation import require_main
 
 
 def one_pass_per_head(view: GraphView, data: Calibration) -> list[float]:

@@ -21,10 +21,10 @@ import click
 import onnx
 
 from onnxheadprune import find_sites
-from onnxheadprune.model_io import load_model
-from onnxheadprune.model_save import save_model
-from onnxheadprune.pruning import plan_pruning
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.model.load import load_model
+from onnxheadprune.model.save import save_model
 
 
 def choose(path: Path, share: float, seed: int) -> dict[int, list[int]]:

@@ -15,15 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxheadprune.api import (
-        PruneResult,
-        StoredSize,
-        apply_plan,
-        find_sites,
-        plan_pruning,
-        prune,
-        validate,
-    )
+    from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.benchmarking import (
         Benchmark,
         Cell,
@@ -34,8 +26,7 @@ if TYPE_CHECKING:
         Ratio,
         benchmark,
     )
-    from onnxheadprune.calibration import Calibration
-    from onnxheadprune.compensation import Compensation, Refit
+    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,
@@ -46,14 +37,23 @@ if TYPE_CHECKING:
         ValidationFailedError,
     )
     from onnxheadprune.fusion import Fusion, SiteFusion
-    from onnxheadprune.plan import PlannedEdit, PrunePlan, SiteCut
-    from onnxheadprune.refusal import Reason, Refusal
-    from onnxheadprune.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
+    from onnxheadprune.liveness.refusal import Reason, Refusal
     from onnxheadprune.selection import Limits, Selection, select_heads
-    from onnxheadprune.sites.site import AttentionSite, NearMiss, Sites
+    from onnxheadprune.selection.activations import Calibration
+    from onnxheadprune.selection.compensation import Compensation, Refit
+    from onnxheadprune.selection.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
+    from onnxheadprune.selection.wishes import Chosen, Wish
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
-    from onnxheadprune.wishes import Chosen, Wish
+    from onnxheadprune.workflow.prune import (
+        PruneResult,
+        StoredSize,
+        apply_plan,
+        find_sites,
+        plan_pruning,
+        prune,
+        validate,
+    )
 
 __version__ = "0.1.0"
 
@@ -112,7 +112,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "api": ("PruneResult", "StoredSize", "apply_plan", "find_sites", "plan_pruning", "prune", "validate"),
+    "workflow.prune": (
+        "PruneResult",
+        "StoredSize",
+        "apply_plan",
+        "find_sites",
+        "plan_pruning",
+        "prune",
+        "validate",
+    ),
     "benchmarking": (
         "Benchmark",
         "Cell",
@@ -123,10 +131,10 @@ _HOMES = {
         "Ratio",
         "benchmark",
     ),
-    "calibration": ("Calibration",),
-    "wishes": ("Chosen", "Wish"),
-    "compensation": ("Compensation", "Refit"),
-    "scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
+    "selection.activations": ("Calibration",),
+    "selection.wishes": ("Chosen", "Wish"),
+    "selection.compensation": ("Compensation", "Refit"),
+    "selection.scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
     "selection": ("Limits", "Selection", "select_heads"),
     "errors": (
         "HeadPruneError",
@@ -138,9 +146,9 @@ _HOMES = {
         "ValidationFailedError",
     ),
     "fusion": ("Fusion", "SiteFusion"),
-    "plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
-    "refusal": ("Reason", "Refusal"),
-    "sites.site": ("AttentionSite", "NearMiss", "Sites"),
+    "edit.plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
+    "liveness.refusal": ("Reason", "Refusal"),
+    "attention.sites.site": ("AttentionSite", "NearMiss", "Sites"),
     "validation.metric": ("MetricResult",),
     "validation.result": ("Accuracy", "CaseResult", "Drift", "Validation"),
 }

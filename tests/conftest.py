@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from onnxheadprune import speeding
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
+from onnxheadprune.selection import speed as speeding
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"

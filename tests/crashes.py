@@ -14,8 +14,8 @@ from typing import Any
 import onnx
 
 from onnxheadprune import prune
-from onnxheadprune.storage.spans import own_location
-from onnxheadprune.storage.wire import structure
+from onnxheadprune.model.storage.spans import own_location
+from onnxheadprune.model.storage.wire import structure
 
 STEPS = ("write", "copy_file_range", "ftruncate", "fsync", "link", "replace", "lseek", "close", "unlink")
 State = dict[str, str]

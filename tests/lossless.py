@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.descriptor import FieldDescriptor
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-from onnxheadprune.edits import (
+from onnxheadprune.edit.edits import (
     AddConstant,
     DropInputs,
     DropNode,
@@ -25,8 +25,8 @@ from onnxheadprune.edits import (
     SetOutput,
     SliceTensor,
 )
-from onnxheadprune.plan import VALIDATION_KEY, PrunePlan
-from onnxheadprune.tensors import cut
+from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.model.tensors import cut
 
 
 def differences(left: Any, right: Any, path: str = "") -> Iterator[str]:

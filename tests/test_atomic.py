@@ -18,8 +18,8 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, prune
-from onnxheadprune.storage import folder as folder_module
-from onnxheadprune.storage.stage import uninterrupted
+from onnxheadprune.model.storage import folder as folder_module
+from onnxheadprune.model.storage.stage import uninterrupted
 from tests import toys
 from tests.conftest import ROOT, Outcome
 from tests.crashes import complete, in_child, litter, pruned_and_killed_after, pruned_and_killed_at
@@ -153,12 +153,16 @@ def test_interrupted(source: Path, target: Path, external: str) -> None:
 
 def test_an_interrupt_waits_for_the_names_of_all_files() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt):
+
+    def naming() -> None:
         with uninterrupted():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.01)
             done.append("names")
         done.append("more")
+
+    with pytest.raises(KeyboardInterrupt):
+        naming()
     assert done == ["names"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -231,7 +235,7 @@ def test_data_of_the_same_name_is_never_replaced(
     source: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names are made from samples of the content; equal names with other content are told apart."""
-    monkeypatch.setattr("onnxheadprune.storage.stage.Stage._digest", lambda *_: "0" * 64)
+    monkeypatch.setattr("onnxheadprune.model.storage.stage.Stage._digest", lambda *_: "0" * 64)
     prune(source, "0:1", target, validate=False, external_data="always")
     target.rename(target.with_name("first.onnx"))
     first = complete(target.with_name("first.onnx"))
@@ -328,8 +332,8 @@ def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path
 
 def test_a_file_that_changes_underneath_is_noticed(source: Path, tmp_path: Path) -> None:
     from onnxheadprune.errors import ModelError
-    from onnxheadprune.model_io import open_structure
-    from onnxheadprune.storage.reading import hydrated
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.model.storage.reading import hydrated
 
     loaded = open_structure(source)
     onnx.save(toys.attention(extra_weight=ELEMENTS + 1), source)

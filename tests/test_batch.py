@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.batch import RECORD, BatchItem, prune_batch
-from onnxheadprune.batch_worker import Job, Worker
+from onnxheadprune.workflow.batch import RECORD, BatchItem, prune_batch
+from onnxheadprune.workflow.batch_worker import Job, Worker
 from tests import toys
 from tests.conftest import ROOT
 

@@ -17,7 +17,7 @@ from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, 
 from onnxheadprune.benchmarking import comparable, measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
-from onnxheadprune.report.latency_plot import plot_latencies
+from onnxheadprune.cli.report.latency_plot import plot_latencies
 from onnxheadprune.runtime import CPU, CUDA, BoundOptions, BoundSession, Provider, bound
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.memory import footprint, kernels_in
@@ -522,7 +522,7 @@ def test_operators_of_branches_count(tmp_path: Path) -> None:
 def test_tables_fit_the_terminal(
     command: Command, digits: Path, monkeypatch: pytest.MonkeyPatch, width: int, columns: str
 ) -> None:
-    monkeypatch.setattr("onnxheadprune.report.console.PIPE_WIDTH", width)
+    monkeypatch.setattr("onnxheadprune.cli.report.console.PIPE_WIDTH", width)
     outcome = command("bench", digits, digits, "--batch", 1, *SHORT, "--no-memory")
     latencies = outcome.stdout.split("sizes")[1]
     assert columns in latencies

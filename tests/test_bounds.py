@@ -20,15 +20,15 @@ from numpy.lib import format as npy
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites
-from onnxheadprune.calibration import image_feeds, text_feeds
-from onnxheadprune.feeds import graph_inputs, load_data
-from onnxheadprune.feeds.npz import read_npz
-from onnxheadprune.graph import dims, infer
-from onnxheadprune.graph.calls import check_calls
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.heads import parse_heads
-from onnxheadprune.scoring import read_scores
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.attention.heads import parse_heads
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.model.graph import dims, infer
+from onnxheadprune.model.graph.calls import check_calls
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime.feeds import graph_inputs, load_data
+from onnxheadprune.runtime.feeds.npz import read_npz
+from onnxheadprune.selection.activations import image_feeds, text_feeds
+from onnxheadprune.selection.scoring import read_scores
 from tests import toys, toys_genai
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
@@ -209,7 +209,7 @@ def test_functions_in_circles_and_very_deep() -> None:
 def test_calls_are_counted_as_they_are_inlined() -> None:
     model = calling(5, 3)
     inlined = onnx.inliner.inline_local_functions(model)
-    from onnxheadprune.graph.calls import _Counter, _id
+    from onnxheadprune.model.graph.calls import _Counter, _id
 
     counter = _Counter({_id(function): function for function in model.functions})
     assert counter.of_nodes(model.graph.node, ()).nodes == len(inlined.graph.node)
@@ -551,7 +551,7 @@ def test_strings_that_are_no_text() -> None:
 @pytest.mark.parametrize("name", ["scores", "sites"])
 def test_every_analysis_asks_whether_the_model_is_valid(name: str) -> None:
     """Not only `inspect`: scoring and choosing look at models, too."""
-    from onnxheadprune.scoring import score_heads
+    from onnxheadprune.selection.scoring import score_heads
 
     model = toys.attention()
     model.graph.node[0].op_type = "Transpose"

@@ -14,12 +14,12 @@ from onnx import ModelProto
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from onnxheadprune.calibration import Preprocessing, calibration_data, image_feeds, text_feeds
-from onnxheadprune.calibration.data import Calibration, token_rows
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
-from onnxheadprune.feeds import Input, graph_inputs
-from onnxheadprune.model_io import load_model
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.model.load import load_model
+from onnxheadprune.runtime.feeds import Input, graph_inputs
+from onnxheadprune.selection.activations import Preprocessing, calibration_data, image_feeds, text_feeds
+from onnxheadprune.selection.activations.data import Calibration, token_rows
 from tests import toys, toys_scores
 from tests.conftest import Outcome
 
@@ -244,7 +244,7 @@ def test_bad_data_is_refused_at_once(
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("long work began")
 
-    for where in ("selection.select.measured_paths", "choosing.compensate"):
+    for where in ("selection.select.measured_paths", "selection.chooser.compensate"):
         monkeypatch.setattr(f"onnxheadprune.{where}", never)
     arrays, why = BAD[what]
     path, out = tmp_path / "data.npz", tmp_path / "out"

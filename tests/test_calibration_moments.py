@@ -10,11 +10,11 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.calibration.contexts import context_moments, projection_matrix
-from onnxheadprune.calibration.linear import Linear, linear_at
-from onnxheadprune.calibration.moments import Centred, Moments, ridge
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
+from onnxheadprune.selection.activations.linear import Linear, linear_at
+from onnxheadprune.selection.activations.moments import Centred, Moments, ridge
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")

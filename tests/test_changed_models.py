@@ -13,13 +13,13 @@ from onnx import ModelProto
 
 from onnxheadprune import benchmark, prune
 from onnxheadprune.benchmarking.entry import enter
-from onnxheadprune.calibration.taps import with_stored
-from onnxheadprune.compensation import Compensation, refitted
-from onnxheadprune.model_io import LoadedModel, load_model, open_model, open_structure
-from onnxheadprune.model_save import save_model
+from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
+from onnxheadprune.model.replacing import with_contents
+from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime import CPU, BoundSession, Provider
 from onnxheadprune.runtime.unrounded import unrounded
-from onnxheadprune.storage.replacing import with_contents
+from onnxheadprune.selection.compensation import Compensation, refitted
 from tests import toys, toys_nbits
 from tests.clocks import heavy
 
@@ -104,7 +104,7 @@ def test_weights_that_stay_on_disk_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None
 ) -> None:
     """Tensors are references into the original's own file and into one beside it, as beyond 2 GB (`limit`)."""
-    for module in ("benchmarking.entry", "model_save") if limit else ():
+    for module in ("benchmarking.entry", "model.save") if limit else ():
         monkeypatch.setattr(f"onnxheadprune.{module}.INLINE_LIMIT", limit)
     path = tmp_path / "model.onnx"
     onnx.save(toys.attention(extra_weight=400_000), path)

@@ -297,7 +297,7 @@ def test_a_bug_asks_for_a_report(command: Command, toy: Path, monkeypatch: pytes
     def broken(_: Any) -> Any:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr("onnxheadprune.sites.find.find_sites", broken)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_sites", broken)
     result = command("inspect", toy)
     assert result.exit_code == 70
     assert result.stdout == ""
@@ -314,7 +314,7 @@ def test_an_interrupt_while_modules_load(
         except KeyboardInterrupt as error:
             raise ImportError("the module is not complete") from error
 
-    monkeypatch.setattr("onnxheadprune.sites.find.find_sites", half_loaded)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_sites", half_loaded)
     result = command("inspect", tmp_path / "m.onnx")
     assert (result.exit_code, result.stderr) == (130, "error: interrupted\n")
 

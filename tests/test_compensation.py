@@ -13,17 +13,17 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, prune, validate
-from onnxheadprune.calibration.contexts import run_feed
-from onnxheadprune.calibration.moments import Moments
-from onnxheadprune.choosing import Chooser, named
-from onnxheadprune.compensation import compensate, record_of
-from onnxheadprune.compensation.fit import fit
-from onnxheadprune.compensation.record import COMPENSATED_KEY
+from onnxheadprune.edit.plan import REMOVED_KEY
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model_io import load_model, open_structure
-from onnxheadprune.plan import REMOVED_KEY
+from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.wishes import Wish
+from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.chooser import Chooser, named
+from onnxheadprune.selection.compensation import compensate, record_of
+from onnxheadprune.selection.compensation.fit import fit
+from onnxheadprune.selection.compensation.record import COMPENSATED_KEY
+from onnxheadprune.selection.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune import doctor as doctor_module
-from onnxheadprune.doctor import diagnose
-from onnxheadprune.provider_advice import advice
-from onnxheadprune.report.console import out
-from onnxheadprune.report.doctor import doctor_report
+from onnxheadprune.cli.report.console import out
+from onnxheadprune.cli.report.doctor import doctor_report
 from onnxheadprune.runtime import CPU, CUDA, Card, machine
+from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module
+from onnxheadprune.runtime.advice import advice
+from onnxheadprune.runtime.doctor import diagnose
 from onnxheadprune.runtime.host import cards, cuda_of_driver, read_smi
 from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
 from tests.conftest import Outcome

@@ -13,14 +13,14 @@ import pytest
 from onnx import helper
 
 from onnxheadprune import Drift, UsageError, prune
-from onnxheadprune.calibration.drift import EffectMeter
-from onnxheadprune.calibration.main_output import MainOutput, main_output
-from onnxheadprune.choosing import Chooser
-from onnxheadprune.model_io import open_structure
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.model.graph.main_output import MainOutput, main_output
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation.gates import drift_gate
-from onnxheadprune.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import Outcome
 

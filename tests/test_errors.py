@@ -97,7 +97,7 @@ def test_unreadable_file(refused: Refused, toy: Path, monkeypatch: pytest.Monkey
     def denied(_: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("onnxheadprune.model_io._structure_of", denied)
+    monkeypatch.setattr("onnxheadprune.model.load._structure_of", denied)
     assert refused(3, "inspect", toy) == f"{toy} cannot be read: Permission denied"
 
 
@@ -355,7 +355,7 @@ def test_second_rename_that_fails_restores_the_older_model(
 
 
 def test_too_large_for_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.model_save.INLINE_LIMIT", 10_000)
+    monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 10_000)
     model = toys.attention(extra_weight=5000)
     with pytest.raises(UsageError, match="--external-data auto"):
         prune(model, "0:1", tmp_path / "o.onnx", external_data="never", provider="cpu")
@@ -385,7 +385,7 @@ def test_out_of_memory(refused: Refused, toy: Path, monkeypatch: pytest.MonkeyPa
     def starved(_: Path) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("onnxheadprune.model_io._structure_of", starved)
+    monkeypatch.setattr("onnxheadprune.model.load._structure_of", starved)
     assert refused(3, "inspect", toy) == "there is not enough memory for this"
 
 

@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.feeds import FeedMaker, first_that_runs, graph_inputs, load_data
-from onnxheadprune.feeds.symbols import read_dim
-from onnxheadprune.feeds.tables import row_bound
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.runtime.feeds import FeedMaker, first_that_runs, graph_inputs, load_data
+from onnxheadprune.runtime.feeds.symbols import read_dim
+from onnxheadprune.runtime.feeds.tables import row_bound
 from tests import toys
 
 I64, F32, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL

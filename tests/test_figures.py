@@ -12,8 +12,8 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import prune
 from onnxheadprune.benchmarking.result import Comparison
 from onnxheadprune.benchmarking.statistics import Ratio, Verdict
-from onnxheadprune.report.layout import change, size
-from onnxheadprune.storage.tensors import stored_size
+from onnxheadprune.cli.report.layout import change, size
+from onnxheadprune.model.storage.tensors import stored_size
 from tests import toys
 from tests.conftest import Outcome
 

@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from onnxheadprune import prune
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
-from onnxheadprune.feeds import FeedMaker, Sizes
-from onnxheadprune.model_io import open_model
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.model.load import open_model
+from onnxheadprune.runtime.feeds import FeedMaker, Sizes
 from tests import toys
 
 

@@ -8,8 +8,8 @@ import onnx
 import pytest
 
 from onnxheadprune import find_sites, prune
-from onnxheadprune.feeds import FeedMaker
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.runtime.feeds import FeedMaker
 from onnxheadprune.validation import validate
 from tests import toys_genai as toys
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 
 from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
 from tests.conftest import Outcome
 from tests.engine.one_node import run
 from tests.toys_generation import HEADS, LAYERS, generator

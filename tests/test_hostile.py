@@ -379,7 +379,7 @@ def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: 
     def stumbles(*_: Any) -> None:
         raise IndexError("list index out of range")
 
-    monkeypatch.setattr("onnxheadprune.sites.find.find_structural", stumbles)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_structural", stumbles)
     with pytest.raises(IndexError):
         find_sites(toys.attention())
     invalid = toys.attention()

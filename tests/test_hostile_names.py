@@ -13,9 +13,9 @@ from onnx import AttributeProto, ModelProto
 from rich.text import Text
 
 from onnxheadprune import find_sites
-from onnxheadprune.report.console import out
-from onnxheadprune.report.escaping import escaped
-from onnxheadprune.report.layout import heading, row, table
+from onnxheadprune.cli.report.console import out
+from onnxheadprune.cli.report.escaping import escaped
+from onnxheadprune.cli.report.layout import heading, row, table
 from tests import toys
 from tests.conftest import Outcome
 
@@ -126,7 +126,7 @@ def test_bugs_are_printed_escaped_too(model: Path, command: Command, monkeypatch
     def stumbles(*_: object) -> None:
         raise KeyError(EVIL)
 
-    monkeypatch.setattr("onnxheadprune.sites.find.sites_of", stumbles)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.sites_of", stumbles)
     result = command("inspect", model)
     assert result.exit_code == 70
     assert "Traceback" in result.stderr

@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto, TensorProto, TrainingInfoProto, helper, numpy_helper
 
 from onnxheadprune import plan_pruning, prune
-from onnxheadprune.model_io import load_model, open_structure
-from onnxheadprune.storage.tensors import BITS, tensors_of
+from onnxheadprune.model.load import load_model, open_structure
+from onnxheadprune.model.storage.tensors import BITS, tensors_of
 from tests import toys
 from tests.conftest import ROOT
 from tests.lossless import differences, unexplained

@@ -13,9 +13,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import validate
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests import attacks, toys
 
 HEADS = [1, 3]

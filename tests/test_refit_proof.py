@@ -11,12 +11,12 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, Validation, prune, validate
-from onnxheadprune.compensation import record_of, sealed
-from onnxheadprune.compensation.record import COMPENSATED_KEY
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.edit.plan import REMOVED_KEY
 from onnxheadprune.fusion import FUSED_KEY
-from onnxheadprune.model_io import open_structure
-from onnxheadprune.plan import REMOVED_KEY
-from onnxheadprune.pruning import plan_pruning
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.selection.compensation import record_of, sealed
+from onnxheadprune.selection.compensation.record import COMPENSATED_KEY
 from tests import attacks, toys, toys_scores
 
 HEADS = "0:1 1:0,3"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import InferenceError, ProviderError, providers, runtime
-from onnxheadprune.providers import probe, resolve_provider
-from onnxheadprune.runtime import CPU, CUDA, Provider, Session, session, stored
+from onnxheadprune import InferenceError, ProviderError, runtime
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
+from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}

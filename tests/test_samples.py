@@ -14,12 +14,12 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
-from onnxheadprune.model_io import load_model
-from onnxheadprune.plan import REMOVED_KEY, PrunePlan
-from onnxheadprune.pruning import plan_pruning
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
+from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
+from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.surgery import apply_plan
 from tests.conftest import SAMPLES
 
 TINY = SAMPLES / "tiny"

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.calibration.contexts import context_moments, projection_matrix
-from onnxheadprune.calibration.data import Calibration, calibration_data
-from onnxheadprune.calibration.drift import EffectMeter
-from onnxheadprune.calibration.main_output import main_output
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.errors import UsageError
-from onnxheadprune.heads import is_legal
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.model_io import load_model
+from onnxheadprune.model.graph.main_output import main_output
+from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.scoring import METHODS, read_scores, score_heads, write_scores
-from onnxheadprune.scoring.moves import path_by_worth
-from onnxheadprune.scoring.reconstruction import DAMPING
-from onnxheadprune.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.scoring.scores import is_protected, scores_from_dict
-from onnxheadprune.sites.find import sites_of, view_of
+from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.scoring import METHODS, read_scores, score_heads, write_scores
+from onnxheadprune.selection.scoring.moves import path_by_worth
+from onnxheadprune.selection.scoring.reconstruction import DAMPING
+from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.scores import is_protected, scores_from_dict
 from tests import toys_scores
 from tests.conftest import Outcome
 

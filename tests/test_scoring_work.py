@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune import sweeping
-from onnxheadprune.choosing import Chooser
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model_io import open_structure
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.scoring import HeadScores, score, score_heads
-from onnxheadprune.scoring.executors import open_executor, run_all
-from onnxheadprune.wishes import Wish
+from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.scoring import HeadScores, score, score_heads
+from onnxheadprune.selection.scoring.executors import open_executor, run_all
+from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")

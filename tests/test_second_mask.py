@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import pruning, validate
-from onnxheadprune.feeds import FeedMaker
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.pruning import Planning, analyse
+from onnxheadprune import validate
+from onnxheadprune.attention import planning as pruning
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import Planning, analyse
+from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.site import AttentionSite, Projection, Sites
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.sites.find import find_sites, view_of
-from onnxheadprune.sites.site import AttentionSite, Projection, Sites
-from onnxheadprune.surgery import apply_plan
-from onnxheadprune.tolerances import FLOAT32
+from onnxheadprune.runtime.feeds import FeedMaker
+from onnxheadprune.runtime.tolerances import FLOAT32
 from onnxheadprune.validation.cores import silenced_cores
 from onnxheadprune.validation.second_mask import SecondMask
 from tests import toys

@@ -11,18 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.calibration.contexts import context_moments
-from onnxheadprune.calibration.main_output import main_output
-from onnxheadprune.calibration.moments import Moments
+from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.heads import is_legal
+from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.scoring.moves import Step, path_by_worth
-from onnxheadprune.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.scoring.scores import scores_from_dict
 from onnxheadprune.selection import Limits, Selection, ground, select_heads
+from onnxheadprune.selection.activations.contexts import context_moments
+from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
 from onnxheadprune.selection.curves import measured_path
+from onnxheadprune.selection.scoring.moves import Step, path_by_worth
+from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.scores import scores_from_dict
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -281,10 +281,10 @@ def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
-    from onnxheadprune.calibration.drift import EffectMeter
-    from onnxheadprune.calibration.linear import linear_of
-    from onnxheadprune.calibration.taps import with_stored
+    from onnxheadprune.edit.extract import with_stored
     from onnxheadprune.runtime import Session
+    from onnxheadprune.selection.activations.drift import EffectMeter
+    from onnxheadprune.selection.activations.linear import linear_of
     from onnxheadprune.selection.curves import _refits
 
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))

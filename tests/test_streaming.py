@@ -16,20 +16,20 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from benchmarks.decoder import Shape, make
 from onnxheadprune import UsageError, apply_plan, plan_pruning, prune, validate
-from onnxheadprune.edits import Selection, spell_ranges
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model_io import open_model, open_structure
-from onnxheadprune.model_save import save_model
+from onnxheadprune.model.load import open_model, open_structure
+from onnxheadprune.model.replacing import with_contents
+from onnxheadprune.model.save import save_model
+from onnxheadprune.model.slices import Selection, spell_ranges
+from onnxheadprune.model.storage import reading, wire, writing
+from onnxheadprune.model.storage.reading import Opened, hydrated, same_bytes, tensor_bytes
+from onnxheadprune.model.storage.sources import source_at
+from onnxheadprune.model.storage.spans import Span, defer_cut, refer
+from onnxheadprune.model.storage.splicing import splice, token
+from onnxheadprune.model.storage.tensors import BITS, tensors_of
+from onnxheadprune.model.storage.wire import structure
+from onnxheadprune.model.tensors import cut
 from onnxheadprune.runtime import CPU, Provider, Session, stored
-from onnxheadprune.storage import reading, wire, writing
-from onnxheadprune.storage.reading import Opened, hydrated, same_bytes, tensor_bytes
-from onnxheadprune.storage.replacing import with_contents
-from onnxheadprune.storage.sources import source_at
-from onnxheadprune.storage.spans import Span, defer_cut, refer
-from onnxheadprune.storage.splicing import splice, token
-from onnxheadprune.storage.tensors import BITS, tensors_of
-from onnxheadprune.storage.wire import structure
-from onnxheadprune.tensors import cut
 from tests import toys
 from tests.conftest import ROOT
 
@@ -96,7 +96,7 @@ def test_large_models_are_mapped_not_read(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for models over 256 MB: the masked reference refers to the original's files, staged ones are shown."""
-    for module in ("runtime.stored", "model_save"):
+    for module in ("runtime.stored", "model.save"):
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
     for number, path in enumerate((decoder, in_one_file(decoder, tmp_path))):
         folder = tmp_path / str(number)
@@ -117,7 +117,7 @@ def test_a_failed_validation_of_a_large_model_leaves_nothing(
 ) -> None:
     from onnxheadprune import ValidationFailedError
 
-    monkeypatch.setattr("onnxheadprune.model_save.MAPPED_FROM", 1000)
+    monkeypatch.setattr("onnxheadprune.model.save.MAPPED_FROM", 1000)
     seen = []
 
     def spoiled(handle: int, layout: Any, opened: Any) -> None:
@@ -127,7 +127,7 @@ def test_a_failed_validation_of_a_large_model_leaves_nothing(
         os.pwrite(handle, b"wrong", 4096)
         seen.extend(tmp_path.iterdir())
 
-    monkeypatch.setattr("onnxheadprune.storage.stage.write_data", spoiled)
+    monkeypatch.setattr("onnxheadprune.model.storage.stage.write_data", spoiled)
     with pytest.raises(ValidationFailedError, match="neither those of"):
         prune(decoder, "*:2-3", tmp_path / "o.onnx", provider="cpu")
     assert not list(tmp_path.iterdir())
@@ -220,7 +220,7 @@ def test_inline_models_over_the_limit_leave_as_external_data(
     decoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = in_one_file(decoder, tmp_path)
-    monkeypatch.setattr("onnxheadprune.model_save.INLINE_LIMIT", 1_000_000)
+    monkeypatch.setattr("onnxheadprune.model.save.INLINE_LIMIT", 1_000_000)
     prune(path, "*:2-3", tmp_path / "o.onnx", provider="cpu")
     assert len(list(tmp_path.glob("o.onnx.*.data"))) == 1
     assert (tmp_path / "o.onnx").stat().st_size < 100_000

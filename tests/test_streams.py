@@ -203,6 +203,6 @@ def test_a_program_that_ends_itself_is_a_bug(
     def stops(*_: object) -> None:
         raise SystemExit(0)
 
-    monkeypatch.setattr("onnxheadprune.sites.find.find_structural", stops)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_structural", stops)
     assert main(["inspect", str(toy)]) == 70
     assert "this is a bug in onnxheadprune (SystemExit)" in capfd.readouterr().err

@@ -11,11 +11,11 @@ import pytest
 from onnx import ModelProto, helper
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
-from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.tolerances import FLOAT32, QUANTIZED, tolerance_for
 from onnxheadprune.runtime.unrounded import LEVEL, unrounded
-from onnxheadprune.sites.find import view_of
-from onnxheadprune.tolerances import FLOAT32, QUANTIZED, tolerance_for
 from tests import toys_genai, toys_nbits
 from tests.toys import Toy, set_initializer
 

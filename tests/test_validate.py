@@ -22,7 +22,7 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.plan import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.edit.plan import REMOVED_KEY, VALIDATION_KEY
 from onnxheadprune.validation import deployed
 from tests import toys
 
@@ -431,7 +431,7 @@ def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
 
 
 def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxheadprune import surgery
+    from onnxheadprune.edit import apply as surgery
 
     right = surgery.apply_plan
 

@@ -11,16 +11,16 @@ import pytest
 from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import prune
-from onnxheadprune.calibration.contexts import run_feed
-from onnxheadprune.calibration.data import token_rows
-from onnxheadprune.calibration.linear import feeders, linear_of
-from onnxheadprune.calibration.moments import Moments
-from onnxheadprune.calibration.taps import tapped
-from onnxheadprune.compensation import compensate, value_fit
-from onnxheadprune.compensation.value_fit import Layout, fit_values
-from onnxheadprune.compensation.values import Values, values_of
+from onnxheadprune.attention.sites.find import sites_of
+from onnxheadprune.edit.extract import tapped
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.sites.find import sites_of
+from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.data import token_rows
+from onnxheadprune.selection.activations.linear import feeders, linear_of
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.compensation import compensate, value_fit
+from onnxheadprune.selection.compensation.value_fit import Layout, fit_values
+from onnxheadprune.selection.compensation.values import Values, values_of
 from tests import toys_scores
 from tests.conftest import SAMPLES
 

@@ -18,9 +18,9 @@ from onnxheadprune.benchmarking.result import (
 from onnxheadprune.benchmarking.runner import Settings, run_benchmark
 from onnxheadprune.benchmarking.statistics import Ratio
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model_io import ModelLike
-from onnxheadprune.providers import AUTO, resolve_provider
+from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime import CUDA, Provider
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
 
 __all__ = [
     "Benchmark",

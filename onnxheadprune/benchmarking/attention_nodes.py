@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.sites.find import sites_of, view_of
 
 
 def attention_nodes(model: ModelProto) -> frozenset[str] | None:

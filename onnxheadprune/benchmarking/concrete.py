@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.feeds.fill import Array
-from onnxheadprune.graph.infer import annotate
-from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, GraphView
+from onnxheadprune.model.graph.infer import annotate
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView
+from onnxheadprune.runtime.feeds.fill import Array
 
 FEW = 64
 """Inputs of up to this many whole numbers or flags (lengths, `use_cache_branch`) become constants."""

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.find import pruning_record, view_of
 from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
 from onnxheadprune.errors import ModelError
-from onnxheadprune.feeds import Feed, FeedMaker
-from onnxheadprune.model_io import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
-from onnxheadprune.model_save import save_model
-from onnxheadprune.sites.find import pruning_record, view_of
-from onnxheadprune.storage.tensors import stored_size
-from onnxheadprune.tolerances import tolerance_for
+from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
+from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.runtime.feeds import Feed, FeedMaker
+from onnxheadprune.runtime.tolerances import tolerance_for
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.benchmarking.flops_fused import FUSED_COUNTERS
-from onnxheadprune.graph.dims import Shape
-from onnxheadprune.graph.view import GraphView, Node, Scope
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.view import GraphView, Node, Scope
 
 Counter = Callable[[Node], int | None]
 

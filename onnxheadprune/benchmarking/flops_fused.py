@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.view import Node
 
 PAST = {
     ("com.microsoft", "MultiHeadAttention"): 6,

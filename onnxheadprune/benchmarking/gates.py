@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.benchmarking.result import Benchmark
-from onnxheadprune.validation.gates import Gate
 
 
 def speed_gates(result: Benchmark, least: float) -> list[Gate]:

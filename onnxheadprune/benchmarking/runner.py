@@ -24,8 +24,7 @@ from onnxheadprune.benchmarking.statistics import (
     paired_ratio,
 )
 from onnxheadprune.errors import InferenceError, ProviderError
-from onnxheadprune.feeds import Feed
-from onnxheadprune.model_io import ModelLike
+from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime import (
     BoundOptions,
     BoundSession,
@@ -35,6 +34,7 @@ from onnxheadprune.runtime import (
     machine,
     versions,
 )
+from onnxheadprune.runtime.feeds import Feed
 
 LOW_PRECISION = ("float16", "bfloat16")
 BUSY = 0.3

@@ -61,12 +61,12 @@ def bench(
     """
     from onnxheadprune.benchmarking import benchmark
     from onnxheadprune.benchmarking.gates import speed_gates
-    from onnxheadprune.report.benchmark import benchmark_report
-    from onnxheadprune.report.benchmark_csv import write_csv
-    from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.figure import check_picture
-    from onnxheadprune.report.gates import gate_rows
-    from onnxheadprune.report.latency_plot import plot_latencies
+    from onnxheadprune.cli.report.benchmark import benchmark_report
+    from onnxheadprune.cli.report.benchmark_csv import write_csv
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.gates import gate_rows
+    from onnxheadprune.cli.report.latency_plot import plot_latencies
 
     if plot is not None:
         check_picture(plot)

@@ -11,8 +11,8 @@ import click
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
-    from onnxheadprune.calibration import Calibration
-    from onnxheadprune.feeds import DataSource
+    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.selection.activations import Calibration
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 NAMES = (
@@ -112,12 +112,12 @@ def read_data(model: Path | None, settings: dict[str, Any]) -> DataSource | Cali
         raise click.UsageError("text and pictures are read for one MODEL; --batch takes --data", context)
     if not given or model is None:
         return data  # type: ignore[no-any-return]
-    from onnxheadprune.calibration import Preprocessing, image_feeds, random_data, text_feeds
-    from onnxheadprune.feeds import graph_inputs
-    from onnxheadprune.model_io import load_model
-    from onnxheadprune.providers import resolve_provider
-    from onnxheadprune.report.console import err
-    from onnxheadprune.sites.find import view_of
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.cli.report.console import err
+    from onnxheadprune.model.load import load_model
+    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data, text_feeds
 
     view = view_of(load_model(model))
     if chosen["random_data"]:

@@ -11,7 +11,7 @@ import click
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
-    from onnxheadprune.wishes import Wish
+    from onnxheadprune.selection.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 WAYS = ("ratio", "keep", "target_speedup", "max_drift")
@@ -113,9 +113,9 @@ def read_wish(settings: dict[str, Any]) -> Wish | None:
     if len(given) > 1:
         spelled = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise click.UsageError(f"{spelled} are two wishes; give one", context)
-    from onnxheadprune.scoring import read_scores
     from onnxheadprune.selection import Limits
-    from onnxheadprune.wishes import Wish
+    from onnxheadprune.selection.scoring import read_scores
+    from onnxheadprune.selection.wishes import Wish
 
     scores = None if path is None else read_scores(path)
     return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect, rounds=rounds)
@@ -136,7 +136,7 @@ def read_effect(settings: dict[str, Any]) -> Callable[..., float] | str | None:
     if spec is None:
         return None
     from onnxheadprune.errors import UsageError
-    from onnxheadprune.feeds.data import import_function
+    from onnxheadprune.runtime.feeds.data import import_function
 
     if ":" not in spec:
         raise UsageError(f"a drift is measured by auto, kl, cosine or module:function, not {spec!r}")

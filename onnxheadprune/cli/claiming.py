@@ -17,7 +17,7 @@ import click
 from onnxheadprune.cli.options import Output
 
 if TYPE_CHECKING:
-    from onnxheadprune.storage.claims import Making, Reading
+    from onnxheadprune.model.storage.claims import Making, Reading
 
 
 def guarded(command: click.Command) -> click.Command:
@@ -42,13 +42,13 @@ def _check(context: click.Context) -> None:
     """
     if not any(isinstance(option.type, Output) for option in context.command.params):
         return
-    from onnxheadprune.storage.claims import check_makings
+    from onnxheadprune.model.storage.claims import check_makings
 
     check_makings(list(_makings(context)), lambda: _readings(context))
 
 
 def _makings(context: click.Context) -> Iterator[Making]:
-    from onnxheadprune.storage.claims import Making
+    from onnxheadprune.model.storage.claims import Making
 
     given = context.params
     model = given.get("model")
@@ -71,12 +71,12 @@ def _makings(context: click.Context) -> Iterator[Making]:
 
 def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
     """Files that come with an output without being named; they replace nothing but their like."""
-    from onnxheadprune.storage.claims import Making
+    from onnxheadprune.model.storage.claims import Making
 
     if not output.name:
         return
     if given.get("sweep") is not None:
-        from onnxheadprune.report.curve import JSON_MARK, PICTURE_MARK, curve_files
+        from onnxheadprune.cli.report.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)
         if output == document:
@@ -85,14 +85,14 @@ def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
     if given.get("method") == "ablation":
         from onnxheadprune.cli.choosing import score_path
-        from onnxheadprune.scoring.partial import MARK
+        from onnxheadprune.selection.scoring.partial import MARK
 
         yield Making("the record of finished sites,", score_path(output), mark=MARK)
 
 
 def _readings(context: click.Context) -> Iterator[Reading]:
-    from onnxheadprune.storage.claims import Reading, named_files
-    from onnxheadprune.storage.leftovers import locations
+    from onnxheadprune.model.storage.claims import Reading, named_files
+    from onnxheadprune.model.storage.leftovers import locations
 
     for option in context.command.params:
         if isinstance(option.type, Output):

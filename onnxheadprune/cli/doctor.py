@@ -20,11 +20,11 @@ from onnxheadprune.cli.outcome import emit_json
 @json_option
 def doctor(wanted: tuple[str, ...], as_json: bool) -> int:
     """Show versions, cards and libraries, and try every execution provider of this ONNX Runtime on a small model."""
-    from onnxheadprune.doctor import diagnose
+    from onnxheadprune.cli.report.console import err, out, print_error
+    from onnxheadprune.cli.report.doctor import doctor_report
     from onnxheadprune.errors import ProviderError
-    from onnxheadprune.providers import AUTO
-    from onnxheadprune.report.console import err, out, print_error
-    from onnxheadprune.report.doctor import doctor_report
+    from onnxheadprune.runtime.doctor import diagnose
+    from onnxheadprune.runtime.providers import AUTO
 
     named = [name for name in wanted if name.lower() != AUTO]
     with err().status("trying the execution providers"):

@@ -16,10 +16,10 @@ from onnxheadprune.cli.outcome import emit_json
 @json_option
 def inspect(model: Path, as_json: bool) -> int:
     """Show the attention sites of MODEL and which of their heads can be removed."""
+    from onnxheadprune.attention.sites.find import find_sites
+    from onnxheadprune.cli.report.console import err, out, print_error
+    from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
-    from onnxheadprune.report.console import err, out, print_error
-    from onnxheadprune.report.sites import near_misses, sites_report
-    from onnxheadprune.sites.find import find_sites
 
     sites = find_sites(model)
     if as_json:

@@ -50,7 +50,7 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED, as_json)
     except (Exception, SystemExit) as error:
-        from onnxheadprune.report.console import err
+        from onnxheadprune.cli.report.console import err
 
         if _is_interrupt(error):
             return _fail("interrupted", INTERRUPTED, as_json)
@@ -78,13 +78,13 @@ def emit_json(document: dict[str, Any]) -> None:
 
 
 def _fail(message: str, exit_code: int, as_json: bool, validation: Any = None) -> int:
-    from onnxheadprune.report.console import err, print_error
+    from onnxheadprune.cli.report.console import err, print_error
 
     if as_json:
         details = {} if validation is None else {"validation": validation.to_dict()}
         emit_json({"error": message, "exit_code": exit_code, **details})
     elif validation is not None:
-        from onnxheadprune.report.validation import validation_report
+        from onnxheadprune.cli.report.validation import validation_report
 
         err().print(*validation_report(validation), sep="\n")
     print_error(message)

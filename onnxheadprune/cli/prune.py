@@ -17,7 +17,7 @@ from onnxheadprune.cli.writing import resolve_target, run_batch, writing_options
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from onnxheadprune.api import PruneResult
+    from onnxheadprune.workflow.prune import PruneResult
 
 
 @click.command(cls=LawfulCommand, laws=PRUNE, short_help="Remove heads, prove the result exact, write it.")
@@ -111,14 +111,14 @@ def prune(
         target, settings["no_validate"] = None, True
     if dry_run and wish is None and not settings["compensate"]:
         return _dry_run(model, heads, settings, ahead=ahead, report=report, as_json=as_json)
-    from onnxheadprune.api import prune as run_prune
-    from onnxheadprune.report.choice import heat_of
-    from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.figure import check_picture
-    from onnxheadprune.report.heatmap import save_heatmap
-    from onnxheadprune.report.page import save_page
-    from onnxheadprune.report.plan import planned_output, prune_report
-    from onnxheadprune.report.progress import progress_on
+    from onnxheadprune.cli.report.choice import heat_of
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.heatmap import save_heatmap
+    from onnxheadprune.cli.report.page import save_page
+    from onnxheadprune.cli.report.plan import planned_output, prune_report
+    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.workflow.prune import prune as run_prune
 
     if heatmap is not None:
         check_picture(heatmap)
@@ -144,8 +144,8 @@ def prune(
 
 def _rows_ahead(result: PruneResult) -> list[RenderableType]:
     """The report of a run that wrote nothing."""
-    from onnxheadprune.report.fusion import fusion_rows
-    from onnxheadprune.report.plan import plan_report
+    from onnxheadprune.cli.report.fusion import fusion_rows
+    from onnxheadprune.cli.report.plan import plan_report
 
     sizes = result.before, result.after
     return [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
@@ -158,9 +158,9 @@ def _look_ahead(model: Path, target: Path | None, settings: dict[str, Any]) -> N
         UsageError: if the output or the backup cannot be written.
         ProviderError: if the provider does not run here.
     """
-    from onnxheadprune.model_io import open_structure
-    from onnxheadprune.model_save import check_backup, check_target
-    from onnxheadprune.providers import AUTO, resolve_provider
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.model.save import check_backup, check_target
+    from onnxheadprune.runtime.providers import AUTO, resolve_provider
 
     backup = settings.pop("backup", None)
     if target is not None:
@@ -185,13 +185,13 @@ def _dry_run(
     report: Path | None,
     as_json: bool,
 ) -> int:
-    from onnxheadprune.api import planned_size, size_warnings
-    from onnxheadprune.fusing import planned_fusion
-    from onnxheadprune.pruning import plan_pruning, require_something
-    from onnxheadprune.report.console import out
-    from onnxheadprune.report.fusion import fusion_rows
-    from onnxheadprune.report.page import save_page
-    from onnxheadprune.report.plan import plan_report, planned_output
+    from onnxheadprune.attention.planning import plan_pruning, require_something
+    from onnxheadprune.cli.report.console import out
+    from onnxheadprune.cli.report.fusion import fusion_rows
+    from onnxheadprune.cli.report.page import save_page
+    from onnxheadprune.cli.report.plan import plan_report, planned_output
+    from onnxheadprune.workflow.fuse import planned_fusion
+    from onnxheadprune.workflow.prune import planned_size, size_warnings
 
     flags = {name: settings[name] for name in ("keep_cache_shape", "allow_io_change")}
     plan = plan_pruning(model, {} if heads is None else heads, **flags)

@@ -44,14 +44,14 @@ def score(
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.providers import AUTO, resolve_provider
-    from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.figure import check_picture
-    from onnxheadprune.report.heatmap import heat_rows, save_heatmap
-    from onnxheadprune.report.progress import progress_on
-    from onnxheadprune.report.scores import score_rows
-    from onnxheadprune.scoring import score_heads, write_scores
-    from onnxheadprune.scoring.executors import open_executor
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.heatmap import heat_rows, save_heatmap
+    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.cli.report.scores import score_rows
+    from onnxheadprune.runtime.providers import AUTO, resolve_provider
+    from onnxheadprune.selection.scoring import score_heads, write_scores
+    from onnxheadprune.selection.scoring.executors import open_executor
 
     if heatmap is not None:
         check_picture(heatmap)

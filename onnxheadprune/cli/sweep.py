@@ -31,15 +31,15 @@ def run_sweep(
     context = click.get_current_context()
     if model is None or heads is not None or any(settings[name] is not None for name in WAYS):
         raise click.UsageError("--sweep takes one MODEL and chooses heads itself, by ratios", context)
-    from onnxheadprune.choosing import Chooser
-    from onnxheadprune.model_io import open_structure
-    from onnxheadprune.providers import resolve_provider
-    from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.curve import curve_files, curve_rows, save_curve
-    from onnxheadprune.report.figure import check_picture
-    from onnxheadprune.report.progress import progress_on
-    from onnxheadprune.scoring.executors import open_executor
-    from onnxheadprune.sweeping import parse_sweep, sweep_ratios
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
+    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.selection.chooser import Chooser
+    from onnxheadprune.selection.scoring.executors import open_executor
+    from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
     ratios = parse_sweep(spec)
     document, picture = (None, None) if output is None else curve_files(output)

@@ -57,12 +57,12 @@ def validate(
 
     The sizes, repeats and threads are those of --min-speedup.
     """
-    from onnxheadprune.api import validate as run_validate
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.gates import gate_rows
+    from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
-    from onnxheadprune.report.console import err, out
-    from onnxheadprune.report.gates import gate_rows
-    from onnxheadprune.report.validation import validation_report
     from onnxheadprune.validation.gates import drift_gate
+    from onnxheadprune.workflow.prune import validate as run_validate
 
     measuring = {name: settings.pop(name) for name in MEASURING}
     settings["effect"] = read_effect(settings)

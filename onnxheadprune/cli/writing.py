@@ -12,7 +12,7 @@ from onnxheadprune.cli.options import FILE, OUTPUT, stacked
 from onnxheadprune.cli.outcome import emit_json
 
 if TYPE_CHECKING:
-    from onnxheadprune.heads import HeadSpec
+    from onnxheadprune.attention.heads import HeadSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -80,9 +80,9 @@ def run_batch(
     Raises:
         click.UsageError: if options contradict each other.
     """
-    from onnxheadprune.batch import prune_batch
-    from onnxheadprune.report.batch import batch_report, item_line
-    from onnxheadprune.report.console import err, out
+    from onnxheadprune.cli.report.batch import batch_report, item_line
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.workflow.batch import prune_batch
 
     context = click.get_current_context()
     if model is not None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.edits import AddConstant, Attribute, Edit, InsertNode
+from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, Edit, InsertNode
 from onnxheadprune.fusion.layout import Atom, Axis, Layout, flat, size_of
-from onnxheadprune.graph.view import GraphView, Node
-from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.model.graph.view import GraphView, Node
 
 IMPOSSIBLE = 99
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from onnx import TensorProto
 
-from onnxheadprune.edits import DropNode
+from onnxheadprune.edit.edits import DropNode
 from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, why_not
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Names, Tensor, view_cost
 from onnxheadprune.fusion.layout import Axis, Layout, size_of
@@ -15,7 +15,7 @@ from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
 from onnxheadprune.fusion.roles import cannot
 from onnxheadprune.fusion.signatures import group_query_obstacle, signature
 from onnxheadprune.fusion.walk import Place, downstream, upstream
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.liveness.refusal import Refusal
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
-from onnxheadprune import surgery
-from onnxheadprune.edits import DropNode, Edit
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit.edits import DropNode, Edit
 from onnxheadprune.fusion.emit import Names
 from onnxheadprune.fusion.forms import (
     GROUP_QUERY,
@@ -24,13 +28,9 @@ from onnxheadprune.fusion.forms import (
 from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, opset_of, raised
 from onnxheadprune.fusion.result import FUSED_KEY, FuseMode, Fusion, SiteFusion
-from onnxheadprune.graph.view import GraphView, Node
 from onnxheadprune.liveness.cleanup import settled
-from onnxheadprune.refusal import Refusal
-from onnxheadprune.sites.find import sites_of, view_of
-from onnxheadprune.sites.fused import is_fused_core
-from onnxheadprune.sites.site import AttentionSite, Sites
-from onnxheadprune.sites.trace import Core, Tracer
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.graph.view import GraphView, Node
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {
     "contrib": ((GROUP_QUERY,), (MULTI_HEAD, MULTI_HEAD_SPREAD)),

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.liveness.axes import align
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Shape
 
 
 @dataclass(frozen=True)

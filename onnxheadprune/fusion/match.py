@@ -10,15 +10,15 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
+from onnxheadprune.attention.sites.trace import Core
 from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.scores import Bias, read_scores
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
-from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.sites.trace import Core
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @dataclass(frozen=True, eq=False)

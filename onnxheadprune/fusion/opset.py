@@ -8,7 +8,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
 
 ATTENTION_OPSET = 23
 ATTENTION_IR = 11

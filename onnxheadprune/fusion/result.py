@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias
 
 from onnx import ModelProto
 
+from onnxheadprune.edit.plan import read_record
 from onnxheadprune.errors import ModelError
-from onnxheadprune.plan import read_record
 
 FUSED_KEY = "onnxheadprune.fused"
 """Metadata entry that says which sites this tool fused."""

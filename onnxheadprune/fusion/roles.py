@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxheadprune.attention.sites.trace import Core
 from onnxheadprune.fusion.layout import Atom, Axis, Layout, axis_of, flat, size_of
-from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import Dim
-from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.sites.trace import Core
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.view import Node, Value
 
 FLOAT_PRODUCTS = ("MatMul", "FusedMatMul", "TransposeMatMul", "Einsum")
 

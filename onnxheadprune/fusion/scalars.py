@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Value
 
 MAX_DEPTH = 24
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import TensorProto
 
+from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.fusion.layout import Axis, Layout
 from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.uniform import uniform
 from onnxheadprune.fusion.walk import layout_above
-from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.sites.products import is_product
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 48
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxheadprune.edits import Attribute
+from onnxheadprune.edit.edits import Attribute
 from onnxheadprune.fusion.emit import Emitter, Tensor
 from onnxheadprune.fusion.layout import Axis, size_of
 from onnxheadprune.fusion.operands import Tap

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 64
 UNIFORM = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Add", "Sub", "Mul", "Div", "BiasAdd")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from onnx import numpy_helper
 
-from onnxheadprune.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 
 MAX_DEPTH = 32
 VIEWS = (

@@ -14,7 +14,7 @@ from onnxheadprune.fusion.layout import (
     untransposed,
 )
 from onnxheadprune.fusion.scalars import scalar_of
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 24
 BUFFER_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")

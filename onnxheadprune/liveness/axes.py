@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import Dim, Shape
 from onnxheadprune.liveness.live import Array, Live
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Shape
 
 MAX_POSITIONS = 2**24
 """Positions that are told apart at most: declared sizes beyond that are nonsense, or not worth the memory."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.edits import Edit, SetAttribute
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.view import Node
 
 Mask = npt.NDArray[np.bool_]
 WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, Edit, InsertNode, SetInput
-from onnxheadprune.graph.view import Node, Use, Value
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
-from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node, Use, Value
 
 PASSING = frozenset({"Identity", "Dropout", "Cast"})
 BIAS = {

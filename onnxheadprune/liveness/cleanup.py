@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from onnxheadprune.edits import (
+from onnxheadprune.edit.edits import (
     AddConstant,
     DropInputs,
     DropNode,
@@ -26,7 +26,7 @@ from onnxheadprune.edits import (
     SliceTensor,
     scope_of,
 )
-from onnxheadprune.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
 Key: TypeAlias = Value | str
 NOBODY: frozenset[str] = frozenset()

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.graph.dims import Shape
-from onnxheadprune.graph.equations import einsum_terms
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.equations import einsum_terms
+from onnxheadprune.model.graph.view import Node, Value
 
 Letters = tuple[str | None, ...]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from onnxheadprune.graph.dims import Dim, Shape
-from onnxheadprune.graph.view import Node
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.view import Node
 
 Part = tuple[str, int]
 """A run of heads along an axis: "q" or "kv", and how many positions one head takes."""

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
+from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.dims import Symbolic
-from onnxheadprune.graph.view import Scope, Use, Value
-from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.rules.indexing import ranks_within
+from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.view import Scope, Use, Value
 
 ROW_MAJOR_END = 2**63 - 1
 

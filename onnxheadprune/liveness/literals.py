@@ -12,12 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, Edit, InsertNode, SetInput
-from onnxheadprune.graph.dims import Shape, Symbolic
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.live import Live
-
-MARK = "onnxheadprune"
+from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @dataclass(frozen=True)

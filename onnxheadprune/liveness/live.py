@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.graph.dims import Dim, Symbolic, divide, divisor, multiply
+from onnxheadprune.model.graph.dims import Dim, Symbolic, divide, divisor, multiply
 
 Array = npt.NDArray[Any]
 

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, DropNode, Edit, SetInput, SetOutput
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.dims import divisor
-from onnxheadprune.graph.elements import shape_range
-from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.literals import MARK, scaled, target_literals
+from onnxheadprune.liveness.literals import scaled, target_literals
 from onnxheadprune.liveness.live import FULL, Live, fits
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.elements import shape_range
+from onnxheadprune.model.graph.view import Node, Use, Value
 
 OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
 """Operators that look at a value's shape only: they never ask for its contents."""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnxheadprune.edits import Edit, Selection, SetDim, SetInput, SliceTensor, spell_ranges
+from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.liveness.gathers import edge_gather, output_gather
-from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
 from onnxheadprune.liveness.sweep import Sweep, observes, selecting_answer
+from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
+from onnxheadprune.model.slices import Selection, spell_ranges
 
 NOBODY: frozenset[str] = frozenset()
 

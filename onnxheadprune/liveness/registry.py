@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from onnxheadprune.edits import Edit
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node, Value
 
 Rewrite: TypeAlias = Callable[[Mapping[int, Live]], Sequence[Edit]]
 """Edits that let the node itself produce its narrowed outputs, given what its inputs finally keep."""

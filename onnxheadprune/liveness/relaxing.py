@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from onnxheadprune.graph.view import Node, Use, Value
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import carried, looks_only
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule_for
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node, Use, Value
 
 VIEWS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast"})
 MAX_HOPS = 4

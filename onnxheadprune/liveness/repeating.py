@@ -12,25 +12,24 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import AttributeProto, helper, numpy_helper
 
-from onnxheadprune.edits import (
+from onnxheadprune.edit.edits import (
+    MARK,
     AddConstant,
     Attribute,
     Edit,
     InsertNode,
-    Selection,
     SetAttribute,
     SetInput,
     SliceTensor,
-    spell_ranges,
 )
-from onnxheadprune.graph.dims import Symbolic
-from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import reads_own_shape
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.slices import Selection, spell_ranges
 
 VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Identity"})
 """Nodes that move no data."""

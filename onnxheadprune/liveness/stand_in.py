@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxheadprune.edits import AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
-from onnxheadprune.graph.dims import Dim, Shape
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.branch import Remnant
-from onnxheadprune.liveness.literals import MARK
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
-from onnxheadprune.refusal import Reason, Refusal
-from onnxheadprune.tensors import FLOATS
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import FLOATS
 
 QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QLinearConv": (1, 4, 6, 7, 8)}
 """Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""

@@ -23,8 +23,8 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, ProviderError
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.model_save import save_model
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.stored import supply
 from onnxheadprune.runtime.unrounded import unrounded
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune.model_io import INLINE_LIMIT, MAPPED_FROM, LoadedModel, stored_bytes
-from onnxheadprune.model_save import save_model
-from onnxheadprune.storage.reading import hydrated, tensor_bytes
-from onnxheadprune.storage.spans import Span, cuts_of, forget, hold, is_outside, refer, span_of
-from onnxheadprune.storage.tensors import tensors_of
+from onnxheadprune.model.load import INLINE_LIMIT, MAPPED_FROM, LoadedModel, stored_bytes
+from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.reading import hydrated, tensor_bytes
+from onnxheadprune.model.storage.spans import Span, cuts_of, forget, hold, is_outside, refer, span_of
+from onnxheadprune.model.storage.tensors import tensors_of
 
 FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's setting for where the external data of a model without a file is."""

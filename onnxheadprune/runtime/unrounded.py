@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import ModelProto, NodeProto
 
-from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.model.load import LoadedModel
 
 LEVEL = "accuracy_level"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.scoring.moves import Heads, Step
-from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.selection.scoring.moves import Heads, Step
 
 Paths = Mapping[int, Sequence[Step]]
 Choice = dict[int, Heads]

@@ -12,18 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from onnx import numpy_helper
 
-from onnxheadprune.calibration.contexts import Progress, run_feed, silent
-from onnxheadprune.calibration.data import Calibration
-from onnxheadprune.calibration.drift import EffectMeter, Measure
-from onnxheadprune.calibration.linear import Linear, linear_of
-from onnxheadprune.calibration.main_output import MainOutput
-from onnxheadprune.calibration.moments import Moments, ridge
-from onnxheadprune.calibration.weights import Array
-from onnxheadprune.graph.view import GraphView
+from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
-from onnxheadprune.scoring.moves import Step, merged
-from onnxheadprune.scoring.suffix import halves
-from onnxheadprune.sites.site import AttentionSite, Projection
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.linear import Linear, linear_of
+from onnxheadprune.selection.activations.moments import Moments, ridge
+from onnxheadprune.selection.scoring.moves import Step, merged
+from onnxheadprune.selection.scoring.suffix import halves
 
 STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""

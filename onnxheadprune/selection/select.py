@@ -6,22 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.calibration.contexts import Progress, context_moments, require_rows, silent
-from onnxheadprune.calibration.data import Calibration, calibration_data
-from onnxheadprune.calibration.drift import Measure
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.feeds import DataSource
-from onnxheadprune.graph.view import GraphView
 from onnxheadprune.liveness.branch import detach
-from onnxheadprune.model_io import ModelLike, load_model, model_name
-from onnxheadprune.providers import AUTO, resolve_provider
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import ModelLike, load_model, model_name
 from onnxheadprune.runtime import Provider
-from onnxheadprune.scoring.ablation import require_main
-from onnxheadprune.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
-from onnxheadprune.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.scoring.scores import HeadScores, is_protected
-from onnxheadprune.scoring.simple import weight_scores
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import (
     Choice,
     Limits,
@@ -32,8 +30,11 @@ from onnxheadprune.selection.allocate import (
     removable_heads,
 )
 from onnxheadprune.selection.curves import measured_paths
-from onnxheadprune.sites.find import sites_of, view_of
-from onnxheadprune.sites.site import AttentionSite
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
+from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
+from onnxheadprune.selection.scoring.simple import weight_scores
 
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see all of them."""

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 from onnx import ModelProto
 
-from onnxheadprune.calibration.drift import Measure
-from onnxheadprune.calibration.taps import with_stored
-from onnxheadprune.compensation import record_of, restored
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.feeds import DataSource, graph_inputs
 from onnxheadprune.fusion import fused_record
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.heads import HeadSpec
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.model_io import LoadedModel, ModelLike, check_model, model_name, open_structure
-from onnxheadprune.plan import PrunePlan
-from onnxheadprune.providers import AUTO, resolve_provider
-from onnxheadprune.pruning import Planning
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, model_name, open_structure
 from onnxheadprune.runtime import Array, Provider, versions
-from onnxheadprune.tolerances import POWER, Tolerance, tolerance_for
+from onnxheadprune.runtime.feeds import DataSource, graph_inputs
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.tolerances import POWER, Tolerance, tolerance_for
+from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.compensation import record_of, restored
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import Likeness, sentences

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, ValueInfoProto
 
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.planning import Planning, analyse
+from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.edit.plan import REMOVED_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import fused_record
-from onnxheadprune.graph.dims import Shape
-from onnxheadprune.heads import HeadSpec
-from onnxheadprune.plan import REMOVED_KEY
-from onnxheadprune.pruning import Planning, analyse
-from onnxheadprune.sites.find import pruning_record, sites_of, view_of
-from onnxheadprune.sites.site import Sites
+from onnxheadprune.model.graph.dims import Shape
 
 FLAGS = ((False, False), (True, False), (False, True), (True, True))
 """`keep_cache_shape` and `allow_io_change`, in the order in which they are tried."""

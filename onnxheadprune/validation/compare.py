@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.feeds import Outputs, is_finite
-from onnxheadprune.feeds.data import IGNORED_LABEL
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.runtime.feeds import Outputs, is_finite
+from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.validation.result import Accuracy, Drift
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -24,24 +22,6 @@ class Gap:
 
     absolute: float
     relative: float
-
-
-def narrow(array: Array, live: Live) -> Array:
-    """The live part of a cache array of the original model, in the pruned model's shape."""
-    sizes = [array.shape[axis] for axis in live.axes]
-    mask = live.aligned(live.axes, sizes) != 0
-    kept = Live(live.axes, mask).dense_shape()
-    assert kept is not None
-    count = len(live.axes)
-    front = np.moveaxis(array, live.axes, range(count))
-    rest = front.shape[count:]
-    picked = front.reshape(math.prod(sizes), *rest)[np.flatnonzero(mask)].reshape(*kept, *rest)
-    return np.moveaxis(picked, range(count), live.axes)
-
-
-def narrowed(arrays: Outputs, io: Mapping[str, Live]) -> dict[str, Array]:
-    """All arrays of the original, those that the cut changes in the pruned model's shape."""
-    return {name: narrow(value, io[name]) if name in io else value for name, value in arrays.items()}
 
 
 def gap(actual: Array, expected: Array) -> Gap:

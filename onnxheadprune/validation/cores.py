@@ -16,19 +16,19 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.calibration.taps import with_stored
-from onnxheadprune.graph.view import Node, Value
+from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.masking import graph_of
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.pruning import Planning
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
-from onnxheadprune.sites.site import AttentionSite, Projection
-from onnxheadprune.sites.trace import Core, Tracer
-from onnxheadprune.storage.reading import in_memory
-from onnxheadprune.tensors import FLOATS
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
 ZERO_POINT = {"QLinearMatMul": 7}

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onnxheadprune.attention.planning import Planning
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.feeds import Feed, Outputs
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.pruning import Planning
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, CUDA, Array, Provider, Session, survives_optimization
-from onnxheadprune.tolerances import Tolerance
-from onnxheadprune.validation.compare import all_finite, narrowed, worst
+from onnxheadprune.runtime.feeds import Feed, Outputs
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.tolerances import Tolerance
+from onnxheadprune.validation.compare import all_finite, worst
 from onnxheadprune.validation.result import CaseResult, Settings
 from onnxheadprune.validation.wide import Wide
 

@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import UsageError
-from onnxheadprune.feeds import Feed, Outputs
-from onnxheadprune.feeds.data import import_function
-from onnxheadprune.foreign import users_code
+from onnxheadprune.runtime.feeds import Feed, Outputs
+from onnxheadprune.runtime.feeds.data import import_function
+from onnxheadprune.runtime.foreign import users_code
 
 Metric: TypeAlias = "str | Callable[..., Any]"
 WHOLE = ("feeds", "dataset")

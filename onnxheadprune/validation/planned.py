@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from onnx import ModelProto
 
-from onnxheadprune import surgery
+from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, fuse, fused_record
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.plan import PrunePlan
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.likeness import Likeness, likeness
 from onnxheadprune.validation.weights import Weights
 

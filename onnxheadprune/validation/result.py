@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.runtime import Provider
-from onnxheadprune.tolerances import POWER, Tolerance
+from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.metric import MetricResult
 

@@ -6,12 +6,21 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from onnxheadprune.calibration.drift import EffectMeter, Measure
-from onnxheadprune.calibration.main_output import MainOutput, main_output
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.feeds import DataSource, Feed, FeedMaker, Outputs, Padding, first_that_runs, load_data
+from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.runtime import CPU, Session
-from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, narrowed, worst
+from onnxheadprune.runtime.feeds import (
+    DataSource,
+    Feed,
+    FeedMaker,
+    Outputs,
+    Padding,
+    first_that_runs,
+    load_data,
+)
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, worst
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift

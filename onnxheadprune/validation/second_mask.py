@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnxheadprune.calibration.taps import with_stored
+from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.feeds import Feed, Input, Outputs, Role
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.pruning import Planning
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
-from onnxheadprune.tolerances import Tolerance
+from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Role
+from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.validation.compare import worst
 from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights
 

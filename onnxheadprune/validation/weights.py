@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 import numpy as np
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
-from onnxheadprune.edits import AddConstant, SliceTensor
-from onnxheadprune.model_io import LoadedModel
-from onnxheadprune.plan import PrunePlan
-from onnxheadprune.storage.reading import in_memory, same_bytes
-from onnxheadprune.storage.spans import is_outside
-from onnxheadprune.tensors import cut
+from onnxheadprune.edit.edits import AddConstant, SliceTensor
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.reading import in_memory, same_bytes
+from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.tensors import cut
 
 
 class Weights:

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import HeadPruneError
-from onnxheadprune.feeds import Feed, FeedMaker, Input, Role, graph_inputs
-from onnxheadprune.feeds.tables import tables_behind
-from onnxheadprune.graph.view import GraphView, Value
-from onnxheadprune.model_io import LoadedModel
+from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.spans import is_outside
+from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.runtime import Array
-from onnxheadprune.sites.find import view_of
-from onnxheadprune.storage.reading import in_memory
-from onnxheadprune.storage.spans import is_outside
-from onnxheadprune.storage.tensors import tensors_of
+from onnxheadprune.runtime.feeds import Feed, FeedMaker, Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.tables import tables_behind
 from onnxheadprune.validation.scopes import nodes_of
 
 LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)

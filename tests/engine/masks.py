@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from onnxheadprune.graph.dims import Shape, divisor
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.model.graph.dims import Shape, divisor
 
 Array: TypeAlias = npt.NDArray[Any]
 Draw: TypeAlias = Callable[..., Any]

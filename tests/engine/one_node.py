@@ -16,15 +16,15 @@ import onnxruntime
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.graph.dims import Shape
-from onnxheadprune.graph.view import GraphView, Node
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
-from onnxheadprune.plan import PlannedEdit, PrunePlan, fingerprint
-from onnxheadprune.sites.find import view_of
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.view import GraphView, Node
 from tests.engine.masks import Array, Draw, block_lives, compact, lives
 
 

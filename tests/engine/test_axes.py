@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune.graph.dims import Shape, floor_divide, multiply, symbol
 from onnxheadprune.liveness.axes import align, broadcast_back, reshape_back
 from onnxheadprune.liveness.live import Live, fits
+from onnxheadprune.model.graph.dims import Shape, floor_divide, multiply, symbol
 from tests.engine.cases_views import reshaped
 from tests.engine.masks import compact, lives
 from tests.engine.strategies import broadcastable, draw_shape

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
-from onnxheadprune.heads import is_legal
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.live import FULL
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.plan import PrunePlan
-from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_parts import build
 from tests.engine.blueprint import Blueprint, blueprints
 from tests.engine.masks import Array, Draw, compact

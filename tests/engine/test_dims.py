@@ -7,10 +7,10 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import Dim, Symbolic, symbol
-from onnxheadprune.graph.shapes.table import SHAPE_FUNCTIONS
 from onnxheadprune.liveness.rules.elementwise import BROADCASTING, UNARY
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Symbolic, symbol
+from onnxheadprune.model.graph.shapes.table import SHAPE_FUNCTIONS
 
 NUMBERS = {"b": 3, "s": 5}
 B, S = symbol("b"), symbol("s")

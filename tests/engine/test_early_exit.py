@@ -9,10 +9,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.masks import Array
 from tests.engine.one_node import run

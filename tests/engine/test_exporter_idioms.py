@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.graph import dims
-from onnxheadprune.graph.dims import symbol
-from onnxheadprune.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import symbol
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import Blueprint
 from tests.engine.cuts import check_cut

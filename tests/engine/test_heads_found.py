@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxheadprune.heads import is_legal
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.one_node import run

@@ -10,9 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import find_sites, plan_pruning
-from onnxheadprune.plan import PrunePlan
-from onnxheadprune.sites.census import attention_products
-from onnxheadprune.sites.find import view_of
+from onnxheadprune.attention.sites.census import attention_products
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.edit.plan import PrunePlan
 from tests.engine.test_heads_apart import HIDDEN, D, H
 from tests.toys import Toy
 

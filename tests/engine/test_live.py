@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onnxheadprune.graph.dims import multiply, symbol
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
+from onnxheadprune.model.graph.dims import multiply, symbol
 from tests.engine.masks import Array, compact
 
 SHAPE = (2, 3, 4)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.refusal import Reason
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.test_heads_found import STATIC

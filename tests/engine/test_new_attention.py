@@ -12,9 +12,9 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
 from tests.engine.masks import Array
 from tests.toys import Toy
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests.engine.one_node import run
 from tests.engine.test_heads_apart import HIDDEN, D, H
 from tests.engine.test_left_out import attended, projected, softmax

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.test_plan import PLAIN

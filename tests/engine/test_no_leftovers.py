@@ -9,7 +9,7 @@ import pytest
 from onnx import GraphProto
 
 from onnxheadprune import find_sites, plan_pruning
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.edit.apply import apply_plan
 from tests.conftest import SAMPLES
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.pruning import plan_pruning
-from onnxheadprune.refusal import Reason
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.test_heads_found import STATIC

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.heads import is_legal
-from onnxheadprune.pruning import plan_pruning
-from onnxheadprune.scoring.moves import moves, path_by_worth
 from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.scoring.moves import moves, path_by_worth
 from onnxheadprune.selection.select import select_heads
-from onnxheadprune.sites.find import find_sites
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.masks import Array

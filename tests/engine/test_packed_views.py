@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from tests.engine.one_node import run
 from tests.toys import Toy, get_initializer
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.edits import SliceTensor
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.edits import SliceTensor
+from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.plan import REMOVED_KEY, PrunePlan
-from onnxheadprune.pruning import plan_pruning
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
 from tests.engine.block_parts import build
 from tests.engine.blueprint import Blueprint
 from tests.engine.one_node import run

@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse, plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse, plan_pruning
-from onnxheadprune.refusal import Reason
-from onnxheadprune.sites.find import find_sites
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
 from tests.engine.masks import Array
 from tests.engine.one_node import run

@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.plan import PrunePlan
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PrunePlan
 from tests.engine.block_graph import Net
 from tests.engine.one_node import run
 from tests.engine.test_plan import PLAIN

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onnxheadprune.graph.dims import Shape
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.model.graph.dims import Shape
 from tests.engine.masks import Array
 from tests.engine.one_node import Case, Setup, check, default_setup
 from tests.engine.strategies import vector

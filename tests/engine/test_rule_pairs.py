@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.sweep import Seed, sweep
-from onnxheadprune.sites.find import view_of
 from tests.engine.masks import Array, compact
 from tests.engine.one_node import pruned, run
 

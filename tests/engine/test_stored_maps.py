@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
 from tests.engine.test_heads_found import STATIC

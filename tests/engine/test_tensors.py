@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.edits import Selection, read_ranges, spell_ranges
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.tensors import cut, take
+from onnxheadprune.model.slices import Selection, read_ranges, spell_ranges
+from onnxheadprune.model.tensors import cut, take
 from tests.engine.masks import Array, compact
 
 SHAPE = (2, 3, 4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onnxheadprune.sites.find import find_sites
+from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import Blueprint
 from tests.engine.cuts import check_cut

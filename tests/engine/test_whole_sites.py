@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import analyse
-from onnxheadprune.surgery import apply_plan
 from tests import toys_genai
 from tests.engine.one_node import run
 from tests.toys import Toy

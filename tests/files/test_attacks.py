@@ -15,10 +15,10 @@ import pytest
 from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.cli.options import Output
-from onnxheadprune.report.curve import save_curve
-from onnxheadprune.report.heatmap import save_heatmap
-from onnxheadprune.scoring.partial import Partial
-from onnxheadprune.sweeping import Curve, CurvePoint
+from onnxheadprune.cli.report.curve import save_curve
+from onnxheadprune.cli.report.heatmap import save_heatmap
+from onnxheadprune.selection.scoring.partial import Partial
+from onnxheadprune.workflow.sweep import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
 
@@ -90,13 +90,13 @@ def makers(path: Path) -> Iterator[tuple[int, str]]:
 
 
 MAKERS = {
-    "storage/folder.py": "the one writer",
-    "storage/claims.py": "whether a folder takes files, found out with a nameless one",
-    "storage/replacing.py": "a nameless file of the system's temporary folder",
+    "model/storage/folder.py": "the one writer",
+    "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
+    "model/replacing.py": "a nameless file of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/session.py": "os.devnull",
-    "report/figure.py": "savefig into memory",
-    "report/heatmap.py": "savefig into memory",
+    "cli/report/figure.py": "savefig into memory",
+    "cli/report/heatmap.py": "savefig into memory",
     "cli/outcome.py": "os.devnull",
     "cli/streams.py": "os.devnull, and the process's own stdout and stderr",
 }

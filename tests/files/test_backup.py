@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 from onnxheadprune import HeadPruneError, UsageError, prune
-from onnxheadprune.storage import claims, stage
-from onnxheadprune.storage import folder as folder_module
+from onnxheadprune.model.storage import claims, stage
+from onnxheadprune.model.storage import folder as folder_module
 from tests import toys
 from tests.conftest import Outcome
 from tests.crashes import complete, in_child, litter, pruned_and_killed_at

@@ -17,10 +17,10 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, prune
-from onnxheadprune.batch import RECORD, prune_batch
-from onnxheadprune.report.heatmap import save_heatmap
-from onnxheadprune.storage import folder as folder_module
-from onnxheadprune.storage.folder import Draft, write_file, write_text
+from onnxheadprune.cli.report.heatmap import save_heatmap
+from onnxheadprune.model.storage import folder as folder_module
+from onnxheadprune.model.storage.folder import Draft, write_file, write_text
+from onnxheadprune.workflow.batch import RECORD, prune_batch
 from tests import crashes, toys
 from tests.conftest import ROOT
 from tests.crashes import complete, in_child
@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_the_older_text_and_picture(tmp_path: Path) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
     code = (
-        "import sys, pathlib; from onnxheadprune.storage.folder import write_file;"
+        "import sys, pathlib; from onnxheadprune.model.storage.folder import write_file;"
         "from onnxheadprune.errors import UsageError\n"
         "try: write_file(pathlib.Path(sys.argv[1]), b'x' * 200_000)\n"
         "except UsageError as error: print(error)"

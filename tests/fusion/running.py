@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx import ModelProto
 
 from onnxheadprune.fusion import FuseMode, Fusion, fuse
-from onnxheadprune.tolerances import FLOAT16, FLOAT32
+from onnxheadprune.runtime.tolerances import FLOAT16, FLOAT32
 
 LIMIT = {np.dtype(np.float32): FLOAT32.exact, np.dtype(np.float16): FLOAT16.exact}
 

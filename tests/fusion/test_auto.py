@@ -15,9 +15,10 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import benchmark, fusing, prune
+from onnxheadprune import benchmark, prune
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, Fusion
+from onnxheadprune.workflow import fuse as fusing
 from tests.fusion.blocks import EAGER, HIDDEN, block
 
 BATCH, LENGTH = 2, 64
@@ -29,7 +30,7 @@ NUMBERS = {"two": np.array(2, np.float32), "half": np.array(0.5, np.float32)}
 def shorter(monkeypatch: pytest.MonkeyPatch, short_clocks: None) -> None:
     """The same clocks for less long."""
     setting = functools.partial(fusing.Setting, seconds=0.3)
-    monkeypatch.setattr("onnxheadprune.api.Setting", setting)
+    monkeypatch.setattr("onnxheadprune.workflow.prune.Setting", setting)
 
 
 def sized(model: ModelProto) -> ModelProto:
@@ -161,7 +162,7 @@ def test_the_provider_that_was_asked_for_measures_without_a_validation(
         seen.append(provider)
         return real(provider, *rest, seconds=0.3)
 
-    monkeypatch.setattr("onnxheadprune.api.Setting", noted)
+    monkeypatch.setattr("onnxheadprune.workflow.prune.Setting", noted)
     # Beyond what is followed between scores and softmax, so that there is nothing to measure.
     prune(slow(200), {0: [1]}, fuse="auto", provider="cpu", validate=False)
     assert [provider.reason for provider in seen] == ["asked for"]

@@ -10,8 +10,8 @@ import onnxruntime as ort
 import pytest
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.fusion import FuseMode
-from onnxheadprune.sites.find import find_sites
 from tests.fusion.blocks import CONDITION, EAGER, FULL_MASK, HEADS, KEY_MASK, MASKED, SIZE, WIDTH, block, feed
 from tests.fusion.running import assert_same, executed, fused
 

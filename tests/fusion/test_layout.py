@@ -19,7 +19,7 @@ from onnxheadprune.fusion.layout import (
     unexpanded,
     untransposed,
 )
-from onnxheadprune.graph import dims
+from onnxheadprune.model.graph import dims
 
 SIZES = {"b": 2, "h": 6, "s": 5, "k": 4}
 ATOMS = {name: Atom(name, size) for name, size in SIZES.items()}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.pruning import plan_pruning
 from onnxheadprune.runtime import Session
-from onnxheadprune.surgery import apply_plan
 from tests.fusion.running import executed
 from tests.test_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 

@@ -15,8 +15,8 @@ from typing import Any
 import click
 import pytest
 
-from onnxheadprune import batch_worker
 from onnxheadprune.cli import group
+from onnxheadprune.workflow import batch_worker
 from tests.conftest import Outcome
 from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, TRIALS, Mode, Trial, Words
 from tests.options.models import write_models
@@ -56,9 +56,9 @@ def look(
     shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Words], Seen]:
     """Runs a command line in a fresh copy of the shelf; the same line is run once."""
-    monkeypatch.setattr("onnxheadprune.batch.Worker", Here)
+    monkeypatch.setattr("onnxheadprune.workflow.batch.Worker", Here)
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
-    monkeypatch.setattr("onnxheadprune.speeding.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.selection.speed.SECONDS", 0.01)
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.BATCHES", (1,))

@@ -11,9 +11,10 @@ from typing import Any
 import onnx
 import pytest
 
-from onnxheadprune import find_sites, sweeping
-from onnxheadprune.compensation import record_of
-from onnxheadprune.heads import is_legal
+from onnxheadprune import find_sites
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.selection.compensation import record_of
+from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said

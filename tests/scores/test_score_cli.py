@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.scoring import read_scores
+from onnxheadprune.selection.scoring import read_scores
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
 from tests.test_calibration import pictures, tokenizer

@@ -14,13 +14,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import UsageError, Wish, benchmark, find_sites, prune, speeding
+from onnxheadprune import UsageError, Wish, benchmark, find_sites, prune
 from onnxheadprune.benchmarking import Comparison, GridPoint, Ratio, SpeedUp, measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.statistics import judge
-from onnxheadprune.model_io import open_structure
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.speeding import smallest_reaching, speedups
+from onnxheadprune.selection import speed as speeding
+from onnxheadprune.selection.speed import smallest_reaching, speedups
 from tests.clocks import HEADS, heavy
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import onnx
 
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import Planning, analyse
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.pruning import Planning, analyse
-from onnxheadprune.sites.find import sites_of, view_of
-from onnxheadprune.sites.site import AttentionSite, Sites
-from onnxheadprune.surgery import apply_plan
-from onnxheadprune.tolerances import tolerance_for
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime.tolerances import tolerance_for
 from tests.zoo.decode import can_decode, decode_error, one_pass
 from tests.zoo.folder import Folder, HeadSet, Kept, narrowed
 from tests.zoo.legal import is_legal

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxheadprune.model_io import load_model
+from onnxheadprune.model.load import load_model
 from tests.zoo.runs import Array, Arrays
 
 HeadSet = Sequence[Sequence[int]]

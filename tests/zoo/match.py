@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from onnxheadprune.graph.view import Value
-from onnxheadprune.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.model.graph.view import Value
 
 Array = NDArray[Any]
 ALIKE = 0.97

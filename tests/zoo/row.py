@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.sites.site import Sites
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.model.graph.view import GraphView
 
 
 class Outcome(enum.StrEnum):

@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 pytest.importorskip("torch")
 
-from onnxheadprune.masking import masked_reference
-from onnxheadprune.plan import PrunePlan, sliced
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PrunePlan, sliced
 from tests.zoo import check as checking
 from tests.zoo.check import check
 from tests.zoo.folder import Folder

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import Edit, SetAttribute
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.fused import FusedLayout, layout_of
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
-from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxheadprune.edits import Edit, SetAttribute
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.blocks import cut_columns
 from onnxheadprune.liveness.contraction import Contraction, Letters, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.liveness.rules.normalization import coupled
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 
 @rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)

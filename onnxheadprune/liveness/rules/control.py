@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.graph.view import Node, Value
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @rule("If", ragged=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxheadprune.edits import Edit, SetAttribute
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, is_pointwise
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 
 @rule("Conv", "ConvInteger", "QLinearConv")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 UNARY = (
     "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, Edit, SetAttribute, SetInput
-from onnxheadprune.graph.view import Node
-from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
 from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 
 @rule("Slice", ragged=True)

@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import Edit, SetAttribute
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
-from onnxheadprune.refusal import Reason, Refusal
+from onnxheadprune.model.graph.view import Node
 
 
 def coupled(node: Node) -> Refusal:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, DropInputs, Edit, SetAttribute, SetDim, SetInput
-from onnxheadprune.graph.dims import Dim
-from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.edit.edits import MARK, AddConstant, DropInputs, Edit, SetAttribute, SetDim, SetInput
 from onnxheadprune.liveness.live import Live, fits
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.liveness.rules.normalization import beside
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @rule("Split", ragged=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnxheadprune.edits import DropInputs, Edit
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.liveness.rules.normalization import coupled, mixing
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.graph.view import Node
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.liveness.rules.normalization import beside, coupled, mixing
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"

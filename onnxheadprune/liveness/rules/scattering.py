@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import AddConstant, Edit, SetInput
-from onnxheadprune.graph.view import Node, Value
-from onnxheadprune.liveness.literals import MARK
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.view import Node, Value
 
 
 @rule("ScatterElements")

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edits import Edit
-from onnxheadprune.graph.dims import product
-from onnxheadprune.graph.view import Node
+from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.axes import broadcast_back, reshape_back
 from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.refusal import Refusal
+from onnxheadprune.model.graph.dims import product
+from onnxheadprune.model.graph.view import Node
 
 
 @rule("Reshape", ragged=True)

@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.graph.view import GraphView
-from onnxheadprune.pruning import analyse
-from onnxheadprune.sites.find import sites_of, view_of
-from onnxheadprune.sites.site import AttentionSite, Sites
-from onnxheadprune.surgery import apply_plan
+from onnxheadprune.model.graph.view import GraphView
 from tests.zoo.folder import Folder
 from tests.zoo.match import by_weight, match_sites
 from tests.zoo.row import general

@@ -1,0 +1,141 @@
+"""The masked reference: the original model with a 0/1 multiplication on the input of each output projection.
+
+It is the oracle of this package: a pruned model must equal it, always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.tensors import FLOATS
+
+QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
+QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
+DEQUANTIZER = "DequantizeLinear"
+
+
+def masked_reference(
+    view: GraphView, sites: Iterable[AttentionSite], heads: Mapping[int, Iterable[int]]
+) -> ModelProto:
+    """A copy of the viewed model in which the given heads contribute nothing.
+
+    Args:
+        view: an annotated view of the original.
+        sites: its sites.
+        heads: present head indices to silence, per site index.
+
+    Raises:
+        RefusedError: if the context of a projection is quantized and its zero point is not known.
+    """
+    masked = ModelProto()
+    masked.CopyFrom(view.model)
+    inserts: list[tuple[Node, int, list[NodeProto]]] = []
+    for site in sites:
+        silenced = tuple(heads.get(site.index, ()))
+        if silenced:
+            inserts += [_mask(masked, projection, silenced) for projection in site.projections]
+    for node, index, created in sorted(inserts, key=lambda item: -item[0].index):
+        graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
+        for new in reversed(created):
+            graph_of(masked, node).node.insert(node.position, new)
+    return masked
+
+
+def _mask(
+    model: ModelProto, projection: Projection, heads: tuple[int, ...]
+) -> tuple[Node, int, list[NodeProto]]:
+    node, (index, axes) = projection.node, projection.activation
+    value = node.inputs[index]
+    assert value is not None and value.shape is not None
+    rank = len(value.shape)
+    while (
+        value.producer is not None and value.producer.op_type in QUANTIZERS and value.elem_type not in FLOATS
+    ):
+        node, index = value.producer, 0
+        value = node.inputs[0]
+        assert value is not None
+    value, rounding = _before_rounding(value)
+    sizes = dict(zip(axes, projection.sizes, strict=True))
+    order = np.argsort(axes)
+    mask = (
+        projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
+    )
+    name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
+    elem_type = value.elem_type or (0 if node.op_type in QUANTIZED else _weight_type(projection))
+    if elem_type in FLOATS:
+        tensor = numpy_helper.from_array(
+            mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
+        )
+        created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
+    else:
+        # An integer context is zero where it equals its zero point.
+        tensor = numpy_helper.from_array(mask, f"{name}_heads")
+        zero = _zero_point(node)
+        created = helper.make_node("Where", [tensor.name, value.name, zero], [name], name=name)
+    model.graph.initializer.append(tensor)
+    return node, index, [created, *_rounded_again(name, rounding)]
+
+
+def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
+    """The value that a pair of QuantizeLinear and DequantizeLinear rounds, and the pair; the value itself without one.
+
+    ONNX Runtime fuses a contraction with the DequantizeLinear in front of it. A mask between the two would stop
+    that, and the masked reference would round at other places than the pruned model.
+    """
+    last = value.producer
+    stored = None if last is None or last.op_type != DEQUANTIZER else last.inputs[0]
+    first = None if stored is None else stored.producer
+    if last is None or first is None or first.op_type != QUANTIZERS[0] or first.inputs[0] is None:
+        return value, ()
+    return first.inputs[0], (first, last)
+
+
+def _rounded_again(name: str, rounding: tuple[Node, ...]) -> Iterator[NodeProto]:
+    """Copies of rounding nodes for a masked value; the originals stay for whoever else reads them."""
+    source = name
+    for node in rounding:
+        copy = NodeProto()
+        copy.CopyFrom(node.proto)
+        copy.input[0], copy.name = source, f"{name}/{node.op_type}"
+        source = copy.output[0] = copy.name
+        yield copy
+
+
+def _zero_point(node: Node) -> str:
+    """The zero point of the context operand of a quantized projection.
+
+    Raises:
+        RefusedError: if it is not a single number, so that zero cannot be spelled.
+    """
+    value = node.input(2)
+    if node.op_type not in QUANTIZED or value is None:
+        raise RefusedError(
+            f"the context of {node.label} is quantized in a way that no masked reference can be built for"
+        )
+    return value.name
+
+
+def _weight_type(projection: Projection) -> int:
+    weight = projection.node.inputs[projection.weight[0]]
+    found = 0 if weight is None else weight.elem_type
+    return found if found in FLOATS else TensorProto.FLOAT
+
+
+def graph_of(model: ModelProto, node: Node) -> GraphProto:
+    """The graph of the copy that corresponds to a node's scope."""
+    path = []
+    scope = node.scope
+    while scope.owner is not None:
+        attribute = next(name for name, body in scope.owner.bodies.items() if body is scope)
+        path.append((scope.owner, attribute))
+        scope = scope.owner.scope
+    graph = model.graph
+    for owner, attribute in reversed(path):
+        graph = next(item.g for item in graph.node[owner.position].attribute if item.name == attribute)
+    return graph

@@ -1,0 +1,322 @@
+"""Planning: from named heads to an immutable list of edits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
+from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.attention.sites.generation import why_uneven
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
+from onnxheadprune.edit.edits import (
+    AddConstant,
+    DropNode,
+    Edit,
+    InsertNode,
+    SetDim,
+    SetInput,
+    SetMetadata,
+    SetOutput,
+    SliceTensor,
+)
+from onnxheadprune.edit.plan import (
+    REMOVED_KEY,
+    REMOVED_VERSION,
+    LeftOutNode,
+    PlannedEdit,
+    PrunePlan,
+    SiteCut,
+    fingerprint,
+)
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.sweep import Sweep, sweep
+from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.load import ModelLike, model_name, open_structure
+from onnxheadprune.model.soundness import analysing
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planning:
+    """A plan together with the analysis it came from, for those who need more than the edits.
+
+    Attributes:
+        plan: the edits.
+        view: the model as it was analysed.
+        sites: its sites.
+        heads: heads to remove per site index, as *present* head indices.
+        io: what is live of each narrowed graph input and output.
+    """
+
+    plan: PrunePlan
+    view: GraphView
+    sites: Sites
+    heads: Mapping[int, tuple[int, ...]]
+    io: Mapping[str, Live]
+
+
+def plan_pruning(
+    model: ModelLike, heads: HeadSpec, *, keep_cache_shape: bool = False, allow_io_change: bool = False
+) -> PrunePlan:
+    """What removing `heads` changes in a model. The model itself is not touched.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+        heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
+        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+
+    Raises:
+        UsageError: if the spec or the path is wrong.
+        RefusedError: if the heads cannot be removed exactly.
+        ModelError: if the model cannot be read.
+    """
+    loaded = open_structure(model).proto
+    return analyse(
+        loaded, heads, model_name(model), keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
+    ).plan
+
+
+def analyse(
+    model: ModelProto,
+    heads: HeadSpec,
+    name: str,
+    *,
+    keep_cache_shape: bool = False,
+    allow_io_change: bool = False,
+) -> Planning:
+    """Like `plan_pruning`, and keeps the analysis."""
+    with analysing(model, name):
+        return _analysed(model, heads, name, keep_cache_shape, allow_io_change)
+
+
+def _analysed(
+    model: ModelProto, heads: HeadSpec, name: str, keep_cache_shape: bool, allow_io_change: bool
+) -> Planning:
+    view = view_of(model)
+    sites = sites_of(view, name)
+    chosen = resolve_heads(heads, sites)
+    present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
+    uneven = None if keep_cache_shape else why_uneven(sites, present)
+    if uneven is not None:
+        raise RefusedError(uneven)
+    swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
+    edits = _edits(view, sites, present, swept)
+    if half_dead(swept, edits):
+        # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+        swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change, emptied=False)
+        edits = _edits(view, sites, present, swept)
+        whole = [site for site in sites if goes_whole(site, present)]
+        wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+        if wide and half_dead(swept, edits):
+            raise RefusedError(
+                f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
+                " is used elsewhere; leave at least one head"
+            )
+    cuts = _cuts(sites, chosen, present, pruning_record(model))
+    metadata = SetMetadata(
+        REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]})
+    )
+    edits[metadata] = frozenset()
+    planned = [
+        PlannedEdit(edit, tuple(sorted(by)))
+        for edit, by in zip(_fresh_names(view, list(edits)), edits.values(), strict=True)
+    ]
+    io = {
+        value.name: live
+        for value, live in swept.narrowed()
+        if value.scope.parent is None
+        and (value.is_graph_input or value.is_graph_output)
+        and not value.holds_tensor
+    }
+    changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
+    plan = PrunePlan(
+        name,
+        fingerprint(model),
+        cuts,
+        tuple(planned),
+        changes,
+        _elements_removed(view, planned),
+        _left_out(sites) if ALL in parse_heads(heads) else (),
+    )
+    return Planning(plan, view, sites, present, io)
+
+
+def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
+    """What attends and is no site."""
+    return tuple(
+        LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
+    )
+
+
+def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
+    """Original head indices as indices among the heads that are still there."""
+    names = site.original_heads
+    return tuple(names.index(head) for head in heads)
+
+
+def _edits(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], swept: Sweep
+) -> dict[Edit, frozenset[str]]:
+    """All edits of a sweep, those on the projections, and what dies with them."""
+    edits = dict(realize(view, swept).edits)
+    edits |= detached(sites, heads)
+    for site in sites:
+        if heads.get(site.index):
+            left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
+            own = [edit for item in left for edit in item.edits(heads[site.index])]
+            edits |= dict.fromkeys(own, frozenset({site.name}))
+    return settled(view, edits)
+
+
+def _sweep(
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    keep_cache_shape: bool,
+    allow_io_change: bool,
+    emptied: bool = True,
+) -> Sweep:
+    chosen = [site for site in sites if heads.get(site.index)]
+    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
+    for site in chosen:
+        if site.maps and not allow_io_change and not goes_whole(site, heads):
+            names = ", ".join(sorted(value.name for value in site.maps))
+            raise RefusedError(
+                f"site {site.index} ({site.name}) cannot lose heads while the model hands out a map per head"
+                f" ({names}); --allow-io-change narrows that output"
+            )
+    free: set[Value] = set()
+    if not keep_cache_shape:
+        # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
+        partly = [site for site in sites if 0 < len(heads.get(site.index, ())) < site.num_heads]
+        free.update(*(site.free for site in partly))
+    if allow_io_change:
+        free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
+    return sweep(seeds, frozenset(free))
+
+
+def _cuts(
+    sites: Sites,
+    chosen: Mapping[int, tuple[int, ...]],
+    present: Mapping[int, tuple[int, ...]],
+    record: Sequence[SiteCut],
+) -> tuple[SiteCut, ...]:
+    known = {site.index for site in sites}
+    cuts = [
+        SiteCut(
+            site.index,
+            site.name,
+            site.original_num_heads,
+            site.original_kv_num_heads,
+            chosen.get(site.index, ()),
+            site.removed,
+            sum(1 for group in site.groups if set(group) <= set(present.get(site.index, ()))),
+        )
+        for site in sites
+    ]
+    # Sites that an earlier pruning removed as a whole are no longer in the graph, only in its record.
+    cuts += [
+        dataclasses.replace(cut, removed=(), removed_before=cut.removed)
+        for cut in record
+        if cut.index not in known
+    ]
+    return tuple(sorted(cuts, key=lambda cut: cut.index))
+
+
+def _record(cut: SiteCut) -> dict[str, Any]:
+    return {
+        "index": cut.index,
+        "name": cut.name,
+        "num_heads": cut.num_heads,
+        "kv_num_heads": cut.kv_num_heads,
+        "removed": sorted({*cut.removed, *cut.removed_before}),
+    }
+
+
+def _io_sentence(view: GraphView, name: str, live: Live) -> str:
+    value = view.main.values[name]
+    assert value.shape is not None
+    role = "input" if value.is_graph_input else "output"
+    changes = [
+        f"{value.shape[axis]} -> {live.narrow(value.shape[axis], axis)} on axis {axis}" for axis in live.axes
+    ]
+    return f"{role} {name}: {', '.join(changes)}"
+
+
+def _elements_removed(view: GraphView, planned: Sequence[PlannedEdit]) -> int:
+    """Elements that are cut off stored tensors, seen from every tensor that results."""
+    scopes = {scope.ref: scope for scope in view.scopes}
+    total = 0
+    for item in planned:
+        if isinstance(item.edit, SliceTensor):
+            selection = item.edit.selection
+            tensor = scopes[item.edit.scope].values[item.edit.name].tensor
+            assert tensor is not None
+            elements, cells = math.prod(tensor.dims), math.prod(selection.sizes)
+            total += elements - elements // cells * math.prod(selection.kept)
+    return total
+
+
+def _fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
+    """Renames new values whose name the model already uses (a second pruning makes the same names)."""
+    taken = {name for scope in view.scopes for name in scope.values}
+    meant = {edit.value for edit in edits if isinstance(edit, SetOutput)}
+    redefined = {
+        output.name
+        for edit in edits
+        if isinstance(edit, (DropNode, SetOutput))
+        for output in view.by_ref[edit.node].outputs
+        if output is not None
+    }
+    created = meant | {
+        edit.target for edit in edits if isinstance(edit, SliceTensor) and edit.target != edit.name
+    }
+    created |= {edit.name for edit in edits if isinstance(edit, AddConstant)}
+    created |= {name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
+    renamed: dict[str, str] = {}
+    for name in sorted(created - redefined):
+        fresh, number = name, 2
+        while fresh in taken:
+            fresh, number = f"{name}.{number}", number + 1
+        if fresh != name:
+            renamed[name] = fresh
+    return [_rename(edit, renamed) for edit in edits] if renamed else edits
+
+
+def _rename(edit: Edit, names: Mapping[str, str]) -> Edit:
+    match edit:
+        case SetInput() | SetOutput():
+            return dataclasses.replace(edit, value=names.get(edit.value, edit.value))
+        case AddConstant():
+            return dataclasses.replace(edit, name=names.get(edit.name, edit.name))
+        case SliceTensor():
+            return dataclasses.replace(edit, target=names.get(edit.target, edit.target))
+        case InsertNode():
+            inputs = tuple(names.get(name, name) for name in edit.inputs)
+            outputs = tuple(names.get(name, name) for name in edit.outputs)
+            return dataclasses.replace(edit, inputs=inputs, outputs=outputs)
+        case _:
+            return edit
+
+
+def require_something(plan: PrunePlan) -> None:
+    """Refuses a plan that removes nothing.
+
+    Raises:
+        RefusedError: if no head goes.
+    """
+    if not plan.removed:
+        raise RefusedError("no heads were named, so there is nothing to remove")
+
+
+__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "require_something"]

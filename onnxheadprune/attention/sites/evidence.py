@@ -1,0 +1,104 @@
+"""Which axes of a labelled value are evidence of heads, and which are only positions.
+
+Tokens are not heads. Where a projection reads some of the tokens, the labels of a context differ along the tokens only
+because some are dead; where it reads all tokens at once, every token has labels of its own. Heads differ by something
+else: by live labels, on an axis that weights tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from onnxheadprune.attention.sites.products import core_product, is_weight
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.model.graph.view import Node
+
+MAX_TOLD_APART = 2**12
+"""Positions of one axis that are looked at; no attention has more heads."""
+
+
+def without_blind(live: Live, among: Iterable[int]) -> Live:
+    """Labels without those of some axes along which live labels are all alike.
+
+    Examples:
+        `[[1, 2], [1, 2], [0, 0]]` is `[1, 2]`: the third row was cut off, which tells nothing.
+
+    Args:
+        live: integer labels, zero where nothing is read.
+        among: axes to look at, in the order in which they are dropped.
+    """
+    for axis in among:
+        if axis in live.axes and not _differs(live, axis):
+            live = live.only([other for other in live.axes if other != axis])
+    return live
+
+
+def _differs(live: Live, axis: int) -> bool:
+    """Whether two live labels along an axis differ, all other positions being the same."""
+    position, array = live.axes.index(axis), live.array
+    largest = array.max(axis=position)
+    smallest = np.where(array == 0, np.iinfo(array.dtype).max, array).min(axis=position)
+    return bool(np.any((largest != 0) & (smallest != largest)))
+
+
+def tokens_of(live: Live, axes: Sequence[int]) -> int:
+    """How many positions of some axes have labels of their own; one where labels are used again (a scrambled view)."""
+    if not axes or np.unique(live.array).size - np.any(live.array == 0) != np.count_nonzero(live.array):
+        return 1
+    return math.prod(int(np.count_nonzero(live.only([axis]).array)) for axis in axes)
+
+
+def told_apart(node: Node, axis: int, size: int) -> list[int] | None:
+    """Which positions of an axis of a product have weights of their own, upstream of it.
+
+    Args:
+        node: a product.
+        axis: an axis of its output.
+        size: positions along it, or the length of its period.
+
+    Returns:
+        For each position the number of its class: positions that read the same weights are in one class. None where
+        that cannot be seen, because an operator on the way has no rule or a shape is unknown.
+    """
+    found, entry = core_product(node), rule_for(node)
+    if found is None or entry is None or size > MAX_TOLD_APART:
+        return None
+    everyone = (1 << size) - 1
+    bits = np.array([1 << position for position in range(size)], dtype=object)
+    answer = entry.function(node, [Live.over((axis,), bits)])
+    if not isinstance(answer, Answer):
+        return None
+    seeds = [Seed(node, index, live, "") for index, live in answer.inputs.items() if index in found.indices]
+    walk = sweep(seeds, labels=everyone)
+    cells = {int(item) for live in _read_weights(walk) for item in live.array.reshape(-1)} - {everyone, 0}
+    if not cells and walk.refusals:
+        return None
+    signatures = [tuple(cell >> position & 1 for cell in sorted(cells)) for position in range(size)]
+    numbers = {signature: number for number, signature in enumerate(dict.fromkeys(signatures))}
+    return [numbers[signature] for signature in signatures]
+
+
+def _read_weights(walk: Sweep) -> Iterable[Live]:
+    """What a walk reads of the weights of projections. Tables that are added or multiplied also tell tokens apart."""
+    for node in walk.answers:
+        for index in _weights(node):
+            live = walk.edges.get((node.index, index))
+            if live is not None and live.axes:
+                yield live
+
+
+def _weights(node: Node) -> list[int]:
+    stored = CONVOLUTIONS.get((node.domain, node.op_type))
+    found = contraction_of(node)
+    indices = ([] if stored is None else [stored[0]]) if found is None else list(found.indices)
+    values: list[Any] = [node.input(index) for index in indices]
+    return [
+        index for index, value in zip(indices, values, strict=True) if value is not None and is_weight(value)
+    ]

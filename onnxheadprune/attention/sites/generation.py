@@ -1,0 +1,103 @@
+"""Generation operators, which run a decoder of their own over and over and hand its cache from step to step.
+
+BeamSearch and its relatives take one head count for the caches of all layers, so these shrink alike or not at all.
+The caches are inputs and outputs of a subgraph, never of the model, so nobody outside sees them change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.model.graph.view import Node, Value
+
+GENERATORS = frozenset({"BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"})
+
+
+def generator_of(value: Value) -> Node | None:
+    """The generation operator to whose subgraph a value belongs itself, None if there is none."""
+    owner = value.scope.owner
+    return (
+        owner
+        if owner is not None and owner.op_type in GENERATORS and owner.domain == "com.microsoft"
+        else None
+    )
+
+
+def comes_or_goes(value: Value) -> bool:
+    """Whether a value is an input or output of the model, or of a decoder inside a generation operator."""
+    outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
+    return outside and (value.scope.parent is None or generator_of(value) is not None)
+
+
+def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]]) -> str | None:
+    """Why a generation operator could not run what is left of its decoder, None if all can.
+
+    Args:
+        sites: all sites of a model.
+        heads: present head indices to remove, per site index.
+    """
+    inside: dict[Node, list[AttentionSite]] = {}
+    for site in sites:
+        owners = {owner for value in site.free if (owner := generator_of(value)) is not None}
+        for owner in owners:
+            inside.setdefault(owner, []).append(site)
+    for owner, group in inside.items():
+        if not any(_shrinks(site, heads) for site in group):
+            continue
+        if "encoder" in owner.bodies:
+            return (
+                f"the cache that the encoder in {owner.label} makes for the decoder cannot be narrowed in both;"
+                " prune the two models before they are put together"
+            )
+        found = _differing(group, heads)
+        if found is not None:
+            what = ", ".join(f"{left} in site {site.index}" for site, left in found)
+            return (
+                f"{owner.label} has one head count for the caches of all layers, and {what} KV heads would be left;"
+                " remove equally many everywhere"
+            )
+        if any(cut != cuts[0] for cuts in _by_cache(group, heads) for cut in cuts):
+            return (
+                f"the copies of the decoder in {owner.label} share their caches, so a layer must lose the same heads"
+                " in each of them"
+            )
+    return None
+
+
+def _shrinks(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> bool:
+    """Whether a site's cache gets narrower; that of a site which goes as a whole stays as it was."""
+    return 0 < len(heads.get(site.index, ())) < site.num_heads and _kv_left(site, heads) < site.kv_num_heads
+
+
+def _kv_left(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> int:
+    gone = set(heads.get(site.index, ()))
+    if len(gone) == site.num_heads:
+        return site.kv_num_heads
+    return sum(1 for group in site.groups if not set(group) <= gone)
+
+
+def _differing(
+    group: Sequence[AttentionSite], heads: Mapping[int, Sequence[int]]
+) -> list[tuple[AttentionSite, int]] | None:
+    """Two sites that keep different numbers of KV heads, with these."""
+    left = [(site, _kv_left(site, heads)) for site in group]
+    other = next((item for item in left if item[1] != left[0][1]), None)
+    return None if other is None else [left[0], other]
+
+
+def _by_cache(
+    group: Sequence[AttentionSite], heads: Mapping[int, Sequence[int]]
+) -> list[list[tuple[int, ...]]]:
+    """The cuts of sites that stand in the same place of several copies of a decoder."""
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for site in group:
+        places = [_place(value) for value in site.free if value.is_graph_output]
+        if places:
+            found.setdefault(min(places), []).append(tuple(heads.get(site.index, ())))
+    return list(found.values())
+
+
+def _place(value: Value) -> int:
+    """Which output of its subgraph a value is."""
+    return [info.name for info in value.scope.proto.output].index(value.name)

@@ -1,0 +1,280 @@
+"""From traced contractions to sites: which contractions share a core, which channels form a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.model.graph.view import Node, Value
+
+T = TypeVar("T", bound=Hashable)
+VALUES = 2
+"""Where fused operators with separate queries, keys and values take the values."""
+PAST_VALUES = {
+    ("", "Attention"): 5,
+    ("com.microsoft", "MultiHeadAttention"): 7,
+    ("com.microsoft", "GroupQueryAttention"): 4,
+}
+
+
+class Partition(Generic[T]):
+    """Disjoint sets (union-find)."""
+
+    def __init__(self) -> None:
+        self._parent: dict[T, T] = {}
+
+    def root(self, item: T) -> T:
+        """The representative of the item's set."""
+        self._parent.setdefault(item, item)
+        while self._parent[item] != item:
+            self._parent[item] = self._parent[self._parent[item]]
+            item = self._parent[item]
+        return item
+
+    def join(self, items: Iterable[T]) -> None:
+        """Puts all items into one set."""
+        first, *rest = [self.root(item) for item in items]
+        for item in rest:
+            self._parent[self.root(item)] = first
+
+    def sets(self) -> list[list[T]]:
+        """All sets, in order of first appearance."""
+        found: dict[T, list[T]] = {}
+        for item in self._parent:
+            found.setdefault(self.root(item), []).append(item)
+        return list(found.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A contraction with weights whose contracted axes lead to cores."""
+
+    node: Node
+    activation: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]]
+    sizes: tuple[int, ...]
+    cores: tuple[Core, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Candidates that share cores, with their heads told apart."""
+
+    projections: tuple[Projection, ...]
+    cores: tuple[Core, ...]
+    members: tuple[frozenset[tuple[int, int]], ...]
+    """For each head, the `(node index of core, head position)` pairs that form it."""
+
+    @property
+    def num_heads(self) -> int:
+        """Number of heads."""
+        return len(self.members)
+
+
+def group(candidates: list[Candidate]) -> list[Block]:
+    """Blocks in graph order of their first core.
+
+    Two head positions belong to one head if some projection reads a channel that both contribute to:
+    one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
+    So do two that read one attention map, since a query head makes one map: its values come in pieces.
+    """
+    candidates = _along_heads(_without_lone_positions(candidates))
+    by_core: Partition[int] = Partition()
+    for candidate in candidates:
+        by_core.join(core.node.index for core in candidate.cores)
+    blocks: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        blocks.setdefault(by_core.root(candidate.cores[0].node.index), []).append(candidate)
+    built = [_build(members) for members in blocks.values()]
+    return sorted(built, key=lambda block: min(core.node.index for core in block.cores))
+
+
+def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates without head axes of which only one position is read by any of them: one is no evidence of several."""
+    read: dict[int, set[int]] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            alive = {position for position, labels in enumerate(core.heads) if labels}
+            read.setdefault(core.node.index, set()).update(alive)
+    lone = {index for index, alive in read.items() if len(alive) == 1}
+
+    def seen(core: Core) -> Core:
+        if core.node.index not in lone or len(core.heads) == 1:
+            return core
+        return replace(core, heads=tuple(labels for labels in core.heads if labels), head_axes=())
+
+    return [replace(item, cores=tuple(seen(core) for core in item.cores)) for item in candidates]
+
+
+def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates that see their cores along the head axes.
+
+    A contraction over the tokens (Linformer's projections of a fixed-length sequence) may lead to the same
+    core along another axis. It sums over no heads of that core.
+    """
+    views: dict[int, tuple[int, tuple[int, ...], tuple[int, ...]]] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            seen = (len(core.heads), core.head_axes, core.feature_axes)
+            views[core.node.index] = max(views.get(core.node.index, seen), seen)
+    return [
+        candidate
+        for candidate in candidates
+        if all(views[core.node.index][1:] == (core.head_axes, core.feature_axes) for core in candidate.cores)
+    ]
+
+
+def _build(candidates: list[Candidate]) -> Block:
+    heads: Partition[tuple[int, int]] = Partition()
+    for candidate in candidates:
+        owners: dict[int, list[tuple[int, int]]] = {}
+        for core in candidate.cores:
+            for position, labels in enumerate(core.heads):
+                heads.root((core.node.index, position))
+                for label in labels:
+                    owners.setdefault(label, []).append((core.node.index, position))
+        sharers = [*owners.values(), *_of_one_map(candidate.cores)]
+        for sharing in sharers:
+            if len(sharing) > 1:
+                heads.join(sharing)
+    sets = [frozenset(members) for members in heads.sets()]
+    sets.sort(key=lambda members: min(_channels(candidates[0], members), default=0))
+    projections = tuple(
+        Projection(
+            candidate.node,
+            candidate.activation,
+            candidate.weight,
+            candidate.sizes,
+            tuple(tuple(sorted(_channels(candidate, members))) for members in sets),
+        )
+        for candidate in candidates
+    )
+    cores: dict[int, Core] = {}
+    for candidate in candidates:
+        for core in candidate.cores:
+            cores.setdefault(core.node.index, core)
+    return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+
+
+def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
+    """The head positions of several products that read the same slice of the same attention weights."""
+    readers: dict[Hashable, list[Core]] = {}
+    for core in cores:
+        weights = _weights_made(core.node) if is_fused_core(core.node) else _weights_read(core)
+        if weights is not None:
+            readers.setdefault(weights, []).append(core)
+    return [
+        [(core.node.index, position) for core in sharing]
+        for sharing in readers.values()
+        if len({len(core.heads) for core in sharing}) == 1
+        for position in range(len(sharing[0].heads))
+    ]
+
+
+def _weights_made(node: Node) -> Hashable | None:
+    """What a fused node makes its attention weights of: all but its values; None where those are packed."""
+    past = PAST_VALUES.get((node.domain, node.op_type))
+    if node.input(VALUES) is None:
+        return None
+    read = tuple(None if index in (VALUES, past) else value for index, value in enumerate(node.inputs))
+    stated = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute)
+    return node.domain, node.op_type, read, tuple(stated)
+
+
+def _weights_read(core: Core) -> Value | None:
+    """The attention weights of a core, None where they are no value of their own or not one per head."""
+    found = is_product(core.node)
+    if found is None or len(found.indices) != 2:
+        return None
+    feature = found.out_axes[core.feature_axes[0]]
+    weights = next((index for index in found.indices if index not in found.owners(feature)), None)
+    shape = None if weights is None else core.node.shape(weights)
+    if weights is None or shape is None:
+        return None
+    letters = {found.out_axes[axis] for axis in core.head_axes}
+    sizes = {letter: shape[axis] for axis, letter in enumerate(found.axes_of(weights))}
+    broadcast = any(sizes.get(letter, 1) == 1 for letter in letters)
+    return None if broadcast else core.node.inputs[weights]
+
+
+def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[int]:
+    """Positions of the contracted axis (labels count from one) that a head's members contribute to."""
+    found: set[int] = set()
+    wanted = set(members)
+    for core in candidate.cores:
+        for position, labels in enumerate(core.heads):
+            if (core.node.index, position) in wanted:
+                found |= {label - 1 for label in labels}
+    return found
+
+
+def has_folded_heads(block: Block) -> bool:
+    """Whether one head is all there is, yet it fills more channels than its context has features.
+
+    Then different pieces of the context, along an axis that no label sees, feed different channels: heads
+    that were folded into an axis of symbolic length (`[heads * batch, S, D]`, split into `batch` again).
+    """
+    if block.num_heads > 1 or len(block.cores) != 1:
+        return False
+    core, shape = block.cores[0], block.cores[0].node.out.shape
+    if shape is None:
+        return False
+    sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
+    if len(sizes) != len(core.feature_axes):
+        return False
+    return any(len(item.channels[0]) > math.prod(sizes) * core.tokens for item in block.projections)
+
+
+def merge_branches(blocks: list[Block]) -> list[Block]:
+    """Unites blocks that are one attention layer written twice: in both branches of an `If`, on the same weights.
+
+    Merged decoders hold the network once with and once without a cache. Only one branch ever runs, so
+    cutting a head in one of them alone would make no sense.
+    """
+    merged: list[Block] = []
+    uses: dict[tuple[str, str, tuple[str, ...]], int] = {}
+    first: dict[tuple[str, tuple[str, ...], int], int] = {}
+    for block in blocks:
+        place = _branch(block.projections[0].node)
+        if place is None:
+            merged.append(block)
+            continue
+        weights = tuple(_weight_name(projection) for projection in block.projections)
+        number = uses.get((*place, weights), 0)
+        uses[(*place, weights)] = number + 1
+        key = (place[0], weights, number)
+        if key in first and merged[first[key]].num_heads == block.num_heads:
+            merged[first[key]] = _united(merged[first[key]], block)
+        else:
+            first[key] = len(merged)
+            merged.append(block)
+    return merged
+
+
+def _branch(node: Node) -> tuple[str, str] | None:
+    """The outermost `If` around a node and which of its branches the node is in."""
+    found = None
+    scope = node.scope
+    while scope.owner is not None:
+        if scope.owner.op_type == "If":
+            found = (scope.owner.ref, scope.ref)
+        scope = scope.owner.scope
+    return found
+
+
+def _weight_name(projection: Projection) -> str:
+    value = projection.node.inputs[projection.weight[0]]
+    while value is not None and value.tensor is None and value.producer is not None and value.producer.inputs:
+        value = value.producer.inputs[0]
+    return "" if value is None else f"{value.scope.ref}/{value.name}"
+
+
+def _united(left: Block, right: Block) -> Block:
+    members = tuple(mine | theirs for mine, theirs in zip(left.members, right.members, strict=True))
+    return Block(left.projections + right.projections, left.cores + right.cores, members)

@@ -1,0 +1,185 @@
+"""Attention that is no site: near misses with their reasons, and what has no heads to tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.attention.sites.census import attention_products, has_heads_to_tell
+from onnxheadprune.attention.sites.fused import is_attention_operator, why_unknown
+from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.site import NearMiss
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.contraction import contraction_of, operand_indices
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+MAX_AXIS = 2**20
+"""Positions of an axis that are told apart; more are no heads."""
+MAX_HOPS = 12
+UNPROJECTED = "a context whose heads no output projection sums up: there are no weights to cut"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A contraction whose heads could not be traced.
+
+    Attributes:
+        node: the contraction.
+        product: the attention behind what stopped the trace.
+        refusal: why it stopped.
+    """
+
+    node: Node
+    product: Node
+    refusal: Refusal
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """What attends and is no site: each product in one of the two."""
+
+    near_misses: tuple[NearMiss, ...] = ()
+    no_heads: tuple[NearMiss, ...] = ()
+
+
+def left_out(
+    view: GraphView,
+    claimed: set[Node],
+    refused: Sequence[Refused],
+    folded: Sequence[Block],
+    pools: Sequence[Block],
+) -> LeftOut:
+    """Every product of attention weights and values that is no core of a site, once.
+
+    Args:
+        view: an annotated view.
+        claimed: the cores of sites.
+        refused: contractions whose heads could not be traced.
+        folded: blocks whose heads are folded into an axis of unknown length.
+        pools: blocks of one head that do not attend with projected values.
+    """
+    misses: dict[Node, NearMiss] = {}
+    stopped: dict[Node, Refusal] = {}
+    for item in refused:
+        if item.product not in claimed and item.refusal.reason.couples_heads:
+            # What mixes heads has some, whether or not a softmax made the weights.
+            misses.setdefault(item.product, NearMiss(item.node.label, item.refusal))
+        stopped.setdefault(item.product, item.refusal)
+    for block in folded:
+        misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block))
+    one_head = {core.node for block in pools for core in block.cores}
+    without: list[NearMiss] = []
+    for node in attention_products(view):
+        if node in claimed or node in misses:
+            continue
+        if node in one_head:
+            without.append(
+                _miss(node, "it pools with one map for all channels, so there are no heads to tell apart")
+            )
+        elif not has_heads_to_tell(node, contraction_of(node) or is_product(node)):
+            without.append(
+                _miss(node, "no axis of its output can enumerate heads: it has one map for all channels")
+            )
+        else:
+            misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node)))
+    return LeftOut(tuple(misses.values()), tuple(without))
+
+
+def _miss(node: Node, sentence: str) -> NearMiss:
+    return NearMiss(node.label, Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence))
+
+
+def _folded_miss(block: Block) -> NearMiss:
+    core = block.cores[0].node
+    sentence = (
+        "the context's axes are folded so that every head fills the channels of the others, at other positions:"
+        " its heads cannot be told apart"
+    )
+    if any(not isinstance(dim, int) for dim in core.out.shape or ()):
+        sentence = (
+            "several pieces of one context, cut along an axis of unknown length, are joined before the projection:"
+            " if heads lie along that axis, they cannot be told apart; in an export with fixed sizes they can"
+        )
+    return NearMiss(core.label, Refusal(Reason.INEXPRESSIBLE, core.label, core.out.name, sentence))
+
+
+def _why_no_site(node: Node, stopped: Refusal | None) -> Refusal:
+    """The first thing that hides the heads of a product, from what it reads down to the next contraction.
+
+    Args:
+        node: the product.
+        stopped: what stopped the trace from a contraction below, if any was traced so far.
+    """
+    if is_attention_operator(node):
+        unknown = why_unknown(node)
+        if unknown is not None:
+            return unknown
+    elif is_product(node) is None:
+        return Refusal(
+            Reason.UNKNOWN_SHAPE,
+            node.label,
+            node.out.name,
+            f"the shapes that {node.op_type} multiplies are not known",
+        )
+    folding = _folding_reshape(node)
+    if folding is not None:
+        sentence = (
+            f"the context's axes are folded with one of unknown length in {folding.label}, so its heads cannot"
+            " be told apart; in an export with fixed sizes they can"
+        )
+        return Refusal(Reason.NO_PROJECTION, node.label, node.out.name, sentence)
+    return (
+        stopped
+        or _hidden_below(node)
+        or Refusal(Reason.NO_PROJECTION, node.label, node.out.name, UNPROJECTED)
+    )
+
+
+def _hidden_below(node: Node) -> Refusal | None:
+    """What stands between a context and the contraction that it leads to, if heads cannot be followed through it."""
+    values: list[Value] = [node.out]
+    seen = set(values)
+    for _ in range(MAX_HOPS):
+        below = [use.node for value in values for use in value.consumers]
+        for other in below:
+            if rule_for(other) is None and not operand_indices(other):
+                sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"
+                return Refusal(Reason.NO_RULE, other.label, other.out.name, sentence)
+            if operand_indices(other) and other.out.shape is None:
+                sentence = (
+                    f"the shapes around {other.label} are not known, so its heads cannot be followed there"
+                )
+                return Refusal(Reason.UNKNOWN_SHAPE, other.label, other.out.name, sentence)
+        passed: Iterable[Value | None] = (
+            output
+            for other in below
+            if not operand_indices(other) and other.op_type != "Add"
+            for output in other.outputs
+        )
+        values = [value for value in passed if value is not None and value not in seen]
+        seen.update(values)
+    return None
+
+
+def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
+    """A Reshape of a product behind which the positions of some axis cannot be followed."""
+    for use in node.out.consumers if hops else ():
+        follower = use.node
+        if follower.op_type == "Reshape" and use.input_index == 0:
+            shape, out_shape = follower.shape(0), follower.out.shape
+            for axis, dim in enumerate(out_shape or ()):
+                if not isinstance(dim, int) or not 1 < dim <= MAX_AXIS or shape is None:
+                    continue
+                if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
+                    return follower
+        if follower.op_type in ("Reshape", "Transpose") and use.input_index == 0:
+            found = _folding_reshape(follower, hops - 1)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,74 @@
+"""Names of sites: the module path that the exporter left in node names, metadata or initializer names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.model.graph.view import Node, Value
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)")
+
+
+def site_names(blocks: Sequence[Block]) -> list[str]:
+    """One name per block; equal names get a running number."""
+    names = [_name(block) or f"attention_{index}" for index, block in enumerate(blocks)]
+    counts = Counter(names)
+    seen: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        seen[name] += 1
+        unique.append(name if counts[name] == 1 else f"{name}#{seen[name]}")
+    return unique
+
+
+def _name(block: Block) -> str:
+    cores = [module_path(core.node) for core in block.cores]
+    projections = [_projection_path(projection) for projection in block.projections]
+    known = [path for path in (*projections, *cores) if path]
+    if not known:
+        return ""
+    common = list(known[0])
+    for path in known[1:]:
+        length = 0
+        while length < min(len(common), len(path)) and common[length] == path[length]:
+            length += 1
+        if length:
+            common = common[:length]
+    if len(known) == 1 and len(common) > 1:
+        common = common[:-1]
+    return ".".join(common)
+
+
+def module_path(node: Node) -> list[str]:
+    """The path of the module that a node came from, without the operator itself."""
+    for entry in node.proto.metadata_props:
+        if entry.key == SCOPES:
+            scopes = [part.strip(" '\"") for part in entry.value.strip("[]").split(",")]
+            modules = [scope for scope in scopes[:-1] if scope]
+            return modules[-1].split(".") if modules else []
+    name = node.proto.name.strip("/")
+    if "/" in name:
+        return [part for step in name.split("/")[:-1] for part in step.split(".")]
+    if "." in name and not GENERIC.match(name):
+        return name.split(".")[:-1]
+    return []
+
+
+def _projection_path(projection: Projection) -> list[str]:
+    weight = _stored(projection.node.input(projection.weight[0]))
+    if weight is not None and "." in weight and not GENERIC.match(weight):
+        return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
+    return module_path(projection.node)
+
+
+def _stored(value: Value | None) -> str | None:
+    """The initializer behind a weight that is transposed, cast or dequantized first."""
+    while value is not None and not value.is_initializer:
+        producer = value.producer
+        value = None if producer is None or not producer.inputs else producer.inputs[0]
+    return None if value is None else value.name

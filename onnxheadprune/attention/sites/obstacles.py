@@ -1,0 +1,179 @@
+"""Why a site cannot lose heads: a trial sweep that leaves something of a head behind, and what held it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.model.graph.view import Node, Value
+
+PREPARATION = frozenset({"Pow", "Mul", "Abs", "Sub", "Cast", "Identity", "Add", "Div", "Sqrt", "Reciprocal"})
+VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+MAX_HOPS = 8
+
+
+def obstacle(
+    block: Block,
+    trial: Sweep,
+    removed: Sequence[int],
+    mixers: frozenset[Node],
+    probability_nodes: frozenset[Node],
+    without: Callable[[Node], Sweep],
+) -> Refusal | None:
+    """The reason why removing the trial's heads would not be clean, None if it is.
+
+    Args:
+        block: the site's block.
+        trial: a mask sweep that removes some heads.
+        removed: those heads.
+        mixers: contractions with weights that sum over a head axis (talking heads).
+        probability_nodes: nodes between scores and contexts.
+        without: the trial as it would be if a node that mixes heads passed them on.
+    """
+    talking = sorted(mixers & (probability_nodes | set(trial.asked)), key=lambda node: node.index)
+    for node in talking:
+        sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
+        return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
+    cascade = _cascade(block)
+    if cascade is not None:
+        return cascade
+    for node, refusal in trial.refusals.items():
+        if refusal.reason is Reason.COUPLED and _holds_heads_back(node, trial, without):
+            return refusal
+    for value, live in trial.kept.items():
+        if live.is_full and not value.holds_tensor:
+            found = _mixing_consumer(value, trial)
+            if found is not None:
+                return found
+    return read_elsewhere(block, trial, removed)
+
+
+def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
+    """Who else needs a context whose heads no projection reads any more, None if nobody does."""
+    owners = {index for head in removed for index, _ in block.members[head]}
+    for core in block.cores:
+        if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
+            return _context_used_elsewhere(core.node, trial)
+    return None
+
+
+def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:
+    """Whether a node that mixes heads keeps something of them alive that would go without it.
+
+    A gate may read the residual stream itself, seen as heads: behind its quantization a gather picks what stays,
+    and nothing of the removed heads is left.
+    """
+    if node.shape(0) is None or node.shape(0) != node.out.shape:
+        return True
+    free = without(node)
+    if any(free.refusals[other].reason is Reason.COUPLED for other in free.refusals.keys() - trial.refusals):
+        return True
+    for value, live in free.narrowed():
+        made = value.producer is None or value.producer.op_type not in VIEWS
+        if value.producer is not node and made and trial.kept.get(value, FULL) != live:
+            return True
+    return False
+
+
+def _cascade(block: Block) -> Refusal | None:
+    """One head's context is projected into another head's queries, keys or values."""
+    for projection in block.projections:
+        for core in block.cores:
+            if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
+                sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
+                return Refusal(Reason.COUPLED, core.node.label, core.node.out.name, sentence)
+    return None
+
+
+def _is_upstream(node: Node, of: Node) -> bool:
+    """Whether `of` reads something that `node` made."""
+    stack, seen = [of], {of}
+    while stack:
+        current = stack.pop()
+        if current is node:
+            return True
+        for value in current.inputs:
+            producer = None if value is None else value.producer
+            if producer is not None and producer not in seen and producer.index >= node.index:
+                seen.add(producer)
+                stack.append(producer)
+    return False
+
+
+def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
+    """Names who else needs the whole context."""
+    for value, live in trial.kept.items():
+        if not live.is_full or value.producer is None or value.producer.index < core.index:
+            continue
+        if value.producer in trial.refusals:
+            return trial.refusals[value.producer]
+        if value.is_graph_output:
+            sentence = f"the context {value.name} is also an output of the model"
+            return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
+        for use in value.consumers:
+            if (use.node.index, use.input_index) not in trial.edges and not looks_only(use):
+                sentence = f"the context also reaches {use.node.label} without passing an output projection"
+                return Refusal(Reason.NO_PROJECTION, core.label, value.name, sentence)
+    return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")
+
+
+def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
+    """A reduction over the live axis whose result comes back into the same head: a decomposed norm."""
+    wanted: Live | None = None
+    for use in value.consumers:
+        edge = trial.edges.get((use.node.index, use.input_index))
+        if edge is not None and not edge.is_full:
+            wanted = edge
+    if wanted is None:
+        return None
+    for use in value.consumers:
+        if (use.node.index, use.input_index) in trial.edges:
+            continue
+        reduction = _reduction_ahead(use.node, wanted, 3)
+        if reduction is not None and _returns(reduction, trial, MAX_HOPS):
+            sentence = (
+                f"{reduction.op_type} takes statistics over all heads together (a normalisation across heads),"
+                " so removing one would change the others"
+            )
+            return Refusal(Reason.COUPLED, reduction.label, value.name, sentence)
+    return None
+
+
+def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
+    """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
+    if node.op_type.startswith("Reduce"):
+        shape, axes = node.shape(0), node.int_list("axes", 1)
+        if shape is None:
+            return None
+        reduced = {axis % len(shape) for axis in axes} if axes else set(range(len(shape)))
+        if reduced & set(live.axes):
+            return node
+        if not node.attribute("keepdims", 1):
+            left = [axis for axis in range(len(shape)) if axis not in reduced]
+            live = live.renumbered({axis: left.index(axis) for axis in live.axes})
+    elif node.op_type not in PREPARATION:
+        return None
+    if hops == 0:
+        return None
+    for use in node.out.consumers:
+        found = _reduction_ahead(use.node, live, hops - 1)
+        if found is not None:
+            return found
+    return None
+
+
+def _returns(node: Node, trial: Sweep, hops: int) -> bool:
+    """Whether the node's result flows into something that the sweep visited."""
+    if hops == 0:
+        return False
+    for use in node.out.consumers:
+        if use.node in trial.answers:
+            return True
+        if contraction_of(use.node) is None and _returns(use.node, trial, hops - 1):
+            return True
+    return False

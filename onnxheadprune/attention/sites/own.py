@@ -1,0 +1,226 @@
+"""Whether a projection is the heads' own: what it reads of a head is made of that head, and of nothing else.
+
+The law: silencing a head where it is made and silencing it at the projection's input are the same model. That some
+other node reads the head is seen by a trial removal (`obstacles.py`). Here is the other half: nothing may be left in
+the head's channels once the head is silent at its core. What is multiplied with it vanishes with it; what is added to
+it stays, unless it is the head's own: a stored vector (a bias behind the core, the bias of a normalisation), which is
+the same for all inputs, or its queries, keys or values once more (convolved, pooled), which weights of the head make
+and nobody else reads. A residual stream is nobody's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from onnxheadprune.attention.sites.evidence import without_blind
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.products import is_product, is_weight
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.liveness.sweep import Sweep, admissible
+from onnxheadprune.model.graph.view import Node, Value
+
+READS: Mapping[str, tuple[int, ...]] = {
+    "Where": (1, 2),
+    "Gather": (0,),
+    "GatherND": (0,),
+    "GatherElements": (0,),
+    "GridSample": (0,),
+    "ScatterND": (0, 2),
+    "ScatterElements": (0, 2),
+    "QuantizeLinear": (0,),
+    "DequantizeLinear": (0,),
+}
+"""The inputs whose contents an operator hands on; the others choose, or say how large the numbers are."""
+MAX_VALUES = 512
+"""Values that are looked at; what lies between a context and its projection are some ten."""
+MAX_UPSTREAM = 2**12
+"""Values between a core and its weights: masks and the inverse of a matrix are computed by hundreds of nodes."""
+
+
+def foreign(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
+    """What else than heads is in the channels of a projection, None if nothing is.
+
+    Args:
+        block: the site's block.
+        trial: a mask sweep that removes some heads.
+        removed: those heads.
+    """
+    cores = frozenset(core.node for core in block.cores)
+    for projection in block.projections:
+        value = projection.node.inputs[projection.activation[0]]
+        assert value is not None
+        gone = np.flatnonzero(~projection.live_without(removed).reshape(-1)) + 1
+        labels = np.arange(1, math.prod(projection.sizes) + 1).reshape(projection.sizes)
+        search = _Search(cores, trial, frozenset(gone.tolist()))
+        found = search.foreign(value, Live.over(projection.activation[1], labels))
+        if found is not None:
+            sentence = (
+                f"{projection.node.label} reads the context only after {found.name} was added to it, which stays when a"
+                " head goes: the context has no output projection of its own"
+            )
+            return Refusal(Reason.NO_PROJECTION, block.cores[0].node.label, found.name, sentence)
+    return None
+
+
+class _Search:
+    """One search upstream from the input of a projection.
+
+    Attributes:
+        cores: where it ends.
+        trial: what is needed once some heads are gone.
+        gone: labels of the channels of those heads; all channels have one.
+    """
+
+    def __init__(self, cores: frozenset[Node], trial: Sweep, gone: frozenset[int]) -> None:
+        self.cores = cores
+        self.trial = trial
+        self.gone = gone
+        self.known: dict[tuple[Value, tuple[int, ...], bytes], Value | None] = {}
+
+    @cached_property
+    def makers(self) -> frozenset[Value]:
+        """What weights make of which the cores are made."""
+        return _makers(self.cores)
+
+    def foreign(self, value: Value, live: Live) -> Value | None:
+        """A value that positions of the heads are made of and that is no head's, None if there is none."""
+        key = (value, live.axes, live.array.tobytes())
+        if key not in self.known:
+            if len(self.known) > MAX_VALUES:
+                return None
+            self.known[key] = None
+            self.known[key] = self._look(value, live)
+        return self.known[key]
+
+    def _look(self, value: Value, live: Live) -> Value | None:
+        node = value.producer
+        if value.is_constant or node in self.cores or self._gone(live).is_dead:
+            return None
+        if node is None:
+            return value
+        if not live.axes:
+            # One number for all heads, as the mean of a normalisation: of the contexts alone, or of something else.
+            return None if self._is_of_cores(value) else value
+        sources = _sources(node, value, live)
+        if sources is None:
+            made = rule_for(node) is None or value in self.makers or is_product(node) is not None
+            return None if made and self._dies(value, live) else value
+        if not sources:
+            # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
+            return value if _is_picked(node) else None
+        found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
+        if node.op_type in ("Mul", "QLinearMul") and None in found.values():
+            return None
+        if (node.domain, node.op_type) == ("", "Div") and 0 in found:
+            return found[0]
+        return next((item for item in found.values() if item is not None), None)
+
+    def _dies(self, value: Value, live: Live) -> bool:
+        """Whether nobody needs the labelled positions once the heads are gone."""
+        needs = [self.trial.edge(use) for use in value.consumers if not looks_only(use)]
+        return not value.is_graph_output and all((need & self._gone(live)).is_dead for need in needs)
+
+    def _gone(self, live: Live) -> Live:
+        """The positions that belong to the heads."""
+        return Live.over(live.axes, np.isin(live.array, list(self.gone)))
+
+    def _is_of_cores(self, value: Value) -> bool:
+        """Whether a value is made of contexts and constants alone."""
+        stack, seen = [value], {value}
+        while stack:
+            current = stack.pop()
+            if current.is_constant or current.producer in self.cores or _is_shape(current):
+                continue
+            if (
+                current.producer is None
+                or contraction_of(current.producer) is not None
+                or len(seen) > MAX_VALUES
+            ):
+                return False
+            sources = [
+                source for source in current.producer.inputs if source is not None and source not in seen
+            ]
+            stack += sources
+            seen.update(sources)
+        return True
+
+
+def _is_picked(node: Node) -> bool:
+    """Whether an operator chooses by what is computed."""
+    reads = READS.get(node.op_type)
+    return reads is not None and any(
+        value is not None and not value.is_constant and index not in reads
+        for index, value in enumerate(node.inputs)
+    )
+
+
+def _is_shape(value: Value) -> bool:
+    return value.producer is not None and value.producer.op_type in ("Shape", "Size")
+
+
+def _makers(cores: Iterable[Node]) -> frozenset[Value]:
+    """What the nearest weights upstream of some cores make: the queries, keys and values before they are views."""
+    found: set[Value] = set()
+    queue = deque(value for node in cores for value in _operands(node))
+    seen = set(queue)
+    while queue and len(seen) < MAX_UPSTREAM:
+        value = queue.popleft()
+        node = value.producer
+        if node is None or value.is_constant:
+            continue
+        if contraction_of(node) is not None and is_product(node) is None:
+            found.add(value)
+            continue
+        sources = [source for source in _operands(node) if source not in seen]
+        queue += sources
+        seen.update(sources)
+    return frozenset(found)
+
+
+def _operands(node: Node) -> list[Value]:
+    """Inputs of a node; none of a fused operator that has the weights in itself."""
+    packed = is_fused_core(node) and (first := node.input(1)) is not None and is_weight(first)
+    return [] if packed else [value for value in node.inputs if value is not None]
+
+
+def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Live]] | None:
+    """What labelled positions of a node's output are made of, by number of the input.
+
+    Returns:
+        None where the node makes them: weights, a product, or an operator of which nobody knows more.
+    """
+    entry, product = rule_for(node), contraction_of(node)
+    if entry is None or is_fused_core(node) or is_product(node) is not None:
+        return None
+    # The other pieces of a Split have no say in what this one reads.
+    others = DEAD if (node.domain, node.op_type) == ("", "Split") else FULL
+    answer = entry.function(node, [live if output is value else others for output in node.outputs])
+    if isinstance(answer, Refusal):
+        seen = without_blind(live, live.axes)
+        if seen.axes != live.axes:
+            return _sources(node, value, seen)
+        # A normalisation mixes positions but moves none.
+        alike = {i: source for i, source in enumerate(node.inputs) if source and source.shape == value.shape}
+        return {index: (source, live) for index, source in alike.items()} or None
+    if answer.bodies:
+        return {-1 - number: item for number, item in enumerate(answer.bodies.items())}
+    found: dict[int, tuple[Value, Live]] = {}
+    for index, labels in answer.inputs.items():
+        source = node.input(index)
+        if source is None or source.is_constant or index not in READS.get(node.op_type, (index,)):
+            continue
+        checked = admissible(labels, source)
+        if checked is None or (product is not None and not checked.axes):
+            return None
+        found[index] = (source, checked)
+    return found

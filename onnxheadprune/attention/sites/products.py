@@ -1,0 +1,101 @@
+"""Which contractions multiply two activations, and what counts as a weight."""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.observers import CARRIERS, looks_only
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.view import Node, Value
+
+
+def is_product(node: Node) -> Contraction | None:
+    """The contraction, if the node multiplies two values that both depend on the inputs."""
+    found = contraction_of(node) or _weighted_sum(node)
+    if found is None:
+        return None
+    activations = [value for value in operands(node, found) if not is_weight(value)]
+    return found if len(activations) > 1 else None
+
+
+def core_product(node: Node) -> Contraction | None:
+    """What a node multiplies that is a core: two activations, or one with a stored map per head."""
+    return is_product(node) or stored_map(node)
+
+
+def stored_map(node: Node) -> Contraction | None:
+    """The contraction, if a stored tensor mixes the rows of an activation, with a map of its own per batch position.
+
+    A synthesizer's attention maps are weights. Both operands have a batch letter, and each has one of its own.
+    """
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2 or not found.batch or not found.contracted:
+        return None
+    stored = [
+        index for index, value in zip(found.indices, operands(node, found), strict=True) if is_weight(value)
+    ]
+    own = {found.owners(letter) for letter in found.out_axes}
+    return found if len(stored) == 1 and all((index,) in own for index in found.indices) else None
+
+
+def _weighted_sum(node: Node) -> Contraction | None:
+    """Softmaxed weights times values, summed up by the next node: a product of matrices spelled out.
+
+    Deformable attention samples the values that each query weighs, so no matrix product fits.
+    """
+    left, right, out = node.shape(0), node.shape(1), node.out.shape
+    if node.domain or node.op_type != "Mul" or left is None or right is None or out is None:
+        return None
+    after = [use.node for use in node.out.consumers if not looks_only(use)]
+    if len(after) != 1 or after[0].op_type != "ReduceSum" or node.out.is_graph_output:
+        return None
+    terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
+    found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
+    if any(
+        dim not in (1, out[axis - len(shape)]) for shape in (left, right) for axis, dim in enumerate(shape)
+    ):
+        return None
+    axes = after[0].int_list("axes", 1) or ()
+    summed = {found.out_axes[axis % len(out)] for axis in axes}
+    return found if summed and summed <= found.batch and any(_is_softmax(node, i) for i in (0, 1)) else None
+
+
+def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
+    missing = len(out) - len(shape)
+    return tuple(
+        None if dim == 1 and out[axis + missing] != 1 else f"a{axis + missing}"
+        for axis, dim in enumerate(shape)
+    )
+
+
+def _is_softmax(node: Node, index: int) -> bool:
+    value = node.inputs[index]
+    for _ in range(8):
+        producer = None if value is None else value.producer
+        if producer is None:
+            return False
+        if producer.op_type == "Softmax":
+            return True
+        if producer.op_type not in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", *CARRIERS):
+            return False
+        value = producer.inputs[0]
+    return False
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a value is stored, or picked from stored matrices by a router (the experts of a mixture)."""
+    for _ in range(6):
+        if value.is_constant:
+            return True
+        node = value.producer
+        if (
+            node is None
+            or node.domain
+            or node.op_type not in ("Gather", "GatherND", "QuantizeLinear", *CARRIERS)
+        ):
+            return False
+        source = node.inputs[0]
+        if source is None or (node.op_type.startswith("Gather") and len(source.shape or ()) < 3):
+            # Rows of a matrix are embeddings: an activation like any other.
+            return False
+        value = source
+    return False

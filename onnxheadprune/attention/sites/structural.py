@@ -1,0 +1,237 @@
+"""Finding sites by structure: contractions with weights whose summed axis comes from a product of activations."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import replace
+
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, weights_of
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.grouping import (
+    Block,
+    Candidate,
+    Partition,
+    group,
+    has_folded_heads,
+    merge_branches,
+)
+from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out
+from onnxheadprune.attention.sites.naming import site_names
+from onnxheadprune.attention.sites.obstacles import obstacle, read_elsewhere
+from onnxheadprune.attention.sites.own import foreign
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.site import AttentionSite, united
+from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.zeros import why_zero_is_lost
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+MAX_CONTRACTED = 2**20
+"""Positions of a context; the widest transformers have some ten thousand."""
+
+
+def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
+    """All sites in graph order of their cores, and what attends without being one.
+
+    Args:
+        view: an annotated view.
+    """
+    candidates, mixers, refused = _scan(view)
+    grouped = merge_branches(group(candidates))
+    folded = [block for block in grouped if has_folded_heads(block)]
+    pools = [
+        block
+        for block in grouped
+        if block not in folded and block.num_heads == 1 and not _is_single_head_attention(block)
+    ]
+    blocks = [block for block in grouped if block not in folded and block not in pools]
+    sites = []
+    for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
+        sites.append(_site(index, name, block, mixers))
+    claimed = {core.node for block in blocks for core in block.cores}
+    return sites, left_out(view, claimed, refused, folded, pools)
+
+
+def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
+    """A product of one activation and one constant, with their input indices."""
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2:
+        return None
+    first, second = found.indices
+    constant = [value.is_constant for value in operands(node, found)]
+    if constant == [False, True]:
+        return found, first, second
+    return (found, second, first) if constant == [True, False] else None
+
+
+def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
+    tracer = Tracer()
+    candidates: list[Candidate] = []
+    mixers: set[Node] = set()
+    refused: list[Refused] = []
+    for node in view.nodes:
+        found = weight_contraction(node)
+        if found is None:
+            continue
+        contraction, activation, weight = found
+        value = node.inputs[activation]
+        assert value is not None
+        letters = [letter for letter in contraction.axes_of(activation) if letter in contraction.contracted]
+        on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
+        on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
+        sizes = _sizes(value, on_activation)
+        if sizes is None:
+            continue
+        trace = tracer.trace(value, on_activation, sizes)
+        if not trace.cores and (
+            trace.mixes_heads or (mixers and _reaches(node, activation, mixers.__contains__))
+        ):
+            mixers.add(node)
+        if trace.cores:
+            candidates.append(
+                Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores)
+            )
+        elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
+            behind = _attention_behind(trace.blocked)
+            if behind is not None:
+                refused.append(Refused(node, behind, refusal))
+    return candidates, frozenset(mixers), refused
+
+
+def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sizes of contracted axes, None unless all are known, credible, and there is something to tell apart."""
+    if value.shape is None:
+        return None
+    found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
+    return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
+
+
+def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
+    """The product of activations that feeds a node at which tracing stopped, None if none does."""
+    stack, seen = list(blocked), set(blocked)
+    while stack and len(seen) < 64:
+        node = stack.pop()
+        if is_product(node) is not None or is_fused_core(node):
+            return node
+        if node not in blocked and contraction_of(node) is not None:
+            continue
+        for value in node.inputs[:1] if node in blocked else node.inputs:
+            producer = None if value is None else value.producer
+            if producer is not None and producer not in seen and not _is_residual(producer):
+                seen.add(producer)
+                stack.append(producer)
+    return None
+
+
+def _is_residual(node: Node) -> bool:
+    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
+    if node.op_type != "Add":
+        return False
+    return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
+
+
+def _is_single_head_attention(block: Block) -> bool:
+    """One head is a site if its values are projected and its weights are a product, unlike a mere pooling."""
+    core = block.cores[0]
+    if is_fused_core(core.node):
+        return True
+    found = is_product(core.node)
+    if found is None:
+        return False
+    feature = found.out_axes[core.feature_axes[0]]
+    value_index = found.owners(feature)[0]
+    other = next(index for index in found.indices if index != value_index)
+    projected = _reaches(core.node, value_index, lambda node: weight_contraction(node) is not None)
+    scored = _reaches(core.node, other, lambda node: is_product(node) is not None)
+    return projected and scored
+
+
+def _reaches(node: Node, index: int, found: object) -> bool:
+    """Whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
+    assert callable(found)
+    start = node.inputs[index]
+    queue = deque([] if start is None or start.producer is None else [start.producer])
+    seen: set[Node] = set(queue)
+    # Breadth first: a mask is computed by hundreds of nodes, what is looked for is a few steps away.
+    while queue and len(seen) < 128:
+        current = queue.popleft()
+        if found(current):
+            return True
+        if contraction_of(current) is not None:
+            continue
+        for value in current.inputs:
+            if value is not None and value.producer is not None and value.producer not in seen:
+                seen.add(value.producer)
+                queue.append(value.producer)
+    return False
+
+
+def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> AttentionSite:
+    parts: Anatomy = anatomy(block)
+    kv = len(parts.groups)
+    site = AttentionSite(
+        index=index,
+        name=name,
+        kind="mha" if kv == block.num_heads else "mqa" if kv == 1 else "gqa",
+        num_heads=block.num_heads,
+        kv_num_heads=kv,
+        head_size=parts.head_size,
+        v_head_size=parts.v_head_size,
+        groups=parts.groups,
+        projections=block.projections,
+        cores=tuple(core.node for core in block.cores),
+        free=parts.free,
+        maps=parts.maps,
+        original_num_heads=block.num_heads,
+        original_kv_num_heads=kv,
+    )
+    may_shrink = parts.free | parts.maps
+    if block.num_heads == 1:
+        trial = sweep(list(site.seeds((0,))), may_shrink)
+        return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
+    units = _units(block)
+    site = replace(site, units=units)
+    removed = united(first_group(parts.groups), units)
+    if len(removed) == block.num_heads:
+        removed = units[0]
+    apart = units if len(units) > 1 else ((0,),)
+    packed = next((reason for item in block.projections if (reason := item.why_not_cut(apart))), None)
+    if packed is not None:
+        node = block.projections[0].node
+        return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
+    for item in block.projections:
+        lost = why_zero_is_lost(item)
+        if lost is not None:
+            return replace(site, reason=Refusal(Reason.COUPLED, item.node.label, item.node.out.name, lost))
+    trial = sweep(list(site.seeds(removed)), may_shrink)
+    elements, size, flops = weights_of(trial)
+    scale = block.num_heads / len(removed)
+    return replace(
+        site,
+        reason=obstacle(
+            block,
+            trial,
+            removed,
+            mixers,
+            parts.probability_nodes,
+            lambda node: sweep(list(site.seeds(removed)), may_shrink, through=node),
+        )
+        or foreign(block, trial, removed),
+        params=round(elements * scale),
+        bytes=round(size * scale),
+        flops_per_token=round(flops * scale),
+    )
+
+
+def _units(block: Block) -> tuple[tuple[int, ...], ...]:
+    """Heads that only go together."""
+    found: Partition[int] = Partition()
+    for head in range(block.num_heads):
+        found.root(head)
+    for item in block.projections:
+        for heads in item.packed_together():
+            found.join(heads)
+    return tuple(sorted(tuple(sorted(members)) for members in found.sets()))

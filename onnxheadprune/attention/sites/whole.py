@@ -1,0 +1,78 @@
+"""Projections that lose all heads they read: their branch goes, and what they kept alive goes with it.
+
+That happens to every projection of a site that goes as a whole, and to those of single heads that are projected apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.edit.edits import DropInputs, DropNode, Edit
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.branch import Remnant, detach, meetings
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.stand_in import QUANTIZING, stand_in
+from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.model.graph.view import Value
+
+
+def goes_whole(site: AttentionSite, heads: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether a site loses all its heads."""
+    return len(heads.get(site.index, ())) == site.num_heads
+
+
+def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
+    """Edits that take the branches of projections without any head off the residual stream.
+
+    Raises:
+        RefusedError: if what a projection computes without heads cannot be spelled.
+    """
+    edits: dict[Edit, frozenset[str]] = {}
+    gone = [
+        (site, projection)
+        for site in sites
+        if heads.get(site.index)
+        for projection in site.projections
+        if projection.is_emptied_by(heads[site.index])
+    ]
+    others = meetings(projection.node for _, projection in gone)
+    replaced: set[Value] = set()
+    for site, projection in gone:
+        found = detach(projection.node, others)
+        if isinstance(found, Remnant):
+            if found.value in replaced or others.swallow(found.value):
+                continue
+            replaced.add(found.value)
+            found = stand_in(projection.node, found, others.vanished)
+        elif isinstance(found, Refusal) and projection.node.op_type in QUANTIZING:
+            found = stand_in(projection.node, None, others.vanished)
+        if isinstance(found, Refusal):
+            what = f"site {site.index} ({site.name})"
+            if goes_whole(site, heads):
+                raise RefusedError(f"{what} cannot be removed as a whole: {found}; leave at least one head")
+            raise RefusedError(
+                f"the heads of {what} that {projection.node.label} projects alone cannot go: {found}"
+            )
+        edits |= dict.fromkeys(found, frozenset({site.name}))
+    return edits
+
+
+def half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
+    """Values that nobody needs and somebody still reads: to look at their shape.
+
+    What computes them must not be narrowed then, or it would not run, or show another shape.
+    """
+    edits = list(edits)
+    dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+    ignored = {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
+    return [
+        value
+        for value, live in sweep.kept.items()
+        if live.is_dead
+        and not value.holds_tensor
+        and any(
+            use.node.ref not in dropped and (use.node.ref, use.input_index) not in ignored
+            for use in value.consumers
+        )
+    ]

@@ -1,0 +1,95 @@
+"""Does a silenced context add nothing to a quantized sum? Only if both sides mean the same number by zero.
+
+A head that is multiplied by zero in front of a quantizer becomes that quantizer's zero point. Whoever reads the
+integers subtracts a zero point too; where that is another one, a silenced head still adds a constant, and cutting
+it would not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.model.graph.view import Node, Value
+
+READERS = {
+    "DequantizeLinear": {0: 2},
+    "MatMulInteger": {0: 2, 1: 3},
+    "ConvInteger": {0: 2},
+    "QLinearMatMul": {0: 2, 3: 5},
+    "QLinearConv": {0: 2},
+    "QGemm": {0: 2},
+    "MatMulIntegerToFloat": {0: 4, 1: 5},
+    "QLinearAdd": {0: 2, 3: 5},
+    "QLinearMul": {0: 2, 3: 5},
+}
+"""Per operator and quantized input, the input that holds its zero point."""
+WRITERS = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7, "QLinearConcat": 1}
+"""Per operator the input that holds the zero point of its output."""
+PASSING = frozenset(
+    "Reshape Transpose Squeeze Unsqueeze Flatten Identity Slice Gather Split Concat Dropout Pad Expand".split()
+)
+MAX_NODES = 256
+
+
+def why_zero_is_lost(projection: Projection) -> str | None:
+    """Why silenced heads would still add something to a projection's sum, None if they add nothing.
+
+    Args:
+        projection: one of a site.
+    """
+    for reader, index in _readers(projection):
+        asked = READERS[reader.op_type][index]
+        for zero in _written(reader.inputs[index]):
+            if not _same(zero, reader.input(asked)):
+                return (
+                    f"{reader.label} takes another zero point off the context than its quantizer added, so that a"
+                    " silenced head still adds a constant"
+                )
+    return None
+
+
+def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
+    """The projection itself if it reads integers, and dequantizers right above it."""
+    node, index = projection.node, projection.activation[0]
+    if index in READERS.get(node.op_type, {}):
+        yield node, index
+    for value in _above(node.inputs[index]):
+        if value.producer is not None and value.producer.op_type == "DequantizeLinear":
+            yield value.producer, 0
+
+
+def _written(value: Value | None) -> Iterator[Value | None]:
+    """The zero points that what lies above was quantized with, as far as it tells."""
+    for source in _above(value):
+        node = source.producer
+        if node is not None and node.op_type == "DynamicQuantizeLinear":
+            yield node.outputs[2] if len(node.outputs) > 2 else None
+        elif node is not None and node.op_type in WRITERS:
+            yield node.input(WRITERS[node.op_type])
+
+
+def _above(value: Value | None) -> Iterator[Value]:
+    """What a value is made of without arithmetic: the nearest values that are no views, or unions, of others."""
+    stack, seen = [value], {value}
+    while stack and len(seen) < MAX_NODES:
+        current = stack.pop()
+        if current is None:
+            continue
+        node = current.producer
+        if node is None or node.domain not in ("", "com.microsoft") or node.op_type not in PASSING:
+            yield current
+            continue
+        sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        stack += [source for source in sources if source not in seen]
+        seen.update(sources)
+
+
+def _same(left: Value | None, right: Value | None) -> bool:
+    if left is right:
+        return True
+    numbers = [np.zeros(()) if value is None else value.literal() for value in (left, right)]
+    first, second = numbers
+    return first is not None and second is not None and bool(np.all(first == second))

@@ -1,7 +1,0 @@
-"""What a model computes on the user's data: feeds, activations as second moments, and drift."""
-
-from onnxheadprune.calibration.data import Calibration, calibration_data, random_data
-from onnxheadprune.calibration.images import Preprocessing, image_feeds
-from onnxheadprune.calibration.text import text_feeds
-
-__all__ = ["Calibration", "Preprocessing", "calibration_data", "image_feeds", "random_data", "text_feeds"]

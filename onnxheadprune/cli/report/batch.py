@@ -1,0 +1,39 @@
+"""The report of `prune --batch`: a verdict per model as it comes, then the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from onnxheadprune.cli.report.escaping import escaped
+from onnxheadprune.cli.report.layout import heading, many, row, table
+from onnxheadprune.workflow.batch import BatchItem, BatchResult
+
+_STYLES = {
+    "done": "green",
+    "skipped": "dim",
+    "refused": "yellow",
+    "failed": "red",
+    "crashed": "red",
+    "bug": "red",
+}
+
+
+def item_line(item: BatchItem) -> Text:
+    """One line about one model."""
+    line = Text(f"{item.status:8}", style=_STYLES[item.status])
+    return line.append(f" {escaped(item.model)} ({item.seconds:.1f} s)", style="default")
+
+
+def batch_report(result: BatchResult) -> Iterator[RenderableType]:
+    """A table of all models, and how many ended how."""
+    yield heading(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}")
+    yield ""
+    made = table("model", "verdict", "reason", grows="reason")
+    for item in result.items:
+        made.add_row(item.model, Text(item.status, style=_STYLES[item.status]), item.reason)
+    yield made
+    yield ""
+    yield row("summary", ", ".join(f"{number} {status}" for status, number in result.counts.items()))

@@ -1,0 +1,50 @@
+"""Where text for people goes. Colours follow the terminal and NO_COLOR; nothing here is markup."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console as RichConsole
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from onnxheadprune.cli.report.escaping import escaped
+
+PIPE_WIDTH = 160
+"""Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
+
+
+class Console(RichConsole):
+    """Prints what is text and nothing that a terminal obeys: names of models come from anywhere."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments with every control character spelled out, but for the ends of lines."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escaped(segment.text, lines=True))
+
+
+def out() -> Console:
+    """Results, on stdout."""
+    return _console(stderr=False)
+
+
+def err() -> Console:
+    """Progress and errors, on stderr."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    piped = not stream.isatty() and "COLUMNS" not in os.environ
+    return Console(
+        stderr=stderr, highlight=False, markup=False, emoji=False, width=PIPE_WIDTH if piped else None
+    )
+
+
+def print_error(message: str) -> None:
+    """One red line on stderr, never wrapped by us."""
+    line = escaped(" ".join(message.split()))
+    err().print(Text(f"error: {line}", style="red"), soft_wrap=True)

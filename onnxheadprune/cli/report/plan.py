@@ -1,0 +1,135 @@
+"""The report of `prune`: what goes, what it saves, what changes at the edges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from onnxheadprune.cli.report.choice import choice_rows
+from onnxheadprune.cli.report.fusion import fusion_rows
+from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
+from onnxheadprune.cli.report.validation import verdict_rows
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.workflow.prune import PruneResult, size_warnings
+
+_WORDS = {
+    "slice": "tensor cut",
+    "constant": "new constant",
+    "input": "rewired input",
+    "output": "renamed output",
+    "drop-inputs": "dropped operand",
+    "attribute": "changed attribute",
+    "dim": "changed dimension",
+    "insert": "new node",
+    "drop": "dropped node",
+    "drop-tensor": "dropped tensor",
+}
+
+
+def plan_report(
+    plan: PrunePlan, chosen: Chosen | None = None, sizes: tuple[StoredSize, StoredSize] | None = None
+) -> Iterator[RenderableType]:
+    """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
+    yield from _cuts(plan)
+    if sizes is not None:
+        yield from _sizes(*sizes)
+        if plan.removed:
+            yield from _warnings(size_warnings(*sizes))
+    yield from _changes(plan)
+    yield from choice_rows(chosen, plan)
+
+
+def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
+    gone = sum(len(cut.removed) for cut in plan.cuts)
+    before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
+    what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
+    yield heading(f"{plan.model}: {what}")
+    yield ""
+    if gone:
+        yield _table(plan)
+        yield ""
+
+
+def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
+    words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
+    if words:
+        yield row("edits", ", ".join(words))
+    yield from _edges(plan)
+    yield from _left_out(plan)
+
+
+def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
+    """What "*" did not reach."""
+    if plan.left_out:
+        number = many(len(plan.left_out), "attention product")
+        yield row("left out", f'"*" means all sites; {number} outside them stay as they are', "yellow")
+        for missed in plan.left_out:
+            yield bullet(f"{missed.node}: {missed.reason}", "yellow")
+
+
+def _table(plan: PrunePlan) -> RenderableType:
+    made = table("#", "site", "removed", "left", numeric=("#", "left"), grows="site")
+    for cut in plan.cuts:
+        if cut.removed:
+            before = f" (before: {heads(cut.removed_before)})" if cut.removed_before else ""
+            made.add_row(
+                str(cut.index), cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+            )
+    return made
+
+
+def _edges(plan: PrunePlan) -> Iterator[RenderableType]:
+    """Gathers that stay in the graph, and changed inputs and outputs."""
+    if plan.edge_gathers:
+        number = many(len(plan.edge_gathers), "edge gather")
+        yield row("at run time", f"{number}: these cost something whenever the model runs", "yellow")
+        for gather in plan.edge_gathers:
+            cost = "" if gather.elements is None else f", {count(gather.elements)} elements"
+            yield bullet(f"{gather.value} -> {gather.node}: {gather.reason}{cost}", "yellow")
+    if plan.io_changes:
+        yield row(
+            "interface", "these graph inputs and outputs change, and so does what feeds them:", "yellow"
+        )
+        for change in plan.io_changes:
+            yield bullet(change, "yellow")
+
+
+def _sizes(before: StoredSize, after: StoredSize) -> Iterator[RenderableType]:
+    """What the stored tensors hold before and after, and a warning where that is more."""
+    if before != after:
+        yield row(
+            "weights",
+            f"{count(before.elements)} -> {count(after.elements)} elements"
+            f" ({change(before.elements, after.elements)}), {size(before.bytes)} -> {size(after.bytes)}",
+        )
+
+
+def _warnings(warnings: Sequence[str]) -> Iterator[RenderableType]:
+    for warning in warnings:
+        yield row("warning", warning, "bold yellow")
+
+
+def planned_output(path: Path | None) -> Iterator[RenderableType]:
+    """Where the run that a dry run looks at would write."""
+    if path is not None:
+        yield row("would write", str(path))
+
+
+def prune_report(result: PruneResult) -> Iterator[RenderableType]:
+    """The plan, the sizes before and after, the verdict and the file."""
+    yield from _cuts(result.plan)
+    yield from _sizes(result.before, result.after)
+    yield from _warnings(result.warnings)
+    yield from _changes(result.plan)
+    yield from choice_rows(result.chosen, result.plan)
+    yield from fusion_rows(result.fusion)
+    if result.validation is None:
+        yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
+    else:
+        yield from verdict_rows(result.validation)
+    if result.output is not None:
+        yield row("written", result.output)

@@ -1,0 +1,234 @@
+"""The only code that writes to a model: applies a plan to a copy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, MutableSequence
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from onnxheadprune.edit.edits import (
+    MARK,
+    AddConstant,
+    DropInputs,
+    DropNode,
+    DropTensor,
+    EdgeGather,
+    Edit,
+    InsertNode,
+    SetAttribute,
+    SetDim,
+    SetInput,
+    SetMetadata,
+    SetOutput,
+    SliceTensor,
+    scope_of,
+)
+from onnxheadprune.edit.plan import PrunePlan, fingerprint
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.storage.spans import defer_cut, is_outside
+from onnxheadprune.model.tensors import cut
+
+
+def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
+    """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
+
+    Raises:
+        RefusedError: if the plan was made for a model of another structure.
+    """
+    if fingerprint(model) != plan.fingerprint:
+        raise RefusedError("this plan was made for another model")
+    pruned = ModelProto()
+    pruned.CopyFrom(model)
+    _Surgeon(pruned).operate([item.edit for item in plan.edits])
+    return pruned
+
+
+def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
+    """A copy of `model` with edits carried out that were made for exactly this model."""
+    changed = ModelProto()
+    changed.CopyFrom(model)
+    _Surgeon(changed).operate(edits)
+    return changed
+
+
+class _Surgeon:
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.graphs: dict[str, GraphProto] = {"main": model.graph}
+        self.nodes: dict[str, NodeProto] = {}
+        self.inserted: dict[str, list[NodeProto]] = defaultdict(list)
+        self.dropped: set[str] = set()
+
+    def operate(self, edits: Iterable[Edit]) -> None:
+        edits = list(edits)
+        # References are positions in the original, so all of them are resolved before anything moves.
+        for edit in edits:
+            if hasattr(edit, "node"):
+                self._node(edit.node)
+            if isinstance(edit, InsertNode):
+                self._graph(scope_of(edit.before))
+            if hasattr(edit, "scope"):
+                self._graph(edit.scope)
+        for edit in edits:
+            self._apply(edit)
+        for edit in edits:
+            if isinstance(edit, DropTensor):
+                _remove_named(self._graph(edit.scope).initializer, {edit.name})
+                _remove_named(self._graph(edit.scope).value_info, {edit.name})
+        self._rebuild(edits)
+
+    def _graph(self, ref: str) -> GraphProto:
+        if ref not in self.graphs:
+            owner, _, attribute = ref.rpartition(".")
+            node = self._node(owner)
+            self.graphs[ref] = next(item.g for item in node.attribute if item.name == attribute)
+        return self.graphs[ref]
+
+    def _node(self, ref: str) -> NodeProto:
+        if ref not in self.nodes:
+            scope, _, position = ref[:-1].rpartition("[")
+            self.nodes[ref] = self._graph(scope).node[int(position)]
+        return self.nodes[ref]
+
+    def _apply(self, edit: Edit) -> None:
+        match edit:
+            case SliceTensor():
+                self._slice(edit)
+            case AddConstant():
+                array = np.array(edit.values, dtype=edit.dtype)
+                array = array.reshape(()) if edit.scalar else array
+                self._graph(edit.scope).initializer.append(numpy_helper.from_array(array, edit.name))
+            case SetInput():
+                _set_at(self._node(edit.node).input, edit.index, edit.value)
+            case SetOutput():
+                self._node(edit.node).output[edit.index] = edit.value
+            case DropInputs():
+                inputs = self._node(edit.node).input
+                kept = [name for index, name in enumerate(inputs) if index not in edit.indices]
+                del inputs[:]
+                inputs.extend(kept)
+            case SetAttribute():
+                _set_attribute(self._node(edit.node), edit)
+            case SetDim():
+                self._set_dim(edit)
+            case InsertNode():
+                node = helper.make_node(
+                    edit.op_type,
+                    list(edit.inputs),
+                    list(edit.outputs),
+                    name=_node_name(edit.outputs[0]),
+                    domain=edit.domain,
+                )
+                node.attribute.extend(helper.make_attribute(name, value) for name, value in edit.attributes)
+                self.inserted[edit.before].append(node)
+            case DropNode():
+                self.dropped.add(edit.node)
+            case SetMetadata():
+                set_metadata(self.model, edit.key, edit.value)
+            case DropTensor() | EdgeGather():
+                pass
+
+    def _slice(self, edit: SliceTensor) -> None:
+        graph = self._graph(edit.scope)
+        tensor = _find_tensor(graph, edit.name)
+        if edit.target != edit.name:
+            copy = graph.initializer.add()
+            copy.CopyFrom(tensor)
+            copy.name = edit.target
+            tensor = copy
+        # Data that is not in memory is cut while it is copied.
+        if is_outside(tensor):
+            defer_cut(tensor, edit.selection)
+        else:
+            cut(tensor, edit.selection)
+
+    def _set_dim(self, edit: SetDim) -> None:
+        graph = self._graph(edit.scope)
+        for info in _infos(graph):
+            if info.name == edit.value and info.type.tensor_type.HasField("shape"):
+                dim = info.type.tensor_type.shape.dim[edit.axis]
+                dim.ClearField("dim_param")
+                dim.ClearField("dim_value")
+                if edit.dim is not None:
+                    dim.dim_value = edit.dim
+
+    def _rebuild(self, edits: list[Edit]) -> None:
+        """Writes node lists with insertions and without dropped nodes, innermost scopes first."""
+        touched = {scope_of(ref) for ref in (*self.inserted, *self.dropped)}
+        for scope in sorted(touched, key=len, reverse=True):
+            graph = self._graph(scope)
+            nodes: list[NodeProto] = []
+            gone: set[str] = set()
+            for position, node in enumerate(graph.node):
+                ref = f"{scope}[{position}]"
+                nodes += self.inserted.get(ref, [])
+                if ref in self.dropped:
+                    gone.update(node.output)
+                else:
+                    copy = NodeProto()
+                    copy.CopyFrom(node)
+                    nodes.append(copy)
+            nodes += self.inserted.get(f"{scope}[{len(graph.node)}]", [])
+            del graph.node[:]
+            graph.node.extend(nodes)
+            gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
+            _remove_named(graph.value_info, gone)
+
+
+def _node_name(output: str) -> str:
+    """A name for an inserted node that no exporter gave to one of its own."""
+    return output if MARK in output else f"{output}/{MARK}"
+
+
+def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
+    tensor: TensorProto
+    for tensor in graph.initializer:
+        if tensor.name == name:
+            return tensor
+    node = next(node for node in graph.node if name in node.output)
+    tensor = next(attribute.t for attribute in node.attribute if attribute.name == "value")
+    return tensor
+
+
+def _infos(graph: GraphProto) -> list[ValueInfoProto]:
+    return [*graph.input, *graph.output, *graph.value_info]
+
+
+def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:
+    while len(inputs) <= index:
+        inputs.append("")
+    inputs[index] = name
+
+
+def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:
+    for position, attribute in enumerate(node.attribute):
+        if attribute.name == edit.name:
+            del node.attribute[position]
+            break
+    if edit.value is not None:
+        node.attribute.append(helper.make_attribute(edit.name, edit.value))
+
+
+def set_metadata(model: ModelProto, key: str, value: str) -> None:
+    """Sets one entry of `metadata_props`, leaving the others and their order alone."""
+    for entry in model.metadata_props:
+        if entry.key == key:
+            entry.value = value
+            return
+    model.metadata_props.add(key=key, value=value)
+
+
+def drop_metadata(model: ModelProto, key: str) -> None:
+    """Removes an entry of `metadata_props`, if it is there."""
+    for position in reversed(range(len(model.metadata_props))):
+        if model.metadata_props[position].key == key:
+            del model.metadata_props[position]
+
+
+def _remove_named(items: MutableSequence[Any], names: set[str]) -> None:
+    for position in reversed(range(len(items))):
+        if items[position].name in names:
+            del items[position]

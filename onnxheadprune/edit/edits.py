@@ -1,0 +1,247 @@
+"""The vocabulary of changes to a model. Edits are values: rules propose them, only `surgery` applies them.
+
+Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
+their name in the scope of the node. Every edit turns into a flat JSON object and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from onnxheadprune.model.slices import Selection
+
+MARK = "onnxheadprune"
+
+Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class SliceTensor:
+    """Keep only the selected part of a stored tensor (initializer or Constant node).
+
+    `target` equal to `name` cuts in place; otherwise the cut part becomes a new initializer.
+    """
+
+    scope: str
+    name: str
+    selection: Selection
+    target: str
+    kind: ClassVar[str] = "slice"
+
+    def __str__(self) -> str:
+        copy = "" if self.target == self.name else f" as {self.target}"
+        return f"slice {self.name} ({self.selection}){copy}"
+
+
+@dataclass(frozen=True)
+class AddConstant:
+    """A new initializer with as many axes as its numbers are nested (none with `scalar`): a few numbers."""
+
+    scope: str
+    name: str
+    values: tuple[Any, ...]
+    scalar: bool = False
+    dtype: str = "int64"
+    kind: ClassVar[str] = "constant"
+
+    def __str__(self) -> str:
+        return f"constant {self.name} = {list(self.values)}"
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """Let input `index` of a node read `value` ("" drops an optional input)."""
+
+    node: str
+    index: int
+    value: str
+    kind: ClassVar[str] = "input"
+
+    def __str__(self) -> str:
+        return f"input {self.index} of {self.node} = {self.value or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class SetOutput:
+    """Give output `index` of a node another name, so that something else can define the old one."""
+
+    node: str
+    index: int
+    value: str
+    kind: ClassVar[str] = "output"
+
+    def __str__(self) -> str:
+        return f"output {self.index} of {self.node} = {self.value}"
+
+
+@dataclass(frozen=True)
+class DropInputs:
+    """Remove inputs of a variadic node (a Concat)."""
+
+    node: str
+    indices: tuple[int, ...]
+    kind: ClassVar[str] = "drop-inputs"
+
+    def __str__(self) -> str:
+        return f"drop inputs {list(self.indices)} of {self.node}"
+
+
+@dataclass(frozen=True)
+class SetAttribute:
+    """Give an attribute of a node a value; None removes it."""
+
+    node: str
+    name: str
+    value: Attribute | None
+    kind: ClassVar[str] = "attribute"
+
+    def __str__(self) -> str:
+        return f"attribute {self.name} of {self.node} = {self.value}"
+
+
+@dataclass(frozen=True)
+class SetDim:
+    """Declare a dimension of a value (graph input, output or value_info); None: unknown."""
+
+    scope: str
+    value: str
+    axis: int
+    dim: int | None
+    kind: ClassVar[str] = "dim"
+
+    def __str__(self) -> str:
+        return f"dimension {self.axis} of {self.value} = {'?' if self.dim is None else self.dim}"
+
+
+@dataclass(frozen=True)
+class InsertNode:
+    """A new node just before node `before`, or (the position after the last one) at the end of its scope."""
+
+    before: str
+    op_type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+    domain: str = ""
+    kind: ClassVar[str] = "insert"
+
+    def __str__(self) -> str:
+        return f"insert {self.op_type}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
+
+
+@dataclass(frozen=True)
+class EdgeGather:
+    """A `Gather` on one edge: the consumer needs fewer indices than the value keeps.
+
+    The nodes that realise it are ordinary `InsertNode` edits; this one records that it was needed and why.
+    """
+
+    node: str
+    index: int
+    value: str
+    reason: str
+    elements: int | None
+    kind: ClassVar[str] = "edge-gather"
+
+    def __str__(self) -> str:
+        return f"edge gather before input {self.index} of {self.node}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class DropNode:
+    """Remove a node that nothing uses any more."""
+
+    node: str
+    op_type: str
+    kind: ClassVar[str] = "drop"
+
+    def __str__(self) -> str:
+        return f"drop {self.op_type} {self.node}"
+
+
+@dataclass(frozen=True)
+class DropTensor:
+    """Remove an initializer that nothing uses any more."""
+
+    scope: str
+    name: str
+    kind: ClassVar[str] = "drop-tensor"
+
+    def __str__(self) -> str:
+        return f"drop initializer {self.name}"
+
+
+@dataclass(frozen=True)
+class SetMetadata:
+    """Set an entry of the model's `metadata_props`."""
+
+    key: str
+    value: str
+    kind: ClassVar[str] = "metadata"
+
+    def __str__(self) -> str:
+        return f"metadata {self.key} = {self.value}"
+
+
+Edit: TypeAlias = (
+    SliceTensor
+    | AddConstant
+    | SetInput
+    | SetOutput
+    | DropInputs
+    | SetAttribute
+    | SetDim
+    | InsertNode
+    | EdgeGather
+    | DropNode
+    | DropTensor
+    | SetMetadata
+)
+
+_KINDS: dict[str, Any] = {
+    edit.kind: edit
+    for edit in (
+        SliceTensor,
+        AddConstant,
+        SetInput,
+        SetOutput,
+        DropInputs,
+        SetAttribute,
+        SetDim,
+        InsertNode,
+        EdgeGather,
+        DropNode,
+        DropTensor,
+        SetMetadata,
+    )
+}
+
+
+def scope_of(ref: str) -> str:
+    """The reference of the scope that a node reference lies in."""
+    return ref[: ref.rindex("[")]
+
+
+def edit_to_dict(edit: Edit) -> dict[str, Any]:
+    """The edit as JSON-ready data with its `kind`."""
+    return {"edit": edit.kind, **dataclasses.asdict(edit)}
+
+
+def edit_from_dict(data: Mapping[str, Any]) -> Edit:
+    """The inverse of `edit_to_dict`.
+
+    Raises:
+        KeyError: if the kind is unknown.
+    """
+    fields = {key: _tuples(value) for key, value in data.items() if key != "edit"}
+    if data["edit"] == SliceTensor.kind:
+        fields["selection"] = Selection(**{k: _tuples(v) for k, v in data["selection"].items()})
+    edit: Edit = _KINDS[data["edit"]](**fields)
+    return edit
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value

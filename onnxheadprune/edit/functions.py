@@ -1,0 +1,153 @@
+"""Local functions that a plan does not touch stay functions, and nodes stay in the order of the file.
+
+Analyses see a model with all functions inlined and its nodes sorted. Most plans change a few nodes of that, and
+all of them can often be found in the model as it is stored; if not, only the functions that hold them are inlined.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import onnx.inliner
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
+
+from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit.edits import DropTensor, SliceTensor
+from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
+from onnxheadprune.model.load import LoadedModel, prepared
+
+Function: TypeAlias = tuple[str, str]
+_TAG = "onnxheadprune.function"
+
+
+def carried_out(
+    plan: PrunePlan, loaded: LoadedModel, replan: Callable[[ModelProto], PrunePlan] | None = None
+) -> ModelProto:
+    """The model with the plan carried out, on the model as it is stored wherever that is possible.
+
+    Args:
+        plan: made for the analysed model.
+        loaded: the model, analysed and stored.
+        replan: makes the same plan for a model with fewer functions inlined; None inlines all or none.
+
+    Raises:
+        RefusedError: if the plan was made for a model of another structure.
+    """
+    kept = _on_stored(plan, loaded, replan)
+    return surgery.apply_plan(plan, loaded.proto) if kept is None else kept
+
+
+def _on_stored(
+    plan: PrunePlan, loaded: LoadedModel, replan: Callable[[ModelProto], PrunePlan] | None
+) -> ModelProto | None:
+    stored = loaded.stored
+    # Someone may have changed the analysed model since; then it is the one that counts.
+    if stored is None or _bytes(prepared(stored)) != _bytes(loaded.proto):
+        return None
+    needed = _with_callers(_touched(plan, loaded.proto, stored), stored)
+    if not needed:
+        moved = _moved(plan, loaded.proto, stored)
+        return None if moved is None else surgery.apply_plan(moved, stored)
+    if replan is None or needed == {_id(function) for function in stored.functions}:
+        return None
+    part = onnx.inliner.inline_selected_functions(stored, sorted(needed))
+    analysed = prepared(part)
+    again = replan(analysed)
+    moved = _moved(again, analysed, part) if again.cuts == plan.cuts else None
+    return None if moved is None else surgery.apply_plan(moved, part)
+
+
+def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[Function]:
+    """The functions whose nodes or constants the plan changes, and those that declare shapes of their own."""
+    tagged = ModelProto()
+    tagged.CopyFrom(stored)
+    for function in tagged.functions:
+        for node in _nodes_of(function.node):
+            node.metadata_props.add(key=_TAG, value="\n".join(_id(function)))
+    inlined = prepared(tagged)
+    if [node.output for node in inlined.graph.node] != [node.output for node in analysed.graph.node]:
+        return {_id(function) for function in stored.functions}
+    makers = {name: position for position, node in enumerate(inlined.graph.node) for name in node.output}
+    found = {_id(function) for function in stored.functions if len(function.value_info)}
+    for edit in (item.edit for item in plan.edits):
+        positions = [_position(ref) for ref in _refs(edit)]
+        if isinstance(edit, (SliceTensor, DropTensor)) and edit.name in makers:
+            positions.append(makers[edit.name])
+        for position in positions:
+            for node in _nodes_of([inlined.graph.node[position]]):
+                found |= {
+                    tuple(entry.value.split("\n", 1)) for entry in node.metadata_props if entry.key == _TAG
+                }
+    return found
+
+
+def _with_callers(functions: set[Function], model: ModelProto) -> set[Function]:
+    """The functions and all whose bodies call them, since what is inlined into a body is still in a body."""
+    calls = {
+        _id(function): {(node.domain, node.op_type) for node in _nodes_of(function.node)}
+        for function in model.functions
+    }
+    while True:
+        more = functions | {caller for caller, called in calls.items() if called & functions}
+        if more == functions:
+            return functions
+        functions = more
+
+
+def _moved(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> PrunePlan | None:
+    """The plan with its nodes as they are numbered in the stored model; None if one of them is not there."""
+    places = {tuple(node.output): position for position, node in enumerate(stored.graph.node)}
+    names = {tensor.name for tensor in stored.graph.initializer} | {
+        name for node in stored.graph.node for name in node.output
+    }
+    edits: list[PlannedEdit] = []
+    for item in plan.edits:
+        edit: Any = item.edit
+        if isinstance(edit, (SliceTensor, DropTensor)) and edit.scope == "main" and edit.name not in names:
+            return None
+        for field, ref in list(_fields(edit)):
+            position = _position(ref)
+            node = analysed.graph.node[position]
+            place = places.get(tuple(node.output))
+            if place is None or _bytes(stored.graph.node[place]) != _bytes(node):
+                return None
+            edit = dataclasses.replace(edit, **{field: f"main[{place}]{ref[ref.index(']') + 1 :]}"})
+        edits.append(dataclasses.replace(item, edit=edit))
+    return dataclasses.replace(plan, edits=tuple(edits), fingerprint=fingerprint(stored))
+
+
+def _fields(edit: Any) -> Iterator[tuple[str, str]]:
+    """The fields of an edit that name a node or a body of one."""
+    for field in ("node", "before", "scope"):
+        ref = getattr(edit, field, "main")
+        if ref != "main":
+            yield field, ref
+
+
+def _refs(edit: Any) -> list[str]:
+    return [ref for _, ref in _fields(edit)]
+
+
+def _position(ref: str) -> int:
+    """Of the node of the main graph in "main[7].then_branch[3]"."""
+    return int(ref[ref.index("[") + 1 : ref.index("]")])
+
+
+def _nodes_of(nodes: Any) -> Iterator[NodeProto]:
+    """Nodes and those of their bodies."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                graph: GraphProto = attribute.g
+                yield from _nodes_of(graph.node)
+
+
+def _id(function: FunctionProto) -> Function:
+    return function.domain, function.name
+
+
+def _bytes(message: Any) -> bytes:
+    return bytes(message.SerializeToString(deterministic=True))

@@ -1,0 +1,223 @@
+"""`PrunePlan`: everything that will change, before anything does. Immutable, printable, JSON both ways."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, ModelProto
+
+from onnxheadprune.edit.edits import EdgeGather, Edit, SetDim, SliceTensor, edit_from_dict, edit_to_dict
+from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.model.documents import parse_json
+
+FORMAT = 1
+REMOVED_KEY = "onnxheadprune.removed"
+VALIDATION_KEY = "onnxheadprune.validation"
+REMOVED_VERSION = 1
+"""Of the record of removed heads."""
+
+
+@dataclass(frozen=True)
+class SiteCut:
+    """What the plan does to one site; heads are indices of the original, unpruned model."""
+
+    index: int
+    name: str
+    num_heads: int
+    kv_num_heads: int
+    removed: tuple[int, ...]
+    removed_before: tuple[int, ...] = ()
+    kv_removed: int = 0
+
+    @property
+    def heads_left(self) -> int:
+        """Query heads that remain."""
+        return self.num_heads - len(self.removed) - len(self.removed_before)
+
+
+@dataclass(frozen=True)
+class PlannedEdit:
+    """An edit and the names of the sites that asked for it."""
+
+    edit: Edit
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LeftOutNode:
+    """A product of attention weights and values around which no site was found, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """An ordered list of edits for one particular model.
+
+    Attributes:
+        model: name of the model file.
+        fingerprint: of the graph structure the plan was made for.
+        cuts: every site of the model, also those that lose nothing.
+        edits: what to change, each with the sites behind it.
+        io_changes: sentences about changed graph inputs and outputs.
+        elements_removed: elements that stored tensors lose.
+        left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
+    """
+
+    model: str
+    fingerprint: str
+    cuts: tuple[SiteCut, ...]
+    edits: tuple[PlannedEdit, ...]
+    io_changes: tuple[str, ...]
+    elements_removed: int
+    left_out: tuple[LeftOutNode, ...] = ()
+
+    @property
+    def removed(self) -> dict[int, tuple[int, ...]]:
+        """Heads that this plan removes, per site index."""
+        return {cut.index: cut.removed for cut in self.cuts if cut.removed}
+
+    @property
+    def edge_gathers(self) -> tuple[EdgeGather, ...]:
+        """Edges that need a gather at run time."""
+        return tuple(item.edit for item in self.edits if isinstance(item.edit, EdgeGather))
+
+    def counts(self) -> dict[str, int]:
+        """Number of edits of each kind."""
+        return dict(Counter(item.edit.kind for item in self.edits))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "cuts": [
+                {
+                    "index": cut.index,
+                    "name": cut.name,
+                    "num_heads": cut.num_heads,
+                    "kv_num_heads": cut.kv_num_heads,
+                    "removed": list(cut.removed),
+                    "removed_before": list(cut.removed_before),
+                    "kv_removed": cut.kv_removed,
+                    "heads_left": cut.heads_left,
+                }
+                for cut in self.cuts
+            ],
+            "elements_removed": self.elements_removed,
+            "io_changes": list(self.io_changes),
+            "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
+            "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
+            "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> PrunePlan:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UsageError: if the data is no plan of this version's format.
+        """
+        if data.get("format") != FORMAT:
+            raise UsageError(f"this is not a pruning plan of format {FORMAT}")
+        cuts = tuple(
+            SiteCut(
+                cut["index"],
+                cut["name"],
+                cut["num_heads"],
+                cut["kv_num_heads"],
+                tuple(cut["removed"]),
+                tuple(cut["removed_before"]),
+                cut["kv_removed"],
+            )
+            for cut in data["cuts"]
+        )
+        edits = tuple(
+            PlannedEdit(
+                edit_from_dict({key: value for key, value in item.items() if key != "sites"}),
+                tuple(item["sites"]),
+            )
+            for item in data["edits"]
+        )
+        changes = tuple(data["io_changes"])
+        # Plans of earlier versions do not say.
+        missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
+        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"], missed)
+
+    def to_json(self) -> str:
+        """The plan as a JSON document."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        lines = [f"plan for {self.model}"]
+        for cut in self.cuts:
+            if cut.removed:
+                heads = ", ".join(str(head) for head in cut.removed)
+                lines.append(
+                    f"site {cut.index} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
+                )
+        lines += [f"  {item.edit}" for item in self.edits]
+        return "\n".join(lines)
+
+
+def read_record(model: ModelProto, key: str, newest: int) -> dict[str, Any] | None:
+    """What this tool wrote into a model's metadata, None where it wrote nothing.
+
+    Args:
+        model: the model.
+        key: of the metadata entry, which holds a JSON object.
+        newest: the newest version of this record that the caller understands; a record without one is version 1.
+
+    Raises:
+        ModelError: if it cannot be read, or is of a version that nobody here knows.
+    """
+    entry = next((item for item in model.metadata_props if item.key == key), None)
+    if entry is None:
+        return None
+    try:
+        content = parse_json(entry.value)
+    except ValueError as error:
+        raise ModelError(f"the metadata entry {key} cannot be read") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"the metadata entry {key} cannot be read")
+    version = content.get("version", 1)
+    if version not in range(1, newest + 1) or isinstance(version, bool):
+        raise ModelError(
+            f"the metadata entry {key} is of version {str(version)[:20]}, and this version of onnxheadprune reads up"
+            f" to {newest}; use the version that wrote the model, or a newer one"
+        )
+    return content
+
+
+def fingerprint(model: ModelProto) -> str:
+    """A hash of the graph's structure: operators, names and tensor shapes, not the weights."""
+    digest = hashlib.sha256()
+    _hash_graph(model.graph, digest)
+    return digest.hexdigest()[:16]
+
+
+def _hash_graph(graph: GraphProto, digest: Any) -> None:
+    for tensor in graph.initializer:
+        digest.update(f"{tensor.name}{tensor.data_type}{list(tensor.dims)}".encode())
+    for node in graph.node:
+        digest.update(f"{node.domain}{node.op_type}{list(node.input)}{list(node.output)}".encode())
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _hash_graph(attribute.g, digest)
+
+
+def sliced(plan: PrunePlan) -> dict[str, SliceTensor]:
+    """The plan's tensor cuts by the name of the resulting tensor."""
+    return {item.edit.target: item.edit for item in plan.edits if isinstance(item.edit, SliceTensor)}
+
+
+def dims_changed(plan: PrunePlan) -> list[SetDim]:
+    """The plan's changes of declared dimensions."""
+    return [item.edit for item in plan.edits if isinstance(item.edit, SetDim)]

@@ -1,0 +1,176 @@
+"""Symbolic shapes of all values: `annotate(view)` fills `Value.shape` and `Value.elements`.
+
+`onnx.shape_inference` knows every operator but invents an unrelated symbol for what it cannot
+compute. Shapes of the operators around attention are therefore computed here, on polynomials
+(`dims.py`), and onnx answers for the rest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.elements import FOLLOWED, as_elements, split_elements
+from onnxheadprune.model.graph.folding import fold
+from onnxheadprune.model.graph.following import follows_few
+from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
+from onnxheadprune.model.graph.shapes.microsoft import MICROSOFT_SHAPES
+from onnxheadprune.model.graph.shapes.table import SHAPE_FUNCTIONS
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
+
+SHAPE_ONLY = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear"})
+"""Operators that never compute shapes, so that folding their constants would be a waste."""
+
+
+MAX_WHOLE = 50_000
+"""Nodes of graphs that onnx infers as a whole; that takes 15 kB and 15 microseconds each."""
+
+
+def annotate(view: GraphView) -> GraphView:
+    """Gives every value of `view` its symbolic shape, element type and known elements."""
+    whole = len(view.nodes) <= MAX_WHOLE
+    inferred = _infer_with_onnx(view.model, follows_few(view)) if whole else view.model
+    _adopt(view.main, inferred.graph)
+    for scope in view.scopes:
+        for value in scope.values.values():
+            if value.tensor is not None:
+                literal = value.literal()
+                value.elements = None if literal is None else as_elements(literal)
+    for node in view.nodes:
+        if not whole and not node.domain:
+            adopt_type(node)
+            if node.op_type not in SHAPE_FUNCTIONS and node.op_type != "Constant":
+                adopt_shapes(node)
+        _annotate_node(node)
+    return view
+
+
+def _annotate_node(node: Node) -> None:
+    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
+        return
+    if node.op_type == "If":
+        _annotate_if(node)
+        return
+    table = MICROSOFT_SHAPES if node.domain == "com.microsoft" else SHAPE_FUNCTIONS
+    function = table.get(node.op_type)
+    if function is not None:
+        for value, shape in zip(node.outputs, function(node), strict=False):
+            if value is not None and shape is not None:
+                value.shape = _better(shape, value.shape)
+    if node.outputs[0] is None or node.domain:
+        return
+    if node.op_type == "Split":
+        for value, elements in zip(node.outputs, split_elements(node), strict=True):
+            if value is not None:
+                value.elements = elements
+        return
+    follow = FOLLOWED.get(node.op_type)
+    if follow is not None:
+        node.out.elements = follow(node)
+    if node.out.elements is None and node.op_type not in SHAPE_ONLY:
+        folded = fold(node)
+        node.out.elements = None if folded is None else as_elements(folded)
+        node.out.folded = folded if node.out.elements is None else None
+
+
+def _annotate_if(node: Node) -> None:
+    """The outputs of the branch that a known condition takes, else what both branches agree on."""
+    condition = node.literal(0)
+    names: tuple[str, ...] = ("then_branch", "else_branch")
+    if condition is not None:
+        names = ("then_branch",) if bool(condition.reshape(-1)[0]) else ("else_branch",)
+    bodies = [node.bodies[name] for name in names]
+    for index, output in enumerate(node.outputs):
+        results = [body.lookup(body.proto.output[index].name) for body in bodies]
+        if output is None or any(result is None or result.shape is None for result in results):
+            continue
+        shapes = [result.shape for result in results if result is not None and result.shape is not None]
+        if len({len(shape) for shape in shapes}) != 1:
+            continue
+        output.shape = tuple(
+            dim[0] if len(set(dim)) == 1 else dims.symbol(f"{output.name}.{axis}")
+            for axis, dim in enumerate(zip(*shapes, strict=True))
+        )
+        first = results[0]
+        if len(results) == 1 and first is not None:
+            output.elements = first.elements
+
+
+def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
+    """Ours, except where onnx knows a number and we only a symbol."""
+    if onnx_says is None or len(onnx_says) != len(ours):
+        return ours
+    return tuple(
+        theirs if isinstance(theirs, int) and not isinstance(own, int) else own
+        for own, theirs in zip(ours, onnx_says, strict=True)
+    )
+
+
+def _adopt(scope: Scope, graph: GraphProto) -> None:
+    """Copies the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        value = scope.values.get(info.name)
+        if value is None or value.tensor is not None:
+            continue
+        value.elem_type = info.type.tensor_type.elem_type or value.elem_type
+        shape = _shape_of(info)
+        if shape is not None:
+            value.shape = shape
+    for node in scope.nodes:
+        for attribute in graph.node[node.position].attribute if node.bodies else ():
+            if attribute.name in node.bodies:
+                _adopt(node.bodies[attribute.name], attribute.g)
+
+
+def _shape_of(info: ValueInfoProto) -> Shape | None:
+    tensor = info.type.tensor_type
+    if info.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
+        return None
+    shape: list[Dim] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        kind = dim.WhichOneof("value")
+        if kind == "dim_value":
+            shape.append(dim.dim_value)
+        else:
+            shape.append(dims.spelled(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}"))
+    return tuple(shape)
+
+
+def _infer_with_onnx(model: ModelProto, follow: bool) -> ModelProto:
+    """`onnx.shape_inference` on a copy whose weights are replaced by declared inputs.
+
+    Args:
+        model: the model.
+        follow: let onnx follow the elements of shapes, too.
+    """
+    skeleton = ModelProto()
+    skeleton.ir_version = model.ir_version
+    skeleton.opset_import.extend(model.opset_import)
+    skeleton.functions.extend(model.functions)
+    graph = skeleton.graph
+    graph.name = model.graph.name
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    declared = {info.name for info in graph.input}
+    graph.value_info.extend(model.graph.value_info)
+    for tensor in model.graph.initializer:
+        if _is_small(tensor):
+            graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(
+                helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    try:
+        return shape_inference.infer_shapes(skeleton, data_prop=follow)
+    except (
+        Exception
+    ):  # onnx raises many types here; without it more of the graph stays unknown, no less exact
+        return skeleton
+
+
+def _is_small(tensor: TensorProto) -> bool:
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    return count <= MAX_LITERAL_ELEMENTS and tensor.data_location != TensorProto.EXTERNAL

@@ -1,0 +1,80 @@
+"""Which output tells a model's quality, and whether it holds logits."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.tensors import FLOATS
+
+_LOGIT_NAMES = ("logit", "prob", "score", "class")
+_HANDS_ON = frozenset(
+    {"Add", "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Clip"}
+)
+_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+
+
+@dataclass(frozen=True)
+class MainOutput:
+    """The output that drift and accuracy are measured on.
+
+    Attributes:
+        name: of the output.
+        is_logits: whether its last axis holds classes or tokens: logits, or what a Softmax makes of them.
+        is_probabilities: whether these are probabilities along the last axis already.
+    """
+
+    name: str
+    is_logits: bool
+    is_probabilities: bool = False
+
+
+def main_output(view: GraphView, narrowed: Container[str]) -> MainOutput | None:
+    """The last output that looks like logits, else the first float output that keeps its shape.
+
+    Args:
+        view: an annotated view of the original.
+        narrowed: names of outputs that the cut narrows (a cache); they are no result.
+    """
+    values = [view.main.values[info.name] for info in view.main.proto.output]
+    results = [
+        value
+        for value in values
+        if value.elem_type in FLOATS and value.name not in narrowed and "present" not in value.name
+    ]
+    for value in reversed(results):
+        if _looks_like_logits(value):
+            return MainOutput(value.name, True, _is_softmax(value))
+    return MainOutput(results[0].name, False) if results else None
+
+
+def _looks_like_logits(value: Value) -> bool:
+    """Two or more entries on the last axis, and a telling name or a projection right before."""
+    shape = value.shape
+    if not shape or (isinstance(shape[-1], int) and shape[-1] < 2):
+        return False
+    return any(part in value.name.lower() for part in _LOGIT_NAMES) or _comes_from_projection(value)
+
+
+def _is_softmax(value: Value) -> bool:
+    """Whether a Softmax over the last axis makes the value."""
+    node: Node | None = value.producer
+    while node is not None and node.op_type in ("Cast", "Identity"):
+        node = node.inputs[0].producer if node.inputs[0] is not None else None
+    if node is None or node.op_type != "Softmax":
+        return False
+    axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
+    return axis == -1 or (value.shape is not None and axis == len(value.shape) - 1)
+
+
+def _comes_from_projection(value: Value) -> bool:
+    """Whether a product with weights makes the value. Hidden states come out of a normalisation instead."""
+    node: Node | None = value.producer
+    while node is not None and node.op_type in _HANDS_ON:
+        operands = [item for item in node.inputs if item is not None and not item.is_constant]
+        # A residual connection adds two computed values: a hidden state.
+        if len(operands) != 1:
+            return False
+        node = operands[0].producer
+    return node is not None and node.op_type in _PRODUCTS

@@ -1,0 +1,313 @@
+"""A read-only view of a model: nodes and values with producers, consumers and scopes.
+
+Values are objects, not names: the branches of an `If` may both use one name, and a body may read a
+value of the graph around it. `Node.index` numbers all nodes of all scopes in one topological order in
+which a body's nodes come before the node that owns the body, so a reverse sweep meets the owner first.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from onnxheadprune.model.graph.dims import Dim, Shape
+
+_NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
+MAX_LITERAL_ELEMENTS = 4096
+"""Constants up to this many elements are read as numbers (shapes, axes, indices), larger ones are weights."""
+
+
+class Use(NamedTuple):
+    """One consumer of a value: a node and which of its inputs."""
+
+    node: Node
+    input_index: int
+
+
+@dataclass(eq=False, slots=True)
+class Scope:
+    """The main graph (`ref` is "main") or one subgraph attribute of a node ("main[7].then_branch")."""
+
+    proto: GraphProto
+    ref: str
+    parent: Scope | None
+    opset: int
+    owner: Node | None = None
+    values: dict[str, Value] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+
+    def lookup(self, name: str) -> Value | None:
+        """The value that `name` means in this scope, outer scopes included."""
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.parent
+        return None
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One value of one scope."""
+
+    name: str
+    scope: Scope
+    producer: Node | None = None
+    output_index: int = 0
+    consumers: list[Use] = field(default_factory=list)
+    tensor: TensorProto | None = None
+    is_initializer: bool = False
+    is_graph_input: bool = False
+    is_graph_output: bool = False
+    is_constant: bool = False
+    elem_type: int = TensorProto.UNDEFINED
+    shape: Shape | None = None
+    elements: npt.NDArray[np.object_] | None = None
+    folded: npt.NDArray[np.generic] | None = None
+    """Numbers computed from literals that are no integers: a step of `ceil(height / 2)`."""
+
+    @property
+    def rank(self) -> int | None:
+        """Number of axes, None where unknown."""
+        return None if self.shape is None else len(self.shape)
+
+    @property
+    def holds_tensor(self) -> bool:
+        """Whether the value *is* stored data: an initializer, or the output of a Constant node."""
+        return self.tensor is not None
+
+    def literal(self) -> npt.NDArray[Any] | None:
+        """The value's numbers where they are known and few: stored in the model, or computed from literals."""
+        tensor = self.tensor
+        if tensor is None:
+            known = self.elements
+            if known is None and self.folded is not None:
+                return self.folded
+            if known is None or not all(isinstance(item, int) for item in known.reshape(-1)):
+                return None
+            return known.astype(np.int64)
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
+            return None
+        if int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
+            return None
+        return numpy_helper.to_array(tensor)
+
+    def __repr__(self) -> str:
+        return f"Value({self.scope.ref}/{self.name})"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One node: its proto, where it stands, and its values (None for an omitted optional input)."""
+
+    proto: NodeProto
+    scope: Scope
+    position: int
+    index: int
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value | None, ...]
+    bodies: Mapping[str, Scope]
+    opset: int
+
+    @property
+    def op_type(self) -> str:
+        """The operator's name."""
+        return self.proto.op_type
+
+    @property
+    def domain(self) -> str:
+        """The operator's domain, "" for the standard one."""
+        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+
+    @property
+    def ref(self) -> str:
+        """A reference that is unique in the model and survives a trip through JSON."""
+        return f"{self.scope.ref}[{self.position}]"
+
+    @property
+    def label(self) -> str:
+        """How to name the node to a person."""
+        return f"{self.proto.name or self.ref} ({self.op_type})"
+
+    def input(self, index: int) -> Value | None:
+        """Input `index`, None where it is omitted or past the end."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def shape(self, index: int) -> Shape | None:
+        """Shape of input `index`."""
+        value = self.input(index)
+        return None if value is None else value.shape
+
+    @property
+    def out(self) -> Value:
+        """The first output."""
+        value = self.outputs[0]
+        assert value is not None
+        return value
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """The attribute's Python value (strings decoded), or `default`."""
+        for attribute in self.proto.attribute:
+            if attribute.name == name:
+                value = onnx.helper.get_attribute_value(attribute)
+                if isinstance(value, bytes):
+                    # What is no UTF-8 is no mode or equation that anybody knows, and need not be readable.
+                    return value.decode(errors="backslashreplace")
+                if attribute.type in (AttributeProto.INTS, AttributeProto.FLOATS):
+                    return list(value)
+                return value
+        return default
+
+    def literal(self, index: int) -> npt.NDArray[Any] | None:
+        """The numbers of input `index` where they are constant, else None."""
+        value = self.input(index)
+        return None if value is None else value.literal()
+
+    def int_list(self, attribute: str, input_index: int) -> list[int] | None:
+        """An integer list that older opsets keep in an attribute and newer ones in an input."""
+        listed = self.attribute(attribute)
+        if listed is not None:
+            return [int(item) for item in listed]
+        literal = self.literal(input_index)
+        return None if literal is None else [int(item) for item in literal.reshape(-1)]
+
+    def __repr__(self) -> str:
+        return f"Node({self.label})"
+
+
+class GraphView:
+    """All scopes of one model, navigable. Never changes the model it was made from.
+
+    Raises:
+        ValueError: if a node reads a value that nothing defines before it.
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        self.opsets = {
+            ("" if item.domain == "ai.onnx" else item.domain): item.version for item in model.opset_import
+        }
+        self.nodes: list[Node] = []
+        self.scopes: list[Scope] = []
+        self.main = self._add_scope(model.graph, "main", None)
+
+    @functools.cached_property
+    def by_ref(self) -> dict[str, Node]:
+        """Every node by its reference."""
+        return {node.ref: node for node in self.nodes}
+
+    def values(self) -> Iterator[Value]:
+        """Every value of every scope."""
+        for scope in self.scopes:
+            yield from scope.values.values()
+
+    def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
+        scope = Scope(proto, ref, parent, self.opsets.get("", 1))
+        self.scopes.append(scope)
+        for info in proto.input:
+            value = Value(info.name, scope, is_graph_input=True)
+            scope.values[info.name] = value
+        for tensor in proto.initializer:
+            value = scope.values.setdefault(tensor.name, Value(tensor.name, scope))
+            value.tensor, value.is_initializer, value.is_constant = tensor, True, True
+            value.elem_type, value.shape = tensor.data_type, tuple(tensor.dims)
+        for sparse in proto.sparse_initializer:
+            value = scope.values.setdefault(sparse.values.name, Value(sparse.values.name, scope))
+            value.is_constant, value.shape = True, tuple(sparse.dims)
+            value.elem_type = sparse.values.data_type
+        for position, node_proto in enumerate(proto.node):
+            self._add_node(node_proto, scope, position)
+        for info in proto.output:
+            output = scope.lookup(info.name)
+            if output is None:
+                raise ValueError(f"graph output {info.name!r} is produced by no node")
+            output.is_graph_output = True
+        return scope
+
+    def _add_node(self, proto: NodeProto, scope: Scope, position: int) -> None:
+        bodies = self._bodies(proto, scope, position)
+        inputs: list[Value | None] = []
+        for name in proto.input:
+            value = scope.lookup(name) if name else None
+            if name and value is None:
+                raise ValueError(
+                    f"node {proto.name!r} ({proto.op_type}) reads {name!r}, which nothing defines"
+                )
+            inputs.append(value)
+        domain = "" if proto.domain == "ai.onnx" else proto.domain
+        index = len(self.nodes)
+        # In a graph without bodies both numbers are equal, and a million of them need not be held twice.
+        at = index if index == position else position
+        node = Node(proto, scope, at, index, tuple(inputs), (), bodies, self.opsets.get(domain, 1))
+        for body in bodies.values():
+            body.owner = node
+        outputs: list[Value | None] = []
+        for index, name in enumerate(proto.output):
+            if not name:
+                outputs.append(None)
+                continue
+            value = Value(name, scope, producer=node, output_index=index)
+            scope.values[name] = value
+            outputs.append(value)
+        node.outputs = tuple(outputs)
+        for index, item in enumerate(inputs):
+            if item is not None:
+                item.consumers.append(Use(node, index))
+        self._mark_constants(node)
+        self.nodes.append(node)
+        scope.nodes.append(node)
+
+    def _bodies(self, proto: NodeProto, scope: Scope, position: int) -> Mapping[str, Scope]:
+        if not proto.attribute:
+            return _NO_BODIES
+        graphs = [item for item in proto.attribute if item.type == AttributeProto.GRAPH]
+        if not graphs:
+            return _NO_BODIES
+        ref = f"{scope.ref}[{position}]"
+        return {item.name: self._add_scope(item.g, f"{ref}.{item.name}", scope) for item in graphs}
+
+    @staticmethod
+    def _mark_constants(node: Node) -> None:
+        """Constant means: depends on no graph input. Shape nodes count as dynamic, as do random ones."""
+        if node.op_type == "Constant" and node.domain == "":
+            tensor = _constant_tensor(node.proto)
+            node.out.tensor, node.out.is_constant = tensor, True
+            if tensor is not None:
+                node.out.elem_type, node.out.shape = tensor.data_type, tuple(tensor.dims)
+            return
+        if node.bodies or node.op_type.startswith("Random") or not any(node.inputs):
+            return
+        if all(value is None or value.is_constant for value in node.inputs):
+            for output in node.outputs:
+                if output is not None:
+                    output.is_constant = True
+
+
+def _constant_tensor(proto: NodeProto) -> TensorProto | None:
+    """The tensor of a Constant node, whichever attribute spells it."""
+    for attribute in proto.attribute:
+        if attribute.name == "value":
+            tensor: TensorProto = attribute.t
+            return tensor
+        if attribute.name == "value_int":
+            return numpy_helper.from_array(np.array(attribute.i, dtype=np.int64))
+        if attribute.name == "value_ints":
+            return numpy_helper.from_array(np.array(list(attribute.ints), dtype=np.int64))
+        if attribute.name == "value_float":
+            return numpy_helper.from_array(np.array(attribute.f, dtype=np.float32))
+        if attribute.name == "value_floats":
+            return numpy_helper.from_array(np.array(list(attribute.floats), dtype=np.float32))
+    return None
+
+
+def concrete(dim: Dim) -> int | None:
+    """The dimension as an integer, None where it is symbolic."""
+    return dim if isinstance(dim, int) else None

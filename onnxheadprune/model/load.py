@@ -1,0 +1,326 @@
+"""Reading models: from files, from memory, from graphsurgeon; with clear errors where that fails."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.model.documents import kind_of
+from onnxheadprune.model.graph.calls import check_calls
+from onnxheadprune.model.node_order import in_order
+from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
+from onnxheadprune.model.storage.reading import Opened, hydrated
+from onnxheadprune.model.storage.sources import Source, inside, source_at
+from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
+from onnxheadprune.model.storage.tensors import BITS, bytes_needed, tensors_of
+from onnxheadprune.model.storage.wire import BIG, WireError, not_a_model, structure
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | LoadedModel"
+INLINE_LIMIT = 2**31 - 2**25
+"""Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
+for nodes, names and types."""
+MAPPED_FROM = 2**28
+"""Bytes of weights from which on ONNX Runtime maps them from their files; smaller models are handed over whole."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, and where it came from.
+
+    Only `of_file` gives a model a path, so that whoever opens `path` gets the model that `proto` is: a model that is
+    constructed, or made from another one (`changed`, `dataclasses.replace`), has no path, whatever its
+    tensors refer to.
+
+    Attributes:
+        proto: the model; its tensors are in memory, or refer to `sources`.
+        name: what to call it in reports.
+        sources: the files that tensors of `proto` refer to, by their location.
+        inline: the location that stands for data inside of a model file, None if all of that is in memory.
+        stored: the model with its local functions and its order of nodes, where `proto` has others.
+        path: the file that holds this very model, None if there is none.
+        data_files: the files beside `path` that hold weights.
+    """
+
+    proto: ModelProto
+    name: str
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    inline: str | None = None
+    stored: ModelProto | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, init=False)
+    data_files: tuple[Path, ...] = field(default=(), init=False)
+
+    @classmethod
+    def of_file(
+        cls,
+        path: Path,
+        proto: ModelProto,
+        name: str,
+        *,
+        data_files: tuple[Path, ...] = (),
+        sources: Mapping[str, Source] | None = None,
+        inline: str | None = None,
+        stored: ModelProto | None = None,
+    ) -> LoadedModel:
+        """What was read from a file, and is the same model as the file."""
+        made = cls(proto, name, sources or {}, inline, stored)
+        # Set past the constructor, which `dataclasses.replace` calls with other protos.
+        object.__setattr__(made, "path", path)
+        object.__setattr__(made, "data_files", data_files)
+        return made
+
+    def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
+        """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
+        return LoadedModel(proto, name or self.name, self.sources, self.inline)
+
+
+def load_model(source: ModelLike) -> ModelProto:
+    """A model with its weights, from a path, a `ModelProto` (used as it is) or a graphsurgeon graph.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if it is no ONNX model, truncated, or its external data is missing.
+    """
+    return open_model(source).proto
+
+
+def open_model(source: ModelLike) -> LoadedModel:
+    """Like `load_model`, and tells where the weights were.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if it is no ONNX model, truncated, or its external data is missing.
+    """
+    light = open_structure(source)
+    proto = hydrated(light.proto, light.sources)
+    if light.path is None:
+        return LoadedModel(proto, light.name)
+    return LoadedModel.of_file(light.path, proto, light.name, data_files=light.data_files)
+
+
+def open_structure(source: ModelLike) -> LoadedModel:
+    """A model whose large weights stay on disk: its tensors refer to the files that hold them.
+
+    Everything that decides about shapes is in memory, so that a model can be planned, cut and written without
+    its weights. `storage.reading` gives the bytes of a tensor. A model that is in memory stays so.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if it is no ONNX model, is truncated or damaged, or refers to data that is missing or
+            outside of its folder.
+    """
+    if isinstance(source, LoadedModel):
+        return source
+    if isinstance(source, (ModelProto, gs.Graph)):
+        name = model_name(source)
+        exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
+        assert isinstance(exported, ModelProto)
+        _check_in_memory(exported, name)
+        check_names(exported, name)
+        check_tensors(tensors_of(exported), name, {})
+        made = prepared(exported)
+        return LoadedModel(made, name, stored=None if made is exported else exported)
+    if not isinstance(source, (str, os.PathLike)):
+        raise UsageError(
+            f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon Graph, not {_kind(source)};"
+            " convert it first, onnx_ir's with onnx_ir.to_proto"
+        )
+    path = Path(source)
+    model, own, references = parse_structure(path)
+    if _refers_to(model, own) > references:
+        raise ModelError(f"{path} is damaged: its external data is in the model file itself")
+    return structure_of(model, str(path), path, {own: source_at(path)})
+
+
+def structure_of(
+    model: ModelProto, name: str, path: Path, known: Mapping[str, Source], folder: Path | None = None
+) -> LoadedModel:
+    """A parsed structure, checked and with its small weights read.
+
+    Args:
+        model: the structure, large tensors as references.
+        name: what to call it.
+        path: its file.
+        known: files by location, beside those in the folder.
+        folder: where external data is looked for; None: where the file is.
+
+    Raises:
+        ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
+    """
+    folder = path.parent if folder is None else folder
+    check_names(model, name)
+    tensors = list(tensors_of(model))
+    check_private(tensors, name)
+    sources = dict(known)
+    for stored in tensors:
+        if is_outside(stored.tensor):
+            location = span_of(stored.tensor).location
+            if location not in sources:
+                sources[location] = inside(folder, location, name)
+    own = next(iter(known))
+    check_tensors(tensors, name, sources)
+    with Opened(sources) as opened:
+        for stored in tensors:
+            if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
+                span = span_of(stored.tensor)
+                hold(stored.tensor, opened.read(span), outside=span.offset)
+    beside = tuple(item.path for location, item in sources.items() if location != own)
+    made = prepared(model)
+    kept = None if made is model else model
+    return LoadedModel.of_file(path, made, name, data_files=beside, sources=sources, inline=own, stored=kept)
+
+
+def _refers_to(model: ModelProto, location: str) -> int:
+    """Number of tensors that refer to a file."""
+    outside = (item.tensor for item in tensors_of(model) if is_outside(item.tensor))
+    return sum(1 for tensor in outside if span_of(tensor).location == location)
+
+
+def prepared(model: ModelProto) -> ModelProto:
+    """The model itself where its graph can be navigated as it is, else an equal one where it can.
+
+    Local functions are inlined: a head that lives in a function body shared by several layers could not be
+    removed from one of them alone. Nodes are put into topological order.
+
+    Raises:
+        ModelError: if there is no such order, or a function cannot be inlined within bounds.
+    """
+    if model.functions:
+        check_calls(model)
+        try:
+            model = onnx.inliner.inline_local_functions(model)
+        except (ValueError, RuntimeError, onnx.checker.ValidationError) as error:
+            raise ModelError(f"a local function cannot be inlined: {_first_line(error)}") from error
+    return in_order(model)
+
+
+def _check_in_memory(model: ModelProto, name: str) -> None:
+    for stored in tensors_of(model):
+        if is_outside(stored.tensor):
+            raise ModelError(
+                f"the weights of {name} are not in memory ({stored.label} is external);"
+                " give the path, or load it with its external data"
+            )
+
+
+def stored_bytes(model: ModelProto) -> int:
+    """Bytes of the weights by their types and shapes. Asking protobuf would serialize the whole model."""
+    # Where the data is in typed fields, an element takes up to ten bytes on disk.
+    total = 0
+    for tensor, _ in tensors_of(model):
+        raw = tensor.HasField("raw_data") or is_outside(tensor)
+        total += math.prod(tensor.dims) * (BITS.get(tensor.data_type, 128) if raw else 80) // 8
+    return total
+
+
+def model_name(source: ModelLike) -> str:
+    """What to call a model in reports."""
+    if isinstance(source, LoadedModel):
+        return source.name
+    if isinstance(source, ModelProto):
+        return source.graph.name or "model"
+    if isinstance(source, gs.Graph):
+        return str(source.name or "model")
+    return str(source)
+
+
+def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
+    """The structure of a file, the location that stands for the file itself, and how many tensors use it.
+
+    Raises:
+        UsageError: if there is no such file.
+        ModelError: if it is no ONNX model, or cannot be read.
+    """
+    mode = kind_of(path)
+    if mode is None:
+        raise UsageError(f"{path} does not exist")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{path} is not a file")
+    model = ModelProto()
+    try:
+        light, references = _structure_of(path)
+        model.ParseFromString(light)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (DecodeError, WireError) as error:
+        raise not_a_model(path, _first_line(error)) from error
+    if not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path} is not an ONNX model: it holds no graph")
+    return model, own_location(path), references
+
+
+def _structure_of(path: Path) -> tuple[bytes, int]:
+    with path.open("rb") as stream:
+        return structure(stream.fileno(), own_location(path))
+
+
+def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:
+    """Runs `onnx.checker`.
+
+    Raises:
+        ModelError: with the checker's first sentence.
+    """
+    try:
+        onnx.checker.check_model(_checkable(model), full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ModelError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
+
+
+def _checkable(model: ModelProto) -> ModelProto:
+    """The model, or one whose weights are declared as inputs where it refers to files or is too large.
+
+    The checker takes no 2 GiB message, and looks for external data in the working directory.
+    """
+    touched = any(item.tensor.external_data for item in tensors_of(model))
+    if not touched and stored_bytes(model) <= INLINE_LIMIT:
+        return model
+    skeleton = ModelProto()
+    skeleton.CopyFrom(model)
+    del skeleton.graph.initializer[:]
+    declared = {info.name for info in model.graph.input}
+    for tensor in model.graph.initializer:
+        if not is_outside(tensor) and len(tensor.raw_data) < BIG:
+            skeleton.graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            info = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            skeleton.graph.input.append(info)
+    nodes = []
+    for node in skeleton.graph.node:
+        tensor = node.attribute[0].t if node.op_type == "Constant" and node.attribute else None
+        if tensor is None or not is_outside(tensor):
+            nodes.append(node)
+            continue
+        info = onnx.helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims))
+        skeleton.graph.input.append(info)
+    if len(nodes) < len(skeleton.graph.node):
+        kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del skeleton.graph.node[:]
+        skeleton.graph.node.extend(kept)
+    for tensor, _ in tensors_of(skeleton):
+        outside = is_outside(tensor)
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
+        if outside:
+            # In a body there is no declaring, and the checker counts the bytes, whatever they are.
+            tensor.raw_data = bytes(bytes_needed(tensor.data_type, tuple(tensor.dims)))
+    return skeleton
+
+
+def _kind(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".") if text else type(error).__name__

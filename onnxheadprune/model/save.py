@@ -1,0 +1,149 @@
+"""Writing models: all or nothing, in one file or with the weights beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.load import (
+    INLINE_LIMIT,
+    MAPPED_FROM,
+    LoadedModel,
+    parse_structure,
+    stored_bytes,
+    structure_of,
+)
+from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
+from onnxheadprune.model.storage.folder import sentences
+from onnxheadprune.model.storage.layout import ExternalData, lay_out
+from onnxheadprune.model.storage.sources import source_at
+from onnxheadprune.model.storage.spans import own_location
+from onnxheadprune.model.storage.stage import Stage
+
+_POLICIES: dict[bool | None, ExternalData] = {None: "auto", True: "always", False: "never"}
+
+
+def check_target(
+    output: str | os.PathLike[str],
+    *inputs: LoadedModel,
+    in_place: bool = False,
+    others: Sequence[Reading] = (),
+) -> Path:
+    """The output path, if something can be written there.
+
+    Args:
+        output: where to write.
+        inputs: models that must not be overwritten.
+        in_place: the output may be the model file of an input, of which a backup is kept.
+        others: other files that are read.
+
+    Raises:
+        UsageError: if it is part of an input, something else than a file, or its folder does not exist or
+            cannot be written.
+    """
+    target = Path(output)
+    made = Making("the output", target, os.fspath(output), replaces="the model" if in_place else "")
+    check_makings([made], lambda: [*(item for source in inputs for item in _readings(source)), *others])
+    return target
+
+
+def _readings(source: LoadedModel) -> Iterator[Reading]:
+    if source.path is not None:
+        yield Reading("the model", source.path)
+    for path in source.data_files:
+        yield Reading("the model's weights", path)
+
+
+def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:
+    """The path under which a model that is replaced is kept.
+
+    Raises:
+        UsageError: if it is taken by anything but a copy of the model, as a run that was killed leaves it; if it
+            is on another file system, or the backup could not find its weights there.
+    """
+    kept = Path(backup)
+    if target is None or source.path is None or identity(target) != identity(source.path):
+        raise UsageError("a backup is for pruning in place: the output is the model itself")
+    check_makings([Making("the backup", kept, os.fspath(backup), "new", copy_of=target)], list)
+    if source.data_files and not kept.parent.samefile(target.parent):
+        raise UsageError(
+            f"{target} has weights in other files, which its backup needs beside it; name a backup in the same folder"
+        )
+    if kept.parent.stat().st_dev != target.stat().st_dev:
+        raise UsageError(f"the backup {kept} is on another file system than {target}; name one that is not")
+    return kept
+
+
+def save_model(
+    model: ModelProto | LoadedModel, output: str | os.PathLike[str], *, external: bool | None = None
+) -> None:
+    """Writes a model atomically: what is not complete has no name.
+
+    Args:
+        model: the model; of a structure, weights are copied from the files it refers to.
+        output: where to.
+        external: put the weights into a file beside the output; False keeps them inside, None leaves each
+            where it is, and decides by size what comes from memory (protobuf takes at most 2 GiB).
+
+    Raises:
+        UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
+        ModelError: if weights cannot be read.
+    """
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, "the model")
+    target = check_target(output)
+    with stage_model(loaded, target, _POLICIES[external]) as stage:
+        commit(stage)
+
+
+def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> Stage:
+    """Writes the weights of a model into files that have no name yet.
+
+    Raises:
+        UsageError: if they cannot be written, or do not fit into one file.
+        ModelError: if weights cannot be read.
+    """
+    location = f"{own_location(target)}.data"
+    layout, inside = lay_out(loaded.proto, loaded.inline, location, external, INLINE_LIMIT)
+    if inside > INLINE_LIMIT:
+        raise UsageError(
+            f"{target} cannot hold its weights of {inside / 1e9:.1f} GB, since a protobuf message"
+            " ends at 2 GiB; let them go into a file beside it (--external-data auto)"
+        )
+    with sentences(target):
+        return Stage(layout, loaded.sources, target, location)
+
+
+def staged_model(stage: Stage) -> LoadedModel:
+    """What is staged, read back from the files.
+
+    Raises:
+        UsageError: if the model file cannot be written.
+    """
+    with sentences(stage.target):
+        stage.write()
+        if stored_bytes(stage.layout.model) > MAPPED_FROM:
+            stage.show()
+    model, own, _ = parse_structure(stage.draft.path)
+    known = {own: source_at(stage.draft.path)}
+    if stage.data is not None:
+        known[stage.location] = source_at(stage.data.path)
+    return structure_of(model, "the pruned model", stage.draft.path, known, stage.target.parent)
+
+
+def commit(stage: Stage, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:
+    """Gives the staged files their names, all or none.
+
+    Args:
+        stage: what is written.
+        metadata: one more entry of the model's metadata.
+        backup: a new name for the model that is replaced.
+
+    Raises:
+        UsageError: if that is not possible; nothing has changed then.
+    """
+    with sentences(stage.target):
+        stage.commit(metadata, backup)

@@ -1,0 +1,282 @@
+"""A folder that files are put into: nameless until they are complete, one writer at a time, no litter."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.claims import NO_TMPFILE, obstacle
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
+"""What file systems without hard links answer, folders that are guarded against them, and other mounts."""
+TEMPORARY = ".tmp"
+_ROOM = 180
+"""Bytes that a name may have in the names that are made from it."""
+
+
+class Draft:
+    """A file of a folder that has no name yet, or a hidden one where the file system knows no other way."""
+
+    def __init__(
+        self, folder: Path, name: str, like: Path | None = None, *, under_lock: bool = False
+    ) -> None:
+        """Opens an empty file.
+
+        Args:
+            folder: where it will be.
+            name: what it is for, to make hidden names of.
+            like: a file, if it is there, whose owner and mode the new one gets, before anything is in it.
+            under_lock: the caller holds the lock of the folder.
+
+        Raises:
+            OSError: if the folder takes no files.
+        """
+        self.folder = folder
+        self.hidden: Path | None = None
+        self.handle = self._nameless()
+        if self.handle < 0:
+            # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
+            with contextlib.nullcontext() if under_lock else locked(folder):
+                self.hidden = _hidden_name(folder, name)
+                self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                self._lock()
+        self.name = name
+        if like is not None:
+            self._take_after(like)
+
+    def _take_after(self, like: Path) -> None:
+        """Gives the file the owner and mode of another one, as far as the system lets us.
+
+        Where the group stays another, its members may do no more than everybody.
+        """
+        try:
+            found = like.stat()
+        except OSError:
+            return
+        if not stat.S_ISREG(found.st_mode) or not hasattr(os, "fchown"):
+            return
+        mode = stat.S_IMODE(found.st_mode) & 0o777
+        with contextlib.suppress(OSError):
+            os.fchown(self.handle, -1, found.st_gid)
+        with contextlib.suppress(OSError):
+            os.fchown(self.handle, found.st_uid, -1)
+        if os.fstat(self.handle).st_gid != found.st_gid:
+            mode = (mode & 0o707) | (mode & 0o070 & ((mode & 0o007) << 3))
+        with contextlib.suppress(OSError):
+            os.fchmod(self.handle, mode)
+
+    def _lock(self) -> None:
+        """Shows others that the process behind a hidden name lives."""
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _nameless(self) -> int:
+        if not hasattr(os, "O_TMPFILE") or not Path("/proc/self/fd").is_dir():
+            return -1
+        try:
+            return os.open(self.folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+        except OSError as error:
+            if error.errno in NO_TMPFILE:
+                return -1
+            raise
+
+    @property
+    def path(self) -> Path:
+        """A path under which this process can read the file."""
+        return Path(f"/proc/self/fd/{self.handle}") if self.hidden is None else self.hidden
+
+    def show(self) -> None:
+        """Gives the file a hidden name, if it has none.
+
+        Raises:
+            OSError: if it cannot be linked.
+        """
+        if self.hidden is None:
+            self._lock()
+            hidden = _hidden_name(self.folder, self.name)
+            self.link(hidden)
+            self.hidden = hidden
+
+    def link(self, target: Path) -> None:
+        """Gives the complete file its name. To be called under the lock.
+
+        Raises:
+            FileExistsError: if the name is taken.
+            OSError: if it cannot be linked.
+        """
+        if self.hidden is not None:
+            try:
+                os.link(self.hidden, target)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                if os.path.lexists(target):
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from error
+                self.hidden.replace(target)
+            else:
+                self.hidden.unlink()
+            self.hidden = None
+            return
+        folder = os.open(self.folder, getattr(os, "O_PATH", os.O_RDONLY))
+        try:
+            # Only with a folder's handle Python asks the system to follow the link to the open file.
+            os.link(self.path, target, src_dir_fd=folder, follow_symlinks=True)
+        finally:
+            os.close(folder)
+
+    def replace(self, target: Path) -> None:
+        """Gives the complete file the name of one that is there, in one step.
+
+        Raises:
+            OSError: if it cannot be renamed.
+        """
+        self.show()
+        assert self.hidden is not None
+        self.hidden.replace(target)
+        self.hidden = None
+
+    def put(self, target: Path) -> None:
+        """Gives the complete file its name, which may be that of a file that is there. To be called under the lock.
+
+        Raises:
+            OSError: if that is not possible, or something other than a file is there by now.
+        """
+        if (why := obstacle(target)) is not None:
+            raise OSError(errno.EEXIST, f"it {why}", str(target))
+        if os.path.lexists(target):
+            self.replace(target)
+        else:
+            self.link(target)
+
+    def close(self) -> None:
+        """Closes the file; without a name it is gone."""
+        if self.hidden is not None:
+            self.hidden.unlink(missing_ok=True)
+            self.hidden = None
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+
+def _hidden_name(folder: Path, name: str) -> Path:
+    return folder / f".{_shortened(name)}.{secrets.token_hex(8)}{TEMPORARY}"
+
+
+def _shortened(name: str) -> str:
+    """The start of a name, as many whole characters as there is room for."""
+    while len(os.fsencode(name)) > _ROOM:
+        name = name[:-1]
+    return name
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder last through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time gives names in a folder. The lock goes with the process that holds it."""
+    if fcntl is None:
+        yield
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder that may be written and not be listed
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # network file systems without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def write_text(target: str | os.PathLike[str], text: str) -> None:
+    """Makes or replaces a text file in one step.
+
+    Raises:
+        UsageError: if it cannot be written; an older file stays as it was.
+    """
+    # Names of files need not be text; what is none is spelled.
+    write_file(Path(target), text.encode(errors="backslashreplace"))
+
+
+def write_file(target: Path, data: bytes) -> None:
+    """Makes or replaces a file in one step; it keeps its owner and mode. All files but models are made here.
+
+    Raises:
+        UsageError: if it cannot be written, or is something else than a file; what was there stays as it was.
+    """
+    with sentences(target):
+        draft = Draft(target.parent, target.name, like=target)
+        try:
+            write_all(draft.handle, data)
+            os.fsync(draft.handle)
+            with locked(target.parent):
+                draft.put(target)
+                sync_folder(target.parent)
+                with contextlib.suppress(OSError):
+                    sweep_hidden(target)
+        finally:
+            draft.close()
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Writes at the current position until nothing is left."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view[: 2**30]) :]
+
+
+@contextlib.contextmanager
+def sentences(target: Path) -> Iterator[None]:
+    """Turns what the system says about writing into a sentence.
+
+    Raises:
+        UsageError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = "no space is left" if error.errno == errno.ENOSPC else str(error.strerror or error)
+        raise UsageError(f"{target} cannot be written: {reason}") from error
+
+
+def sweep_hidden(target: Path) -> None:
+    """Removes hidden files of `target` whose process is gone. Only to be called under the lock."""
+    hidden = re.compile(re.escape(f".{_shortened(target.name)}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
+    for path in target.parent.iterdir():
+        if hidden.fullmatch(path.name):
+            _remove_if_abandoned(path)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if fcntl is not None:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                path.unlink()
+        finally:
+            os.close(handle)

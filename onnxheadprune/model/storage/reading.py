@@ -1,0 +1,258 @@
+"""The bytes of a tensor, cut as planned: whole, or part by part so that none is ever in memory as a whole."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.slices import Selection, read_ranges
+from onnxheadprune.model.storage.sources import Sources
+from onnxheadprune.model.storage.spans import (
+    Span,
+    cuts_of,
+    dims_before,
+    forget,
+    hold,
+    is_outside,
+    span_of,
+)
+from onnxheadprune.model.storage.tensors import BITS, tensors_of
+from onnxheadprune.model.tensors import cut
+
+Part: TypeAlias = bytes | Span
+"""Bytes, or where to copy them from."""
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Positions: TypeAlias = npt.NDArray[np.int64]
+BLOCK = 2**20
+"""Bytes that are cut at a time."""
+MANY_RUNS = 64
+"""More runs of bytes than this are picked column by column."""
+WORTH_A_COPY = 2**15
+"""Runs of bytes from this length on are copied by the system, shorter ones pass through memory."""
+
+
+def read(sources: Sources, span: Span) -> bytes:
+    """Bytes of a file.
+
+    Raises:
+        ModelError: if they cannot be read.
+    """
+    with Opened(sources) as opened:
+        return opened.read(span)
+
+
+class Opened:
+    """Files that stay open while several of their parts are read."""
+
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.handles: dict[str, int] = {}
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles.values():
+            os.close(handle)
+        self.handles.clear()
+
+    def handle(self, location: str) -> int:
+        """An open handle of the file that `location` names."""
+        if location not in self.handles:
+            if location not in self.sources:
+                raise ModelError(f"the weights in {location!r} are not at hand; give the model by its path")
+            self.handles[location] = self.sources[location].open()
+        return self.handles[location]
+
+    def read(self, span: Span) -> bytes:
+        """The bytes of a span."""
+        handle, start, stop = self.handle(span.location), span.offset, span.offset + span.length
+        pieces = []
+        while start < stop:
+            piece = os.pread(handle, min(stop - start, 2**30), start)
+            if not piece:
+                raise ModelError(f"{self.sources[span.location].path} ends before its weights do")
+            pieces.append(piece)
+            start += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def in_memory(tensor: TensorProto, sources: Sources) -> TensorProto:
+    """A copy of a tensor that holds its data, all cuts made.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    if is_outside(copy):
+        hold(copy, tensor_bytes(tensor, sources))
+    return copy
+
+
+def tensor_bytes(tensor: TensorProto, sources: Sources) -> bytes:
+    """The raw data of a tensor, all cuts made.
+
+    Raises:
+        ModelError: if it cannot be read.
+    """
+    if not is_outside(tensor):
+        return bytes(tensor.raw_data)
+    with Opened(sources) as opened:
+        return b"".join(
+            part if isinstance(part, bytes) else opened.read(part) for part in parts(tensor, opened)
+        )
+
+
+def parts(tensor: TensorProto, opened: Opened) -> Iterator[Part]:
+    """The raw data of an external tensor in order, all cuts made, a block at a time."""
+    span, cuts = span_of(tensor), cuts_of(tensor)
+    if not cuts:
+        yield span
+    elif len(cuts) == 1 and BITS[tensor.data_type] >= 8 and len(cuts[0].axes) == 1:
+        yield from _cut_axis(span, dims_before(tensor), BITS[tensor.data_type] // 8, cuts[0], opened)
+    else:
+        yield from _cut_blocks(tensor, span, cuts, opened)
+
+
+def _cut_axis(
+    span: Span, dims: Sequence[int], width: int, selection: Selection, opened: Opened
+) -> Iterator[Part]:
+    """One axis: runs that are long enough are copied as they lie, others cut block by block."""
+    axis = selection.axes[0]
+    outer, size = math.prod(dims[:axis]), dims[axis]
+    inner = math.prod(dims[axis + 1 :]) * width
+    live = read_ranges(selection.live)
+    if not live.size or not inner:
+        return
+    starts, lengths = _runs(live)
+    if int(lengths.min()) * inner >= WORTH_A_COPY:
+        for block in range(outer):
+            base = span.offset + block * size * inner
+            for start, length in zip(starts, lengths, strict=True):
+                yield Span(span.location, base + int(start) * inner, int(length) * inner)
+        return
+    if outer == 1:
+        yield from _gather_rows(span, inner, live, opened)
+        return
+    rows = max(1, BLOCK // (size * inner))
+    for first in range(0, outer, rows):
+        count = min(rows, outer - first)
+        data = opened.read(Span(span.location, span.offset + first * size * inner, count * size * inner))
+        cells = np.frombuffer(data, dtype=np.uint8).reshape(count, size * inner)
+        yield _kept(cells, starts * inner, lengths * inner)
+
+
+def _kept(cells: Bytes, starts: Positions, lengths: Positions) -> bytes:
+    """Runs of columns. Where they are many, elements are picked one by one instead of copied run by run."""
+    if len(starts) <= MANY_RUNS:
+        runs = [cells[:, start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        kept = runs[0] if len(runs) == 1 else np.concatenate(runs, axis=1)
+        return kept.tobytes()
+    columns = np.concatenate([np.arange(s, s + n) for s, n in zip(starts, lengths, strict=True)])
+    return cells[:, columns].tobytes()
+
+
+def _gather_rows(span: Span, inner: int, live: Positions, opened: Opened) -> Iterator[Part]:
+    """Short rows of one long column, the stretch around a block of them read at a time."""
+    first = 0
+    while first < live.size:
+        stop = int(np.searchsorted(live, live[first] + max(1, BLOCK // inner)))
+        low, high = int(live[first]), int(live[stop - 1]) + 1
+        data = opened.read(Span(span.location, span.offset + low * inner, (high - low) * inner))
+        cells = np.frombuffer(data, dtype=np.dtype((np.void, inner)))
+        yield cells[live[first:stop] - low].tobytes()
+        first = stop
+
+
+def _cut_blocks(tensor: TensorProto, span: Span, cuts: Sequence[Selection], opened: Opened) -> Iterator[Part]:
+    """Any cuts: the axes before the first one that is cut are passed block by block."""
+    dims = dims_before(tensor)
+    free = min(axis for selection in cuts for axis in selection.axes)
+    inner = math.prod(dims[free:])
+    bits = BITS[tensor.data_type]
+    outer = math.prod(dims[:free])
+    rows = max(1, BLOCK * 8 // max(1, inner * bits))
+    if (rows * inner * bits) % 8 or bits < 8:
+        # Elements share bytes, and packing starts anew only with the tensor.
+        rows = outer
+    for first in range(0, outer, rows):
+        count = min(rows, outer - first)
+        place = Span(
+            span.location,
+            span.offset + first * inner * bits // 8,
+            (count * inner * bits + 7) // 8,
+        )
+        block = TensorProto(
+            data_type=tensor.data_type, dims=(count, *dims[free:]), raw_data=opened.read(place)
+        )
+        for selection in cuts:
+            axes = tuple(axis - free + 1 for axis in selection.axes)
+            cut(block, Selection(axes, selection.sizes, selection.kept, selection.live))
+        yield bytes(block.raw_data)
+
+
+def _runs(live: Positions) -> tuple[Positions, Positions]:
+    """Starts and lengths of the runs of consecutive positions."""
+    breaks = np.flatnonzero(np.diff(live) != 1)
+    starts = np.concatenate([[0], breaks + 1])
+    stops = np.concatenate([breaks + 1, [live.size]])
+    return live[starts], stops - starts
+
+
+def hydrated(model: ModelProto, sources: Sources) -> ModelProto:
+    """A copy with all weights in memory and no reference left; the model itself where it has none.
+
+    Raises:
+        ModelError: if weights cannot be read.
+    """
+    touched = [item for item in tensors_of(model) if item.tensor.external_data]
+    if not touched:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for stored in tensors_of(copy):
+        if is_outside(stored.tensor):
+            hold(stored.tensor, tensor_bytes(stored.tensor, sources))
+        else:
+            forget(stored.tensor)
+    return copy
+
+
+def same_bytes(left: TensorProto, left_sources: Sources, right: TensorProto, right_sources: Sources) -> bool:
+    """Whether two tensors with raw data hold the same bytes, compared a block at a time."""
+    with Opened(left_sources) as one, Opened(right_sources) as other:
+        streams = (_blocks(left, one), _blocks(right, other))
+        pending = [b"", b""]
+        while True:
+            for side in (0, 1):
+                if not pending[side]:
+                    pending[side] = next(streams[side], b"")
+            if not pending[0] or not pending[1]:
+                return pending[0] == pending[1]
+            count = min(len(pending[0]), len(pending[1]))
+            if pending[0][:count] != pending[1][:count]:
+                return False
+            pending = [pending[0][count:], pending[1][count:]]
+
+
+def _blocks(tensor: TensorProto, opened: Opened) -> Iterator[bytes]:
+    """Non-empty blocks of a tensor's raw data."""
+    if not is_outside(tensor):
+        if tensor.raw_data:
+            yield bytes(tensor.raw_data)
+        return
+    for part in parts(tensor, opened):
+        if isinstance(part, bytes):
+            if part:
+                yield part
+            continue
+        for start in range(0, part.length, BLOCK):
+            yield opened.read(Span(part.location, part.offset + start, min(BLOCK, part.length - start)))

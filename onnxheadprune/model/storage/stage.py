@@ -1,0 +1,282 @@
+"""A model on its way to disk: written completely and checked before anything has a name."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from onnx import ModelProto
+
+from onnxheadprune.model.storage.claims import is_same_content, is_same_entry
+from onnxheadprune.model.storage.folder import NO_LINKS, Draft, locked, sweep_hidden, sync_folder, write_all
+from onnxheadprune.model.storage.layout import Layout, Placed
+from onnxheadprune.model.storage.leftovers import data_name, sweep_up
+from onnxheadprune.model.storage.reading import BLOCK, Opened
+from onnxheadprune.model.storage.sources import Sources, identity_of
+from onnxheadprune.model.storage.writing import parts_of, pieces, write_data, write_model
+
+_SAMPLES, _SAMPLE = 16, 4096
+
+
+class Stage:
+    """A model and its data file before they are given their names.
+
+    Attributes:
+        target: where the model goes.
+        location: what the staged model calls its data file.
+        data: the data file, None if all data is inside the model.
+        draft: the model file.
+    """
+
+    def __init__(self, layout: Layout, sources: Sources, target: Path, location: str) -> None:
+        """Writes the data file.
+
+        Raises:
+            OSError: if it cannot be written.
+            ModelError: if weights cannot be read.
+        """
+        self.layout, self.sources, self.target, self.location = layout, sources, target, location
+        self.data: Draft | None = None
+        self._written = False
+        self.draft = Draft(target.parent, target.name, like=target)
+        try:
+            if layout.outside:
+                self.data = Draft(target.parent, target.name, like=target)
+                with Opened(sources) as opened:
+                    write_data(self.data.handle, layout, opened)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Discards what has no name yet."""
+        self.draft.close()
+        if self.data is not None:
+            self.data.close()
+
+    def write(self) -> None:
+        """Writes the model file, so that it can be read before it is committed."""
+        if not self._written:
+            with Opened(self.sources) as opened:
+                write_model(self.draft.handle, self.layout, opened)
+            self._written = True
+
+    def show(self) -> None:
+        """Gives the files hidden names for a while, for readers that need one: ONNX Runtime maps by name.
+
+        Raises:
+            OSError: if that is not possible.
+        """
+        for draft in (self.draft, self.data):
+            if draft is not None:
+                draft.show()
+
+    def commit(self, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:
+        """Gives the files their names: the data first, then, in one step, the model.
+
+        Args:
+            metadata: one more entry of the model's metadata.
+            backup: a new name for the model that is replaced.
+
+        Raises:
+            OSError: if that is not possible; nothing has changed then.
+        """
+        tail = b""
+        if metadata is not None:
+            extra = ModelProto()
+            extra.metadata_props.add(key=metadata[0], value=metadata[1])
+            tail = extra.SerializeToString()
+        if self.data is not None:
+            os.fsync(self.data.handle)
+        with locked(self.target.parent):
+            linked = self._name_data(tail)
+            self.write()
+            os.lseek(self.draft.handle, 0, os.SEEK_END)
+            write_all(self.draft.handle, tail)
+            os.fsync(self.draft.handle)
+            # From here on nothing takes time: the shorter, the less a kill can leave.
+            with uninterrupted():
+                self._name_all(linked, backup)
+        if backup is not None:
+            with contextlib.suppress(OSError), locked(backup.parent):
+                sweep_hidden(backup)
+
+    def _name_all(self, linked: Path | None, backup: Path | None) -> None:
+        """Names the data, then the model, then takes away what the model that was replaced left.
+
+        Raises:
+            OSError: if that is not possible; nothing has changed then.
+        """
+        self._require_unread(backup)
+        if linked is not None and self.data is not None:
+            self.data.link(linked)
+        try:
+            self._name_model(backup)
+        except BaseException:
+            if linked is not None and not self._may_be_named():
+                linked.unlink(missing_ok=True)
+            raise
+        sync_folder(self.target.parent)
+        with contextlib.suppress(OSError):
+            sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
+
+    def _require_unread(self, backup: Path | None) -> None:
+        """Nothing that was read is replaced, but the model in place; and that only as it was read.
+
+        Raises:
+            OSError: if the target has become one of the files that were read, or is another one by now.
+        """
+        try:
+            found = self.target.lstat()
+        except FileNotFoundError:
+            return
+        read = [source.identity for source in self.sources.values()]
+        if backup is None and (found.st_dev, found.st_ino) in [item[:2] for item in read]:
+            raise OSError(errno.EEXIST, "it is a file that was read", str(self.target))
+        if backup is not None and identity_of(found) not in read:
+            raise OSError(errno.EBUSY, "it was changed while it was in use", str(self.target))
+
+    def _name_model(self, backup: Path | None) -> None:
+        if backup is None:
+            self.draft.put(self.target)
+            return
+        before = self.target.lstat()
+        ours = self._keep(backup)
+        try:
+            sync_folder(backup.parent)
+            self.draft.put(self.target)
+        except BaseException:
+            # The backup may be the only original. It goes only where the original is certainly in its place.
+            with contextlib.suppress(OSError):
+                if ours and os.path.samestat(self.target.lstat(), before):
+                    backup.unlink(missing_ok=True)
+            raise
+
+    def _keep(self, backup: Path) -> bool:
+        """Gives the model that is replaced a second name; whether that is new.
+
+        A backup that is there already is kept if it is this model, as a run that was killed leaves it.
+
+        Raises:
+            OSError: if that is not possible; a file that is there is never touched.
+        """
+        if os.path.lexists(backup):
+            if is_same_entry(self.target, backup) or not is_same_content(self.target, backup):
+                raise FileExistsError(errno.EEXIST, f"the backup {backup} exists already")
+            with backup.open("rb") as stream:
+                os.fsync(stream.fileno())
+            return False
+        try:
+            os.link(self.target, backup)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            self._copy(backup)
+        return True
+
+    def _copy(self, backup: Path) -> None:
+        """Keeps a copy, where the file system gives no file two names."""
+        copy = Draft(backup.parent, backup.name, like=self.target, under_lock=True)
+        try:
+            with self.target.open("rb") as stream:
+                while block := stream.read(BLOCK):
+                    write_all(copy.handle, block)
+            os.fsync(copy.handle)
+            copy.link(backup)
+        finally:
+            copy.close()
+
+    def _may_be_named(self) -> bool:
+        try:
+            return os.path.samestat(self.target.lstat(), os.fstat(self.draft.handle))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+
+    def _name_data(self, tail: bytes) -> Path | None:
+        """Finds a name for the data file and lets the model refer to it.
+
+        Returns:
+            The name to give, None where there is no data file or an equal one has it already.
+        """
+        if self.data is None:
+            return None
+        digest = self._digest(tail)
+        while True:
+            name = data_name(self.target, digest)
+            path = self.target.with_name(name)
+            fresh = not os.path.lexists(path)
+            if not fresh and not _same_content(self.data.handle, path):
+                digest = hashlib.sha256(digest.encode()).hexdigest()
+                continue
+            self.layout.point_to(self.location, name)
+            self._written = False
+            return path if fresh else None
+
+    def _digest(self, tail: bytes) -> str:
+        """Of everything in the model file and samples of all data.
+
+        Which weights a model has shows in samples; that another file of the same name is never replaced is
+        made sure by comparing all of it.
+        """
+        digest = hashlib.sha256()
+        with Opened(self.sources) as opened:
+            for piece in pieces(self.layout):
+                if isinstance(piece, Placed):
+                    for part in parts_of(piece, opened):
+                        digest.update(part if isinstance(part, bytes) else opened.read(part))
+                else:
+                    digest.update(piece)
+        digest.update(tail)
+        assert self.data is not None
+        for placed in self.layout.outside:
+            step = max(_SAMPLE, placed.length // _SAMPLES)
+            for start in range(0, placed.length, step):
+                size = min(_SAMPLE, placed.length - start)
+                digest.update(os.pread(self.data.handle, size, placed.offset + start))
+        return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds ctrl-C back until the names of all files fit together."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda _number, frame: held.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        before(signal.SIGINT, held[0])
+
+
+def _same_content(handle: int, path: Path) -> bool:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != os.fstat(handle).st_size:
+        return False
+    with path.open("rb") as stream:
+        position = 0
+        while block := stream.read(BLOCK):
+            if os.pread(handle, len(block), position) != block:
+                return False
+            position += len(block)
+    return True

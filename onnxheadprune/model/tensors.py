@@ -1,0 +1,85 @@
+"""Cutting stored tensors, byte for byte: no value is converted, whatever its type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.slices import Selection, read_ranges
+
+FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+"""Types that hold real numbers."""
+_PACKED = {
+    number
+    for name, number in TensorProto.DataType.items()
+    if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2", "FLOAT6E2M3", "FLOAT6E3M2")
+}
+"""Types whose elements share bytes; onnx knows more of them with every release."""
+_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
+    """The selected part of an array, compacted.
+
+    Raises:
+        ValueError: if the array's axes do not have the sizes that the selection was made for.
+    """
+    if tuple(array.shape[axis] for axis in selection.axes) != selection.sizes:
+        raise ValueError(f"selection for sizes {selection.sizes} on an array of shape {array.shape}")
+    live = read_ranges(selection.live)
+    if len(selection.axes) == 1:
+        return array.take(live, axis=selection.axes[0])
+    count = len(selection.axes)
+    front = np.moveaxis(array, selection.axes, range(count))
+    rest = front.shape[count:]
+    picked = front.reshape(-1, *rest)[live].reshape(*selection.kept, *rest)
+    return np.moveaxis(picked, range(count), selection.axes)
+
+
+def cut(tensor: TensorProto, selection: Selection) -> None:
+    """Cuts a tensor in place, keeping its name, type, doc string and how its data is stored.
+
+    Raises:
+        RefusedError: if its data is not in memory.
+    """
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise RefusedError(f"the data of initializer {tensor.name!r} is not loaded")
+    dims = tuple(tensor.dims)
+    if tensor.data_type in _PACKED:
+        array = take(numpy_helper.to_array(tensor), selection)
+        _store_raw(tensor, numpy_helper.from_array(np.ascontiguousarray(array)).raw_data, array.shape)
+        return
+    if tensor.HasField("raw_data"):
+        width = int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+        cells = np.frombuffer(tensor.raw_data, dtype=np.dtype((np.void, width))).reshape(dims)
+        kept = np.ascontiguousarray(take(cells, selection))
+        _store_raw(tensor, kept.tobytes(), kept.shape)
+        return
+    for field in _FIELDS:
+        stored = getattr(tensor, field)
+        if len(stored):
+            # Complex types keep two entries per element.
+            width = len(stored) // int(np.prod(dims, dtype=np.int64))
+            cells = np.array(list(stored), dtype=object).reshape(*dims, width)
+            kept = take(cells, selection)
+            del stored[:]
+            stored.extend(kept.reshape(-1).tolist())
+            _set_dims(tensor, kept.shape[:-1])
+            return
+    _set_dims(tensor, take(np.empty(dims, dtype=np.int8), selection).shape)
+
+
+def _store_raw(tensor: TensorProto, data: bytes, shape: tuple[int, ...]) -> None:
+    for field in _FIELDS:
+        tensor.ClearField(field)
+    tensor.raw_data = data
+    _set_dims(tensor, shape)
+
+
+def _set_dims(tensor: TensorProto, shape: tuple[int, ...]) -> None:
+    del tensor.dims[:]
+    tensor.dims.extend(shape)

@@ -1,0 +1,173 @@
+"""`doctor`: what is installed, and which execution providers really run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import onnx
+
+from onnxheadprune.runtime import (
+    CUDA,
+    Card,
+    Provider,
+    cards,
+    cuda_libraries,
+    cuda_of_driver,
+    cudnn_version,
+    loaded_libraries,
+    onnx_runtime,
+    runtimes,
+    usable_cores,
+)
+from onnxheadprune.runtime.advice import advice
+from onnxheadprune.runtime.providers import AUTO, full_name, probe, resolve_provider
+
+NVIDIA = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+
+
+@dataclass(frozen=True)
+class ProviderCheck:
+    """One execution provider, tried on a model of one node.
+
+    Attributes:
+        name: ONNX Runtime's name of it.
+        runs: whether the model ran there, and nowhere else.
+        obstacle: why it did not, None if it did.
+        advice: what to install, None if nothing is missing.
+    """
+
+    name: str
+    runs: bool
+    obstacle: str | None
+    advice: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        versions: of Python, onnx and onnxruntime.
+        runtime_packages: installed packages that bring `onnxruntime`, with versions; one is right.
+        built_for_cuda: the CUDA version that onnxruntime was built for, None for builds without.
+        cudnn: version of the cuDNN that is found, None without one.
+        cuda_packages: pip packages with CUDA, cuDNN and TensorRT libraries.
+        loaded_libraries: where those libraries were really loaded from.
+        driver_cuda: the newest CUDA version that the driver supports, None without a driver.
+        cards: NVIDIA cards.
+        cores: processor cores that this process may use.
+        providers: those of this build, then others that were asked for.
+        auto: what `--provider auto` takes, and why.
+        warnings: what is wrong with the installation, one sentence each.
+    """
+
+    versions: Mapping[str, str]
+    runtime_packages: Mapping[str, str]
+    built_for_cuda: str | None
+    cudnn: str | None
+    cuda_packages: Mapping[str, str]
+    loaded_libraries: Mapping[str, str]
+    driver_cuda: str | None
+    cards: tuple[Card, ...]
+    cores: int
+    providers: tuple[ProviderCheck, ...]
+    auto: Provider
+    warnings: tuple[str, ...]
+
+    def check(self, asked: str) -> ProviderCheck:
+        """The check of one provider by its short or full name."""
+        name = full_name(asked)
+        return next(item for item in self.providers if item.name == name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "versions": dict(self.versions),
+            "runtime_packages": dict(self.runtime_packages),
+            "built_for_cuda": self.built_for_cuda,
+            "cudnn": self.cudnn,
+            "cuda_packages": dict(self.cuda_packages),
+            "loaded_libraries": dict(self.loaded_libraries),
+            "driver_cuda": self.driver_cuda,
+            "cards": [card.to_dict() for card in self.cards],
+            "cores": self.cores,
+            "providers": [item.to_dict() for item in self.providers],
+            "auto": self.auto.to_dict(),
+            "warnings": list(self.warnings),
+        }
+
+
+def diagnose(*asked: str) -> Diagnosis:
+    """Looks at the installation and tries every execution provider of this build.
+
+    Args:
+        asked: further providers to try, by short or full name.
+    """
+    ort = onnx_runtime()
+    packages, found = runtimes(), cards()
+    names = list(dict.fromkeys([*ort.get_available_providers(), *(full_name(a) for a in asked if a != AUTO)]))
+    checks = tuple(_check(name, packages, bool(found)) for name in names)
+    versions = {
+        "python": platform.python_version(),
+        "onnx": onnx.__version__,
+        "onnxruntime": str(ort.__version__),
+    }
+    built_for = getattr(ort, "cuda_version", None) or None
+    driver_cuda = cuda_of_driver()
+    return Diagnosis(
+        versions,
+        packages,
+        built_for,
+        cudnn_version(),
+        cuda_libraries(),
+        loaded_libraries(),
+        driver_cuda,
+        found,
+        usable_cores(),
+        checks,
+        resolve_provider(AUTO),
+        tuple(_warnings(packages, built_for, driver_cuda, bool(found))),
+    )
+
+
+def _check(name: str, packages: Mapping[str, str], driver: bool) -> ProviderCheck:
+    obstacle = probe(name)
+    if obstacle is None:
+        return ProviderCheck(name, True, None, None)
+    beside = {"onnxruntime", "onnxruntime-gpu"} <= packages.keys()
+    hint = advice(name, obstacle, driver=driver if name in NVIDIA else None, plain_beside=beside)
+    return ProviderCheck(name, False, obstacle, hint)
+
+
+def _warnings(
+    packages: Mapping[str, str], built_for: str | None, driver_cuda: str | None, driver: bool
+) -> list[str]:
+    found = []
+    if len(packages) > 1:
+        listed = " and ".join(f"{name} {version}" for name, version in packages.items())
+        found.append(
+            f"{listed} are installed at once: their files overwrite each other, and providers disappear; remove"
+            f" all of them (pip uninstall {' '.join(packages)}), then install the one that is wanted"
+        )
+    if built_for and driver_cuda and _major(driver_cuda) < _major(built_for):
+        found.append(
+            f"onnxruntime was built for CUDA {built_for}, and the driver supports CUDA {driver_cuda} at most: update"
+            " the driver"
+        )
+    if driver and not built_for:
+        found.append(
+            'there is an NVIDIA card, and this onnxruntime cannot use it: install "onnxheadprune[cuda]"'
+        )
+    return found
+
+
+def _major(version: str) -> int:
+    head = version.split(".")[0]
+    return int(head) if head.isdigit() else 0

@@ -1,0 +1,235 @@
+"""The user's own inputs: `.npz` files, folders of them, generators. Checked before anything runs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import kind_of
+from onnxheadprune.runtime.feeds.fill import Array
+from onnxheadprune.runtime.feeds.generate import Feed, is_finite
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+from onnxheadprune.runtime.feeds.npz import read_npz
+from onnxheadprune.runtime.foreign import users_code
+
+DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
+LABELS = "labels"
+IGNORED_LABEL = -100
+"""PyTorch's convention for positions that have no label."""
+BATCH = 32
+MAX_FEEDS = 10_000
+MAX_BYTES = 2**28
+"""Of all feeds that a generator may yield; nobody knows whether it ends."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One feed of user data.
+
+    Attributes:
+        feed: an array per graph input.
+        labels: what `labels` held for these samples, None without labels.
+        source: the file or entry it came from.
+    """
+
+    feed: Feed
+    labels: Array | None
+    source: str
+
+
+def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+    """Feeds from user data, checked against the model's inputs.
+
+    Args:
+        source: an `.npz` file (arrays named as the inputs, first axis the samples), a folder of `.npz`
+            files (one feed each), "module:function" that yields feeds, a mapping like an `.npz` file, or
+            feeds. An entry `labels` is kept for accuracy, other extra entries are ignored.
+        inputs: the graph inputs.
+
+    Yields:
+        One feed after another; those of an `.npz` file in batches.
+
+    Raises:
+        UsageError: if an input is missing, of the wrong type, rank or size, empty or not finite.
+    """
+    found = False
+    for sample in _read(source, inputs):
+        found = True
+        yield _checked(sample, inputs)
+    if not found:
+        raise UsageError(f"the data {_describe(source)} holds no feed")
+
+
+def _describe(source: DataSource) -> str:
+    return str(source) if isinstance(source, (str, os.PathLike)) else "given"
+
+
+def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+    if isinstance(source, Mapping):
+        yield from _batches(source, inputs, "the data")
+    elif not isinstance(source, (str, os.PathLike)):
+        yield from _feeds(source, "the data")
+    elif stat.S_ISDIR(kind_of(source) or 0):
+        for path in sorted(Path(source).glob("*.npz")):
+            yield _sample(read_npz(path), str(path))
+    elif kind_of(source) is not None:
+        yield from _batches(read_npz(source), inputs, str(source))
+    elif ":" in str(source) and not str(source).endswith(".npz"):
+        yield from _feeds(_call(str(source)), str(source))
+    else:
+        raise UsageError(f"the data {source} does not exist")
+
+
+def import_function(spec: str, what: str) -> Callable[..., Any]:
+    """A user's function by "module:function"; its module may lie in the working directory.
+
+    Args:
+        spec: where it is.
+        what: how to call it in errors ("the data function").
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
+    module_name, _, function_name = spec.rpartition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        with users_code(f"{what} {spec}", "cannot be imported"):
+            function = getattr(importlib.import_module(module_name), function_name)
+    finally:
+        sys.path.pop(0)
+    if not callable(function):
+        raise UsageError(f"{what} {spec} is no function")
+    return function  # type: ignore[no-any-return]
+
+
+def _call(spec: str) -> Iterable[Mapping[str, Any]]:
+    """What the user's generator returns."""
+    function = import_function(spec, "the data function")
+    if _asks_for_arguments(function):
+        raise UsageError(f"the data function {spec} must be callable without arguments")
+    feeds: Iterable[Mapping[str, Any]] = _guarded(function, spec)
+    return feeds
+
+
+def _asks_for_arguments(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin that does not say
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(item.default is item.empty and item.kind in positional for item in parameters)
+
+
+def _guarded(function: Callable[[], Any], spec: str) -> Iterator[Any]:
+    """What the user's function yields; what it raises is the user's to read."""
+    with users_code(f"the data function {spec}"):
+        feeds = function()
+        if not isinstance(feeds, Iterable):
+            raise UsageError(f"{spec} gives no feeds, but a {type(feeds).__name__}")
+        yield from feeds
+
+
+def _feeds(feeds: Iterable[Any], source: str) -> Iterator[Sample]:
+    """Feeds of a sequence one by one; those of a generator only once it has ended, within bounds."""
+    samples = (_of_feed(feed, position, source) for position, feed in enumerate(feeds))
+    yield from samples if isinstance(feeds, Sized) else _ended(samples, source)
+
+
+def _ended(samples: Iterable[Sample], source: str) -> list[Sample]:
+    """All samples of a generator, which may be one that never ends."""
+    kept: list[Sample] = []
+    held = 0
+    for sample in samples:
+        kept.append(sample)
+        held += sum(array.nbytes for array in sample.feed.values())
+        if len(kept) > MAX_FEEDS or held > MAX_BYTES:
+            raise UsageError(
+                f"{source} yields more than {MAX_FEEDS:,} feeds or {MAX_BYTES:,} bytes; let it end earlier (a few"
+                " hundred samples are enough), or give larger data as an .npz file"
+            )
+    return kept
+
+
+def _of_feed(feed: Any, position: int, source: str) -> Sample:
+    if not isinstance(feed, Mapping):
+        raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
+    return _sample(feed, f"{source}, feed {position}")
+
+
+def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
+    with users_code(f"the data of {source}", "cannot be made arrays"):
+        values = {str(name): np.asarray(value) for name, value in arrays.items()}
+    return Sample(values, values.get(LABELS), source)
+
+
+def _batches(arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> Iterator[Sample]:
+    """Cuts arrays along their first axis; where the model's batch is fixed, the last one is filled up."""
+    names = {item.name for item in inputs if item.dims}
+    whole = _sample(arrays, source)
+    counts = {name: len(value) for name, value in whole.feed.items() if name in names and value.ndim}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
+    count = next(iter(counts.values()), 0)
+    labels = whole.labels
+    if labels is not None and (labels.ndim == 0 or len(labels) != count):
+        raise UsageError(f"{source} holds {count} samples, but {LABELS} has shape {list(labels.shape)}")
+    if not count:
+        yield whole
+        return
+    fixed = next((dim for item in inputs if item.dims and isinstance(dim := item.dims[0], int)), None)
+    size = fixed or BATCH
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size if fixed else min(start + size, count))
+        feed = {name: value[rows % count] if name in counts else value for name, value in whole.feed.items()}
+        known = None if labels is None else labels[rows % count].copy()
+        if known is not None:
+            known[rows >= count] = IGNORED_LABEL
+        yield Sample(feed, known, source)
+
+
+def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
+    missing = [item.name for item in inputs if item.name not in sample.feed]
+    if missing:
+        held = ", ".join(sorted(sample.feed)) or "nothing"
+        raise UsageError(f"{sample.source} lacks the input {', '.join(missing)}; it holds {held}")
+    feed = {item.name: _accepted(sample.feed[item.name], item, sample.source) for item in inputs}
+    return Sample(feed, sample.labels, sample.source)
+
+
+def _accepted(array: Array, item: Input, source: str) -> Array:
+    what = f"{item.name} of {source} is {array.dtype.name} {list(array.shape)}"
+    wanted = f"the model's input is {item.describe()}"
+    if not _same_kind(array.dtype, item.dtype):
+        raise UsageError(f"{what}, but {wanted}; convert it first")
+    if array.ndim != len(item.dims) or any(
+        isinstance(dim, int) and dim != size for dim, size in zip(item.dims, array.shape, strict=True)
+    ):
+        raise UsageError(f"{what}, but {wanted}")
+    if array.size == 0 and "past" not in item.name:
+        raise UsageError(f"{what}, which is empty")
+    if not is_finite(array):
+        raise UsageError(f"{what} and holds NaN or infinite values")
+    if item.role is Role.IDS and item.rows is not None and array.size:
+        if array.max() >= item.rows or array.min() < -item.rows:
+            raise UsageError(f"{what} and holds {array.max()}, but the table it indexes has {item.rows} rows")
+    converted = array.astype(item.dtype)
+    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise UsageError(f"{what} and holds numbers that {item.dtype.name} cannot; {wanted}")
+    return converted
+
+
+def _same_kind(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    """Integers may widen and floats may round; anything else is a mistake worth hearing about."""
+    kinds = {"u": "integer", "i": "integer", "f": "float", "V": "float", "b": "bool"}
+    return kinds.get(given.kind) == kinds.get(wanted.kind, "other")

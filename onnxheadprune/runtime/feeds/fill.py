@@ -1,0 +1,127 @@
+"""Values for one input, given its shape."""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.runtime.feeds.inputs import Input, Role
+
+Array: TypeAlias = npt.NDArray[Any]
+UNKNOWN_ROWS = 2
+"""Integers whose table is not found stay below this; 0 and 1 are valid almost everywhere."""
+
+
+HOLE_FROM = 6
+"""Shorter masks get no hole."""
+TAILS = 3.0
+"""Floats of the tails are up to ten to this power times as large as usual."""
+
+
+class Padding(enum.Enum):
+    """Where masks have zeros."""
+
+    NONE = "none"
+    RIGHT = "right"
+    LEFT = "left, and a hole"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How to fill a feed.
+
+    Attributes:
+        past: length of the cache, where positions start.
+        length: length of the sequence.
+        padding: where masks have zeros in some rows.
+        flag: value of flags ("use_cache_branch").
+        plain: second try for models that choke on the first: floats between 0 and 1, and boolean masks
+            the other way round (True means "ignore" in some exports).
+        tails: floats of all magnitudes up to a thousand.
+        first_row: ids count up from here, so that every row of a table is read by some feed; None draws them.
+    """
+
+    past: int
+    length: int
+    padding: Padding
+    flag: bool
+    plain: bool = False
+    tails: bool = False
+    first_row: int | None = None
+
+
+def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
+    """An array of `shape` and of the input's type.
+
+    Args:
+        item: the input.
+        shape: its concrete shape.
+        style: how to fill it.
+        generator: where random numbers come from.
+    """
+    return _values(item, shape, style, generator).astype(item.dtype)
+
+
+def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
+    match item.role:
+        case Role.FLOATS:
+            if style.plain:
+                return generator.uniform(size=shape)
+            return generator.standard_normal(shape) * (_magnitudes(shape, generator) if style.tails else 1)
+        case Role.MASK:
+            mask = _mask(shape, style.padding)
+            return ~mask if style.plain and item.dtype == np.bool_ else mask
+        case Role.POSITIONS:
+            return _positions(shape, style.past, item.rows)
+        case Role.LENGTHS:
+            return np.full(shape, style.past + style.length)
+        case Role.FLAG:
+            return np.full(shape, style.flag)
+        case Role.BOOLS:
+            return generator.integers(0, 2, shape)
+        case Role.PIXELS:
+            limits = np.iinfo(item.dtype)
+            return generator.integers(limits.min, limits.max, shape, endpoint=True)
+        case Role.IDS:
+            if style.first_row is not None:
+                counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
+                return counted % (item.rows or UNKNOWN_ROWS)
+            return generator.integers(0, item.rows or UNKNOWN_ROWS, shape)
+
+
+def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    return 10.0 ** generator.uniform(0, TAILS, shape)
+
+
+def _mask(shape: tuple[int, ...], padding: Padding) -> npt.NDArray[np.bool_]:
+    """Ones; when padded, row `i` loses `1 + i` places at one end, but never more than half.
+
+    Padding on the left comes with a hole: the place behind the middle is lost too.
+    """
+    mask = np.ones(shape, dtype=np.bool_)
+    if padding is Padding.NONE or len(shape) < 2 or shape[-1] < 2:
+        return mask
+    length = shape[-1]
+    for row in range(shape[0]):
+        lost = min(1 + row, length // 2)
+        if padding is Padding.RIGHT:
+            mask[row, ..., length - lost :] = False
+        else:
+            mask[row, ..., :lost] = False
+            if length >= HOLE_FROM:
+                mask[row, ..., length // 2 + 1] = False
+    return mask
+
+
+def _positions(shape: tuple[int, ...], past: int, rows: int | None) -> Array:
+    if not shape:
+        return np.array(past)
+    positions = np.arange(past, past + shape[-1])
+    if rows is not None:
+        positions = positions % rows
+    return np.broadcast_to(positions, shape).copy()

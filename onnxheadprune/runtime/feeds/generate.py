@@ -1,0 +1,238 @@
+"""Random feeds from the graph alone: several sizes, and larger ones where the model needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime.feeds.fill import Array, Padding, Style, fill
+from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
+from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
+from onnxheadprune.runtime.feeds.tables import feature_width
+
+Feed: TypeAlias = dict[str, Array]
+Outputs: TypeAlias = Mapping[str, Array]
+
+LONGER = (16, 32, 64)
+"""Sequence lengths to try when the wanted one does not run."""
+LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 16000)
+"""The same for images and audio, where convolutions ask for hundreds."""
+LARGEST = {4: 512, 3: 3000, 2: 16000}
+"""What is tried at most, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One feed to make.
+
+    Attributes:
+        batch: samples.
+        length: for the sequence.
+        past: for the cache.
+        padding: where masks have zeros.
+        flag: value of boolean flags.
+    """
+
+    batch: int
+    length: int
+    past: int
+    padding: Padding = Padding.NONE
+    flag: bool = True
+
+
+CASES = (
+    Case(2, 7, 5),
+    Case(3, 10, 4, padding=Padding.RIGHT),
+    Case(1, 5, 0, flag=False),
+    Case(2, 19, 3, padding=Padding.LEFT),
+)
+CACHE_CASES = (*CASES, Case(2, 1, 6))
+"""With a cache also one decode step."""
+
+
+class FeedMaker:
+    """Makes random feeds for one model.
+
+    Attributes:
+        inputs: what a feed must hold.
+    """
+
+    def __init__(self, view: GraphView, seed: int = 0) -> None:
+        """Reads the inputs of an annotated view.
+
+        Raises:
+            UsageError: if an input is no tensor of numbers, or the seed is negative.
+        """
+        if seed < 0:
+            raise UsageError(f"a seed is a number from 0 up, not {seed}")
+        self.inputs = graph_inputs(view)
+        self.seed = seed
+        expressions = [
+            (item, axis, dim)
+            for item in self.inputs
+            for axis, dim in enumerate(item.dims)
+            if isinstance(dim, Expression)
+        ]
+        signals = (Role.FLOATS, Role.PIXELS)
+        self._roles: Roles = roles(
+            Place(name, item.name, axis, len(item.dims), item.role in signals)
+            for item, axis, dim in expressions
+            for name in dim.symbols
+        )
+        ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
+        self._largest = min((LARGEST.get(rank, 64) for rank in ranks), default=0)
+        self._pinned: dict[str, int] = {}
+        for item, axis, dim in expressions:
+            width = feature_width(view.main.values[item.name], axis) if axis else None
+            if width is not None and dim.symbols == (dim.text,):
+                self._pinned[dim.text] = width
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The cases that make sense for this model."""
+        return CACHE_CASES if self._roles.past else CASES
+
+    def candidates(self, case: Case) -> Iterator[tuple[Feed, Feed]]:
+        """Feeds for one case, the wanted sizes first, then what some models need instead.
+
+        Each comes in two styles; the second is for models that give no finite numbers on the first.
+        """
+        tried: set[tuple[object, ...]] = set()
+        for sizes in self._sizes(case):
+            numbers = numbers_for(self._roles, sizes, self._pinned)
+            shapes = self._shapes(numbers)
+            if shapes is None or (key := tuple(shapes.items())) in tried:
+                continue
+            tried.add(key)
+            styles = (
+                Style(sizes.past, sizes.length, case.padding, case.flag, plain) for plain in (False, True)
+            )
+            normal, plain = (self._feed(shapes, style) for style in styles)
+            yield normal, plain
+
+    @property
+    def symbols(self) -> Roles:
+        """The names of the inputs' open dimensions, by what they stand for."""
+        return self._roles
+
+    @property
+    def largest_extent(self) -> int:
+        """The largest side or length worth trying for images and sound, 0 where the inputs have no such axis."""
+        return self._largest
+
+    def sized(self, sizes: Sizes, dims: Mapping[str, int] | None = None, *, flag: bool = True) -> Feed:
+        """One feed of exactly these sizes, masks of ones.
+
+        Args:
+            sizes: a number per role.
+            dims: numbers of single symbols, which win over their roles.
+            flag: value of boolean flags.
+
+        Raises:
+            UsageError: if the sizes give an input no possible shape.
+        """
+        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned) | dict(dims or {}))
+        if shapes is None:
+            raise UsageError(f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape")
+        return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
+
+    def wide(
+        self, length: int, *, batch: int = 1, tails: bool = False, first_row: int | None = None
+    ) -> Feed | None:
+        """A feed of a given length for what the usual ones leave out; None where the model has no such size.
+
+        Args:
+            length: of sequences, images and sound alike.
+            batch: samples.
+            tails: floats of all magnitudes.
+            first_row: the id that the first one is; the others follow.
+        """
+        length = min(length, self._largest) if self._roles.extent else length
+        past = 3 if self._roles.past else 0
+        sizes = Sizes(batch, past, length, length, distinct=False)
+        shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))
+        style = Style(past, length, Padding.NONE, flag=True, tails=tails, first_row=first_row)
+        return None if shapes is None else self._feed(shapes, style)
+
+    def _sizes(self, case: Case) -> Iterator[Sizes]:
+        """From the wanted sizes to larger ones, one kind of symbol at a time.
+
+        Each with one sample too: many models of speech are exported for that alone, whatever their inputs declare.
+        """
+        for distinct in (True, False):
+            for batch in dict.fromkeys((case.batch, 1)):
+                yield Sizes(batch, case.past, case.length, case.length, distinct)
+        if self._roles.past and case.past and case.length > 1:
+            # Some fused operators take several tokens onto a cache for one sample only, or not at all.
+            yield Sizes(1, case.past, case.length, case.length, distinct=True)
+            yield Sizes(case.batch, 0, case.length, case.length, distinct=True)
+        # One case in three stretches images and sound, where the model allows.
+        wanted = (
+            size
+            for size in LARGER
+            for size in ((size * 3 // 2, size) if case.padding is Padding.RIGHT else (size,))
+        )
+        for extent in wanted:
+            if extent <= self._largest:
+                for batch in dict.fromkeys((min(case.batch, 2), 1)):
+                    yield Sizes(batch, case.past, case.length, extent, distinct=False)
+        for length in LONGER:
+            for batch in dict.fromkeys((case.batch, 1)):
+                yield Sizes(batch, case.past, length, length, distinct=False)
+
+    def _shapes(self, numbers: Mapping[str, int]) -> dict[str, tuple[int, ...]] | None:
+        shapes = {}
+        for item in self.inputs:
+            try:
+                shape = tuple(dim if isinstance(dim, int) else dim.evaluate(numbers) for dim in item.dims)
+            except ArithmeticError:
+                return None
+            if min(shape, default=0) < 0:
+                return None
+            shapes[item.name] = shape
+        return shapes
+
+    def _feed(self, shapes: Mapping[str, tuple[int, ...]], style: Style) -> Feed:
+        generator = np.random.default_rng(
+            (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
+        )
+        return {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
+
+
+def first_that_runs(
+    candidates: Iterator[tuple[Feed, Feed]], run: Callable[[Feed], Outputs]
+) -> tuple[Feed, Outputs] | InferenceError:
+    """The first feed that a model runs on, of its two styles the one with finite outputs.
+
+    Args:
+        candidates: feeds, the best first.
+        run: runs the original model.
+
+    Returns:
+        The feed and the outputs, or the first error if no feed runs.
+    """
+    error: InferenceError | None = None
+    for styles in candidates:
+        fallback: tuple[Feed, Outputs] | None = None
+        for feed in styles:
+            try:
+                outputs = run(feed)
+            except InferenceError as failed:
+                error = error or failed
+                continue
+            if all(is_finite(value) for value in outputs.values()):
+                return feed, outputs
+            fallback = fallback or (feed, outputs)
+        if fallback is not None:
+            return fallback
+    return error or InferenceError("no input of the model could be made up")
+
+
+def is_finite(array: Array) -> bool:
+    """Whether an array holds neither NaN nor an infinity; true for anything that is no float."""
+    return array.dtype.kind in "biuSUO" or bool(np.isfinite(array).all())

@@ -1,0 +1,150 @@
+"""What the weights say about inputs: rows of the tables that integers index, widths of features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+_MOVES = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Identity", "Flatten", "Transpose", "Expand"}
+_PASSES = frozenset(
+    _MOVES | {"Tile", "Split", "Gather", "Clip", "Mul", "Mod", "Add", "Sub", "Concat", "Max", "Min"}
+)
+_ELEMENTWISE = frozenset({"Cast", "CastLike", "Identity", "Add", "Sub", "Mul", "Div"})
+_EMBEDDING = ("com.microsoft", "EmbedLayerNormalization")
+_EMBEDDING_TABLES = {0: 2, 1: 4, 8: 3}
+"""Which table of ONNX Runtime's fused embedding each of its integer inputs indexes."""
+
+
+def row_bound(value: Value) -> int | None:
+    """The smallest number of rows of all tables that a value indexes, None if it indexes none.
+
+    The value is followed through whatever hands integers on. Adding a constant moves the bound.
+    """
+    bounds: list[int] = []
+    seen: set[Value] = set()
+    queue = [(value, 0)]
+    while queue:
+        current, shift = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for use in current.consumers:
+            rows = _rows_indexed(use)
+            if rows is not None:
+                bounds.append(rows - shift)
+            else:
+                queue += [(output, shift + _added(use)) for output in _handed_on(use)]
+    return max(min(bounds), 1) if bounds else None
+
+
+def tables_behind(value: Value) -> list[Value]:
+    """The stored tables whose rows a value picks, followed as in `row_bound`."""
+    found: dict[Value, None] = {}
+    seen: set[Value] = set()
+    queue = [value]
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for use in current.consumers:
+            if _rows_indexed(use) is None:
+                queue += _handed_on(use)
+                continue
+            fused = (use.node.domain, use.node.op_type) == _EMBEDDING
+            table = use.node.input(_EMBEDDING_TABLES[use.input_index] if fused else 0)
+            if table is not None:
+                found[table] = None
+    return list(found)
+
+
+def _rows_indexed(use: Use) -> int | None:
+    node = use.node
+    if (node.domain, node.op_type) == _EMBEDDING:
+        return _dim(node.input(_EMBEDDING_TABLES.get(use.input_index, -1)), 0)
+    if node.op_type in ("Gather", "GatherBlockQuantized") and use.input_index == 1:
+        return _dim(node.input(0), node.attribute("axis", node.attribute("gather_axis", 0)))
+    return None
+
+
+def _handed_on(use: Use) -> Iterator[Value]:
+    node = use.node
+    passes = node.op_type in _PASSES or (node.op_type == "Where" and use.input_index > 0)
+    # The shape of a Reshape and the axes of a Slice are inputs too; they are no data.
+    is_data = use.input_index == 0 or node.op_type in ("Add", "Concat", "Where", "Max", "Min", "Sub")
+    if node.domain == "" and passes and is_data:
+        yield from (output for output in node.outputs if output is not None)
+
+
+def _added(use: Use) -> int:
+    """What a node adds to the value at most (a constant offset of position tables)."""
+    if use.node.op_type not in ("Add", "Sub") or len(use.node.inputs) != 2:
+        return 0
+    other = use.node.literal(1 - use.input_index)
+    if other is None or other.size == 0 or not np.issubdtype(other.dtype, np.integer):
+        return 0
+    return int(other.max()) if use.node.op_type == "Add" else -int(other.min())
+
+
+def feature_width(value: Value, axis: int) -> int | None:
+    """The size that weights dictate for one axis of an input, None if they do not.
+
+    Channels of a convolution and the contracted axis of a product with weights count, and for a cache
+    the heads that it is joined with: by a Concat, or by a fused attention operator.
+    """
+    if value.rank is None:
+        return None
+    queue, seen = [value], {value}
+    while queue:
+        for use in queue.pop().consumers:
+            found = _contracted(use.node, axis, value.rank) if use.input_index == 0 else None
+            found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
+            if found is not None:
+                return found
+            if use.node.op_type in _ELEMENTWISE and use.node.outputs[0] not in seen:
+                seen.add(use.node.out)
+                queue.append(use.node.out)
+    return None
+
+
+def _contracted(node: Node, axis: int, rank: int) -> int | None:
+    weight = node.input(1)
+    if weight is None or not weight.is_constant:
+        return None
+    if node.op_type == "Conv" and axis == 1:
+        channels = _dim(weight, 1)
+        return None if channels is None else channels * int(node.attribute("group", 1))
+    if node.op_type in ("MatMul", "Gemm") and axis == rank - 1:
+        return _dim(weight, -1 if node.attribute("transB", 0) else max(-2, -(weight.rank or 1)))
+    return None
+
+
+def _joined(node: Node, axis: int, rank: int) -> int | None:
+    """All inputs of a Concat agree on every axis but one."""
+    if node.op_type != "Concat" or node.domain or node.attribute("axis", 0) % rank == axis:
+        return None
+    return next((size for value in node.inputs if (size := _dim(value, axis)) is not None), None)
+
+
+def _cached(use: Use, axis: int, rank: int) -> int | None:
+    """Heads and head size of the past of a fused attention operator; its last axes are `[heads, length, size]`."""
+    layout = layout_of(use.node)
+    if layout is None or rank < 4 or use.input_index not in layout.inputs:
+        return None
+    carrier, parts = layout.inputs[use.input_index]
+    if carrier != rank - 3 or len(parts) != 1:
+        return None
+    if axis == carrier:
+        return layout.num_heads if parts[0][0] == "q" else layout.kv_num_heads
+    return layout.head_size if axis == rank - 1 and layout.head_size == layout.v_head_size else None
+
+
+def _dim(value: Value | None, axis: int) -> int | None:
+    if value is None or value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) else None

@@ -1,0 +1,12 @@
+"""What long work tells about itself while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
+
+
+def silent(_what: str, _done: int, _of: int) -> None:
+    """The progress of those who do not want to hear of it."""

@@ -1,0 +1,117 @@
+"""Which execution providers really run here. Asking onnxruntime is not enough: it lists what it was built with."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+from onnxheadprune.errors import ProviderError
+from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
+from onnxheadprune.runtime.advice import advice
+
+AUTO = "auto"
+_ALIASES = {
+    "directml": ("Dml",),
+    "trt": ("Tensorrt",),
+    "rtx": ("NvTensorRTRTX",),
+    # ONNX Runtime replaced its ROCm provider by MIGraphX; older builds still have the former.
+    "rocm": ("ROCM", "MIGraphX"),
+    "onednn": ("Dnnl",),
+}
+_MISSING_LIBRARY = re.compile(r"with error: (?:Error loading )?\"?([^\n\"]+)")
+
+
+def resolve_provider(asked: str = AUTO) -> Provider:
+    """The provider to run on.
+
+    Args:
+        asked: "auto" (CUDA if a probe really runs there, else CPU), "cpu", "cuda", or the name of any
+            other provider, short ("tensorrt") or in full ("TensorrtExecutionProvider").
+
+    Raises:
+        ProviderError: if the asked-for provider does not run here. There is no silent fallback.
+    """
+    if asked.lower() == AUTO:
+        obstacle = probe(CUDA)
+        if obstacle is None:
+            return Provider(CUDA, "a probe ran on it")
+        return Provider(CPU, f"CUDA does not run here: {obstacle}")
+    name = full_name(asked)
+    obstacle = None if name == CPU else probe(name)
+    if obstacle is not None:
+        raise ProviderError(f"{name} does not run here: {obstacle}; {advice(name)}, or use --provider cpu")
+    return Provider(name, "asked for")
+
+
+def full_name(asked: str) -> str:
+    """ONNX Runtime's name of a provider; names it does not know pass through."""
+    known = {name.removesuffix(SUFFIX).lower(): str(name) for name in onnx_runtime().get_all_providers()}
+    short = asked.lower().removesuffix(SUFFIX.lower())
+    for wanted in _ALIASES.get(short, (short,)):
+        if wanted.lower() in known:
+            return known[wanted.lower()]
+    return asked if asked.endswith(SUFFIX) else f"{asked}{SUFFIX}"
+
+
+@functools.cache
+def probe(name: str) -> str | None:
+    """Why a provider cannot run, None if a one-node model really ran on it."""
+    ort = onnx_runtime()
+    if name not in ort.get_available_providers():
+        return f"the installed {getattr(ort, 'package_name', 'onnxruntime')} is built without it"
+    with _captured_output() as log:
+        try:
+            if name == CUDA and hasattr(ort, "preload_dlls"):
+                ort.preload_dlls()
+            options = ort.SessionOptions()
+            if name != CPU:
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            session = ort.InferenceSession(
+                _one_node_model().SerializeToString(), options, providers=[name], enable_fallback=0
+            )
+            obstacle = None if name in session.get_providers() else "it was not initialised"
+            if obstacle is None:
+                session.run(None, {"x": np.ones((2, 2), dtype=np.float32)})
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            obstacle = sentence(error)
+    missing = _MISSING_LIBRARY.search("".join(log))
+    return obstacle if obstacle is None or missing is None else missing[1].strip()
+
+
+def _one_node_model() -> ModelProto:
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+@contextlib.contextmanager
+def _captured_output() -> Iterator[list[str]]:
+    """Collects what native libraries write to stderr: only there do they name a missing library.
+
+    The list is filled when the context ends.
+    """
+    ort = onnx_runtime()
+    written: list[str] = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(log.fileno(), 2)
+        ort.set_default_logger_severity(3)
+        try:
+            with contextlib.redirect_stdout(log):
+                yield written
+        finally:
+            ort.set_default_logger_severity(FATAL_ONLY)
+            os.dup2(kept, 2)
+            os.close(kept)
+            log.flush()
+            log.seek(0)
+            written.append(log.read())

@@ -1,0 +1,91 @@
+"""How far two runs of the same mathematics may lie apart. The one place with such numbers.
+
+All tolerances are relative to the scale of the output: its largest absolute value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnx import TensorProto
+
+from onnxheadprune.model.graph.view import GraphView, Node
+
+POWER = 10.0
+"""Silencing the heads must move the outputs by this many tolerances, or a wrong cut could hide."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What is allowed for models of one precision.
+
+    Attributes:
+        precision: the class: "float32", "float64", "float16", "bfloat16" or "quantized".
+        exact: graph optimizations off, TF32 off.
+        deployed: as ONNX Runtime runs it by default; fused kernels sum in another order.
+        has_levels: activations are rounded to a few levels when deployed, so two right results may be a level apart.
+    """
+
+    precision: str
+    exact: float
+    deployed: float
+    has_levels: bool = False
+
+    def when_deployed(self, *, tf32: bool) -> float:
+        """The tolerance at deployment settings; TF32 keeps as many bits of a product as float16."""
+        return max(self.deployed, FLOAT16.deployed) if tf32 and self.precision == "float32" else self.deployed
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {"precision": self.precision, "exact": self.exact, "deployed": self.deployed}
+
+
+FLOAT64 = Tolerance("float64", 1e-10, 1e-8)
+FLOAT32 = Tolerance("float32", 1e-5, 1e-3)
+FLOAT16 = Tolerance("float16", 4e-3, 2e-2)
+BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1)
+# A float that rounds to the other side becomes one whole quantization step further on.
+QUANTIZED = Tolerance("quantized", 5e-3, 5e-2, has_levels=True)
+
+_COARSEST_FIRST = (
+    (TensorProto.BFLOAT16, BFLOAT16),
+    (TensorProto.FLOAT16, FLOAT16),
+    (TensorProto.FLOAT, FLOAT32),
+    (TensorProto.DOUBLE, FLOAT64),
+)
+INT8_LEVEL = 4
+"""MatMulNBits' accuracy level that multiplies in int8."""
+_ALWAYS_QUANTIZING = ("DynamicQuantize", "QLinear", "QAttention", "QGemm", "QEmbed", "QOrdered")
+
+
+def tolerance_for(view: GraphView) -> Tolerance:
+    """The class of a model: by quantized activations, else by the coarsest float that it computes in.
+
+    Weights that are merely *stored* coarsely (float16 or int8 weights that are cast or dequantized
+    before use) change nothing: both sides read the same numbers. Products that round activations only to be
+    faster are run without at exact settings, so they widen what is allowed when deployed, and nothing else.
+    """
+    if any(_quantizes(node) for node in view.nodes):
+        return QUANTIZED
+    computed = {value.elem_type for value in view.values() if not value.is_constant}
+    known = computed or {value.elem_type for value in view.values()}
+    found = next((tolerance for elem_type, tolerance in _COARSEST_FIRST if elem_type in known), FLOAT32)
+    if any(_rounds_for_speed(node) for node in view.nodes):
+        return replace(found, deployed=max(found.deployed, QUANTIZED.deployed), has_levels=True)
+    return found
+
+
+def _quantizes(node: Node) -> bool:
+    """Whether a node rounds activations to a few levels."""
+    if node.op_type.startswith(_ALWAYS_QUANTIZING):
+        return True
+    if node.op_type == "QuantizeLinear":
+        value = node.input(0)
+        return value is not None and not value.is_constant
+    return False
+
+
+def _rounds_for_speed(node: Node) -> bool:
+    """Whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`."""
+    return node.op_type == "MatMulNBits" and node.attribute("accuracy_level", 0) == INT8_LEVEL

@@ -1,0 +1,181 @@
+"""The contexts of all sites: where they are, and their second moments from one pass over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune.attention.masking import QUANTIZERS
+from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.edit.extract import tapped
+from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.linear import linear_of
+from onnxheadprune.selection.activations.moments import Moments
+
+
+def context_of(projection: Projection) -> Value:
+    """The context that a projection sums over, before it is quantized."""
+    value = projection.node.inputs[projection.activation[0]]
+    assert value is not None
+    while value.elem_type not in FLOATS and value.producer is not None:
+        if value.producer.op_type not in QUANTIZERS or value.producer.inputs[0] is None:
+            break
+        value = value.producer.inputs[0]
+    if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
+        raise RefusedError(
+            f"the context of {projection.node.label} is never a float, so its heads cannot be scored on data"
+        )
+    return value
+
+
+def context_moments(
+    model: ModelProto,
+    sites: Iterable[AttentionSite],
+    data: Calibration,
+    provider: Provider,
+    progress: Progress = silent,
+) -> dict[int, tuple[Moments, ...]]:
+    """Second moments of each site's contexts, per projection; one forward pass over the data.
+
+    Args:
+        model: the model that the sites are of.
+        sites: whose contexts to look at.
+        data: what to run it on.
+        provider: where to run.
+        progress: told after each feed.
+
+    Raises:
+        UsageError: if the data does not run through the model, or gives numbers that are not finite.
+        RefusedError: if a context cannot be read.
+    """
+    projections = [(site.index, projection) for site in sites for projection in site.projections]
+    values = [context_of(projection) for _, projection in projections]
+    moments = [Moments(int(np.prod(projection.sizes))) for _, projection in projections]
+    session = Session(tapped(model, values), provider, name="the model", optimize=True)
+    for number, feed in enumerate(data.feeds, 1):
+        outputs = run_feed(session, feed, data.source)
+        for (_, projection), value, moment in zip(projections, values, moments, strict=True):
+            moment.add(
+                finite(token_rows(outputs[value.name], projection.activation[1], feed, data.inputs), value)
+            )
+        progress("reading contexts", number, len(data.feeds))
+    found: dict[int, tuple[Moments, ...]] = {}
+    for (index, _), moment in zip(projections, moments, strict=True):
+        found[index] = (*found.get(index, ()), moment)
+    return found
+
+
+def run_feed(session: Session, feed: Mapping[str, Array], source: str) -> dict[str, Array]:
+    """Outputs for one feed of the user's data.
+
+    Raises:
+        UsageError: if the model does not run on it.
+    """
+    try:
+        return session.run(feed)
+    except InferenceError as error:
+        raise UsageError(f"{source} does not fit the model: {error}") from error
+
+
+def finite(rows: Array, value: Value) -> Array:
+    """The rows, if all of them are finite.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if not np.isfinite(rows).all():
+        raise UsageError(f"the model computes NaN or infinite values ({value.name}) on this data")
+    return rows
+
+
+def require_rows(moments: Mapping[int, Sequence[Moments]], source: str) -> None:
+    """Whether there are as many rows as a linear map has inputs: fewer say nothing about its weights.
+
+    Raises:
+        UsageError: if there are not.
+    """
+    for index, found in moments.items():
+        for moment in found:
+            if moment.count < len(moment.x_sum):
+                raise UsageError(
+                    f"{source} gives {moment.count} positions, but the projection of site {index} has"
+                    f" {len(moment.x_sum)} inputs; give at least {len(moment.x_sum)} positions"
+                )
+
+
+def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
+    """The weights of a projection, [contracted, out], dequantized where they are quantized.
+
+    Raises:
+        RefusedError: if they are in no form that is understood.
+    """
+    linear = linear_of(projection)
+    if linear is not None:
+        return linear.matrix.read()
+    node = projection.node
+    if node.op_type == "MatMulNBits":
+        return _by_identity(node, int(np.prod(projection.sizes)))
+    index, axes = projection.weight
+    value = node.inputs[index]
+    if value is None or value.tensor is None:
+        raise RefusedError(
+            f"the weights of {node.label} are not stored as they are used, so they cannot be read"
+        )
+    array = numpy_helper.to_array(value.tensor).astype(np.float64)
+    scale, zero = (_side(node, at) for at in _SIDES.get(node.op_type, (-1, -1)))
+    array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
+    free = [axis for axis in range(array.ndim) if axis not in axes]
+    return array.transpose(*axes, *free).reshape(int(np.prod(projection.sizes)), -1)
+
+
+_SIDES = {
+    "MatMulInteger": (-1, 3),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulIntegerToFloat": (3, 5),
+    "QLinearMatMul": (4, 5),
+    "QGemm": (4, 5),
+    "ConvInteger": (-1, 3),
+    "QLinearConv": (4, 5),
+}
+"""Inputs that hold scale and zero point of the weights. A scale that is applied later is the same for all
+heads of a site where it is a single number."""
+
+
+def _side(node: Node, index: int) -> Array | None:
+    value = node.input(index) if index >= 0 else None
+    if value is None or value.tensor is None:
+        return None
+    numbers = numpy_helper.to_array(value.tensor).astype(np.float64)
+    return numbers.reshape(()) if numbers.size == 1 else None
+
+
+def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
+    """What a linear node does to the unit vectors: its weights, whatever they are packed in."""
+    source = node.inputs[0]
+    assert source is not None
+    x = helper.make_tensor_value_info("unit", source.elem_type or TensorProto.FLOAT, [rows + 1, rows])
+    y = helper.make_tensor_value_info("weights", source.elem_type or TensorProto.FLOAT, None)
+    copy = type(node.proto)()
+    copy.CopyFrom(node.proto)
+    copy.input[0], copy.output[0] = "unit", "weights"
+    tensors = [value.tensor for value in node.inputs[1:] if value is not None and value.tensor is not None]
+    graph = helper.make_graph([copy], "unit", [x], [y], tensors)
+    opsets = [helper.make_opsetid("", node.opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
+    unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
+    result = (
+        Session(model, Provider(CPU, "weights"), name=node.label)
+        .run({"unit": unit})["weights"]
+        .astype(np.float64)
+    )
+    return np.asarray(result[:rows] - result[rows:])

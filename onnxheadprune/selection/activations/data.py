@@ -1,0 +1,184 @@
+"""Calibration data: feeds to look at the model with, checked and named by a fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.feeds import (
+    Case,
+    DataSource,
+    Feed,
+    FeedMaker,
+    Input,
+    Role,
+    Sample,
+    first_that_runs,
+    load_data,
+)
+from onnxheadprune.runtime.feeds.data import LABELS
+
+HELD_OUT = 0.2
+"""Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
+RANDOM_FEEDS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Feeds that stand for what the model will meet.
+
+    Attributes:
+        samples: the feeds, with labels where there are some.
+        inputs: the graph inputs they are for.
+        fingerprint: of all numbers in them; the same data gives the same.
+        source: where they came from.
+        joined: the one feed that the samples are parts of, None where they are as they were given.
+    """
+
+    samples: tuple[Sample, ...]
+    inputs: tuple[Input, ...]
+    fingerprint: str
+    source: str
+    joined: Sample | None = None
+
+    @property
+    def whole(self) -> tuple[Sample, ...]:
+        """The feeds as they were given."""
+        return self.samples if self.joined is None else (self.joined,)
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """The inputs alone."""
+        return tuple(sample.feed for sample in self.samples)
+
+    @property
+    def count(self) -> int:
+        """Samples: rows of the first axis."""
+        return sum(_rows(sample.feed, self.inputs) for sample in self.samples)
+
+    def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
+        """A part to learn from and a held-out part, whole feeds each, spread evenly over the data."""
+        feeds = len(self.samples)
+        held = min(max(round(feeds * share), 1), feeds - 1)
+        chosen = {round((position + 0.5) * feeds / held - 0.5) for position in range(held)} if held else set()
+        kept = [sample for position, sample in enumerate(self.samples) if position not in chosen]
+        apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
+        return self._part(kept), self._part(apart or kept)
+
+    def subset(self, most: int) -> Calibration:
+        """At most so many samples, in whole feeds spread evenly over the data."""
+        if self.count <= most:
+            return self
+        feeds = max(1, round(len(self.samples) * most / self.count))
+        positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
+        return self._part([self.samples[position] for position in positions])
+
+    def as_data(self) -> list[dict[str, Array]]:
+        """The feeds in a form that `feeds.load_data` reads, labels included."""
+        return [
+            dict(sample.feed) | ({} if sample.labels is None else {LABELS: sample.labels})
+            for sample in self.samples
+        ]
+
+    def _part(self, samples: Sequence[Sample]) -> Calibration:
+        return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)
+
+
+def calibration_data(source: DataSource | Calibration, view: GraphView, name: str = "") -> Calibration:
+    """Reads and checks calibration data.
+
+    Args:
+        source: what `feeds.load_data` takes.
+        view: an annotated view of the model.
+        name: how to call the data; None takes the source's own name.
+
+    Raises:
+        UsageError: if the data does not fit the model, is empty or not finite.
+    """
+    if isinstance(source, Calibration):
+        return source
+    inputs = FeedMaker(view).inputs
+    samples = tuple(load_data(source, inputs))
+    joined = samples[0] if len(samples) == 1 else None
+    if joined is not None:
+        samples = tuple(_halves(joined, inputs))
+    digest = hashlib.sha256()
+    for sample in samples:
+        for key in sorted(sample.feed):
+            digest.update(key.encode())
+            digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
+    label = name or (str(source) if isinstance(source, str) else "the given data")
+    return Calibration(samples, inputs, digest.hexdigest(), label, joined)
+
+
+def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
+    """Made-up feeds. Heads look different on noise, so only for those who ask for it.
+
+    Raises:
+        UsageError: if no made-up feed runs.
+    """
+    session = Session(view.model, provider, name="the model")
+    made: list[Feed] = []
+    for number in range(feeds):
+        maker = FeedMaker(view, seed + number)
+        found = first_that_runs(maker.candidates(Case(4, 24, 0)), session.run)
+        if isinstance(found, InferenceError):
+            raise UsageError(f"no random inputs fit the model: {found}; give real ones with --data")
+        made.append(found[0])
+    return calibration_data(made, view, f"random (seed {seed})")
+
+
+def _rows(feed: Feed, inputs: Sequence[Input]) -> int:
+    return next((feed[item.name].shape[0] for item in inputs if item.dims and feed[item.name].ndim), 1)
+
+
+def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
+    """One feed as two, so that a part can be held out, where the batch allows."""
+    rows = _rows(sample.feed, inputs)
+    batched = [item for item in inputs if item.dims]
+    free = all(
+        not isinstance(item.dims[0], int) and sample.feed[item.name].shape[0] == rows for item in batched
+    )
+    if rows < 2 or not free:
+        yield sample
+        return
+    for part in (slice(0, rows - rows // 2), slice(rows - rows // 2, rows)):
+        feed = {
+            item.name: sample.feed[item.name][part] if item.dims else sample.feed[item.name]
+            for item in inputs
+        }
+        labels = None if sample.labels is None else sample.labels[part]
+        yield Sample(feed, labels, sample.source)
+
+
+def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
+    """An activation as rows of features, padding left out.
+
+    Args:
+        array: the activation.
+        axes: its axes that hold features, in their order.
+        feed: what the model was run on.
+        inputs: the graph inputs; a mask among them tells which positions are padding.
+
+    Returns:
+        [rows, features] in float32.
+    """
+    others = [axis for axis in range(array.ndim) if axis not in axes]
+    moved = array.transpose(*others, *axes)
+    outer = moved.shape[: len(others)]
+    rows = moved.reshape(*outer, -1).astype(np.float32, copy=False)
+    mask = next(
+        (
+            feed[item.name]
+            for item in inputs
+            if item.role is Role.MASK and feed[item.name].shape == outer and item.dtype.kind in "iu"
+        ),
+        None,
+    )
+    return rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask != 0]

@@ -1,0 +1,144 @@
+"""Image folders as feeds: resized, scaled and normalised as vision models are trained."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import kind_of, regular_file
+from onnxheadprune.runtime.feeds import Feed, Input, Role
+
+BATCH = 16
+MAX_PIXELS = 50_000_000
+"""Of a picture; it is unpacked as a whole before it is scaled down, at four bytes each."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes numbers.
+
+    Attributes:
+        size: height and width to scale to, None takes the model's fixed size.
+        mean: subtracted per channel, after scaling to 0..1.
+        std: divided by, per channel.
+    """
+
+    size: tuple[int, int] | None = None
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.5,)
+
+
+def image_feeds(
+    folder: str | os.PathLike[str],
+    inputs: Sequence[Input],
+    preprocessing: Preprocessing | None = None,
+    *,
+    batch: int = BATCH,
+) -> list[Feed]:
+    """Feeds for a vision model from the pictures of a folder and its subfolders, sorted by path.
+
+    Args:
+        folder: where the pictures are.
+        inputs: the graph inputs; one must take pictures, [batch, channels, height, width] or channels last.
+        preprocessing: size and normalisation.
+        batch: pictures in a feed; a model whose batch is fixed has its own.
+
+    Raises:
+        UsageError: if there is no picture, one cannot be read, or the model takes no pictures.
+    """
+    how = preprocessing or Preprocessing()
+    if not stat.S_ISDIR(kind_of(folder) or 0):
+        raise UsageError(f"the folder {folder} does not exist, so it holds no pictures")
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
+    if not paths:
+        raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
+    pixels = [item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4]
+    if len(pixels) != 1 or len(inputs) != 1:
+        raise UsageError("the model does not take pictures as its only input; give its inputs with --data")
+    layout = _layout(pixels[0], how)
+    fixed = pixels[0].dims[0]
+    count = fixed if isinstance(fixed, int) else batch
+    whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
+    if not whole:
+        raise UsageError(f"the model takes {count} pictures at once, but {folder} holds {len(paths)}")
+    return [
+        {
+            pixels[0].name: np.stack(
+                [_picture(path, layout) for path in paths[start : start + count]]
+            ).astype(pixels[0].dtype)
+        }
+        for start in range(0, whole, count)
+    ]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    channels: int
+    height: int
+    width: int
+    channels_last: bool
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+
+def _layout(item: Input, how: Preprocessing) -> _Layout:
+    last = item.dims[3] in (1, 3) and item.dims[1] not in (1, 3)
+    channels, height, width = (item.dims[at] for at in ((3, 1, 2) if last else (1, 2, 3)))
+    if how.size is not None:
+        for wanted, given in zip(how.size, (height, width), strict=True):
+            if isinstance(given, int) and given != wanted:
+                raise UsageError(f"the model takes {item.describe()}, which is not the size {how.size}")
+        height, width = how.size
+    if not isinstance(height, int) or not isinstance(width, int):
+        raise UsageError(
+            f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
+        )
+    count = channels if isinstance(channels, int) else 3
+    if count not in (1, 3):
+        raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
+    mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
+    if not np.all(std > 0):
+        raise UsageError("the standard deviation of pictures must be above zero")
+    return _Layout(count, height, width, last, mean, std)
+
+
+def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.float32]:
+    if len(numbers) not in (1, channels):
+        raise UsageError(f"the model has {channels} channels, but {len(numbers)} numbers were given for them")
+    return np.broadcast_to(np.asarray(numbers, dtype=np.float32), (channels,))
+
+
+def _picture(path: Path, layout: _Layout) -> npt.NDArray[np.float32]:
+    from PIL import Image
+
+    regular_file(path, "the picture")
+    try:
+        with Image.open(path) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise UsageError(
+                    f"the picture {path} has {image.width:,} x {image.height:,} pixels, and up to {MAX_PIXELS:,} are"
+                    " read; scale it down"
+                )
+            mode = "RGB" if layout.channels == 3 else "L"
+            scaled: Any = image.convert(mode).resize((layout.width, layout.height), Image.Resampling.BICUBIC)
+    except (UsageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"the picture {path} has more than {MAX_PIXELS:,} pixels; scale it down") from error
+    except Exception as error:  # the readers of damaged pictures raise a dozen types
+        raise UsageError(f"the picture {path} cannot be read: {error!s:.300}") from error
+    numbers: Any = (
+        np.asarray(scaled, dtype=np.float32).reshape(layout.height, layout.width, layout.channels) / 255
+    )
+    numbers = (numbers - layout.mean) / layout.std
+    return np.asarray(numbers if layout.channels_last else numbers.transpose(2, 0, 1), dtype=np.float32)

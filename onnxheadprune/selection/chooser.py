@@ -1,0 +1,294 @@
+"""From a wish ("half of the heads", "1.3 times as fast") to heads, and to weights that make up for them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnxheadprune.attention.heads import HeadSpec, resolve_heads
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel, open_model
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds import DataSource, Sample
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection import Ground, Selection, ground
+from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.compensation import Compensation, compensate, refitted
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.speed import smallest_reaching, speedups
+from onnxheadprune.selection.wishes import Chosen, Trial, Wish
+
+ROUNDING = 1e-3
+"""Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
+
+
+class Chooser:
+    """Everything that choices about one model share: its sites, their paths, the data in two parts."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        data: DataSource | Calibration | None,
+        provider: Provider,
+        *,
+        compensate: bool | None = None,
+        effect: Measure | None = None,
+        keep_cache_shape: bool = False,
+        allow_io_change: bool = False,
+        fuse: FuseMode = "none",
+        progress: Progress = silent,
+    ) -> None:
+        """Reads and checks the data; nothing long happens yet.
+
+        Args:
+            model: the original.
+            data: calibration data, None to go by the weights or by given scores.
+            provider: where to run.
+            compensate: refit what is left; None does so where there is data.
+            effect: the measure of drift; see `EffectMeter`.
+            keep_cache_shape: of the cuts that are tried, as of the one that is written.
+            allow_io_change: the same.
+            fuse: the same; "auto" is tried without, since it keeps what is faster.
+            progress: told what is being done.
+
+        Raises:
+            UsageError: if the data does not fit, or compensation is asked for without any.
+        """
+        self.model = open_model(model)
+        self.view = view_of(self.model.proto)
+        self.sites = sites_of(self.view, model.name)
+        self.provider, self.effect, self.progress = provider, effect, progress
+        self.fuse = fuse
+        self._flags = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
+        self.data = None if data is None else calibration_data(data, self.view)
+        if compensate and self.data is None:
+            raise UsageError("compensation learns from data; give some with --data, --text or --images")
+        self.compensate = self.data is not None if compensate is None else compensate
+        # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
+        self.learn = self.held = self.data
+
+    def ground(
+        self, wish: Wish, view: GraphView | None = None, gone: Mapping[int, frozenset[int]] | None = None
+    ) -> Ground:
+        """The paths that choices follow; with `gone`, from there on, in a model that has lost them already."""
+        return ground(
+            view or self.view,
+            scores=wish.scores,
+            data=self.learn,
+            limits=wish.limits,
+            protect=wish.protect,
+            provider=self.provider,
+            effect=self.effect,
+            progress=self.progress,
+            gone=gone,
+        )
+
+    def choose(self, wish: Wish) -> Chosen:
+        """Heads for a wish, with refitted weights where that is wanted.
+
+        Raises:
+            UsageError: if the wish needs data and there is none.
+            RefusedError: if it cannot be met.
+        """
+        if wish.max_drift is not None:
+            self.hold_out("a drift is measured on data")
+        found = self.ground(wish)
+        if wish.ratio is not None:
+            found = self._in_rounds(found, wish, found.ratio(wish.ratio).count)
+            return self.completed(found.ratio(wish.ratio))
+        if wish.keep is not None:
+            return self.completed(found.keeping(wish.keep))
+        if wish.target_speedup is not None:
+            return self._fast_enough(found, wish.target_speedup, wish.sizes or {})
+        return self._near_enough(found, wish.max_drift or 0.0)
+
+    def _in_rounds(self, found: Ground, wish: Wish, wanted: int) -> Ground:
+        """The paths after all rounds but the last: measured on what the earlier ones left."""
+        if wish.rounds > 1 and (not self.compensate or wish.scores is not None):
+            raise UsageError("rounds measure and refit again, so they need data, and neither given scores")
+        for number in range(1, wish.rounds):
+            selection = found.removing(round(wanted * number / wish.rounds))
+            left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
+            found = self.ground(wish, view_of(left), self._present(selection))
+        return found
+
+    def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
+        return {
+            site.index: frozenset(_present(site.original_heads, selection.heads.get(site.index, ())))
+            for site in self.sites
+        }
+
+    def hold_out(self, why: str) -> None:
+        """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
+
+        Raises:
+            UsageError: if there is no data.
+        """
+        if self.data is None:
+            raise UsageError(f"{why}; give some with --data, --text or --images")
+        self.learn, self.held = self.data.split()
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether drift is measured on data that no refit has seen."""
+        return self.held is not self.learn
+
+    def completed(self, selection: Selection) -> Chosen:
+        """A selection with its compensation and its drift."""
+        compensation = self.compensation(selection.heads) if self.compensate else None
+        if self.held is None:
+            return Chosen(selection)
+        meter = self.drift(selection, compensation, self.held.samples)
+        return Chosen(selection, compensation, (), meter.mean(), meter.name, self.is_held_out)
+
+    def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
+        """Refitted weights for a set of heads (indices of the original model)."""
+        assert self.learn is not None
+        present = self._present(Selection(heads, "given"))
+        return compensate(
+            self.view, self.sites.sites, present, self.learn, self.provider, progress=self.progress
+        )
+
+    def drift(
+        self, selection: Selection, compensation: Compensation | None, samples: Sequence[Sample]
+    ) -> EffectMeter:
+        """How far the outputs move: measured as `validate` does, with the same main output and exact settings."""
+        assert self.data is not None
+        model, io = self.cut(selection, compensation)
+        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.effect)
+        pruned = Session(model, self.provider, name="the pruned model")
+        for sample in samples:
+            before = run_feed(self._original, sample.feed, self.data.source)
+            # A cache in the data is as wide as the original's.
+            after = run_feed(pruned, narrowed(sample.feed, io), self.data.source)
+            meter.add(before, after, sample.feed)
+        return meter
+
+    @functools.cached_property
+    def _original(self) -> Session:
+        return Session(self.model, self.provider, name="the original model")
+
+    def timed(self, selection: Selection) -> LoadedModel:
+        """The model without the selected heads as it will be written, but for refitted weights."""
+        cut, _ = self.cut(selection, None)
+        if self.fuse in ("none", "auto"):
+            return cut
+        return cut.changed(fuse(cut.proto, self.fuse, self.model.name)[0])
+
+    def cut(
+        self, selection: Selection, compensation: Compensation | None
+    ) -> tuple[LoadedModel, Mapping[str, Live]]:
+        """The model without the selected heads, and what is left of each input and output that it narrows."""
+        subject = self.model if compensation is None else refitted(self.model, compensation)
+        planning = analyse(subject.proto, selection.spec, subject.name, **self._flags)
+        proto = surgery.apply_plan(planning.plan, subject.proto)
+        return subject.changed(proto, "the pruned model"), planning.io
+
+    def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
+        """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
+        measured: dict[str, Trial] = {}
+
+        def trial(selection: Selection) -> Trial:
+            key = repr(selection.spec)
+            if key not in measured:
+                (speed,) = speedups(self.model, [lambda: self.timed(selection)], self.provider, sizes)
+                made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
+                measured[key] = made
+                text = f"measuring: {made.removed} heads less are {speed.value:.2f} times as fast"
+                self.progress(text, len(measured), 0)
+            return measured[key]
+
+        def speed_of(count: int) -> float | None:
+            return trial(found.removing(count)).measured if _exists(found, count) else None
+
+        most = found.most()
+        first = trial(found.removing(most))
+        if not first.meets:
+            raise RefusedError(
+                f"without all {first.removed} heads that can go the model is {first.measured:.2f} times as fast, not"
+                f" {wanted:g} times ({first.speed})"
+            )
+        selection = found.removing(smallest_reaching(most, wanted, speed_of))
+        speed = trial(selection).speed
+        return replace(self.completed(selection), trials=tuple(measured.values()), speed=speed)
+
+    def _near_enough(self, found: Ground, limit: float) -> Chosen:
+        """The largest cut that stays within a drift, by bisection on real pruned models.
+
+        Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
+        on both stays within the limit.
+        """
+        trials: list[Trial] = []
+        best: dict[int, Chosen] = {}
+        allowed = limit * (1 - ROUNDING)
+
+        def too_far(count: int) -> bool:
+            if not _exists(found, count):
+                return False
+            chosen = self.completed(found.removing(count))
+            drift = self._largest_drift(chosen, allowed)
+            best[count] = chosen
+            trials.append(Trial(chosen.selection.count, drift, drift <= allowed))
+            self.progress(f"measuring: without {count} heads the drift is {drift:.2g}", len(trials), 0)
+            # What is no number is not near.
+            return not drift <= allowed
+
+        most = found.most()
+        count = most if not too_far(most) else _smallest(most, too_far) - 1
+        if not trials or not any(trial.meets for trial in trials):
+            raise RefusedError(
+                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g}"
+                f" ({next(iter(best.values())).unit})"
+            )
+        chosen = best.get(count) or self.completed(found.removing(count))
+        return replace(chosen, trials=tuple(trials))
+
+    def _largest_drift(self, chosen: Chosen, allowed: float) -> float:
+        """The drift on held-out data, or on all of it if that is larger; not measured where the first is too large."""
+        assert self.data is not None and chosen.drift is not None
+        if not chosen.drift <= allowed:
+            return chosen.drift
+        every = self.drift(chosen.selection, chosen.compensation, self.data.whole)
+        return max(chosen.drift, every.mean())
+
+
+def _exists(found: Ground, count: int) -> bool:
+    """Whether some legal cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
+    try:
+        return found.removing(count).count > 0
+    except RefusedError:
+        return False
+
+
+def _smallest(most: int, holds: Callable[[int], bool]) -> int:
+    """The smallest count for which something holds, where it holds for `most` and from some count on."""
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _present(original: tuple[int, ...], heads: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(original.index(head) for head in heads)
+
+
+def named(chooser: Chooser, heads: HeadSpec) -> Chosen:
+    """Heads that the user named, with refitted weights."""
+    chosen = resolve_heads(heads, chooser.sites)
+    return chooser.completed(Selection(chosen, "named"))

@@ -1,0 +1,69 @@
+"""What compensation found: new contents of initializers, and how each of them came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxheadprune.attention.matrices import Array
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What compensation did to one linear map.
+
+    Attributes:
+        node: its name.
+        site: index of the site whose projection it is, None for another map.
+        strength: ridge strength, None if only the bias moved or nothing did.
+        before: held-out error of the stream without the refit, as a share of the original's variance there.
+        after: the same with it.
+        skipped: why it was left as it is, None if it was refitted.
+    """
+
+    node: str
+    site: int | None
+    strength: float | None
+    before: float
+    after: float
+    skipped: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "node": self.node,
+            "site": self.site,
+            "strength": self.strength,
+            "before": self.before,
+            "after": self.after,
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """New contents of initializers of the original, and how they came about.
+
+    Attributes:
+        stored: contents by initializer name, in the original's shapes and types.
+        refits: what was done, in graph order.
+        data: fingerprint of the calibration data.
+        samples: how many samples that were.
+        silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
+    """
+
+    stored: Mapping[str, Array]
+    refits: tuple[Refit, ...]
+    data: str
+    samples: int
+    silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the numbers themselves."""
+        return {
+            "data": self.data,
+            "samples": self.samples,
+            "tensors": sorted(self.stored),
+            "refits": [item.to_dict() for item in self.refits],
+        }

@@ -1,0 +1,143 @@
+"""What a site can lose next: the smallest legal steps from one legal set of heads to a larger one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.attention.heads import is_legal
+from onnxheadprune.attention.sites.site import AttentionSite, united
+
+Heads = frozenset[int]
+Move = frozenset[int]
+GROUPS, QUERIES = "groups", "queries"
+"""How grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
+BOTH = (GROUPS, QUERIES)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step down the path of a site: from all heads to few.
+
+    Attributes:
+        removed: present heads that are gone after it, those of earlier steps included.
+        error: what that costs, in the unit of whoever made the path; it never falls.
+    """
+
+    removed: Heads
+    error: float
+
+
+def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Move, float]:
+    """The move that costs least per head, and its cost; the first one among equals."""
+    costs = [cost(move) for move in options]
+    best = min(range(len(options)), key=lambda at: costs[at] / len(options[at]))
+    return options[best], costs[best]
+
+
+def ways_of(site: AttentionSite) -> tuple[tuple[str, ...], ...]:
+    """The ways to offer a choice between: a greedy path takes the cheapest step, and hides smaller ones behind it."""
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
+    return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
+
+
+def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
+    """The steps of several paths of one site, few heads first; of equal sets the cheapest."""
+    best: dict[Heads, Step] = {}
+    for path in paths:
+        for step in path:
+            if step.removed not in best or step.error < best[step.removed].error:
+                best[step.removed] = step
+    return tuple(
+        sorted(best.values(), key=lambda step: (len(step.removed), step.error, sorted(step.removed)))
+    )
+
+
+def path_by_worth(
+    site: AttentionSite,
+    worth: Sequence[float],
+    protected: Heads = frozenset(),
+    removed: Heads = frozenset(),
+    ways: Sequence[str] = BOTH,
+) -> tuple[Step, ...]:
+    """The path on which the least worthy heads go first, as far as the KV groups allow.
+
+    Args:
+        site: the site.
+        worth: of each present head; worths add up.
+        protected: present heads that stay.
+        removed: present heads that are gone already.
+        ways: see `moves`.
+    """
+    gone, total, steps = removed, 0.0, []
+    while options := moves(site, gone, protected, worth, ways):
+        best, cost = cheapest(options, lambda move: sum(worth[head] for head in move))
+        gone |= best
+        total += cost
+        steps.append(Step(gone, total))
+    return tuple(steps)
+
+
+def moves(
+    site: AttentionSite,
+    removed: Heads,
+    protected: Heads = frozenset(),
+    worth: Sequence[float] | None = None,
+    ways: Sequence[str] = BOTH,
+) -> list[Move]:
+    """Sets of present heads that may go next, so that every KV head that stays keeps equally many.
+
+    A head of plain attention; in grouped-query attention a KV head with its query heads, or one query head
+    of every KV head that is left. Never the last head, and no protected one.
+
+    Args:
+        site: the site.
+        removed: present heads that are gone already; a legal set.
+        protected: present heads that stay.
+        worth: of each present head; of every KV head the least worthy query head goes first.
+        ways: `GROUPS`, `QUERIES` or both; where there are no groups, heads go one by one.
+    """
+    found = _moves(site, removed, protected, worth, ways)
+    if all(len(unit) == 1 for unit in site.units):
+        return found
+    # Heads that a projection packs together go together, where that leaves the KV groups even.
+    units = [frozenset(unit) for unit in site.units if not removed & set(unit)]
+    together = [frozenset(united(move, site.units)) for move in (*units, *found)]
+    return [
+        move
+        for move in dict.fromkeys(together)
+        if not move & (protected | removed) and is_legal(site.groups, set(removed | move))
+    ]
+
+
+def _moves(
+    site: AttentionSite,
+    removed: Heads,
+    protected: Heads,
+    worth: Sequence[float] | None,
+    ways: Sequence[str],
+) -> list[Move]:
+    groups = [left for group in site.groups if (left := [head for head in group if head not in removed])]
+    grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
+    whole = [frozenset(group) for group in groups] if len(groups) > 1 else []
+    if len(groups) > 1 and len(groups[0]) == 1:
+        return [move for move in whole if not move & protected] if GROUPS in ways or not grouped else []
+    if grouped and GROUPS not in ways:
+        whole = []
+    thin = bool(groups) and len(groups[0]) > 1 and (QUERIES in ways or not grouped)
+    thinner = _one_of_each(groups, protected, worth) if thin else []
+    return [*(move for move in whole if not move & protected), *thinner]
+
+
+def _one_of_each(
+    groups: Sequence[Sequence[int]], protected: Heads, worth: Sequence[float] | None
+) -> list[Move]:
+    """One head of every group. With one group every choice is offered, else the least worthy of each."""
+    free = [[head for head in group if head not in protected] for group in groups]
+    if not all(free):
+        return []
+    if len(groups) == 1:
+        return [frozenset((head,)) for head in free[0]]
+    if worth is None:
+        return [frozenset(group[rank] for group in free) for rank in range(min(map(len, free)))]
+    return [frozenset(min(group, key=lambda head: (worth[head], head)) for group in free)]

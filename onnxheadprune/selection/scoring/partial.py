@@ -1,0 +1,83 @@
+"""Finished parts of a long ablation on disk, so that an interrupted one goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.storage.claims import Making, check_makings
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.runtime import Provider
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import Measure
+
+Array = npt.NDArray[np.float64]
+
+
+def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Measure | None) -> str:
+    """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
+    digest = hashlib.sha256()
+    for tensor in model.graph.initializer:
+        digest.update(tensor.SerializeToString(deterministic=True))
+    for node in model.graph.node:
+        digest.update(node.SerializeToString(deterministic=True))
+    measure = effect or ""
+    if callable(measure):
+        measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
+    return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
+
+
+MARK = b'{"key": "'
+"""How such a file begins."""
+
+
+class Partial:
+    """Finished sites, on disk as they come."""
+
+    def __init__(self, path: str | os.PathLike[str] | None, key: str) -> None:
+        """Reads what an interrupted run left, if it was about the same.
+
+        Args:
+            path: the file; None keeps nothing.
+            key: see `partial_key`.
+
+        Raises:
+            UsageError: if the file could not be written later, or holds something else.
+        """
+        self._path = None if path is None else Path(path)
+        self._key = key
+        self.found: dict[int, Array] = {}
+        if self._path is None:
+            return
+        check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
+        try:
+            stored = parse_json(read_text(self._path, "the kept scores"))
+            if stored["key"] == key:
+                self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
+        except (UsageError, ValueError, KeyError, TypeError, AttributeError):
+            self.found = {}
+
+    def add(self, position: int, scores: Array) -> None:
+        """Keeps one site.
+
+        Raises:
+            UsageError: if the file cannot be written.
+        """
+        self.found[position] = scores
+        if self._path is None:
+            return
+        content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
+        write_text(self._path, json.dumps(content))
+
+    def finish(self) -> None:
+        """Removes the file: all is done."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

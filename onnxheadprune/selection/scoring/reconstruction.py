@@ -1,0 +1,130 @@
+"""The error that is left after the best refit: optimal brain surgeon on groups of channels, from Gram matrices.
+
+Hassibi and Stork 1993 for the algebra; SlimGPT (Ling et al. 2024) for heads as groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.selection.activations.contexts import projection_matrix
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
+
+Matrix64 = npt.NDArray[np.float64]
+DAMPING = 1e-2
+"""Added to the covariance, relative to its mean diagonal: what few data say about weak directions is noise."""
+
+
+class _Surgeon:
+    """A projection whose channels go, one group after the other, the rest refitted each time."""
+
+    def __init__(self, covariance: Matrix64, weights: Matrix64) -> None:
+        size = len(covariance)
+        damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
+        self._inverse = np.linalg.inv(covariance + damping * np.eye(size))
+        self._weights = weights.copy()
+        self._left = np.arange(size)
+        self.variance = float(np.sum(weights * (covariance @ weights)))
+        self._damping = damping
+        self._all = weights
+
+    def error(self, channels: Sequence[int]) -> float:
+        """What the output loses if these channels go too."""
+        at = np.searchsorted(self._left, channels)
+        block = self._weights[at]
+        lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
+        # The damping also punishes the mere length of the weights that go; that part is no error.
+        return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
+
+    def remove(self, channels: Sequence[int]) -> None:
+        at = np.searchsorted(self._left, channels)
+        rest = np.setdiff1d(np.arange(len(self._left)), at)
+        gain = np.linalg.solve(self._inverse[np.ix_(at, at)], self._inverse[np.ix_(at, rest)]).T
+        self._weights = self._weights[rest] - gain @ self._weights[at]
+        self._inverse = self._inverse[np.ix_(rest, rest)] - gain @ self._inverse[np.ix_(at, rest)]
+        self._left = self._left[rest]
+
+
+def path(
+    site: AttentionSite,
+    moments: Sequence[Moments],
+    protected: Iterable[int] = (),
+    removed: Iterable[int] = (),
+    ways: Sequence[str] = BOTH,
+) -> tuple[Step, ...]:
+    """The order in which a site best loses its heads, and what each step costs.
+
+    Args:
+        site: the site.
+        moments: of the context of each of its projections.
+        protected: present heads that stay.
+        removed: present heads that are gone already, so that their context is all zero.
+        ways: in which grouped-query attention may lose heads; see `moves`.
+    """
+    surgeons = [
+        _Surgeon(moment.centred().covariance, projection_matrix(projection))
+        for projection, moment in zip(site.projections, moments, strict=True)
+    ]
+    variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
+    gone: Heads = frozenset(removed)
+    if gone:
+        for surgeon, channels in zip(surgeons, _channels(site, gone), strict=True):
+            surgeon.remove(channels)
+    total = 0.0
+    steps: list[Step] = []
+    while True:
+        options = moves(site, gone, frozenset(protected), _alone(site, surgeons, gone), ways)
+        if not options:
+            return tuple(steps)
+        best, cost = cheapest(options, lambda move: _error(site, surgeons, move))
+        for surgeon, channels in zip(surgeons, _channels(site, best), strict=True):
+            surgeon.remove(channels)
+        gone |= best
+        total += cost
+        steps.append(Step(gone, total / variance))
+
+
+def _alone(site: AttentionSite, surgeons: Sequence[_Surgeon], removed: Heads) -> list[float] | None:
+    """What each head would cost if it went by itself; asked for only where KV heads group them."""
+    if all(len(group) == 1 for group in site.groups):
+        return None
+    return [
+        float("inf") if head in removed else _error(site, surgeons, frozenset((head,)))
+        for head in range(site.num_heads)
+    ]
+
+
+def _error(site: AttentionSite, surgeons: Sequence[_Surgeon], move: Move) -> float:
+    return sum(s.error(channels) for s, channels in zip(surgeons, _channels(site, move), strict=True))
+
+
+def _channels(site: AttentionSite, heads: Iterable[int]) -> list[list[int]]:
+    """For each projection, the channels of some heads, ascending."""
+    return [
+        sorted(channel for head in heads for channel in projection.channels[head])
+        for projection in site.projections
+    ]
+
+
+def reconstruction_scores(site: AttentionSite, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+    """How much more of the projection's output is lost when a head goes in its turn, after refit.
+
+    Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
+    a threshold keeps the path's order. The heads that stay longest share what is left.
+    """
+    scores = np.full(site.num_heads, np.nan)
+    before, done, highest = 0.0, frozenset[int](), 0.0
+    for step in path(site, moments):
+        fresh = step.removed - done
+        highest = max(highest, (step.error - before) / len(fresh))
+        scores[list(fresh)] = highest
+        before, done = step.error, step.removed
+    last = [head for head in range(site.num_heads) if head not in done]
+    if last:
+        scores[last] = max(highest, (1.0 - before) / len(last))
+    return scores

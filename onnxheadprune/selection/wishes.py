@@ -1,0 +1,119 @@
+"""What may be wished for, and the answer to a wish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.errors import UsageError
+from onnxheadprune.selection import Limits, Selection
+from onnxheadprune.selection.allocate import check_ratio
+from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.scoring.scores import HeadScores
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How many heads are to go, said in one of several ways, and what to respect.
+
+    Attributes:
+        ratio: share of all heads to remove.
+        keep: heads that every site keeps.
+        target_speedup: the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`).
+        max_drift: the largest cut that drifts no further on held-out data.
+        scores: what heads are worth; None measures it on the data.
+        limits: floors, multiples, uniformity.
+        protect: a head spec of heads that stay.
+        rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
+            again. Needs data and compensation.
+        sizes: of the inputs that a speed-up is measured with; see `benchmark`.
+    """
+
+    ratio: float | None = None
+    keep: int | None = None
+    target_speedup: float | None = None
+    max_drift: float | None = None
+    scores: HeadScores | None = None
+    limits: Limits | None = None
+    protect: str | None = None
+    rounds: int = 1
+    sizes: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given = [
+            item for item in (self.ratio, self.keep, self.target_speedup, self.max_drift) if item is not None
+        ]
+        if len(given) != 1:
+            raise UsageError(
+                "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
+                " drift"
+            )
+        if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
+            raise UsageError("rounds are 1 or more, and go with a ratio")
+        if self.ratio is not None:
+            check_ratio(self.ratio)
+        if self.keep is not None and self.keep < 1:
+            raise UsageError(f"every site keeps 1 head or more, not {self.keep}")
+        if self.target_speedup is not None and not 1 < self.target_speedup < 100:
+            raise UsageError(f"a target speed-up lies above 1, not at {self.target_speedup}")
+        if self.max_drift is not None and not self.max_drift > 0:
+            raise UsageError(f"a largest drift lies above 0, not at {self.max_drift}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A cut that was tried on the way to a target.
+
+    Attributes:
+        removed: heads that it removes.
+        measured: its speed-up, or its drift: the larger one of those on the held-out part and on all data.
+        meets: whether that is good enough.
+        speed: the speed-up at each grid point, None for a drift.
+    """
+
+    removed: int
+    measured: float
+    meets: bool
+    speed: SpeedUp | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        found: dict[str, Any] = {"removed": self.removed, "measured": self.measured, "meets": self.meets}
+        return found if self.speed is None else found | {"speed": self.speed.to_dict()}
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """The answer to a wish.
+
+    Attributes:
+        selection: the heads, and why these.
+        compensation: refitted weights, None without.
+        trials: what was measured on the way to a speed-up or drift.
+        drift: of the choice; None where it was not measured.
+        unit: of the drift.
+        held_out: whether the drift was measured on data that no refit has seen.
+        speed: of the choice where a speed-up was wished for, measured without refitted weights.
+    """
+
+    selection: Selection
+    compensation: Compensation | None = None
+    trials: tuple[Trial, ...] = ()
+    drift: float | None = None
+    unit: str | None = None
+    held_out: bool = False
+    speed: SpeedUp | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "selection": self.selection.to_dict(),
+            "compensation": None if self.compensation is None else self.compensation.to_dict(),
+            "trials": [trial.to_dict() for trial in self.trials],
+            "drift": self.drift,
+            "drift_unit": self.unit,
+            "drift_held_out": self.held_out,
+            "speed": None if self.speed is None else self.speed.to_dict(),
+        }

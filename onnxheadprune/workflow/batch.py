@@ -1,0 +1,269 @@
+"""`prune_batch`: a folder of models, each pruned on its own, whatever happens to the others.
+
+A model is pruned in another process, so that one that brings a native library down is one verdict among
+others. A record in the output folder says what is done, from which bytes, and with which result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune import __version__
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.workflow.batch_worker import Job, Worker
+
+RECORD = "onnxheadprune-batch.json"
+FORMAT = 1
+_ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """What became of one model.
+
+    Attributes:
+        model: its path below the folder.
+        status: "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable,
+            or the heads do not fit), "failed" (not shown to be exact), "crashed" (the process died) or "bug".
+        exit_code: what `prune` alone would have given.
+        reason: the verdict, or why there is no output.
+        output: what was written, None if nothing was.
+        seconds: how long it took.
+        drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
+    """
+
+    model: str
+    status: str
+    exit_code: int
+    reason: str
+    output: str | None
+    seconds: float
+    drift: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """The verdicts of a batch, in order of the models' names."""
+
+    folder: str
+    output: str
+    items: tuple[BatchItem, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of models per status."""
+        found = Counter(item.status for item in self.items)
+        return {status: found[status] for status in _ORDER if found[status]}
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every model is done, 1 if one was not shown to be exact, else 3."""
+        codes = {item.exit_code for item in self.items}
+        return 0 if codes <= {0} else 1 if 1 in codes else 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "folder": self.folder,
+            "output": self.output,
+            "counts": self.counts,
+            "exit_code": self.exit_code,
+            "items": [item.to_dict() for item in self.items],
+        }
+
+
+def prune_batch(
+    folder: str | os.PathLike[str],
+    heads: HeadSpec,
+    output: str | os.PathLike[str],
+    *,
+    jobs: int = 1,
+    progress: Callable[[BatchItem], None] | None = None,
+    **settings: Any,
+) -> BatchResult:
+    """Prunes every `*.onnx` of a folder and the folders below it.
+
+    A model that an earlier run pruned with the same settings, proved exact, and whose input and output still
+    have the bytes they had then, is skipped.
+
+    Args:
+        folder: with the models.
+        heads: a head spec, the same for all.
+        output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
+        jobs: how many models are worked on at once.
+        progress: told of every verdict as it comes.
+        settings: as for `prune`.
+
+    Raises:
+        UsageError: if there are no models, the folders are the same, or an output would be an input.
+    """
+    source, target = Path(folder), Path(output)
+    models = _models(source, target)
+    others = [*named_files("the data", settings.get("data")), *named_files("the heads", heads)]
+    _check_outputs(source, target, models, others)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
+    book = _Book(target / RECORD, _request(heads, settings))
+    waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for name in models:
+        waiting.put(name)
+    items: dict[str, BatchItem] = {}
+    told = threading.Lock()
+
+    def settle(name: str, outcome: Mapping[str, Any]) -> None:
+        item = BatchItem(
+            name,
+            outcome["status"],
+            outcome["exit_code"],
+            outcome["reason"],
+            str(target / name) if outcome["status"] in ("done", "skipped") else None,
+            outcome["seconds"],
+            outcome.get("drift"),
+        )
+        with told:
+            items[name] = item
+            book.note(name, outcome.get("proof"))
+            if progress is not None:
+                progress(item)
+
+    def lane(worker: Worker, stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            try:
+                name = waiting.get_nowait()
+            except queue.Empty:
+                return
+            job = Job(str(source / name), heads, str(target / name), dict(settings), book.proof(name))
+            outcome = worker.run(job)
+            if not stopping.is_set():
+                settle(name, outcome)
+
+    _in_lanes(lane, min(jobs, len(models)))
+    return BatchResult(str(source), str(target), tuple(items[name] for name in models))
+
+
+def _in_lanes(lane: Callable[[Worker, threading.Event], None], count: int) -> None:
+    """Runs `lane` in threads with a process each; an interrupt ends the processes."""
+    workers = [Worker() for _ in range(count)]
+    errors: list[BaseException] = []
+    stopping = threading.Event()
+
+    def guarded(worker: Worker) -> None:
+        try:
+            lane(worker, stopping)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(worker,), daemon=True) for worker in workers]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)
+    finally:
+        stopping.set()
+        for worker in workers:
+            worker.close()
+    if errors:
+        raise errors[0]
+
+
+def _models(source: Path, target: Path) -> list[str]:
+    if not source.is_dir():
+        raise UsageError(f"{source} is not a folder of models")
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is not a folder")
+    if target.exists() and target.samefile(source):
+        raise UsageError(f"the output folder {target} is the folder of the models; name another one")
+    found = [
+        path
+        for path in source.rglob("*.onnx")
+        if not path.name.startswith(".") and not path.is_dir() and not _is_below(path, target)
+    ]
+    if not found:
+        raise UsageError(f"there is no .onnx file in {source}")
+    return sorted(path.relative_to(source).as_posix() for path in found)
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a link to itself; that it cannot be read is its verdict
+        return False
+
+
+def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Sequence[Reading]) -> None:
+    """Whether no output is an input or another output. What is wrong with one place alone, its own verdict says.
+
+    Raises:
+        UsageError: if one is.
+    """
+    # Models are read by other processes only. Weights need no look into them: what this tool did not make is
+    # not replaced by a worker.
+    inputs = [*(Reading("the model", source / name) for name in models), *others]
+    record = Making("the record", target / RECORD)
+    check_makings([Making("the output", target, kind="folder")], list)
+    if target.exists():
+        check_makings([record], list)
+    check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
+
+
+def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:
+    """A digest of what is asked for: heads, settings and the version that does it."""
+    spec: Any = heads
+    if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
+        spec = read_text(heads, "the head spec file")
+    elif isinstance(heads, Mapping):
+        spec = sorted((str(site), sorted(map(int, given))) for site, given in heads.items())
+    asked = [FORMAT, __version__, spec, sorted((key, repr(value)) for key, value in settings.items())]
+    return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
+
+
+class _Book:
+    """The record of what is done and proven, kept in the output folder."""
+
+    def __init__(self, path: Path, request: str) -> None:
+        self.path, self.request = path, request
+        self.entries: dict[str, Any] = {}
+        try:
+            read = parse_json(read_text(path, "the record"))
+            if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
+                self.entries = read["models"]
+        except (UsageError, ValueError, KeyError):
+            # No record, or a damaged one: everything is done again.
+            pass
+
+    def proof(self, name: str) -> dict[str, Any] | None:
+        """What an earlier run with the same request proved of a model."""
+        entry = self.entries.get(name)
+        if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+            return None
+        return entry if entry.get("request") == self.request else None
+
+    def note(self, name: str, proof: Sequence[Any] | Mapping[str, Any] | None) -> None:
+        """Writes down what is proven of a model, or that nothing is."""
+        self.entries.pop(name, None)
+        if isinstance(proof, Mapping):
+            self.entries[name] = {"request": self.request, **proof}
+        document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
+        write_text(self.path, json.dumps(document, indent=1))

@@ -1,0 +1,176 @@
+"""A process that prunes one model after the other for a batch, and is replaced when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.model.storage.leftovers import bears_our_mark
+
+BUG = 70
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to prune.
+
+    Attributes:
+        model: its path.
+        heads: what to remove.
+        output: where to write.
+        settings: as for `prune`.
+        proof: digests of the files of an earlier run, None if there was none.
+    """
+
+    model: str
+    heads: HeadSpec
+    output: str
+    settings: Mapping[str, Any]
+    proof: Mapping[str, Any] | None
+
+
+class Worker:
+    """Runs jobs in a process of its own, which is started when there is one."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._pipe: Connection | None = None
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """The outcome of a job; the death of the process is one."""
+        started = time.monotonic()
+        try:
+            if self._process is None or not self._process.is_alive():
+                self._start()
+            assert self._pipe is not None
+            self._pipe.send(job)
+            outcome: dict[str, Any] = self._pipe.recv()
+        except (EOFError, OSError):
+            code = self._died()
+            how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            outcome = _outcome(
+                "crashed", BUG, f"the process that pruned it died ({how}); no output was written"
+            )
+        return {**outcome, "seconds": round(time.monotonic() - started, 3)}
+
+    def _start(self) -> None:
+        # A fresh interpreter: forking one with threads is asking for deadlocks.
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        process = context.Process(target=_serve, args=(other,), daemon=True)
+        process.start()
+        self._process = process
+        other.close()
+
+    def _died(self) -> int | None:
+        code = None
+        if self._process is not None:
+            self._process.join(5)
+            code = self._process.exitcode
+        self.close()
+        return code
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.join()
+            self._process = None
+        if self._pipe is not None:
+            self._pipe.close()
+            self._pipe = None
+
+
+def _serve(pipe: Connection) -> None:
+    # An interrupt is for the parent, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send(_done(pipe.recv()))
+
+
+def _done(job: Job) -> dict[str, Any]:
+    try:
+        if job.proof is not None and proven(job):
+            return {**_outcome("skipped", 0, "done and proven before"), "proof": dict(job.proof)}
+        return _pruned(job)
+    except ValidationFailedError as error:
+        return _outcome("failed", error.exit_code, str(error))
+    except HeadPruneError as error:
+        return _outcome("refused", error.exit_code, str(error))
+    except MemoryError:
+        return _outcome("refused", HeadPruneError.exit_code, "there is not enough memory for this")
+    except Exception as error:
+        return _outcome("bug", BUG, f"this is a bug in onnxheadprune ({type(error).__name__}: {error})")
+
+
+def _pruned(job: Job) -> dict[str, Any]:
+    from onnxheadprune.workflow.prune import prune
+
+    output = Path(job.output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"the folder {output.parent} cannot be made: {error.strerror or error}") from error
+    if output.is_file() and not output.is_symlink() and not bears_our_mark(output):
+        raise UsageError(
+            f"{output} is there and was not made by this tool, so it is not replaced; move it away"
+        )
+    before = digests(job.model)
+    result = prune(job.model, job.heads, job.output, **job.settings)
+    if result.validation is None:
+        return _outcome("done", 0, "not validated")
+    outcome = _outcome("done", 0, result.validation.reason)
+    if result.validation.drift is not None:
+        outcome["drift"] = result.validation.drift.to_dict()
+    if result.validation.passed and before == digests(job.model):
+        files = {"input": before, "output": digests(job.output)}
+        outcome["proof"] = {"files": files, "reason": result.validation.reason}
+    return outcome
+
+
+def proven(job: Job) -> bool:
+    """Whether the input and the output are, byte for byte, those of the earlier run."""
+    assert job.proof is not None
+    files = job.proof["files"]
+    if not Path(job.output).is_file():
+        return False
+    try:
+        return bool(files == {"input": digests(job.model), "output": digests(job.output)})
+    except HeadPruneError:
+        return False
+
+
+def digests(model: str) -> dict[str, str]:
+    """SHA-256 of a model's files by their names.
+
+    Raises:
+        HeadPruneError: if the model cannot be read.
+    """
+    from onnxheadprune.model.load import open_structure
+
+    loaded = open_structure(model)
+    paths = [Path(model), *loaded.data_files]
+    try:
+        return {path.name: _digest(path) for path in paths}
+    except OSError as error:
+        raise ModelError(f"{model} cannot be read: {error.strerror or error}") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _outcome(status: str, exit_code: int, reason: str) -> dict[str, Any]:
+    return {"status": status, "exit_code": exit_code, "reason": reason}

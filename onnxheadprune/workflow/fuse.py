@@ -1,0 +1,173 @@
+"""`--fuse`: which fused operators a model gets, and for `auto` whether they are faster on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto
+
+from onnxheadprune.benchmarking import Benchmark, benchmark
+from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.fusion import MODES, FuseMode, Fusion, fuse
+from onnxheadprune.fusion.result import SiteFusion, Trial
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.validation import validate
+
+CANDIDATES: tuple[FuseMode, ...] = ("contrib", "onnx")
+SECONDS = 4.0
+"""Time to measure per grid point, for all candidates together."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and on what candidates are proven and measured.
+
+    Attributes:
+        provider: where; None resolves the automatic choice when it is needed.
+        data: the user's inputs, for the proof.
+        seed: of random inputs.
+        seconds: to measure per grid point.
+        repeats: blocks per grid point in place of a time.
+    """
+
+    provider: Provider | None = None
+    data: DataSource | None = None
+    seed: int = 0
+    seconds: float = SECONDS
+    repeats: int | None = None
+
+
+def fused(
+    original: LoadedModel, pruned: ModelProto, mode: FuseMode, changed: bool, setting: Setting
+) -> tuple[ModelProto, Fusion | None]:
+    """A model with its attention in fused operators.
+
+    Args:
+        original: the model before any change.
+        pruned: the model to fuse, its large weights where the original has them.
+        mode: which operators.
+        changed: whether heads were removed from it, so that there is something to write in any case.
+        setting: how "auto" proves and measures.
+
+    Returns:
+        The model, and what became of each site (None where nothing was asked for).
+
+    Raises:
+        UsageError: if there is no such mode.
+        RefusedError: if nothing can be fused and nothing else was done, or the opset cannot be raised.
+    """
+    if mode not in MODES:
+        raise UsageError(f"fusion is one of {', '.join(MODES)}, not {mode!r}")
+    if mode == "none":
+        return pruned, None
+    if mode == "auto":
+        model, fusion = _fastest(original, pruned, setting)
+    else:
+        model, fusion = fuse(pruned, mode, original.name)
+    if not fusion.made and not changed:
+        raise RefusedError(f"there is nothing to fuse in {original.name}: {fusion}")
+    return model, fusion
+
+
+def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tuple[ModelProto, Fusion]:
+    """Every candidate that is exact, measured beside the unfused model; the fastest is kept."""
+    provider = setting.provider or resolve_provider(AUTO)
+    made: list[tuple[ModelProto, Fusion]] = []
+    trials: list[Trial] = []
+    for mode in CANDIDATES:
+        try:
+            model, fusion = fuse(pruned, mode, original.name)
+        except RefusedError as refused:
+            trials.append(Trial(mode, str(refused)))
+            continue
+        obstacle = str(fusion) if not fusion.made else _obstacle(original, model, provider, setting)
+        trials.append(Trial(mode, obstacle))
+        if not obstacle:
+            made.append((model, fusion))
+    if not made:
+        return pruned, _kept(pruned, original.name, trials, "no candidate is exact here")
+    candidates = [pruned, *(model for model, _ in made)]
+    names = ["unfused", *(fusion.mode for _, fusion in made)]
+    measured = benchmark(
+        *(original.changed(model, name) for model, name in zip(candidates, names, strict=True)),
+        provider=provider,
+        time_budget=setting.seconds,
+        repeats=setting.repeats,
+        seed=setting.seed,
+        memory=False,
+    )
+    ratios = {name: _ratios(measured, index) for index, name in enumerate(names) if index}
+    trials = [dataclasses.replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
+    best = _best(measured, names)
+    if best is None:
+        return pruned, _kept(pruned, original.name, trials, "no fused form is measurably faster here")
+    model, fusion = made[best - 1]
+    return model, dataclasses.replace(fusion, mode="auto", chosen=fusion.mode, trials=tuple(trials))
+
+
+def _obstacle(original: LoadedModel, model: ModelProto, provider: Provider, setting: Setting) -> str:
+    """Why a candidate is not exact on this provider, "" if it is."""
+    candidate = original.changed(model, "the fused model")
+    try:
+        verdict = validate(original, candidate, data=setting.data, provider=provider, seed=setting.seed)
+    except InferenceError as error:
+        return str(error)
+    return verdict.reason if verdict.verdict == "failed" else ""
+
+
+def _ratios(measured: Benchmark, index: int) -> dict[str, float]:
+    """Latency over the unfused model's, per grid point."""
+    return {
+        cell.point.label: cell.comparison.ratio.value
+        for cell in measured.cells_of(index)
+        if cell.comparison is not None
+    }
+
+
+def _best(measured: Benchmark, names: Sequence[str]) -> int | None:
+    """The candidate with the smallest mean ratio that is faster somewhere; None if there is none."""
+    means: dict[int, float] = {}
+    for index in range(1, len(names)):
+        comparisons = [cell.comparison for cell in measured.cells_of(index) if cell.comparison is not None]
+        mean = math.exp(sum(math.log(item.ratio.value) for item in comparisons) / len(comparisons))
+        if mean < 1 and any(item.verdict == "faster" for item in comparisons):
+            means[index] = mean
+    return min(means, key=lambda index: means[index], default=None)
+
+
+def _kept(pruned: ModelProto, name: str, trials: Sequence[Trial], reason: str) -> Fusion:
+    """The result of leaving everything as it is."""
+    _, fusion = fuse(pruned, "contrib", name)
+    sites = tuple(
+        site if site.before or site.reason else SiteFusion(site.index, site.name, reason=reason)
+        for site in fusion.sites
+    )
+    return Fusion("auto", sites, fusion.opset_before, fusion.opset_before, "none", tuple(trials))
+
+
+def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
+    """What fusion would do after a plan; nothing is validated, measured or written.
+
+    Args:
+        plan: made for `model`.
+        model: the model.
+        mode: which operators; "auto" is looked at as "contrib", which it tries first.
+
+    Raises:
+        RefusedError: if nothing can be fused and the plan removes nothing, or the opset cannot be raised.
+        ModelError: if the model cannot be read.
+    """
+    loaded = open_structure(model)
+    pruned = surgery.apply_plan(plan, loaded.proto)
+    looked_at: FuseMode = "contrib" if mode == "auto" else mode
+    _, fusion = fused(loaded, pruned, looked_at, bool(plan.removed), Setting())
+    assert fusion is not None
+    return fusion

@@ -1,0 +1,258 @@
+"""The curve: what cuts of many sizes cost, and what they bring."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.load import LoadedModel, open_model
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.selection import Selection
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.scoring.executors import run_all
+from onnxheadprune.selection.speed import speedups
+from onnxheadprune.selection.wishes import Wish
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One cut.
+
+    Attributes:
+        ratio: share of all heads that was asked for.
+        removed: heads that went.
+        heads: which, as a head spec.
+        drift: on held-out data.
+        accuracy: on held-out data, None without labels.
+        speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
+            not measured.
+        speed: the measurement behind it, None where there is none.
+    """
+
+    ratio: float
+    removed: int
+    heads: Mapping[str, Sequence[int]]
+    drift: float
+    accuracy: float | None
+    speedup: float | None
+    speed: SpeedUp | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "ratio": self.ratio,
+            "removed": self.removed,
+            "heads": {index: list(heads) for index, heads in self.heads.items()},
+            "drift": self.drift,
+            "accuracy": self.accuracy,
+            "speedup": self.speedup,
+            "speed": None if self.speed is None else self.speed.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cuts of growing size.
+
+    Attributes:
+        model: the model's name.
+        heads: heads of all its sites.
+        unit: of the drift.
+        points: the cuts, the empty one first.
+        knee: position of the point where further cuts begin to cost much more.
+    """
+
+    model: str
+    heads: int
+    unit: str
+    points: tuple[CurvePoint, ...]
+    knee: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "format": 1,
+            "model": self.model,
+            "heads": self.heads,
+            "drift_unit": self.unit,
+            "points": [point.to_dict() for point in self.points],
+            "knee": self.knee,
+        }
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Writes the curve as JSON.
+
+        Raises:
+            UsageError: if the file cannot be written.
+        """
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def parse_sweep(spec: str) -> tuple[float, ...]:
+    """Ratios from "0:0.7:0.05", both ends included.
+
+    Raises:
+        UsageError: if it is no such range.
+    """
+    try:
+        start, stop, step = (float(part) for part in spec.split(":"))
+    except ValueError as error:
+        raise UsageError(f"a sweep is START:STOP:STEP like 0:0.7:0.05, not {spec!r}") from error
+    if not (0 <= start <= stop < 1 and step > 0):
+        raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {spec!r} does not")
+    count = int((stop - start) / step + 1e-9) + 1
+    return tuple(round(start + step * position, 10) for position in range(count))
+
+
+@dataclass(frozen=True, eq=False)
+class PointTask:
+    """One point of the curve as work that can travel."""
+
+    ratio: float
+    selection: Selection
+    model: bytes
+    name: str
+    data: Calibration
+    provider: Provider
+    compensate: bool
+    effect: Measure | None = None
+
+
+def sweep_ratios(
+    chooser: Chooser, wish: Wish, ratios: Sequence[float], executor: Executor | None = None
+) -> Curve:
+    """The curve over some ratios, each with its own choice, compensation and measurements.
+
+    Args:
+        chooser: the model and its data.
+        wish: scores, limits and protected heads; its own ratio does not matter.
+        ratios: shares of all heads.
+        executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
+            latencies are measured here afterwards, those of several points side by side.
+
+    Raises:
+        UsageError: without data.
+        RefusedError: if nothing can be removed.
+    """
+    chooser.hold_out("a sweep measures on data")
+    data = chooser.data
+    assert data is not None
+    found = chooser.ground(wish)
+    selections = []
+    for ratio in ratios:
+        wanted = min(round(found.total * ratio), found.most())
+        try:
+            selection = found.removing(wanted) if wanted else Selection({}, found.basis)
+        except RefusedError:
+            selection = Selection({}, found.basis)
+        selections.append(selection)
+
+    def done(position: int, _point: CurvePoint) -> None:
+        chooser.progress("sweeping", position + 1, len(ratios))
+
+    cuts = list(zip(ratios, selections, strict=True))
+    if executor is None:
+        points = run_all(lambda cut: _measured(chooser, *cut), cuts, None, done)
+    else:
+        content = chooser.model.proto.SerializeToString()
+        tasks = [
+            PointTask(
+                ratio,
+                selection,
+                content,
+                chooser.model.name,
+                data,
+                chooser.provider,
+                chooser.compensate,
+                chooser.effect,
+            )
+            for ratio, selection in cuts
+        ]
+        points = run_all(measure_point, tasks, executor, done)
+    points = _timed(chooser, points, selections, wish.sizes)
+    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.effect).name
+    return Curve(
+        chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
+    )
+
+
+def measure_point(task: PointTask) -> CurvePoint:
+    """One point of the curve, without its latency."""
+    model: Any = ModelProto()
+    model.ParseFromString(task.model)
+    loaded = replace(open_model(model), name=task.name)
+    chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
+    chooser.hold_out("a sweep measures on data")
+    return _measured(chooser, task.ratio, task.selection)
+
+
+def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoint:
+    if not selection.count:
+        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
+    chosen = chooser.completed(selection)
+    accuracy = _accuracy(chooser, *chooser.cut(selection, chosen.compensation))
+    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
+
+
+def _timed(
+    chooser: Chooser,
+    points: Sequence[CurvePoint],
+    selections: Sequence[Selection],
+    sizes: Mapping[str, Any] | None,
+) -> list[CurvePoint]:
+    """The points with their speed-ups; each set of heads is measured once."""
+    different = {repr(selection.spec): selection for selection in selections if selection.count}
+    makers = [functools.partial(chooser.timed, selection) for selection in different.values()]
+    chooser.progress("measuring latencies", 0, 0)
+    found = dict(zip(different, speedups(chooser.model, makers, chooser.provider, sizes), strict=True))
+    timed = []
+    for point, selection in zip(points, selections, strict=True):
+        speed = found.get(repr(selection.spec))
+        timed.append(replace(point, speedup=1.0 if speed is None else speed.value, speed=speed))
+    return timed
+
+
+def _accuracy(chooser: Chooser, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
+    """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut narrows."""
+    assert chooser.held is not None
+    labelled = [sample for sample in chooser.held.samples if sample.labels is not None]
+    if not labelled:
+        return None
+    main = require_main(chooser.view).name
+    session = Session(model, chooser.provider, name="the pruned model", optimize=True)
+    hits = count = 0
+    for sample in labelled:
+        output = session.run(narrowed(sample.feed, io))[main]
+        if sample.labels is None or output.shape[:-1] != sample.labels.shape:
+            return None
+        known = sample.labels != IGNORED_LABEL
+        hits += int(np.sum(output.argmax(axis=-1)[known] == sample.labels[known]))
+        count += int(known.sum())
+    return hits / count if count else None
+
+
+def knee(drifts: Sequence[float], ratios: Sequence[float]) -> int | None:
+    """The point farthest below the line from the first to the last (Kneedle, Satopää et al. 2011)."""
+    if len(drifts) < 3 or drifts[-1] <= drifts[0] or ratios[-1] <= ratios[0]:
+        return None
+    x = (np.asarray(ratios) - ratios[0]) / (ratios[-1] - ratios[0])
+    y = (np.asarray(drifts) - drifts[0]) / (drifts[-1] - drifts[0])
+    distance = x - y
+    return int(np.argmax(distance)) if distance.max() > 0 else None
