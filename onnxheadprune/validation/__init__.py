@@ -111,7 +111,8 @@ def validate(
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     if verdict == "passed":
         verdict, reason = with_refits(reason, len(refits), found.refit)
-        reason += "" if alike.identical else f"; {_by_numbers(alike, found, planning.view)}"
+        if not alike.identical:
+            reason = f"{_by_numbers(alike, found, planning.view)}; {reason}"
     return Validation(
         names[0],
         names[1],

@@ -25,12 +25,12 @@ def with_refits(reason: str, count: int, refit: RefitDrift | None) -> tuple[Verd
         return "passed", reason
     taken = f"{count} tensors are taken from the file"
     if refit is None or refit.source != "data":
-        return "passed", f"{reason}; {taken}, and what they are worth is not proven without --data"
+        return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
-        f"{taken}: with them the outputs drift by {after:.1e} from the original on data, without them by"
-        f" {before:.1e}"
+        f"{taken}: with them the outputs drift by {after:.1e} (1 - cosine) from the original on data, without them"
+        f" by {before:.1e}"
     )
     if after > max(WORSE * before, NOTHING):
-        return "inconclusive", f"{reason}, but {drift}, so they do harm"
-    return "passed", f"{reason}; {drift}"
+        return "inconclusive", f"{drift}, so they do harm, though all else {reason}"
+    return "passed", f"{drift}; {reason}"
