@@ -8,6 +8,7 @@ which a body's nodes come before the node that owns the body, so a reverse sweep
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -106,7 +107,10 @@ class Value:
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One node: its proto, where it stands, and its values (None for an omitted optional input)."""
+    """One node: its proto, where it stands, and its values (None for an omitted optional input).
+
+    `op_type` is the operator's name and `domain` its domain, "" for the standard one.
+    """
 
     proto: NodeProto
     scope: Scope
@@ -116,16 +120,13 @@ class Node:
     outputs: tuple[Value | None, ...]
     bodies: Mapping[str, Scope]
     opset: int
+    op_type: str = field(init=False)
+    domain: str = field(init=False)
 
-    @property
-    def op_type(self) -> str:
-        """The operator's name."""
-        return self.proto.op_type
-
-    @property
-    def domain(self) -> str:
-        """The operator's domain, "" for the standard one."""
-        return "" if self.proto.domain == "ai.onnx" else self.proto.domain
+    def __post_init__(self) -> None:
+        # Every analysis asks for these a dozen times a node, and a proto makes a new string each time.
+        self.op_type = sys.intern(self.proto.op_type)
+        self.domain = "" if self.proto.domain == "ai.onnx" else sys.intern(self.proto.domain)
 
     @property
     def ref(self) -> str:
