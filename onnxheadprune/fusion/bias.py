@@ -55,10 +55,21 @@ def why_not(biases: tuple[Bias, ...], axes: ScoreAxes) -> str | None:
     return None
 
 
-def emit_bias(emitter: Emitter, biases: tuple[Bias, ...], axes: ScoreAxes) -> str:
-    """The sum of all biases, expanded over queries and keys; "" if there is none."""
+def tells_heads_apart(biases: tuple[Bias, ...], axes: ScoreAxes) -> bool:
+    """Whether heads have biases of their own."""
+    names = {atom.name for atom in axes.heads}
+    return any(atom.name in names for bias in biases for atom in flat(bias.layout))
+
+
+def emit_bias(emitter: Emitter, biases: tuple[Bias, ...], axes: ScoreAxes) -> tuple[str, str]:
+    """The sum of all biases, expanded over queries and keys, and which rows of it hide every key.
+
+    Returns:
+        The bias, "" if there is none; and a mask `[B or 1, H or 1, S or 1, 1]` that is true where a row is minus
+        infinity as a whole, "" where the operator itself answers with what is no number.
+    """
     if not biases:
-        return ""
+        return "", ""
     # Layers usually share their mask: then one expanded bias serves them all.
     key = (
         emitter.before.scope.ref,
@@ -78,9 +89,14 @@ def emit_bias(emitter: Emitter, biases: tuple[Bias, ...], axes: ScoreAxes) -> st
             left, right = terms.pop(0), terms.pop(0)
             layout = tuple(a or b for a, b in zip(left.layout, right.layout, strict=True))
             terms.insert(0, Tensor(emitter.node("Add", (left.name, right.name), "bias"), layout))
+        if axes.zero_nan and axes.lowest_is_masked:
+            top = emitter.node("ReduceMax", (terms[0].name, emitter.integers(-1)), "highest")
+            hidden = emitter.node("IsInf", (top,), "hidden", (("detect_positive", 0),))
+            shared[*key, "hidden"] = Tensor(hidden, (*terms[0].layout[:3], ()))
         certain = not any(bias.doubtful for bias in biases)
         shared[key] = _expanded(emitter, _floored(emitter, terms[0], axes), axes, certain)
-    return shared[key].name
+    hidden_rows = shared.get((*key, "hidden"))
+    return shared[key].name, "" if hidden_rows is None else hidden_rows.name
 
 
 def _fill_key(fill: Value | None) -> object:
@@ -163,12 +179,13 @@ def dtype_name(elem_type: int) -> str:
 
 
 def _floored(emitter: Emitter, tensor: Tensor, axes: ScoreAxes) -> Tensor:
-    """The bias without the lowest number, where an operator treats that one as minus infinity.
+    """The bias without minus infinity and the lowest number, where an operator takes both for the same.
 
-    Softmax makes equal weights of a row that is masked as a whole, such an operator zeros. The second lowest
-    number swallows scores as well.
+    Softmax makes equal weights of a row of lowest numbers, and no number of one of minus infinities; what such an
+    operator makes of them differs from release to release. The second lowest number swallows scores as well, and
+    rows that hide every key are told apart before.
     """
-    if axes.zero_nan or not axes.lowest_is_masked or axes.elem_type not in _LOWEST:
+    if not axes.lowest_is_masked or axes.elem_type not in _LOWEST:
         return tensor
     dtype = dtype_name(axes.elem_type)
     floor = emitter.number(float(np.nextafter(np.dtype(dtype).type(_LOWEST[axes.elem_type]), 0)), dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import DropNode
-from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, why_not
+from onnxheadprune.fusion.bias import ScoreAxes, dtype_name, emit_bias, tells_heads_apart, why_not
 from onnxheadprune.fusion.emit import IMPOSSIBLE, Emitter, Names, Tensor, view_cost
 from onnxheadprune.fusion.layout import Axis, Layout, size_of
 from onnxheadprune.fusion.match import Match
@@ -115,8 +115,20 @@ def fit(match: Match, operator: Operator, near: bool = False) -> Fit | Refusal:
         return cannot(match.core, "its context cannot be brought back into the shape it had")
     axes = (batch, heads, queries, keys, width, v_width)
     found = Fit(operator, match, *taps, axes, output, raw, cost)
-    obstacle = why_not(match.biases, _score_axes(found, Tensor("", ()), Tensor("", ())))
-    return found if obstacle is None else cannot(match.core, obstacle)
+    score_axes = _score_axes(found, Tensor("", ()), Tensor("", ()))
+    obstacle = why_not(match.biases, score_axes)
+    if obstacle is not None:
+        return cannot(match.core, obstacle)
+    if (
+        match.zero_nan
+        and not operator.domain
+        and len(raw) == 3
+        and tells_heads_apart(match.biases, score_axes)
+    ):
+        return cannot(
+            match.core, "rows without a visible key count as zeros, in each head by a mask of its own"
+        )
+    return found
 
 
 def _taps(
@@ -187,7 +199,7 @@ def emit(found: Fit, names: Names) -> Emitter:
         emitter.repeated(Tensor(item.place.value.name, item.place.layout), item.target)
         for item in (found.query, found.key, found.value)
     )
-    bias = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
+    bias, hidden = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
     scale = found.match.factor * found.query.place.factor * found.key.place.factor
     inputs, attributes = signature(
         emitter, found.operator.op_type, (query, key, value), bias, (found.heads, found.kv_heads)
@@ -203,7 +215,7 @@ def emit(found: Fit, names: Names) -> Emitter:
         target.value.name if direct else "",
     )
     if found.match.zero_nan:
-        name = _nan_to_zero(emitter, found, name)
+        name = _nan_to_zero(emitter, found, name, hidden)
     if not direct:
         emitter.view(Tensor(name, found.raw), target.layout, target.value.name)
     producer = target.value.producer
@@ -212,10 +224,22 @@ def emit(found: Fit, names: Names) -> Emitter:
     return emitter
 
 
-def _nan_to_zero(emitter: Emitter, found: Fit, name: str) -> str:
-    """A row without a single visible key is no number in the softmax, and zeros in the original."""
+def _nan_to_zero(emitter: Emitter, found: Fit, name: str, hidden: str) -> str:
+    """A row without a single visible key is no number in the softmax, and zeros in the original.
+
+    Args:
+        emitter: for the nodes.
+        found: the attention.
+        name: what the operator gives.
+        hidden: the rows without a visible key; "" where the operator gives no number for them, too.
+    """
     zero = emitter.number(0, dtype_name(found.match.elem_type))
-    test = emitter.node("IsNaN", (name,), "masked")
+    if not hidden:
+        test = emitter.node("IsNaN", (name,), "masked")
+    elif len(found.raw) == 3:
+        test = emitter.node("Squeeze", (hidden, emitter.integers(1)), "hidden")
+    else:
+        test = hidden
     same = found.raw == found.output.layout
     return emitter.node(
         "Where", (test, zero, name), "context", output=found.output.value.name if same else ""

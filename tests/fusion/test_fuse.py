@@ -173,6 +173,19 @@ def build(name: str) -> ModelProto:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["nan-to-zero", "filled", "filled-inverse"])
+def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: FuseMode) -> None:
+    """Left padding leaves the first tokens of a causal model nothing to attend to."""
+    model = build(name)
+    result, fusion = fused(model, mode)
+    assert fusion.sites[0].operator
+    feeds = feed(model)
+    condition = next(value for value in feeds.values() if value.dtype == np.bool_)
+    condition[..., 0, :], condition[..., 1, :] = True, False
+    assert_same(model, result, feeds)
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CASES)
 def test_a_fused_block_equals_the_original(name: str, mode: FuseMode, tmp_path: Path) -> None:
     model = build(name)
