@@ -9,7 +9,6 @@ from tests.zoo.wild.row import WildRow
 KNOWN: dict[str, str] = {
     "torchvision-mvit-v1.ts17": "TorchScript writes no shapes behind the pooling, so its heads cannot be told",
     "torchvision-mvit-v2.*": "queries are added to the context and stay when a head goes; or shapes are unknown",
-    "spandrel-retinexformer.*": "channel attention with a single head is neither found nor reported",
 }
 """Shell patterns of a case and its exporter, and the reason in plain words."""
 
