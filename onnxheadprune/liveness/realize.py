@@ -16,7 +16,8 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
-from onnxheadprune.liveness.sweep import Sweep, observes, selecting_answer
+from onnxheadprune.liveness.sweep import Sweep, observes
+from onnxheadprune.liveness.unread import selecting_answer
 
 NOBODY: frozenset[str] = frozenset()
 

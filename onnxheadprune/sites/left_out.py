@@ -95,7 +95,7 @@ def left_out(
 
 
 def _is_part(node: Node, claimed: set[Node]) -> bool:
-    """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys and values is."""
+    """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys is."""
     values = [node.out]
     seen = set(values)
     reached = False
