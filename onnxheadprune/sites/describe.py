@@ -169,7 +169,7 @@ def _visited(walk: Sweep) -> list[Node]:
 
 
 def _query_width(core: Core) -> int | None:
-    """The width of a query head: what scores sum over, None where there are no queries and keys, or weights mix maps."""
+    """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
     found = is_product(core.node)
     if found is None:
         return None  # stored maps have neither queries nor keys

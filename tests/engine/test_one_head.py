@@ -68,10 +68,23 @@ def test_as_many_heads_as_there_are(attend: Callable[[Net, Any, int], Any], head
     model = net.export([net.op("Add", attend(net, x, heads), x)])
     sites = find_sites(model)
     assert [(site.num_heads, site.reason) for site in sites] == [(heads, None)]
+    assert [(site.head_size, site.v_head_size) for site in sites] == [(D, D)]
     assert not sites.near_misses and not sites.no_heads
     for gone in range(heads):
         check_cut(model, net.feed, [gone])
     check_cut(model, net.feed, list(range(heads)))
+
+
+def test_maps_that_weights_mix_have_no_head_size() -> None:
+    """Re-attention (DeepViT, CaiT): behind the mix nothing tells what the scores of a head sum over."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    scores = net.op("MatMul", split(net, x, "q", 2, 0, 2, 1, 3), split(net, x, "k", 2, 0, 2, 3, 1))
+    weights = net.op("Softmax", scores, axis=-1)
+    mixed = net.op("Einsum", weights, net.weight("mix", 2, 2), equation="bhij,hg->bgij")
+    made = projected(net, net.op("MatMul", mixed, split(net, x, "v", 2, 0, 2, 1, 3)), 2, 0, 2, 1, 3)
+    (site,) = find_sites(net.export([made]))
+    assert (site.num_heads, site.head_size, site.v_head_size, site.removable) == (2, None, D, False)
 
 
 def test_a_summary_that_one_head_reads_is_in_one_list() -> None:
