@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, resolve_heads
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import sites_of, view_of
@@ -34,6 +35,23 @@ ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
 
 
+@dataclass(frozen=True)
+class Trying:
+    """How cuts are made and judged on the way to a choice.
+
+    Attributes:
+        compensate: refit what is left; None does so where there is data.
+        effect: the measure of drift; see `EffectMeter`.
+        contract: of the cuts that are tried, as of the one that is written.
+        fuse: the same; "auto" is tried without, since it keeps what is faster.
+    """
+
+    compensate: bool | None = None
+    effect: Measure | None = None
+    contract: Contract = field(default_factory=Contract)
+    fuse: FuseMode = "none"
+
+
 class Chooser:
     """Everything that choices about one model share: its sites, their paths, the data in two parts."""
 
@@ -42,12 +60,7 @@ class Chooser:
         model: LoadedModel,
         data: DataSource | Calibration | None,
         provider: Provider,
-        *,
-        compensate: bool | None = None,
-        effect: Measure | None = None,
-        keep_cache_shape: bool = False,
-        allow_io_change: bool = False,
-        fuse: FuseMode = "none",
+        trying: Trying = Trying(),
         progress: Progress = silent,
     ) -> None:
         """Reads and checks the data; nothing long happens yet.
@@ -56,11 +69,7 @@ class Chooser:
             model: the original.
             data: calibration data, None to go by the weights or by given scores.
             provider: where to run.
-            compensate: refit what is left; None does so where there is data.
-            effect: the measure of drift; see `EffectMeter`.
-            keep_cache_shape: of the cuts that are tried, as of the one that is written.
-            allow_io_change: the same.
-            fuse: the same; "auto" is tried without, since it keeps what is faster.
+            trying: how cuts are made and judged.
             progress: told what is being done.
 
         Raises:
@@ -69,13 +78,11 @@ class Chooser:
         self.model = open_model(model)
         self.view = view_of(self.model.proto)
         self.sites = sites_of(self.view, model.name)
-        self.provider, self.effect, self.progress = provider, effect, progress
-        self.fuse = fuse
-        self._flags = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
+        self.provider, self.trying, self.progress = provider, trying, progress
         self.data = None if data is None else calibration_data(data, self.view)
-        if compensate and self.data is None:
+        if trying.compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
-        self.compensate = self.data is not None if compensate is None else compensate
+        self.compensate = self.data is not None if trying.compensate is None else trying.compensate
         # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
         self.learn = self.held = self.data
 
@@ -90,7 +97,7 @@ class Chooser:
             limits=wish.limits,
             protect=wish.protect,
             provider=self.provider,
-            effect=self.effect,
+            effect=self.trying.effect,
             progress=self.progress,
             gone=gone,
         )
@@ -167,7 +174,7 @@ class Chooser:
         """How far the outputs move: measured as `validate` does, with the same main output and exact settings."""
         assert self.data is not None
         model, io = self.cut(selection, compensation)
-        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.effect)
+        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.trying.effect)
         pruned = Session(model, self.provider, name="the pruned model")
         for sample in samples:
             before = run_feed(self._original, sample.feed, self.data.source)
@@ -183,16 +190,16 @@ class Chooser:
     def timed(self, selection: Selection) -> LoadedModel:
         """The model without the selected heads as it will be written, but for refitted weights."""
         cut, _ = self.cut(selection, None)
-        if self.fuse in ("none", "auto"):
+        if self.trying.fuse in ("none", "auto"):
             return cut
-        return cut.changed(fuse(cut.proto, self.fuse, self.model.name)[0])
+        return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
 
     def cut(
         self, selection: Selection, compensation: Compensation | None
     ) -> tuple[LoadedModel, Mapping[str, Live]]:
         """The model without the selected heads, and what is left of each input and output that it narrows."""
         subject = self.model if compensation is None else refitted(self.model, compensation)
-        planning = analyse(subject.proto, selection.spec, subject.name, **self._flags)
+        planning = analyse(subject.proto, selection.spec, subject.name, self.trying.contract)
         proto = surgery.apply_plan(planning.plan, subject.proto)
         return subject.changed(proto, "the pruned model"), planning.io
 
