@@ -10,9 +10,10 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
-from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.attention.sites.find import pruning_record
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
@@ -93,12 +94,26 @@ def analyse(
 ) -> Planning:
     """Like `plan_pruning`, and keeps the analysis."""
     with analysing(model, name):
-        return _analysed(model, heads, name, contract)
+        return planned(analysis_of(model, name), heads, contract)
 
 
-def _analysed(model: ModelProto, heads: HeadSpec, name: str, contract: Contract) -> Planning:
-    view = view_of(model)
-    sites = sites_of(view, name)
+def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
+    """What removing heads changes in a model that is analysed already.
+
+    Args:
+        analysis: of the model.
+        heads: a head spec.
+        contract: what may happen to inputs and outputs.
+
+    Raises:
+        HeadPruneError: as `plan_pruning` does.
+    """
+    with analysing(analysis.model, analysis.name):
+        return _planned(analysis, heads, contract)
+
+
+def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
+    model, name, view, sites = analysis.model, analysis.name, analysis.view, analysis.sites
     chosen = resolve_heads(heads, sites)
     present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
@@ -313,4 +328,4 @@ def require_something(plan: PrunePlan) -> None:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 
-__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "require_something"]
+__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "planned", "require_something"]

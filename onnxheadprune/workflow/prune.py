@@ -255,7 +255,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     def planned(proto: ModelProto) -> PrunePlan:
         return analyse(proto, spec, loaded.name, request.contract).plan
 
-    plan = planned(subject.proto)
+    plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
     if request.fuse == "none":
         require_something(plan)
         cut = carried_out(plan, subject, planned)

@@ -205,7 +205,7 @@ def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoin
     if not selection.count:
         return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
     chosen = chooser.completed(selection)
-    accuracy = _accuracy(chooser, *chooser.cut(selection, chosen.compensation))
+    accuracy = _accuracy(chooser, chooser.cut(chosen), chosen.io)
     return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
 
 
