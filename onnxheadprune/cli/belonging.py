@@ -91,6 +91,31 @@ PRUNE = (
     # What a cut does to inputs and outputs.
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
+SWEEP = (
+    Law("compensate=False", needs=DATA),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+    Law("seed", needs="random_data"),
+)
+BATCH = (
+    Law("accept_inconclusive", against="no_validate"),
+    Law("scores protect floor multiple_of uniform", needs=WISH),
+    Law("rounds", needs="ratio"),
+    Law("uniform", against="keep"),
+    Law("compensate=True", needs=f"heads {WISH}"),
+    Law("compensate=False", needs=WISH),
+    Law("compensate=False", needs="data"),
+    Law("drift effect", against="no_validate", unless="data"),
+    Law("data", against="no_validate", unless=f"{WISH} compensate=True fuse=auto"),
+    Law("seed", against="no_validate", unless="fuse=auto"),
+    Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
+)
+FUSE = (
+    Law("no_validate accept_inconclusive external_data", against="dry_run"),
+    Law("accept_inconclusive", against="no_validate"),
+    Law("data seed", against="dry_run"),
+    Law("data seed", against="no_validate", unless="mode=auto"),
+)
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
     Law(DATA, against="method=weight"),

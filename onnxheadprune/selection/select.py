@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
@@ -211,7 +211,7 @@ def select_heads(
 
 
 def ground(
-    model: ModelLike | GraphView,
+    model: ModelLike | Analysis,
     *,
     scores: HeadScores | None = None,
     data: DataSource | Calibration | None = None,
@@ -226,9 +226,8 @@ def ground(
 
     With `gone`, present heads per site index whose rows in the projection are zero already, paths go on from there.
     """
-    view = model if isinstance(model, GraphView) else view_of(load_model(model))
-    name = "the model" if isinstance(model, GraphView) else model_name(model)
-    everything = sites_of(view, name)
+    found = model if isinstance(model, Analysis) else analysis_of(load_model(model), model_name(model))
+    view, name, everything = found.view, found.name, found.sites
     sites = tuple(site for site in everything if site.removable)
     if not sites:
         why = f": {everything[0].reason}" if len(everything) else "; no attention site was found"

@@ -18,7 +18,7 @@ import pytest
 from onnxheadprune.cli import group
 from onnxheadprune.workflow import batch_worker
 from tests.conftest import Outcome
-from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, TRIALS, Mode, Trial, Words
+from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, SAME, TRIALS, Mode, Trial, Words
 from tests.options.models import write_models
 
 Command = Callable[..., Outcome]
@@ -128,7 +128,7 @@ def _line(mode: Mode, model: str, along: Words = ()) -> Words:
     return tuple(word.replace("{model}", model) for word in (*words, *along))
 
 
-CASES = [(command, mode) for command, modes in MODES.items() for mode in modes]
+CASES = [(command, mode) for command, modes in MODES.items() for mode in modes if (command, mode) not in SAME]
 
 
 def test_every_parameter_has_an_entry() -> None:
