@@ -13,6 +13,7 @@ import pytest
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
 from onnxheadprune.selection import speed as speeding
+from onnxheadprune.workflow import batch_worker
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
@@ -81,3 +82,19 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speeding, "SECONDS", 0.2)
     monkeypatch.setattr(measure, "SLICE", 0.002)
     monkeypatch.setattr(measure, "WARM_UP", 0.2)
+
+
+class Here:
+    """A worker of a batch without a process of its own."""
+
+    def run(self, job: batch_worker.Job) -> dict[str, Any]:
+        return {**batch_worker._done(job), "seconds": 0.0}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture
+def batch_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a batch decides; that its workers are processes, and may die, has tests of its own."""
+    monkeypatch.setattr("onnxheadprune.workflow.batch.Worker", Here)
