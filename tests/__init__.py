@@ -1,4 +1,4 @@
-"""The tests. Matrices here are small: threads of BLAS would only wait for each other, and other tests, at a high price."""
+"""The tests. Matrices here are small: threads of BLAS would cost more than they save, and disturb other tests."""
 
 import os
 
