@@ -73,6 +73,7 @@ def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> No
     assert statuses(again) == EXPECTED | dict.fromkeys(("a.onnx", "beside.onnx", "sub/b.onnx"), "skipped")
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("broken.onnx", "none.onnx", "silent.onnx"):
@@ -101,6 +102,7 @@ def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> Non
     assert rerun("0:2", seed=1) == "done done done"
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
     for number in range(2):
         result = prune_batch(folder, asked(validate=False), tmp_path / "out")
@@ -149,6 +151,7 @@ def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
             prune_batch(source, asked(), target)
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
     for _ in range(2):
         result = prune_batch(folder, asked(), folder / "pruned")

@@ -15,8 +15,6 @@ from onnxheadprune.liveness.rules.indexing import ranks_within
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.view import Scope, Use, Value
 
-ROW_MAJOR_END = 2**63 - 1
-
 
 def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -> list[Edit]:
     """Edits that narrow one edge from what `value` keeps to what its consumer wants.

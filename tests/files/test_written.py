@@ -278,6 +278,7 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
     """An output folder in which a model, or weights, of the batch have another name."""
     for victim in ("a.onnx", "b.onnx", "w.bin"):
@@ -296,6 +297,7 @@ def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
         assert {path.name: path.read_bytes() for path in models.iterdir()} == before
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -315,6 +317,7 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
         assert [item.status for item in result.items] == ["done", "done"]
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")

@@ -16,7 +16,6 @@ import click
 import pytest
 
 from onnxheadprune.cli import group
-from onnxheadprune.workflow import batch_worker
 from tests.conftest import Outcome
 from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, SAME, TRIALS, Mode, Trial, Words
 from tests.options.models import write_models
@@ -41,23 +40,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_models(tmp_path_factory.mktemp("shelf"))
 
 
-class Here:
-    """A worker of a batch without a process of its own, which is not what is tried here."""
-
-    def run(self, job: batch_worker.Job) -> dict[str, Any]:
-        return {**batch_worker._done(job), "seconds": 0.0}
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
 @pytest.fixture
 def look(
-    shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shelf: Path, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_in_process: None
 ) -> Callable[[str, Words], Seen]:
     """Runs a command line in a fresh copy of the shelf; the same line is run once."""
-    monkeypatch.setattr("onnxheadprune.workflow.batch.Worker", Here)
     monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    monkeypatch.setattr("onnxheadprune.benchmarking.measure.SLICE", 0.001)
+    monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
     monkeypatch.setattr("onnxheadprune.selection.speed.SECONDS", 0.01)
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.LENGTHS", (4,))
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.PASTS", (4,))
@@ -65,15 +55,22 @@ def look(
     monkeypatch.setattr("onnxheadprune.benchmarking.grid.EXTENTS", (8,))
     monkeypatch.syspath_prepend(str(shelf))
 
+    folder = tmp_path / "work"
+
     def run(name: str, line: Words, number: int = 0) -> Seen:
-        folder = tmp_path / "work"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(shelf, folder, copy_function=os.link)
+        # What was refused left all as it was: that copy is a fresh one still.
+        if not folder.is_dir() or _files(folder, shelf) or _names(folder) != _names(shelf):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(shelf, folder, copy_function=os.link)
         monkeypatch.chdir(folder)
         outcome = command(name, *line)
         return Seen(outcome.exit_code, _fields(outcome), _files(folder, shelf))
 
     return run
+
+
+def _names(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*")}
 
 
 def _fields(outcome: Outcome) -> dict[str, Any]:
