@@ -15,7 +15,7 @@ from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
 from onnxheadprune.attention.sites.find import pruning_record
 from onnxheadprune.attention.sites.generation import why_uneven
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.edit.edits import (
     AddConstant,
@@ -115,7 +115,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
     model, name, view, sites = analysis.model, analysis.name, analysis.view, analysis.sites
     chosen = resolve_heads(heads, sites)
-    present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
+    present = {site.index: site.present(chosen[site.index]) for site in sites if site.index in chosen}
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
@@ -166,12 +166,6 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
     return tuple(
         LeftOutNode(item.node, item.reason.sentence) for item in (*sites.near_misses, *sites.no_heads)
     )
-
-
-def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
-    """Original head indices as indices among the heads that are still there."""
-    names = site.original_heads
-    return tuple(names.index(head) for head in heads)
 
 
 def _edits(

@@ -62,7 +62,7 @@ class BatchOptions:
     as_json: bool
 
 
-@click.command(cls=LawfulCommand, laws=BATCH, short_help="Prune a folder of models.")
+@click.command(cls=LawfulCommand, laws=BATCH, in_sections=True, short_help="Prune a folder of models.")
 @click.argument("folder", type=FILE, metavar="DIR")
 @click.option(
     "-o", "--output", type=OUTPUT, required=True, metavar="OUTDIR", help="The folder for the pruned models."

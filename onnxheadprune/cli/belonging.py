@@ -15,6 +15,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnxheadprune.cli.sections import write_sections
+
 WISH = "ratio keep target_speedup max_drift"
 DATA = "data text images random_data"
 SIZES = "batch seq past dims repeats time_budget threads"
@@ -137,10 +139,20 @@ VALIDATE = (
 class LawfulCommand(click.Command):
     """A command that refuses options that would do nothing, and options that are given twice."""
 
-    def __init__(self, *args: Any, laws: Sequence[Law] = (), **settings: Any) -> None:
-        """Takes what `click.Command` takes, and the laws of the options."""
+    def __init__(
+        self, *args: Any, laws: Sequence[Law] = (), in_sections: bool = False, **settings: Any
+    ) -> None:
+        """Takes what `click.Command` takes, the laws of the options, and whether `--help` shows these in groups."""
         super().__init__(*args, **settings)
         self.laws = tuple(laws)
+        self.in_sections = in_sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options for `--help`."""
+        if self.in_sections:
+            write_sections(self, ctx, formatter)
+        else:
+            super().format_options(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line, then asks the laws.

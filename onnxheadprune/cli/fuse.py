@@ -38,7 +38,9 @@ class FuseOptions:
     as_json: bool
 
 
-@click.command(cls=LawfulCommand, laws=FUSE, short_help="Write attention as fused operators.")
+@click.command(
+    cls=LawfulCommand, laws=FUSE, in_sections=True, short_help="Write attention as fused operators."
+)
 @click.argument("model", type=FILE)
 @target_options
 @click.option(

@@ -95,7 +95,12 @@ class PruneOptions:
     as_json: bool
 
 
-@click.command(cls=LawfulCommand, laws=PRUNE, short_help="Remove heads, prove the result exact, write it.")
+@click.command(
+    cls=LawfulCommand,
+    laws=PRUNE,
+    in_sections=True,
+    short_help="Remove heads, prove the result exact, write it.",
+)
 @click.argument("model", type=FILE, required=False)
 @target_options
 @heads_option

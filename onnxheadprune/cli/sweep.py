@@ -39,7 +39,9 @@ class SweepOptions:
     as_json: bool
 
 
-@click.command(cls=LawfulCommand, laws=SWEEP, short_help="Draw the curve of drift, accuracy and speed.")
+@click.command(
+    cls=LawfulCommand, laws=SWEEP, in_sections=True, short_help="Draw the curve of drift, accuracy and speed."
+)
 @click.argument("model", type=FILE)
 @click.argument("ratios", metavar="A:B:STEP")
 @click.option(

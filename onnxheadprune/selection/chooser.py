@@ -131,8 +131,7 @@ class Chooser:
 
     def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
         return {
-            site.index: frozenset(_present(site.original_heads, selection.heads.get(site.index, ())))
-            for site in self.sites
+            site.index: frozenset(site.present(selection.heads.get(site.index, ()))) for site in self.sites
         }
 
     def hold_out(self, why: str) -> None:
@@ -294,10 +293,6 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
         else:
             low = middle
     return high
-
-
-def _present(original: tuple[int, ...], heads: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(original.index(head) for head in heads)
 
 
 def named(chooser: Chooser, heads: HeadSpec) -> Chosen:

@@ -137,11 +137,10 @@ class Ground:
     def _selection(self, choice: Choice) -> Selection:
         heads, costs, scores = {}, {}, {}
         for site in self.sites:
-            names = site.original_heads
             steps = self.paths[site.index]
             scores[site.index] = _worth(site, steps)
             if site.index in choice:
-                heads[site.index] = tuple(sorted(names[head] for head in choice[site.index]))
+                heads[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(
                     (step.error for step in steps if step.removed == choice[site.index]), 0.0
                 )
@@ -301,8 +300,8 @@ def _paths(
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
-    """Original head indices as present ones."""
-    return frozenset(at for at, head in enumerate(site.original_heads) if head in heads)
+    """Present indices of the heads among these that are still there."""
+    return frozenset(site.present(head for head in site.original_heads if head in heads))
 
 
 def _all_of(

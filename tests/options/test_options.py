@@ -223,6 +223,15 @@ def test_what_would_do_nothing_is_said_before_any_work(line: str, sentence: str,
     assert outcome.exit_code == 2 and sentence in " ".join(outcome.stderr.split())
 
 
+@pytest.mark.parametrize("name", ["prune", "fuse", "batch", "sweep"])
+def test_help_has_every_option_in_a_group(name: str, command: Command) -> None:
+    outcome = command(name, "--help")
+    assert "Other options" not in outcome.stdout and "What is written:" in outcome.stdout
+    assert "Options:" not in outcome.stdout and max(map(len, outcome.stdout.splitlines())) <= 80
+    shown = [option for option in group.commands[name].params if isinstance(option, click.Option)]
+    assert all((option.opts[-1] in outcome.stdout) is not option.hidden for option in shown)
+
+
 def test_an_ignored_option_is_noticed() -> None:
     """The comparison that the test of all options rests on can fail."""
     one = Seen(0, {"/a": 1, "/time": 0.1}, {"out": "x"})
