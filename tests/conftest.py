@@ -46,6 +46,10 @@ class Outcome(NamedTuple):
         return json.loads(self.stdout)
 
 
+Command = Callable[..., Outcome]
+"""What the fixture `command` gives."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` writes the answers of `tests/golden` anew."""
     parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")

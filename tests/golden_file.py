@@ -18,7 +18,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.errors import RefusedError
@@ -67,16 +68,16 @@ def answered(golden: Golden) -> tuple[str, ModelProto | None]:
     sections = {"before": text_of(golden.model)}
     pruned = None
     try:
-        planning = analyse(golden.model, golden.heads, "the graph", **golden.flags)
+        plan = plan_pruning(golden.model, golden.heads, **golden.flags)
     except RefusedError as error:
         sections["refused"] = f"{error}\n"
     else:
-        plan = planning.plan
+        view = view_of(golden.model)
         changes = [f"interface: {sentence}" for sentence in plan.io_changes]
         edits = [str(item.edit) for item in plan.edits if not isinstance(item.edit, SetMetadata)]
         cuts = [line for line in str(plan).splitlines()[1:] if not line.startswith(" ")]
         removed = f"{plan.elements_removed} elements of weights removed"
-        lines = [*cuts, *changes, *(f"  {_named(edit, planning.view)}" for edit in edits), removed]
+        lines = [*cuts, *changes, *(f"  {_named(edit, view)}" for edit in edits), removed]
         pruned = apply_plan(plan, golden.model)
         sections |= {"plan": "\n".join(lines) + "\n", "after": text_of(pruned)}
     return golden.header + _joined(sections), pruned
