@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx.parser
 import onnx.printer
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 MOST_NUMBERS = 8
 """Elements of a vector of integers that is still worth reading."""
@@ -28,11 +28,15 @@ def model_of(text: str, seed: int = 0, given: Mapping[str, Any] | None = None) -
     Args:
         text: in the syntax of `onnx.parser.parse_model`.
         seed: of the weights; each one also depends on its own name, and on nothing else.
-        given: arrays by the name of a weight, declared or not, instead of random ones.
+        given: arrays by the name of a weight, declared or not, instead of random ones; what nothing reads is left out.
+
+    Raises:
+        onnx.checker.ValidationError: if the graph is not valid, as where a name is neither made nor declared.
     """
     model = onnx.parser.parse_model(text)
     graph = model.graph
-    arrays = dict(given or {})
+    read = _names_read(graph)
+    arrays = {name: array for name, array in (given or {}).items() if name in read}
     produced = {name for node in graph.node for name in node.output} | {item.name for item in graph.input}
     for info in [item for item in graph.value_info if item.name not in produced]:
         kind = info.type.tensor_type
@@ -46,6 +50,17 @@ def model_of(text: str, seed: int = 0, given: Mapping[str, Any] | None = None) -
     )
     onnx.checker.check_model(model)
     return model
+
+
+def _names_read(graph: GraphProto) -> set[str]:
+    """Names that nodes read, in bodies too."""
+    found = set()
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                found |= _names_read(attribute.g)
+    return found
 
 
 def weight(name: str, shape: tuple[int, ...], dtype: Any, seed: int) -> Any:
@@ -67,12 +82,6 @@ def text_of(model: ModelProto) -> str:
         graph.initializer.remove(tensor)
         graph.value_info.append(
             helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-        )
-    for tensor in graph.initializer:
-        # The printer knows typed fields only.
-        array = numpy_helper.to_array(tensor)
-        tensor.CopyFrom(
-            helper.make_tensor(tensor.name, tensor.data_type, tensor.dims, array.flatten().tolist())
         )
     lines = EVIDENT.sub(r"\1 = ", onnx.printer.to_text(shown)).splitlines()
     # The printer writes all stored tensors into one line, after the line with inputs and outputs.
