@@ -11,7 +11,7 @@ import numpy as np
 from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.rules.indexing import ranks_within
+from onnxheadprune.liveness.picking import ranks_within
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.view import Scope, Use, Value
 

@@ -10,7 +10,6 @@ import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxheadprune.liveness import rules as _rules  # registers every rule
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
 from onnxheadprune.liveness.observers import carried, leads_out, looks_only, only_passed_on, passes_on
@@ -18,8 +17,6 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.liveness.relaxing import relaxed, source_of
 from onnxheadprune.model.graph.view import Node, Use, Value
-
-assert _rules
 
 MAX_VIEWS = 4
 """Views in a row that are looked through for what is picked from them."""

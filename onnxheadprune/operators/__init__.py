@@ -1,37 +1,51 @@
-"""All liveness rules, one file per family of operators; importing this package registers them."""
+"""Operators, one file for each close family: its shape, its numbers, its law, its cost.
 
-from onnxheadprune.liveness.rules import (
+Importing this package fills the tables that others ask: `model.graph.tables`, `liveness.registry` and
+`liveness.fused`. Views are annotated by `annotated` here, so whoever analyses a model has filled them.
+"""
+
+from onnxheadprune.model.graph.infer import annotate
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.operators import (
     attention,
-    contraction,
+    attention_cost,
+    attention_group_query,
+    attention_linear,
+    attention_multi_head,
+    attention_packed,
+    concat,
     control,
     convolution,
+    einsum,
     elementwise,
-    indexing,
+    embedding,
+    expand,
+    gather,
+    grid_sample,
+    matmul,
+    matmul_nbits,
     normalization,
-    pieces,
+    pad,
     pooling,
     quantization,
+    ranges,
+    recurrent,
     reduction,
-    resizing,
-    scattering,
+    reshape,
+    resize,
+    rotary,
+    scan,
+    scatter,
     sequences,
-    views,
+    shape_of,
+    slicing,
+    softmax,
+    split,
+    transpose,
+    whole_numbers,
 )
 
-__all__ = [
-    "attention",
-    "contraction",
-    "control",
-    "convolution",
-    "elementwise",
-    "indexing",
-    "normalization",
-    "pieces",
-    "pooling",
-    "quantization",
-    "reduction",
-    "resizing",
-    "scattering",
-    "sequences",
-    "views",
-]
+
+def annotated(view: GraphView) -> GraphView:
+    """Gives every value of `view` its symbolic shape, element type and known elements."""
+    return annotate(view)

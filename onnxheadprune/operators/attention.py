@@ -1,4 +1,4 @@
-"""Fused attention and rotary embeddings: heads are cut from inputs, weights, caches and attributes alike."""
+"""Fused attention: heads are cut from inputs, weights, caches and attributes alike."""
 
 from __future__ import annotations
 
@@ -7,16 +7,79 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.liveness.fused import FusedLayout, layout_of
+from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_of, layout_reader, number, per_head
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
     " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
 ).split()
+
+
+@shape_function("Attention")
+@shape_function("FlexAttention", domain="ai.onnx.preview")
+def _attention_shape(node: Node) -> Shapes:
+    query, value = node.shape(0), node.shape(2)
+    if query is None or value is None:
+        return [None]
+    if len(query) == 4:
+        return [(*query[:3], value[3])]
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    size = dims.divide(value[2], kv) if kv else None
+    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+
+
+@layout_reader("Attention")
+def _standard_layout(node: Node) -> FusedLayout | None:
+    """`ai.onnx` Attention: 3-D inputs with head counts as attributes, or 4-D inputs that show them."""
+    query, key, value = node.shape(0), node.shape(1), node.shape(2)
+    if query is None or key is None or value is None:
+        return None
+    four = len(query) == 4
+    heads = number(query, 1) if four else node.attribute("q_num_heads")
+    kv = number(key, 1) if four else node.attribute("kv_num_heads")
+    widths = [number(shape, 3 if four else 2) for shape in (query, value)]
+    if not heads or not kv or heads % kv or widths[1] is None:
+        return None
+    v_size = widths[1] if four else widths[1] // kv
+    head_size = None if widths[0] is None else widths[0] if four else widths[0] // heads
+    if not four and head_size is None:
+        return None
+    axis = 1 if four else 2
+    unit, v_unit = (1, 1) if four else (head_size or 0, v_size)
+    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
+        0: (axis, (("q", unit),)),
+        1: (axis, (("kv", unit),)),
+        2: (axis, (("kv", v_unit),)),
+    }
+    mask = node.shape(3)
+    if mask is not None and len(mask) >= 3:
+        inputs |= per_head(node, 3, len(mask) - 3, heads)
+    inputs |= {index: (1, (("kv", 1),)) for index in (4, 5) if node.input(index) is not None}
+    counts = {} if four else {"q_num_heads": "q", "kv_num_heads": "kv"}
+    return FusedLayout(
+        heads,
+        kv,
+        head_size,
+        v_size,
+        (1, 3) if four else (2,),
+        inputs,
+        given(node, (1, 2), 1),
+        counts,
+        memory=(1, 2, 4, 5),
+        maps=given(node, (3,), 1),
+    )
+
+
+@layout_reader("FlexAttention", domain="ai.onnx.preview")
+def _flexible_layout(node: Node) -> FusedLayout | None:
+    """`ai.onnx.preview` FlexAttention, unless a subgraph of its own sees the maps of all heads at once."""
+    return None if node.bodies or len(node.shape(0) or ()) != 4 else _standard_layout(node)
 
 
 @rule("Attention", "LinearAttention")
@@ -104,37 +167,3 @@ def head_array(layout: FusedLayout, live: Live) -> Array | None:
     flat = live.aligned(list(layout.out_axes), [layout.num_heads * layout.v_head_size])
     array = flat.reshape(layout.num_heads, layout.v_head_size)
     return None if np.any((array != 0) != (array[:, :1] != 0)) else unite(array, 1)
-
-
-@rule("RotaryEmbedding")
-def rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Rotates within heads; cos, sin and positions are shared by all of them."""
-    live, shape = lives[0], node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    heads = node.attribute("num_heads", 0)
-    if len(shape) == 4:
-        return Answer({0: live}) if live.axes in ((1,), ()) else inexpressible(node)
-    width = shape[2]
-    if live.axes != (2,) or not isinstance(width, int) or not heads or width % heads:
-        return inexpressible(node)
-    array = live.array.reshape(heads, width // heads)
-    if np.any((array != 0) != (array[:, :1] != 0)):
-        return inexpressible(node)
-    count = int(np.count_nonzero(unite(array, 1)))
-    return Answer({0: live}, lambda _: [SetAttribute(node.ref, "num_heads", count)] if count != heads else [])
-
-
-@rule("RotaryEmbedding", domain="com.microsoft")
-def microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """ONNX Runtime's spelling."""
-    if node.attribute("num_heads", 0) or len(node.shape(0) or ()) == 4:
-        return rotary(node, lives)
-    size = node.shape(2)
-    shape = node.shape(0)
-    if size is None or shape is None or not isinstance(size[-1], int) or lives[0].axes != (2,):
-        return inexpressible(node)
-    # Without num_heads the head size is twice the width of the cosine table.
-    array = lives[0].array.reshape(-1, 2 * size[-1])
-    whole = not np.any((array != 0) != (array[:, :1] != 0))
-    return Answer({0: lives[0]}) if whole else inexpressible(node)

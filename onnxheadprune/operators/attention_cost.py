@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.tables import cost_function
 from onnxheadprune.model.graph.view import Node
 
 PAST = {
@@ -14,8 +13,12 @@ PAST = {
     ("", "Attention"): 4,
 }
 """Which input holds past keys `[batch, heads, past, head_size]`."""
+
+
 _PACKED_PAST = {"Attention": 4, "QAttention": 8}
 """The same for packed weights, where keys and values are one tensor `[2, batch, heads, past, head_size]`."""
+
+
 _TOTAL_LENGTH = 6
 """Input of GroupQueryAttention with the number of valid keys: its past may be a buffer that is longer."""
 
@@ -34,6 +37,7 @@ def _core(node: Node, batch: int, queries: int, keys: int) -> int | None:
     return 2 * batch * layout.num_heads * queries * keys * (layout.head_size + layout.v_head_size)
 
 
+@cost_function("Attention", "QAttention", domain="com.microsoft")
 def _packed_weights(node: Node) -> int | None:
     """Projection of Q, K and V, then the core."""
     batch, length, width = (_size(node, 0, axis) for axis in range(3))
@@ -44,6 +48,10 @@ def _packed_weights(node: Node) -> int | None:
     return None if core is None else 2 * batch * length * width * columns + core
 
 
+@cost_function(
+    "MultiHeadAttention", "DecoderMaskedMultiHeadAttention", "GroupQueryAttention", domain="com.microsoft"
+)
+@cost_function("Attention")
 def _projected(node: Node) -> int | None:
     """The core of operators that get Q, K and V projected."""
     query, key = node.shape(0), node.shape(1)
@@ -70,8 +78,7 @@ def _keys(node: Node, own: int) -> int:
     return own + (_size(node, PAST[node.domain, node.op_type], 2) or 0)
 
 
-FUSED_COUNTERS: dict[tuple[str, str], Callable[[Node], int | None]] = {
-    ("com.microsoft", "Attention"): _packed_weights,
-    ("com.microsoft", "QAttention"): _packed_weights,
-    **dict.fromkeys(PAST, _projected),
-}
+@cost_function("MoE", "QMoE", "PackedAttention", "SparseAttention", domain="com.microsoft")
+def _unknown(node: Node) -> int | None:
+    """Operators whose cost depends on what they read."""
+    return None

@@ -1,4 +1,4 @@
-"""Split and Concat: one axis is cut into pieces, or pieces are joined along it."""
+"""Concat: pieces are joined along one axis."""
 
 from __future__ import annotations
 
@@ -6,83 +6,57 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, DropInputs, Edit, SetAttribute, SetDim, SetInput
+from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.live import Live, fits
+from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import beside
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import simplicity
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.elements import (
+    MAX_ELEMENTS,
+    Elements,
+    boxed,
+    elements_of,
+)
+from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 
-@rule("Split", ragged=True)
-def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The outputs' masks side by side are the input's mask; the sizes of the pieces follow."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", 0) % len(shape)
-    sizes = _piece_sizes(node, axis)
-    if sizes is None:
-        first = lives[0]
-        agree = all(live == first for live in lives) and axis not in first.axes
-        return Answer({0: first}) if agree else inexpressible(node)
-    alive = [live for live in lives if not live.is_dead]
-    if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
-        return inexpressible(node)
-    joined = join(lives, sizes, axis)
-    counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
-
-    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return [] if counts == sizes else [*_new_sizes(node, counts), *_empty(node, counts, axis)]
-
-    return Answer({0: joined}, rewrite)
+@shape_function("Concat")
+def _concat_shape(node: Node) -> Shapes:
+    shapes = [value.shape for value in node.inputs if value is not None]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) != len(shapes) or not known or len({len(shape) for shape in known}) != 1:
+        return [None]
+    axis = node.attribute("axis", 0) % len(known[0])
+    total: Dim = 0
+    for shape in known:
+        total = dims.add(total, shape[axis])
+    rest = [min((shape[i] for shape in known), key=simplicity) for i in range(len(known[0]))]
+    rest[axis] = total
+    return [tuple(rest)]
 
 
-def _piece_sizes(node: Node, axis: int) -> list[int] | None:
-    sizes: list[Dim] = []
-    for output in node.outputs:
-        if output is None or output.shape is None:
-            return None
-        sizes.append(output.shape[axis])
-    numbers = [size for size in sizes if isinstance(size, int)]
-    return numbers if len(numbers) == len(sizes) else None
+@number_function("Concat")
+def _concat_numbers(node: Node) -> Elements | None:
+    parts = [_part(node, index) for index in range(len(node.inputs))]
+    if any(part is None or part.ndim != 1 for part in parts):
+        return None
+    if sum(part.size for part in parts if part is not None) > MAX_ELEMENTS:
+        return None
+    joined = np.concatenate([part for part in parts if part is not None])
+    return None if all(item is None for item in joined) else joined
 
 
-def join(lives: Sequence[Live], sizes: Sequence[int], axis: int) -> Live:
-    """Masks of pieces of `axis`, of the given sizes, as one mask of the whole."""
-    axes = sorted({axis}.union(*(live.axes for live in lives)))
-    periods = [int(np.lcm.reduce([live.period(other) for live in lives])) for other in axes]
-    blocks = []
-    for live, size in zip(lives, sizes, strict=True):
-        periods[axes.index(axis)] = size
-        blocks.append(live.aligned(axes, periods))
-    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)))
-
-
-def _count(live: Live, size: int, axis: int) -> int:
-    if live.is_dead:
-        return 0
-    return live.extent(axis)[0] if axis in live.axes else size
-
-
-def _empty(node: Node, counts: Sequence[int], axis: int) -> Sequence[Edit]:
-    """A piece of which nothing is live has width 0 and no reader; what is declared of it must say so."""
-    return [
-        SetDim(node.scope.ref, output.name, axis, 0)
-        for output, count in zip(node.outputs, counts, strict=True)
-        if count == 0 and output is not None
-    ]
-
-
-def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
-    if node.opset < 13:
-        return [SetAttribute(node.ref, "split", tuple(counts))]
-    name = f"{node.out.name}/{MARK}_split"
-    edits: list[Edit] = [AddConstant(node.scope.ref, name, tuple(counts)), SetInput(node.ref, 1, name)]
-    if node.attribute("num_outputs") is not None:
-        edits.append(SetAttribute(node.ref, "num_outputs", None))
-    return edits
+def _part(node: Node, index: int) -> Elements | None:
+    """The elements of one piece of a vector; of unknown ones at least how many they are."""
+    known, shape = elements_of(node, index), node.shape(index)
+    if known is not None or shape is None or len(shape) != 1:
+        return known
+    count = shape[0]
+    return boxed([None] * count, (count,)) if isinstance(count, int) and count <= MAX_ELEMENTS else None
 
 
 @rule("Concat", ragged=True)
@@ -149,41 +123,3 @@ def _are_twins(first: Value, second: Value) -> bool:
     return (
         one.inputs[0] is other.inputs[0] and one.int_list("axes", 1) == other.int_list("axes", 1) is not None
     )
-
-
-def rows(piece: Live, axis: int) -> tuple[tuple[int, ...], bytes]:
-    """A fingerprint of what is live apart from `axis`."""
-    rest = piece.only([other for other in piece.axes if other != axis])
-    return rest.axes, rest.mask.tobytes()
-
-
-@rule("Pad")
-def pad(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Exact where the live axis is not padded; what a later Slice asks for of a padded one stays whole."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    amounts = _pad_amounts(node, len(shape))
-    if amounts is None:
-        return inexpressible(node)
-    rank = len(shape)
-    live = beside(lives[0], [axis for axis in range(rank) if amounts[axis] != 0 or amounts[axis + rank] != 0])
-    return inexpressible(node) if live is None else Answer({0: live}, kept=(live,))
-
-
-def _pad_amounts(node: Node, rank: int) -> list[object] | None:
-    listed = node.attribute("pads")
-    if listed is not None:
-        return list(listed)
-    pads = node.inputs[1] if len(node.inputs) > 1 else None
-    if pads is None or pads.elements is None or (node.input(3) is not None and node.literal(3) is None):
-        return None
-    elements = list(pads.elements)
-    axes = node.literal(3)
-    if axes is None:
-        return elements if len(elements) == 2 * rank else None
-    amounts: list[object] = [0] * (2 * rank)
-    for position, axis in enumerate(axes.reshape(-1)):
-        amounts[int(axis) % rank] = elements[position]
-        amounts[int(axis) % rank + rank] = elements[position + axes.size]
-    return amounts

@@ -1,15 +1,77 @@
-"""Convolutions and other per-channel operators: axis 1 is the channel axis."""
+"""Convolutions: axis 1 is the channel axis."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, is_pointwise
+from onnxheadprune.liveness.contraction import (
+    CONVOLUTIONS,
+    is_pointwise,
+)
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.tables import Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
+
+
+@shape_function("Conv", "ConvInteger", "QLinearConv")
+@shape_function("FusedConv", domain="com.microsoft")
+def _conv_shape(node: Node) -> Shapes:
+    data, weight = node.shape(0), node.shape(3 if node.op_type == "QLinearConv" else 1)
+    if data is None or weight is None:
+        return [None]
+    kernel = [size for size in weight[2:] if isinstance(size, int)]
+    if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
+        return [None]
+    return [(data[0], weight[0], *windows(node, data, kernel))]
+
+
+@shape_function("ConvTranspose")
+def _transposed_shape(node: Node) -> Shapes:
+    """Known where nothing is spread out; what strides and pads make of it, onnx infers for sizes that are numbers."""
+    data, weight = node.shape(0), node.shape(1)
+    plain = all(size == 1 for size in (weight or ())[2:]) and not any(node.attribute("pads", [0]))
+    plain = (
+        plain and not any(node.attribute("output_padding", [0])) and node.attribute("output_shape") is None
+    )
+    spread = any(step != 1 for step in node.attribute("strides", [1]))
+    if data is None or weight is None or not plain or spread:
+        return [None]
+    return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
+
+
+def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
+    """Sizes of the spatial axes after a window moved over them."""
+    count = len(kernel)
+    ones, zeros = [1] * count, [0] * count
+    strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
+    pads = node.attribute("pads", zeros + zeros)
+    same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
+    spatial: list[Dim] = []
+    for axis in range(count):
+        dim = data[axis + 2]
+        window = dilations[axis] * (kernel[axis] - 1)
+        padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
+        if same:
+            spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
+        else:
+            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
+    return spatial
+
+
+@cost_function("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
+@cost_function("FusedConv", domain="com.microsoft")
+def _convolution_cost(node: Node) -> int | None:
+    """One tap per input of a group: the weight is `[out, in / group, ...]`, or `[in, out / group, ...]` transposed."""
+    kernel = node.shape(CONVOLUTIONS[node.domain, node.op_type][0])
+    places = size_of(node.shape(0) if node.op_type == "ConvTranspose" else node.out.shape)
+    if kernel is None or size_of(kernel) is None or places is None:
+        return None
+    return 2 * places * (size_of(kernel[1:]) or 0)
 
 
 @rule("Conv", "ConvInteger", "QLinearConv")
@@ -73,20 +135,3 @@ def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if isinstance(answer, Refusal) or node.input(3) is None:
         return answer
     return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)
-
-
-@rule("BatchNormalization")
-def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """At inference an affine map per channel: four vectors along axis 1."""
-    channels = lives[0].only([1])
-    vector = channels.renumbered({1: 0}) if channels.axes else channels
-    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})
-
-
-@rule("GridSample")
-def grid_sample(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Each picture of a batch is sampled on a grid of its own, each channel alike."""
-    live = lives[0]
-    if any(axis > 1 for axis in live.axes):
-        return inexpressible(node)
-    return Answer({0: live, 1: live.only([0])})

@@ -8,6 +8,8 @@ from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
+from onnxheadprune.model.graph.broadcasting import broadcast
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 UNARY = (
@@ -15,11 +17,26 @@ UNARY = (
     " Softsign Elu Selu LeakyRelu HardSwish HardSigmoid Floor Ceil Round Sign Reciprocal Sin Cos Tan"
     " Asin Acos Atan Sinh Cosh Asinh Acosh Atanh Swish Mish Celu ThresholdedRelu Shrink BitwiseNot"
 ).split()
+
+
 BROADCASTING = (
     "Add Sub Mul Div Pow Where And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual Max Min Mean"
     " Sum Mod PRelu BitwiseAnd BitwiseOr BitwiseXor BitShift"
 ).split()
+
+
 MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
+
+
+@shape_function(*BROADCASTING)
+def _broadcast_shape(node: Node) -> Shapes:
+    return [broadcast([None if value is None else value.shape for value in node.inputs])]
+
+
+@shape_function(*UNARY, "CastLike", "Dropout")
+@shape_function(*MICROSOFT, domain="com.microsoft")
+def _same_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
 
 
 @rule(*UNARY, *BROADCASTING, ragged=True)

@@ -1,188 +1,47 @@
-"""Slice and Gather: a node picks some indices of an axis.
+"""Gather and its relatives: a node picks some indices of an axis.
 
-They *select*: what they read is asked for precisely (a third of a packed QKV tensor), and when their
-input keeps more or is renumbered, their bounds and indices move instead of a gather being inserted.
+They *select*: what they read is asked for precisely, and when their input keeps more or is renumbered, their
+indices move instead of a gather being inserted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.elements import (
+    MAX_ELEMENTS,
+    Elements,
+    boxed,
+    elements_of,
+)
+from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 
-@rule("Slice", ragged=True)
-def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Only what lies within the bounds is read."""
-    shape = node.shape(0)
-    bounds = None if shape is None else slice_bounds(node, len(shape))
-    if shape is None or bounds is None:
-        return unknown_shape(node)
-    live = lives[0]
-    picked: dict[int, Array] = {}
-    for axis, (start, end, step) in bounds.items():
-        dim = shape[axis]
-        whole = start == 0 and end is not None and end >= 2**31 - 1 and step == 1
-        if isinstance(dim, int) and start is not None and end is not None and step is not None and step > 0:
-            picked[axis] = np.arange(dim)[_slice(dim, start, end, step)]
-        elif axis in live.axes and not whole:
-            return inexpressible(node)
-    back = place(live, {axis: (chosen, _size(shape[axis])) for axis, chosen in picked.items()})
-    changing = [axis for axis in picked if bounds[axis][2] != 1 or axis in back.axes]
-    if any((bounds[axis][2] or 1) < 0 and axis in live.axes for axis in bounds):
-        return inexpressible(node)
-
-    def rewrite(kept: Mapping[int, Live]) -> Sequence[Edit]:
-        have = kept[0]
-        new: dict[int, tuple[int, int]] = {}
-        for axis in changing:
-            if axis not in have.axes:
-                continue
-            ranks = ranks_within(back, have, axis)
-            first, count = int(ranks[0]), len(ranks)
-            new[axis] = (first, first + count)
-        return _move_bounds(node, len(shape), new)
-
-    box = place(FULL, {axis: (chosen, _size(shape[axis])) for axis, chosen in picked.items()})
-
-    def contiguous(have: Live) -> bool:
-        if (have & box) != back.as_mask():
-            return False
-        for axis in changing:
-            ranks = ranks_within(back, have, axis) if axis in have.axes else None
-            if ranks is not None and (not ranks.size or np.any(np.diff(ranks) != 1)):
-                return False
-        return True
-
-    return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=contiguous)
+@shape_function("Gather")
+def _gather_shape(node: Node) -> Shapes:
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None or not data:
+        return [None]
+    axis = node.attribute("axis", 0) % len(data)
+    return [(*data[:axis], *indices, *data[axis + 1 :])]
 
 
-def _slice(dim: int, start: int, end: int, step: int) -> slice:
-    stop = None if step < 0 and end < -dim else end
-    return slice(start, stop, step)
-
-
-def _size(dim: object) -> int:
-    assert isinstance(dim, int)
-    return dim
-
-
-def slice_bounds(node: Node, rank: int) -> dict[int, tuple[int | None, int | None, int | None]] | None:
-    """`(start, end, step)` per sliced axis, None for what is not a literal; None if the axes are unknown."""
-    starts, ends = _numbers(node, "starts", 1), _numbers(node, "ends", 2)
-    axes = node.int_list("axes", 3)
-    if axes is None:
-        if node.input(3) is not None or (starts is None and ends is None):
-            return None
-        axes = list(range(len(starts if starts is not None else ends or ())))
-    steps = _numbers(node, "steps", 4) if node.input(4) is not None else [1] * len(axes)
-    bounds = {}
-    for position, axis in enumerate(axes):
-        bounds[axis % rank] = (
-            None if starts is None else starts[position],
-            None if ends is None else ends[position],
-            None if steps is None else steps[position],
-        )
-    return bounds
-
-
-def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
-    listed = node.attribute(attribute)
-    if listed is not None:
-        return [int(item) for item in listed]
-    value = node.input(index)
-    if value is None or value.elements is None:
+@number_function("Gather")
+def _gather_numbers(node: Node) -> Elements | None:
+    data, index = elements_of(node, 0), node.literal(1)
+    if data is None or index is None or data.ndim != 1:
         return None
-    return [item if isinstance(item, int) else None for item in value.elements.reshape(-1)]
-
-
-def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
-    """The mask of a tensor from the mask of what was picked from it: `{axis: (indices, size)}`."""
-    axes = sorted({*live.axes, *picked})
-    sizes = [len(picked[axis][0]) if axis in picked else live.period(axis) for axis in axes]
-    array = live.aligned(axes, sizes)
-    for position, axis in enumerate(axes):
-        if axis not in picked:
-            continue
-        chosen, size = picked[axis]
-        shape = list(array.shape)
-        shape[position] = size
-        placed = np.zeros(shape, dtype=array.dtype)
-        index: list[Any] = [slice(None)] * array.ndim
-        index[position] = chosen
-        if len(np.unique(chosen)) == len(chosen):
-            placed[tuple(index)] = array
-        else:
-            _unite_at(placed, tuple(index), array)
-        array = placed
-    return Live.over(axes, array)
-
-
-def _unite_at(placed: Array, index: Any, array: Array) -> None:
-    """`placed[index] |= array`, also where positions repeat."""
-    np.bitwise_or.at(placed, index, array)
-
-
-def ranks_within(wanted: Live, have: Live, axis: int) -> Array:
-    """Positions of `wanted`'s live indices of `axis` in the compacted numbering of `have`.
-
-    Empty if they differ between the live rows of the other axes, so that no single index list serves.
-    """
-    axes = sorted({*wanted.axes, *have.axes, axis})
-    sizes = [int(np.lcm(wanted.period(a), have.period(a))) for a in axes]
-    # Compaction goes from the first axis to the last: rows are what lies before the axis, and an index
-    # of the axis survives if anything behind it does.
-    rows = int(np.prod(sizes[: axes.index(axis)], dtype=np.int64))
-    asked, kept = (
-        np.any(live.aligned(axes, sizes).reshape(rows, sizes[axes.index(axis)], -1) != 0, axis=2)
-        for live in (wanted, have)
-    )
-    result: Array | None = None
-    for asked_row, kept_row in zip(asked, kept, strict=True):
-        if not kept_row.any():
-            continue
-        ranks = (np.cumsum(kept_row) - 1)[asked_row]
-        if result is not None and not np.array_equal(result, ranks):
-            return np.zeros(0, dtype=np.int64)
-        result = ranks
-    return np.zeros(0, dtype=np.int64) if result is None else result
-
-
-def _move_bounds(node: Node, rank: int, new: Mapping[int, tuple[int, int]]) -> Sequence[Edit]:
-    if not new:
-        return []
-    axes = node.int_list("axes", 3)
-    starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-    steps = None if node.input(4) is None else node.int_list("steps", 4)
-    assert starts is not None and ends is not None
-    axes = list(range(len(starts))) if axes is None else axes
-    for position, axis in enumerate(axes):
-        if axis % rank in new:
-            starts[position], ends[position] = new[axis % rank]
-            if steps is not None:
-                steps[position] = 1
-    lists = [("starts", 1, starts), ("ends", 2, ends)] + ([("steps", 4, steps)] if steps is not None else [])
-    if node.attribute("starts") is not None:
-        return [SetAttribute(node.ref, name, tuple(numbers)) for name, _, numbers in lists]
-    edits: list[Edit] = []
-    for name, index, numbers in lists:
-        constant = f"{node.out.name}/{MARK}_{name}"
-        if numbers != node.int_list(name, index):
-            edits += [AddConstant(node.scope.ref, constant, tuple(numbers), dtype=_dtype(node, index))]
-            edits += [SetInput(node.ref, index, constant)]
-    return edits
-
-
-def _dtype(node: Node, index: int) -> str:
-    literal = node.literal(index)
-    return "int64" if literal is None else str(literal.dtype)
+    if index.size > MAX_ELEMENTS or np.any(index >= data.size) or np.any(index < -data.size):
+        return None
+    return np.asarray(data[index], dtype=object) if index.ndim else boxed([data[int(index)]], ())
 
 
 @rule("Gather", ragged=True)
@@ -241,7 +100,7 @@ def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, d
         numbers = tuple(int(item) for item in indices)
         nested = tuple((item,) for item in numbers) if literal.ndim > width else numbers
         scalar = width == 0
-        dtype = _dtype(node, 1)
+        dtype = dtype_of(node, 1)
         return [AddConstant(node.scope.ref, name, nested, scalar, dtype), SetInput(node.ref, 1, name)]
 
     box = place(FULL, {axis: (survivors, dim)})
@@ -250,6 +109,11 @@ def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, d
         return (have & box) == back.as_mask() and renumbered(have) is not None
 
     return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=accepts)
+
+
+@shape_function("GatherElements")
+def _elements_shape(node: Node) -> Shapes:
+    return [node.shape(1)]
 
 
 @rule("GatherElements")
@@ -263,6 +127,14 @@ def gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if axis in live.axes or any(data[a] != indices[a] for a in live.axes):
         return inexpressible(node)
     return Answer({0: live, 1: live})
+
+
+@shape_function("GatherND")
+def _nd_shape(node: Node) -> Shapes:
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None or not isinstance(indices[-1], int):
+        return [None]
+    return [(*indices[:-1], *data[node.attribute("batch_dims", 0) + indices[-1] :])]
 
 
 @rule("GatherND", ragged=True)

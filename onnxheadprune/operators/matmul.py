@@ -1,18 +1,126 @@
-"""Contractions: a live batch letter narrows both operands, a free letter the operand that has it."""
+"""Matrix products: a live batch letter narrows both operands, a free letter the operand that has it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 
-from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.blocks import cut_columns
-from onnxheadprune.liveness.contraction import Contraction, Letters, contraction_of
+from onnxheadprune.liveness.contraction import (
+    Contraction,
+    Letters,
+    contraction_of,
+)
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.mixing import coupled
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import coupled
+from onnxheadprune.model.graph.broadcasting import broadcast
+from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.tables import Shapes, cost_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+MICROSOFT = (
+    "FusedMatMul",
+    "TransposeMatMul",
+    "FusedMatMulActivation",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+)
+"""Relatives of MatMul in ONNX Runtime, with transposes, an activation or quantization folded in."""
+
+
+@shape_function("MatMul", "MatMulInteger")
+def _matmul_shape(node: Node) -> Shapes:
+    if node.shape(0) and node.shape(1):
+        _agree(node, -1, -1 if len(node.shape(1) or ()) == 1 else -2)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or not left or not right:
+        return [None]
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, *rows, *columns)]
+
+
+def _agree(node: Node, left_axis: int, right_axis: int) -> None:
+    """The contracted dimensions of two operands are equal: a known one tells the other."""
+    left, right = node.inputs[0], node.inputs[1]
+    if left is None or right is None or not left.shape or not right.shape:
+        return
+    for known, other, axis, mine in (
+        (left, right, right_axis, left_axis),
+        (right, left, left_axis, right_axis),
+    ):
+        assert known.shape is not None and other.shape is not None
+        dim = known.shape[mine]
+        if isinstance(dim, int) and isinstance(other.shape[axis], Symbolic):
+            at = axis % len(other.shape)
+            other.shape = (*other.shape[:at], dim, *other.shape[at + 1 :])
+
+
+@shape_function("Gemm")
+def _gemm_shape(node: Node) -> Shapes:
+    if len(node.shape(0) or ()) == len(node.shape(1) or ()) == 2:
+        _agree(node, 0 if node.attribute("transA", 0) else 1, 1 if node.attribute("transB", 0) else 0)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    rows = left[1] if node.attribute("transA", 0) else left[0]
+    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
+
+
+@shape_function("QLinearMatMul")
+def _quantized_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(3)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+@shape_function(*MICROSOFT, domain="com.microsoft")
+def _fused_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
+        left = (*left[1:-1], left[0], left[-1]) if node.attribute("transBatchA", 0) else left
+        right = (*right[1:-1], right[0], right[-1]) if node.attribute("transBatchB", 0) else right
+    if node.attribute("transA", 0):
+        left = (*left[:-2], left[-1], left[-2])
+    if node.attribute("transB", 0):
+        right = (*right[:-2], right[-1], right[-2])
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+@shape_function("FusedGemm", "QGemm", domain="com.microsoft")
+def _fused_gemm_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(1 if node.op_type != "QGemm" else 3)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    rows = left[1] if node.attribute("transA", 0) else left[0]
+    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
+
+
+@cost_function("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Einsum")
+@cost_function(*MICROSOFT, "FusedGemm", "QGemm", "GemmFastGelu", domain="com.microsoft")
+def _product_cost(node: Node) -> int | None:
+    """2 x the product of all letters of the index notation (MatMul, Gemm, Einsum and their relatives)."""
+    found = contraction_of(node)
+    if found is None:
+        return None
+    sizes: dict[object, int] = {}
+    for index in found.indices:
+        shape = node.shape(index)
+        if shape is None:
+            return None
+        for letter, size in zip(found.axes_of(index), shape, strict=False):
+            if not isinstance(size, int):
+                return None
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return 2 * math.prod(sizes.values())
 
 
 @rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)
@@ -33,17 +141,7 @@ def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(inputs)
 
 
-@rule(
-    "FusedMatMul",
-    "TransposeMatMul",
-    "FusedGemm",
-    "QGemm",
-    "FusedMatMulActivation",
-    "DynamicQuantizeMatMul",
-    "MatMulIntegerToFloat",
-    domain="com.microsoft",
-    ragged=True,
-)
+@rule(*MICROSOFT, "FusedGemm", "QGemm", domain="com.microsoft", ragged=True)
 def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
     answer = contraction(node, lives)
@@ -51,23 +149,6 @@ def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         # The range of the activation is taken over all its rows together.
         return coupled(node)
     return answer
-
-
-@rule("MatMulNBits", domain="com.microsoft")
-def packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Columns of a blockwise quantized weight are independent of each other."""
-    found, last = contraction_of(node), len(node.shape(0) or ()) - 1
-    if found is None:
-        return unknown_shape(node)
-    columns = lives[0].only([last])
-    columns = columns.renumbered(dict.fromkeys(columns.axes, 0))
-    rows = lives[0].only([axis for axis in lives[0].axes if axis != last])
-    count = columns.extent(0)[0] if columns.axes else node.attribute("N")
-
-    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        return [SetAttribute(node.ref, "N", count)] if count != node.attribute("N") else []
-
-    return Answer({0: rows, **cut_columns(node, columns)}, rewrite)
 
 
 def _follows(live: Live, found: Contraction) -> bool:

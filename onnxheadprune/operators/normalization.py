@@ -1,60 +1,43 @@
-"""Softmax and normalisations: exact where the live axis is not among the axes they mix."""
+"""Normalisations: exact where the live axis is not among those they mix."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 
-def coupled(node: Node) -> Refusal:
-    """The refusal of an operator that mixes what lies along the live axis."""
-    return refuse(
-        node,
-        Reason.COUPLED,
-        f"{node.op_type} mixes values across heads, so removing one would change the others",
-    )
+@shape_function(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "LpNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "BatchNormalization",
+)
+@shape_function("SimplifiedLayerNormalization", domain="com.microsoft")
+def _normalization_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
 
 
-def beside(live: Live, mixed: Collection[int]) -> Live | None:
-    """What is live beside the axes that an operator needs whole; None if it lies along those alone, as merged heads do.
-
-    A later Slice of the same axis (attention sinks, the largest of TopK) asks for a part of it, which says
-    nothing about heads. Labels are not masks: those of one position cannot stand for another's.
-    """
-    if not set(mixed) & set(live.axes):
-        return live
-    rest = live.only([axis for axis in live.axes if axis not in mixed])
-    return None if rest.is_full or live.array.dtype.kind == "i" else rest
-
-
-def mixing(node: Node, live: Live, mixed: Collection[int]) -> Answer | Refusal:
-    """The answer of an operator with one input and one output that mixes some axes."""
-    rest = beside(live, mixed)
-    return coupled(node) if rest is None else Answer({0: rest}, kept=(rest,))
-
-
-def _rank(node: Node) -> int | None:
-    shape = node.shape(0)
-    return None if shape is None else len(shape)
-
-
-@rule("Softmax", "LogSoftmax", "Hardmax", ragged=True)
-def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """One axis since opset 13, every axis from `axis` on before."""
-    rank = _rank(node)
-    if rank is None:
-        return unknown_shape(node)
-    axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
-    mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
-    return mixing(node, lives[0], mixed)
+@shape_function(
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    "QSkipLayerNormalization",
+    domain="com.microsoft",
+)
+def _skip_shape(node: Node) -> Shapes:
+    return [node.shape(0), None, None, node.shape(0)][: len(node.outputs)]
 
 
 @rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
@@ -63,7 +46,7 @@ def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
     torch.onnx.export fills a scale as large as the input where a RMSNorm has none.
     """
-    rank, shape = _rank(node), node.shape(0)
+    rank, shape = rank_of(node), node.shape(0)
     if rank is None or shape is None:
         return unknown_shape(node)
     first = node.attribute("axis", -1) % rank
@@ -93,7 +76,7 @@ def microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer |
 @rule("LpNormalization", ragged=True)
 def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes one axis."""
-    rank = _rank(node)
+    rank = rank_of(node)
     if rank is None:
         return unknown_shape(node)
     mixed = node.attribute("axis", -1) % rank
@@ -136,3 +119,11 @@ def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [SetAttribute(node.ref, "num_groups", kept)]
 
     return Answer({0: live, 1: scale, 2: scale}, rewrite)
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """At inference an affine map per channel: four vectors along axis 1."""
+    channels = lives[0].only([1])
+    vector = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})

@@ -6,12 +6,49 @@ from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.contraction import (
+    contraction_of,
+)
 from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.mixing import coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import coupled, mixing
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import broadcast
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+
+@shape_function("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+@shape_function(
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "QLinearSigmoid",
+    "QLinearLeakyRelu",
+    "QLinearSoftmax",
+    domain="com.microsoft",
+)
+def _same_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@shape_function("QLinearAdd", "QLinearMul", domain="com.microsoft")
+def _binary_shape(node: Node) -> Shapes:
+    return [broadcast([node.shape(0), node.shape(3)])]
+
+
+@shape_function("QLinearConcat", domain="com.microsoft")
+def _concat_shape(node: Node) -> Shapes:
+    shapes = [node.shape(index) for index in range(2, len(node.inputs), 3)]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) != len(shapes) or not known:
+        return [None]
+    axis = node.attribute("axis", 0) % len(known[0])
+    total: Dim = 0
+    for shape in known:
+        total = dims.add(total, shape[axis])
+    return [(*known[0][:axis], total, *known[0][axis + 1 :])]
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

@@ -1,4 +1,4 @@
-"""Reductions and scans along axes: exact where the live axis is not reduced."""
+"""Reductions along axes: exact where the live axis is not reduced."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.normalization import beside, coupled, mixing
+from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.elements import (
+    Elements,
+    boxed,
+    elements_of,
+)
+from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"
     " ReduceLogSumExp ReduceSumSquare"
 ).split()
+
+
+@shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")
+def _reduce_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    if shape is None:
+        return [None]
+    axes = node.int_list("axes", 1)
+    if axes is None and node.input(1) is not None:
+        return [None]
+    if not axes:
+        axes = [] if node.attribute("noop_with_empty_axes", 0) else list(range(len(shape)))
+    reduced = {axis % len(shape) for axis in axes}
+    if node.attribute("keepdims", 1):
+        return [tuple(1 if axis in reduced else dim for axis, dim in enumerate(shape))]
+    return [tuple(dim for axis, dim in enumerate(shape) if axis not in reduced)]
+
+
+@number_function("ReduceProd")
+def _reduce_product(node: Node) -> Elements | None:
+    data = elements_of(node, 0)
+    if data is None or any(item is None for item in data.reshape(-1)):
+        return None
+    total = dims.product(data.reshape(-1))
+    return boxed([total], (1,) if node.attribute("keepdims", 1) and data.ndim else ())
 
 
 @rule(*REDUCTIONS)
@@ -46,38 +77,3 @@ def _through(node: Node, live: Live, reduced: set[int], rank: int) -> Answer | R
         list(range(rank)) if node.attribute("keepdims", 1) else [a for a in range(rank) if a not in reduced]
     )
     return Answer({0: live.renumbered({axis: kept[axis] for axis in live.axes})})
-
-
-@rule("CumSum")
-def cumulative_sum(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Mixes one axis, which is an input."""
-    shape, axis = node.shape(0), node.literal(1)
-    if shape is None or axis is None:
-        return unknown_shape(node)
-    return mixing(node, lives[0], {int(axis.reshape(-1)[0]) % len(shape)})
-
-
-@rule("TopK")
-def top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Sorts one axis; values and indices are narrowed alike."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    wanted = lives[0] if len(lives) < 2 else lives[0] | lives[1]
-    live = beside(wanted, {node.attribute("axis", -1) % len(shape)})
-    if live is None:
-        return coupled(node)
-    return Answer({0: live}, kept=(live,) * len(lives))
-
-
-@rule("Trilu")
-def triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Depends on positions along the last two axes."""
-    shape = node.shape(0)
-    if shape is None:
-        return unknown_shape(node)
-    return (
-        inexpressible(node)
-        if any(axis >= len(shape) - 2 for axis in lives[0].axes)
-        else Answer({0: lives[0]})
-    )

@@ -9,9 +9,34 @@ from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.broadcasting import named
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 SCALES, SIZES = 2, 3
+
+
+@shape_function("Resize")
+def _resize_shape(node: Node) -> Shapes:
+    """The sizes that are asked for, or the axes that keep theirs."""
+    shape, sizes, scales = node.shape(0), node.input(3), node.literal(2)
+    if shape is None or node.opset < 11 or node.attribute("axes") is not None:
+        return [None]
+    if sizes is not None:
+        known = sizes.elements
+        stretched = node.attribute("keep_aspect_ratio_policy", "stretch") == "stretch"
+        if known is None or known.size != len(shape) or not stretched:
+            return [None]
+        return [tuple(named(item, node, axis) for axis, item in enumerate(known.reshape(-1)))]
+    if scales is None or scales.size != len(shape):
+        return [None]
+    factors = [float(scale) for scale in scales.reshape(-1)]
+    return [
+        tuple(
+            named(dim if factor == 1 else None, node, axis)
+            for axis, (dim, factor) in enumerate(zip(shape, factors, strict=True))
+        )
+    ]
 
 
 @rule("Resize")

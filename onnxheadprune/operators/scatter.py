@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+
+
+@shape_function("ScatterND", "ScatterElements")
+def _scatter_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
 
 
 @rule("ScatterElements")
@@ -78,22 +83,3 @@ def _counts_along(indices: Value, axis: int, rank: int) -> bool:
         return False
     shape[axis - offset] = elements.shape[axis - offset]
     return list(elements.shape) == shape and list(elements.reshape(-1)) == list(range(elements.size))
-
-
-@rule("Range")
-def range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The first few of known numbers: the range ends earlier."""
-    elements = node.out.elements
-    if elements is None or not all(isinstance(item, int) for item in elements):
-        return unknown_shape(node)
-    count, whole = lives[0].extent(0)
-    if not np.array_equal(lives[0].mask, np.arange(whole) < count) or whole < 2:
-        return inexpressible(node)
-    end = int(elements[0]) + count * int(elements[1] - elements[0])
-    dtype = np.dtype({6: "int32"}.get(node.out.elem_type, "int64"))
-
-    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        name = f"{node.out.name}/{MARK}_end"
-        return [AddConstant(node.scope.ref, name, (end,), True, str(dtype)), SetInput(node.ref, 1, name)]
-
-    return Answer({}, rewrite)

@@ -11,10 +11,17 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.picking import place
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.liveness.rules.indexing import place
+from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+
+@shape_function("SequenceAt")
+def _at_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    return [None if shape is None else shape[1:]]
 
 
 @rule("SequenceAt")
@@ -28,6 +35,35 @@ def sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     back = place(inside, {0: (chunk, shape[0])})
     others = place(Live.over((), np.array(True)), {0: (chunk, shape[0])})
     return Answer({0: back}, selects=frozenset({0}), accepts=lambda have: (have & others) == back.as_mask())
+
+
+@shape_function("SplitToSequence")
+def _chunks_shape(node: Node) -> Shapes:
+    """A sequence of equal chunks, as a tensor with a leading axis that numbers them."""
+    shape = node.shape(0)
+    if shape is None:
+        return [None]
+    axis = node.attribute("axis", 0) % len(shape)
+    whole = shape[axis]
+    if not isinstance(whole, int):
+        return [None]
+    if node.input(1) is None:
+        kept = (
+            (*shape[:axis], 1, *shape[axis + 1 :])
+            if node.attribute("keepdims", 1)
+            else (
+                *shape[:axis],
+                *shape[axis + 1 :],
+            )
+        )
+        return [(whole, *kept)]
+    sizes = node.literal(1)
+    if sizes is None:
+        return [None]
+    chunks = {int(size) for size in sizes.reshape(-1)}
+    if len(chunks) != 1 or whole % (size := chunks.pop()) or (sizes.ndim and sizes.size * size != whole):
+        return [None]
+    return [(whole // size, *shape[:axis], size, *shape[axis + 1 :])]
 
 
 @rule("SplitToSequence")

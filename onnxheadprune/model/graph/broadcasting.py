@@ -1,18 +1,16 @@
-"""Broadcasting of symbolic dimensions, shared by the shape functions."""
+"""Broadcasting of symbolic dimensions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape, Symbolic
 from onnxheadprune.model.graph.view import Node
 
-Shapes: TypeAlias = Sequence[Shape | None]
-
 
 def simplicity(dim: Dim) -> tuple[bool, bool, int, str]:
+    """A key that sorts dimensions from the simplest on: numbers, names of the model, names that inference made up."""
     name = str(dim)
     return (isinstance(dim, Symbolic), "unk__" in name or "." in name, len(name), name)
 
@@ -46,4 +44,5 @@ def broadcast(shapes: Sequence[Shape | None]) -> Shape | None:
 
 
 def named(dim: Dim | None, node: Node, axis: int) -> Dim:
+    """The dimension; an unknown one gets the name of the output and the axis."""
     return dims.symbol(f"{node.out.name}.{axis}") if dim is None else dim
