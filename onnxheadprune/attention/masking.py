@@ -12,12 +12,11 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
 QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
-QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
-DEQUANTIZER = "DequantizeLinear"
 
 
 def masked_reference(
@@ -54,9 +53,7 @@ def _mask(
     value = node.inputs[index]
     assert value is not None and value.shape is not None
     rank = len(value.shape)
-    while (
-        value.producer is not None and value.producer.op_type in QUANTIZERS and value.elem_type not in FLOATS
-    ):
+    while value.producer is not None and value.producer in QUANTIZERS and value.elem_type not in FLOATS:
         node, index = value.producer, 0
         value = node.inputs[0]
         assert value is not None
@@ -89,9 +86,9 @@ def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
     that, and the masked reference would round at other places than the pruned model.
     """
     last = value.producer
-    stored = None if last is None or last.op_type != DEQUANTIZER else last.inputs[0]
+    stored = None if last is None or last not in DEQUANTIZES else last.inputs[0]
     first = None if stored is None else stored.producer
-    if last is None or first is None or first.op_type != QUANTIZERS[0] or first.inputs[0] is None:
+    if last is None or first is None or first not in QUANTIZES or first.inputs[0] is None:
         return value, ()
     return first.inputs[0], (first, last)
 

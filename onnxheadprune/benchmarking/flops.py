@@ -11,6 +11,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import COSTS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 
@@ -72,7 +73,7 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
     for node in scope.nodes:
         found.append((node, times))
         bodies = list(node.bodies.values())
-        if node.op_type == "If":
+        if node in CHOOSES:
             condition = node.literal(0)
             if condition is not None:
                 taken = "then_branch" if bool(condition.reshape(-1)[0]) else "else_branch"

@@ -11,13 +11,20 @@ from collections.abc import Callable
 import numpy as np
 from onnx import numpy_helper
 
+from onnxheadprune.model.graph.facts import (
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    GATHERS_ELEMENTS,
+    GATHERS_ROWS,
+    SLICES,
+    TILES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 
 MAX_DEPTH = 32
-VIEWS = (
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Tile", "Slice"),
-    *("Gather", "GatherND", "GatherElements"),
-)
+NOTHING_NEW = VIEWS | FLATTENS | EXPANDS | TILES | SLICES | GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS
 """Operators whose result holds nothing that the first input does not."""
 _BINARY: dict[str, Callable[[float, float], float]] = {
     "And": lambda left, right: float(bool(left) and bool(right)),
@@ -38,7 +45,7 @@ def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
     node = value.producer
     if node is None or node.domain:
         return None
-    if node.op_type in VIEWS:
+    if node in NOTHING_NEW:
         return uniform(node.input(0), depth - 1)
     if node.op_type == "Cast":
         return _cast(node, depth)

@@ -17,9 +17,10 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.model.graph.facts import CASTS, DROPOUTS, IDENTITIES, SLICES, TRANSPOSES
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-PASSING = frozenset({"Identity", "Dropout", "Cast"})
+PASSING = IDENTITIES | DROPOUTS | CASTS
 BIAS = {
     "MatMul": None,
     "Einsum": None,
@@ -219,12 +220,12 @@ def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[
 def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | None:
     """What is left after one more node on the way, None if that cannot be said."""
     node = use.node
-    if node.op_type in PASSING:
-        return left if node.op_type != "Cast" or left.name is None else None
-    if node.op_type == "Transpose":
+    if node in PASSING:
+        return left if node not in CASTS or left.name is None else None
+    if node in TRANSPOSES:
         order = node.attribute("perm", list(reversed(range(len(value.shape or ())))))
         return _Left(left.name, order.index(left.axis))
-    if node.op_type == "Slice" and use.input_index == 0:
+    if node in SLICES and use.input_index == 0:
         shape = node.out.shape
         whole = shape is not None and value.shape is not None and shape[left.axis] == value.shape[left.axis]
         return left if whole else None

@@ -28,15 +28,26 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DEQUANTIZES,
+    EXPANDS,
+    FILLS,
+    IDENTITIES,
+    MULTIPLIES,
+    REREADS,
+    SLICES,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.slices import Selection, spell_ranges
 
-VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Identity"})
+FREE = REREADS | IDENTITIES
 """Nodes that move no data."""
-FILLS = frozenset({"ConstantOfShape"})
-"""Nodes that only write."""
-WORKING = frozenset({"Cast", "DequantizeLinear", "Expand", "Mul", "Add", "Transpose", "Slice"})
+WORKING = CASTS | DEQUANTIZES | EXPANDS | MULTIPLIES | ADDS | TRANSPOSES | SLICES
 """Nodes that read and write every element once, as a gather does."""
+REPEATED = FREE | FILLS | WORKING
 MAX_HOPS = 6
 DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
 
@@ -93,9 +104,10 @@ class _Copy:
         ):
             return None
         entry = rule_for(node)
-        if entry is None or node.op_type not in VIEWS | FILLS | WORKING:
+        if entry is None or node not in REPEATED:
             return None
-        self.budget -= node.op_type in WORKING and not _cuts_stored(node)
+        if node in WORKING and not _cuts_stored(node):
+            self.budget -= 1
         answer = entry.function(node, [wanted])
         if self.budget < 0 or isinstance(answer, Refusal):
             return None

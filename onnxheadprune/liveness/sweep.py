@@ -16,6 +16,7 @@ from onnxheadprune.liveness.observers import carried, leads_out, looks_only, onl
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.liveness.relaxing import relaxed, source_of
+from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -263,7 +264,7 @@ class _Sweeper:
     def _leaves(self, value: Value) -> bool:
         """Whether an output of an `If` branch only becomes a graph output that may be narrowed."""
         owner, names = value.scope.owner, [info.name for info in value.scope.proto.output]
-        if owner is None or owner.op_type != "If" or value.name not in names:
+        if owner is None or owner not in CHOOSES or value.name not in names:
             return False
         output = owner.outputs[names.index(value.name)]
         return output is not None and leads_out(output, self.free)
@@ -315,10 +316,7 @@ def _covering(node: Node, live: Live) -> Answer | None:
 
 def _is_view(node: Node) -> bool:
     """Whether a node only re-arranges its first input, by constants alone."""
-    arranges = (
-        node.op_type in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity") and not node.domain
-    )
-    return arranges and all(other is None or other.is_constant for other in node.inputs[1:])
+    return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
 
 
 def _is_stored(value: Value | None) -> bool:

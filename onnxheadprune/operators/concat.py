@@ -20,8 +20,11 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+
+JOINS.add("Concat")
 
 
 @shape_function("Concat")

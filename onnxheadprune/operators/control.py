@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import Node, Value
+
+CHOOSES.add("If")
 
 
 @rule("If", ragged=True)

@@ -21,8 +21,13 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+EXPANDS.add("Expand")
+TILES.add("Tile")
+FILLS.add("ConstantOfShape")
 
 
 @shape_function("Expand")

@@ -21,8 +21,13 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+GATHERS.add("Gather")
+GATHERS_ROWS.add("GatherND")
+GATHERS_ELEMENTS.add("GatherElements")
 
 
 @shape_function("Gather")

@@ -10,8 +10,11 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
+from onnxheadprune.model.graph.facts import PADS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+PADS.add("Pad")
 
 
 @shape_function("Pad")

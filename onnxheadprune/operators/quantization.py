@@ -16,8 +16,16 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.facts import DEQUANTIZES, MEASURES_SCALE, QUANTIZES, WEIGHS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+QUANTIZES.add("QuantizeLinear")
+QUANTIZES.add("QuantizeLinear", domain="com.microsoft")
+MEASURES_SCALE.add("DynamicQuantizeLinear")
+DEQUANTIZES.add("DequantizeLinear")
+DEQUANTIZES.add("DequantizeLinear", domain="com.microsoft")
+WEIGHS.add("QLinearSoftmax", domain="com.microsoft")
 
 
 @shape_function("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

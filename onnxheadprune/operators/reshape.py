@@ -17,8 +17,12 @@ from onnxheadprune.model.graph.elements import (
     Elements,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import FLATTENS, REREADS
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+REREADS.add("Reshape")
+FLATTENS.add("Flatten")
 
 
 @shape_function("Reshape")

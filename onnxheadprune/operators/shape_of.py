@@ -9,8 +9,11 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     shape_range,
 )
+from onnxheadprune.model.graph.facts import OBSERVES
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+OBSERVES.add("Shape", "Size")
 
 
 @shape_function("Shape")

@@ -21,8 +21,11 @@ from onnxheadprune.model.graph.elements import (
     Elements,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import SLICES
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+SLICES.add("Slice")
 
 
 @shape_function("Slice")

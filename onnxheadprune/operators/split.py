@@ -16,8 +16,11 @@ from onnxheadprune.model.graph.elements import (
     Elements,
     elements_of,
 )
+from onnxheadprune.model.graph.facts import SPLITS
 from onnxheadprune.model.graph.tables import Shapes, number_functions, shape_function
 from onnxheadprune.model.graph.view import Node
+
+SPLITS.add("Split")
 
 
 @shape_function("Split")

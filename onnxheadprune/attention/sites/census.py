@@ -10,9 +10,9 @@ from onnxheadprune.attention.sites.fused import is_attention_operator
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.contraction import Contraction, operand_indices
 from onnxheadprune.model.graph.dims import Dim, divisor
+from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-MAPS = frozenset({"Softmax", "LogSoftmax", "Hardmax", "QLinearSoftmax", "BiasSoftmax"})
 """Operators that make weights of scores, whatever these are made of."""
 ACTIVATIONS = frozenset(
     "Sigmoid HardSigmoid QLinearSigmoid Relu Tanh Exp Softplus Elu Gelu LpNormalization Pow".split()
@@ -78,7 +78,7 @@ def _weighs_values(
 
 def _is_map(node: Node, scored: dict[Node, int]) -> bool:
     """Whether a node turns scores into weights."""
-    if node.op_type in MAPS:
+    if node in WEIGHS:
         return True
     if node.op_type in ACTIVATIONS:
         return _distance(node.input(0), scored) < MAX_HOPS

@@ -27,6 +27,7 @@ from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import Sweep, admissible
+from onnxheadprune.model.graph.facts import OBSERVES, SPLITS
 from onnxheadprune.model.graph.view import Node, Value
 
 READS: Mapping[str, tuple[int, ...]] = {
@@ -165,7 +166,7 @@ def _is_picked(node: Node) -> bool:
 
 
 def _is_shape(value: Value) -> bool:
-    return value.producer is not None and value.producer.op_type in ("Shape", "Size")
+    return value.producer is not None and value.producer in OBSERVES
 
 
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
@@ -203,7 +204,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     if entry is None or is_fused_core(node) or is_product(node) is not None:
         return None
     # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if (node.domain, node.op_type) == ("", "Split") else FULL
+    others = DEAD if node in SPLITS else FULL
     answer = entry.function(node, [live if output is value else others for output in node.outputs])
     if isinstance(answer, Refusal):
         seen = without_blind(live, live.axes)

@@ -12,6 +12,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.model.graph.facts import (
+    DEQUANTIZES,
+    DROPOUTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    MEASURES_SCALE,
+    PADS,
+    SLICES,
+    SPLITS,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 READERS = {
@@ -28,9 +41,8 @@ READERS = {
 """Per operator and quantized input, the input that holds its zero point."""
 WRITERS = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7, "QLinearConcat": 1}
 """Per operator the input that holds the zero point of its output."""
-PASSING = frozenset(
-    "Reshape Transpose Squeeze Unsqueeze Flatten Identity Slice Gather Split Concat Dropout Pad Expand".split()
-)
+PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
+"""Nodes without arithmetic: what is zero above is zero below."""
 MAX_NODES = 256
 
 
@@ -57,7 +69,7 @@ def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
     if index in READERS.get(node.op_type, {}):
         yield node, index
     for value in _above(node.inputs[index]):
-        if value.producer is not None and value.producer.op_type == "DequantizeLinear":
+        if value.producer is not None and value.producer in DEQUANTIZES:
             yield value.producer, 0
 
 
@@ -65,7 +77,7 @@ def _written(value: Value | None) -> Iterator[Value | None]:
     """The zero points that what lies above was quantized with, as far as it tells."""
     for source in _above(value):
         node = source.producer
-        if node is not None and node.op_type == "DynamicQuantizeLinear":
+        if node is not None and node in MEASURES_SCALE:
             yield node.outputs[2] if len(node.outputs) > 2 else None
         elif node is not None and node.op_type in WRITERS:
             yield node.input(WRITERS[node.op_type])
@@ -79,10 +91,10 @@ def _above(value: Value | None) -> Iterator[Value]:
         if current is None:
             continue
         node = current.producer
-        if node is None or node.domain not in ("", "com.microsoft") or node.op_type not in PASSING:
+        if node is None or node not in PASSING:
             yield current
             continue
-        sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        sources = node.inputs if node in JOINS else node.inputs[:1]
         stack += [source for source in sources if source not in seen]
         seen.update(sources)
 

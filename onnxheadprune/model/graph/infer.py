@@ -13,6 +13,7 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, sh
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
@@ -55,7 +56,7 @@ def annotate(view: GraphView) -> GraphView:
 def _annotate_node(node: Node) -> None:
     if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
         return
-    if node.op_type == "If":
+    if node in CHOOSES:
         _annotate_if(node)
         return
     function = SHAPES.of(node)

@@ -7,12 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.facts import (
+    CASTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    SLICES,
+    SPLITS,
+    TILES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-_MOVES = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Identity", "Flatten", "Transpose", "Expand"}
-_PASSES = frozenset(
-    _MOVES | {"Tile", "Split", "Gather", "Clip", "Mul", "Mod", "Add", "Sub", "Concat", "Max", "Min"}
-)
+_MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
+_COMPUTES = frozenset({"Clip", "Mul", "Mod", "Add", "Sub", "Max", "Min"})
 _ELEMENTWISE = frozenset({"Cast", "CastLike", "Identity", "Add", "Sub", "Mul", "Div"})
 _EMBEDDING = ("com.microsoft", "EmbedLayerNormalization")
 _EMBEDDING_TABLES = {0: 2, 1: 4, 8: 3}
@@ -73,7 +82,7 @@ def _rows_indexed(use: Use) -> int | None:
 
 def _handed_on(use: Use) -> Iterator[Value]:
     node = use.node
-    passes = node.op_type in _PASSES or (node.op_type == "Where" and use.input_index > 0)
+    passes = node in _MOVES or node.op_type in _COMPUTES or (node.op_type == "Where" and use.input_index > 0)
     # The shape of a Reshape and the axes of a Slice are inputs too; they are no data.
     is_data = use.input_index == 0 or node.op_type in ("Add", "Concat", "Where", "Max", "Min", "Sub")
     if node.domain == "" and passes and is_data:

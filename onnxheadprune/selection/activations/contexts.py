@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import QUANTIZERS
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.edit.extract import tapped
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -27,7 +27,7 @@ def context_of(projection: Projection) -> Value:
     value = projection.node.inputs[projection.activation[0]]
     assert value is not None
     while value.elem_type not in FLOATS and value.producer is not None:
-        if value.producer.op_type not in QUANTIZERS or value.producer.inputs[0] is None:
+        if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
             break
         value = value.producer.inputs[0]
     if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):

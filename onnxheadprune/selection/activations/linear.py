@@ -10,11 +10,12 @@ from onnxheadprune.attention.matrices import Array, Matrix, matrix_of
 from onnxheadprune.attention.sites.site import Projection
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import DROPOUTS, IDENTITIES
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-PASSING = ("Identity", "Dropout")
+PASSING = IDENTITIES | DROPOUTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +176,7 @@ def _only_use(value: Value) -> Use | None:
 def _joined(out: Value) -> tuple[Value | None, Value | None]:
     """What a value is added to, and the bias that a fused addition brings along."""
     use = _only_use(out)
-    while use is not None and use.node.op_type in PASSING and not use.node.domain:
+    while use is not None and use.node in PASSING:
         use = _only_use(use.node.out)
     if use is None:
         return None, None
