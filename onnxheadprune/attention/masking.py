@@ -13,10 +13,12 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
-QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
+ZERO_POINT = 2
+"""Input of a product of integers that holds the zero point of its activation, where a mask can spell it."""
 
 
 def masked_reference(
@@ -64,7 +66,9 @@ def _mask(
         projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     )
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    elem_type = value.elem_type or (0 if node.op_type in QUANTIZED else _weight_type(projection))
+    elem_type = value.elem_type or (
+        0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
+    )
     if elem_type in FLOATS:
         tensor = numpy_helper.from_array(
             mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
@@ -110,8 +114,8 @@ def _zero_point(node: Node) -> str:
     Raises:
         RefusedError: if it is not a single number, so that zero cannot be spelled.
     """
-    value = node.input(2)
-    if node.op_type not in QUANTIZED or value is None:
+    value = node.input(ZERO_POINT)
+    if roles_of(node).zero_points.get(0) != ZERO_POINT or value is None:
         raise RefusedError(
             f"the context of {node.label} is quantized in a way that no masked reference can be built for"
         )

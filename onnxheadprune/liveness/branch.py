@@ -17,25 +17,11 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
-from onnxheadprune.model.graph.facts import CASTS, DROPOUTS, IDENTITIES, SLICES, TRANSPOSES
+from onnxheadprune.model.graph.facts import CASTS, DROPOUTS, IDENTITIES, SLICES, SUMS_PRODUCTS, TRANSPOSES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 PASSING = IDENTITIES | DROPOUTS | CASTS
-BIAS = {
-    "MatMul": None,
-    "Einsum": None,
-    "FusedMatMul": None,
-    "TransposeMatMul": None,
-    "MatMulInteger": None,
-    "ConvInteger": None,
-    "Gemm": 2,
-    "Conv": 2,
-    "ConvTranspose": 2,
-    "MatMulNBits": 5,
-    "DynamicQuantizeMatMul": 4,
-    "MatMulIntegerToFloat": 6,
-}
-"""Input index of the bias of each projection that adds nothing else to the sum, None where it has none."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +157,10 @@ def _followed(projection: Node) -> _Followed | Refusal:
 
 
 def _own_bias(node: Node) -> _Left | Refusal:
-    rank, index = len(node.out.shape or ()), BIAS.get(node.op_type)
+    rank, index = len(node.out.shape or ()), roles_of(node).bias
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)
-    if node.op_type not in BIAS or (bias is not None and scale not in (0.0, 1.0)):
+    if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
     axis = 1 if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") else rank - 1

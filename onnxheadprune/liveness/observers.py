@@ -21,12 +21,12 @@ from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.elements import shape_range
 from onnxheadprune.model.graph.facts import CARRIERS, CASTS_LIKE, CHOOSES, GATHERS, OBSERVES, SLICES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 """Operators that look at a value's shape only: they never ask for its contents."""
 ONLY_SHOWN = CARRIERS | SLICES
 """Operators that pass a value on under other axes or another type."""
-TARGET_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 
 
 def looks_only(use: Use) -> bool:
@@ -132,9 +132,8 @@ def carried(node: Node, live: Live) -> Live | None:
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
     """Whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
-    if node.op_type not in TARGET_INPUT:
-        return False
-    target = node.input(TARGET_INPUT[node.op_type])
+    index = roles_of(node).target
+    target = None if index is None else node.input(index)
     shape = None if target is None else target.producer
     if shape is None or shape.op_type != "Shape" or shape.attribute("start") or shape.attribute("end"):
         return False
@@ -190,7 +189,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
     patched = False
     for use in shape.out.consumers:
         positions = _picked_positions(use, len(extents))
-        own = TARGET_INPUT.get(use.node.op_type) == use.input_index and reads_own_shape(use.node, kept)
+        own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
         if own or (positions is not None and not narrowed.touches(positions)):
             readers.append(SetInput(use.node.ref, use.input_index, raw))
             continue

@@ -14,8 +14,26 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.tables import Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("Conv", "ConvTranspose"), "", Roles(bias=2))
+ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3))
+ROLES.add(
+    ("QLinearConv",),
+    "",
+    Roles(
+        zero_points={0: 2},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        output_scale=6,
+        output_zero=7,
+        integer_bias=8,
+    ),
+)
+SUMS_PRODUCTS.add("Conv", "ConvTranspose", "ConvInteger")
 
 
 @shape_function("Conv", "ConvInteger", "QLinearConv")

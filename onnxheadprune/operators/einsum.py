@@ -5,8 +5,11 @@ from __future__ import annotations
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.equations import einsum_terms
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+SUMS_PRODUCTS.add("Einsum")
 
 
 @shape_function("Einsum")

@@ -10,7 +10,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.facts import ADDS, CASTS, CASTS_LIKE, DROPOUTS, IDENTITIES, MULTIPLIES
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 IDENTITIES.add("Identity")
@@ -19,6 +19,8 @@ CASTS.add("Cast")
 CASTS_LIKE.add("CastLike")
 ADDS.add("Add")
 MULTIPLIES.add("Mul")
+
+ROLES.add(("Where",), "", Roles(contents=(1, 2)))
 
 UNARY = (
     "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"

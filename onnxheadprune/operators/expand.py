@@ -22,12 +22,15 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 EXPANDS.add("Expand")
 TILES.add("Tile")
 FILLS.add("ConstantOfShape")
+
+ROLES.add(("Expand",), "", Roles(target=1))
+ROLES.add(("ConstantOfShape",), "", Roles(target=0))
 
 
 @shape_function("Expand")

@@ -22,12 +22,14 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 GATHERS.add("Gather")
 GATHERS_ROWS.add("GatherND")
 GATHERS_ELEMENTS.add("GatherElements")
+
+ROLES.add(("Gather", "GatherND", "GatherElements"), "", Roles(contents=(0,)))
 
 
 @shape_function("Gather")

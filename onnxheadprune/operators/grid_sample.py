@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("GridSample",), "", Roles(contents=(0,)))
 
 
 @shape_function("GridSample")

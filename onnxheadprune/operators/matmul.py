@@ -17,8 +17,42 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Symbolic
-from onnxheadprune.model.graph.tables import Shapes, cost_function, shape_function
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3))
+ROLES.add(
+    ("QLinearMatMul",),
+    "",
+    Roles(
+        zero_points={0: 2, 3: 5}, scales=(1, 4), weight_scale=4, weight_zero=5, output_scale=6, output_zero=7
+    ),
+)
+ROLES.add(
+    ("QGemm",),
+    "com.microsoft",
+    Roles(
+        zero_points={0: 2},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        output_scale=7,
+        output_zero=8,
+        integer_bias=6,
+    ),
+)
+ROLES.add(("DynamicQuantizeMatMul",), "com.microsoft", Roles(bias=4, weight_scale=2, weight_zero=3))
+ROLES.add(
+    ("MatMulIntegerToFloat",),
+    "com.microsoft",
+    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5),
+)
+ROLES.add(("Gemm",), "", Roles(bias=2))
+SUMS_PRODUCTS.add("MatMul", "MatMulInteger", "Gemm")
+SUMS_PRODUCTS.add(
+    "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain="com.microsoft"
+)
 
 MICROSOFT = (
     "FusedMatMul",

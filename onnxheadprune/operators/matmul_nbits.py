@@ -12,8 +12,12 @@ from onnxheadprune.liveness.contraction import (
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("MatMulNBits",), "com.microsoft", Roles(bias=5))
+SUMS_PRODUCTS.add("MatMulNBits", domain="com.microsoft")
 
 
 @shape_function("MatMulNBits", domain="com.microsoft")

@@ -17,7 +17,7 @@ from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.facts import DEQUANTIZES, MEASURES_SCALE, QUANTIZES, WEIGHS
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 QUANTIZES.add("QuantizeLinear")
@@ -26,6 +26,13 @@ MEASURES_SCALE.add("DynamicQuantizeLinear")
 DEQUANTIZES.add("DequantizeLinear")
 DEQUANTIZES.add("DequantizeLinear", domain="com.microsoft")
 WEIGHS.add("QLinearSoftmax", domain="com.microsoft")
+
+ROLES.add(("QuantizeLinear",), "", Roles(contents=(0,), output_zero=2))
+ROLES.add(("QuantizeLinear",), "com.microsoft", Roles(contents=(0,), output_zero=2))
+ROLES.add(("DequantizeLinear",), "", Roles(contents=(0,), zero_points={0: 2}))
+ROLES.add(("DequantizeLinear",), "com.microsoft", Roles(contents=(0,), zero_points={0: 2}))
+ROLES.add(("QLinearAdd", "QLinearMul"), "com.microsoft", Roles(zero_points={0: 2, 3: 5}, output_zero=7))
+ROLES.add(("QLinearConcat",), "com.microsoft", Roles(output_zero=1))
 
 
 @shape_function("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")

@@ -18,11 +18,13 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import FLATTENS, REREADS
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 REREADS.add("Reshape")
 FLATTENS.add("Flatten")
+
+ROLES.add(("Reshape",), "", Roles(target=1))
 
 
 @shape_function("Reshape")

@@ -9,8 +9,10 @@ import numpy as np
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+
+ROLES.add(("ScatterND", "ScatterElements"), "", Roles(contents=(0, 2)))
 
 
 @shape_function("ScatterND", "ScatterElements")

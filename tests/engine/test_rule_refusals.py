@@ -61,6 +61,7 @@ REFUSALS: dict[str, tuple[Case, int, Reason]] = {
     "cumulative sum": (case("CumSum", np.array(1)), 1, Reason.COUPLED),
     "top k": (case("TopK", vector(2), axis=1, types=(1, INT64)), 1, Reason.COUPLED),
     "dynamic quantization": (case("DynamicQuantizeLinear", types=(2, 1, 2)), 1, Reason.COUPLED),
+    "places of a maximum": (case("MaxPool", kernel_shape=[1, 1], types=(1, INT64)), 1, Reason.INEXPRESSIBLE),
     "triangle": (case("Trilu"), 2, Reason.INEXPRESSIBLE),
     "padded axis": (case("Pad", vector(0, 1, 0, 0, 0, 0, 0, 0)), 1, Reason.INEXPRESSIBLE),
     "backwards slice": (case("Slice", vector(3), vector(-9), vector(1), vector(-1)), 1, Reason.INEXPRESSIBLE),

@@ -13,7 +13,6 @@ from onnxheadprune.model.graph.dims import Dim, divisor
 from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-"""Operators that make weights of scores, whatever these are made of."""
 ACTIVATIONS = frozenset(
     "Sigmoid HardSigmoid QLinearSigmoid Relu Tanh Exp Softplus Elu Gelu LpNormalization Pow".split()
 )

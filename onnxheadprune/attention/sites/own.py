@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -28,20 +28,9 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import Sweep, admissible
 from onnxheadprune.model.graph.facts import OBSERVES, SPLITS
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
-READS: Mapping[str, tuple[int, ...]] = {
-    "Where": (1, 2),
-    "Gather": (0,),
-    "GatherND": (0,),
-    "GatherElements": (0,),
-    "GridSample": (0,),
-    "ScatterND": (0, 2),
-    "ScatterElements": (0, 2),
-    "QuantizeLinear": (0,),
-    "DequantizeLinear": (0,),
-}
-"""The inputs whose contents an operator hands on; the others choose, or say how large the numbers are."""
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
 MAX_UPSTREAM = 2**12
@@ -158,7 +147,7 @@ class _Search:
 
 def _is_picked(node: Node) -> bool:
     """Whether an operator chooses by what is computed."""
-    reads = READS.get(node.op_type)
+    reads = roles_of(node).contents
     return reads is not None and any(
         value is not None and not value.is_constant and index not in reads
         for index, value in enumerate(node.inputs)
@@ -216,9 +205,10 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     if answer.bodies:
         return {-1 - number: item for number, item in enumerate(answer.bodies.items())}
     found: dict[int, tuple[Value, Live]] = {}
+    contents = roles_of(node).contents
     for index, labels in answer.inputs.items():
         source = node.input(index)
-        if source is None or source.is_constant or index not in READS.get(node.op_type, (index,)):
+        if source is None or source.is_constant or (contents is not None and index not in contents):
             continue
         checked = admissible(labels, source)
         if checked is None or (product is not None and not checked.axes):

@@ -25,22 +25,9 @@ from onnxheadprune.model.graph.facts import (
     SPLITS,
     VIEWS,
 )
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
-READERS = {
-    "DequantizeLinear": {0: 2},
-    "MatMulInteger": {0: 2, 1: 3},
-    "ConvInteger": {0: 2},
-    "QLinearMatMul": {0: 2, 3: 5},
-    "QLinearConv": {0: 2},
-    "QGemm": {0: 2},
-    "MatMulIntegerToFloat": {0: 4, 1: 5},
-    "QLinearAdd": {0: 2, 3: 5},
-    "QLinearMul": {0: 2, 3: 5},
-}
-"""Per operator and quantized input, the input that holds its zero point."""
-WRITERS = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7, "QLinearConcat": 1}
-"""Per operator the input that holds the zero point of its output."""
 PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
 """Nodes without arithmetic: what is zero above is zero below."""
 MAX_NODES = 256
@@ -53,7 +40,7 @@ def why_zero_is_lost(projection: Projection) -> str | None:
         projection: one of a site.
     """
     for reader, index in _readers(projection):
-        asked = READERS[reader.op_type][index]
+        asked = roles_of(reader).zero_points[index]
         for zero in _written(reader.inputs[index]):
             if not _same(zero, reader.input(asked)):
                 return (
@@ -66,7 +53,7 @@ def why_zero_is_lost(projection: Projection) -> str | None:
 def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
     """The projection itself if it reads integers, and dequantizers right above it."""
     node, index = projection.node, projection.activation[0]
-    if index in READERS.get(node.op_type, {}):
+    if index in roles_of(node).zero_points:
         yield node, index
     for value in _above(node.inputs[index]):
         if value.producer is not None and value.producer in DEQUANTIZES:
@@ -79,8 +66,8 @@ def _written(value: Value | None) -> Iterator[Value | None]:
         node = source.producer
         if node is not None and node in MEASURES_SCALE:
             yield node.outputs[2] if len(node.outputs) > 2 else None
-        elif node is not None and node.op_type in WRITERS:
-            yield node.input(WRITERS[node.op_type])
+        elif node is not None and (zero := roles_of(node).output_zero) is not None:
+            yield node.input(zero)
 
 
 def _above(value: Value | None) -> Iterator[Value]:

@@ -79,6 +79,7 @@ OBSERVES = Kind("ask for a shape, never for contents")
 ADDS = Kind("add two values")
 MULTIPLIES = Kind("multiply two values, element by element")
 CHOOSES = Kind("run one of two subgraphs")
+SUMS_PRODUCTS = Kind("sum products, and add nothing but a plain bias")
 WEIGHS = Kind("make weights that sum to one")
 
 VIEWS = REREADS | TRANSPOSES | IDENTITIES

@@ -7,7 +7,8 @@ cannot be analysed. So asking an empty one is an error.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Shape
@@ -22,6 +23,36 @@ Shapes: TypeAlias = Sequence[Shape | None]
 ShapeFunction: TypeAlias = Callable[[Node], Shapes]
 NumbersOfAll: TypeAlias = Callable[[Node], Sequence[Elements | None]]
 Cost: TypeAlias = Callable[[Node], int | None]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What inputs of an operator are, by index; None where it has no such input.
+
+    Attributes:
+        contents: inputs whose contents it hands on, where others choose or say how large numbers are.
+        target: the shape that its output is to have.
+        bias: what it adds to its product, in units of its output.
+        zero_points: per quantized input the input with its zero point.
+        scales: those of a quantized product's operands.
+        weight_scale, weight_zero: those of stored weights.
+        output_scale, output_zero: those that its output is quantized with.
+        integer_bias: a bias in units of the operands' scales multiplied.
+    """
+
+    contents: tuple[int, ...] | None = None
+    target: int | None = None
+    bias: int | None = None
+    zero_points: Mapping[int, int] = field(default_factory=dict)
+    scales: tuple[int, int] | None = None
+    weight_scale: int | None = None
+    weight_zero: int | None = None
+    output_scale: int | None = None
+    output_zero: int | None = None
+    integer_bias: int | None = None
+
+
+NO_ROLES = Roles()
 
 
 class Table(Generic[Entry]):
@@ -68,6 +99,12 @@ NUMBERS: Table[NumbersOfAll] = Table("numbers")
 """What small whole numbers become (`elements.py`), one entry per output."""
 COSTS: Table[Cost] = Table("costs")
 """How many operations a node takes; None where its shapes are not known."""
+ROLES: Table[Roles] = Table("roles")
+
+
+def roles_of(node: Node) -> Roles:
+    """What the inputs of a node are."""
+    return ROLES.of(node) or NO_ROLES
 
 
 def shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
