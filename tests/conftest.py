@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,24 @@ import pytest
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
 from onnxheadprune.selection import speed as speeding
+from onnxheadprune.workflow import batch_worker
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests lie in memory to the end; the collector, which every benchmark calls, need not visit them."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Workers start with one half of the tests each, so that modules, and what they share, stay together."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getoption("dist") == "load" else None
 
 
 class Outcome(NamedTuple):
@@ -66,3 +82,19 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speeding, "SECONDS", 0.2)
     monkeypatch.setattr(measure, "SLICE", 0.002)
     monkeypatch.setattr(measure, "WARM_UP", 0.2)
+
+
+class Here:
+    """A worker of a batch without a process of its own."""
+
+    def run(self, job: batch_worker.Job) -> dict[str, Any]:
+        return {**batch_worker._done(job), "seconds": 0.0}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@pytest.fixture
+def batch_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what a batch decides; that its workers are processes, and may die, has tests of its own."""
+    monkeypatch.setattr("onnxheadprune.workflow.batch.Worker", Here)

@@ -18,6 +18,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.workflow.batch import RECORD, BatchItem, prune_batch
 from onnxheadprune.workflow.batch_worker import Job, Worker
 from tests import toys
+from tests.asked import asked
 from tests.conftest import ROOT
 
 
@@ -59,7 +60,7 @@ EXPECTED = {
 def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told: list[BatchItem] = []
-    result = prune_batch(folder, "0:1", out, provider="cpu", progress=told.append)
+    result = prune_batch(folder, asked(), out, progress=told.append)
     assert statuses(result) == EXPECTED
     assert result.exit_code == 1
     assert result.counts == {"done": 3, "refused": 2, "failed": 1}
@@ -68,17 +69,18 @@ def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> No
     assert {"a.onnx", "beside.onnx", "sub/b.onnx", RECORD} <= names
     assert not {"broken.onnx", "none.onnx", "silent.onnx"} & names
 
-    again = prune_batch(folder, "0:1", out, provider="cpu")
+    again = prune_batch(folder, asked(), out)
     assert statuses(again) == EXPECTED | dict.fromkeys(("a.onnx", "beside.onnx", "sub/b.onnx"), "skipped")
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for name in ("broken.onnx", "none.onnx", "silent.onnx"):
         (folder / name).unlink()
 
-    def rerun(heads: str = "0:1", **settings: Any) -> str:
-        result = prune_batch(folder, heads, out, provider="cpu", **settings)
+    def rerun(heads: str = "0:1", seed: int = 0) -> str:
+        result = prune_batch(folder, asked(heads, seed=seed), out)
         assert result.exit_code == 0
         return " ".join(item.status for item in result.items)
 
@@ -100,9 +102,10 @@ def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> Non
     assert rerun("0:2", seed=1) == "done done done"
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
     for number in range(2):
-        result = prune_batch(folder, "0:1", tmp_path / "out", validate=False)
+        result = prune_batch(folder, asked(validate=False), tmp_path / "out")
         assert statuses(result)["a.onnx"] == "done", number
         assert result.items[0].reason == "not validated"
 
@@ -110,7 +113,7 @@ def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
 def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     onnx.save(toys.attention(), tmp_path / "m.onnx")
     worker = Worker()
-    job = Job(str(tmp_path / "m.onnx"), "0:1", str(tmp_path / "o.onnx"), {"provider": "cpu"}, None)
+    job = Job(str(tmp_path / "m.onnx"), asked(), str(tmp_path / "o.onnx"), None)
     assert worker.run(job)["status"] == "done"
     os.kill(worker._process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
@@ -131,7 +134,7 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_two_at_once_give_the_same(folder: Path, tmp_path: Path) -> None:
-    result = prune_batch(folder, "0:1", tmp_path / "out", jobs=2, provider="cpu")
+    result = prune_batch(folder, asked(), tmp_path / "out", jobs=2)
     assert statuses(result) == EXPECTED
 
 
@@ -145,25 +148,29 @@ def test_folders_that_do_not_work(folder: Path, tmp_path: Path) -> None:
         (folder, folder / "a.onnx", "is not a folder"),
     ):
         with pytest.raises(UsageError, match=sentence):
-            prune_batch(source, "0:1", target)
+            prune_batch(source, asked(), target)
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_an_output_folder_inside_is_not_pruned_again(folder: Path) -> None:
     for _ in range(2):
-        result = prune_batch(folder, "0:1", folder / "pruned", provider="cpu")
+        result = prune_batch(folder, asked(), folder / "pruned")
         assert set(statuses(result)) == set(EXPECTED)
 
 
 def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = command("prune", "--batch", folder, "-o", out, "--heads", "0:1", "--json")
-    assert result.exit_code == 1
+    result = command("batch", folder, "-o", out, "--heads", "0:1", "--json")
+    assert result.exit_code == 1 and result.stderr.count("\n") == len(EXPECTED)
     assert {item["model"]: item["status"] for item in result.document["items"]} == EXPECTED
-    result = command("prune", "--batch", folder, "-o", out, "--heads", "0:1")
+    result = command("batch", folder, "-o", out, "--heads", "0:1")
     assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
     for wrong in (
         ("prune", folder / "a.onnx", "--batch", folder, "-o", out, "--heads", "0:1"),
         ("prune", "--batch", folder, "--heads", "0:1"),
+        ("batch", folder, "--heads", "0:1"),
+        ("batch", folder, "-o", out),
+        ("batch", folder, "-o", out, "--heads", "0:1", "--ratio", "0.5"),
         ("prune", "--batch", folder, "-o", out, "--heads", "0:1", "--in-place", "--backup", out / "b"),
         ("prune", "--heads", "0:1", "-o", out),
     ):
@@ -174,7 +181,7 @@ def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
     for index in range(40):
         onnx.save(toys.attention(), folder / f"more{index}.onnx")
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "onnxheadprune", "prune", "--batch", folder, "-o", out, "--heads", "0:1"]
+    command = [sys.executable, "-m", "onnxheadprune", "batch", folder, "-o", out, "--heads", "0:1"]
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

@@ -19,7 +19,7 @@ from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.moments import Moments
-from onnxheadprune.selection.chooser import Chooser, named
+from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import compensate, record_of
 from onnxheadprune.selection.compensation.fit import fit
 from onnxheadprune.selection.compensation.record import COMPENSATED_KEY
@@ -72,7 +72,9 @@ def test_the_held_out_error_of_every_map_falls_and_drift_is_smaller(refitted: An
     assert sum(item.site is None for item in refits) == 9 and all(item.skipped is None for item in refits)
     assert all(item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
-    chooser = Chooser(open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, compensate=False)
+    chooser = Chooser(
+        open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, Trying(compensate=False)
+    )
     bare = named(chooser, refitted.chosen.selection.spec)
     assert bare.compensation is None and bare.unit == "kl"
     assert refitted.chosen.drift < 0.5 * bare.drift

@@ -18,7 +18,7 @@ from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.chooser import Chooser, Trying
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation.gates import drift_gate
 from tests import toys, toys_scores
@@ -219,7 +219,7 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
     def unknown(*_: Any) -> float:
         return float("nan")
 
-    chooser = Chooser(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, effect=unknown)
+    chooser = Chooser(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
     with pytest.raises(Exception, match="which is no number to compare"):
         chooser.choose(Wish(max_drift=5.0))
 

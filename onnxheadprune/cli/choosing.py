@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,15 +12,36 @@ import click
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
+    from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-WAYS = ("ratio", "keep", "target_speedup", "max_drift")
-LIMITS = ("floor", "multiple_of", "uniform")
 
 
-def choosing_options(function: Function) -> Function:
-    """`--ratio` and its companions."""
+@dataclass(frozen=True)
+class Amount:
+    """How many heads are to go, said in one of several ways."""
+
+    ratio: float | None
+    keep: int | None
+    target_speedup: float | None
+    max_drift: float | None
+    rounds: int
+
+    @property
+    def ways(self) -> list[str]:
+        """The options of which one makes a wish, those that are given."""
+        ways = {
+            "--ratio": self.ratio,
+            "--keep": self.keep,
+            "--target-speedup": self.target_speedup,
+            "--max-drift": self.max_drift,
+        }
+        return [spelled for spelled, value in ways.items() if value is not None]
+
+
+def amount_options(function: Function) -> Function:
+    """The options of `Amount`."""
     options = (
         click.option(
             "--ratio", type=float, metavar="R", help="Share of all heads to remove, 0.25 for a quarter."
@@ -38,23 +60,36 @@ def choosing_options(function: Function) -> Function:
             help="The largest cut whose drift stays at or below X, on held-out data and on all of it; see --drift.",
         ),
         click.option(
-            "--scores",
-            type=FILE,
-            metavar="FILE",
-            help="What heads are worth: of `score`, or CSV or JSON of your own.",
-        ),
-        click.option(
-            "--compensate/--no-compensate",
-            default=None,
-            help="Refit what is left to the original's activations [default: where heads are chosen on data].",
-        ),
-        click.option(
             "--rounds",
             type=click.IntRange(min=1),
             default=1,
             show_default=True,
             metavar="N",
             help="Reach --ratio in N rounds; what is left is refitted and measured again before each.",
+        ),
+    )
+    return stacked(function, options)
+
+
+@dataclass(frozen=True)
+class Respecting:
+    """What a choice goes by and what it respects."""
+
+    scores: Path | None
+    protect: str | None
+    floor: int
+    multiple_of: int
+    uniform: bool
+
+
+def respecting_options(function: Function) -> Function:
+    """The options of `Respecting`."""
+    options = (
+        click.option(
+            "--scores",
+            type=FILE,
+            metavar="FILE",
+            help="What heads are worth: of `score`, or CSV or JSON of your own.",
         ),
         click.option("--uniform", is_flag=True, help="Every site loses the same share of its heads."),
         click.option(
@@ -77,13 +112,31 @@ def choosing_options(function: Function) -> Function:
             metavar="H",
             help='Heads that stay, a head spec; a bare site ("0 5:1,2") means all of its heads.',
         ),
-        click.option(
-            "--effect",
-            metavar="M:F",
-            help="The same as --drift M:F.",
-        ),
     )
-    return drift_option(stacked(function, options))
+    return stacked(function, options)
+
+
+@dataclass(frozen=True)
+class Refitting:
+    """Whether what is left is refitted, and the measure of drift."""
+
+    compensate: bool | None
+    drift: str | None
+    effect: str | None
+
+
+def refitting_options(function: Function) -> Function:
+    """The options of `Refitting`."""
+    options = (
+        click.option(
+            "--compensate/--no-compensate",
+            default=None,
+            help="Refit what is left to the original's activations [default: where heads are chosen on data].",
+        ),
+        drift_option,
+        click.option("--effect", metavar="M:F", help="The same as --drift M:F."),
+    )
+    return stacked(function, options)
 
 
 def drift_option(function: Function) -> Function:
@@ -97,42 +150,44 @@ def drift_option(function: Function) -> Function:
     )(function)
 
 
-def read_wish(settings: dict[str, Any]) -> Wish | None:
-    """The wish that the options make, None for none. Takes them out of the settings.
+def read_wish(amount: Amount, respecting: Respecting) -> Wish | None:
+    """The wish that the options make, None for none.
 
     Raises:
         UsageError: if they contradict each other.
     """
-    ways = {name: settings.pop(name) for name in WAYS}
-    limits = {name: settings.pop(name) for name in LIMITS}
-    path, protect, rounds = settings.pop("scores"), settings.pop("protect"), settings.pop("rounds")
-    given = [name for name in WAYS if ways[name] is not None]
-    context = click.get_current_context()
-    if not given:
+    if not amount.ways:
         return None
-    if len(given) > 1:
-        spelled = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise click.UsageError(f"{spelled} are two wishes; give one", context)
+    if len(amount.ways) > 1:
+        spelled = " and ".join(amount.ways)
+        raise click.UsageError(f"{spelled} are two wishes; give one", click.get_current_context())
     from onnxheadprune.selection import Limits
     from onnxheadprune.selection.scoring import read_scores
     from onnxheadprune.selection.wishes import Wish
 
-    scores = None if path is None else read_scores(path)
-    return Wish(**ways, scores=scores, limits=Limits(**limits), protect=protect, rounds=rounds)
+    return Wish(
+        ratio=amount.ratio,
+        keep=amount.keep,
+        target_speedup=amount.target_speedup,
+        max_drift=amount.max_drift,
+        scores=None if respecting.scores is None else read_scores(respecting.scores),
+        limits=Limits(respecting.floor, respecting.multiple_of, respecting.uniform),
+        protect=respecting.protect,
+        rounds=amount.rounds,
+    )
 
 
-def read_effect(settings: dict[str, Any]) -> Callable[..., float] | str | None:
-    """The measure of drift that `--drift` or `--effect` names. Takes them out of the settings.
+def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
+    """The measure of drift that `--drift` or `--effect` names.
 
     Raises:
         UsageError: if both are given, there is no such measure, or a function cannot be imported.
     """
-    spec, name = settings.pop("effect", None), settings.pop("drift", None)
-    if spec is not None and name is not None:
+    if drift is not None and effect is not None:
         raise click.UsageError("--drift and --effect name the same; give one", click.get_current_context())
-    if name in ("auto", "kl", "cosine"):
-        return str(name)
-    spec = spec or name
+    if drift == "auto" or drift == "kl" or drift == "cosine":
+        return drift
+    spec = effect or drift
     if spec is None:
         return None
     from onnxheadprune.errors import UsageError
@@ -140,9 +195,23 @@ def read_effect(settings: dict[str, Any]) -> Callable[..., float] | str | None:
 
     if ":" not in spec:
         raise UsageError(f"a drift is measured by auto, kl, cosine or module:function, not {spec!r}")
+    return import_function(spec, "the measure")
 
-    effect: Callable[..., float] = import_function(spec, "the measure")
-    return effect
+
+def require_one_way(heads: str | None, wish: Wish | None, fuse: str) -> None:
+    """Whether it is said, once, what is to be done.
+
+    Raises:
+        click.UsageError: if not.
+    """
+    context = click.get_current_context()
+    if heads is not None and wish is not None:
+        raise click.UsageError("name the heads, or say how many are to go, not both", context)
+    if heads is None and wish is None and fuse == "none":
+        raise click.UsageError(
+            "name the heads to remove with --heads, say how many are to go with --ratio, or fuse with --fuse",
+            context,
+        )
 
 
 def check_folder(output: Path) -> None:

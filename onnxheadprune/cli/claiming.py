@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -63,10 +63,15 @@ def _makings(context: click.Context) -> Iterator[Making]:
         if option.name == "backup":
             yield Making("the backup", path, spelled, "new", copy_of=model, replaces="MODEL")
         elif option.name == "output":
-            yield Making("the output", path, spelled, "folder" if given.get("batch") is not None else "file")
+            yield Making("the output", path, spelled, _kind(given))
             yield from _beside(path, given)
         else:
             yield Making(what, path, spelled)
+
+
+def _kind(given: dict[str, Any]) -> Literal["folder", "file"]:
+    """What the output is: many models make a folder."""
+    return "folder" if given.get("batch") is not None or "folder" in given else "file"
 
 
 def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
@@ -75,7 +80,7 @@ def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
 
     if not output.name:
         return
-    if given.get("sweep") is not None:
+    if given.get("sweep") is not None or "ratios" in given:
         from onnxheadprune.cli.report.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+# As `FuseMode` and `ExternalData` have them: importing those would load onnx for every --help.
+Fusing: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
+Beside: TypeAlias = Literal["auto", "always", "never"]
 
 FILE = click.Path(path_type=Path, readable=False)
 """Existence is checked where the file is read, with a better sentence than click's."""
@@ -44,17 +48,35 @@ def json_option(function: Function) -> Function:
     )
 
 
+def heads_option(function: Function) -> Function:
+    """`--heads`."""
+    return click.option(
+        "--heads",
+        metavar="H",
+        help='Heads to remove: "0:1,3 5:0-3 *:7" (site index, name or *, then heads and ranges), or a JSON file'
+        ' {"0": [1, 3]}.',
+    )(function)
+
+
 def fuse_option(function: Function) -> Function:
     """`--fuse`."""
-    # The list is spelled out: importing it would load onnx for every --help.
     return click.option(
         "--fuse",
-        type=click.Choice(["auto", "onnx", "contrib", "none"]),
+        type=click.Choice(get_args(Fusing)),
         default="none",
         show_default=True,
-        help="Rewrite attention into fused operators: ONNX Runtime's own (contrib), the standard Attention (onnx),"
-        " or what is measured fastest here (auto). Without --heads this alone is done.",
+        help="Also rewrite attention into fused operators: ONNX Runtime's own (contrib), the standard Attention"
+        " (onnx), or what is measured fastest here (auto).",
     )(function)
+
+
+@dataclass(frozen=True)
+class Running:
+    """Where models run: `--data`, `--provider`, `--seed`."""
+
+    data: str | None
+    provider: str
+    seed: int
 
 
 def run_options(function: Function) -> Function:
@@ -78,3 +100,74 @@ def run_options(function: Function) -> Function:
         ),
     )
     return stacked(function, options)
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What a cut may do to inputs and outputs: `--keep-cache-shape`, `--allow-io-change`."""
+
+    keep_cache_shape: bool
+    allow_io_change: bool
+
+
+def shaping_options(function: Function) -> Function:
+    """The options of `Shaping`."""
+    options = (
+        click.option(
+            "--keep-cache-shape", is_flag=True, help="Keep the shapes of past and present inputs and outputs."
+        ),
+        click.option(
+            "--allow-io-change",
+            is_flag=True,
+            help="Also narrow inputs and outputs that are no cache, where they carry heads.",
+        ),
+    )
+    return stacked(function, options)
+
+
+@dataclass(frozen=True)
+class Checking:
+    """What must be shown before a model is written: `--no-validate`, `--accept-inconclusive`."""
+
+    no_validate: bool
+    accept_inconclusive: bool
+
+
+def checking_options(function: Function) -> Function:
+    """The options of `Checking`."""
+    options = (
+        click.option(
+            "--no-validate",
+            is_flag=True,
+            help="Do not compare with the masked reference (noted in the metadata).",
+        ),
+        click.option(
+            "--accept-inconclusive",
+            is_flag=True,
+            help="Write even if the heads matter too little for a wrong cut to show.",
+        ),
+    )
+    return stacked(function, options)
+
+
+def external_data_option(function: Function) -> Function:
+    """`--external-data`."""
+    return click.option(
+        "--external-data",
+        type=click.Choice(get_args(Beside)),
+        default="auto",
+        show_default=True,
+        help="Keep weights in a file beside OUT: as MODEL does, always or never.",
+    )(function)
+
+
+def dry_run_option(function: Function) -> Function:
+    """`--dry-run`."""
+    return click.option("--dry-run", is_flag=True, help="Show what would change; write no model.")(function)
+
+
+def report_option(function: Function) -> Function:
+    """`--report`."""
+    return click.option(
+        "--report", type=OUTPUT, metavar="FILE.html", help="What was done and proven, as one HTML page."
+    )(function)

@@ -2,23 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, get_args
 
 import click
 
 from onnxheadprune.cli.belonging import SCORE, LawfulCommand
-from onnxheadprune.cli.calibrating import calibration_options, parallel_options, read_data
+from onnxheadprune.cli.bundles import bundled
+from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
-from onnxheadprune.cli.options import FILE, OUTPUT, json_option, run_options
+from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
+
+Method = Literal["weight", "activation", "fluctuation", "reconstruction", "ablation"]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What `score` is given."""
+
+    model: Path
+    method: Method | None
+    output: Path | None
+    heatmap: Path | None
+    running: Running
+    samples: Samples
+    effect: str | None
+    jobs: int
+    dask: str | None
+    as_json: bool
 
 
 @click.command(cls=LawfulCommand, laws=SCORE, short_help="Say what every head is worth.")
 @click.argument("model", type=FILE)
 @click.option(
     "--method",
-    type=click.Choice(["weight", "activation", "fluctuation", "reconstruction", "ablation"]),
+    type=click.Choice(get_args(Method)),
     help="How heads are judged [default: reconstruction, without data weight].",
 )
 @click.option("-o", "--output", type=OUTPUT, metavar="FILE", help="Where to write the scores (JSON).")
@@ -35,11 +55,10 @@ from onnxheadprune.cli.outcome import emit_json
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for ablation."
 )
-@parallel_options
+@parallel_options()
 @json_option
-def score(
-    model: Path, method: str | None, output: Path | None, heatmap: Path | None, as_json: bool, **settings: Any
-) -> int:
+@bundled(ScoreOptions)
+def score(given: ScoreOptions) -> int:
     """Score the heads of MODEL: on your data, or by the weights alone.
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
@@ -53,23 +72,22 @@ def score(
     from onnxheadprune.selection.scoring import score_heads, write_scores
     from onnxheadprune.selection.scoring.executors import open_executor
 
+    output, heatmap, provider = given.output, given.heatmap, given.running.provider
     if heatmap is not None:
         check_picture(heatmap)
     if output is not None:
         check_folder(output)
-    effect = read_effect(settings)
-    data = read_data(model, settings)
-    chosen: Any = method or ("weight" if data is None else "reconstruction")
-    if settings["provider"].lower() != AUTO:
-        # Weights alone need no provider, but one that is asked for by name must be usable.
-        settings["provider"] = resolve_provider(settings["provider"])
-    partial = None if output is None or chosen != "ablation" else score_path(output)
-    with open_executor(settings["jobs"], settings["dask"]) as executor, progress_on(err()) as progress:
+    effect = read_effect(None, given.effect)
+    data = read_data(given.model, given.samples, given.running)
+    method: Method = given.method or ("weight" if data is None else "reconstruction")
+    partial = None if output is None or method != "ablation" else score_path(output)
+    with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         scores = score_heads(
-            model,
-            method=chosen,
+            given.model,
+            method=method,
             data=data,
-            provider=settings["provider"],
+            # Weights alone need no provider, but one that is asked for by name must be usable.
+            provider=provider if provider.lower() == AUTO else resolve_provider(provider),
             effect=effect,
             executor=executor,
             partial=partial,
@@ -78,8 +96,8 @@ def score(
     if output is not None:
         write_scores(scores, output)
     if heatmap is not None:
-        save_heatmap(scores.by_site(), heatmap, title=f"{model.name}: {scores.unit}")
-    if as_json:
+        save_heatmap(scores.by_site(), heatmap, title=f"{given.model.name}: {scores.unit}")
+    if given.as_json:
         emit_json(scores.to_dict())
         return 0
     out().print(*score_rows(scores), *heat_rows(scores.by_site()), sep="\n")

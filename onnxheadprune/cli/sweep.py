@@ -1,69 +1,112 @@
-"""`prune --sweep`: the curve in place of one pruned model."""
+"""`onnxheadprune sweep`."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
-from onnxheadprune.cli.calibrating import read_data
-from onnxheadprune.cli.choosing import WAYS, read_effect, read_wish
+from onnxheadprune.cli.belonging import SWEEP, LawfulCommand
+from onnxheadprune.cli.bundles import bundled
+from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
+from onnxheadprune.cli.choosing import (
+    Amount,
+    Refitting,
+    Respecting,
+    read_effect,
+    read_wish,
+    refitting_options,
+    respecting_options,
+)
+from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
 
-def run_sweep(
-    spec: str,
-    model: Path | None,
-    output: Path | None,
-    heads: str | None,
-    settings: dict[str, Any],
-    *,
-    jobs: int,
-    dask: str | None,
-    as_json: bool,
-) -> int:
+@dataclass(frozen=True)
+class SweepOptions:
+    """What `sweep` is given."""
+
+    model: Path
+    ratios: str
+    output: Path | None
+    respecting: Respecting
+    refitting: Refitting
+    running: Running
+    samples: Samples
+    jobs: int
+    dask: str | None
+    as_json: bool
+
+
+@click.command(
+    cls=LawfulCommand, laws=SWEEP, in_sections=True, short_help="Draw the curve of drift, accuracy and speed."
+)
+@click.argument("model", type=FILE)
+@click.argument("ratios", metavar="A:B:STEP")
+@click.option(
+    "-o",
+    "--output",
+    type=OUTPUT,
+    metavar="OUT",
+    help="Where to write the curve: a picture (.png, .svg) with the JSON beside it, or the reverse.",
+)
+@respecting_options
+@refitting_options
+@run_options
+@calibration_options
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Points worked on at once."
+)
+@parallel_options()
+@json_option
+@bundled(SweepOptions)
+def sweep(given: SweepOptions) -> int:
+    """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio of heads that go.
+
+    A:B:STEP are the ratios, as in 0:0.7:0.05. Heads are chosen, and what is left is refitted, for each as by
+    prune --ratio.
+    """
+    return run_sweep(given)
+
+
+def run_sweep(given: SweepOptions) -> int:
     """Measures the curve and writes it: JSON, or a picture with the JSON beside it.
+
+    Returns:
+        The exit code.
 
     Raises:
         click.UsageError: if options contradict each other.
     """
-    context = click.get_current_context()
-    if model is None or heads is not None or any(settings[name] is not None for name in WAYS):
-        raise click.UsageError("--sweep takes one MODEL and chooses heads itself, by ratios", context)
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.chooser import Chooser
+    from onnxheadprune.selection.chooser import Chooser, Trying
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
-    ratios = parse_sweep(spec)
-    document, picture = (None, None) if output is None else curve_files(output)
+    ratios = parse_sweep(given.ratios)
+    document, picture = (None, None) if given.output is None else curve_files(given.output)
     if picture is not None:
         check_picture(picture)
-    settings["ratio"] = 0.5
-    wish, effect = read_wish(settings), read_effect(settings)
+    # The ratio of a sweep's wish does not matter; scores and limits do.
+    wish = read_wish(Amount(0.5, None, None, None, 1), given.respecting)
     assert wish is not None
-    data = read_data(model, settings)
-    provider = resolve_provider(settings["provider"])
-    with open_executor(jobs, dask) as executor, progress_on(err()) as progress:
-        chooser = Chooser(
-            open_structure(model),
-            data,
-            provider,
-            compensate=settings["compensate"],
-            effect=effect,
-            progress=progress,
-        )
+    effect = read_effect(given.refitting.drift, given.refitting.effect)
+    data = read_data(given.model, given.samples, given.running)
+    provider = resolve_provider(given.running.provider)
+    with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
+        trying = Trying(given.refitting.compensate, effect)
+        chooser = Chooser(open_structure(given.model), data, provider, trying, progress)
         curve = sweep_ratios(chooser, wish, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
         save_curve(curve, picture)
-    if as_json:
+    if given.as_json:
         emit_json(curve.to_dict())
     else:
         out().print(*curve_rows(curve), sep="\n")

@@ -65,7 +65,7 @@ def validate(
     from onnxheadprune.workflow.prune import validate as run_validate
 
     measuring = {name: settings.pop(name) for name in MEASURING}
-    settings["effect"] = read_effect(settings)
+    settings["effect"] = read_effect(settings.pop("drift"))
     with err().status("validating"):
         result = run_validate(model, pruned, **settings)
     gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]

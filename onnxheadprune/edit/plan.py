@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnxheadprune.edit.edits import EdgeGather, Edit, SetDim, SliceTensor, edit_from_dict, edit_to_dict
+from onnxheadprune.edit.edits import EdgeGather, Edit, SliceTensor, edit_from_dict, edit_to_dict
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.documents import parse_json
 
@@ -216,8 +216,3 @@ def _hash_graph(graph: GraphProto, digest: Any) -> None:
 def sliced(plan: PrunePlan) -> dict[str, SliceTensor]:
     """The plan's tensor cuts by the name of the resulting tensor."""
     return {item.edit.target: item.edit for item in plan.edits if isinstance(item.edit, SliceTensor)}
-
-
-def dims_changed(plan: PrunePlan) -> list[SetDim]:
-    """The plan's changes of declared dimensions."""
-    return [item.edit for item in plan.edits if isinstance(item.edit, SetDim)]

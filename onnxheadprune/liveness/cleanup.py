@@ -10,7 +10,7 @@ this tool's business and stays.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from onnxheadprune.edit.edits import (
@@ -164,8 +164,3 @@ class _Cleanup:
                 for value in inner.inputs:
                     if value is not None and value.scope is not body:
                         self._release(value, sites)
-
-
-def refs(edits: Iterable[Edit]) -> set[str]:
-    """References of all dropped nodes."""
-    return {edit.node for edit in edits if isinstance(edit, DropNode)}

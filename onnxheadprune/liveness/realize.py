@@ -14,7 +14,8 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
-from onnxheadprune.liveness.sweep import Sweep, observes, selecting_answer
+from onnxheadprune.liveness.sweep import Sweep, observes
+from onnxheadprune.liveness.unread import selecting_answer
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.slices import Selection, spell_ranges

@@ -9,6 +9,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
@@ -16,7 +18,8 @@ from onnxheadprune.liveness.observers import carried, leads_out, looks_only, onl
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.liveness.relaxing import relaxed, source_of
-from onnxheadprune.model.graph.facts import CHOOSES, VIEWS
+from onnxheadprune.liveness.unread import beside_unread, selecting_answer
+from onnxheadprune.model.graph.facts import CHOOSES, MAKES_CHUNKS, VIEWS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -103,11 +106,24 @@ class _Sweeper:
             if value not in self.result.kept:
                 fixed = value.is_graph_input and not value.holds_tensor and value not in self.free
                 self.result.kept[value] = FULL if fixed and not self.labels else self._demand(value)
+                if value.holds_tensor and not self.labels:
+                    self._leave_unread(value)
         if not self.labels:
             self._relax()
             for value, live in list(self.result.narrowed()):
                 self._pass_on(value, live)
         return self.result
+
+    def _leave_unread(self, value: Value) -> None:
+        """A stored tensor is cut to what its readers ask for: that is all but heads where they can pick from it."""
+        kept = self.result.kept[value]
+        edges = {use: self.result.edge(use) for use in value.consumers if not looks_only(use)}
+        asked = reduce(or_, edges.values(), DEAD)
+        if kept == asked.as_mask().dense_closure():
+            return
+        picking = [self._picking(use) for use in edges]
+        if all(answer is not None and answer.accepts(kept) for answer in picking):
+            self.result.edges |= {(use.node.index, use.input_index): kept for use in edges}
 
     def _relax(self) -> None:
         """Views of shared values hand on what these keep, where all who read them can pick from it."""
@@ -241,7 +257,7 @@ class _Sweeper:
             return DEAD
         if self.labels or _is_sequence(value):
             return total
-        return total.as_mask().dense_closure()
+        return beside_unread(value, total.as_mask().dense_closure())
 
     def _look_through_views(self, value: Value) -> None:
         """Visits views of a value that lead to nothing but picks: these need less than all of it."""
@@ -326,7 +342,7 @@ def _is_stored(value: Value | None) -> bool:
 
 def _is_sequence(value: Value) -> bool:
     """A sequence's chunks may have different shapes, so nothing about it has to be dense."""
-    return value.producer is not None and value.producer.op_type == "SplitToSequence"
+    return value.producer is not None and value.producer in MAKES_CHUNKS
 
 
 def observes(use: Use, sweep: Sweep) -> bool:
@@ -345,17 +361,6 @@ def admissible(live: Live, value: Value) -> Live | None:
     if value.shape is None or not fits(live, value.shape):
         return None
     return spread(live, value.shape)
-
-
-def selecting_answer(use: Use) -> Answer | None:
-    """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
-    entry = rule_for(use.node)
-    if entry is None or use.node.op_type not in ("Slice", "Gather", "GatherND", "SequenceAt"):
-        return None
-    answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
-    if isinstance(answer, Refusal) or use.input_index not in answer.selects:
-        return None
-    return answer
 
 
 def _unvisited_demand(use: Use) -> Live:

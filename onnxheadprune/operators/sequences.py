@@ -14,8 +14,12 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import place
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.facts import MAKES_CHUNKS, TAKES_CHUNKS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+TAKES_CHUNKS.add("SequenceAt")
+MAKES_CHUNKS.add("SplitToSequence")
 
 
 @shape_function("SequenceAt")

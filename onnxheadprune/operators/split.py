@@ -62,6 +62,7 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         first = lives[0]
         agree = all(live == first for live in lives) and axis not in first.axes
         return Answer({0: first}) if agree else inexpressible(node)
+    lives = _with_unread(node, lives, axis)
     alive = [live for live in lives if not live.is_dead]
     if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
         return inexpressible(node)
@@ -71,7 +72,20 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
         return [] if counts == sizes else [*_new_sizes(node, counts), *_empty(node, counts, axis)]
 
-    return Answer({0: joined}, rewrite)
+    return Answer({0: joined}, rewrite, kept=tuple(lives))
+
+
+def _with_unread(node: Node, lives: Sequence[Live], axis: int) -> Sequence[Live]:
+    """Pieces that nobody reads in the original keep what the others keep, unless heads lie along the split axis."""
+    unread = [
+        output is not None and not output.consumers and not output.is_graph_output for output in node.outputs
+    ]
+    read = [live for live, alone in zip(lives, unread, strict=True) if not alone]
+    if not any(unread) or not read or axis in read[0].axes or any(live != read[0] for live in read):
+        return lives
+    if read[0].is_dead or read[0].array.dtype.kind != "b":
+        return lives
+    return [read[0] if alone else live for live, alone in zip(lives, unread, strict=True)]
 
 
 def _piece_sizes(node: Node, axis: int) -> list[int] | None:

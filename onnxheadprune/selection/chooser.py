@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, resolve_heads
-from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.planning import planned
 from onnxheadprune.edit import apply as surgery
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, open_model
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource, Sample
@@ -34,6 +33,23 @@ ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
 
 
+@dataclass(frozen=True)
+class Trying:
+    """How cuts are made and judged on the way to a choice.
+
+    Attributes:
+        compensate: refit what is left; None does so where there is data.
+        effect: the measure of drift; see `EffectMeter`.
+        contract: of the cuts that are tried, as of the one that is written.
+        fuse: the same; "auto" is tried without, since it keeps what is faster.
+    """
+
+    compensate: bool | None = None
+    effect: Measure | None = None
+    contract: Contract = field(default_factory=Contract)
+    fuse: FuseMode = "none"
+
+
 class Chooser:
     """Everything that choices about one model share: its sites, their paths, the data in two parts."""
 
@@ -42,12 +58,7 @@ class Chooser:
         model: LoadedModel,
         data: DataSource | Calibration | None,
         provider: Provider,
-        *,
-        compensate: bool | None = None,
-        effect: Measure | None = None,
-        keep_cache_shape: bool = False,
-        allow_io_change: bool = False,
-        fuse: FuseMode = "none",
+        trying: Trying = Trying(),
         progress: Progress = silent,
     ) -> None:
         """Reads and checks the data; nothing long happens yet.
@@ -56,41 +67,35 @@ class Chooser:
             model: the original.
             data: calibration data, None to go by the weights or by given scores.
             provider: where to run.
-            compensate: refit what is left; None does so where there is data.
-            effect: the measure of drift; see `EffectMeter`.
-            keep_cache_shape: of the cuts that are tried, as of the one that is written.
-            allow_io_change: the same.
-            fuse: the same; "auto" is tried without, since it keeps what is faster.
+            trying: how cuts are made and judged.
             progress: told what is being done.
 
         Raises:
             UsageError: if the data does not fit, or compensation is asked for without any.
         """
         self.model = open_model(model)
-        self.view = view_of(self.model.proto)
-        self.sites = sites_of(self.view, model.name)
-        self.provider, self.effect, self.progress = provider, effect, progress
-        self.fuse = fuse
-        self._flags = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
+        self.analysis = analysis_of(self.model.proto, model.name)
+        self.view, self.sites = self.analysis.view, self.analysis.sites
+        self.provider, self.trying, self.progress = provider, trying, progress
         self.data = None if data is None else calibration_data(data, self.view)
-        if compensate and self.data is None:
+        if trying.compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
-        self.compensate = self.data is not None if compensate is None else compensate
+        self.compensate = self.data is not None if trying.compensate is None else trying.compensate
         # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
         self.learn = self.held = self.data
 
     def ground(
-        self, wish: Wish, view: GraphView | None = None, gone: Mapping[int, frozenset[int]] | None = None
+        self, wish: Wish, analysis: Analysis | None = None, gone: Mapping[int, frozenset[int]] | None = None
     ) -> Ground:
         """The paths that choices follow; with `gone`, from there on, in a model that has lost them already."""
         return ground(
-            view or self.view,
+            analysis or self.analysis,
             scores=wish.scores,
             data=self.learn,
             limits=wish.limits,
             protect=wish.protect,
             provider=self.provider,
-            effect=self.effect,
+            effect=self.trying.effect,
             progress=self.progress,
             gone=gone,
         )
@@ -121,13 +126,12 @@ class Chooser:
         for number in range(1, wish.rounds):
             selection = found.removing(round(wanted * number / wish.rounds))
             left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
-            found = self.ground(wish, view_of(left), self._present(selection))
+            found = self.ground(wish, analysis_of(left, self.model.name), self._present(selection))
         return found
 
     def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
         return {
-            site.index: frozenset(_present(site.original_heads, selection.heads.get(site.index, ())))
-            for site in self.sites
+            site.index: frozenset(site.present(selection.heads.get(site.index, ()))) for site in self.sites
         }
 
     def hold_out(self, why: str) -> None:
@@ -146,12 +150,13 @@ class Chooser:
         return self.held is not self.learn
 
     def completed(self, selection: Selection) -> Chosen:
-        """A selection with its compensation and its drift."""
+        """A selection with its compensation, its plan and its drift."""
         compensation = self.compensation(selection.heads) if self.compensate else None
+        chosen = self._planned(selection, compensation)
         if self.held is None:
-            return Chosen(selection)
-        meter = self.drift(selection, compensation, self.held.samples)
-        return Chosen(selection, compensation, (), meter.mean(), meter.name, self.is_held_out)
+            return chosen
+        meter = self.drift(chosen, self.held.samples)
+        return replace(chosen, drift=meter.mean(), unit=meter.name, held_out=self.is_held_out)
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
@@ -161,13 +166,11 @@ class Chooser:
             self.view, self.sites.sites, present, self.learn, self.provider, progress=self.progress
         )
 
-    def drift(
-        self, selection: Selection, compensation: Compensation | None, samples: Sequence[Sample]
-    ) -> EffectMeter:
+    def drift(self, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
         """How far the outputs move: measured as `validate` does, with the same main output and exact settings."""
         assert self.data is not None
-        model, io = self.cut(selection, compensation)
-        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.effect)
+        model, io = self.cut(chosen), chosen.io
+        meter = EffectMeter(require_main(self.view, io), self.data.inputs, self.trying.effect)
         pruned = Session(model, self.provider, name="the pruned model")
         for sample in samples:
             before = run_feed(self._original, sample.feed, self.data.source)
@@ -182,19 +185,27 @@ class Chooser:
 
     def timed(self, selection: Selection) -> LoadedModel:
         """The model without the selected heads as it will be written, but for refitted weights."""
-        cut, _ = self.cut(selection, None)
-        if self.fuse in ("none", "auto"):
+        cut = self.cut(self._planned(selection, None))
+        if self.trying.fuse in ("none", "auto"):
             return cut
-        return cut.changed(fuse(cut.proto, self.fuse, self.model.name)[0])
+        return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
 
-    def cut(
-        self, selection: Selection, compensation: Compensation | None
-    ) -> tuple[LoadedModel, Mapping[str, Live]]:
-        """The model without the selected heads, and what is left of each input and output that it narrows."""
-        subject = self.model if compensation is None else refitted(self.model, compensation)
-        planning = analyse(subject.proto, selection.spec, subject.name, **self._flags)
-        proto = surgery.apply_plan(planning.plan, subject.proto)
-        return subject.changed(proto, "the pruned model"), planning.io
+    def cut(self, chosen: Chosen) -> LoadedModel:
+        """The model without the chosen heads."""
+        assert chosen.plan is not None
+        subject = self._subject(chosen.compensation)
+        return subject.changed(surgery.apply_plan(chosen.plan, subject.proto), "the pruned model")
+
+    def _subject(self, compensation: Compensation | None) -> LoadedModel:
+        return self.model if compensation is None else refitted(self.model, compensation)
+
+    def _planned(self, selection: Selection, compensation: Compensation | None) -> Chosen:
+        """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
+        analysis = self.analysis
+        if compensation is not None:
+            analysis = analysis_of(self._subject(compensation).proto, self.model.name)
+        planning = planned(analysis, selection.spec, self.trying.contract)
+        return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
 
     def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
         """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
@@ -260,7 +271,7 @@ class Chooser:
         assert self.data is not None and chosen.drift is not None
         if not chosen.drift <= allowed:
             return chosen.drift
-        every = self.drift(chosen.selection, chosen.compensation, self.data.whole)
+        every = self.drift(chosen, self.data.whole)
         return max(chosen.drift, every.mean())
 
 
@@ -282,10 +293,6 @@ def _smallest(most: int, holds: Callable[[int], bool]) -> int:
         else:
             low = middle
     return high
-
-
-def _present(original: tuple[int, ...], heads: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(original.index(head) for head in heads)
 
 
 def named(chooser: Chooser, heads: HeadSpec) -> Chosen:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
@@ -137,11 +137,10 @@ class Ground:
     def _selection(self, choice: Choice) -> Selection:
         heads, costs, scores = {}, {}, {}
         for site in self.sites:
-            names = site.original_heads
             steps = self.paths[site.index]
             scores[site.index] = _worth(site, steps)
             if site.index in choice:
-                heads[site.index] = tuple(sorted(names[head] for head in choice[site.index]))
+                heads[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(
                     (step.error for step in steps if step.removed == choice[site.index]), 0.0
                 )
@@ -211,7 +210,7 @@ def select_heads(
 
 
 def ground(
-    model: ModelLike | GraphView,
+    model: ModelLike | Analysis,
     *,
     scores: HeadScores | None = None,
     data: DataSource | Calibration | None = None,
@@ -226,9 +225,8 @@ def ground(
 
     With `gone`, present heads per site index whose rows in the projection are zero already, paths go on from there.
     """
-    view = model if isinstance(model, GraphView) else view_of(load_model(model))
-    name = "the model" if isinstance(model, GraphView) else model_name(model)
-    everything = sites_of(view, name)
+    found = model if isinstance(model, Analysis) else analysis_of(load_model(model), model_name(model))
+    view, name, everything = found.view, found.name, found.sites
     sites = tuple(site for site in everything if site.removable)
     if not sites:
         why = f": {everything[0].reason}" if len(everything) else "; no attention site was found"
@@ -302,8 +300,8 @@ def _paths(
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
-    """Original head indices as present ones."""
-    return frozenset(at for at, head in enumerate(site.original_heads) if head in heads)
+    """Present indices of the heads among these that are still there."""
+    return frozenset(site.present(head for head in site.original_heads if head in heads))
 
 
 def _all_of(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.selection import Limits, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
@@ -96,6 +98,8 @@ class Chosen:
         unit: of the drift.
         held_out: whether the drift was measured on data that no refit has seen.
         speed: of the choice where a speed-up was wished for, measured without refitted weights.
+        plan: the cut, made for the refitted model if there is one.
+        io: what is live of each input and output that the cut narrows.
     """
 
     selection: Selection
@@ -105,9 +109,11 @@ class Chosen:
     unit: str | None = None
     held_out: bool = False
     speed: SpeedUp | None = None
+    plan: PrunePlan | None = None
+    io: Mapping[str, Live] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
+        """JSON-ready data, without the plan, which is its own document."""
         return {
             "selection": self.selection.to_dict(),
             "compensation": None if self.compensation is None else self.compensation.to_dict(),

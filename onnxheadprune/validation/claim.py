@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, ValueInfoProto
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
@@ -19,8 +20,13 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import fused_record
 from onnxheadprune.model.graph.dims import Shape
 
-FLAGS = ((False, False), (True, False), (False, True), (True, True))
-"""`keep_cache_shape` and `allow_io_change`, in the order in which they are tried."""
+CONTRACTS = (
+    Contract(),
+    Contract(keep_cache_shape=True),
+    Contract(allow_io_change=True),
+    Contract(keep_cache_shape=True, allow_io_change=True),
+)
+"""What may have been agreed to, in the order in which it is tried."""
 
 
 def read_claim(
@@ -44,11 +50,9 @@ def read_claim(
     _check_same_names(original, pruned, names)
     spec = _recorded(original, pruned, names) if heads is None else heads
     first: tuple[Planning, list[str]] | None = None
-    for keep_cache_shape, allow_io_change in FLAGS:
+    for contract in CONTRACTS:
         try:
-            planning = analyse(
-                original, spec, names[0], keep_cache_shape=keep_cache_shape, allow_io_change=allow_io_change
-            )
+            planning = analyse(original, spec, names[0], contract)
         except (UsageError, RefusedError):
             # The record may be of another model: that is the sentence to read then.
             _check_same_sites(original, pruned, sites_of(view_of(original), names[0]), names)

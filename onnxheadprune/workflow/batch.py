@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune import __version__
-from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.workflow.batch_worker import Job, Worker
+from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
 FORMAT = 1
@@ -92,38 +92,36 @@ class BatchResult:
 
 def prune_batch(
     folder: str | os.PathLike[str],
-    heads: HeadSpec,
+    request: Request,
     output: str | os.PathLike[str],
     *,
     jobs: int = 1,
     progress: Callable[[BatchItem], None] | None = None,
-    **settings: Any,
 ) -> BatchResult:
     """Prunes every `*.onnx` of a folder and the folders below it.
 
-    A model that an earlier run pruned with the same settings, proved exact, and whose input and output still
+    A model that an earlier run pruned for the same request, proved exact, and whose input and output still
     have the bytes they had then, is skipped.
 
     Args:
         folder: with the models.
-        heads: a head spec, the same for all.
+        request: what to do with each, but for its output.
         output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
         jobs: how many models are worked on at once.
         progress: told of every verdict as it comes.
-        settings: as for `prune`.
 
     Raises:
         UsageError: if there are no models, the folders are the same, or an output would be an input.
     """
     source, target = Path(folder), Path(output)
     models = _models(source, target)
-    others = [*named_files("the data", settings.get("data")), *named_files("the heads", heads)]
+    others = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
     _check_outputs(source, target, models, others)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {target} cannot be made: {error.strerror or error}") from error
-    book = _Book(target / RECORD, _request(heads, settings))
+    book = _Book(target / RECORD, _digest(request))
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in models:
         waiting.put(name)
@@ -152,7 +150,7 @@ def prune_batch(
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
-            job = Job(str(source / name), heads, str(target / name), dict(settings), book.proof(name))
+            job = Job(str(source / name), request, str(target / name), book.proof(name))
             outcome = worker.run(job)
             if not stopping.is_set():
                 settle(name, outcome)
@@ -228,14 +226,16 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
 
 
-def _request(heads: HeadSpec, settings: Mapping[str, Any]) -> str:
-    """A digest of what is asked for: heads, settings and the version that does it."""
-    spec: Any = heads
+def _digest(request: Request) -> str:
+    """A digest of what is asked for, and of the version that does it."""
+    heads = request.choice.heads
+    spec: object = heads
     if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
         spec = read_text(heads, "the head spec file")
     elif isinstance(heads, Mapping):
         spec = sorted((str(site), sorted(map(int, given))) for site, given in heads.items())
-    asked = [FORMAT, __version__, spec, sorted((key, repr(value)) for key, value in settings.items())]
+    rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
+    asked = [FORMAT, __version__, spec, repr(rest)]
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()
 
 

@@ -8,14 +8,14 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.model.storage.leftovers import bears_our_mark
+from onnxheadprune.workflow.requests import Request
 
 BUG = 70
 
@@ -26,16 +26,14 @@ class Job:
 
     Attributes:
         model: its path.
-        heads: what to remove.
+        request: what to do with it, but for the output.
         output: where to write.
-        settings: as for `prune`.
         proof: digests of the files of an earlier run, None if there was none.
     """
 
     model: str
-    heads: HeadSpec
+    request: Request
     output: str
-    settings: Mapping[str, Any]
     proof: Mapping[str, Any] | None
 
 
@@ -115,7 +113,7 @@ def _done(job: Job) -> dict[str, Any]:
 
 
 def _pruned(job: Job) -> dict[str, Any]:
-    from onnxheadprune.workflow.prune import prune
+    from onnxheadprune.workflow.prune import carried_through
 
     output = Path(job.output)
     try:
@@ -127,7 +125,8 @@ def _pruned(job: Job) -> dict[str, Any]:
             f"{output} is there and was not made by this tool, so it is not replaced; move it away"
         )
     before = digests(job.model)
-    result = prune(job.model, job.heads, job.output, **job.settings)
+    writing = replace(job.request.writing, output=job.output)
+    result = carried_through(job.model, replace(job.request, writing=writing))
     if result.validation is None:
         return _outcome("done", 0, "not validated")
     outcome = _outcome("done", 0, result.validation.reason)

@@ -1,4 +1,4 @@
-"""`--fuse`: which fused operators a model gets, and for `auto` whether they are faster on this machine."""
+"""Which fused operators a model gets, and for `auto` whether they are faster on this machine."""
 
 from __future__ import annotations
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, plan_pruning, require_something
 from onnxheadprune.attention.sites.find import find_sites
@@ -32,11 +34,12 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.chooser import Chooser, named
+from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import refitted, sealed
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.validation import Validation, validate
 from onnxheadprune.workflow.fuse import Setting, fused
+from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 NOT_VALIDATED = "skipped (--no-validate)"
 SAMPLES_TO_VALIDATE = 128
@@ -209,54 +212,72 @@ def prune(
         ProviderError: if the asked-for provider does not run here.
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
-    loaded = open_structure(model)
-    if external_data not in ("auto", "always", "never"):
-        raise UsageError(f"external data is auto, always or never, not {external_data!r}")
-    taken = None if loaded.path is None else _file_bytes(loaded)
-    others = [*named_files("the data", data), *named_files("the heads", heads)]
-    target = (
-        None if output is None else check_target(output, loaded, in_place=backup is not None, others=others)
+    request = Request(
+        Choice(heads, wish, compensate, effect),
+        Contract(keep_cache_shape, allow_io_change),
+        fuse,
+        Run(provider, seed, data),
+        Proving(validate, accept_inconclusive),
+        Writing(output, external_data, backup),
     )
-    kept = None if backup is None else check_backup(backup, target, loaded)
+    return carried_through(model, request, progress)
+
+
+def carried_through(model: ModelLike, request: Request, progress: Progress = silent) -> PruneResult:
+    """What `prune` does, for a request.
+
+    Args:
+        model: the model to prune.
+        request: what is asked for.
+        progress: told what is being done; see `prune`.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    choice, run, writing = request.choice, request.run, request.writing
+    loaded = open_structure(model)
+    if writing.external_data not in ("auto", "always", "never"):
+        raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
+    taken = None if loaded.path is None else _file_bytes(loaded)
+    target, kept = _places(loaded, request)
     # A provider that is asked for by name must be usable, also where only the choice of a fusion would run on it.
-    where = resolve_provider(provider) if validate or provider.lower() != AUTO else None
+    named_provider = request.proving.validate or run.provider.lower() != AUTO
+    where = resolve_provider(run.provider) if named_provider else None
     require_sound(loaded)
-    flags: dict[str, Any] = {"keep_cache_shape": keep_cache_shape, "allow_io_change": allow_io_change}
-    settings = {"compensate": compensate, "effect": effect, "fuse": fuse, "progress": progress, **flags}
-    chosen, proof_data = _chosen(loaded, heads, wish, data, where or provider, settings)
+    chosen, proof_data = _chosen(loaded, request, where, progress)
     subject: LoadedModel = loaded
-    spec: HeadSpec = {} if heads is None else heads
+    spec: HeadSpec = {} if choice.heads is None else choice.heads
     if chosen is not None:
         spec = chosen.selection.spec
         if chosen.compensation is not None:
             subject = refitted(loaded, chosen.compensation)
 
     def planned(proto: ModelProto) -> PrunePlan:
-        return analyse(proto, spec, loaded.name, **flags).plan
+        return analyse(proto, spec, loaded.name, request.contract).plan
 
-    plan = planned(subject.proto)
-    if fuse == "none":
+    plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
+    if request.fuse == "none":
         require_something(plan)
         cut = carried_out(plan, subject, planned)
     else:
         cut = surgery.apply_plan(plan, subject.proto)
     sealed(subject.changed(cut), plan)
-    setting = Setting(where or _provider(provider, fuse), proof_data, seed)
-    made, fusion = fused(loaded, cut, fuse, bool(plan.removed), setting)
+    setting = Setting(where or _provider(run.provider, request.fuse), proof_data, run.seed)
+    made, fusion = fused(loaded, cut, request.fuse, bool(plan.removed), setting)
     pruned = loaded.changed(made, "the pruned model")
     surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
-        if where is None or not validate:
+        if where is None or not request.proving.validate:
             return None
-        return _validated(loaded, candidate, proof_data, where, seed, accept_inconclusive, effect)
+        return _validated(loaded, candidate, request, where, proof_data)
 
     if target is None:
         verdict = proven(pruned)
     else:
         # What is proven is what was written, read back from the disk.
-        with stage_model(pruned, target, external_data) as stage:
-            verdict = proven(staged_model(stage)) if validate else None
+        with stage_model(pruned, target, writing.external_data) as stage:
+            verdict = proven(staged_model(stage)) if request.proving.validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
     surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
@@ -265,26 +286,44 @@ def prune(
     return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files)
 
 
+def _places(loaded: LoadedModel, request: Request) -> tuple[Path | None, Path | None]:
+    """Where the result and the backup go, free to be written.
+
+    Raises:
+        UsageError: if one is not.
+    """
+    writing = request.writing
+    in_place = writing.backup is not None
+    others = [
+        *named_files("the data", request.run.data),
+        *named_files("the heads", request.choice.heads),
+    ]
+    target = (
+        None
+        if writing.output is None
+        else check_target(writing.output, loaded, in_place=in_place, others=others)
+    )
+    kept = None if writing.backup is None else check_backup(writing.backup, target, loaded)
+    return target, kept
+
+
 def _chosen(
-    loaded: LoadedModel,
-    heads: HeadSpec | None,
-    wish: Wish | None,
-    data: DataSource | Calibration | None,
-    provider: Provider | str,
-    settings: dict[str, Any],
+    loaded: LoadedModel, request: Request, provider: Provider | None, progress: Progress
 ) -> tuple[Chosen | None, DataSource | None]:
     """Heads for a wish and refitted weights, if either is asked for; and what is left of the data to validate on.
 
     Raises:
         UsageError: if heads are named and wished for.
     """
-    if heads and wish is not None:
+    choice, data = request.choice, request.run.data
+    if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if wish is None and not settings["compensate"]:
+    if choice.wish is None and not choice.compensate:
         return None, data.as_data() if isinstance(data, Calibration) else data
-    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    chooser = Chooser(loaded, data, where, **settings)
-    chosen = named(chooser, heads or {}) if wish is None else chooser.choose(wish)
+    where = resolve_provider(request.run.provider) if provider is None else provider
+    trying = Trying(choice.compensate, choice.effect, request.contract, request.fuse)
+    chooser = Chooser(loaded, data, where, trying, progress)
+    chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
 
@@ -301,17 +340,26 @@ def _stamp(verdict: Validation | None) -> str:
 def _validated(
     original: LoadedModel,
     candidate: LoadedModel,
-    data: DataSource | None,
+    request: Request,
     provider: Provider,
-    seed: int,
-    accept_inconclusive: bool,
-    effect: Measure | None,
+    data: DataSource | None,
 ) -> Validation:
-    """The verdict, if the model may be written with it."""
-    verdict = validate(original, candidate, data=data, provider=provider, seed=seed, effect=effect)
+    """The verdict, if the model may be written with it.
+
+    Raises:
+        ValidationFailedError: if it may not.
+    """
+    verdict = validate(
+        original,
+        candidate,
+        data=data,
+        provider=provider,
+        seed=request.run.seed,
+        effect=request.choice.effect,
+    )
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)
-    if verdict.verdict == "inconclusive" and not accept_inconclusive:
+    if verdict.verdict == "inconclusive" and not request.proving.accept_inconclusive:
         raise ValidationFailedError(
             f"validation is inconclusive, so nothing is written: {verdict.reason}", verdict
         )

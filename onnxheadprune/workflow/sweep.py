@@ -23,8 +23,8 @@ from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection import Selection
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
-from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.chooser import Chooser, Trying
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
@@ -131,8 +131,7 @@ class PointTask:
     name: str
     data: Calibration
     provider: Provider
-    compensate: bool
-    effect: Measure | None = None
+    trying: Trying
 
 
 def sweep_ratios(
@@ -180,14 +179,13 @@ def sweep_ratios(
                 chooser.model.name,
                 data,
                 chooser.provider,
-                chooser.compensate,
-                chooser.effect,
+                replace(chooser.trying, compensate=chooser.compensate),
             )
             for ratio, selection in cuts
         ]
         points = run_all(measure_point, tasks, executor, done)
     points = _timed(chooser, points, selections, wish.sizes)
-    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.effect).name
+    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.trying.effect).name
     return Curve(
         chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
     )
@@ -198,7 +196,7 @@ def measure_point(task: PointTask) -> CurvePoint:
     model: Any = ModelProto()
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
-    chooser = Chooser(loaded, task.data, task.provider, compensate=task.compensate, effect=task.effect)
+    chooser = Chooser(loaded, task.data, task.provider, task.trying)
     chooser.hold_out("a sweep measures on data")
     return _measured(chooser, task.ratio, task.selection)
 
@@ -207,7 +205,7 @@ def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoin
     if not selection.count:
         return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
     chosen = chooser.completed(selection)
-    accuracy = _accuracy(chooser, *chooser.cut(selection, chosen.compensation))
+    accuracy = _accuracy(chooser, chooser.cut(chosen), chosen.io)
     return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
 
 

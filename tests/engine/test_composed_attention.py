@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
@@ -79,7 +80,7 @@ def check_kept_cache(
     model: ModelProto, heads: list[int], want: dict[str, Array], feed: dict[str, Array]
 ) -> None:
     """With the old contract, the pruned model takes and gives caches of all heads; those of removed heads are alike."""
-    planning = analyse(model, {"*": heads}, "composed", keep_cache_shape=True)
+    planning = analyse(model, {"*": heads}, "composed", Contract(keep_cache_shape=True))
     assert not planning.io
     got = run(apply_plan(planning.plan, model), feed)
     for name, array in want.items():

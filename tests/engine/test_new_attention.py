@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from onnxheadprune import find_sites, plan_pruning
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
@@ -135,7 +136,7 @@ def test_maps_that_leave_the_model_are_narrowed_with_consent() -> None:
     model = with_maps()
     with pytest.raises(RefusedError, match="--allow-io-change"):
         plan_pruning(model, {0: GONE})
-    planning = analyse(model, {0: GONE}, "maps", allow_io_change=True)
+    planning = analyse(model, {0: GONE}, "maps", Contract(allow_io_change=True))
     assert set(planning.io) == {"maps"}
     (want, maps), (got, narrowed) = outputs(with_maps(GONE)), outputs(apply_plan(planning.plan, model))
     np.testing.assert_allclose(got, want, atol=1e-5)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
@@ -48,4 +49,4 @@ def test_what_is_no_cache_keeps_its_shape(build: Any, name: str) -> None:
     want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
     for output, array in run(apply_plan(planning.plan, model), feed).items():
         np.testing.assert_allclose(array, want[output], atol=1e-5)
-    assert set(analyse(model, {0: (1,)}, "narrowed", allow_io_change=True).io) == {name}
+    assert set(analyse(model, {0: (1,)}, "narrowed", Contract(allow_io_change=True)).io) == {name}

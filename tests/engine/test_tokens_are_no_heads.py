@@ -55,6 +55,7 @@ def check(net: Net, outputs: list[Any], size: int = D) -> None:
     assert (site.kind, site.num_heads, site.kv_num_heads, site.v_head_size) == ("mha", H, H, size)
     for gone in GONE:
         planning = analyse(model, {0: gone}, "tokens")
+        assert [gather.value for gather in planning.plan.edge_gathers] == []
         want = run(masked_reference(planning.view, planning.sites, planning.heads), net.feed)
         got = run(apply_plan(planning.plan, model), net.feed)
         for name, array in want.items():

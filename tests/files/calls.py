@@ -76,6 +76,24 @@ CALLS = (
         (*MODEL, "text.txt", "tokenizer.json"),
     ),
     Call(
+        "sweep",
+        "@model.onnx 0:0.5:0.25 --data @data.npz --scores @scores.json",
+        {"output": ("-o", "curve.json")},
+        (*MODEL, "data.npz", "scores.json"),
+    ),
+    Call(
+        "fuse",
+        "@model.onnx --data @data.npz",
+        {"output": ("-o", "out.onnx"), "report": ("--report", "r.html")},
+        (*MODEL, "data.npz"),
+    ),
+    Call(
+        "fuse",
+        "@model.onnx --in-place --mode onnx",
+        {"backup": ("--backup", "kept.onnx")},
+        MODEL,
+    ),
+    Call(
         "prune",
         "@model.onnx --ratio 0.5 --images @feeds",
         {"output": ("-o", "out.onnx")},
@@ -100,7 +118,7 @@ CALLS = (
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
 )
-BATCH = Call("prune", "--batch @models --heads @heads.json", {"output": ("-o", "out")}, ())
+BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())
 """The output is a folder here, which has rules of its own."""
 
 

@@ -22,6 +22,7 @@ from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
 from onnxheadprune.workflow.batch import RECORD, prune_batch
 from tests import crashes, toys
+from tests.asked import asked
 from tests.conftest import ROOT
 from tests.crashes import complete, in_child
 from tests.files.test_backup import no_links
@@ -277,6 +278,7 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
     """An output folder in which a model, or weights, of the batch have another name."""
     for victim in ("a.onnx", "b.onnx", "w.bin"):
@@ -285,16 +287,17 @@ def test_a_batch_replaces_no_input(models: Path, tmp_path: Path) -> None:
         os.link(models / victim, out / "a.onnx")
         before = {path.name: path.read_bytes() for path in models.iterdir()}
         if victim == "w.bin":
-            result = prune_batch(models, "0:1", out, validate=False)
+            result = prune_batch(models, asked(validate=False), out)
             assert [item.status for item in result.items] == ["refused", "done"]
             assert "was not made by this tool" in result.items[0].reason
         else:
             with pytest.raises(UsageError, match="which this call reads"):
-                prune_batch(models, "0:1", out, validate=False)
+                prune_batch(models, asked(validate=False), out)
             assert len(list(out.iterdir())) == 1
         assert {path.name: path.read_bytes() for path in models.iterdir()} == before
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
@@ -302,7 +305,7 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     foreign = (out / "a.onnx").read_bytes()
     (tmp_path / "elsewhere.onnx").write_text("not ours")
     (out / "b.onnx").symlink_to(tmp_path / "elsewhere.onnx")
-    result = prune_batch(models, "0:1", out, validate=False)
+    result = prune_batch(models, asked(validate=False), out)
     assert [item.status for item in result.items] == ["refused", "refused"]
     assert "was not made by this tool" in result.items[0].reason
     assert "is a link to" in result.items[1].reason
@@ -310,10 +313,11 @@ def test_a_batch_replaces_only_what_this_tool_made(models: Path, tmp_path: Path)
     for name in ("a.onnx", "b.onnx"):
         (out / name).unlink()
     for heads in ("0:1", "0:2"):
-        result = prune_batch(models, heads, out, validate=False)
+        result = prune_batch(models, asked(heads, validate=False), out)
         assert [item.status for item in result.items] == ["done", "done"]
 
 
+@pytest.mark.usefixtures("batch_in_process")
 def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
@@ -321,8 +325,8 @@ def test_places_that_take_no_batch(models: Path, tmp_path: Path, command: Any) -
     (tmp_path / "odd" / RECORD).mkdir()
     for out in ("file", "nowhere", "file/below", "odd", "x" * 300, "/proc/out", "-"):
         target = out if out == "-" else tmp_path / out
-        outcome = command("prune", "--batch", models, "-o", target, "--heads", "0:1")
+        outcome = command("batch", models, "-o", target, "--heads", "0:1")
         assert outcome.exit_code == 2 and outcome.stderr.startswith("error: "), outcome
     (models / "loop.onnx").symlink_to("loop.onnx")
-    result = prune_batch(models, "0:1", tmp_path / "new" / "folder", validate=False)
+    result = prune_batch(models, asked(validate=False), tmp_path / "new" / "folder")
     assert [item.status for item in result.items] == ["done", "done", "refused"]

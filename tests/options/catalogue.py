@@ -42,6 +42,7 @@ def shown(*words: str, along: Words = (), model: str = "fixed", instead: str = "
 JSON: Mode = {"as_json": ("--json",)}
 DATA: Mode = {"data": ("--data", "{model}.npz")}
 OUT: Mode = {"model": ("{model}.onnx",), "output": ("-o", "out.onnx")}
+FOLDER: Mode = {"folder": ("folder-{model}",), "output": ("-o", "outdir")}
 HEADS: Mode = {"heads": ("--heads", "0:1")}
 RATIO: Mode = {"ratio": ("--ratio", "0.5")}
 DRY: Mode = {"model": ("{model}.onnx",), "dry_run": ("--dry-run",)}
@@ -71,6 +72,32 @@ MODES: dict[str, dict[str, Mode]] = {
             "output": ("-o", "curve.json"),
         }
         | DATA,
+    },
+    "sweep": {
+        "data": {
+            "model": ("{model}.onnx",),
+            "ratios": ("0.5:0.5:1",),
+            "output": ("-o", "curve.json"),
+        }
+        | DATA,
+    },
+    "fuse": {
+        "plain": OUT,
+        "standard": OUT | {"mode": ("--mode", "onnx")},
+        "ahead": DRY,
+        "unproven": OUT | {"no_validate": ("--no-validate",)},
+        "in place": {
+            "model": ("{model}.onnx",),
+            "in_place": ("--in-place",),
+            "backup": ("--backup", "kept.onnx"),
+        },
+    },
+    "batch": {
+        "heads": FOLDER | HEADS,
+        "heads unproven": FOLDER | HEADS | {"no_validate": ("--no-validate",)},
+        "ratio": FOLDER | RATIO,
+        "ratio on data": FOLDER | RATIO | DATA,
+        "fuse": FOLDER | {"fuse": ("--fuse", "contrib")},
     },
     "score": {
         "weights": {"model": ("{model}.onnx",)},
@@ -113,39 +140,71 @@ MEASURING = {
     "time_budget": shown("--time-budget", "0.05", instead="repeats"),
     "threads": shown("--threads", "1"),
 }
+RESPECTING = {
+    "scores": shown("--scores", "scores.csv"),
+    "uniform": shown("--uniform", along=("--scores", "scores.csv")),
+    "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
+    "floor": Trial(tuple(("--floor", number) for number in "0234")),
+    "protect": Trial((("--protect", "0"), ("--protect", "1"))),
+    "compensate": Trial((("--compensate",), ("--no-compensate",))),
+    "effect": shown("--effect", "mine_for_options:worst"),
+    "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
+}
+CUTTING = RESPECTING | {
+    "heads": shown("--heads", "0:2"),
+    "ratio": shown("--ratio", "0.5"),
+    "keep": shown("--keep", "2"),
+    "target_speedup": shown("--target-speedup", "50"),
+    "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
+    "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
+    "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
+    "allow_io_change": shown("--allow-io-change", model="told"),
+    "fuse": shown("--fuse", "contrib"),
+}
+WRITING = {
+    "output": shown("-o", "other.onnx"),
+    "data": CALIBRATING["data"],
+    "provider": CALIBRATING["provider"],
+    "seed": Trial((("--seed", "7"),)),
+    "no_validate": shown("--no-validate"),
+    "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
+    "external_data": shown("--external-data", "always", model="heavy"),
+    "as_json": shown("--json"),
+}
+AT_ONE_MODEL = {
+    "model": shown("{model}.onnx"),
+    "dry_run": shown("--dry-run"),
+    "report": shown("--report", "page.html"),
+    "in_place": shown("--in-place", "--backup", "kept.onnx"),
+    "backup": shown("--in-place", "--backup", "kept.onnx"),
+}
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
+    | CUTTING
+    | WRITING
+    | AT_ONE_MODEL
     | {
-        "model": shown("{model}.onnx"),
-        "output": shown("-o", "other.onnx"),
-        "heads": shown("--heads", "0:2"),
-        "ratio": shown("--ratio", "0.5"),
-        "keep": shown("--keep", "2"),
-        "target_speedup": shown("--target-speedup", "50"),
-        "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
-        "scores": shown("--scores", "scores.csv"),
-        "compensate": Trial((("--compensate",), ("--no-compensate",))),
-        "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
-        "uniform": shown("--uniform", along=("--scores", "scores.csv")),
-        "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
-        "floor": Trial(tuple(("--floor", number) for number in "0234")),
-        "protect": Trial((("--protect", "0"), ("--protect", "1"))),
-        "effect": shown("--effect", "mine_for_options:worst"),
-        "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
         "sweep": shown("--sweep", "0:0.5:0.5"),
         "heatmap": shown("--heatmap", "heat.svg"),
-        "report": shown("--report", "page.html"),
-        "dry_run": shown("--dry-run"),
-        "no_validate": shown("--no-validate"),
-        "accept_inconclusive": shown("--accept-inconclusive", model="silent"),
-        "seed": Trial((("--seed", "7"),)),
-        "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
-        "allow_io_change": shown("--allow-io-change", model="told"),
-        "external_data": shown("--external-data", "always", model="heavy"),
-        "fuse": shown("--fuse", "contrib"),
-        "in_place": shown("--in-place", "--backup", "kept.onnx"),
-        "backup": shown("--in-place", "--backup", "kept.onnx"),
         "batch": shown("--batch", "folder-{model}"),
+        "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
+    },
+    "fuse": WRITING | AT_ONE_MODEL | {"mode": shown("--mode", "onnx")},
+    "batch": CUTTING
+    | WRITING
+    | {
+        "folder": shown("folder-{model}"),
+        "output": shown("-o", "other"),
+        "jobs": shown("--jobs", "2"),
+    },
+    "sweep": CALIBRATING
+    | RESPECTING
+    | {
+        "model": shown("{model}.onnx"),
+        "ratios": shown("0:0.5:0.5"),
+        "output": shown("-o", "curve.svg"),
+        "seed": shown("--seed", "7", along=("--random-data",)),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),
@@ -194,10 +253,13 @@ TRIALS: dict[str, dict[str, Trial]] = {
 }
 """One entry per parameter of each command; a parameter without one fails the suite."""
 
-INVISIBLE = {("prune", "jobs"), ("score", "jobs")}
+INVISIBLE = {("prune", "jobs"), ("score", "jobs"), ("sweep", "jobs"), ("batch", "jobs")}
 """What changes the way only; `test_jobs_are_processes` sees it."""
+SAME = {("prune", "sweep"), ("prune", "batch"), ("batch", "ratio on data"), ("batch", "fuse")}
+"""Modes that ask for the same as those of other commands; `test_superseded` sees it."""
 OTHERWISE: dict[tuple[str, str], Words] = {
     ("score", "method"): ("--method", "fluctuation"),
+    ("sweep", "ratios"): ("0.25:0.25:1",),
     ("validate", "repeats"): ("--repeats", "7"),
     ("bench", "repeats"): ("--repeats", "7"),
     ("validate", "time_budget"): ("--time-budget", "0.02"),

@@ -182,7 +182,7 @@ def test_a_drift_needs_data(command: Command, toy: Path) -> None:
 @pytest.mark.usefixtures("short_clocks")
 def test_a_sweep_draws_the_curve(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "curve.svg"
-    outcome = command("prune", toy, "--sweep", "0:0.75:0.25", "--data", data, "-o", out, "--json", *CPU)
+    outcome = command("sweep", toy, "0:0.75:0.25", "--data", data, "-o", out, "--json", *CPU)
     curve = outcome.document
     assert curve == json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) and is_picture(out)
     assert [point["removed"] for point in curve["points"]] == [0, 2, 4, 6]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,10 @@ from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.model.graph.view import Node, Value
+
+MAX_UPSTREAM = 512
+"""Nodes between a core and the weights above it."""
+MAX_VIEWS = 16
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ def anatomy(block: Block) -> Anatomy:
         free |= _endpoints(value_walk)
         products = [node for node in _visited(weight_walk) if _head_product(node)]
         scores = products[0] if products else core.node
-        if is_product(scores) is not None:  # stored maps have neither queries nor keys
-            head_size = head_size or _contracted_size(scores)
+        head_size = head_size or _query_width(core)
         nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
         below = _walk_from(scores, weight_walk, own) if products else weight_walk
         free |= _endpoints(below)
@@ -162,6 +166,57 @@ def _visited(walk: Sweep) -> list[Node]:
     """Computing nodes of a walk, nearest to the core first."""
     nodes = {value.producer for value in walk.reached if value.producer is not None and value.tensor is None}
     return sorted(nodes, key=lambda node: -node.index)
+
+
+def _query_width(core: Core) -> int | None:
+    """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
+    found = is_product(core.node)
+    if found is None:
+        return None  # stored maps have neither queries nor keys
+    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
+    scores = [
+        node for index in found.indices if index != values for node in _first_products(core.node, index)
+    ]
+    if scores:
+        return _contracted_size(scores[0])
+    # Queries read a summary of keys and values: the core itself sums over them.
+    return _contracted_size(core.node) if _first_products(core.node, values) else None
+
+
+def _first_products(node: Node, index: int) -> list[Node]:
+    """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
+    start = node.inputs[index]
+    queue = deque([] if start is None or start.producer is None else [start.producer])
+    seen = set(queue)
+    products: list[Node] = []
+    while queue and len(seen) < MAX_UPSTREAM:
+        current = queue.popleft()
+        if is_product(current) is not None:
+            products.append(current)
+        elif contraction_of(current) is not None:
+            continue
+        for value in current.inputs:
+            if value is not None and value.producer is not None and value.producer not in seen:
+                seen.add(value.producer)
+                queue.append(value.producer)
+    return [item for item in products if not _reads_products(item)]
+
+
+def _reads_products(node: Node) -> bool:
+    """Whether a product multiplies what other products made, as an inverse of a matrix does."""
+    found = is_product(node)
+    return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
+
+
+def _product_behind(value: Value | None) -> bool:
+    for _ in range(MAX_VIEWS):
+        node = None if value is None else value.producer
+        if node is None or not node.inputs:
+            return False
+        if contraction_of(node) is not None:
+            return is_product(node) is not None
+        value = node.inputs[0]
+    return False
 
 
 def _head_product(node: Node) -> bool:

@@ -15,6 +15,7 @@ from onnxheadprune.attention.sites.site import NearMiss
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -22,6 +23,8 @@ from onnxheadprune.model.graph.view import GraphView, Node, Value
 MAX_AXIS = 2**20
 """Positions of an axis that are told apart; more are no heads."""
 MAX_HOPS = 12
+MAX_PARTS = 128
+"""Values between a product and the core that reads it; an inverse of a matrix is computed by a hundred nodes."""
 UNPROJECTED = "a context whose heads no output projection sums up: there are no weights to cut"
 
 
@@ -76,7 +79,7 @@ def left_out(
     one_head = {core.node for block in pools for core in block.cores}
     without: list[NearMiss] = []
     for node in attention_products(view):
-        if node in claimed or node in misses:
+        if node in claimed or node in misses or _is_part(node, claimed):
             continue
         if node in one_head:
             without.append(
@@ -89,6 +92,28 @@ def left_out(
         else:
             misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node)))
     return LeftOut(tuple(misses.values()), tuple(without))
+
+
+def _is_part(node: Node, claimed: set[Node]) -> bool:
+    """Whether a product is nothing but an operand of cores of sites, as linear attention's summary of keys is."""
+    values = [node.out]
+    seen = set(values)
+    reached = False
+    while values and len(seen) < MAX_PARTS:
+        value = values.pop()
+        below = [use.node for use in value.consumers if not looks_only(use)]
+        if value.is_graph_output or not below:
+            return False
+        for other in below:
+            if other in claimed:
+                reached = True
+                continue
+            if operand_indices(other) and is_product(other) is None:
+                return False
+            fresh = [output for output in other.outputs if output is not None and output not in seen]
+            values += fresh
+            seen.update(fresh)
+    return reached and not values
 
 
 def _miss(node: Node, sentence: str) -> NearMiss:

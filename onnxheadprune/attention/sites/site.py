@@ -138,6 +138,16 @@ class AttentionSite:
         gone = set(self.removed)
         return tuple(head for head in range(self.original_num_heads) if head not in gone)
 
+    def present(self, heads: Iterable[int]) -> tuple[int, ...]:
+        """The present index of each head that is named by its index in the original model."""
+        names = self.original_heads
+        return tuple(names.index(head) for head in heads)
+
+    def original(self, heads: Iterable[int]) -> tuple[int, ...]:
+        """The index in the original model of each head that is named by its present one."""
+        names = self.original_heads
+        return tuple(names[head] for head in heads)
+
     def seeds(self, heads: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
         """The first demands of the sweep when `heads` (present indices) are removed.
 

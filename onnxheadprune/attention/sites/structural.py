@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import replace
+from itertools import permutations
 
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.attention.sites.fused import is_fused_core
@@ -27,6 +28,7 @@ from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 MAX_CONTRACTED = 2**20
@@ -134,19 +136,23 @@ def _is_residual(node: Node) -> bool:
 
 
 def _is_single_head_attention(block: Block) -> bool:
-    """One head is a site if its values are projected and its weights are a product, unlike a mere pooling."""
-    core = block.cores[0]
-    if is_fused_core(core.node):
+    """One head is a site if its values are projected and its weights are a product, unlike a mere pooling.
+
+    Where channels attend to channels the weights own the channels; a softmax tells that they are weights.
+    """
+    node = block.cores[0].node
+    if is_fused_core(node):
         return True
-    found = is_product(core.node)
+    found = is_product(node)
     if found is None:
         return False
-    feature = found.out_axes[core.feature_axes[0]]
-    value_index = found.owners(feature)[0]
-    other = next(index for index in found.indices if index != value_index)
-    projected = _reaches(core.node, value_index, lambda node: weight_contraction(node) is not None)
-    scored = _reaches(core.node, other, lambda node: is_product(node) is not None)
-    return projected and scored
+    owner = found.owners(found.out_axes[block.cores[0].feature_axes[0]])[0]
+    return any(
+        _reaches(node, values, lambda other: weight_contraction(other) is not None)
+        and _reaches(node, weights, lambda other: is_product(other) is not None)
+        and (values == owner or _reaches(node, weights, lambda other: other in WEIGHS))
+        for values, weights in permutations(found.indices, 2)
+    )
 
 
 def _reaches(node: Node, index: int, found: object) -> bool:

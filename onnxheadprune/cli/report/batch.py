@@ -1,4 +1,4 @@
-"""The report of `prune --batch`: a verdict per model as it comes, then the summary."""
+"""The report of `batch`: a verdict per model as it comes, then the summary."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.dims import Shape
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 MAX_LITERAL_ELEMENTS = 4096
@@ -307,8 +307,3 @@ def _constant_tensor(proto: NodeProto) -> TensorProto | None:
         if attribute.name == "value_floats":
             return numpy_helper.from_array(np.array(list(attribute.floats), dtype=np.float32))
     return None
-
-
-def concrete(dim: Dim) -> int | None:
-    """The dimension as an integer, None where it is symbolic."""
-    return dim if isinstance(dim, int) else None

@@ -120,11 +120,6 @@ class FeedMaker:
         """The names of the inputs' open dimensions, by what they stand for."""
         return self._roles
 
-    @property
-    def largest_extent(self) -> int:
-        """The largest side or length worth trying for images and sound, 0 where the inputs have no such axis."""
-        return self._largest
-
     def sized(self, sizes: Sizes, dims: Mapping[str, int] | None = None, *, flag: bool = True) -> Feed:
         """One feed of exactly these sizes, masks of ones.
 

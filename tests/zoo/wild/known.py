@@ -6,15 +6,9 @@ from fnmatch import fnmatchcase
 
 from tests.zoo.wild.row import WildRow
 
-_BEHIND = "cut at the convolution behind BatchNorm and an activation, where a head silenced earlier leaves a constant"
 KNOWN: dict[str, str] = {
-    "bottleneck-transformer-pytorch.*": _BEHIND,
-    "timm-bottleneck-attn.*": _BEHIND,
-    "timm-halo-attn.*": _BEHIND,
-    "timm-lambda.*": _BEHIND,
     "torchvision-mvit-v1.ts17": "TorchScript writes no shapes behind the pooling, so its heads cannot be told",
     "torchvision-mvit-v2.*": "queries are added to the context and stay when a head goes; or shapes are unknown",
-    "spandrel-retinexformer.*": "channel attention with a single head is neither found nor reported",
 }
 """Shell patterns of a case and its exporter, and the reason in plain words."""
 

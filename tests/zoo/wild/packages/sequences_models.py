@@ -165,8 +165,7 @@ def cases() -> list[Wild]:
             ),
             {"x": picture},
             Heads("BottleBlock", ("net.6", "net.7"), "net.3.heads", tied=False),
-            expect="refused",
-            note="BatchNorm and ReLU between the heads and the convolution that sums them",
+            note="BatchNorm and ReLU, per channel, between the heads and the convolution that sums them",
         ),
         _case(
             "",

@@ -1,0 +1,160 @@
+"""What `prune` and `fuse` share: a look ahead, or one model from end to end, and the report of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnxheadprune.cli.outcome import emit_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxheadprune.workflow.prune import PruneResult
+    from onnxheadprune.workflow.requests import Request
+
+
+@dataclass(frozen=True)
+class Showing:
+    """What is shown of a run.
+
+    Attributes:
+        report: an HTML page, None without.
+        heatmap: a picture, None without.
+        as_json: print one document instead of tables.
+    """
+
+    report: Path | None
+    heatmap: Path | None
+    as_json: bool
+
+
+def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool) -> int:
+    """Does what is asked for and reports it.
+
+    Args:
+        model: the model.
+        request: what to do with it, and where the result goes.
+        showing: what is shown.
+        dry_run: show what would change; write no model.
+
+    Returns:
+        The exit code.
+    """
+    if dry_run:
+        return _ahead(model, request, showing)
+    result = _done(model, request, showing)
+    from onnxheadprune.cli.report.plan import prune_report
+
+    _show(model, list(prune_report(result)), result.to_dict(), showing, result)
+    return 0
+
+
+def _ahead(model: Path, request: Request, showing: Showing) -> int:
+    from onnxheadprune.cli.report.fusion import fusion_rows
+    from onnxheadprune.cli.report.plan import plan_report, planned_output
+    from onnxheadprune.workflow.requests import Proving, Writing
+
+    _check_ahead(model, request)
+    told = request.writing.output
+    ahead = None if told is None else Path(told)
+    would: dict[str, Any] = {} if ahead is None else {"would_write": str(ahead)}
+    if request.choice.wish is None and not request.choice.compensate:
+        rows, document = _plan_ahead(model, request)
+        _show(model, [*rows, *planned_output(ahead)], document | would, showing)
+        return 0
+    request = replace(request, writing=Writing(), proving=Proving(validate=False))
+    result = _done(model, request, showing)
+    sizes = result.before, result.after
+    rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
+    _show(model, [*rows, *planned_output(ahead)], result.to_dict() | would, showing, result)
+    return 0
+
+
+def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
+    from onnxheadprune.cli.report.console import err
+    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.workflow.prune import carried_through
+
+    if showing.heatmap is not None:
+        check_picture(showing.heatmap)
+    with progress_on(err()) as progress:
+        progress("pruning and validating" if request.proving.validate else "pruning", 0, 0)
+        return carried_through(model, request, progress)
+
+
+def _show(
+    model: Path,
+    rows: list[RenderableType],
+    document: dict[str, Any],
+    showing: Showing,
+    result: PruneResult | None = None,
+) -> None:
+    """Prints the report, and makes the picture and the page."""
+    from onnxheadprune.cli.report.choice import heat_of
+    from onnxheadprune.cli.report.console import out
+    from onnxheadprune.cli.report.heatmap import save_heatmap
+    from onnxheadprune.cli.report.page import save_page
+
+    chosen = None if result is None else result.chosen
+    heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
+    if showing.heatmap is not None and heat is not None:
+        scores, removed = heat
+        save_heatmap(scores, showing.heatmap, title=model.name, removed=removed)
+    if showing.report is not None:
+        save_page(showing.report, f"onnxheadprune: {model.name}", rows, heat)
+    if showing.as_json:
+        emit_json(document)
+    else:
+        out().print(*rows, sep="\n")
+
+
+def _check_ahead(model: Path, request: Request) -> None:
+    """Whether the run that --dry-run looks at could write and run where it is told to.
+
+    Raises:
+        UsageError: if the output or the backup cannot be written.
+        ProviderError: if the provider does not run here.
+    """
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.model.save import check_backup, check_target
+    from onnxheadprune.runtime.providers import AUTO, resolve_provider
+
+    target, backup = request.writing.output, request.writing.backup
+    if target is not None:
+        loaded = open_structure(model)
+        place = check_target(target, loaded, in_place=backup is not None)
+        if backup is not None:
+            check_backup(backup, place, loaded)
+    if request.run.provider.lower() != AUTO:
+        resolve_provider(request.run.provider)
+
+
+def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], dict[str, Any]]:
+    """The report and the document of a plan that nothing has to be measured for."""
+    from onnxheadprune.attention.planning import plan_pruning, require_something
+    from onnxheadprune.cli.report.fusion import fusion_rows
+    from onnxheadprune.cli.report.plan import plan_report
+    from onnxheadprune.workflow.fuse import planned_fusion
+    from onnxheadprune.workflow.prune import planned_size, size_warnings
+
+    contract = request.contract
+    plan = plan_pruning(
+        model,
+        {} if request.choice.heads is None else request.choice.heads,
+        keep_cache_shape=contract.keep_cache_shape,
+        allow_io_change=contract.allow_io_change,
+    )
+    fusion = None
+    if request.fuse == "none":
+        require_something(plan)
+    else:
+        fusion = planned_fusion(plan, model, request.fuse)
+    sizes = planned_size(plan, model) if plan.removed else None
+    told: dict[str, Any] = {} if fusion is None else {"fusion": fusion.to_dict()}
+    if sizes is not None:
+        told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
+    told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))
+    return [*plan_report(plan, None, sizes), *fusion_rows(fusion)], plan.to_dict() | told

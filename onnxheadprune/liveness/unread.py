@@ -1,0 +1,80 @@
+"""Positions that nobody reads in the original, either: tokens that are cut off, the rest of a cropped window.
+
+That they are dead has nothing to do with heads, so they stay as they are. Along an axis that is picked from, a value is
+narrowed only where heads went, which is seen in the positions that are read.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.relaxing import LOOKED_THROUGH
+from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS
+from onnxheadprune.model.graph.view import Use, Value
+
+PICKING = SLICES | GATHERS | GATHERS_ROWS | TAKES_CHUNKS
+"""Nodes that pick a part of their input by bounds or indices of their own."""
+MAX_VIEWS = 8
+
+
+def beside_unread(value: Value, live: Live) -> Live:
+    """`live` without the axes along which it leaves out nothing but what nobody reads in the original.
+
+    Args:
+        value: the value.
+        live: what its readers need of it once heads are gone, in mask form.
+    """
+    if not live.axes or _is_shared_view(value):
+        # Views of a packed value each read a part: what one of them leaves out, another one reads.
+        return live
+    read = _read(value)
+    for axis in read.axes:
+        wider = live.only([other for other in live.axes if other != axis])
+        if axis in live.axes and wider & read == live & read and wider.dense_shape() is not None:
+            live = wider
+    return live
+
+
+def _read(value: Value) -> Live:
+    """What the consumers of a value read in the original."""
+    total: Live = DEAD
+    for use in value.consumers:
+        if not looks_only(use):
+            total = total | _picked(use)
+        if total.is_full:
+            break
+    return total
+
+
+def _picked(use: Use) -> Live:
+    """What one consumer reads in the original."""
+    node = use.node
+    answer = selecting_answer(use)
+    live = FULL if answer is None else answer.inputs.get(use.input_index, FULL)
+    value = node.input(use.input_index)
+    return live if value is not None and fits(live, value.shape) else FULL
+
+
+def _is_shared_view(value: Value) -> bool:
+    """Whether a value is a view of one that others read, too."""
+    for _ in range(MAX_VIEWS):
+        node = value.producer
+        if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
+            return False
+        value = node.inputs[0]
+        if sum(not looks_only(use) for use in value.consumers) > 1:
+            return True
+    return False
+
+
+def selecting_answer(use: Use) -> Answer | None:
+    """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
+    entry = rule_for(use.node)
+    if entry is None or use.node not in PICKING:
+        return None
+    answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
+    if isinstance(answer, Refusal) or use.input_index not in answer.selects:
+        return None
+    return answer

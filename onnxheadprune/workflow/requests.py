@@ -1,0 +1,100 @@
+"""What a run is asked to do, as values: made by the API or a command, and handed down unchanged."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from onnxheadprune.attention.contract import Contract
+
+if TYPE_CHECKING:
+    # Commands make requests before anything heavy is imported.
+    from onnxheadprune.attention.heads import HeadSpec
+    from onnxheadprune.fusion import FuseMode
+    from onnxheadprune.model.storage.layout import ExternalData
+    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.selection.activations import Calibration
+    from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.wishes import Wish
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which heads go, and what makes up for them.
+
+    Attributes:
+        heads: a head spec; None with a wish, or where nothing is cut.
+        wish: how many are to go, in place of `heads`.
+        compensate: refit what is left; None does so for a wish with data.
+        effect: the measure of drift; None goes by the kind of output.
+    """
+
+    heads: HeadSpec | None = None
+    wish: Wish | None = None
+    compensate: bool | None = None
+    effect: Measure | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where models run, and on what.
+
+    Attributes:
+        provider: "auto", "cpu", "cuda" or another execution provider's name.
+        seed: of random inputs.
+        data: the user's inputs, None without.
+    """
+
+    provider: str = "auto"
+    seed: int = 0
+    data: DataSource | Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Proving:
+    """What must be shown before a model is written.
+
+    Attributes:
+        validate: compare with the masked reference.
+        accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
+    """
+
+    validate: bool = True
+    accept_inconclusive: bool = False
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where the result goes.
+
+    Attributes:
+        output: None writes nothing.
+        external_data: keep weights in a file beside it: as the input does, always or never.
+        backup: allows `output` to be the model itself, whose file is kept under this name.
+    """
+
+    output: str | os.PathLike[str] | None = None
+    external_data: ExternalData = "auto"
+    backup: str | os.PathLike[str] | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that one `prune` is asked for, but for the model.
+
+    Attributes:
+        choice: which heads go.
+        contract: what may happen to inputs and outputs.
+        fuse: which fused operators attention is written in afterwards.
+        run: where and on what models run.
+        proving: what must be shown.
+        writing: where the result goes.
+    """
+
+    choice: Choice = field(default_factory=Choice)
+    contract: Contract = field(default_factory=Contract)
+    fuse: FuseMode = "none"
+    run: Run = field(default_factory=Run)
+    proving: Proving = field(default_factory=Proving)
+    writing: Writing = field(default_factory=Writing)

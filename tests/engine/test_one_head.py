@@ -1,0 +1,95 @@
+"""One head is a head: values that are projected and weights that are a product, whichever owns the channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from onnxheadprune.attention.sites.find import find_sites
+from tests.engine.block_graph import Net
+from tests.engine.cuts import check_cut
+from tests.engine.test_plan import PLAIN
+
+B, S, D, WIDTH = 2, 5, 3, 7
+
+
+def split(net: Net, x: Any, name: str, heads: int, *order: int) -> Any:
+    """[B, S, WIDTH] -> the axes of [B, S, heads, D] in some order."""
+    flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * D))
+    return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, D)), perm=list(order))
+
+
+def projected(net: Net, context: Any, heads: int, *order: int) -> Any:
+    """Contexts with their axes in `order`, merged and projected."""
+    merged = net.op("Reshape", net.op("Transpose", context, perm=list(order)), net.ints(0, 0, heads * D))
+    return net.op("MatMul", merged, net.weight("o", heads * D, WIDTH))
+
+
+def of_channels(net: Net, x: Any, heads: int) -> Any:
+    """Channels attend to channels (XCiT, Restormer, Retinexformer): the map owns the channels of the context."""
+    k, q = split(net, x, "k", heads, 0, 2, 3, 1), split(net, x, "q", heads, 0, 2, 1, 3)
+    weights = net.op("Softmax", net.op("MatMul", k, q), axis=-1)
+    values = net.op("Sigmoid", split(net, x, "v", heads, 0, 2, 3, 1))
+    return projected(net, net.op("MatMul", weights, values), heads, 0, 3, 1, 2)
+
+
+def of_channels_turned(net: Net, x: Any, heads: int) -> Any:
+    """The same with the map on the right."""
+    k, q = split(net, x, "k", heads, 0, 2, 3, 1), split(net, x, "q", heads, 0, 2, 1, 3)
+    weights = net.op("Softmax", net.op("MatMul", k, q), axis=-2)
+    return projected(net, net.op("MatMul", split(net, x, "v", heads, 0, 2, 1, 3), weights), heads, 0, 2, 1, 3)
+
+
+def linear(net: Net, x: Any, heads: int) -> Any:
+    """Queries read a summary of all keys and values."""
+    k = net.op("Softmax", split(net, x, "k", heads, 0, 2, 3, 1), axis=-1)
+    summary = net.op("MatMul", k, split(net, x, "v", heads, 0, 2, 1, 3))
+    queries = net.op("Softmax", split(net, x, "q", heads, 0, 2, 1, 3), axis=-1)
+    return projected(net, net.op("MatMul", queries, summary), heads, 0, 2, 1, 3)
+
+
+def of_tokens(net: Net, x: Any, heads: int) -> Any:
+    scores = net.op("MatMul", split(net, x, "q", heads, 0, 2, 1, 3), split(net, x, "k", heads, 0, 2, 3, 1))
+    context = net.op("MatMul", net.op("Softmax", scores, axis=-1), split(net, x, "v", heads, 0, 2, 1, 3))
+    return projected(net, context, heads, 0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("plan", [PLAIN, replace(PLAIN, symbolic=False, opset=21)], ids=["dynamic", "fixed"])
+@pytest.mark.parametrize(
+    ("attend", "heads"),
+    [*((made, n) for made in (of_channels, of_channels_turned, of_tokens) for n in (1, 2)), (linear, 2)],
+)
+def test_as_many_heads_as_there_are(attend: Callable[[Net, Any, int], Any], heads: int, plan: Any) -> None:
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    model = net.export([net.op("Add", attend(net, x, heads), x)])
+    sites = find_sites(model)
+    assert [(site.num_heads, site.reason) for site in sites] == [(heads, None)]
+    assert [(site.head_size, site.v_head_size) for site in sites] == [(D, D)]
+    assert not sites.near_misses and not sites.no_heads
+    for gone in range(heads):
+        check_cut(model, net.feed, [gone])
+    check_cut(model, net.feed, list(range(heads)))
+
+
+def test_maps_that_weights_mix_have_no_head_size() -> None:
+    """Re-attention (DeepViT, CaiT): behind the mix nothing tells what the scores of a head sum over."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    scores = net.op("MatMul", split(net, x, "q", 2, 0, 2, 1, 3), split(net, x, "k", 2, 0, 2, 3, 1))
+    weights = net.op("Softmax", scores, axis=-1)
+    mixed = net.op("Einsum", weights, net.weight("mix", 2, 2), equation="bhij,hg->bgij")
+    made = projected(net, net.op("MatMul", mixed, split(net, x, "v", 2, 0, 2, 1, 3)), 2, 0, 2, 1, 3)
+    (site,) = find_sites(net.export([made]))
+    assert (site.num_heads, site.head_size, site.v_head_size, site.removable) == (2, None, D, False)
+
+
+def test_a_summary_that_one_head_reads_is_in_one_list() -> None:
+    """Linear attention with one head: nothing tells its products from gates that mix streams."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    sites = find_sites(net.export([linear(net, x, 1)]))
+    assert (len(sites), len(sites.near_misses), len(sites.no_heads)) == (0, 0, 2)
