@@ -188,7 +188,7 @@ class _Sweeper:
         """Labels end at weights: what is multiplied with them, or convolved in groups, is no longer one head's own."""
         if not self.labels:
             return inputs
-        stored = CONVOLUTIONS.get((node.domain, node.op_type))
+        stored = CONVOLUTIONS.of(node)
         weight = None if stored is None else node.input(stored[0])
         if weight is not None and weight.is_constant:
             return {index: live for index, live in inputs.items() if index > 0}

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.liveness.contraction import (
-    CONVOLUTIONS,
-    is_pointwise,
-)
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Product
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
@@ -85,7 +82,7 @@ def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
 @cost_function("FusedConv", domain="com.microsoft")
 def _convolution_cost(node: Node) -> int | None:
     """One tap per input of a group: the weight is `[out, in / group, ...]`, or `[in, out / group, ...]` transposed."""
-    kernel = node.shape(CONVOLUTIONS[node.domain, node.op_type][0])
+    kernel = node.shape(_weight_of(node)[0])
     places = size_of(node.shape(0) if node.op_type == "ConvTranspose" else node.out.shape)
     if kernel is None or size_of(kernel) is None or places is None:
         return None
@@ -95,12 +92,12 @@ def _convolution_cost(node: Node) -> int | None:
 @rule("Conv", "ConvInteger", "QLinearConv")
 def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
-    index, along = CONVOLUTIONS[(node.domain, node.op_type)]
+    index, along = _weight_of(node)
     live, weight, data = lives[0], node.shape(index), node.shape(0)
     if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return unknown_shape(node)
     spatial = [axis for axis in live.axes if axis > 1]
-    if spatial and not is_pointwise(node):
+    if spatial and not _is_pointwise(node):
         return inexpressible(node)
     groups = node.attribute("group", 1)
     channels = live.only([1])
@@ -137,7 +134,7 @@ def conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     live, weight, data = lives[0], node.shape(1), node.shape(0)
     if weight is None or data is None:
         return unknown_shape(node)
-    if any(axis > 1 for axis in live.axes) and not is_pointwise(node):
+    if any(axis > 1 for axis in live.axes) and not _is_pointwise(node):
         return inexpressible(node)
     channels = live.only([1])
     if node.attribute("group", 1) != 1 and channels.axes:
@@ -153,3 +150,50 @@ def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if isinstance(answer, Refusal) or node.input(3) is None:
         return answer
     return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)
+
+
+def _letters(node: Node) -> Contraction | None:
+    index, columns = _weight_of(node)
+    data, weight = node.shape(0), node.shape(index)
+    if data is None or weight is None or node.attribute("group", 1) != 1:
+        return None
+    spatial = range(len(data) - 2)
+    pointwise = _is_pointwise(node)
+    left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
+    rows = ("k", "m") if node.op_type == "ConvTranspose" else ("m", "k")
+    right: list[str | None] = [*rows, *(None for _ in spatial)]
+    out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
+    return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Whether a convolution has kernel 1, stride 1 and no padding."""
+    weight = node.shape(_weight_of(node)[0])
+    ones: Sequence[int] = node.attribute("strides", [1])
+    pads: Sequence[int] = node.attribute("pads", [0])
+    same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    return (
+        weight is not None
+        and all(size == 1 for size in weight[2:])
+        and all(step == 1 for step in ones)
+        and not any(pads)
+        and not any(node.attribute("output_padding", [0]))
+        and node.attribute("output_shape") is None
+        and same
+    )
+
+
+def _weight_of(node: Node) -> tuple[int, tuple[int, ...]]:
+    """Input index of the weight, and those of vectors along its output channels."""
+    return CONVOLUTIONS[node.domain, node.op_type]
+
+
+for _op_type, _domain, _weight, _along in (
+    ("Conv", "", 1, (2,)),
+    ("FusedConv", "com.microsoft", 1, (2,)),
+    ("ConvInteger", "", 1, (3,)),
+    ("QLinearConv", "", 3, (4, 5, 8)),
+    ("ConvTranspose", "", 1, (2,)),
+):
+    CONVOLUTIONS.add((_op_type,), _domain, (_weight, _along))
+    PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))

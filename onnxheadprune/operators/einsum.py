@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.equations import einsum_terms
@@ -26,3 +27,14 @@ def _einsum_shape(node: Node) -> Shapes:
         for letter, dim in zip(term, shape, strict=True):
             sizes[letter] = broadcast_dim(sizes.get(letter, 1), dim)
     return [tuple(sizes[letter] for letter in output)]
+
+
+def _letters(node: Node) -> Contraction | None:
+    terms = einsum_terms(node)
+    if terms is None or any(len(set(term)) != len(term) for term in terms):
+        return None
+    *inputs, out = terms
+    return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
+
+
+PRODUCTS.add(("Einsum",), "", Product(_letters, None))

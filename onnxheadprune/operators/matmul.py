@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import (
+    PRODUCTS,
     Contraction,
     Letters,
+    Product,
     contraction_of,
 )
 from onnxheadprune.liveness.live import FULL, Live
@@ -16,7 +19,7 @@ from onnxheadprune.liveness.mixing import coupled
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
-from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.dims import Shape, Symbolic
 from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -227,3 +230,78 @@ def _gemm_bias(node: Node, live: Live) -> Live | None:
     if shape is None or out_shape is None:
         return None
     return broadcast_back(live, shape, out_shape)
+
+
+def _swap(letters: list[str | None]) -> None:
+    letters[-1], letters[-2] = letters[-2], letters[-1]
+
+
+def _rotate_batch(letters: list[str | None]) -> None:
+    """`transBatchA/B` of FusedMatMul: the operand is stored as [M, batch..., K] in place of [batch..., M, K]."""
+    letters.insert(0, letters.pop(-2))
+
+
+def _matmul_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
+    left, right, out = node.shape(0), node.shape(right_index), node.out.shape
+    if left is None or right is None or len(left) < 1 or len(right) < 1:
+        return None
+    swapped_batch = (node.attribute("transBatchA", 0), node.attribute("transBatchB", 0))
+    rows: list[str | None] = ["m"] if len(left) > 1 else []
+    columns_letter: list[str | None] = ["n"] if len(right) > 1 else []
+    left_batch, right_batch = left[:-2], right[:-2]
+    if swapped_batch[0]:
+        left_batch = left[1:-1]
+    if swapped_batch[1]:
+        right_batch = right[1:-1]
+    rank = max(len(left_batch), len(right_batch))
+    left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
+    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
+    out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
+    if node.attribute("transA", 0) and len(left) > 1:
+        _swap(left_axes)
+    if node.attribute("transB", 0) and len(right) > 1:
+        _swap(right_axes)
+    if swapped_batch[0]:
+        _rotate_batch(left_axes)
+    if swapped_batch[1]:
+        _rotate_batch(right_axes)
+    if out is not None and len(out) != len(out_letters):
+        return None
+    return Contraction(((0, tuple(left_axes)), (right_index, tuple(right_axes))), out_letters, columns)
+
+
+def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
+    letters: list[str | None] = []
+    for axis, dim in enumerate(own):
+        letter = axis + rank - len(own)
+        mirrored = letter - (rank - len(other))
+        broadcast = dim == 1 and mirrored >= 0 and other[mirrored] != 1
+        letters.append(None if broadcast else f"b{letter}")
+    return letters
+
+
+def _gemm_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
+    left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
+    right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
+    return Contraction(((0, left), (right_index, right)), ("m", "n"), columns)
+
+
+for _op_type, _domain, _right, _vectors in (
+    ("MatMul", "", 1, ()),
+    ("MatMulInteger", "", 1, (3,)),
+    ("QLinearMatMul", "", 3, (4, 5)),
+    ("FusedMatMul", "com.microsoft", 1, ()),
+    ("TransposeMatMul", "com.microsoft", 1, ()),
+    ("FusedMatMulActivation", "com.microsoft", 1, ()),
+    ("DynamicQuantizeMatMul", "com.microsoft", 1, (2, 3, 4)),
+    ("MatMulIntegerToFloat", "com.microsoft", 1, (3, 5, 6)),
+):
+    _read = partial(_matmul_letters, right_index=_right, columns=_vectors)
+    PRODUCTS.add((_op_type,), _domain, Product(_read, _right))
+for _op_type, _domain, _right, _vectors in (
+    ("Gemm", "", 1, ()),
+    ("FusedGemm", "com.microsoft", 1, ()),
+    ("QGemm", "com.microsoft", 3, (4, 5, 6)),
+):
+    _read = partial(_gemm_letters, right_index=_right, columns=_vectors)
+    PRODUCTS.add((_op_type,), _domain, Product(_read, _right))

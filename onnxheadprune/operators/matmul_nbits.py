@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.blocks import cut_columns
 from onnxheadprune.liveness.contraction import (
+    PRODUCTS,
+    Contraction,
+    Product,
     contraction_of,
 )
 from onnxheadprune.liveness.live import Live
@@ -48,3 +51,15 @@ def packed(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [SetAttribute(node.ref, "N", count)] if count != node.attribute("N") else []
 
     return Answer({0: rows, **cut_columns(node, columns)}, rewrite)
+
+
+def _letters(node: Node) -> Contraction | None:
+    """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `blocks.py`)."""
+    left = node.shape(0)
+    if left is None:
+        return None
+    batch = tuple(f"b{axis}" for axis in range(len(left) - 1))
+    return Contraction(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
+
+
+PRODUCTS.add(("MatMulNBits",), "com.microsoft", Product(_letters, 1))
