@@ -55,6 +55,13 @@ def test_names_are_counted_one_by_one() -> None:
     assert names_in(source) == ["Reshape", "Add", "Mul"]
 
 
+def test_every_file_of_operators_is_loaded() -> None:
+    files = {path.stem for path in (PACKAGE / "operators").glob("*.py")} - {"__init__"}
+    code = "import sys, onnxheadprune.operators; print(*(n for n in sys.modules if '.operators.' in n))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {name.rpartition(".")[2] for name in loaded.stdout.split()} == files
+
+
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
     "rule": "from onnxheadprune.liveness.registry import rule_for; rule_for(node)",

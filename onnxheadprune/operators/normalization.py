@@ -83,6 +83,20 @@ def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return mixing(node, lives[0], {mixed})
 
 
+@shape_function("MeanVarianceNormalization")
+def _moments_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@rule("MeanVarianceNormalization", ragged=True)
+def mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the listed axes, all but the channels (axis 1) if none are listed."""
+    rank = rank_of(node)
+    if rank is None:
+        return unknown_shape(node)
+    return mixing(node, lives[0], {axis % rank for axis in node.attribute("axes", [0, 2, 3])})
+
+
 @rule("InstanceNormalization")
 def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Mixes the spatial axes; scale and bias run along the channels (axis 1)."""

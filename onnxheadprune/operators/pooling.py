@@ -1,12 +1,12 @@
-"""Pooling of positions: every channel by itself."""
+"""Pooling of positions: linear, and every channel by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.convolution import windows
@@ -27,20 +27,8 @@ def _global_shape(node: Node) -> Shapes:
     return [None if data is None else (*data[:2], *(1 for _ in data[2:]))]
 
 
-@rule("AveragePool", "GlobalAveragePool", "LpPool", "GlobalLpPool", "GlobalMaxPool")
-def pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+@rule("AveragePool", "GlobalAveragePool")
+def average_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Batch and channels (axes 0 and 1) run in parallel; what lies behind them is mixed."""
     live = lives[0]
     return inexpressible(node) if any(axis > 1 for axis in live.axes) else Answer({0: live})
-
-
-@rule("MaxPool")
-def max_pool(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The same; but the places that it can give too are counted through all batches and channels."""
-    places = node.outputs[1] if len(node.outputs) > 1 else None
-    if places is not None and (places.consumers or places.is_graph_output):
-        return refuse(node, Reason.INEXPRESSIBLE, f"the indices that {node.op_type} gives count all channels")
-    answer = pool(node, lives)
-    if isinstance(answer, Refusal):
-        return answer
-    return Answer(answer.inputs, kept=(lives[0],) * len(lives))

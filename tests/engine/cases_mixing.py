@@ -58,13 +58,11 @@ def per_channel(draw: Draw, op_type: str) -> Case:
     return Case(op_type, (floats(draw, shape), *vectors), symbolic=batch_axis(draw, shape))
 
 
-@strategy("MaxPool", "GlobalMaxPool", "LpPool", "GlobalLpPool")
-def pool_of_another_kind(draw: Draw, op_type: str) -> Case:
-    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 4)), *draw_shape(draw, 1, 2))
-    attributes: dict[str, object] = {}
-    if not op_type.startswith("Global"):
-        attributes = {"kernel_shape": [draw(st.integers(1, size)) for size in shape[2:]]}
-        attributes["strides"] = [draw(st.integers(1, 2)) for _ in shape[2:]]
+@strategy("MeanVarianceNormalization")
+def moments(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw, 4, 4)
+    listed = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=3)))
+    attributes = {"axes": listed} if draw(st.booleans()) else {}
     return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape))
 
 
