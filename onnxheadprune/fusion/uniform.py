@@ -12,7 +12,10 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.model.graph.facts import (
+    CASTS,
+    CHOOSES_ELEMENTS,
     EXPANDS,
+    FILLS,
     FLATTENS,
     GATHERS,
     GATHERS_ELEMENTS,
@@ -47,15 +50,15 @@ def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
         return None
     if node in NOTHING_NEW:
         return uniform(node.input(0), depth - 1)
-    if node.op_type == "Cast":
+    if node in CASTS:
         return _cast(node, depth)
-    if node.op_type == "ConstantOfShape":
+    if node in FILLS:
         fill = node.attribute("value")
         return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
     if node.op_type == "Not":
         inner = uniform(node.input(0), depth - 1)
         return None if inner is None else float(not inner)
-    if node.op_type == "Where":
+    if node in CHOOSES_ELEMENTS:
         condition = uniform(node.input(0), depth - 1)
         return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
     return _combined(node, depth)

@@ -20,6 +20,7 @@ from onnxheadprune.model.graph.facts import (
     EXPANDS,
     FLATTENS,
     IDENTITIES,
+    MULTIPLIES,
     OBSERVES,
     REREADS,
     TRANSPOSES,
@@ -105,11 +106,11 @@ def layout_above(node: Node, layout: Layout) -> Layout | None:
 
 def _unscaled(place: Place, node: Node) -> Place | None:
     """Through a multiplication or division by one number."""
-    for index in (0, 1) if node.op_type == "Mul" else (0,):
+    for index in (0, 1) if node in MULTIPLIES else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(place.layout):
             continue
-        factor = number if node.op_type == "Mul" else 1 / number
+        factor = number if node in MULTIPLIES else 1 / number
         return Place(source, place.layout, place.factor * factor, place.leaves)
     return None
 

@@ -17,7 +17,17 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
-from onnxheadprune.model.graph.facts import CASTS, DROPOUTS, IDENTITIES, SLICES, SUMS_PRODUCTS, TRANSPOSES
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DROPOUTS,
+    IDENTITIES,
+    MULTIPLIES,
+    RESHAPES,
+    SLICES,
+    SUMS_PRODUCTS,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
@@ -169,7 +179,7 @@ def _own_bias(node: Node) -> _Left | Refusal:
 
 def _joins(use: Use, value: Value) -> bool:
     """Whether the consumer adds the branch to a computed value of the same shape."""
-    if use.node.op_type != "Add":
+    if use.node not in ADDS:
         return False
     other = use.node.inputs[1 - use.input_index]
     return other is not None and not other.is_constant and other.shape == use.node.out.shape
@@ -215,9 +225,9 @@ def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | 
         shape = node.out.shape
         whole = shape is not None and value.shape is not None and shape[left.axis] == value.shape[left.axis]
         return left if whole else None
-    if node.op_type == "Reshape" and use.input_index == 0:
+    if node in RESHAPES and use.input_index == 0:
         return _reshaped(node, value, left)
-    if node.op_type == "Mul" and left.name is None and value.shape == node.out.shape:
+    if node in MULTIPLIES and left.name is None and value.shape == node.out.shape:
         return left
     if node.op_type in ("Add", "Mul"):
         return _with_constant(use, value, left, edits)
@@ -257,7 +267,7 @@ def _with_constant(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _L
         flat = f"{other.name}/{MARK}_flat{node.index}"
         edits += _view(node, other.name, flat, (-1,))
     if left.name is None:
-        return _Left(flat, left.axis) if node.op_type == "Add" else left
+        return _Left(flat, left.axis) if node in ADDS else left
     name = f"{node.out.name}/{MARK}_left"
     edits.append(InsertNode(node.ref, node.op_type, (left.name, flat), (name,)))
     return _Left(name, left.axis)

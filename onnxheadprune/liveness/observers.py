@@ -20,7 +20,17 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.elements import shape_range
-from onnxheadprune.model.graph.facts import CARRIERS, CASTS_LIKE, CHOOSES, GATHERS, OBSERVES, SLICES
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    CASTS_LIKE,
+    CHOOSES,
+    GATHERS,
+    OBSERVES,
+    RESHAPES,
+    SHOWS_SHAPE,
+    SHOWS_SIZE,
+    SLICES,
+)
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
@@ -79,7 +89,7 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:
     """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
-    if depth == 0 or not passes_on(node) or node.op_type == "Reshape":
+    if depth == 0 or not passes_on(node) or node in RESHAPES:
         return False
     return leads_out(node.out, free, depth - 1)
 
@@ -103,7 +113,7 @@ def carried(node: Node, live: Live) -> Live | None:
     entry, shape, source = rule_for(node), node.out.shape, node.shape(0)
     if entry is None or shape is None or source is None:
         return None
-    if node.op_type == "Reshape":
+    if node in RESHAPES:
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
     mapping: dict[int, int] = {}
@@ -135,7 +145,7 @@ def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
     index = roles_of(node).target
     target = None if index is None else node.input(index)
     shape = None if target is None else target.producer
-    if shape is None or shape.op_type != "Shape" or shape.attribute("start") or shape.attribute("end"):
+    if shape is None or shape not in SHOWS_SHAPE or shape.attribute("start") or shape.attribute("end"):
         return False
     observed = shape.input(0)
     if observed is None or observed.shape is None or node.out.shape is None:
@@ -153,15 +163,15 @@ def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
 def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
     """Edits that keep what the shape observers of a narrowed value report."""
     for use in value.consumers:
-        if use.node.domain == "" and use.node.op_type == "Shape":
+        if use.node.domain == "" and use.node in SHOWS_SHAPE:
             yield from _freeze_shape(use.node, live, kept)
-        elif use.node.domain == "" and use.node.op_type == "Size":
+        elif use.node.domain == "" and use.node in SHOWS_SIZE:
             yield from _freeze_size(use.node, live)
         elif use.node.out not in kept and only_observed(use.node):
             through = carried(use.node, live)
             if through is None:
                 raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
-            if use.node.op_type == "Reshape":
+            if use.node in RESHAPES:
                 yield from target_literals(use.node, 1, through)
             yield from freeze_observers(use.node.out, through, kept)
 

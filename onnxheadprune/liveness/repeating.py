@@ -183,7 +183,7 @@ class _Copy:
 def _cuts_stored(node: Node) -> bool:
     """Whether a node takes a part of a stored tensor, which moves no more than that part."""
     source = node.inputs[0]
-    return node.op_type == "Slice" and source is not None and source.holds_tensor
+    return node in SLICES and source is not None and source.holds_tensor
 
 
 def _attributes(node: Node) -> dict[str, Attribute] | None:
@@ -197,6 +197,6 @@ def _attributes(node: Node) -> dict[str, Attribute] | None:
             found[attribute.name] = tuple(value)
         elif attribute.type == AttributeProto.STRING:
             found[attribute.name] = value.decode()
-        elif node.op_type != "ConstantOfShape":
+        elif node not in FILLS:
             return None
     return found

@@ -9,7 +9,17 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
-from onnxheadprune.model.graph.facts import ADDS, CASTS, CASTS_LIKE, DROPOUTS, IDENTITIES, MULTIPLIES
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    CASTS_LIKE,
+    CHOOSES_ELEMENTS,
+    DIVIDES,
+    DROPOUTS,
+    IDENTITIES,
+    MULTIPLIES,
+    SUBTRACTS,
+)
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -19,6 +29,9 @@ CASTS.add("Cast")
 CASTS_LIKE.add("CastLike")
 ADDS.add("Add")
 MULTIPLIES.add("Mul")
+DIVIDES.add("Div")
+SUBTRACTS.add("Sub")
+CHOOSES_ELEMENTS.add("Where")
 
 ROLES.add(("Where",), "", Roles(contents=(1, 2)))
 

@@ -17,11 +17,11 @@ from onnxheadprune.model.graph.elements import (
     Elements,
     elements_of,
 )
-from onnxheadprune.model.graph.facts import FLATTENS, REREADS
+from onnxheadprune.model.graph.facts import FLATTENS, RESHAPES
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-REREADS.add("Reshape")
+RESHAPES.add("Reshape")
 FLATTENS.add("Flatten")
 
 ROLES.add(("Reshape",), "", Roles(target=1))

@@ -9,11 +9,12 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     shape_range,
 )
-from onnxheadprune.model.graph.facts import OBSERVES
+from onnxheadprune.model.graph.facts import SHOWS_SHAPE, SHOWS_SIZE
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
-OBSERVES.add("Shape", "Size")
+SHOWS_SHAPE.add("Shape")
+SHOWS_SIZE.add("Size")
 
 
 @shape_function("Shape")

@@ -11,12 +11,12 @@ from onnxheadprune.model.graph.elements import (
     Elements,
     elements_of,
 )
-from onnxheadprune.model.graph.facts import REREADS, TRANSPOSES
+from onnxheadprune.model.graph.facts import SQUEEZES, TRANSPOSES
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 TRANSPOSES.add("Transpose")
-REREADS.add("Unsqueeze", "Squeeze")
+SQUEEZES.add("Unsqueeze", "Squeeze")
 
 
 @shape_function("Transpose")

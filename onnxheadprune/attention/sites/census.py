@@ -10,7 +10,7 @@ from onnxheadprune.attention.sites.fused import is_attention_operator
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.contraction import Contraction, operand_indices
 from onnxheadprune.model.graph.dims import Dim, divisor
-from onnxheadprune.model.graph.facts import WEIGHS
+from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 ACTIVATIONS = frozenset(
@@ -35,7 +35,7 @@ def attention_products(view: GraphView) -> list[Node]:
     mapped: dict[Node, int] = {}
     for node in view.nodes:
         indices = operand_indices(node)
-        product = is_product(node) if indices or node.op_type == "Mul" else None
+        product = is_product(node) if indices or node in MULTIPLIES else None
         fused = is_attention_operator(node)
         if fused or _weighs_values(node, indices, product, mapped):
             found.append(node)
@@ -82,7 +82,7 @@ def _is_map(node: Node, scored: dict[Node, int]) -> bool:
     if node.op_type in ACTIVATIONS:
         return _distance(node.input(0), scored) < MAX_HOPS
     # A softmax spelled out, or any other division by the sum.
-    return node.op_type == "Div" and _is_sum_of(node.input(1), node.input(0))
+    return node in DIVIDES and _is_sum_of(node.input(1), node.input(0))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.facts import CARRIERS, GATHERS, GATHERS_ROWS, QUANTIZES
+from onnxheadprune.model.graph.facts import CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES, QUANTIZES
 from onnxheadprune.model.graph.view import Node, Value
 
 PICKED_FROM = CARRIERS | GATHERS | GATHERS_ROWS | QUANTIZES
@@ -47,7 +47,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
     Deformable attention samples the values that each query weighs, so no matrix product fits.
     """
     left, right, out = node.shape(0), node.shape(1), node.out.shape
-    if node.domain or node.op_type != "Mul" or left is None or right is None or out is None:
+    if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
         return None
     after = [use.node for use in node.out.consumers if not looks_only(use)]
     if len(after) != 1 or after[0].op_type != "ReduceSum" or node.out.is_graph_output:

@@ -28,7 +28,7 @@ from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
-from onnxheadprune.model.graph.facts import WEIGHS
+from onnxheadprune.model.graph.facts import ADDS, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 MAX_CONTRACTED = 2**20
@@ -130,7 +130,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
 
 def _is_residual(node: Node) -> bool:
     """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
-    if node.op_type != "Add":
+    if node not in ADDS:
         return False
     return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
 

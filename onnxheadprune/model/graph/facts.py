@@ -55,7 +55,8 @@ class Kind:
         return frozenset(self._keys).union(*(part._joined() for part in self._parts))
 
 
-REREADS = Kind("read one buffer under other axes that the node is told")
+RESHAPES = Kind("read one buffer under other axes that an input lists")
+SQUEEZES = Kind("put in axes of size 1, or drop them")
 FLATTENS = Kind("read one buffer under other axes that the operator computes")
 TRANSPOSES = Kind("change the order of axes")
 IDENTITIES = Kind("give what they take")
@@ -77,13 +78,21 @@ PADS = Kind("put something around")
 EXPANDS = Kind("repeat axes of size 1")
 TILES = Kind("repeat axes")
 FILLS = Kind("only write")
-OBSERVES = Kind("ask for a shape, never for contents")
+SHOWS_SHAPE = Kind("tell a shape")
+SHOWS_SIZE = Kind("tell how many elements there are")
+DIVIDES = Kind("divide two values, element by element")
+SUBTRACTS = Kind("subtract two values")
+CHOOSES_ELEMENTS = Kind("choose each element by a condition")
 ADDS = Kind("add two values")
 MULTIPLIES = Kind("multiply two values, element by element")
 CHOOSES = Kind("run one of two subgraphs")
 SUMS_PRODUCTS = Kind("sum products, and add nothing but a plain bias")
 WEIGHS = Kind("make weights that sum to one")
 
+REREADS = RESHAPES | SQUEEZES
+"""One buffer under other axes that the node is told."""
+OBSERVES = SHOWS_SHAPE | SHOWS_SIZE
+"""They ask for a shape, never for contents."""
 VIEWS = REREADS | TRANSPOSES | IDENTITIES
 """The same elements under other axes. Without Flatten, which has no target that could be written anew."""
 CARRIERS = VIEWS | CASTS | DEQUANTIZES
