@@ -46,6 +46,21 @@ class Outcome(NamedTuple):
         return json.loads(self.stdout)
 
 
+Command = Callable[..., Outcome]
+"""What the fixture `command` gives."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` writes the answers of `tests/golden` anew."""
+    parser.addoption("--update-golden", action="store_true", help="write the answers of tests/golden anew")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written anew."""
+    return bool(request.config.getoption("--update-golden"))
+
+
 @pytest.fixture
 def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs the command line in this process; captures file descriptors, so native noise counts too."""

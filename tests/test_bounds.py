@@ -32,8 +32,7 @@ from onnxheadprune.selection.scoring import read_scores
 from tests import toys, toys_genai
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
-from tests.test_fuzz import within
-from tests.test_hostile import bounded
+from tests.limits import bounded, within
 
 Change = Callable[[ModelProto], None]
 

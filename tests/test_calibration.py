@@ -12,7 +12,6 @@ import onnx.parser
 import pytest
 from onnx import ModelProto
 from PIL import Image
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
@@ -21,6 +20,7 @@ from onnxheadprune.runtime.feeds import Input, graph_inputs
 from onnxheadprune.selection.activations import Preprocessing, calibration_data, image_feeds, text_feeds
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from tests import toys, toys_scores
+from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -108,15 +108,6 @@ def test_labels_go_along(digits: Path) -> None:
 # Text
 
 
-def tokenizer(folder: Path, words: int = 30) -> Path:
-    vocabulary = {"[UNK]": 0} | {f"w{number}": number + 1 for number in range(words - 1)}
-    built = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    built.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
-    path = folder / "tokenizer.json"
-    built.save(str(path))
-    return path
-
-
 def test_text_becomes_padded_feeds_with_a_mask(bert: tuple[Input, ...], tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("w1 w2 w3\n\nw4\n  w5 w6  \n", encoding="utf-8")
@@ -175,16 +166,6 @@ def test_other_text_errors(bert: tuple[Input, ...], digits: Path, tmp_path: Path
 
 
 # Pictures
-
-
-def pictures(folder: Path, count: int = 3, size: tuple[int, int] = (8, 8)) -> Path:
-    random = np.random.default_rng(1)
-    for number in range(count):
-        inner = folder / f"class{number % 2}"
-        inner.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(inner / f"{number}.png")
-    return folder
 
 
 def test_pictures_are_scaled_and_normalised(digits: Path, tmp_path: Path) -> None:

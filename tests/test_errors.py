@@ -22,9 +22,7 @@ from onnx import TensorProto, helper
 from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites, prune
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
 from tests import toys
-from tests.conftest import ROOT, Outcome
-
-Command = Callable[..., Outcome]
+from tests.conftest import ROOT, Command
 
 
 @pytest.fixture

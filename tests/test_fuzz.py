@@ -6,11 +6,7 @@
 from __future__ import annotations
 
 import random
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +14,7 @@ from hypothesis import strategies as st
 
 from onnxheadprune import HeadPruneError, find_sites
 from tests.fuzzing import damage_bytes, damage_fields, mutated, seeds, tried
+from tests.limits import within
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.onnx"))
 SEEDS = seeds()
@@ -25,20 +22,6 @@ QUIET = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-
-
-@contextmanager
-def within(seconds: int) -> Iterator[None]:
-    def late(*_: Any) -> None:
-        raise TimeoutError(f"still at work after {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def survives(data: bytes, folder: Path, *, run: bool = False) -> str:

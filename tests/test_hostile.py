@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import ModelError, RefusedError, find_sites, prune
 from tests import toys
-from tests.conftest import ROOT
+from tests.limits import bounded
 
 
 @pytest.fixture
@@ -355,16 +352,6 @@ def test_constants_that_explode_when_they_are_folded(op_type: str, tmp_path: Pat
     result = bounded("inspect", path)
     assert result.returncode in (0, 3), result.stderr
     assert "Traceback" not in result.stderr
-
-
-def bounded(*arguments: Any) -> subprocess.CompletedProcess[str]:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_DATA, (1_500_000_000, 1_500_000_000))
-
-    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=20, preexec_fn=limit
-    )
 
 
 def test_records_that_lie(tmp_path: Path) -> None:

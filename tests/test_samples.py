@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,53 +15,14 @@ from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
 from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
-from onnxheadprune.model.load import load_model
-from onnxheadprune.runtime import CPU, Provider, Session
-from tests.conftest import SAMPLES
+from onnxheadprune.runtime import Session
+from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 
-TINY = SAMPLES / "tiny"
 HEADS, HEAD_SIZE, HIDDEN = 4, 8, 32
 PER_HEAD = HEAD_SIZE * 4 * HIDDEN + 3 * HEAD_SIZE
 """Weights of q, k, v and o of one head, and the biases of q, k and v: what one head costs."""
-TOLERANCE = 1e-5
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
-PROVIDER = Provider(CPU, "the reference is PyTorch on a CPU")
 
-
-@dataclass(frozen=True)
-class Reference:
-    """What PyTorch says about one architecture."""
-
-    head_sets: list[dict[int, list[int]]]
-    feeds: dict[str, dict[str, Any]]
-    arrays: dict[str, Any]
-
-    def output(self, variant: str, feed: str) -> Any:
-        """The model's first output."""
-        (key,) = (key for key in self.arrays if key.startswith(f"{variant}/{feed}/"))
-        return self.arrays[key]
-
-
-@functools.cache
-def reference(architecture: str) -> Reference:
-    with np.load(TINY / f"{architecture}.reference.npz") as file:
-        arrays = dict(file)
-    sets = [
-        {int(layer): heads for layer, heads in item.items()} for item in json.loads(str(arrays["head_sets"]))
-    ]
-    feeds = {
-        name: {key.removeprefix(f"{name}/"): arrays[key] for key in arrays if key.startswith(f"{name}/")}
-        for name in json.loads(str(arrays["feeds"]))
-    }
-    return Reference(sets, feeds, arrays)
-
-
-@functools.cache
-def sample(name: str) -> ModelProto:
-    return load_model(TINY / f"{name}.onnx")
-
-
-NAMES = sorted(path.stem for path in TINY.glob("*.onnx"))
 CASES = [(name, index) for name in NAMES for index in range(20)]
 
 
@@ -109,11 +67,6 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     removed = sum(len(gone) for gone in heads.values())
     assert floats(original) - floats(pruned) == removed * PER_HEAD
     check_untouched(original, pruned, plan)
-
-
-def error(output: Any, expected: Any) -> float:
-    """Largest difference relative to the scale of the output."""
-    return float(np.abs(output - expected).max() / np.abs(expected).max())
 
 
 def floats(model: ModelProto) -> int:

@@ -10,7 +10,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune import validate
-from onnxheadprune.attention import planning as pruning
+from onnxheadprune.attention import analysis
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import find_sites, view_of
@@ -226,7 +226,7 @@ def test_validation_fails_where_a_site_is_wrong(monkeypatch: pytest.MonkeyPatch)
     wrong = named_site(model, 1, HIDDEN).sites
     assert not [site for site in find_sites(model) if site.num_heads > 1]
     site = dataclasses.replace(wrong[0], original_num_heads=1, original_kv_num_heads=1, units=((0,),))
-    monkeypatch.setattr(pruning, "sites_of", lambda view, name: relocated(site, view))
+    monkeypatch.setattr(analysis, "sites_of", lambda view, name: relocated(site, view))
     planning = analyse(model, {0: [0]}, "the model")
     found = validate(model, apply_plan(planning.plan, model), provider="cpu")
     assert found.verdict == "failed" and "not the heads' own" in found.reason

@@ -15,8 +15,7 @@ import pytest
 from onnxheadprune import prune, validate
 from onnxheadprune.cli import main
 from tests import toys
-from tests.conftest import ROOT, Outcome
-from tests.test_errors import Command
+from tests.conftest import ROOT, Command, Outcome
 
 TOOL = f"{sys.executable} -m onnxheadprune"
 

@@ -25,22 +25,19 @@ from onnxheadprune import (
 from onnxheadprune.edit.plan import REMOVED_KEY, VALIDATION_KEY
 from onnxheadprune.validation import deployed
 from tests import toys
+from tests.corruptions import (
+    one_corrupted_weight,
+    record,
+    set_record,
+    stale_reshape,
+    wrong_head_in_the_record,
+)
 
 Corruption = Callable[[ModelProto], None]
 
 
 def pruned(model: ModelProto, heads: Any = "0:1") -> ModelProto:
     return apply_plan(plan_pruning(model, heads), model)
-
-
-def record(model: ModelProto) -> Any:
-    return json.loads(next(entry.value for entry in model.metadata_props if entry.key == REMOVED_KEY))
-
-
-def set_record(model: ModelProto, data: Any) -> None:
-    for entry in model.metadata_props:
-        if entry.key == REMOVED_KEY:
-            entry.value = json.dumps(data)
 
 
 def check(model: ModelProto, smaller: ModelProto, **options: Any) -> Validation:
@@ -112,29 +109,10 @@ def test_named_heads_replace_the_record() -> None:
 # What must fail
 
 
-def wrong_head_in_the_record(model: ModelProto) -> None:
-    data = record(model)
-    data["sites"][0]["removed"] = [2]
-    set_record(model, data)
-
-
-def one_corrupted_weight(model: ModelProto) -> None:
-    weight = toys.get_initializer(model, "attn.v.weight")
-    weight[3, 5] += 0.1
-    toys.set_initializer(model, "attn.v.weight", weight)
-
-
 def one_corrupted_bias(model: ModelProto) -> None:
     bias = toys.get_initializer(model, "attn.q.bias")
     bias[0] += 0.1
     toys.set_initializer(model, "attn.q.bias", bias)
-
-
-def stale_reshape(model: ModelProto) -> None:
-    for tensor in model.graph.initializer:
-        if tensor.name.startswith("split_shape"):
-            stale = np.array([0, 0, toys.HEADS, toys.HEAD_SIZE])
-            tensor.CopyFrom(numpy_helper.from_array(stale, tensor.name))
 
 
 def swapped_heads(model: ModelProto) -> None:

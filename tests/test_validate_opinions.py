@@ -18,7 +18,7 @@ from onnxheadprune.validation import deployed, runs, second_mask
 from onnxheadprune.validation.gates import drift_gate
 from tests import toys
 from tests.conftest import Outcome
-from tests.test_validate import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
+from tests.corruptions import one_corrupted_weight, stale_reshape, wrong_head_in_the_record
 
 Command = Callable[..., Outcome]
 ELSEWHERE = Provider("CUDAExecutionProvider", "pretended")

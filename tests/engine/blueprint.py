@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from hypothesis import strategies as st
@@ -68,6 +68,14 @@ class Blueprint:
     def width(self) -> int:
         """Model width: no multiple of a head size, so that it cannot be taken for one."""
         return 7
+
+
+PLAIN = Blueprint(
+    B=2, S=3, K=4, G=1, D=2, Dv=2, symbolic=True, layout="bhsd", packing="separate", unpack="split",
+    gemm=False, bias=True, target="shape", repeat="expand", mask="head", scale="none", rotary=False,
+    query_norm=False, normalize="softmax", past=0, layers=2, opset=17,
+)  # fmt: skip
+STATIC = replace(PLAIN, symbolic=False, opset=21)
 
 
 @st.composite

@@ -12,9 +12,9 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.net_parts import WIDTH, B, D, H, S
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
 
 def _attention(net: Net, x: Any, tag: str, bias: bool) -> Any:

@@ -14,10 +14,10 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
 from tests.engine.masks import Array
+from tests.engine.net_parts import WIDTH, B, D, H, S
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
 CLASSES = 3
 

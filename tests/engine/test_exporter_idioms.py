@@ -12,10 +12,9 @@ from onnxheadprune.attention.sites.find import find_sites, view_of
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import symbol
 from tests.engine.block_graph import Net
-from tests.engine.blueprint import Blueprint
+from tests.engine.blueprint import PLAIN, Blueprint
 from tests.engine.cuts import check_cut
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+from tests.engine.net_parts import WIDTH, B, D, H, S
 
 STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic) for symbolic in (False, True))
 

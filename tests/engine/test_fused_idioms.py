@@ -9,10 +9,9 @@ import pytest
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
-from tests.engine.blueprint import Blueprint
+from tests.engine.blueprint import PLAIN, Blueprint
 from tests.engine.cuts import check_cut
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+from tests.engine.net_parts import WIDTH, B, D, H, S
 
 STATIC, SYMBOLIC = (replace(PLAIN, symbolic=symbolic, opset=23) for symbolic in (False, True))
 

@@ -14,9 +14,9 @@ from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.net_parts import B, D, H, S
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import B, D, H, S
 
 WIDTH = H * D
 

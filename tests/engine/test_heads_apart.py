@@ -17,28 +17,11 @@ from onnxheadprune import find_sites
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.one_node import run
+from tests.engine.toy_parts import HIDDEN, D, H, context
 from tests.toys import Toy
 
-H, D, HIDDEN = 3, 4, 6
 Join = Callable[[Toy, list[str]], str]
 CUTS: tuple[tuple[int, ...], ...] = ((2,), (0, 1), (0, 1, 2))
-
-
-def context(toy: Toy, silent: Sequence[int]) -> str:
-    """[batch, H, sequence, D], some of the heads multiplied by zero."""
-    split = toy.constant("split_shape", np.array([0, 0, H, D]))
-    for name in "qkv":
-        product = toy.node("MatMul", ["x", toy.weight(f"{name}.weight", HIDDEN, H * D)], f"{name}_product")
-        toy.node("Reshape", [product, split], f"{name}_split")
-        toy.node("Transpose", [f"{name}_split"], f"{name}_heads", perm=[0, 2, 1, 3])
-    toy.node("Transpose", ["k_heads"], "keys", perm=[0, 1, 3, 2])
-    toy.node("Softmax", [toy.node("MatMul", ["q_heads", "keys"], "scores")], "weights", axis=-1)
-    found = toy.node("MatMul", ["weights", "v_heads"], "context")
-    if silent:
-        mask = np.ones((1, H, 1, 1), np.float32)
-        mask[:, list(silent)] = 0
-        found = toy.node("Mul", [found, toy.constant("mask", mask)], "silenced")
-    return found
 
 
 def gathered(toy: Toy, found: str, head: int) -> str:

@@ -15,12 +15,11 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut
+from tests.engine.net_parts import WIDTH, B, D, H, S
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
-STATIC = replace(PLAIN, symbolic=False, opset=21)
 RATIO, GROUPS = 2, 2
 
 

@@ -13,34 +13,10 @@ from onnxheadprune import find_sites, plan_pruning
 from onnxheadprune.attention.sites.census import attention_products
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
-from tests.engine.test_heads_apart import HIDDEN, D, H
+from tests.engine.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, projected, softmax
 from tests.toys import Toy
 
-WIDTH = H * D
 Made = Callable[[Toy], str]
-
-
-def operands(toy: Toy, name: str = "") -> tuple[str, str, str]:
-    """Queries, transposed keys and values, [batch, H, sequence, D]."""
-    split = toy.constant(f"{name}split_shape", np.array([0, 0, H, D]))
-    for letter in "qkv":
-        product = toy.node(
-            "MatMul", ["x", toy.weight(f"{name}{letter}.weight", HIDDEN, WIDTH)], f"{name}{letter}_flat"
-        )
-        toy.node("Reshape", [product, split], f"{name}{letter}_split")
-        order = [0, 2, 3, 1] if letter == "k" else [0, 2, 1, 3]
-        toy.node("Transpose", [f"{name}{letter}_split"], f"{name}{letter}_heads", perm=order)
-    return f"{name}q_heads", f"{name}k_heads", f"{name}v_heads"
-
-
-def attended(toy: Toy, spell: Callable[[Toy, str], str], name: str = "") -> str:
-    queries, keys, values = operands(toy, name)
-    scores = toy.node("MatMul", [queries, keys], f"{name}scores")
-    return toy.node("MatMul", [spell(toy, scores), values], f"{name}context")
-
-
-def softmax(toy: Toy, scores: str) -> str:
-    return toy.node("Softmax", [scores], f"{scores}_weights", axis=-1)
 
 
 def sigmoid(toy: Toy, scores: str) -> str:
@@ -61,19 +37,6 @@ def masked_and_quantized(toy: Toy, scores: str) -> str:
     )
     return toy.node(
         "Where", [toy.constant("seen", np.array(True)), rounded, toy.constant("none", np.float32(0))], "pm"
-    )
-
-
-def merged(toy: Toy, context: str, name: str = "") -> str:
-    turned = toy.node("Transpose", [context], f"{name}turned", perm=[0, 2, 1, 3])
-    return toy.node(
-        "Reshape", [turned, toy.constant(f"{name}merge", np.array([0, 0, WIDTH]))], f"{name}merged"
-    )
-
-
-def projected(toy: Toy, context: str, name: str = "") -> str:
-    return toy.node(
-        "MatMul", [merged(toy, context, name), toy.weight(f"{name}o.weight", WIDTH, HIDDEN)], f"{name}y"
     )
 
 

@@ -13,10 +13,9 @@ from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import STATIC
 from tests.engine.cuts import check_cut
-from tests.engine.test_heads_found import STATIC
-from tests.engine.test_refused_graphs import talk
-from tests.engine.test_tokens_are_no_heads import WIDTH, D, H, context_of, merged, projected
+from tests.engine.net_parts import WIDTH, D, H, context_of, merged, projected, talk
 
 B, SIDE = 2, 4
 

@@ -12,9 +12,9 @@ import pytest
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+from tests.engine.net_parts import WIDTH, B, D, H, S
 
 K, R = 2, 2
 """Key/value heads, and query heads of each."""

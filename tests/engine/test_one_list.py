@@ -12,9 +12,9 @@ from onnxheadprune import find_sites
 from onnxheadprune.model.load import load_model
 from tests import toys, toys_genai, toys_scores
 from tests.engine.block_graph import Net
-from tests.engine.test_one_head import WIDTH, B, S, linear, of_channels, of_tokens
-from tests.engine.test_plan import PLAIN
-from tests.test_samples import NAMES, TINY
+from tests.engine.blueprint import PLAIN
+from tests.engine.one_head_parts import WIDTH, B, S, linear, of_channels, of_tokens
+from tests.tiny_samples import NAMES, TINY
 
 PRODUCTS = ("MatMul", "Einsum", "Gemm")
 

@@ -14,9 +14,8 @@ from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut
-from tests.engine.test_heads_found import STATIC
-from tests.engine.test_plan import PLAIN
 
 B, S, D = 2, 5, 2
 FIXED, DYNAMIC = STATIC, replace(PLAIN, target="zero", opset=21)

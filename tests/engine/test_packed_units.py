@@ -16,9 +16,9 @@ from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.scoring.moves import moves, path_by_worth
 from onnxheadprune.selection.select import select_heads
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
 from tests.engine.cuts import check_cut
 from tests.engine.masks import Array
-from tests.engine.test_plan import PLAIN
 from tests.toys_nbits import packed
 
 WIDTH, SIZE, LENGTH = 16, 8, 3

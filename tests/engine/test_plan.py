@@ -17,14 +17,9 @@ from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
 from onnxheadprune.errors import RefusedError, UsageError
 from tests.engine.block_parts import build
-from tests.engine.blueprint import Blueprint
+from tests.engine.blueprint import PLAIN
 from tests.engine.one_node import run
 
-PLAIN = Blueprint(
-    B=2, S=3, K=4, G=1, D=2, Dv=2, symbolic=True, layout="bhsd", packing="separate", unpack="split",
-    gemm=False, bias=True, target="shape", repeat="expand", mask="head", scale="none", rotary=False,
-    query_norm=False, normalize="softmax", past=0, layers=2, opset=17,
-)  # fmt: skip
 GROUPED = replace(PLAIN, K=2, G=2, rotary=True, past=3, mask="batch", target="zero", opset=21)
 MODELS = {
     "plain": (PLAIN, [1, 2]),

@@ -18,11 +18,11 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
 from tests.engine.masks import Array
+from tests.engine.net_parts import WIDTH, B, D, H, S, talk
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
 
-B, S, H, D, WIDTH = 2, 3, 4, 2, 7
 Step: TypeAlias = Callable[[Net, Any], Any]
 
 
@@ -69,12 +69,6 @@ def rms_norm(net: Net, data: Any) -> Any:
     mean = net.op("ReduceMean", net.op("Mul", data, data), axes=[-1], keepdims=1)
     root = net.op("Sqrt", net.op("Add", mean, gs.Constant(net.name("eps"), np.array(1e-6, np.float32))))
     return net.op("Mul", net.op("Div", data, root), net.weight("gain", H * D))
-
-
-def talk(net: Net, maps: Any) -> Any:
-    """Mixes [b, H, s, t] across heads."""
-    last = net.op("Transpose", maps, perm=[0, 2, 3, 1])
-    return net.op("Transpose", net.op("MatMul", last, net.weight("talk", H, H)), perm=[0, 3, 1, 2])
 
 
 def unknown(net: Net, data: Any) -> Any:

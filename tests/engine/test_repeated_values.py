@@ -15,9 +15,9 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.net_parts import WIDTH, B, D, H, S
 from tests.engine.one_node import run
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
 
 SETS: list[dict[int, list[int]]] = [{0: [1], 1: [2]}, {0: [0, 2], 1: []}, {0: [3], 1: [0, 1]}, {1: [0, 1, 2]}]
 

@@ -8,9 +8,9 @@ import pytest
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
+from tests.engine.blueprint import STATIC
 from tests.engine.cuts import check_cut
-from tests.engine.test_heads_found import STATIC
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+from tests.engine.net_parts import WIDTH, B, D, H, S
 
 
 def _exact(net: Net, context: Any, head_size: int | None, *sets: list[int]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,36 +13,18 @@ from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
+from tests.engine.net_parts import WIDTH, D, H, context_of, merged, projected
 from tests.engine.one_node import run
-from tests.engine.test_heads_found import STATIC
-from tests.engine.test_plan import PLAIN
+from tests.engine.token_readers import (
+    DYNAMIC,
+    FIXED,
+    READS,
+    B,
+    S,
+    rows,
+)
 
-B, S, H, D, WIDTH = 1, 9, 4, 2, 7
-FIXED, DYNAMIC = STATIC, replace(PLAIN, target="zero", opset=21)
 GONE = ([1], [0, 2], list(range(H)))
-
-
-def context_of(net: Net, x: Any, size: int = D, heads: int = H) -> Any:
-    """[B, S, WIDTH] -> the context [B, heads, S, size]."""
-
-    def split(name: str, *order: int) -> Any:
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * size))
-        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, size)), perm=list(order))
-
-    weights = net.op("Softmax", net.op("MatMul", split("q", 0, 2, 1, 3), split("k", 0, 2, 3, 1)), axis=-1)
-    return net.op("MatMul", weights, split("v", 0, 2, 1, 3))
-
-
-def merged(net: Net, context: Any, width: int = H * D) -> Any:
-    return net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, width))
-
-
-def projected(net: Net, data: Any, rows: int = H * D) -> Any:
-    return net.op("MatMul", data, net.weight("o", rows, WIDTH))
-
-
-def rows(net: Net, data: Any, start: int, stop: int, axis: int = 1) -> Any:
-    return net.op("Slice", data, net.ints(start), net.ints(stop), net.ints(axis))
 
 
 def check(net: Net, outputs: list[Any], size: int = D) -> None:
@@ -60,64 +40,6 @@ def check(net: Net, outputs: list[Any], size: int = D) -> None:
         got = run(apply_plan(planning.plan, model), net.feed)
         for name, array in want.items():
             np.testing.assert_allclose(got[name], array, atol=1e-5)
-
-
-def cut(net: Net, context: Any, width: int) -> Any:
-    return rows(net, merged(net, context, width), 0, 6)
-
-
-def cut_before_merging(net: Net, context: Any, width: int) -> Any:
-    return merged(net, rows(net, context, 2, 8, 2), width)
-
-
-def every_second(net: Net, context: Any, width: int) -> Any:
-    return net.op("Slice", merged(net, context, width), net.ints(0), net.ints(S), net.ints(1), net.ints(2))
-
-
-def picked(net: Net, context: Any, width: int) -> Any:
-    return net.op("Gather", merged(net, context, width), net.ints(0, 4, 5), axis=1)
-
-
-def one_token(net: Net, context: Any, width: int) -> Any:
-    return net.op("Gather", merged(net, context, width), net.ints(3), axis=1)
-
-
-def split_off(net: Net, context: Any, width: int) -> Any:
-    return net.op("Split", merged(net, context, width), net.ints(4, 5), outputs=2, axis=1)[1]
-
-
-def cut_and_padded(net: Net, context: Any, width: int) -> Any:
-    return net.op("Pad", cut(net, context, width), net.ints(0, 0, 0, 0, 3, 0))
-
-
-def padded_and_cut(net: Net, context: Any, width: int) -> Any:
-    return rows(net, net.op("Pad", merged(net, context, width), net.ints(0, 1, 0, 0, 2, 0)), 1, 5)
-
-
-def in_windows(net: Net, context: Any, width: int) -> Any:
-    windows = net.op("Reshape", merged(net, context, width), net.ints(0, 3, 3, width))
-    return net.op("Gather", windows, net.ints(0, 2), axis=1)
-
-
-def averaged(net: Net, context: Any, width: int) -> Any:
-    return net.op("ReduceMean", merged(net, context, width), net.ints(1), keepdims=1)
-
-
-READS: dict[str, Callable[[Net, Any, int], Any]] = {
-    reader.__name__: reader
-    for reader in (
-        cut,
-        cut_before_merging,
-        every_second,
-        picked,
-        one_token,
-        split_off,
-        cut_and_padded,
-        padded_and_cut,
-        in_windows,
-        averaged,
-    )
-}
 
 
 @pytest.mark.parametrize("how", READS)

@@ -11,18 +11,8 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.edits import SetDim, SliceTensor
 from tests.engine.block_graph import Net
 from tests.engine.cuts import check_cut
-from tests.engine.test_tokens_are_no_heads import (
-    FIXED,
-    READS,
-    WIDTH,
-    B,
-    D,
-    H,
-    S,
-    context_of,
-    merged,
-    projected,
-)
+from tests.engine.net_parts import WIDTH, D, H, context_of, merged, projected
+from tests.engine.token_readers import FIXED, READS, B, S
 
 MORE = 4
 """Rows of a table beyond the longest sequence."""

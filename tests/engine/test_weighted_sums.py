@@ -9,11 +9,9 @@ import pytest
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
-from tests.engine.blueprint import Blueprint
+from tests.engine.blueprint import PLAIN, STATIC, Blueprint
 from tests.engine.cuts import check_cut
-from tests.engine.test_heads_found import STATIC
-from tests.engine.test_plan import PLAIN
-from tests.engine.test_refused_graphs import WIDTH, B, D, H, S
+from tests.engine.net_parts import WIDTH, B, D, H, S
 
 POINTS = 2
 

@@ -13,7 +13,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.edit.apply import apply_plan
 from tests.engine.one_node import run
-from tests.engine.test_heads_apart import HIDDEN, D, H, context
+from tests.engine.toy_parts import HIDDEN, D, H, context
 from tests.toys import Toy
 
 

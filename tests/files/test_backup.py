@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from onnxheadprune.model.storage import folder as folder_module
 from tests import toys
 from tests.conftest import Outcome
 from tests.crashes import complete, in_child, litter, pruned_and_killed_at
+from tests.files.filesystems import no_links
 
 Command = Callable[..., Outcome]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -35,16 +35,6 @@ def fresh(place: Path, *, outside: bool) -> Path:
     else:
         onnx.save(toy, model)
     return model
-
-
-def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a FAT file system: nothing has two names, and nothing is nameless."""
-
-    def refuses(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuses)
-    monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
 
 
 @pytest.mark.parametrize("linking", [True, False], ids=["links", "no links"])

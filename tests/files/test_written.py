@@ -25,7 +25,7 @@ from tests import crashes, toys
 from tests.asked import asked
 from tests.conftest import ROOT
 from tests.crashes import complete, in_child
-from tests.files.test_backup import no_links
+from tests.files.filesystems import no_links
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx.parser
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
+
+from tests.graph_text import model_of
 
 HEADS, SIZE, HIDDEN = 4, 8, 24
 WIDTH = HEADS * SIZE
@@ -83,7 +84,6 @@ def block(
     projected = MatMul(merged, wo)
     y = Add(x, projected)
     }}"""
-    model = onnx.parser.parse_model(text.replace("float[", f"{name}["))
     random = np.random.default_rng(0)
     stored: dict[str, Any] = {
         "wo": random.standard_normal((HEADS * v_size, HIDDEN)).astype(dtype),
@@ -98,12 +98,7 @@ def block(
     for letter, width in widths.items():
         stored[f"w{letter}"] = (0.4 * random.standard_normal((HIDDEN, width))).astype(dtype)
         stored[f"b{letter}"] = (0.4 * random.standard_normal(width)).astype(dtype)
-    used = {item for node in model.graph.node for item in node.input}
-    for key, value in stored.items():
-        if key in used:
-            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), key))
-    onnx.checker.check_model(model)
-    return model
+    return model_of(text.replace("float[", f"{name}["), given=stored)
 
 
 def feed(

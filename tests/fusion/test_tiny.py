@@ -11,7 +11,7 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.runtime import Session
 from tests.fusion.running import executed
-from tests.test_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
+from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 
 OPERATOR: dict[FuseMode, str] = {"contrib": "MultiHeadAttention", "onnx": "Attention"}
 CASES: list[tuple[str, FuseMode]] = [

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
 from tests import toys, toys_scores
-from tests.test_calibration import pictures, tokenizer
+from tests.calibration_files import pictures, tokenizer
 
 FUNCTIONS = """
 def worst(before, after, feed):

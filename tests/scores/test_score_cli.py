@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from onnxheadprune.selection.scoring import read_scores
+from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
-from tests.test_calibration import pictures, tokenizer
 
 Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")

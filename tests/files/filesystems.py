@@ -1,0 +1,21 @@
+"""File systems that can do less than this one."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+
+from onnxheadprune.model.storage import folder as folder_module
+
+
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a FAT file system: nothing has two names, and nothing is nameless."""
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
