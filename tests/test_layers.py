@@ -16,6 +16,7 @@ ROOMS = (
     "model",
     "edit",
     "liveness",
+    "operators",
     "runtime",
     "attention",
     "fusion",

@@ -12,12 +12,13 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
-QUANTIZED = ("QLinearMatMul", "QGemm", "MatMulInteger", "QLinearConv", "ConvInteger")
-QUANTIZERS = ("QuantizeLinear", "DynamicQuantizeLinear")
-DEQUANTIZER = "DequantizeLinear"
+ZERO_POINT = 2
+"""Input of a product of integers that holds the zero point of its activation, where a mask can spell it."""
 
 
 def masked_reference(
@@ -54,9 +55,7 @@ def _mask(
     value = node.inputs[index]
     assert value is not None and value.shape is not None
     rank = len(value.shape)
-    while (
-        value.producer is not None and value.producer.op_type in QUANTIZERS and value.elem_type not in FLOATS
-    ):
+    while value.producer is not None and value.producer in QUANTIZERS and value.elem_type not in FLOATS:
         node, index = value.producer, 0
         value = node.inputs[0]
         assert value is not None
@@ -67,7 +66,9 @@ def _mask(
         projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     )
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    elem_type = value.elem_type or (0 if node.op_type in QUANTIZED else _weight_type(projection))
+    elem_type = value.elem_type or (
+        0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
+    )
     if elem_type in FLOATS:
         tensor = numpy_helper.from_array(
             mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
@@ -89,9 +90,9 @@ def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
     that, and the masked reference would round at other places than the pruned model.
     """
     last = value.producer
-    stored = None if last is None or last.op_type != DEQUANTIZER else last.inputs[0]
+    stored = None if last is None or last not in DEQUANTIZES else last.inputs[0]
     first = None if stored is None else stored.producer
-    if last is None or first is None or first.op_type != QUANTIZERS[0] or first.inputs[0] is None:
+    if last is None or first is None or first not in QUANTIZES or first.inputs[0] is None:
         return value, ()
     return first.inputs[0], (first, last)
 
@@ -113,8 +114,8 @@ def _zero_point(node: Node) -> str:
     Raises:
         RefusedError: if it is not a single number, so that zero cannot be spelled.
     """
-    value = node.input(2)
-    if node.op_type not in QUANTIZED or value is None:
+    value = node.input(ZERO_POINT)
+    if roles_of(node).zero_points.get(0) != ZERO_POINT or value is None:
         raise RefusedError(
             f"the context of {node.label} is quantized in a way that no masked reference can be built for"
         )

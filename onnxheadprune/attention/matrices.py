@@ -11,10 +11,14 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import CASTS, DEQUANTIZES, IDENTITIES, TRANSPOSES
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
 Array = npt.NDArray[Any]
+
+
+MOVES = TRANSPOSES | IDENTITIES | CASTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,27 +108,27 @@ def _is_shared(value: Value) -> bool:
 def _is_invertible(node: Node) -> bool:
     if node.domain:
         return False
-    if node.op_type == "DequantizeLinear":
+    if node in DEQUANTIZES:
         sides = [node.input(index) for index in (1, 2)]
         return node.attribute("block_size", 0) == 0 and all(
             side is None or side.holds_tensor for side in sides
         )
-    return node.op_type in ("Transpose", "Identity", "Cast")
+    return node in MOVES
 
 
 def _forward(node: Node, value: Array) -> Array:
-    if node.op_type == "Transpose":
+    if node in TRANSPOSES:
         return value.transpose(node.attribute("perm") or tuple(range(value.ndim))[::-1])
-    if node.op_type == "DequantizeLinear":
+    if node in DEQUANTIZES:
         scale, zero = _scales(node, value.ndim)
         return (value.astype(np.float64) - zero) * scale
     return value
 
 
 def _backward(node: Node, value: Array) -> Array:
-    if node.op_type == "Transpose":
+    if node in TRANSPOSES:
         return value.transpose(np.argsort(node.attribute("perm") or tuple(range(value.ndim))[::-1]))
-    if node.op_type == "DequantizeLinear":
+    if node in DEQUANTIZES:
         scale, zero = _scales(node, value.ndim)
         source = node.inputs[0]
         assert source is not None and source.tensor is not None

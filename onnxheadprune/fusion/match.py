@@ -18,6 +18,7 @@ from onnxheadprune.fusion.scores import Bias, read_scores
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -125,8 +126,8 @@ def _softmax(value: Value, layout: Layout) -> tuple[Node, Layout, bool] | Refusa
         if source is not None:
             value, zero_nan = source, True
             continue
-        above = layout if node.op_type == "Cast" else layout_above(node, layout)
-        if above is None or node.input(0) is None or node.op_type == "Expand":
+        above = layout if node in CASTS else layout_above(node, layout)
+        if above is None or node.input(0) is None or node in EXPANDS:
             return _no(value, f"{node.label} stands between the softmax and the values")
         value, layout = node.inputs[0], above  # type: ignore[assignment]
 
@@ -145,7 +146,7 @@ def _all_keys(mixed: Axis, layout: Layout) -> bool:
 
 def _nan_to_zero(node: Node) -> Value | None:
     """The source of `Where(IsNaN(x), 0, x)`, as exporters write a softmax that masks whole rows."""
-    if node.op_type != "Where" or scalar_of(node.input(1)) != 0:
+    if node not in CHOOSES_ELEMENTS or scalar_of(node.input(1)) != 0:
         return None
     condition = node.inputs[0]
     test = None if condition is None else condition.producer

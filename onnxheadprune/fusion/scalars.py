@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from onnxheadprune.model.graph.facts import CASTS, CASTS_LIKE, IDENTITIES, REREADS
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_DEPTH = 24
@@ -20,7 +21,7 @@ def scalar_of(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
     node = value.producer
     if node is None or node.domain:
         return None
-    if node.op_type in _SAME:
+    if node in _SAME:
         return scalar_of(node.input(0), depth - 1)
     function = _UNARY.get(node.op_type)
     if function is not None:
@@ -53,7 +54,7 @@ def _power(left: float, right: float) -> float | None:
     return left**right if left > 0 else None
 
 
-_SAME = ("Cast", "Identity", "Unsqueeze", "Squeeze", "Reshape", "CastLike")
+_SAME = CASTS | IDENTITIES | REREADS | CASTS_LIKE
 _UNARY: dict[str, Callable[[float], float | None]] = {
     "Sqrt": _root,
     "Reciprocal": _inverse,

@@ -15,6 +15,7 @@ from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.uniform import uniform
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS, MULTIPLIES, SUBTRACTS
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 48
@@ -89,23 +90,23 @@ def _step(node: Node, layout: Layout, factor: float) -> Step | Refusal:
     """One node up that has a single input that matters."""
     if node.op_type in ("Mul", "Div"):
         return _scaled(node, layout, factor)
-    if node.op_type == "Where":
+    if node in CHOOSES_ELEMENTS:
         return _filled(node, layout, factor)
     source = node.input(0)
-    if source is None or node.op_type == "Expand" or source.shape is None:
+    if source is None or node in EXPANDS or source.shape is None:
         return cannot(node, f"{node.label} stands between the scores and the softmax")
-    above = layout if node.op_type == "Cast" else layout_above(node, layout)
+    above = layout if node in CASTS else layout_above(node, layout)
     if above is None:
         return cannot(node, f"{node.label} stands between the scores and the softmax")
     return source, above, factor, ()
 
 
 def _scaled(node: Node, layout: Layout, factor: float) -> Step | Refusal:
-    for index in (0, 1) if node.op_type == "Mul" else (0,):
+    for index in (0, 1) if node in MULTIPLIES else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(layout):
             continue
-        return source, layout, factor * (number if node.op_type == "Mul" else 1 / number), ()
+        return source, layout, factor * (number if node in MULTIPLIES else 1 / number), ()
     return cannot(node, f"{node.label} scales the scores by more than one number")
 
 
@@ -148,7 +149,7 @@ def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], st
     if len(node.inputs) != 2:
         return cannot(node, f"{node.label} adds more than two terms")
     first: Refusal | None = None
-    for index in (0, 1) if node.op_type != "Sub" else (0,):
+    for index in (0, 1) if node not in SUBTRACTS else (0,):
         source, term = node.inputs[index], node.inputs[1 - index]
         if source is None or term is None or source.shape is None or len(source.shape) != len(layout):
             continue
@@ -156,7 +157,7 @@ def _sum(node: Node, layout: Layout, factor: float, biases: tuple[Bias, ...], st
         if bias is None:
             first = first or cannot(node, f"the shape of {term.name} does not fit the scores")
             continue
-        bias = replace(bias, factor=-factor if node.op_type == "Sub" else factor)
+        bias = replace(bias, factor=-factor if node in SUBTRACTS else factor)
         terms = biases if uniform(term) == 0 else (*biases, bias)
         found = _read(source, layout, factor, terms, steps - 1)
         if isinstance(found, Scores):

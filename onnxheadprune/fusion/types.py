@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
+from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 64
@@ -43,7 +44,7 @@ def type_of(value: Value | None) -> int:
         if value.tensor is not None or value.is_graph_input or value.producer is None:
             return value.elem_type or declared
         node = value.producer
-        if node.op_type == "Cast":
+        if node in CASTS:
             return int(node.attribute("to"))
         if node.op_type not in FOLLOWED:
             return value.elem_type or declared
@@ -53,7 +54,7 @@ def type_of(value: Value | None) -> int:
 
 def _source(node: Node) -> Value | None:
     """The input that tells the type of the output: a stored one where all are alike."""
-    if node.op_type == "Where":
+    if node in CHOOSES_ELEMENTS:
         return node.input(1)
     if node.op_type in UNIFORM:
         stored = [value for value in node.inputs if value is not None and value.tensor is not None]

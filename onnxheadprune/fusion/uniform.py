@@ -11,13 +11,23 @@ from collections.abc import Callable
 import numpy as np
 from onnx import numpy_helper
 
+from onnxheadprune.model.graph.facts import (
+    CASTS,
+    CHOOSES_ELEMENTS,
+    EXPANDS,
+    FILLS,
+    FLATTENS,
+    GATHERS,
+    GATHERS_ELEMENTS,
+    GATHERS_ROWS,
+    SLICES,
+    TILES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 
 MAX_DEPTH = 32
-VIEWS = (
-    *("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Expand", "Identity", "Flatten", "Tile", "Slice"),
-    *("Gather", "GatherND", "GatherElements"),
-)
+NOTHING_NEW = VIEWS | FLATTENS | EXPANDS | TILES | SLICES | GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS
 """Operators whose result holds nothing that the first input does not."""
 _BINARY: dict[str, Callable[[float, float], float]] = {
     "And": lambda left, right: float(bool(left) and bool(right)),
@@ -38,17 +48,17 @@ def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
     node = value.producer
     if node is None or node.domain:
         return None
-    if node.op_type in VIEWS:
+    if node in NOTHING_NEW:
         return uniform(node.input(0), depth - 1)
-    if node.op_type == "Cast":
+    if node in CASTS:
         return _cast(node, depth)
-    if node.op_type == "ConstantOfShape":
+    if node in FILLS:
         fill = node.attribute("value")
         return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
     if node.op_type == "Not":
         inner = uniform(node.input(0), depth - 1)
         return None if inner is None else float(not inner)
-    if node.op_type == "Where":
+    if node in CHOOSES_ELEMENTS:
         condition = uniform(node.input(0), depth - 1)
         return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
     return _combined(node, depth)

@@ -14,11 +14,21 @@ from onnxheadprune.fusion.layout import (
     untransposed,
 )
 from onnxheadprune.fusion.scalars import scalar_of
+from onnxheadprune.model.graph.facts import (
+    CASTS,
+    DROPOUTS,
+    EXPANDS,
+    FLATTENS,
+    IDENTITIES,
+    MULTIPLIES,
+    OBSERVES,
+    REREADS,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 24
-BUFFER_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-NOT_A_DEMAND = ("Shape", "Size")
+BUFFER_VIEWS = REREADS | FLATTENS
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +79,13 @@ def _above(place: Place) -> Place | None:
 
 def is_same(node: Node) -> bool:
     """Whether the first output of a node is its first input: no dropout in inference, no cast to another type."""
-    if node.op_type == "Cast":
+    if node in CASTS:
         source = node.input(0)
         return source is not None and node.attribute("to") == source.elem_type
-    if node.op_type == "Dropout":
+    if node in DROPOUTS:
         training = node.input(2)
         return training is None or scalar_of(training) == 0
-    return node.op_type == "Identity"
+    return node in IDENTITIES
 
 
 def layout_above(node: Node, layout: Layout) -> Layout | None:
@@ -85,22 +95,22 @@ def layout_above(node: Node, layout: Layout) -> Layout | None:
         return None
     if is_same(node):
         return layout
-    if node.op_type in BUFFER_VIEWS:
+    if node in BUFFER_VIEWS:
         return reshaped(layout, shape, source)
-    if node.op_type == "Transpose":
+    if node in TRANSPOSES:
         return untransposed(layout, _perm(node, len(layout)))
-    if node.op_type == "Expand":
+    if node in EXPANDS:
         return unexpanded(layout, shape, source)
     return None
 
 
 def _unscaled(place: Place, node: Node) -> Place | None:
     """Through a multiplication or division by one number."""
-    for index in (0, 1) if node.op_type == "Mul" else (0,):
+    for index in (0, 1) if node in MULTIPLIES else (0,):
         source, number = node.input(index), scalar_of(node.input(1 - index))
         if source is None or not number or source.shape is None or len(source.shape) != len(place.layout):
             continue
-        factor = number if node.op_type == "Mul" else 1 / number
+        factor = number if node in MULTIPLIES else 1 / number
         return Place(source, place.layout, place.factor * factor, place.leaves)
     return None
 
@@ -126,7 +136,7 @@ def downstream(value: Value, layout: Layout) -> list[Place]:
 
 
 def _below(place: Place) -> Place | None:
-    readers = [use for use in place.value.consumers if use.node.op_type not in NOT_A_DEMAND]
+    readers = [use for use in place.value.consumers if use.node not in OBSERVES]
     if place.value.is_graph_output or len(readers) != 1 or readers[0].input_index:
         return None
     node, shape = readers[0].node, place.value.shape
@@ -135,8 +145,8 @@ def _below(place: Place) -> Place | None:
     layout: Layout | None = None
     if is_same(node):
         layout = place.layout
-    elif node.op_type in BUFFER_VIEWS:
+    elif node in BUFFER_VIEWS:
         layout = reshaped(place.layout, shape, node.out.shape)
-    elif node.op_type == "Transpose":
+    elif node in TRANSPOSES:
         layout = transposed(place.layout, _perm(node, len(place.layout)))
     return None if layout is None else Place(node.out, layout, 1.0, {})

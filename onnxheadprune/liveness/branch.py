@@ -17,24 +17,21 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DROPOUTS,
+    IDENTITIES,
+    MULTIPLIES,
+    RESHAPES,
+    SLICES,
+    SUMS_PRODUCTS,
+    TRANSPOSES,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-PASSING = frozenset({"Identity", "Dropout", "Cast"})
-BIAS = {
-    "MatMul": None,
-    "Einsum": None,
-    "FusedMatMul": None,
-    "TransposeMatMul": None,
-    "MatMulInteger": None,
-    "ConvInteger": None,
-    "Gemm": 2,
-    "Conv": 2,
-    "ConvTranspose": 2,
-    "MatMulNBits": 5,
-    "DynamicQuantizeMatMul": 4,
-    "MatMulIntegerToFloat": 6,
-}
-"""Input index of the bias of each projection that adds nothing else to the sum, None where it has none."""
+PASSING = IDENTITIES | DROPOUTS | CASTS
 
 
 @dataclass(frozen=True)
@@ -170,10 +167,10 @@ def _followed(projection: Node) -> _Followed | Refusal:
 
 
 def _own_bias(node: Node) -> _Left | Refusal:
-    rank, index = len(node.out.shape or ()), BIAS.get(node.op_type)
+    rank, index = len(node.out.shape or ()), roles_of(node).bias
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)
-    if node.op_type not in BIAS or (bias is not None and scale not in (0.0, 1.0)):
+    if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
     axis = 1 if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") else rank - 1
@@ -182,7 +179,7 @@ def _own_bias(node: Node) -> _Left | Refusal:
 
 def _joins(use: Use, value: Value) -> bool:
     """Whether the consumer adds the branch to a computed value of the same shape."""
-    if use.node.op_type != "Add":
+    if use.node not in ADDS:
         return False
     other = use.node.inputs[1 - use.input_index]
     return other is not None and not other.is_constant and other.shape == use.node.out.shape
@@ -219,18 +216,18 @@ def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[
 def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | None:
     """What is left after one more node on the way, None if that cannot be said."""
     node = use.node
-    if node.op_type in PASSING:
-        return left if node.op_type != "Cast" or left.name is None else None
-    if node.op_type == "Transpose":
+    if node in PASSING:
+        return left if node not in CASTS or left.name is None else None
+    if node in TRANSPOSES:
         order = node.attribute("perm", list(reversed(range(len(value.shape or ())))))
         return _Left(left.name, order.index(left.axis))
-    if node.op_type == "Slice" and use.input_index == 0:
+    if node in SLICES and use.input_index == 0:
         shape = node.out.shape
         whole = shape is not None and value.shape is not None and shape[left.axis] == value.shape[left.axis]
         return left if whole else None
-    if node.op_type == "Reshape" and use.input_index == 0:
+    if node in RESHAPES and use.input_index == 0:
         return _reshaped(node, value, left)
-    if node.op_type == "Mul" and left.name is None and value.shape == node.out.shape:
+    if node in MULTIPLIES and left.name is None and value.shape == node.out.shape:
         return left
     if node.op_type in ("Add", "Mul"):
         return _with_constant(use, value, left, edits)
@@ -270,7 +267,7 @@ def _with_constant(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _L
         flat = f"{other.name}/{MARK}_flat{node.index}"
         edits += _view(node, other.name, flat, (-1,))
     if left.name is None:
-        return _Left(flat, left.axis) if node.op_type == "Add" else left
+        return _Left(flat, left.axis) if node in ADDS else left
     name = f"{node.out.name}/{MARK}_left"
     edits.append(InsertNode(node.ref, node.op_type, (left.name, flat), (name,)))
     return _Left(name, left.axis)

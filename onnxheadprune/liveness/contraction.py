@@ -6,11 +6,10 @@ shared letters. Liveness and site detection both ask only about letters, never a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.equations import einsum_terms
+from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node, Value
 
 Letters = tuple[str | None, ...]
@@ -60,156 +59,33 @@ def operands(node: Node, contraction: Contraction) -> tuple[Value, ...]:
     return tuple(value for index in contraction.indices if (value := node.inputs[index]) is not None)
 
 
+@dataclass(frozen=True)
+class Product:
+    """How an operator multiplies and sums.
+
+    Attributes:
+        read: a node as a contraction, None where its shapes do not tell.
+        right: input index of what the first input is multiplied with; None where all inputs are multiplied.
+    """
+
+    read: Callable[[Node], Contraction | None]
+    right: int | None
+
+
+PRODUCTS: Table[Product] = Table("products")
+CONVOLUTIONS: Table[tuple[int, tuple[int, ...]]] = Table("convolutions")
+"""Per convolution the input index of the weight, and those of vectors along its output channels."""
+
+
 def contraction_of(node: Node) -> Contraction | None:
     """The node as a contraction, None if it is none or its shapes are unknown."""
-    key = (node.domain, node.op_type)
-    if key in _MATMULS:
-        right, columns = _MATMULS[key]
-        return _matmul(node, right, columns)
-    if key in _GEMMS:
-        return _gemm(node, *_GEMMS[key])
-    if key == ("", "Einsum"):
-        return _einsum(node)
-    if key == ("com.microsoft", "MatMulNBits"):
-        return _packed(node)
-    if key in CONVOLUTIONS:
-        return _conv(node)
-    return None
+    product = PRODUCTS.of(node)
+    return None if product is None else product.read(node)
 
 
 def operand_indices(node: Node) -> tuple[int, ...]:
     """Input indices of what a contraction multiplies, even if its shapes are unknown; empty for other operators."""
-    key = (node.domain, node.op_type)
-    if key == ("", "Einsum"):
-        return tuple(range(len(node.inputs)))
-    if key == ("com.microsoft", "MatMulNBits"):
-        return (0, 1)
-    right = _MATMULS.get(key) or _GEMMS.get(key) or CONVOLUTIONS.get(key)
-    return () if right is None else (0, right[0])
-
-
-_MATMULS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
-    ("", "MatMul"): (1, ()),
-    ("", "MatMulInteger"): (1, (3,)),
-    ("", "QLinearMatMul"): (3, (4, 5)),
-    ("com.microsoft", "FusedMatMul"): (1, ()),
-    ("com.microsoft", "TransposeMatMul"): (1, ()),
-    ("com.microsoft", "FusedMatMulActivation"): (1, ()),
-    ("com.microsoft", "DynamicQuantizeMatMul"): (1, (2, 3, 4)),
-    ("com.microsoft", "MatMulIntegerToFloat"): (1, (3, 5, 6)),
-}
-_GEMMS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
-    ("", "Gemm"): (1, ()),
-    ("com.microsoft", "FusedGemm"): (1, ()),
-    ("com.microsoft", "QGemm"): (3, (4, 5, 6)),
-}
-CONVOLUTIONS: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {
-    ("", "Conv"): (1, (2,)),
-    ("com.microsoft", "FusedConv"): (1, (2,)),
-    ("", "ConvInteger"): (1, (3,)),
-    ("", "QLinearConv"): (3, (4, 5, 8)),
-    ("", "ConvTranspose"): (1, (2,)),
-}
-"""Per convolution the input index of the weight, and those of vectors along its output channels."""
-
-
-def _swap(letters: list[str | None]) -> None:
-    letters[-1], letters[-2] = letters[-2], letters[-1]
-
-
-def _rotate_batch(letters: list[str | None]) -> None:
-    """`transBatchA/B` of FusedMatMul: the operand is stored as [M, batch..., K] in place of [batch..., M, K]."""
-    letters.insert(0, letters.pop(-2))
-
-
-def _matmul(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
-    left, right, out = node.shape(0), node.shape(right_index), node.out.shape
-    if left is None or right is None or len(left) < 1 or len(right) < 1:
-        return None
-    swapped_batch = (node.attribute("transBatchA", 0), node.attribute("transBatchB", 0))
-    rows: list[str | None] = ["m"] if len(left) > 1 else []
-    columns_letter: list[str | None] = ["n"] if len(right) > 1 else []
-    left_batch, right_batch = left[:-2], right[:-2]
-    if swapped_batch[0]:
-        left_batch = left[1:-1]
-    if swapped_batch[1]:
-        right_batch = right[1:-1]
-    rank = max(len(left_batch), len(right_batch))
-    left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
-    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
-    out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
-    if node.attribute("transA", 0) and len(left) > 1:
-        _swap(left_axes)
-    if node.attribute("transB", 0) and len(right) > 1:
-        _swap(right_axes)
-    if swapped_batch[0]:
-        _rotate_batch(left_axes)
-    if swapped_batch[1]:
-        _rotate_batch(right_axes)
-    if out is not None and len(out) != len(out_letters):
-        return None
-    return Contraction(((0, tuple(left_axes)), (right_index, tuple(right_axes))), out_letters, columns)
-
-
-def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
-    letters: list[str | None] = []
-    for axis, dim in enumerate(own):
-        letter = axis + rank - len(own)
-        mirrored = letter - (rank - len(other))
-        broadcast = dim == 1 and mirrored >= 0 and other[mirrored] != 1
-        letters.append(None if broadcast else f"b{letter}")
-    return letters
-
-
-def _gemm(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
-    left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
-    right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
-    return Contraction(((0, left), (right_index, right)), ("m", "n"), columns)
-
-
-def _packed(node: Node) -> Contraction | None:
-    """A weight in blocks, `[N, K / block, bytes]`; its summed axis counts blocks (see `blocks.py`)."""
-    left = node.shape(0)
-    if left is None:
-        return None
-    batch = tuple(f"b{axis}" for axis in range(len(left) - 1))
-    return Contraction(((0, (*batch, "k")), (1, ("n", "k", None))), (*batch, "n"))
-
-
-def _einsum(node: Node) -> Contraction | None:
-    terms = einsum_terms(node)
-    if terms is None or any(len(set(term)) != len(term) for term in terms):
-        return None
-    *inputs, out = terms
-    return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
-
-
-def _conv(node: Node) -> Contraction | None:
-    index, columns = CONVOLUTIONS[(node.domain, node.op_type)]
-    data, weight = node.shape(0), node.shape(index)
-    if data is None or weight is None or node.attribute("group", 1) != 1:
-        return None
-    spatial = range(len(data) - 2)
-    pointwise = is_pointwise(node)
-    left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
-    rows = ("k", "m") if node.op_type == "ConvTranspose" else ("m", "k")
-    right: list[str | None] = [*rows, *(None for _ in spatial)]
-    out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
-    return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
-
-
-def is_pointwise(node: Node) -> bool:
-    """Whether a convolution has kernel 1, stride 1 and no padding."""
-    weight = node.shape(CONVOLUTIONS[(node.domain, node.op_type)][0])
-    ones: Sequence[int] = node.attribute("strides", [1])
-    pads: Sequence[int] = node.attribute("pads", [0])
-    same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
-    return (
-        weight is not None
-        and all(size == 1 for size in weight[2:])
-        and all(step == 1 for step in ones)
-        and not any(pads)
-        and not any(node.attribute("output_padding", [0]))
-        and node.attribute("output_shape") is None
-        and same
-    )
+    product = PRODUCTS.of(node)
+    if product is None:
+        return ()
+    return tuple(range(len(node.inputs))) if product.right is None else (0, product.right)

@@ -11,8 +11,9 @@ import numpy as np
 from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.rules.indexing import ranks_within
+from onnxheadprune.liveness.picking import ranks_within
 from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.facts import MAKES_CHUNKS
 from onnxheadprune.model.graph.view import Scope, Use, Value
 
 
@@ -30,7 +31,7 @@ def edge_gather(use: Use, value: Value, have: Live, wanted: Live, reason: str) -
         A `Gather` per axis where the axes are independent, else a `Gather` on the flattened axes.
     """
     node = use.node
-    if value.producer is not None and value.producer.op_type == "SplitToSequence":
+    if value.producer is not None and value.producer in MAKES_CHUNKS:
         raise RefusedError(f"the chunks of {value.name} are needed differently by different nodes")
     place = _Place(node.scope, node.ref, f"{value.name}/{MARK}_edge{node.index}_{use.input_index}")
     known = _numbers(place, value, wanted)

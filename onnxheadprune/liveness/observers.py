@@ -20,27 +20,37 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.model.graph.dims import divisor
 from onnxheadprune.model.graph.elements import shape_range
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    CASTS_LIKE,
+    CHOOSES,
+    GATHERS,
+    OBSERVES,
+    RESHAPES,
+    SHOWS_SHAPE,
+    SHOWS_SIZE,
+    SLICES,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-OBSERVERS = frozenset({("", "Shape"), ("", "Size")})
 """Operators that look at a value's shape only: they never ask for its contents."""
-CARRIERS = frozenset({"Transpose", "Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "DequantizeLinear"})
+ONLY_SHOWN = CARRIERS | SLICES
 """Operators that pass a value on under other axes or another type."""
-TARGET_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 
 
 def looks_only(use: Use) -> bool:
     """Whether one edge asks for a value's shape or type, never for its contents."""
-    if (use.node.domain, use.node.op_type) == ("", "CastLike") and use.input_index == 1:
+    if use.node in CASTS_LIKE and use.input_index == 1:
         return True
     return only_observed(use.node) and (use.input_index == 0 or use.node.op_type not in ("Reshape", "Slice"))
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:
     """Whether a node merely carries a value to shape observers, so that it asks for no contents itself."""
-    if (node.domain, node.op_type) in OBSERVERS:
+    if node in OBSERVES:
         return True
-    if depth == 0 or node.domain or node.op_type not in {*CARRIERS, "Slice"} or node.out.is_graph_output:
+    if depth == 0 or node.domain or node not in ONLY_SHOWN or node.out.is_graph_output:
         return False
     return bool(node.out.consumers) and all(
         use.input_index == 0 and only_observed(use.node, depth - 1) for use in node.out.consumers
@@ -51,7 +61,7 @@ def passes_on(node: Node) -> bool:
     """Whether a node is a carrier, or takes one index of an axis (keys out of a packed cache)."""
     if node.domain:
         return False
-    return node.op_type in CARRIERS or (node.op_type == "Gather" and _picked(node) is not None)
+    return node in CARRIERS or (node in GATHERS and _picked(node) is not None)
 
 
 def _picked(node: Node) -> int | None:
@@ -69,7 +79,7 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
         if passes_on(use.node):
             found += [use.node.out, *carrier_outputs(use.node.out, depth - 1)]
     owner = value.scope.owner
-    if value.is_graph_output and owner is not None and owner.op_type == "If":
+    if value.is_graph_output and owner is not None and owner in CHOOSES:
         names = [info.name for info in value.scope.proto.output]
         output = owner.outputs[names.index(value.name)] if value.name in names else None
         if output is not None:
@@ -79,7 +89,7 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:
     """Whether a carrier leads to graph outputs that may be narrowed, and to nothing else."""
-    if depth == 0 or not passes_on(node) or node.op_type == "Reshape":
+    if depth == 0 or not passes_on(node) or node in RESHAPES:
         return False
     return leads_out(node.out, free, depth - 1)
 
@@ -88,7 +98,7 @@ def leads_out(value: Value, free: frozenset[Value], depth: int = 6) -> bool:
     """Whether a value is used for nothing but free graph outputs and shape observers."""
     if value.is_graph_output and value not in free:
         owner, names = value.scope.owner, [info.name for info in value.scope.proto.output]
-        if owner is None or owner.op_type != "If" or value.name not in names:
+        if owner is None or owner not in CHOOSES or value.name not in names:
             return False
         output = owner.outputs[names.index(value.name)]
         if output is None or not leads_out(output, free, depth - 1):
@@ -103,11 +113,11 @@ def carried(node: Node, live: Live) -> Live | None:
     entry, shape, source = rule_for(node), node.out.shape, node.shape(0)
     if entry is None or shape is None or source is None:
         return None
-    if node.op_type == "Reshape":
+    if node in RESHAPES:
         # A reshape read backwards is a reshape.
         return reshape_back(live, shape, source)
     mapping: dict[int, int] = {}
-    if node.op_type == "Gather":
+    if node in GATHERS:
         picked = node.attribute("axis", 0) % len(source)
         others = [axis for axis in range(len(source)) if axis != picked]
         return live.renumbered({a: others.index(a) for a in live.axes}) if picked not in live.axes else None
@@ -132,11 +142,10 @@ def carried(node: Node, live: Live) -> Live | None:
 
 def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
     """Whether a node's target shape is the `Shape` of a value narrowed exactly as its own output."""
-    if node.op_type not in TARGET_INPUT:
-        return False
-    target = node.input(TARGET_INPUT[node.op_type])
+    index = roles_of(node).target
+    target = None if index is None else node.input(index)
     shape = None if target is None else target.producer
-    if shape is None or shape.op_type != "Shape" or shape.attribute("start") or shape.attribute("end"):
+    if shape is None or shape not in SHOWS_SHAPE or shape.attribute("start") or shape.attribute("end"):
         return False
     observed = shape.input(0)
     if observed is None or observed.shape is None or node.out.shape is None:
@@ -154,15 +163,15 @@ def reads_own_shape(node: Node, kept: Mapping[Value, Live]) -> bool:
 def freeze_observers(value: Value, live: Live, kept: Mapping[Value, Live]) -> Iterator[Edit]:
     """Edits that keep what the shape observers of a narrowed value report."""
     for use in value.consumers:
-        if use.node.domain == "" and use.node.op_type == "Shape":
+        if use.node.domain == "" and use.node in SHOWS_SHAPE:
             yield from _freeze_shape(use.node, live, kept)
-        elif use.node.domain == "" and use.node.op_type == "Size":
+        elif use.node.domain == "" and use.node in SHOWS_SIZE:
             yield from _freeze_size(use.node, live)
         elif use.node.out not in kept and only_observed(use.node):
             through = carried(use.node, live)
             if through is None:
                 raise RefusedError(f"{use.node.label} is only there for its shape, which cannot be followed")
-            if use.node.op_type == "Reshape":
+            if use.node in RESHAPES:
                 yield from target_literals(use.node, 1, through)
             yield from freeze_observers(use.node.out, through, kept)
 
@@ -190,7 +199,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
     patched = False
     for use in shape.out.consumers:
         positions = _picked_positions(use, len(extents))
-        own = TARGET_INPUT.get(use.node.op_type) == use.input_index and reads_own_shape(use.node, kept)
+        own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
         if own or (positions is not None and not narrowed.touches(positions)):
             readers.append(SetInput(use.node.ref, use.input_index, raw))
             continue
@@ -210,10 +219,10 @@ def _picked_positions(use: Use, size: int) -> np.ndarray | None:
     node = use.node
     if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:
         return None
-    if node.op_type == "Gather":
+    if node in GATHERS:
         literal = node.literal(1)
         return None if literal is None else np.asarray(literal % size)
-    if node.op_type == "Slice":
+    if node in SLICES:
         starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
         if starts is None or ends is None or (node.input(4) is not None and node.literal(4) is None):
             return None

@@ -16,6 +16,7 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.repeating import Repeats
 from onnxheadprune.liveness.sweep import Sweep, observes
 from onnxheadprune.liveness.unread import selecting_answer
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.model.slices import Selection, spell_ranges
 
@@ -96,7 +97,7 @@ class _Realizer:
 
     def _branches(self, value: Value, node: Node, live: Live) -> None:
         """What an `If` hands on narrowed, each of its branches has to hand out narrowed."""
-        for body in node.bodies.values() if node.op_type == "If" else ():
+        for body in node.bodies.values() if node in CHOOSES else ():
             inner = body.values.get(body.proto.output[value.output_index].name)
             sites = self.sweep.asked.get(node, NOBODY) | (NOBODY if inner is None else self._sites(inner))
             # Stored data that a branch hands out is whole until it is cut here.

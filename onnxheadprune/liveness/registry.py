@@ -14,6 +14,7 @@ from typing import TypeAlias
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node, Value
 
 Rewrite: TypeAlias = Callable[[Mapping[int, Live]], Sequence[Edit]]
@@ -53,18 +54,14 @@ class RuleEntry:
     ragged: bool
 
 
-RULES: dict[tuple[str, str], RuleEntry] = {}
+RULES: Table[RuleEntry] = Table("liveness rules")
 
 
 def rule(*op_types: str, domain: str = "", ragged: bool = False) -> Callable[[Rule], Rule]:
     """Registers a rule for operators of one domain; a second registration is an error."""
 
     def register(function: Rule) -> Rule:
-        for op_type in op_types:
-            key = (domain, op_type)
-            if key in RULES:
-                raise ValueError(f"two liveness rules for {key}")
-            RULES[key] = RuleEntry(function, ragged)
+        RULES.add(op_types, domain, RuleEntry(function, ragged))
         return function
 
     return register
@@ -72,7 +69,7 @@ def rule(*op_types: str, domain: str = "", ragged: bool = False) -> Callable[[Ru
 
 def rule_for(node: Node) -> RuleEntry | None:
     """The rule of a node's operator, None if it has none."""
-    return RULES.get((node.domain, node.op_type))
+    return RULES.of(node)
 
 
 def refuse(node: Node, reason: Reason, sentence: str) -> Refusal:

@@ -12,9 +12,10 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import carried, looks_only
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.model.graph.facts import CASTS, VIEWS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-VIEWS = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity", "Cast"})
+LOOKED_THROUGH = VIEWS | CASTS
 MAX_HOPS = 4
 
 Found = dict[Node, tuple[Live, Live, Answer]]
@@ -33,7 +34,7 @@ def relaxed(
         hops: how many views are looked through.
     """
     entry = rule_for(node)
-    if hops == 0 or node.domain or node.op_type not in VIEWS or entry is None or node.out.is_graph_output:
+    if hops == 0 or node not in LOOKED_THROUGH or entry is None or node.out.is_graph_output:
         return None
     through = FULL if have.is_full else carried(node, have)
     answer = None if through is None else entry.function(node, [through])
@@ -55,5 +56,5 @@ def relaxed(
 
 def source_of(node: Node) -> Value | None:
     """The value that a view shows, None for other nodes and for stored values, which are cut for free."""
-    value = node.inputs[0] if node.inputs and node.op_type in VIEWS and not node.domain else None
+    value = node.inputs[0] if node.inputs and node in LOOKED_THROUGH else None
     return None if value is None or value.holds_tensor else value

@@ -28,15 +28,26 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DEQUANTIZES,
+    EXPANDS,
+    FILLS,
+    IDENTITIES,
+    MULTIPLIES,
+    REREADS,
+    SLICES,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.slices import Selection, spell_ranges
 
-VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Identity"})
+FREE = REREADS | IDENTITIES
 """Nodes that move no data."""
-FILLS = frozenset({"ConstantOfShape"})
-"""Nodes that only write."""
-WORKING = frozenset({"Cast", "DequantizeLinear", "Expand", "Mul", "Add", "Transpose", "Slice"})
+WORKING = CASTS | DEQUANTIZES | EXPANDS | MULTIPLIES | ADDS | TRANSPOSES | SLICES
 """Nodes that read and write every element once, as a gather does."""
+REPEATED = FREE | FILLS | WORKING
 MAX_HOPS = 6
 DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
 
@@ -93,9 +104,10 @@ class _Copy:
         ):
             return None
         entry = rule_for(node)
-        if entry is None or node.op_type not in VIEWS | FILLS | WORKING:
+        if entry is None or node not in REPEATED:
             return None
-        self.budget -= node.op_type in WORKING and not _cuts_stored(node)
+        if node in WORKING and not _cuts_stored(node):
+            self.budget -= 1
         answer = entry.function(node, [wanted])
         if self.budget < 0 or isinstance(answer, Refusal):
             return None
@@ -171,7 +183,7 @@ class _Copy:
 def _cuts_stored(node: Node) -> bool:
     """Whether a node takes a part of a stored tensor, which moves no more than that part."""
     source = node.inputs[0]
-    return node.op_type == "Slice" and source is not None and source.holds_tensor
+    return node in SLICES and source is not None and source.holds_tensor
 
 
 def _attributes(node: Node) -> dict[str, Attribute] | None:
@@ -185,6 +197,6 @@ def _attributes(node: Node) -> dict[str, Attribute] | None:
             found[attribute.name] = tuple(value)
         elif attribute.type == AttributeProto.STRING:
             found[attribute.name] = value.decode()
-        elif node.op_type != "ConstantOfShape":
+        elif node not in FILLS:
             return None
     return found

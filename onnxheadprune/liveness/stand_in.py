@@ -19,11 +19,9 @@ from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
-
-QUANTIZING = {"QLinearMatMul": (1, 4, 6, 7, None), "QGemm": (1, 4, 7, 8, 6), "QLinearConv": (1, 4, 6, 7, 8)}
-"""Input indices of a's and b's scale, the output's scale and zero point, and the bias in units of a's times b's."""
 
 
 def stand_in(
@@ -100,10 +98,12 @@ class _Builder:
     def quantized(self) -> str | None:
         """The output's zero point, moved by the bias in the units of the output."""
         node = self.node
-        if node.op_type not in QUANTIZING:
+        roles = roles_of(node)
+        if roles.scales is None:
             return None
         left, right, scale, zero, bias = (
-            None if i is None else node.input(i) for i in QUANTIZING[node.op_type]
+            None if index is None else node.input(index)
+            for index in (*roles.scales, roles.output_scale, roles.output_zero, roles.integer_bias)
         )
         if left is None or right is None or node.attribute("alpha", 1.0) != 1.0:
             return None

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
-from onnxheadprune.liveness import rules as _rules  # registers every rule
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
 from onnxheadprune.liveness.observers import carried, leads_out, looks_only, only_passed_on, passes_on
@@ -20,9 +19,8 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.liveness.relaxing import relaxed, source_of
 from onnxheadprune.liveness.unread import beside_unread, selecting_answer
+from onnxheadprune.model.graph.facts import CHOOSES, MAKES_CHUNKS, VIEWS
 from onnxheadprune.model.graph.view import Node, Use, Value
-
-assert _rules
 
 MAX_VIEWS = 4
 """Views in a row that are looked through for what is picked from them."""
@@ -190,7 +188,7 @@ class _Sweeper:
         """Labels end at weights: what is multiplied with them, or convolved in groups, is no longer one head's own."""
         if not self.labels:
             return inputs
-        stored = CONVOLUTIONS.get((node.domain, node.op_type))
+        stored = CONVOLUTIONS.of(node)
         weight = None if stored is None else node.input(stored[0])
         if weight is not None and weight.is_constant:
             return {index: live for index, live in inputs.items() if index > 0}
@@ -282,7 +280,7 @@ class _Sweeper:
     def _leaves(self, value: Value) -> bool:
         """Whether an output of an `If` branch only becomes a graph output that may be narrowed."""
         owner, names = value.scope.owner, [info.name for info in value.scope.proto.output]
-        if owner is None or owner.op_type != "If" or value.name not in names:
+        if owner is None or owner not in CHOOSES or value.name not in names:
             return False
         output = owner.outputs[names.index(value.name)]
         return output is not None and leads_out(output, self.free)
@@ -334,10 +332,7 @@ def _covering(node: Node, live: Live) -> Answer | None:
 
 def _is_view(node: Node) -> bool:
     """Whether a node only re-arranges its first input, by constants alone."""
-    arranges = (
-        node.op_type in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Identity") and not node.domain
-    )
-    return arranges and all(other is None or other.is_constant for other in node.inputs[1:])
+    return node in VIEWS and all(other is None or other.is_constant for other in node.inputs[1:])
 
 
 def _is_stored(value: Value | None) -> bool:
@@ -347,7 +342,7 @@ def _is_stored(value: Value | None) -> bool:
 
 def _is_sequence(value: Value) -> bool:
     """A sequence's chunks may have different shapes, so nothing about it has to be dense."""
-    return value.producer is not None and value.producer.op_type == "SplitToSequence"
+    return value.producer is not None and value.producer in MAKES_CHUNKS
 
 
 def observes(use: Use, sweep: Sweep) -> bool:

@@ -10,9 +10,12 @@ from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule_for
-from onnxheadprune.liveness.relaxing import VIEWS
+from onnxheadprune.liveness.relaxing import LOOKED_THROUGH
+from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS
 from onnxheadprune.model.graph.view import Use, Value
 
+PICKING = SLICES | GATHERS | GATHERS_ROWS | TAKES_CHUNKS
+"""Nodes that pick a part of their input by bounds or indices of their own."""
 MAX_VIEWS = 8
 
 
@@ -58,7 +61,7 @@ def _is_shared_view(value: Value) -> bool:
     """Whether a value is a view of one that others read, too."""
     for _ in range(MAX_VIEWS):
         node = value.producer
-        if node is None or node.domain or node.op_type not in VIEWS or node.inputs[0] is None:
+        if node is None or node not in LOOKED_THROUGH or node.inputs[0] is None:
             return False
         value = node.inputs[0]
         if sum(not looks_only(use) for use in value.consumers) > 1:
@@ -69,7 +72,7 @@ def _is_shared_view(value: Value) -> bool:
 def selecting_answer(use: Use) -> Answer | None:
     """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
     entry = rule_for(use.node)
-    if entry is None or use.node.op_type not in ("Slice", "Gather", "GatherND", "SequenceAt"):
+    if entry is None or use.node not in PICKING:
         return None
     answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
     if isinstance(answer, Refusal) or use.input_index not in answer.selects:

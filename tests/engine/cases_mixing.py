@@ -58,6 +58,14 @@ def per_channel(draw: Draw, op_type: str) -> Case:
     return Case(op_type, (floats(draw, shape), *vectors), symbolic=batch_axis(draw, shape))
 
 
+@strategy("MeanVarianceNormalization")
+def moments(draw: Draw, op_type: str) -> Case:
+    shape = draw_shape(draw, 4, 4)
+    listed = sorted(draw(st.sets(st.integers(0, 3), min_size=1, max_size=3)))
+    attributes = {"axes": listed} if draw(st.booleans()) else {}
+    return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape))
+
+
 @strategy("AveragePool", "GlobalAveragePool")
 def pool(draw: Draw, op_type: str) -> Case:
     shape = (draw(st.integers(1, 3)), draw(st.integers(1, 4)), *draw_shape(draw, 1, 2))

@@ -7,10 +7,10 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxheadprune.liveness.rules.elementwise import BROADCASTING, UNARY
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Symbolic, symbol
-from onnxheadprune.model.graph.shapes.table import SHAPE_FUNCTIONS
+from onnxheadprune.model.graph.tables import SHAPES
+from onnxheadprune.operators.elementwise import BROADCASTING, UNARY
 
 NUMBERS = {"b": 3, "s": 5}
 B, S = symbol("b"), symbol("s")
@@ -120,4 +120,4 @@ def test_a_name_may_spell_a_product() -> None:
 
 
 def test_what_passes_liveness_on_element_by_element_has_a_shape() -> None:
-    assert not {*UNARY, *BROADCASTING} - SHAPE_FUNCTIONS.keys()
+    assert not {*UNARY, *BROADCASTING} - {op_type for _, op_type in SHAPES}

@@ -58,6 +58,8 @@ REFUSALS: dict[str, tuple[Case, int, Reason]] = {
     "lp norm": (case("LpNormalization", axis=1), 1, Reason.COUPLED),
     "instance norm": (case("InstanceNormalization", CHANNELS, CHANNELS), 2, Reason.COUPLED),
     "group norm": (case("GroupNormalization", CHANNELS, CHANNELS, num_groups=2, opset=21), 1, Reason.COUPLED),
+    "moments of positions": (case("MeanVarianceNormalization"), 2, Reason.COUPLED),
+    "moments of channels": (case("MeanVarianceNormalization", axes=[-3]), 1, Reason.COUPLED),
     "cumulative sum": (case("CumSum", np.array(1)), 1, Reason.COUPLED),
     "top k": (case("TopK", vector(2), axis=1, types=(1, INT64)), 1, Reason.COUPLED),
     "dynamic quantization": (case("DynamicQuantizeLinear", types=(2, 1, 2)), 1, Reason.COUPLED),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from onnxheadprune import operators
 from onnxheadprune.liveness.registry import RULES
 from tests.engine import (
     cases_contraction,
@@ -23,6 +24,7 @@ from tests.engine import (
 from tests.engine.one_node import check_drawn
 from tests.engine.strategies import EXEMPT, STRATEGIES, Key
 
+assert operators
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
 assert cases_pieces and cases_views and cases_fused and cases_quantized
 

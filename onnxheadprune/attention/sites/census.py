@@ -10,10 +10,9 @@ from onnxheadprune.attention.sites.fused import is_attention_operator
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.contraction import Contraction, operand_indices
 from onnxheadprune.model.graph.dims import Dim, divisor
+from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-MAPS = frozenset({"Softmax", "LogSoftmax", "Hardmax", "QLinearSoftmax", "BiasSoftmax"})
-"""Operators that make weights of scores, whatever these are made of."""
 ACTIVATIONS = frozenset(
     "Sigmoid HardSigmoid QLinearSigmoid Relu Tanh Exp Softplus Elu Gelu LpNormalization Pow".split()
 )
@@ -36,7 +35,7 @@ def attention_products(view: GraphView) -> list[Node]:
     mapped: dict[Node, int] = {}
     for node in view.nodes:
         indices = operand_indices(node)
-        product = is_product(node) if indices or node.op_type == "Mul" else None
+        product = is_product(node) if indices or node in MULTIPLIES else None
         fused = is_attention_operator(node)
         if fused or _weighs_values(node, indices, product, mapped):
             found.append(node)
@@ -78,12 +77,12 @@ def _weighs_values(
 
 def _is_map(node: Node, scored: dict[Node, int]) -> bool:
     """Whether a node turns scores into weights."""
-    if node.op_type in MAPS:
+    if node in WEIGHS:
         return True
     if node.op_type in ACTIVATIONS:
         return _distance(node.input(0), scored) < MAX_HOPS
     # A softmax spelled out, or any other division by the sum.
-    return node.op_type == "Div" and _is_sum_of(node.input(1), node.input(0))
+    return node in DIVIDES and _is_sum_of(node.input(1), node.input(0))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:

@@ -95,7 +95,7 @@ def _read_weights(walk: Sweep) -> Iterable[Live]:
 
 
 def _weights(node: Node) -> list[int]:
-    stored = CONVOLUTIONS.get((node.domain, node.op_type))
+    stored = CONVOLUTIONS.of(node)
     found = contraction_of(node)
     indices = ([] if stored is None else [stored[0]]) if found is None else list(found.indices)
     values: list[Any] = [node.input(index) for index in indices]

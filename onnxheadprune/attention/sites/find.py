@@ -11,10 +11,10 @@ from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.edit.plan import REMOVED_KEY, REMOVED_VERSION, SiteCut, read_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.operators import annotated
 
 
 def find_sites(model: ModelLike) -> Sites:
@@ -49,7 +49,7 @@ def view_of(model: ModelProto, name: str = "the model") -> GraphView:
             view = GraphView(model)
         except ValueError as error:
             raise ModelError(f"the graph is not well formed: {error}") from error
-        return annotate(view)
+        return annotated(view)
 
 
 def sites_of(view: GraphView, name: str) -> Sites:

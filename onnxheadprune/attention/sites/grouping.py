@@ -11,6 +11,7 @@ from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import Projection
 from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import Node, Value
 
 T = TypeVar("T", bound=Hashable)
@@ -262,7 +263,7 @@ def _branch(node: Node) -> tuple[str, str] | None:
     found = None
     scope = node.scope
     while scope.owner is not None:
-        if scope.owner.op_type == "If":
+        if scope.owner in CHOOSES:
             found = (scope.owner.ref, scope.ref)
         scope = scope.owner.scope
     return found

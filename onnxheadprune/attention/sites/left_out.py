@@ -18,6 +18,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
+from onnxheadprune.model.graph.facts import ADDS, RESHAPES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 MAX_AXIS = 2**20
@@ -184,7 +185,7 @@ def _hidden_below(node: Node) -> Refusal | None:
         passed: Iterable[Value | None] = (
             output
             for other in below
-            if not operand_indices(other) and other.op_type != "Add"
+            if not operand_indices(other) and other not in ADDS
             for output in other.outputs
         )
         values = [value for value in passed if value is not None and value not in seen]
@@ -196,7 +197,7 @@ def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
     """A Reshape of a product behind which the positions of some axis cannot be followed."""
     for use in node.out.consumers if hops else ():
         follower = use.node
-        if follower.op_type == "Reshape" and use.input_index == 0:
+        if follower in RESHAPES and use.input_index == 0:
             shape, out_shape = follower.shape(0), follower.out.shape
             for axis, dim in enumerate(out_shape or ()):
                 if not isinstance(dim, int) or not 1 < dim <= MAX_AXIS or shape is None:

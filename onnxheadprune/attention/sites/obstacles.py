@@ -10,10 +10,11 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.model.graph.facts import FLATTENS, VIEWS
 from onnxheadprune.model.graph.view import Node, Value
 
 PREPARATION = frozenset({"Pow", "Mul", "Abs", "Sub", "Cast", "Identity", "Add", "Div", "Sqrt", "Reciprocal"})
-VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+SAME_ELEMENTS = VIEWS | FLATTENS
 MAX_HOPS = 8
 
 
@@ -74,7 +75,7 @@ def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]
     if any(free.refusals[other].reason is Reason.COUPLED for other in free.refusals.keys() - trial.refusals):
         return True
     for value, live in free.narrowed():
-        made = value.producer is None or value.producer.op_type not in VIEWS
+        made = value.producer is None or value.producer not in SAME_ELEMENTS
         if value.producer is not node and made and trial.kept.get(value, FULL) != live:
             return True
     return False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -27,20 +27,10 @@ from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import Sweep, admissible
+from onnxheadprune.model.graph.facts import OBSERVES, SPLITS
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
-READS: Mapping[str, tuple[int, ...]] = {
-    "Where": (1, 2),
-    "Gather": (0,),
-    "GatherND": (0,),
-    "GatherElements": (0,),
-    "GridSample": (0,),
-    "ScatterND": (0, 2),
-    "ScatterElements": (0, 2),
-    "QuantizeLinear": (0,),
-    "DequantizeLinear": (0,),
-}
-"""The inputs whose contents an operator hands on; the others choose, or say how large the numbers are."""
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
 MAX_UPSTREAM = 2**12
@@ -157,7 +147,7 @@ class _Search:
 
 def _is_picked(node: Node) -> bool:
     """Whether an operator chooses by what is computed."""
-    reads = READS.get(node.op_type)
+    reads = roles_of(node).contents
     return reads is not None and any(
         value is not None and not value.is_constant and index not in reads
         for index, value in enumerate(node.inputs)
@@ -165,7 +155,7 @@ def _is_picked(node: Node) -> bool:
 
 
 def _is_shape(value: Value) -> bool:
-    return value.producer is not None and value.producer.op_type in ("Shape", "Size")
+    return value.producer is not None and value.producer in OBSERVES
 
 
 def _makers(cores: Iterable[Node]) -> frozenset[Value]:
@@ -203,7 +193,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     if entry is None or is_fused_core(node) or is_product(node) is not None:
         return None
     # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if (node.domain, node.op_type) == ("", "Split") else FULL
+    others = DEAD if node in SPLITS else FULL
     answer = entry.function(node, [live if output is value else others for output in node.outputs])
     if isinstance(answer, Refusal):
         seen = without_blind(live, live.axes)
@@ -215,9 +205,10 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     if answer.bodies:
         return {-1 - number: item for number, item in enumerate(answer.bodies.items())}
     found: dict[int, tuple[Value, Live]] = {}
+    contents = roles_of(node).contents
     for index, labels in answer.inputs.items():
         source = node.input(index)
-        if source is None or source.is_constant or index not in READS.get(node.op_type, (index,)):
+        if source is None or source.is_constant or (contents is not None and index not in contents):
             continue
         checked = admissible(labels, source)
         if checked is None or (product is not None and not checked.axes):

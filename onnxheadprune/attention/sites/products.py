@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.observers import CARRIERS, looks_only
+from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.facts import CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES, QUANTIZES
 from onnxheadprune.model.graph.view import Node, Value
+
+PICKED_FROM = CARRIERS | GATHERS | GATHERS_ROWS | QUANTIZES
+"""Nodes through which a stored matrix stays one."""
 
 
 def is_product(node: Node) -> Contraction | None:
@@ -43,7 +47,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
     Deformable attention samples the values that each query weighs, so no matrix product fits.
     """
     left, right, out = node.shape(0), node.shape(1), node.out.shape
-    if node.domain or node.op_type != "Mul" or left is None or right is None or out is None:
+    if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
         return None
     after = [use.node for use in node.out.consumers if not looks_only(use)]
     if len(after) != 1 or after[0].op_type != "ReduceSum" or node.out.is_graph_output:
@@ -75,7 +79,7 @@ def _is_softmax(node: Node, index: int) -> bool:
             return False
         if producer.op_type == "Softmax":
             return True
-        if producer.op_type not in ("Transpose", "Reshape", "Unsqueeze", "Squeeze", *CARRIERS):
+        if producer not in CARRIERS:
             return False
         value = producer.inputs[0]
     return False
@@ -87,11 +91,7 @@ def is_weight(value: Value) -> bool:
         if value.is_constant:
             return True
         node = value.producer
-        if (
-            node is None
-            or node.domain
-            or node.op_type not in ("Gather", "GatherND", "QuantizeLinear", *CARRIERS)
-        ):
+        if node is None or node.domain or node not in PICKED_FROM:
             return False
         source = node.inputs[0]
         if source is None or (node.op_type.startswith("Gather") and len(source.shape or ()) < 3):

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import replace
 from itertools import permutations
 
-from onnxheadprune.attention.sites.census import MAPS
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, weights_of
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
@@ -29,6 +28,7 @@ from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.facts import ADDS, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
 MAX_CONTRACTED = 2**20
@@ -130,7 +130,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
 
 def _is_residual(node: Node) -> bool:
     """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
-    if node.op_type != "Add":
+    if node not in ADDS:
         return False
     return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
 
@@ -150,7 +150,7 @@ def _is_single_head_attention(block: Block) -> bool:
     return any(
         _reaches(node, values, lambda other: weight_contraction(other) is not None)
         and _reaches(node, weights, lambda other: is_product(other) is not None)
-        and (values == owner or _reaches(node, weights, lambda other: other.op_type in MAPS))
+        and (values == owner or _reaches(node, weights, lambda other: other in WEIGHS))
         for values, weights in permutations(found.indices, 2)
     )
 

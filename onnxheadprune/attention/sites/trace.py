@@ -23,6 +23,7 @@ from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import rule_for
 from onnxheadprune.liveness.sweep import admissible
+from onnxheadprune.model.graph.facts import JOINS, SPLITS
 from onnxheadprune.model.graph.view import Node, Value
 
 Heads: TypeAlias = tuple[frozenset[int], ...]
@@ -151,7 +152,7 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
     if entry is None:
         return Trace(blocked=(node,)), []
     # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if node.op_type == "Split" and not node.domain else FULL
+    others = DEAD if node in SPLITS else FULL
     lives = [live if output is value else others for output in node.outputs]
     answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
@@ -172,7 +173,7 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
         checked = admissible(labels, source)
         if checked is None:
             continue
-        if node.op_type == "Concat" or _same_labels(checked, live):
+        if node in JOINS or _same_labels(checked, live):
             upstream.append(Step(source, checked))
         elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))

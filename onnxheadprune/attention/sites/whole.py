@@ -12,8 +12,9 @@ from onnxheadprune.edit.edits import DropInputs, DropNode, Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.branch import Remnant, detach, meetings
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.stand_in import QUANTIZING, stand_in
+from onnxheadprune.liveness.stand_in import stand_in
 from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Value
 
 
@@ -45,7 +46,7 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
                 continue
             replaced.add(found.value)
             found = stand_in(projection.node, found, others.vanished)
-        elif isinstance(found, Refusal) and projection.node.op_type in QUANTIZING:
+        elif isinstance(found, Refusal) and roles_of(projection.node).scales is not None:
             found = stand_in(projection.node, None, others.vanished)
         if isinstance(found, Refusal):
             what = f"site {site.index} ({site.name})"

@@ -31,7 +31,7 @@ def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | N
         return None
     own = [other for other in found.indices if other != index]
     stored = len(own) == 1 and (value := node.input(own[0])) is not None and is_weight(value)
-    if not stored or (node.domain, node.op_type) in CONVOLUTIONS:
+    if not stored or CONVOLUTIONS.of(node) is not None:
         return None
     # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
     labelled = {found.out_axes[axis] for axis in live.axes}

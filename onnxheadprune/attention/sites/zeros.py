@@ -12,25 +12,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.model.graph.facts import (
+    DEQUANTIZES,
+    DROPOUTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    MEASURES_SCALE,
+    PADS,
+    SLICES,
+    SPLITS,
+    VIEWS,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
-READERS = {
-    "DequantizeLinear": {0: 2},
-    "MatMulInteger": {0: 2, 1: 3},
-    "ConvInteger": {0: 2},
-    "QLinearMatMul": {0: 2, 3: 5},
-    "QLinearConv": {0: 2},
-    "QGemm": {0: 2},
-    "MatMulIntegerToFloat": {0: 4, 1: 5},
-    "QLinearAdd": {0: 2, 3: 5},
-    "QLinearMul": {0: 2, 3: 5},
-}
-"""Per operator and quantized input, the input that holds its zero point."""
-WRITERS = {"QuantizeLinear": 2, "QLinearMatMul": 7, "QLinearAdd": 7, "QLinearMul": 7, "QLinearConcat": 1}
-"""Per operator the input that holds the zero point of its output."""
-PASSING = frozenset(
-    "Reshape Transpose Squeeze Unsqueeze Flatten Identity Slice Gather Split Concat Dropout Pad Expand".split()
-)
+PASSING = VIEWS | FLATTENS | SLICES | GATHERS | SPLITS | JOINS | DROPOUTS | PADS | EXPANDS
+"""Nodes without arithmetic: what is zero above is zero below."""
 MAX_NODES = 256
 
 
@@ -41,7 +40,7 @@ def why_zero_is_lost(projection: Projection) -> str | None:
         projection: one of a site.
     """
     for reader, index in _readers(projection):
-        asked = READERS[reader.op_type][index]
+        asked = roles_of(reader).zero_points[index]
         for zero in _written(reader.inputs[index]):
             if not _same(zero, reader.input(asked)):
                 return (
@@ -54,10 +53,10 @@ def why_zero_is_lost(projection: Projection) -> str | None:
 def _readers(projection: Projection) -> Iterator[tuple[Node, int]]:
     """The projection itself if it reads integers, and dequantizers right above it."""
     node, index = projection.node, projection.activation[0]
-    if index in READERS.get(node.op_type, {}):
+    if index in roles_of(node).zero_points:
         yield node, index
     for value in _above(node.inputs[index]):
-        if value.producer is not None and value.producer.op_type == "DequantizeLinear":
+        if value.producer is not None and value.producer in DEQUANTIZES:
             yield value.producer, 0
 
 
@@ -65,10 +64,10 @@ def _written(value: Value | None) -> Iterator[Value | None]:
     """The zero points that what lies above was quantized with, as far as it tells."""
     for source in _above(value):
         node = source.producer
-        if node is not None and node.op_type == "DynamicQuantizeLinear":
+        if node is not None and node in MEASURES_SCALE:
             yield node.outputs[2] if len(node.outputs) > 2 else None
-        elif node is not None and node.op_type in WRITERS:
-            yield node.input(WRITERS[node.op_type])
+        elif node is not None and (zero := roles_of(node).output_zero) is not None:
+            yield node.input(zero)
 
 
 def _above(value: Value | None) -> Iterator[Value]:
@@ -79,10 +78,10 @@ def _above(value: Value | None) -> Iterator[Value]:
         if current is None:
             continue
         node = current.producer
-        if node is None or node.domain not in ("", "com.microsoft") or node.op_type not in PASSING:
+        if node is None or node not in PASSING:
             yield current
             continue
-        sources = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+        sources = node.inputs if node in JOINS else node.inputs[:1]
         stack += [source for source in sources if source not in seen]
         seen.update(sources)
 

@@ -12,16 +12,18 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, sh
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.elements import FOLLOWED, as_elements, split_elements
+from onnxheadprune.model.graph.elements import as_elements
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
-from onnxheadprune.model.graph.shapes.microsoft import MICROSOFT_SHAPES
-from onnxheadprune.model.graph.shapes.table import SHAPE_FUNCTIONS
+from onnxheadprune.model.graph.tables import NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
 
-SHAPE_ONLY = frozenset({"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear"})
-"""Operators that never compute shapes, so that folding their constants would be a waste."""
+SHAPE_ONLY = frozenset(
+    {"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear", "Split"}
+)
+"""Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""
 
 
 MAX_WHOLE = 50_000
@@ -29,7 +31,11 @@ MAX_WHOLE = 50_000
 
 
 def annotate(view: GraphView) -> GraphView:
-    """Gives every value of `view` its symbolic shape, element type and known elements."""
+    """Gives every value of `view` its symbolic shape, element type and known elements.
+
+    Raises:
+        LookupError: if the tables of operators are empty.
+    """
     whole = len(view.nodes) <= MAX_WHOLE
     inferred = _infer_with_onnx(view.model, follows_few(view)) if whole else view.model
     _adopt(view.main, inferred.graph)
@@ -41,7 +47,7 @@ def annotate(view: GraphView) -> GraphView:
     for node in view.nodes:
         if not whole and not node.domain:
             adopt_type(node)
-            if node.op_type not in SHAPE_FUNCTIONS and node.op_type != "Constant":
+            if SHAPES.of(node) is None and node.op_type != "Constant":
                 adopt_shapes(node)
         _annotate_node(node)
     return view
@@ -50,25 +56,21 @@ def annotate(view: GraphView) -> GraphView:
 def _annotate_node(node: Node) -> None:
     if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
         return
-    if node.op_type == "If":
+    if node in CHOOSES:
         _annotate_if(node)
         return
-    table = MICROSOFT_SHAPES if node.domain == "com.microsoft" else SHAPE_FUNCTIONS
-    function = table.get(node.op_type)
+    function = SHAPES.of(node)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
             if value is not None and shape is not None:
                 value.shape = _better(shape, value.shape)
     if node.outputs[0] is None or node.domain:
         return
-    if node.op_type == "Split":
-        for value, elements in zip(node.outputs, split_elements(node), strict=True):
+    follow = NUMBERS.of(node)
+    if follow is not None:
+        for value, elements in zip(node.outputs, follow(node), strict=False):
             if value is not None:
                 value.elements = elements
-        return
-    follow = FOLLOWED.get(node.op_type)
-    if follow is not None:
-        node.out.elements = follow(node)
     if node.out.elements is None and node.op_type not in SHAPE_ONLY:
         folded = fold(node)
         node.out.elements = None if folded is None else as_elements(folded)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
+from onnxheadprune.model.graph.facts import CASTS, IDENTITIES
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
+SAME = CASTS | IDENTITIES
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
 _HANDS_ON = frozenset(
     {"Add", "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Clip"}
@@ -60,7 +62,7 @@ def _looks_like_logits(value: Value) -> bool:
 def _is_softmax(value: Value) -> bool:
     """Whether a Softmax over the last axis makes the value."""
     node: Node | None = value.producer
-    while node is not None and node.op_type in ("Cast", "Identity"):
+    while node is not None and node in SAME:
         node = node.inputs[0].producer if node.inputs[0] is not None else None
     if node is None or node.op_type != "Softmax":
         return False

@@ -7,12 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    CHOOSES_ELEMENTS,
+    EXPANDS,
+    FLATTENS,
+    GATHERS,
+    JOINS,
+    SLICES,
+    SPLITS,
+    TILES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-_MOVES = {"Cast", "Reshape", "Unsqueeze", "Squeeze", "Slice", "Identity", "Flatten", "Transpose", "Expand"}
-_PASSES = frozenset(
-    _MOVES | {"Tile", "Split", "Gather", "Clip", "Mul", "Mod", "Add", "Sub", "Concat", "Max", "Min"}
-)
+_MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
+_COMPUTES = frozenset({"Clip", "Mul", "Mod", "Add", "Sub", "Max", "Min"})
 _ELEMENTWISE = frozenset({"Cast", "CastLike", "Identity", "Add", "Sub", "Mul", "Div"})
 _EMBEDDING = ("com.microsoft", "EmbedLayerNormalization")
 _EMBEDDING_TABLES = {0: 2, 1: 4, 8: 3}
@@ -73,7 +84,7 @@ def _rows_indexed(use: Use) -> int | None:
 
 def _handed_on(use: Use) -> Iterator[Value]:
     node = use.node
-    passes = node.op_type in _PASSES or (node.op_type == "Where" and use.input_index > 0)
+    passes = node in _MOVES or node.op_type in _COMPUTES or (node in CHOOSES_ELEMENTS and use.input_index > 0)
     # The shape of a Reshape and the axes of a Slice are inputs too; they are no data.
     is_data = use.input_index == 0 or node.op_type in ("Add", "Concat", "Where", "Max", "Min", "Sub")
     if node.domain == "" and passes and is_data:
@@ -87,7 +98,7 @@ def _added(use: Use) -> int:
     other = use.node.literal(1 - use.input_index)
     if other is None or other.size == 0 or not np.issubdtype(other.dtype, np.integer):
         return 0
-    return int(other.max()) if use.node.op_type == "Add" else -int(other.min())
+    return int(other.max()) if use.node in ADDS else -int(other.min())
 
 
 def feature_width(value: Value, axis: int) -> int | None:
@@ -125,7 +136,7 @@ def _contracted(node: Node, axis: int, rank: int) -> int | None:
 
 def _joined(node: Node, axis: int, rank: int) -> int | None:
     """All inputs of a Concat agree on every axis but one."""
-    if node.op_type != "Concat" or node.domain or node.attribute("axis", 0) % rank == axis:
+    if node not in JOINS or node.domain or node.attribute("axis", 0) % rank == axis:
         return None
     return next((size for value in node.inputs if (size := _dim(value, axis)) is not None), None)
 

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.masking import QUANTIZERS
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.edit.extract import tapped
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.model.graph.facts import QUANTIZERS
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -27,7 +28,7 @@ def context_of(projection: Projection) -> Value:
     value = projection.node.inputs[projection.activation[0]]
     assert value is not None
     while value.elem_type not in FLOATS and value.producer is not None:
-        if value.producer.op_type not in QUANTIZERS or value.producer.inputs[0] is None:
+        if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
             break
         value = value.producer.inputs[0]
     if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
@@ -131,27 +132,16 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
             f"the weights of {node.label} are not stored as they are used, so they cannot be read"
         )
     array = numpy_helper.to_array(value.tensor).astype(np.float64)
-    scale, zero = (_side(node, at) for at in _SIDES.get(node.op_type, (-1, -1)))
+    roles = roles_of(node)
+    # A scale that is applied later is the same for all heads of a site where it is a single number.
+    scale, zero = (_side(node, index) for index in (roles.weight_scale, roles.weight_zero))
     array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
     free = [axis for axis in range(array.ndim) if axis not in axes]
     return array.transpose(*axes, *free).reshape(int(np.prod(projection.sizes)), -1)
 
 
-_SIDES = {
-    "MatMulInteger": (-1, 3),
-    "DynamicQuantizeMatMul": (2, 3),
-    "MatMulIntegerToFloat": (3, 5),
-    "QLinearMatMul": (4, 5),
-    "QGemm": (4, 5),
-    "ConvInteger": (-1, 3),
-    "QLinearConv": (4, 5),
-}
-"""Inputs that hold scale and zero point of the weights. A scale that is applied later is the same for all
-heads of a site where it is a single number."""
-
-
-def _side(node: Node, index: int) -> Array | None:
-    value = node.input(index) if index >= 0 else None
+def _side(node: Node, index: int | None) -> Array | None:
+    value = None if index is None else node.input(index)
     if value is None or value.tensor is None:
         return None
     numbers = numpy_helper.to_array(value.tensor).astype(np.float64)

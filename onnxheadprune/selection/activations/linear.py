@@ -10,11 +10,12 @@ from onnxheadprune.attention.matrices import Array, Matrix, matrix_of
 from onnxheadprune.attention.sites.site import Projection
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import ADDS, DROPOUTS, IDENTITIES
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 
 SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
-PASSING = ("Identity", "Dropout")
+PASSING = IDENTITIES | DROPOUTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +154,7 @@ def _bias(node: Node, own: Value | None, out_axes: tuple[int, ...]) -> tuple[Val
     if own is not None:
         return (own if _is_own(own) and len(own.shape or ()) == 1 else None), node.out
     use = _only_use(node.out)
-    if use is None or use.node.op_type != "Add" or use.node.domain:
+    if use is None or use.node not in ADDS or use.node.domain:
         return None, node.out
     other = use.node.inputs[1 - use.input_index]
     rank = len(node.out.shape or ())
@@ -175,12 +176,12 @@ def _only_use(value: Value) -> Use | None:
 def _joined(out: Value) -> tuple[Value | None, Value | None]:
     """What a value is added to, and the bias that a fused addition brings along."""
     use = _only_use(out)
-    while use is not None and use.node.op_type in PASSING and not use.node.domain:
+    while use is not None and use.node in PASSING:
         use = _only_use(use.node.out)
     if use is None:
         return None, None
     node = use.node
-    if node.op_type == "Add" and not node.domain:
+    if node in ADDS and not node.domain:
         other = node.inputs[1 - use.input_index]
         if (
             other is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
 
@@ -144,7 +145,7 @@ def is_free(linear: Linear) -> bool:
     last = (len(linear.out.shape or ()) - 1,)
     return not (
         linear.matrix.shared
-        or any(node.op_type == "DequantizeLinear" for node in linear.matrix.steps)
+        or any(node in DEQUANTIZES for node in linear.matrix.steps)
         or any(value.scope.parent is not None for value in (linear.source, linear.out))
         or linear.axes != last
         or linear.out_axes != last

@@ -1,1 +1,0 @@
-"""Shape functions on symbolic dimensions, one file per family of operators."""

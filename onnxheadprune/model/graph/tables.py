@@ -1,0 +1,157 @@
+"""The tables of operators that whoever looks at a graph asks; `onnxheadprune.operators` fills them.
+
+A table that nobody filled would answer "I do not know this operator" to everything, which looks like a graph that
+cannot be analysed. So asking an empty one is an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
+
+from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.elements import Elements
+from onnxheadprune.model.graph.view import Node
+
+Entry = TypeVar("Entry")
+Key: TypeAlias = tuple[str, str]
+"""Domain ("" for the standard one) and name of an operator."""
+Shapes: TypeAlias = Sequence[Shape | None]
+"""Shapes of a node's outputs, None where unknown."""
+ShapeFunction: TypeAlias = Callable[[Node], Shapes]
+NumbersOfAll: TypeAlias = Callable[[Node], Sequence[Elements | None]]
+Cost: TypeAlias = Callable[[Node], int | None]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What inputs of an operator are, by index; None where it has no such input.
+
+    Attributes:
+        contents: inputs whose contents it hands on, where others choose or say how large numbers are.
+        target: the shape that its output is to have.
+        bias: what it adds to its product, in units of its output.
+        zero_points: per quantized input the input with its zero point.
+        scales: those of a quantized product's operands.
+        weight_scale, weight_zero: those of stored weights.
+        output_scale, output_zero: those that its output is quantized with.
+        integer_bias: a bias in units of the operands' scales multiplied.
+    """
+
+    contents: tuple[int, ...] | None = None
+    target: int | None = None
+    bias: int | None = None
+    zero_points: Mapping[int, int] = field(default_factory=dict)
+    scales: tuple[int, int] | None = None
+    weight_scale: int | None = None
+    weight_zero: int | None = None
+    output_scale: int | None = None
+    output_zero: int | None = None
+    integer_bias: int | None = None
+
+
+NO_ROLES = Roles()
+
+
+class Table(Generic[Entry]):
+    """One entry per operator.
+
+    Attributes:
+        what: what an entry is, for errors.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._entries: dict[Key, Entry] = {}
+
+    def add(self, op_types: Sequence[str], domain: str, entry: Entry) -> None:
+        """Registers one entry for operators of one domain.
+
+        Raises:
+            ValueError: if one of them has an entry already.
+        """
+        for op_type in op_types:
+            if (domain, op_type) in self._entries:
+                raise ValueError(f"two entries of {self.what} for {domain or 'ai.onnx'}.{op_type}")
+            self._entries[domain, op_type] = entry
+
+    def of(self, node: Node) -> Entry | None:
+        """The entry of a node's operator, None if it has none.
+
+        Raises:
+            LookupError: if nothing was ever registered.
+        """
+        if not self._entries:
+            raise LookupError(f"the table of {self.what} is empty: import onnxheadprune.operators first")
+        return self._entries.get((node.domain, node.op_type))
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._entries)
+
+    def __getitem__(self, key: Key) -> Entry:
+        return self._entries[key]
+
+
+SHAPES: Table[ShapeFunction] = Table("shape functions")
+NUMBERS: Table[NumbersOfAll] = Table("numbers")
+"""What small whole numbers become (`elements.py`), one entry per output."""
+COSTS: Table[Cost] = Table("costs")
+"""How many operations a node takes; None where its shapes are not known."""
+ROLES: Table[Roles] = Table("roles")
+
+
+def roles_of(node: Node) -> Roles:
+    """What the inputs of a node are."""
+    return ROLES.of(node) or NO_ROLES
+
+
+def shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
+    """Registers a shape function: it takes a node whose inputs are annotated."""
+
+    def register(function: ShapeFunction) -> ShapeFunction:
+        SHAPES.add(op_types, domain, function)
+        return function
+
+    return register
+
+
+def number_function(
+    *op_types: str,
+) -> Callable[[Callable[[Node], Elements | None]], Callable[[Node], Elements | None]]:
+    """Registers what a standard operator with one output makes of small whole numbers."""
+
+    def register(function: Callable[[Node], Elements | None]) -> Callable[[Node], Elements | None]:
+        NUMBERS.add(op_types, "", lambda node: [function(node)])
+        return function
+
+    return register
+
+
+def number_functions(*op_types: str) -> Callable[[NumbersOfAll], NumbersOfAll]:
+    """The same for operators with several outputs."""
+
+    def register(function: NumbersOfAll) -> NumbersOfAll:
+        NUMBERS.add(op_types, "", function)
+        return function
+
+    return register
+
+
+def cost_function(*op_types: str, domain: str = "") -> Callable[[Cost], Cost]:
+    """Registers the number of operations of operators: a multiplication and an addition are two."""
+
+    def register(function: Cost) -> Cost:
+        COSTS.add(op_types, domain, function)
+        return function
+
+    return register
+
+
+def size_of(shape: Shape | None) -> int | None:
+    """The number of elements, None where a dimension is open."""
+    if shape is None:
+        return None
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    return math.prod(sizes) if len(sizes) == len(shape) else None

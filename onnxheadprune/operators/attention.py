@@ -1,0 +1,169 @@
+"""Fused attention: heads are cut from inputs, weights, caches and attributes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.edit.edits import Edit, SetAttribute
+from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_of, layout_reader, number, per_head
+from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.view import Node
+
+MICROSOFT = (
+    "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
+    " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
+).split()
+
+
+@shape_function("Attention")
+@shape_function("FlexAttention", domain="ai.onnx.preview")
+def _attention_shape(node: Node) -> Shapes:
+    query, value = node.shape(0), node.shape(2)
+    if query is None or value is None:
+        return [None]
+    if len(query) == 4:
+        return [(*query[:3], value[3])]
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    size = dims.divide(value[2], kv) if kv else None
+    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+
+
+@layout_reader("Attention")
+def _standard_layout(node: Node) -> FusedLayout | None:
+    """`ai.onnx` Attention: 3-D inputs with head counts as attributes, or 4-D inputs that show them."""
+    query, key, value = node.shape(0), node.shape(1), node.shape(2)
+    if query is None or key is None or value is None:
+        return None
+    four = len(query) == 4
+    heads = number(query, 1) if four else node.attribute("q_num_heads")
+    kv = number(key, 1) if four else node.attribute("kv_num_heads")
+    widths = [number(shape, 3 if four else 2) for shape in (query, value)]
+    if not heads or not kv or heads % kv or widths[1] is None:
+        return None
+    v_size = widths[1] if four else widths[1] // kv
+    head_size = None if widths[0] is None else widths[0] if four else widths[0] // heads
+    if not four and head_size is None:
+        return None
+    axis = 1 if four else 2
+    unit, v_unit = (1, 1) if four else (head_size or 0, v_size)
+    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
+        0: (axis, (("q", unit),)),
+        1: (axis, (("kv", unit),)),
+        2: (axis, (("kv", v_unit),)),
+    }
+    mask = node.shape(3)
+    if mask is not None and len(mask) >= 3:
+        inputs |= per_head(node, 3, len(mask) - 3, heads)
+    inputs |= {index: (1, (("kv", 1),)) for index in (4, 5) if node.input(index) is not None}
+    counts = {} if four else {"q_num_heads": "q", "kv_num_heads": "kv"}
+    return FusedLayout(
+        heads,
+        kv,
+        head_size,
+        v_size,
+        (1, 3) if four else (2,),
+        inputs,
+        given(node, (1, 2), 1),
+        counts,
+        memory=(1, 2, 4, 5),
+        maps=given(node, (3,), 1),
+    )
+
+
+@layout_reader("FlexAttention", domain="ai.onnx.preview")
+def _flexible_layout(node: Node) -> FusedLayout | None:
+    """`ai.onnx.preview` FlexAttention, unless a subgraph of its own sees the maps of all heads at once."""
+    return None if node.bodies or len(node.shape(0) or ()) != 4 else _standard_layout(node)
+
+
+@rule("Attention", "LinearAttention")
+def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Live heads of the context are live queries; a KV head lives as long as one of its queries."""
+    layout = layout_of(node)
+    if layout is None:
+        return unknown_shape(node)
+    heads = head_array(layout, lives[0])
+    if heads is None:
+        return inexpressible(node)
+    grouped = heads.reshape(layout.kv_num_heads, layout.group)
+    shape = Live.over((0, 1), grouped != 0).dense_shape()
+    if shape is None:
+        return inexpressible(node)
+    arrays = {"q": heads, "kv": unite(grouped, 1)}
+    kept: list[Live] = [lives[0], *(FULL for _ in node.outputs[1:])]
+    carried = {i: ("kv", axis) for i, axis in layout.caches.items()}
+    carried |= {i: ("q", axis) for i, axis in layout.maps.items()}
+    for index, output in enumerate(node.outputs[1:], start=1):
+        if output is None or not (output.consumers or output.is_graph_output):
+            continue
+        if index not in carried:
+            sentence = f"the heads of its output {output.name} are not known"
+            return refuse(node, Reason.INEXPRESSIBLE, f"{node.op_type} cannot lose heads: {sentence}")
+        kind, axis = carried[index]
+        kept[index] = Live.over((axis,), arrays[kind])
+        if not kept[index].covers(lives[index]):
+            return _needed_whole(node, index)
+    inputs = {
+        index: Live.over((axis,), np.concatenate([np.repeat(arrays[kind], unit) for kind, unit in parts]))
+        for index, (axis, parts) in layout.inputs.items()
+        if node.input(index) is not None
+    }
+    counts = {kind: int(np.count_nonzero(array)) for kind, array in arrays.items()}
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        edits: list[Edit] = [
+            SetAttribute(node.ref, name, counts[kind])
+            for name, kind in layout.attributes.items()
+            if node.attribute(name) != counts[kind]
+        ]
+        if layout.widths is not None:
+            widths = tuple(width // layout.num_heads * counts["q"] for width in node.attribute(layout.widths))
+            edits.append(SetAttribute(node.ref, layout.widths, widths))
+        return edits
+
+    return Answer(inputs, rewrite, kept=tuple(kept))
+
+
+def _needed_whole(node: Node, index: int) -> Refusal:
+    """The refusal of a node whose cache or attention maps somebody needs for all heads."""
+    output = node.outputs[index]
+    assert output is not None
+    who = "leaves the model whole" if output.is_graph_output else "is needed for all heads elsewhere"
+    sentence = f"{node.op_type} cannot lose heads while its output {output.name}, one per head, {who}"
+    return refuse(node, Reason.INEXPRESSIBLE, sentence)
+
+
+@rule(*MICROSOFT, domain="com.microsoft")
+def microsoft_attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """ONNX Runtime's fused operators."""
+    return attention(node, lives)
+
+
+@rule("FlexAttention", domain="ai.onnx.preview")
+def flexible(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Attention of 4-D inputs; subgraphs of its own may mix what they see of all heads."""
+    if node.bodies:
+        sentence = (
+            f"a subgraph of {node.op_type} ({', '.join(node.bodies)}) sees all heads at once and may mix them"
+        )
+        return refuse(node, Reason.COUPLED, sentence)
+    return attention(node, lives)
+
+
+def head_array(layout: FusedLayout, live: Live) -> Array | None:
+    """One entry per query head, None if the live set cuts through heads."""
+    if len(layout.out_axes) == 2:
+        if set(live.axes) - {layout.out_axes[0]}:
+            return None
+        return np.asarray(live.aligned([layout.out_axes[0]], [layout.num_heads]))
+    if set(live.axes) - set(layout.out_axes):
+        return None
+    flat = live.aligned(list(layout.out_axes), [layout.num_heads * layout.v_head_size])
+    array = flat.reshape(layout.num_heads, layout.v_head_size)
+    return None if np.any((array != 0) != (array[:, :1] != 0)) else unite(array, 1)

@@ -1,0 +1,54 @@
+"""LinearAttention: a state in place of a cache."""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.view import Node
+
+
+@shape_function("LinearAttention")
+@shape_function("LinearAttention", domain="com.microsoft")
+def _shape(node: Node) -> Shapes:
+    """Contexts, and the state of each KV head."""
+    query, value = node.shape(0), node.shape(2)
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    if query is None or value is None or not heads or not kv:
+        return [None]
+    size, v_size = dims.divide(query[2], heads), dims.divide(value[2], kv)
+    if size is None or v_size is None:
+        return [None]
+    state = (*(node.shape(3) or (query[0], kv, size, v_size)),)
+    return [(query[0], query[1], dims.multiply(v_size, max(heads, kv))), state][: len(node.outputs)]
+
+
+@layout_reader("LinearAttention")
+@layout_reader("LinearAttention", domain="com.microsoft")
+def _layout(node: Node) -> FusedLayout | None:
+    """LinearAttention: a state per KV head, decayed and updated by gates of its own."""
+    heads, kv = node.attribute("q_num_heads", 0), node.attribute("kv_num_heads", 0)
+    widths = [number(node.shape(index), 2) for index in range(3)]
+    query, _, value = widths
+    if not heads or not kv or heads % kv or query is None or value is None or None in widths:
+        return None
+    size, v_size = query // heads, value // kv
+    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
+        0: (2, (("q", size),)),
+        1: (2, (("kv", size),)),
+        2: (2, (("kv", v_size),)),
+    }
+    state_axis = 2 if node.attribute("state_window", 0) else 1
+    if node.input(3) is not None:
+        inputs[3] = (state_axis, (("kv", 1),))
+    for index, units in ((4, (1, size)), (5, (1,))):
+        if node.input(index) is None:
+            continue
+        width = number(node.shape(index), 2)
+        if width is None or width not in (1, *(kv * unit for unit in units)):
+            return None
+        if width > 1:
+            inputs[index] = (2, (("kv", width // kv),))
+    counts = {"q_num_heads": "q", "kv_num_heads": "kv"}
+    caches = given(node, (1,), state_axis)
+    return FusedLayout(heads, kv, size, v_size, (2,), inputs, caches, counts, memory=(1, 2, 3))

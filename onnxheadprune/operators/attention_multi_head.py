@@ -1,0 +1,106 @@
+"""MultiHeadAttention and its relatives in `com.microsoft`: projected Q, K, V come in."""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.view import Node
+
+_EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
+    "MultiHeadAttention": (3, 5, (6, 7)),
+    "DecoderMaskedMultiHeadAttention": (10, 4, (5, 6)),
+    "PackedMultiHeadAttention": (3, 6, ()),
+}
+"""Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
+
+
+@shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
+def _shape(node: Node) -> Shapes:
+    query, value = node.shape(0), node.shape(2)
+    if query is None:
+        return [None]
+    if len(query) == 5:
+        return [(query[0], query[1], dims.multiply(query[2], query[4]))]
+    if value is None:
+        return [query if node.input(2) is None and node.input(1) is None else None]
+    if len(value) == 4:
+        return [(query[0], query[1], dims.multiply(value[1], value[3]))]
+    return [(query[0], query[1], value[2])]
+
+
+@shape_function("PackedMultiHeadAttention", domain="com.microsoft")
+def _packed_shape(node: Node) -> Shapes:
+    """Tokens of all sequences in one axis; packed Q, K and V are `[T, H, 3, D]`."""
+    query, value = node.shape(0), node.shape(2)
+    if query is None:
+        return [None]
+    if len(query) == 4:
+        return [(query[0], dims.multiply(query[1], query[3]))]
+    return [None if value is None else (query[0], value[1])]
+
+
+@layout_reader(
+    "MultiHeadAttention",
+    "DecoderMaskedMultiHeadAttention",
+    "PackedMultiHeadAttention",
+    domain="com.microsoft",
+)
+def _layout(node: Node) -> FusedLayout | None:
+    """MultiHeadAttention and its relatives in `com.microsoft`: projected Q, K, V come in."""
+    heads, query = node.attribute("num_heads", 0), node.shape(0)
+    flat = node.op_type == "PackedMultiHeadAttention"
+    out_axis = 1 if flat else 2
+    out_width = number(node.out.shape, out_axis)
+    biases, scores, past = _EXTRAS[node.op_type]
+    if not heads or query is None:
+        return None
+    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {}
+    sizes: dict[int, int] = {}
+    for index in range(3):
+        shape = node.shape(index)
+        if node.input(index) is None:
+            continue
+        if shape is None:
+            return None
+        if len(shape) == out_axis + 1:
+            width = number(shape, out_axis)
+            if width is None or width % heads:
+                return None
+            sizes[index] = width // heads
+            inputs[index] = (out_axis, (("q", sizes[index]),))
+        else:
+            # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
+            inputs[index] = (1 if flat or len(shape) == 4 else 2, (("q", 1),))
+            sizes[index] = number(shape, len(shape) - 1) or 0
+    v_size = sizes.get(2) or sizes.get(1) or sizes[0]
+    if out_width is not None:
+        v_size = out_width // heads
+    if node.input(1) is None and len(query) == out_axis + 1:
+        # Queries, keys and values side by side: the output has the width of the values alone.
+        q_size, rest = divmod(heads * sizes[0] - heads * v_size, 2 * heads)
+        if out_width is None or rest or q_size <= 0:
+            return None
+        sizes[0], inputs[0] = q_size, (out_axis, (("q", q_size), ("q", q_size), ("q", v_size)))
+    bias = number(node.shape(biases), 0)
+    if bias is not None:
+        inputs[biases] = (0, (("q", sizes[0]), ("q", sizes[0]), ("q", v_size)))
+        if bias != heads * (2 * sizes[0] + v_size):
+            return None
+    inputs |= per_head(node, scores, 1, heads)
+    for index in past:
+        inputs |= per_head(node, index, 1, heads)
+    caches = {} if flat else given(node, (1, 2), 1)
+    maps = {} if flat else given(node, (3,), 1)
+    return FusedLayout(
+        heads,
+        heads,
+        sizes[0],
+        v_size,
+        (out_axis,),
+        inputs,
+        caches,
+        {"num_heads": "q"},
+        memory=(1, 2, *past),
+        maps=maps,
+    )

@@ -1,0 +1,26 @@
+"""Control flow: what an If needs of its outputs, it needs of the outputs of both branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule
+from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.view import Node, Value
+
+CHOOSES.add("If")
+
+
+@rule("If", ragged=True)
+def if_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Bodies read outer values themselves, so only their outputs are asked for here."""
+    bodies: dict[Value, Live] = {}
+    for body in node.bodies.values():
+        for info, live in zip(body.proto.output, lives, strict=True):
+            value = body.values.get(info.name)
+            if value is None or value.producer is None:
+                return inexpressible(node)
+            bodies[value] = bodies.get(value, live) | live
+    return Answer({0: FULL}, bodies=bodies)

@@ -1,0 +1,199 @@
+"""Convolutions: axis 1 is the channel axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxheadprune.edit.edits import Edit, SetAttribute
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Product
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("Conv", "ConvTranspose"), "", Roles(bias=2))
+ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3))
+ROLES.add(
+    ("QLinearConv",),
+    "",
+    Roles(
+        zero_points={0: 2},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        output_scale=6,
+        output_zero=7,
+        integer_bias=8,
+    ),
+)
+SUMS_PRODUCTS.add("Conv", "ConvTranspose", "ConvInteger")
+
+
+@shape_function("Conv", "ConvInteger", "QLinearConv")
+@shape_function("FusedConv", domain="com.microsoft")
+def _conv_shape(node: Node) -> Shapes:
+    data, weight = node.shape(0), node.shape(3 if node.op_type == "QLinearConv" else 1)
+    if data is None or weight is None:
+        return [None]
+    kernel = [size for size in weight[2:] if isinstance(size, int)]
+    if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
+        return [None]
+    return [(data[0], weight[0], *windows(node, data, kernel))]
+
+
+@shape_function("ConvTranspose")
+def _transposed_shape(node: Node) -> Shapes:
+    """Known where nothing is spread out; what strides and pads make of it, onnx infers for sizes that are numbers."""
+    data, weight = node.shape(0), node.shape(1)
+    plain = all(size == 1 for size in (weight or ())[2:]) and not any(node.attribute("pads", [0]))
+    plain = (
+        plain and not any(node.attribute("output_padding", [0])) and node.attribute("output_shape") is None
+    )
+    spread = any(step != 1 for step in node.attribute("strides", [1]))
+    if data is None or weight is None or not plain or spread:
+        return [None]
+    return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
+
+
+def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
+    """Sizes of the spatial axes after a window moved over them."""
+    count = len(kernel)
+    ones, zeros = [1] * count, [0] * count
+    strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
+    pads = node.attribute("pads", zeros + zeros)
+    same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
+    spatial: list[Dim] = []
+    for axis in range(count):
+        dim = data[axis + 2]
+        window = dilations[axis] * (kernel[axis] - 1)
+        padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
+        if same:
+            spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
+        else:
+            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
+    return spatial
+
+
+@cost_function("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
+@cost_function("FusedConv", domain="com.microsoft")
+def _convolution_cost(node: Node) -> int | None:
+    """One tap per input of a group: the weight is `[out, in / group, ...]`, or `[in, out / group, ...]` transposed."""
+    kernel = node.shape(_weight_of(node)[0])
+    places = size_of(node.shape(0) if node.op_type == "ConvTranspose" else node.out.shape)
+    if kernel is None or size_of(kernel) is None or places is None:
+        return None
+    return 2 * places * (size_of(kernel[1:]) or 0)
+
+
+@rule("Conv", "ConvInteger", "QLinearConv")
+def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
+    index, along = _weight_of(node)
+    live, weight, data = lives[0], node.shape(index), node.shape(0)
+    if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
+        return unknown_shape(node)
+    spatial = [axis for axis in live.axes if axis > 1]
+    if spatial and not _is_pointwise(node):
+        return inexpressible(node)
+    groups = node.attribute("group", 1)
+    channels = live.only([1])
+    if groups > 1 and len(live.axes) > 1 and 1 in live.axes:
+        return inexpressible(node)
+    weights = channels.renumbered({1: 0}) if channels.axes else channels
+    whole = live.only([axis for axis in live.axes if axis != 1])
+    # A scale or zero point may also be a single number for all channels.
+    stored = {index: weights} | {i: weights for i in along if (node.shape(i) or (1,))[0] != 1}
+    if weight[0] == 1:
+        stored = {index: weights}
+    if groups == 1 or not channels.axes:
+        return Answer({0: whole, **stored})
+    per_group = channels.array.reshape(groups, weight[0] // groups)
+    grouped = Live.over((0, 1), per_group)
+    shape = grouped.dense_shape()
+    if shape is None:
+        return inexpressible(node)
+    alive = grouped.only([0])
+    inputs = FULL
+    if alive.axes:
+        inputs = Live.over((1,), alive.array.repeat(weight[1]))
+    kept_groups = alive.extent(0)[0] if alive.axes else groups
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [SetAttribute(node.ref, "group", kept_groups)] if kept_groups != groups else []
+
+    return Answer({0: inputs, **stored}, rewrite)
+
+
+@rule("ConvTranspose")
+def conv_transpose(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Output channels are columns of the weight."""
+    live, weight, data = lives[0], node.shape(1), node.shape(0)
+    if weight is None or data is None:
+        return unknown_shape(node)
+    if any(axis > 1 for axis in live.axes) and not _is_pointwise(node):
+        return inexpressible(node)
+    channels = live.only([1])
+    if node.attribute("group", 1) != 1 and channels.axes:
+        return inexpressible(node)
+    bias = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: live.only([axis for axis in live.axes if axis != 1]), 1: channels, 2: bias})
+
+
+@rule("FusedConv", domain="com.microsoft")
+def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A Conv with an activation; its optional fourth input is added to the output."""
+    answer = conv(node, lives)
+    if isinstance(answer, Refusal) or node.input(3) is None:
+        return answer
+    return Answer({**answer.inputs, 3: lives[0]}, answer.rewrite)
+
+
+def _letters(node: Node) -> Contraction | None:
+    index, columns = _weight_of(node)
+    data, weight = node.shape(0), node.shape(index)
+    if data is None or weight is None or node.attribute("group", 1) != 1:
+        return None
+    spatial = range(len(data) - 2)
+    pointwise = _is_pointwise(node)
+    left: list[str | None] = ["n", "k", *(f"s{i}" if pointwise else f"in{i}" for i in spatial)]
+    rows = ("k", "m") if node.op_type == "ConvTranspose" else ("m", "k")
+    right: list[str | None] = [*rows, *(None for _ in spatial)]
+    out = ["n", "m", *(f"s{i}" if pointwise else f"out{i}" for i in spatial)]
+    return Contraction(((0, tuple(left)), (index, tuple(right))), tuple(out), columns)
+
+
+def _is_pointwise(node: Node) -> bool:
+    """Whether a convolution has kernel 1, stride 1 and no padding."""
+    weight = node.shape(_weight_of(node)[0])
+    ones: Sequence[int] = node.attribute("strides", [1])
+    pads: Sequence[int] = node.attribute("pads", [0])
+    same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
+    return (
+        weight is not None
+        and all(size == 1 for size in weight[2:])
+        and all(step == 1 for step in ones)
+        and not any(pads)
+        and not any(node.attribute("output_padding", [0]))
+        and node.attribute("output_shape") is None
+        and same
+    )
+
+
+def _weight_of(node: Node) -> tuple[int, tuple[int, ...]]:
+    """Input index of the weight, and those of vectors along its output channels."""
+    return CONVOLUTIONS[node.domain, node.op_type]
+
+
+for _op_type, _domain, _weight, _along in (
+    ("Conv", "", 1, (2,)),
+    ("FusedConv", "com.microsoft", 1, (2,)),
+    ("ConvInteger", "", 1, (3,)),
+    ("QLinearConv", "", 3, (4, 5, 8)),
+    ("ConvTranspose", "", 1, (2,)),
+):
+    CONVOLUTIONS.add((_op_type,), _domain, (_weight, _along))
+    PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))

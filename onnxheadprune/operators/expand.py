@@ -1,0 +1,166 @@
+"""Expand, Tile and ConstantOfShape: the same elements more often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.literals import target_literals
+from onnxheadprune.liveness.live import FULL, Array, Live, unite
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import broadcast, named
+from onnxheadprune.model.graph.elements import (
+    MAX_ELEMENTS,
+    Elements,
+    boxed,
+    elements_of,
+)
+from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.view import Node
+
+EXPANDS.add("Expand")
+TILES.add("Tile")
+FILLS.add("ConstantOfShape")
+
+ROLES.add(("Expand",), "", Roles(target=1))
+ROLES.add(("ConstantOfShape",), "", Roles(target=0))
+
+
+@shape_function("Expand")
+def _expand_shape(node: Node) -> Shapes:
+    shape, target = node.shape(0), node.input(1)
+    if target is None or target.elements is None or target.elements.ndim != 1:
+        return [None]
+    wanted = tuple(named(item, node, axis) for axis, item in enumerate(target.elements))
+    return [broadcast([shape, wanted])]
+
+
+@rule("Expand", ragged=True)
+def expand(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A broadcast against a target shape: repeated axes just repeat less often."""
+    live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
+    if in_shape is None or out_shape is None:
+        return unknown_shape(node)
+    back = broadcast_back(live, in_shape, out_shape)
+    if back is None:
+        return unknown_shape(node)
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, live)
+
+    return Answer({0: back}, rewrite)
+
+
+@shape_function("Tile")
+def _tile_shape(node: Node) -> Shapes:
+    shape, repeats = node.shape(0), node.input(1)
+    if shape is None or repeats is None or repeats.elements is None or repeats.elements.size != len(shape):
+        return [None]
+    factors = repeats.elements.reshape(-1)
+    return [
+        tuple(
+            named(None if factor is None else dims.multiply(dim, factor), node, axis)
+            for axis, (dim, factor) in enumerate(zip(shape, factors, strict=True))
+        )
+    ]
+
+
+@rule("Tile", ragged=True)
+def tile(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """An axis of size 1 repeats less often; of a longer one go whole repetitions, and what goes from all of them."""
+    live, in_shape, repeats = lives[0], node.shape(0), node.literal(1)
+    if in_shape is None:
+        return unknown_shape(node)
+    repeat = node.input(1)
+    elements = None if repeat is None else repeat.elements
+    once, kept, counts = live, live, dict[int, int]()
+    for axis in live.axes:
+        # A repeated axis passes if the mask repeats with it, as heads do in `batch * heads`.
+        factor, size, period = None if elements is None else elements[axis], in_shape[axis], live.period(axis)
+        if size == 1 or factor == 1 or size == period:
+            continue
+        if not (isinstance(factor, int) and isinstance(size, int) and size * factor == period):
+            return inexpressible(node)
+        if not live.is_product:
+            return inexpressible(node)
+        once, kept, count = _repetitions(once, kept, axis, factor)
+        counts |= {axis: count} if count < factor else {}
+    ones = [dim == 1 for dim in in_shape]
+    if repeats is None and any(ones[axis] for axis in live.axes):
+        return inexpressible(node)
+    if not live.is_product and any(ones[axis] for axis in live.axes[:-1]):
+        # Which repetitions survive differs between the rows of a later axis: a tile cannot follow that.
+        return inexpressible(node)
+    back = once.only([axis for axis in once.axes if not ones[axis]])
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, kept, [axis for axis in kept.axes if ones[axis]], counts)
+
+    return Answer({0: back}, rewrite, kept=(kept,))
+
+
+def _repetitions(once: Live, kept: Live, axis: int, factor: int) -> tuple[Live, Live, int]:
+    """What one repetition needs, what all of them then have, and how many are needed.
+
+    Args:
+        once: what is live, up to this axis told for one repetition.
+        kept: what the output keeps, up to this axis.
+        axis: the repeated axis.
+        factor: how often it is repeated.
+    """
+    if axis not in once.axes or axis not in kept.axes:
+        return once, kept, factor
+    rows = [_in_rows(live, axis, factor) for live in (once, kept)]
+    alive = np.any(rows[1] != 0, axis=tuple(range(1, rows[1].ndim)))
+    united = [unite(array, 0) for array in rows]
+    repeated = np.stack([united[1] if row else np.zeros_like(united[1]) for row in alive])
+    position = kept.axes.index(axis)
+    repeated = np.moveaxis(repeated, 0, position).reshape(kept.array.shape)
+    return Live.over(once.axes, united[0]), Live.over(kept.axes, repeated), int(alive.sum())
+
+
+def _in_rows(live: Live, axis: int, factor: int) -> Array:
+    """The array with the repetitions of `axis` as its first dimension."""
+    position, shape = live.axes.index(axis), live.array.shape
+    split = (*shape[:position], factor, shape[position] // factor, *shape[position + 1 :])
+    return np.moveaxis(live.array.reshape(split), position, 0)
+
+
+@shape_function("ConstantOfShape")
+def _fill_shape(node: Node) -> Shapes:
+    target = node.input(0)
+    if target is None or target.elements is None or target.elements.ndim != 1:
+        return [None]
+    return [tuple(named(item, node, axis) for axis, item in enumerate(target.elements))]
+
+
+@number_function("ConstantOfShape")
+def _fill_numbers(node: Node) -> Elements | None:
+    shape, fill = elements_of(node, 0), node.attribute("value")
+    if shape is None or shape.ndim != 1 or shape.size > 1 or fill is None:
+        return None
+    count = int(shape[0]) if shape.size and isinstance(shape[0], int) else (1 if not shape.size else -1)
+    if not 0 <= count <= MAX_ELEMENTS or (not fill.int64_data and not fill.raw_data):
+        return None
+    number = numpy_helper.to_array(fill).reshape(-1)
+    if number.dtype.kind not in "iu" or number.size != 1:
+        return None
+    return boxed([int(number[0])] * count, (count,) if shape.size else ())
+
+
+@rule("ConstantOfShape")
+def constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A constant fill of any size."""
+    live = lives[0]
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 0, live)
+
+    return Answer({0: FULL}, rewrite) if node.out.shape is not None else unknown_shape(node)

@@ -1,0 +1,164 @@
+"""Gather and its relatives: a node picks some indices of an axis.
+
+They *select*: what they read is asked for precisely, and when their input keeps more or is renumbered, their
+indices move instead of a gather being inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.live import FULL, Array, Live
+from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.elements import (
+    MAX_ELEMENTS,
+    Elements,
+    boxed,
+    elements_of,
+)
+from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.view import Node
+
+GATHERS.add("Gather")
+GATHERS_ROWS.add("GatherND")
+GATHERS_ELEMENTS.add("GatherElements")
+
+ROLES.add(("Gather", "GatherND", "GatherElements"), "", Roles(contents=(0,)))
+
+
+@shape_function("Gather")
+def _gather_shape(node: Node) -> Shapes:
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None or not data:
+        return [None]
+    axis = node.attribute("axis", 0) % len(data)
+    return [(*data[:axis], *indices, *data[axis + 1 :])]
+
+
+@number_function("Gather")
+def _gather_numbers(node: Node) -> Elements | None:
+    data, index = elements_of(node, 0), node.literal(1)
+    if data is None or index is None or data.ndim != 1:
+        return None
+    if index.size > MAX_ELEMENTS or np.any(index >= data.size) or np.any(index < -data.size):
+        return None
+    return np.asarray(data[index], dtype=object) if index.ndim else boxed([data[int(index)]], ())
+
+
+@rule("Gather", ragged=True)
+def gather(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Literal indices are followed one by one; computed ones leave the gathered axis whole."""
+    data, index_shape, live = node.shape(0), node.shape(1), lives[0]
+    if data is None or index_shape is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", 0) % len(data)
+    width = len(index_shape)
+    on_index = [a for a in live.axes if axis <= a < axis + width]
+    mapping = {a: a if a < axis else a - width + 1 for a in live.axes if a not in on_index}
+    literal, dim = node.literal(1), data[axis]
+    if literal is None or not isinstance(dim, int) or width > 1:
+        if on_index and literal is not None:
+            return inexpressible(node)
+        through = live.only(mapping)
+        inputs = {0: through.renumbered({a: mapping[a] for a in through.axes})}
+        along = live.only(on_index)
+        inputs[1] = along.renumbered({a: a - axis for a in along.axes})
+        return Answer(inputs) if live.is_product or not on_index else inexpressible(node)
+    return _by_numbers(node, live, axis, width, literal, dim)
+
+
+def _by_numbers(node: Node, live: Live, axis: int, width: int, literal: Array, dim: int) -> Answer | Refusal:
+    """Picks from `axis`, of size `dim`, at known positions that fill `width` axes of the output (one or none)."""
+    on_index = [a for a in live.axes if axis <= a < axis + width]
+    mapping = {a: a if a < axis else a - width + 1 for a in live.axes if a not in on_index}
+    chosen = literal.reshape(-1).astype(np.int64) % dim
+    if width == 0:
+        mapped = Live.over([mapping[a] for a in live.axes], live.array)
+        back = place(mapped, {axis: (chosen, dim)})
+        survivors = chosen
+    else:
+        back = place(live, {axis: (chosen, dim)})
+        mask = live.only(on_index).mask
+        survivors = chosen[mask] if on_index else chosen
+        if on_index and not live.is_product:
+            return inexpressible(node)
+
+    def renumbered(have: Live) -> Array | None:
+        if axis not in have.axes:
+            return survivors
+        numbering = ranks_within(Live.over((axis,), np.isin(np.arange(dim), survivors)), have, axis)
+        used = np.unique(survivors)
+        if len(numbering) != len(used):
+            return None
+        return np.asarray(numbering[np.searchsorted(used, survivors)])
+
+    def rewrite(kept: Mapping[int, Live]) -> Sequence[Edit]:
+        indices = renumbered(kept[0])
+        assert indices is not None
+        if np.array_equal(indices, literal.reshape(-1) if axis in kept[0].axes else chosen):
+            return []
+        name = f"{node.out.name}/{MARK}_indices"
+        numbers = tuple(int(item) for item in indices)
+        nested = tuple((item,) for item in numbers) if literal.ndim > width else numbers
+        scalar = width == 0
+        dtype = dtype_of(node, 1)
+        return [AddConstant(node.scope.ref, name, nested, scalar, dtype), SetInput(node.ref, 1, name)]
+
+    box = place(FULL, {axis: (survivors, dim)})
+
+    def accepts(have: Live) -> bool:
+        return (have & box) == back.as_mask() and renumbered(have) is not None
+
+    return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=accepts)
+
+
+@shape_function("GatherElements")
+def _elements_shape(node: Node) -> Shapes:
+    return [node.shape(1)]
+
+
+@rule("GatherElements")
+def gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Data and indices run in parallel on every axis but the gathered one."""
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None:
+        return unknown_shape(node)
+    live = lives[0]
+    axis = node.attribute("axis", 0) % len(data)
+    if axis in live.axes or any(data[a] != indices[a] for a in live.axes):
+        return inexpressible(node)
+    return Answer({0: live, 1: live})
+
+
+@shape_function("GatherND")
+def _nd_shape(node: Node) -> Shapes:
+    data, indices = node.shape(0), node.shape(1)
+    if data is None or indices is None or not isinstance(indices[-1], int):
+        return [None]
+    return [(*indices[:-1], *data[node.attribute("batch_dims", 0) + indices[-1] :])]
+
+
+@rule("GatherND", ragged=True)
+def gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Batch axes are parallel; axes of the data behind the indexed ones pass through; a list of numbers is a Gather."""
+    data, indices, live = node.shape(0), node.shape(1), lives[0]
+    if data is None or indices is None or not isinstance(indices[-1], int):
+        return unknown_shape(node)
+    batch, rank, literal = node.attribute("batch_dims", 0), len(indices), node.literal(1)
+    if literal is not None and literal.shape[1:] == (1,) and not batch and isinstance(data[0], int):
+        return _by_numbers(node, live, 0, 1, literal, data[0])
+    if not live.is_product:
+        return inexpressible(node)
+    through = [a for a in live.axes if a >= rank - 1]
+    parallel = [a for a in live.axes if a < batch]
+    if len(through) + len(parallel) != len(live.axes):
+        return inexpressible(node)
+    to_data = {a: a if a < batch else a - (rank - 1) + batch + indices[-1] for a in live.axes}
+    along = live.only(parallel)
+    return Answer({0: live.renumbered(to_data), 1: along})

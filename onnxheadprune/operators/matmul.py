@@ -1,0 +1,307 @@
+"""Matrix products: a live batch letter narrows both operands, a free letter the operand that has it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.contraction import (
+    PRODUCTS,
+    Contraction,
+    Letters,
+    Product,
+    contraction_of,
+)
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.mixing import coupled
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.broadcasting import broadcast
+from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function
+from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3))
+ROLES.add(
+    ("QLinearMatMul",),
+    "",
+    Roles(
+        zero_points={0: 2, 3: 5}, scales=(1, 4), weight_scale=4, weight_zero=5, output_scale=6, output_zero=7
+    ),
+)
+ROLES.add(
+    ("QGemm",),
+    "com.microsoft",
+    Roles(
+        zero_points={0: 2},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        output_scale=7,
+        output_zero=8,
+        integer_bias=6,
+    ),
+)
+ROLES.add(("DynamicQuantizeMatMul",), "com.microsoft", Roles(bias=4, weight_scale=2, weight_zero=3))
+ROLES.add(
+    ("MatMulIntegerToFloat",),
+    "com.microsoft",
+    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5),
+)
+ROLES.add(("Gemm",), "", Roles(bias=2))
+SUMS_PRODUCTS.add("MatMul", "MatMulInteger", "Gemm")
+SUMS_PRODUCTS.add(
+    "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain="com.microsoft"
+)
+
+MICROSOFT = (
+    "FusedMatMul",
+    "TransposeMatMul",
+    "FusedMatMulActivation",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+)
+"""Relatives of MatMul in ONNX Runtime, with transposes, an activation or quantization folded in."""
+
+
+@shape_function("MatMul", "MatMulInteger")
+def _matmul_shape(node: Node) -> Shapes:
+    if node.shape(0) and node.shape(1):
+        _agree(node, -1, -1 if len(node.shape(1) or ()) == 1 else -2)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or not left or not right:
+        return [None]
+    rows = left[-2:-1] if len(left) > 1 else ()
+    columns = right[-1:] if len(right) > 1 else ()
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, *rows, *columns)]
+
+
+def _agree(node: Node, left_axis: int, right_axis: int) -> None:
+    """The contracted dimensions of two operands are equal: a known one tells the other."""
+    left, right = node.inputs[0], node.inputs[1]
+    if left is None or right is None or not left.shape or not right.shape:
+        return
+    for known, other, axis, mine in (
+        (left, right, right_axis, left_axis),
+        (right, left, left_axis, right_axis),
+    ):
+        assert known.shape is not None and other.shape is not None
+        dim = known.shape[mine]
+        if isinstance(dim, int) and isinstance(other.shape[axis], Symbolic):
+            at = axis % len(other.shape)
+            other.shape = (*other.shape[:at], dim, *other.shape[at + 1 :])
+
+
+@shape_function("Gemm")
+def _gemm_shape(node: Node) -> Shapes:
+    if len(node.shape(0) or ()) == len(node.shape(1) or ()) == 2:
+        _agree(node, 0 if node.attribute("transA", 0) else 1, 1 if node.attribute("transB", 0) else 0)
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    rows = left[1] if node.attribute("transA", 0) else left[0]
+    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
+
+
+@shape_function("QLinearMatMul")
+def _quantized_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(3)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+@shape_function(*MICROSOFT, domain="com.microsoft")
+def _fused_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) < 2 or len(right) < 2:
+        return [None]
+    if node.attribute("transBatchA", 0) or node.attribute("transBatchB", 0):
+        left = (*left[1:-1], left[0], left[-1]) if node.attribute("transBatchA", 0) else left
+        right = (*right[1:-1], right[0], right[-1]) if node.attribute("transBatchB", 0) else right
+    if node.attribute("transA", 0):
+        left = (*left[:-2], left[-1], left[-2])
+    if node.attribute("transB", 0):
+        right = (*right[:-2], right[-1], right[-2])
+    batch = broadcast([left[:-2], right[:-2]])
+    return [None if batch is None else (*batch, left[-2], right[-1])]
+
+
+@shape_function("FusedGemm", "QGemm", domain="com.microsoft")
+def _fused_gemm_shape(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(1 if node.op_type != "QGemm" else 3)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None]
+    rows = left[1] if node.attribute("transA", 0) else left[0]
+    return [(rows, right[0] if node.attribute("transB", 0) else right[1])]
+
+
+@cost_function("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "Einsum")
+@cost_function(*MICROSOFT, "FusedGemm", "QGemm", "GemmFastGelu", domain="com.microsoft")
+def _product_cost(node: Node) -> int | None:
+    """2 x the product of all letters of the index notation (MatMul, Gemm, Einsum and their relatives)."""
+    found = contraction_of(node)
+    if found is None:
+        return None
+    sizes: dict[object, int] = {}
+    for index in found.indices:
+        shape = node.shape(index)
+        if shape is None:
+            return None
+        for letter, size in zip(found.axes_of(index), shape, strict=False):
+            if not isinstance(size, int):
+                return None
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    return 2 * math.prod(sizes.values())
+
+
+@rule("MatMul", "MatMulInteger", "QLinearMatMul", "Gemm", "Einsum", ragged=True)
+def contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The summed letter never appears in the output, so it stays whole in both operands."""
+    found = contraction_of(node)
+    if found is None:
+        return unknown_shape(node)
+    if not lives[0].is_product and not _follows(lives[0], found):
+        return inexpressible(node)
+    inputs = {index: _operand(lives[0], found, axes) for index, axes in found.terms}
+    inputs |= _columns(node, lives[0], found)
+    if node.op_type in ("Gemm", "FusedGemm"):
+        bias = _gemm_bias(node, lives[0])
+        if bias is None:
+            return inexpressible(node)
+        inputs[2] = bias
+    return Answer(inputs)
+
+
+@rule(*MICROSOFT, "FusedGemm", "QGemm", domain="com.microsoft", ragged=True)
+def fused_contraction(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """ONNX Runtime's variants with transposes, a scale or quantization folded in."""
+    answer = contraction(node, lives)
+    if node.op_type == "DynamicQuantizeMatMul" and isinstance(answer, Answer) and answer.inputs[0].axes:
+        # The range of the activation is taken over all its rows together.
+        return coupled(node)
+    return answer
+
+
+def _follows(live: Live, found: Contraction) -> bool:
+    """Whether operands can follow a mask that is no product: each has its first axes, in their order.
+
+    Shared keys `[B, K, 1, T, D]` are one per group, whichever of its queries are left.
+    """
+    if live.array.dtype.kind != "b":
+        return True
+    letters = [found.out_axes[axis] for axis in live.axes]
+    for _, axes in found.terms:
+        mine = [letter for letter in axes if letter in letters]
+        if mine != letters[: len(mine)]:
+            return False
+    return not found.columns
+
+
+def _operand(live: Live, found: Contraction, axes: Letters) -> Live:
+    letter_at = dict(enumerate(found.out_axes))
+    carried = {axis: axes.index(letter_at[axis]) for axis in live.axes if letter_at[axis] in axes}
+    projected = live.only(carried)
+    return projected.renumbered({axis: carried[axis] for axis in projected.axes})
+
+
+def _columns(node: Node, live: Live, found: Contraction) -> dict[int, Live]:
+    """Scales, zero points and biases with one entry per column of the last operand."""
+    answers: dict[int, Live] = {}
+    last = found.indices[-1]
+    columns = [axis for axis in live.axes if found.owners(found.out_axes[axis]) == (last,)]
+    for index in found.columns:
+        shape = node.shape(index)
+        if shape and shape[-1] != 1 and len(columns) == 1:
+            projected = live.only(columns)
+            answers[index] = projected.renumbered({axis: len(shape) - 1 for axis in projected.axes})
+    return answers
+
+
+def _gemm_bias(node: Node, live: Live) -> Live | None:
+    shape, out_shape = node.shape(2), node.out.shape
+    if node.input(2) is None:
+        return FULL
+    if shape is None or out_shape is None:
+        return None
+    return broadcast_back(live, shape, out_shape)
+
+
+def _swap(letters: list[str | None]) -> None:
+    letters[-1], letters[-2] = letters[-2], letters[-1]
+
+
+def _rotate_batch(letters: list[str | None]) -> None:
+    """`transBatchA/B` of FusedMatMul: the operand is stored as [M, batch..., K] in place of [batch..., M, K]."""
+    letters.insert(0, letters.pop(-2))
+
+
+def _matmul_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
+    left, right, out = node.shape(0), node.shape(right_index), node.out.shape
+    if left is None or right is None or len(left) < 1 or len(right) < 1:
+        return None
+    swapped_batch = (node.attribute("transBatchA", 0), node.attribute("transBatchB", 0))
+    rows: list[str | None] = ["m"] if len(left) > 1 else []
+    columns_letter: list[str | None] = ["n"] if len(right) > 1 else []
+    left_batch, right_batch = left[:-2], right[:-2]
+    if swapped_batch[0]:
+        left_batch = left[1:-1]
+    if swapped_batch[1]:
+        right_batch = right[1:-1]
+    rank = max(len(left_batch), len(right_batch))
+    left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
+    right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
+    out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
+    if node.attribute("transA", 0) and len(left) > 1:
+        _swap(left_axes)
+    if node.attribute("transB", 0) and len(right) > 1:
+        _swap(right_axes)
+    if swapped_batch[0]:
+        _rotate_batch(left_axes)
+    if swapped_batch[1]:
+        _rotate_batch(right_axes)
+    if out is not None and len(out) != len(out_letters):
+        return None
+    return Contraction(((0, tuple(left_axes)), (right_index, tuple(right_axes))), out_letters, columns)
+
+
+def _batch_letters(own: Shape, other: Shape, rank: int) -> list[str | None]:
+    letters: list[str | None] = []
+    for axis, dim in enumerate(own):
+        letter = axis + rank - len(own)
+        mirrored = letter - (rank - len(other))
+        broadcast = dim == 1 and mirrored >= 0 and other[mirrored] != 1
+        letters.append(None if broadcast else f"b{letter}")
+    return letters
+
+
+def _gemm_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> Contraction | None:
+    left = ("k", "m") if node.attribute("transA", 0) else ("m", "k")
+    right = ("n", "k") if node.attribute("transB", 0) else ("k", "n")
+    return Contraction(((0, left), (right_index, right)), ("m", "n"), columns)
+
+
+for _op_type, _domain, _right, _vectors in (
+    ("MatMul", "", 1, ()),
+    ("MatMulInteger", "", 1, (3,)),
+    ("QLinearMatMul", "", 3, (4, 5)),
+    ("FusedMatMul", "com.microsoft", 1, ()),
+    ("TransposeMatMul", "com.microsoft", 1, ()),
+    ("FusedMatMulActivation", "com.microsoft", 1, ()),
+    ("DynamicQuantizeMatMul", "com.microsoft", 1, (2, 3, 4)),
+    ("MatMulIntegerToFloat", "com.microsoft", 1, (3, 5, 6)),
+):
+    _read = partial(_matmul_letters, right_index=_right, columns=_vectors)
+    PRODUCTS.add((_op_type,), _domain, Product(_read, _right))
+for _op_type, _domain, _right, _vectors in (
+    ("Gemm", "", 1, ()),
+    ("FusedGemm", "com.microsoft", 1, ()),
+    ("QGemm", "com.microsoft", 3, (4, 5, 6)),
+):
+    _read = partial(_gemm_letters, right_index=_right, columns=_vectors)
+    PRODUCTS.add((_op_type,), _domain, Product(_read, _right))

@@ -1,0 +1,143 @@
+"""Normalisations: exact where the live axis is not among those they mix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.edit.edits import Edit, SetAttribute
+from onnxheadprune.liveness.axes import broadcast_back
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
+from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.view import Node
+
+
+@shape_function(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "LpNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+    "BatchNormalization",
+)
+@shape_function("SimplifiedLayerNormalization", domain="com.microsoft")
+def _normalization_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@shape_function(
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+    "QSkipLayerNormalization",
+    domain="com.microsoft",
+)
+def _skip_shape(node: Node) -> Shapes:
+    return [node.shape(0), None, None, node.shape(0)][: len(node.outputs)]
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", ragged=True)
+def layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes every axis from `axis` on; scale and bias run along those, or are broadcast to the whole input.
+
+    torch.onnx.export fills a scale as large as the input where a RMSNorm has none.
+    """
+    rank, shape = rank_of(node), node.shape(0)
+    if rank is None or shape is None:
+        return unknown_shape(node)
+    first = node.attribute("axis", -1) % rank
+    live = beside(lives[0], range(first, rank))
+    if live is None:
+        return coupled(node)
+    if any(output is not None and output.consumers for output in node.outputs[1:]):
+        return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
+    inputs = {0: live}
+    for index in (1, 2):
+        vector = node.input(index)
+        if vector is None or len(vector.shape or ()) == 1:
+            continue
+        along = None if vector.shape is None else broadcast_back(live, vector.shape, shape)
+        if along is None:
+            return unknown_shape(node)
+        inputs[index] = along
+    return Answer(inputs, kept=(live, *lives[1:]))
+
+
+@rule("SimplifiedLayerNormalization", domain="com.microsoft", ragged=True)
+def microsoft_layer_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """ONNX Runtime's spelling of RMSNormalization."""
+    return layer_normalization(node, lives)
+
+
+@rule("LpNormalization", ragged=True)
+def lp_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes one axis."""
+    rank = rank_of(node)
+    if rank is None:
+        return unknown_shape(node)
+    mixed = node.attribute("axis", -1) % rank
+    return mixing(node, lives[0], {mixed})
+
+
+@shape_function("MeanVarianceNormalization")
+def _moments_shape(node: Node) -> Shapes:
+    return [node.shape(0)]
+
+
+@rule("MeanVarianceNormalization", ragged=True)
+def mean_variance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the listed axes, all but the channels (axis 1) if none are listed."""
+    rank = rank_of(node)
+    if rank is None:
+        return unknown_shape(node)
+    return mixing(node, lives[0], {axis % rank for axis in node.attribute("axes", [0, 2, 3])})
+
+
+@rule("InstanceNormalization")
+def instance_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the spatial axes; scale and bias run along the channels (axis 1)."""
+    live = lives[0]
+    if any(axis > 1 for axis in live.axes):
+        return coupled(node)
+    channels = live.only([1])
+    vector = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: live, 1: vector, 2: vector})
+
+
+@rule("GroupNormalization")
+def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Mixes the channels of a group and all behind them: whole groups can go, as heads with a norm of their own."""
+    live, shape, groups = lives[0], node.shape(0), node.attribute("num_groups", 0)
+    if any(axis > 1 for axis in live.axes):
+        return coupled(node)
+    if 1 not in live.axes:
+        return Answer({0: live})
+    channels = None if shape is None else shape[1]
+    if not isinstance(channels, int) or not groups or channels % groups:
+        return unknown_shape(node)
+    along = live.only([1])
+    rows = along.array.reshape(groups, -1)
+    if along.array.dtype.kind != "i" and np.any((rows != 0) != (rows[:, :1] != 0)):
+        return coupled(node)
+    kept = int(np.count_nonzero(rows[:, 0]))
+    vector = along.renumbered({1: 0})
+    # Before opset 21 there was one scale and bias per group.
+    grouped = node.shape(1) == (groups,) != (channels,)
+    scale = Live.over((0,), rows[:, 0]) if grouped else vector
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [SetAttribute(node.ref, "num_groups", kept)]
+
+    return Answer({0: live, 1: scale, 2: scale}, rewrite)
+
+
+@rule("BatchNormalization")
+def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """At inference an affine map per channel: four vectors along axis 1."""
+    channels = lives[0].only([1])
+    vector = channels.renumbered({1: 0}) if channels.axes else channels
+    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})

@@ -1,0 +1,56 @@
+"""Range: whole numbers in a row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.view import Node, Value
+
+
+@shape_function("Range")
+def _range_shape(node: Node) -> Shapes:
+    """A range with step 1 is as long as its limits are apart; one between numbers has a number of elements."""
+    bounds = [None if value is None else value.literal() for value in node.inputs]
+    numbers = [float(bound.reshape(-1)[0]) for bound in bounds if bound is not None and bound.size == 1]
+    if len(numbers) == 3 and numbers[2] and all(map(math.isfinite, numbers)):
+        return [(max(0, math.ceil((numbers[1] - numbers[0]) / numbers[2])),)]
+    start, limit, step = (_scalar(value) for value in node.inputs)
+    if start is None or limit is None or step != 1:
+        return [(dims.symbol(f"{node.out.name}.0"),)]
+    return [(dims.subtract(limit, start),)]
+
+
+def _scalar(value: Value | None) -> Dim | None:
+    if value is None or value.elements is None or value.elements.size != 1:
+        return None
+    element: Dim | None = value.elements.reshape(-1)[0]
+    return element
+
+
+@rule("Range")
+def range_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The first few of known numbers: the range ends earlier."""
+    elements = node.out.elements
+    if elements is None or not all(isinstance(item, int) for item in elements):
+        return unknown_shape(node)
+    count, whole = lives[0].extent(0)
+    if not np.array_equal(lives[0].mask, np.arange(whole) < count) or whole < 2:
+        return inexpressible(node)
+    end = int(elements[0]) + count * int(elements[1] - elements[0])
+    dtype = np.dtype({6: "int32"}.get(node.out.elem_type, "int64"))
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        name = f"{node.out.name}/{MARK}_end"
+        return [AddConstant(node.scope.ref, name, (end,), True, str(dtype)), SetInput(node.ref, 1, name)]
+
+    return Answer({}, rewrite)

@@ -1,0 +1,123 @@
+"""Reshape and Flatten: the same elements in the same order under other axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.literals import target_literals
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import named
+from onnxheadprune.model.graph.dims import Dim, product
+from onnxheadprune.model.graph.elements import (
+    Elements,
+    elements_of,
+)
+from onnxheadprune.model.graph.facts import FLATTENS, RESHAPES
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
+from onnxheadprune.model.graph.view import Node
+
+RESHAPES.add("Reshape")
+FLATTENS.add("Flatten")
+
+ROLES.add(("Reshape",), "", Roles(target=1))
+
+
+@shape_function("Reshape")
+def _reshape_shape(node: Node) -> Shapes:
+    data, target = node.shape(0), node.input(1)
+    if target is None or target.elements is None or target.elements.ndim != 1:
+        return [None]
+    result: list[Dim | None] = []
+    unknown: int | None = None
+    for axis, item in enumerate(target.elements):
+        if item == 0 and not node.attribute("allowzero", 0):
+            result.append(data[axis] if data is not None and axis < len(data) else None)
+        else:
+            result.append(None if item == -1 else item)
+            unknown = axis if item == -1 else unknown
+    others = [dim for axis, dim in enumerate(result) if axis != unknown]
+    if unknown is not None and data is not None and None not in others:
+        result[unknown] = dims.quotient(data, [dim for dim in others if dim is not None])
+    elif unknown is None and data is not None and result.count(None) == 1:
+        missing = result.index(None)
+        result[missing] = dims.quotient(data, [dim for dim in result if dim is not None])
+    return [tuple(named(dim, node, axis) for axis, dim in enumerate(result))]
+
+
+@number_function("Reshape")
+def _reshape_numbers(node: Node) -> Elements | None:
+    data, target = elements_of(node, 0), node.literal(1)
+    if data is None or target is None:
+        return None
+    sizes = [int(size) for size in target.reshape(-1)]
+    if 0 in sizes:
+        return None
+    try:
+        return data.reshape(sizes)
+    except ValueError:
+        return None
+
+
+@rule("Reshape", ragged=True)
+def reshape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Live indices are flattened and split anew inside each group of axes; the target gets literals."""
+    live, in_shape, out_shape = lives[0], node.shape(0), node.out.shape
+    if in_shape is None or out_shape is None:
+        return unknown_shape(node)
+    back = reshape_back(live, in_shape, out_shape)
+    copied = None if back is None else _copied(node, back, live)
+    if back is None or copied is None:
+        return inexpressible(node)
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return target_literals(node, 1, live, copied=copied)
+
+    return Answer({0: back}, rewrite)
+
+
+def _copied(node: Node, back: Live, live: Live) -> dict[int, int] | None:
+    """Sizes that a 0 in the target takes from input axes that get narrower; None if one has no number.
+
+    Where input and output axis get narrower alike (`batch * heads`), what is copied is right by itself.
+    """
+    target, in_shape, out_shape = node.input(1), node.shape(0), node.out.shape
+    if target is None or target.elements is None or node.attribute("allowzero", 0):
+        return {}
+    assert in_shape is not None
+    assert out_shape is not None
+    copied: dict[int, int] = {}
+    for axis, element in enumerate(target.elements.reshape(-1)):
+        if element == 0 and axis in back.axes:
+            size = live.narrow(out_shape[axis], axis)
+            if isinstance(size, int):
+                copied[axis] = size
+            elif size != back.narrow(in_shape[axis], axis):
+                return None
+    return copied
+
+
+@shape_function("Flatten")
+def _flatten_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    if shape is None:
+        return [None]
+    axis = node.attribute("axis", 1)
+    axis = axis + len(shape) if axis < 0 else axis
+    return [(dims.product(shape[:axis]), dims.product(shape[axis:]))]
+
+
+@rule("Flatten", ragged=True)
+def flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A Reshape whose target is computed by the operator itself."""
+    in_shape = node.shape(0)
+    if in_shape is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", 1)
+    axis = axis + len(in_shape) if axis < 0 else axis
+    back = reshape_back(lives[0], in_shape, (product(in_shape[:axis]), product(in_shape[axis:])))
+    return inexpressible(node) if back is None else Answer({0: back})

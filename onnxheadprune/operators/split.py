@@ -1,0 +1,134 @@
+"""Split: one axis is cut into pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetInput
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.picking import rows
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.elements import (
+    Elements,
+    elements_of,
+)
+from onnxheadprune.model.graph.facts import SPLITS
+from onnxheadprune.model.graph.tables import Shapes, number_functions, shape_function
+from onnxheadprune.model.graph.view import Node
+
+SPLITS.add("Split")
+
+
+@shape_function("Split")
+def _split_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    sizes = node.int_list("split", 1)
+    if shape is None or not shape:
+        return [None] * len(node.outputs)
+    axis = node.attribute("axis", 0) % len(shape)
+    if sizes is None:
+        count, whole = len(node.outputs), shape[axis]
+        if not isinstance(whole, int):
+            return [None] * count
+        chunk = -(-whole // count)
+        sizes = [min(chunk, whole - chunk * index) for index in range(count)]
+    return [(*shape[:axis], size, *shape[axis + 1 :]) for size in sizes]
+
+
+@number_functions("Split")
+def _split_numbers(node: Node) -> list[Elements | None]:
+    """The elements of every output of a Split of a shape vector."""
+    data = elements_of(node, 0)
+    sizes = [None if value is None or value.shape is None else value.shape[0] for value in node.outputs]
+    if data is None or data.ndim != 1 or not all(isinstance(size, int) for size in sizes):
+        return [None] * len(sizes)
+    stops = np.cumsum([size for size in sizes if isinstance(size, int)])
+    return list(np.split(data, stops[:-1]))
+
+
+@rule("Split", ragged=True)
+def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """The outputs' masks side by side are the input's mask; the sizes of the pieces follow."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    axis = node.attribute("axis", 0) % len(shape)
+    sizes = _piece_sizes(node, axis)
+    if sizes is None:
+        first = lives[0]
+        agree = all(live == first for live in lives) and axis not in first.axes
+        return Answer({0: first}) if agree else inexpressible(node)
+    lives = _with_unread(node, lives, axis)
+    alive = [live for live in lives if not live.is_dead]
+    if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
+        return inexpressible(node)
+    joined = join(lives, sizes, axis)
+    counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
+
+    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
+        return [] if counts == sizes else [*_new_sizes(node, counts), *_empty(node, counts, axis)]
+
+    return Answer({0: joined}, rewrite, kept=tuple(lives))
+
+
+def _with_unread(node: Node, lives: Sequence[Live], axis: int) -> Sequence[Live]:
+    """Pieces that nobody reads in the original keep what the others keep, unless heads lie along the split axis."""
+    unread = [
+        output is not None and not output.consumers and not output.is_graph_output for output in node.outputs
+    ]
+    read = [live for live, alone in zip(lives, unread, strict=True) if not alone]
+    if not any(unread) or not read or axis in read[0].axes or any(live != read[0] for live in read):
+        return lives
+    if read[0].is_dead or read[0].array.dtype.kind != "b":
+        return lives
+    return [read[0] if alone else live for live, alone in zip(lives, unread, strict=True)]
+
+
+def _piece_sizes(node: Node, axis: int) -> list[int] | None:
+    sizes: list[Dim] = []
+    for output in node.outputs:
+        if output is None or output.shape is None:
+            return None
+        sizes.append(output.shape[axis])
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return numbers if len(numbers) == len(sizes) else None
+
+
+def join(lives: Sequence[Live], sizes: Sequence[int], axis: int) -> Live:
+    """Masks of pieces of `axis`, of the given sizes, as one mask of the whole."""
+    axes = sorted({axis}.union(*(live.axes for live in lives)))
+    periods = [int(np.lcm.reduce([live.period(other) for live in lives])) for other in axes]
+    blocks = []
+    for live, size in zip(lives, sizes, strict=True):
+        periods[axes.index(axis)] = size
+        blocks.append(live.aligned(axes, periods))
+    return Live.over(axes, np.concatenate(blocks, axis=axes.index(axis)))
+
+
+def _count(live: Live, size: int, axis: int) -> int:
+    if live.is_dead:
+        return 0
+    return live.extent(axis)[0] if axis in live.axes else size
+
+
+def _empty(node: Node, counts: Sequence[int], axis: int) -> Sequence[Edit]:
+    """A piece of which nothing is live has width 0 and no reader; what is declared of it must say so."""
+    return [
+        SetDim(node.scope.ref, output.name, axis, 0)
+        for output, count in zip(node.outputs, counts, strict=True)
+        if count == 0 and output is not None
+    ]
+
+
+def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
+    if node.opset < 13:
+        return [SetAttribute(node.ref, "split", tuple(counts))]
+    name = f"{node.out.name}/{MARK}_split"
+    edits: list[Edit] = [AddConstant(node.scope.ref, name, tuple(counts)), SetInput(node.ref, 1, name)]
+    if node.attribute("num_outputs") is not None:
+        edits.append(SetAttribute(node.ref, "num_outputs", None))
+    return edits
