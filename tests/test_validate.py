@@ -409,16 +409,16 @@ def test_labels_that_do_not_fit_are_noted(digits: Path) -> None:
 
 
 def test_prune_refuses_to_write_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from onnxheadprune.edit import apply as surgery
+    from onnxheadprune.edit import apply
 
-    right = surgery.apply_plan
+    right = apply.apply_plan
 
     def broken(plan: Any, model: ModelProto) -> ModelProto:
         result = right(plan, model)
         one_corrupted_weight(result)
         return result
 
-    monkeypatch.setattr(surgery, "apply_plan", broken)
+    monkeypatch.setattr(apply, "apply_plan", broken)
     with pytest.raises(ValidationFailedError, match="nothing is written") as caught:
         prune(toys.attention(), "0:1", tmp_path / "out.onnx", provider="cpu")
     assert caught.value.validation.verdict == "failed"

@@ -33,7 +33,7 @@ def target_options(function: Function) -> Function:
             "--backup",
             type=OUTPUT,
             metavar="FILE",
-            help="Where --in-place keeps the original; must not exist yet.",
+            help="Where --in-place keeps the original; a file there must be the model, byte for byte.",
         ),
         external_data_option,
     )

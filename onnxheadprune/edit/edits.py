@@ -1,4 +1,4 @@
-"""The vocabulary of changes to a model. Edits are values: rules propose them, only `surgery` applies them.
+"""The vocabulary of changes to a model. Edits are values: rules propose them, only `apply` carries them out.
 
 Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
 their name in the scope of the node. Every edit turns into a flat JSON object and back.

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import onnx.inliner
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.load import LoadedModel, prepared
@@ -36,7 +36,7 @@ def carried_out(
         RefusedError: if the plan was made for a model of another structure.
     """
     kept = _on_stored(plan, loaded, replan)
-    return surgery.apply_plan(plan, loaded.proto) if kept is None else kept
+    return apply.apply_plan(plan, loaded.proto) if kept is None else kept
 
 
 def _on_stored(
@@ -49,14 +49,14 @@ def _on_stored(
     needed = _with_callers(_touched(plan, loaded.proto, stored), stored)
     if not needed:
         moved = _moved(plan, loaded.proto, stored)
-        return None if moved is None else surgery.apply_plan(moved, stored)
+        return None if moved is None else apply.apply_plan(moved, stored)
     if replan is None or needed == {_id(function) for function in stored.functions}:
         return None
     part = onnx.inliner.inline_selected_functions(stored, sorted(needed))
     analysed = prepared(part)
     again = replan(analysed)
     moved = _moved(again, analysed, part) if again.cuts == plan.cuts else None
-    return None if moved is None else surgery.apply_plan(moved, part)
+    return None if moved is None else apply.apply_plan(moved, part)
 
 
 def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[Function]:

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.trace import Core, Tracer
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
 from onnxheadprune.fusion.emit import Names
 from onnxheadprune.fusion.forms import (
@@ -65,10 +65,10 @@ def fuse(model: ModelProto, mode: FuseMode, name: str = "model") -> tuple[ModelP
     fusion = Fusion(mode, tuple(work.outcome(site) for site in sites), opset_of(source), before, mode)
     if not fusion.made:
         return model, Fusion(mode, fusion.sites, before, before, mode)
-    fused = surgery.apply_edits(edits, source)
+    fused = apply.apply_edits(edits, source)
     if mode == "contrib":
         import_microsoft(fused)
-    surgery.set_metadata(fused, FUSED_KEY, fusion.record())
+    apply.set_metadata(fused, FUSED_KEY, fusion.record())
     return fused, fusion
 
 

@@ -11,7 +11,7 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, resolve_heads
 from onnxheadprune.attention.planning import planned
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import FuseMode, fuse
@@ -194,7 +194,7 @@ class Chooser:
         """The model without the chosen heads."""
         assert chosen.plan is not None
         subject = self._subject(chosen.compensation)
-        return subject.changed(surgery.apply_plan(chosen.plan, subject.proto), "the pruned model")
+        return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
 
     def _subject(self, compensation: Compensation | None) -> LoadedModel:
         return self.model if compensation is None else refitted(self.model, compensation)

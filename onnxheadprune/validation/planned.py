@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from onnx import ModelProto
 
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, fuse, fused_record
@@ -43,7 +43,7 @@ def _candidates(
     original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, name: str
 ) -> Iterator[ModelProto]:
     """The cut, and where the pruned model says that its attention was fused, the cut with fused attention."""
-    cut = surgery.apply_plan(plan, original.proto)
+    cut = apply.apply_plan(plan, original.proto)
     yield cut
     for mode in FUSED if fused_record(pruned.proto) else ():
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from onnxheadprune.benchmarking import Benchmark, benchmark
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
 from onnxheadprune.fusion import MODES, FuseMode, Fusion, fuse
@@ -166,7 +166,7 @@ def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    pruned = surgery.apply_plan(plan, loaded.proto)
+    pruned = apply.apply_plan(plan, loaded.proto)
     looked_at: FuseMode = "contrib" if mode == "auto" else mode
     _, fusion = fused(loaded, pruned, looked_at, bool(plan.removed), Setting())
     assert fusion is not None

@@ -17,7 +17,7 @@ from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, plan_pruning, require_something
 from onnxheadprune.attention.sites.find import find_sites
-from onnxheadprune.edit import apply as surgery
+from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
@@ -260,12 +260,12 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
         require_something(plan)
         cut = carried_out(plan, subject, planned)
     else:
-        cut = surgery.apply_plan(plan, subject.proto)
+        cut = apply.apply_plan(plan, subject.proto)
     sealed(subject.changed(cut), plan)
     setting = Setting(where or _provider(run.provider, request.fuse), proof_data, run.seed)
     made, fusion = fused(loaded, cut, request.fuse, bool(plan.removed), setting)
     pruned = loaded.changed(made, "the pruned model")
-    surgery.drop_metadata(pruned.proto, VALIDATION_KEY)
+    apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     def proven(candidate: LoadedModel) -> Validation | None:
         if where is None or not request.proving.validate:
@@ -279,7 +279,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
         with stage_model(pruned, target, writing.external_data) as stage:
             verdict = proven(staged_model(stage)) if request.proving.validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
-    surgery.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
+    apply.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
     sizes = _size_before(loaded), stored_size(pruned.proto)
     files = None if taken is None or written is None else (taken, _file_bytes(open_structure(written)))
