@@ -91,7 +91,7 @@ def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     cut = prune(stored, {0: range(14)}, validate=False).pruned
     assert cut.path is None and cut.inline == loaded.inline
     result = benchmark(loaded, cut, loaded.changed(loaded.proto), **QUICK)
-    assert result.speedup(1).value > 1.8
+    assert result.speedup(1).value > 1.2
     assert result.speedup(2).value < 1.4
     # All files count that a model without a file of its own is written to.
     whole, small, same = (facts.file_bytes for facts in result.models)
