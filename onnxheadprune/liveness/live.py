@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.model.graph.dims import Dim, Symbolic, divide, divisor, multiply
+from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
 
 Array = npt.NDArray[Any]
 
@@ -214,17 +214,6 @@ def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
         if dim != period if isinstance(dim, int) else divisor(dim) % period:
             return False
     return True
-
-
-def spread(live: Live, shape: Sequence[Dim]) -> Live:
-    """`live` with periods repeated to the whole of every concrete dimension."""
-    sizes = [
-        live.period(axis) if isinstance(shape[axis], Symbolic) else int(shape[axis])  # type: ignore[arg-type]
-        for axis in live.axes
-    ]
-    if tuple(sizes) == live.array.shape:
-        return live
-    return Live.over(live.axes, live.aligned(live.axes, sizes))
 
 
 def _dense_shape(mask: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:
