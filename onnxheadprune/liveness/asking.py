@@ -45,7 +45,7 @@ def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
     if not entry.ragged and any(domain.is_ragged(live) for live in lives):
         return inexpressible(node)
     answer = entry.function(node, lives)
-    return answer if isinstance(answer, Refusal) else _checked(node, lives, answer, domain)
+    return answer if isinstance(answer, Refusal) else checked(node, lives, answer, domain)
 
 
 def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
@@ -59,7 +59,8 @@ def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
     return ask(node, [live if other is output else others for other in node.outputs], domain)
 
 
-def _checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -> Answer | Refusal:
+def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -> Answer | Refusal:
+    """What a law answered for `node`, whose outputs are asked for `lives`; a refusal if that cannot be true."""
     for index, live in answer.inputs.items():
         value = node.input(index)
         if value is None:

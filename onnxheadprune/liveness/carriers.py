@@ -103,7 +103,7 @@ def _picked_axes(node: Node, rank: int) -> dict[int, int]:
 
 
 def _moved_axes(node: Node) -> dict[int, int]:
-    """Where the axes of a carrier's input lie in its output, as far as its law tells when asked for every other index."""
+    """Where the axes of a carrier's input lie in its output: its law is asked for every other index of each."""
     mapping: dict[int, int] = {}
     for axis, dim in enumerate(node.out.shape or ()):
         size = dim if isinstance(dim, int) else divisor(dim)

@@ -79,7 +79,11 @@ class Live:
         return Live.over(self.axes, self.mask)
 
     def only(self, axes: Iterable[int]) -> Live:
-        """Projected onto `axes`: a position is live if it is so anywhere along the other axes."""
+        """Projected onto `axes`: a position is live if it is so anywhere along the other axes.
+
+        >>> Live.over((0, 1), np.array([[True, False, False], [False, False, True]])).only([1])
+        Live(axes=(1,), array=array([ True, False,  True]))
+        """
         keep = set(axes)
         if keep.issuperset(self.axes):
             return self
@@ -143,7 +147,11 @@ class Live:
         return np.asarray(self.aligned(other.axes, other.array.shape) != 0)
 
     def product_closure(self) -> Live:
-        """The smallest outer product that covers the mask."""
+        """The smallest outer product that covers the mask.
+
+        >>> Live.over((0, 1), np.array([[True, False, False], [False, False, True]])).product_closure()
+        Live(axes=(1,), array=array([ True, False,  True]))
+        """
         if self.is_dead:
             return self
         mask = self.mask
@@ -154,7 +162,15 @@ class Live:
         return Live.over(self.axes, closed)
 
     def dense_shape(self) -> tuple[int, ...] | None:
-        """Sizes per axis after compaction, None if the live part is not rectangular."""
+        """Sizes per axis after compaction, None if the live part is not rectangular.
+
+        Two of three queries are left in each KV group, not the same ones: dense. Two of one and one of the other: not.
+
+        >>> Live.over((0, 1), np.array([[True, True, False], [False, True, True]])).dense_shape()
+        (2, 2)
+        >>> Live.over((0, 1), np.array([[True, True, False], [False, True, False]])).dense_shape() is None
+        True
+        """
         return _dense_shape(self.mask)
 
     def dense_closure(self) -> Live:
@@ -169,7 +185,12 @@ class Live:
         return shape[self.axes.index(axis)], self.period(axis)
 
     def narrow(self, dim: Dim, axis: int) -> Dim:
-        """The dimension that `axis`, of size `dim`, has after compaction."""
+        """The dimension that `axis`, of size `dim`, has after compaction.
+
+        >>> heads = Live.over((0,), np.array([True, False, True, True]))
+        >>> heads.narrow(4, 0)
+        3
+        """
         live, period = self.extent(axis)
         if isinstance(dim, int):
             return dim // period * live
@@ -204,7 +225,17 @@ def unite(array: Array, position: int) -> Array:
 
 
 def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
-    """Whether `live` can be read on a value of `shape`: each period divides its dimension."""
+    """Whether `live` can be read on a value of `shape`.
+
+    On an axis whose size is a number the array has that many entries; on a symbolic one, a divisor of it.
+
+    >>> heads = Live.over((1,), np.array([True, False, True, True]))
+    >>> fits(heads, (2, 4)), fits(heads, (2, 8)), fits(heads, (4,)), fits(heads, None)
+    (True, False, False, False)
+    >>> from onnxheadprune.model.graph.dims import symbol
+    >>> fits(heads, (2, multiply(symbol("batch"), 4)))
+    True
+    """
     if shape is None:
         return not live.axes
     for axis in live.axes:
