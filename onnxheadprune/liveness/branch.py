@@ -13,6 +13,7 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
@@ -173,7 +174,7 @@ def _own_bias(node: Node) -> _Left | Refusal:
     if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
-    axis = 1 if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") else rank - 1
+    axis = rank - 1 if CONVOLUTIONS.of(node) is None else 1
     return _Left(None if bias is None or not scale else bias.name, axis)
 
 
@@ -229,7 +230,7 @@ def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | 
         return _reshaped(node, value, left)
     if node in MULTIPLIES and left.name is None and value.shape == node.out.shape:
         return left
-    if node.op_type in ("Add", "Mul"):
+    if node in ADDS or node in MULTIPLIES:
         return _with_constant(use, value, left, edits)
     return None
 

@@ -15,6 +15,7 @@ import numpy as np
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.facts import EXPANDS, JOINS
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -57,7 +58,7 @@ def target_literals(
     changes += [Change(axis, 1, 1, number) for axis, number in (copied or {}).items()]
     # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
     changes = [change for change in changes if _element(target, shape, change.axis) >= 0]
-    if node.op_type == "Expand" and target.elements is not None:
+    if node in EXPANDS and target.elements is not None:
         changes = [c for c in changes if target.elements[_element(target, shape, c.axis)] != 1]
     if not changes:
         return []
@@ -106,7 +107,7 @@ def _new_constant(
 def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit] | None:
     """The exporters' usual form: a Concat of one-element pieces and literal runs."""
     concat = target.producer
-    if concat is None or concat.op_type != "Concat" or concat.scope is not node.scope:
+    if concat is None or concat not in JOINS or concat.scope is not node.scope:
         return None
     pieces = list(concat.inputs)
     starts = [0]

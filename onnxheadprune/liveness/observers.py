@@ -43,7 +43,7 @@ def looks_only(use: Use) -> bool:
     """Whether one edge asks for a value's shape or type, never for its contents."""
     if use.node in CASTS_LIKE and use.input_index == 1:
         return True
-    return only_observed(use.node) and (use.input_index == 0 or use.node.op_type not in ("Reshape", "Slice"))
+    return only_observed(use.node) and use.input_index not in roles_of(use.node).places
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:

@@ -157,7 +157,7 @@ class _Copy:
                 case _:
                     return None
         op_type, output = node.op_type, f"{node.out.name}/{self.suffix}"
-        if op_type == "ConstantOfShape":
+        if node in FILLS:
             fill = self._fill(node, output)
             if fill is None:
                 return None

@@ -15,10 +15,12 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.branch import Remnant
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.facts import SUMS_INTEGERS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
@@ -87,7 +89,7 @@ class _Builder:
 
     def _zero(self) -> str | None:
         """A zero of the output's type; without one on record, of the type of the operands."""
-        integer = self.node.op_type in ("MatMulInteger", "ConvInteger")
+        integer = self.node in SUMS_INTEGERS
         types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
         types += [value.elem_type for value in self.node.inputs if value is not None]
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
@@ -116,7 +118,7 @@ class _Builder:
             if zero is None:
                 return None
             found = self._insert("QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
-        after = len(node.out.shape or ()) - 2 if node.op_type == "QLinearConv" else 0
+        after = len(node.out.shape or ()) - 2 if CONVOLUTIONS.of(node) is not None else 0
         return self._followed_by_ones(found, after) if after else found
 
     def _followed_by_ones(self, vector: str, count: int) -> str:

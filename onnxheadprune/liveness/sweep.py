@@ -19,7 +19,12 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule_for, unknown_shape
 from onnxheadprune.liveness.relaxing import relaxed, source_of
 from onnxheadprune.liveness.unread import beside_unread, selecting_answer
-from onnxheadprune.model.graph.facts import CHOOSES, MAKES_CHUNKS, VIEWS
+from onnxheadprune.model.graph.facts import (
+    CHOOSES,
+    MAKES_CHUNKS,
+    RESHAPES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -321,7 +326,7 @@ def _covering(node: Node, live: Live) -> Answer | None:
     A relative shift cuts positions out of scores whose rows it has folded anew: those it keeps, the heads it need not.
     """
     closure, entry = live.as_mask().dense_closure(), rule_for(node)
-    through = carried(node, closure) if (node.domain, node.op_type) == ("", "Reshape") else None
+    through = carried(node, closure) if node in RESHAPES else None
     if entry is None or closure.is_full or through is None or through.dense_shape() is None:
         return None
     answer = entry.function(node, [through])

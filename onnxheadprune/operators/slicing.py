@@ -22,10 +22,18 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 SLICES.add("Slice")
+
+ROLES.add(("Slice",), "", Roles(places=(1, 2, 3, 4)))
 
 
 @shape_function("Slice")
