@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
@@ -198,7 +199,7 @@ def _rejoin(use: Use, left: _Left, others: Meetings) -> list[Edit]:
     if not _vanishes(use, left):
         nothing = f"{node.out.name}/{MARK}_nothing"
         return [
-            InsertNode(node.ref, "Sub", (other.name, other.name), (nothing,)),
+            nodes.subtract(node.ref, other.name, other.name, nothing),
             SetInput(node.ref, use.input_index, nothing),
         ]
     gone = [after.node for after in node.out.consumers if after.node in others.bypassed]
@@ -210,7 +211,7 @@ def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[
     """The constant `source` under another shape."""
     return [
         AddConstant(node.scope.ref, f"{target}_shape", shape),
-        InsertNode(node.ref, "Reshape", (source, f"{target}_shape"), (target,)),
+        nodes.reshape(node.ref, source, f"{target}_shape", target),
     ]
 
 

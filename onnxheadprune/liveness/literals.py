@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
 from onnxheadprune.model.graph.facts import EXPANDS, JOINS
@@ -151,7 +152,7 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
     if not edits:
         return []
     name = _name(target, changes)
-    edits.append(InsertNode(concat.ref, "Concat", tuple(names), (name,), (("axis", 0),)))
+    edits.append(nodes.concat(concat.ref, tuple(names), name))
     return [*edits, SetInput(node.ref, index, name)]
 
 
@@ -179,7 +180,7 @@ def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) 
         edits += [
             AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"),
             AddConstant(scope, f"{name}_literals", tuple(numbers)),
-            InsertNode(node.ref, "Where", (f"{name}_mask", f"{name}_literals", source), (name,)),
+            nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name),
         ]
         source = name
     return [*edits, SetInput(node.ref, index, source)] if edits else []
@@ -199,6 +200,6 @@ def scaled(
     return [
         AddConstant(scope, f"{own}_of", tuple(periods), scalar),
         AddConstant(scope, f"{own}_live", tuple(counts), scalar),
-        InsertNode(before, "Div", (source, f"{own}_of"), (f"{own}_whole",)),
-        InsertNode(before, "Mul", (f"{own}_whole", f"{own}_live"), (name,)),
+        nodes.divide(before, source, f"{own}_of", f"{own}_whole"),
+        nodes.multiply(before, f"{own}_whole", f"{own}_live", name),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
+from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements
@@ -52,14 +53,14 @@ def annotate(view: GraphView) -> GraphView:
     for node in view.nodes:
         if not whole and not node.domain:
             adopt_type(node)
-            if SHAPES.of(node) is None and node.op_type != "Constant":
+            if SHAPES.of(node) is None and not is_constant(node):
                 adopt_shapes(node)
         _annotate_node(node)
     return view
 
 
 def _annotate_node(node: Node) -> None:
-    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
+    if is_constant(node) or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
         return
     if node in CHOOSES:
         _annotate_if(node)
