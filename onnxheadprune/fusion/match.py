@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scalars import scalar_of

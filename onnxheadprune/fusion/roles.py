@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Atom, Axis, Layout, axis_of, flat, size_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.refusal import Reason, Refusal

@@ -17,8 +17,9 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.edit.extract import with_stored

@@ -137,7 +137,10 @@ class Node:
     @property
     def label(self) -> str:
         """How to name the node to a person."""
-        return f"{self.proto.name or self.ref} ({self.op_type})"
+        if self.proto.name:
+            return f"{self.proto.name} ({self.op_type})"
+        given = next((value.name for value in self.outputs if value is not None), self.ref)
+        return f"{self.op_type} -> {given}"
 
     def input(self, index: int) -> Value | None:
         """Input `index`, None where it is omitted or past the end."""
