@@ -60,6 +60,7 @@ def decoder() -> ModelProto:
         ("past_sequence_length + sequence_length", {"past_sequence_length": 4, "sequence_length": 7}, 11),
         ("2*s0", {"s0": 3}, 6),
         ("Max(1, s0 - 5)", {"s0": 3}, 1),
+        ("max(1, s0 - 5)", {"s0": 3}, 1),
         ("floor(s0/2) + 1", {"s0": 7}, 4),
         ("(s0 - 1)//4", {"s0": 10}, 2),
         ("batch size", {"batch size": 2}, 2),

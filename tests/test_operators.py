@@ -22,7 +22,7 @@ assert operators
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 OURS = ("operators", "fusion/emit", "fusion/forms")
 """Operators themselves, and what the fusers write."""
-MOST_NAMES = 287
+MOST_NAMES = 17
 """Names of operators elsewhere in the code (of 639 at first); the number may only fall."""
 NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
     op_type for table in (RULES, SHAPES, NUMBERS, COSTS, LAYOUTS) for _, op_type in table

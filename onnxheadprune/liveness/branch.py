@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
@@ -173,7 +175,7 @@ def _own_bias(node: Node) -> _Left | Refusal:
     if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
-    axis = 1 if node.op_type in ("Conv", "ConvInteger", "ConvTranspose") else rank - 1
+    axis = rank - 1 if CONVOLUTIONS.of(node) is None else 1
     return _Left(None if bias is None or not scale else bias.name, axis)
 
 
@@ -197,7 +199,7 @@ def _rejoin(use: Use, left: _Left, others: Meetings) -> list[Edit]:
     if not _vanishes(use, left):
         nothing = f"{node.out.name}/{MARK}_nothing"
         return [
-            InsertNode(node.ref, "Sub", (other.name, other.name), (nothing,)),
+            nodes.subtract(node.ref, other.name, other.name, nothing),
             SetInput(node.ref, use.input_index, nothing),
         ]
     gone = [after.node for after in node.out.consumers if after.node in others.bypassed]
@@ -209,7 +211,7 @@ def _view(node: Node, source: str, target: str, shape: tuple[int, ...]) -> list[
     """The constant `source` under another shape."""
     return [
         AddConstant(node.scope.ref, f"{target}_shape", shape),
-        InsertNode(node.ref, "Reshape", (source, f"{target}_shape"), (target,)),
+        nodes.reshape(node.ref, source, f"{target}_shape", target),
     ]
 
 
@@ -229,7 +231,7 @@ def _through(use: Use, value: Value, left: _Left, edits: list[Edit]) -> _Left | 
         return _reshaped(node, value, left)
     if node in MULTIPLIES and left.name is None and value.shape == node.out.shape:
         return left
-    if node.op_type in ("Add", "Mul"):
+    if node in ADDS or node in MULTIPLIES:
         return _with_constant(use, value, left, edits)
     return None
 

@@ -7,6 +7,7 @@ the removed heads, only their number.
 from __future__ import annotations
 
 from onnxheadprune.model.graph.facts import CARRIERS, CASTS_LIKE, OBSERVES, SLICES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use
 
 ONLY_SHOWN = CARRIERS | SLICES
@@ -17,7 +18,7 @@ def looks_only(use: Use) -> bool:
     """Whether one edge asks for a value's shape or type, never for its contents."""
     if use.node in CASTS_LIKE and use.input_index == 1:
         return True
-    return only_observed(use.node) and (use.input_index == 0 or use.node.op_type not in ("Reshape", "Slice"))
+    return only_observed(use.node) and use.input_index not in roles_of(use.node).places
 
 
 def only_observed(node: Node, depth: int = 6) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import AttributeProto, helper, numpy_helper
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import (
     MARK,
     AddConstant,
@@ -148,15 +149,16 @@ class _Copy:
                     self.edits.append(replace(edit, before=self.before.ref, inputs=reads, outputs=outputs))
                 case _:
                     return None
-        op_type, output = node.op_type, f"{node.out.name}/{self.suffix}"
-        if op_type == "ConstantOfShape":
+        output = f"{node.out.name}/{self.suffix}"
+        if node in FILLS:
             fill = self._fill(node, output)
             if fill is None:
                 return None
-            op_type, inputs, attributes = "Expand", [fill, *inputs], {}
+            self.edits.append(nodes.expand(self.before.ref, fill, inputs[0], output))
+            return output
         if attributes is None:
             return None
-        made = InsertNode(self.before.ref, op_type, tuple(inputs), (output,), tuple(attributes.items()))
+        made = InsertNode(self.before.ref, node.op_type, tuple(inputs), (output,), tuple(attributes.items()))
         self.edits.append(made)
         return output
 

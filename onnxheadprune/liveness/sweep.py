@@ -19,7 +19,9 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.swept import Seed, Sweep, observes
 from onnxheadprune.liveness.unread import beside_unread, selecting_answer
-from onnxheadprune.model.graph.facts import VIEWS
+from onnxheadprune.model.graph.facts import (
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4

@@ -23,13 +23,22 @@ from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
     " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
 ).split()
+
+STANDS_FOR_PATTERN.add("Attention")
+ROLES.add(("Attention",), "", Roles(past_keys=4, past_values=5))
 
 
 @shape_function("Attention")

@@ -15,8 +15,17 @@ from onnxheadprune.liveness.fused import (
     queries,
 )
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(
+    ("GroupQueryAttention", "SparseAttention"), "com.microsoft", Roles(alike=(0,), past_keys=3, past_values=4)
+)
 
 
 @shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")

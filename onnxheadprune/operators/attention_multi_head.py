@@ -13,7 +13,12 @@ from onnxheadprune.liveness.fused import (
     queries,
 )
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
@@ -22,6 +27,12 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "PackedMultiHeadAttention": (3, 6, ()),
 }
 """Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
+
+ROLES.add(("MultiHeadAttention",), "com.microsoft", Roles(alike=(0,), past_keys=6, past_values=7))
+ROLES.add(
+    ("DecoderMaskedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,), past_keys=5, past_values=6)
+)
+ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")

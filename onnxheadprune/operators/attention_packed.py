@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, number, per_head, queries
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(alike=(0,)))
+ROUNDS_ACTIVATIONS.add(
+    "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
+)
 
 
 @shape_function("Attention", "QAttention", "PackedAttention", domain="com.microsoft")

@@ -11,7 +11,12 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    ROUNDS_ACTIVATIONS,
+    SUMS_INTEGERS,
+    SUMS_PRODUCTS,
+)
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 
@@ -30,7 +35,11 @@ ROLES.add(
         integer_bias=8,
     ),
 )
+ROLES.add(("FusedConv",), "com.microsoft", Roles(alike=(0, 1, 2)))
 SUMS_PRODUCTS.add("Conv", "ConvTranspose", "ConvInteger")
+SUMS_INTEGERS.add("ConvInteger")
+ACTIVATES_PRODUCTS.add("FusedConv", domain="com.microsoft")
+ROUNDS_ACTIVATIONS.add("QLinearConv")
 
 
 @shape_function("Conv", "ConvInteger", "QLinearConv")

@@ -20,7 +20,14 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Shape, Symbolic
-from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    MULTIPLIES_FLOATS,
+    MULTIPLIES_MATRICES,
+    ROUNDS_ACTIVATIONS,
+    SUMS_INTEGERS,
+    SUMS_PRODUCTS,
+)
 from onnxheadprune.model.graph.tables import (
     ROLES,
     Roles,
@@ -59,6 +66,20 @@ ROLES.add(
     Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5),
 )
 ROLES.add(("Gemm",), "", Roles(bias=2))
+ROLES.add(("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation"), "com.microsoft", Roles(alike=(0, 1)))
+ROLES.add(("FusedGemm",), "com.microsoft", Roles(alike=(0, 1, 2)))
+MULTIPLIES_FLOATS.add("MatMul")
+MULTIPLIES_FLOATS.add("FusedMatMul", "TransposeMatMul", domain="com.microsoft")
+SUMS_INTEGERS.add("MatMulInteger")
+ACTIVATES_PRODUCTS.add("FusedGemm", "FusedMatMulActivation", domain="com.microsoft")
+ROUNDS_ACTIVATIONS.add("QLinearMatMul")
+ROUNDS_ACTIVATIONS.add("QGemm", "DynamicQuantizeMatMul", "QOrderedMatMul", domain="com.microsoft")
+MULTIPLIES_MATRICES.add("MatMul", "MatMulInteger", "Gemm")
+MULTIPLIES_MATRICES.add(
+    *("FusedMatMul", "TransposeMatMul", "FusedGemm", "QGemm"),
+    *("DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+    domain="com.microsoft",
+)
 SUMS_PRODUCTS.add("MatMul", "MatMulInteger", "Gemm")
 SUMS_PRODUCTS.add(
     "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain="com.microsoft"

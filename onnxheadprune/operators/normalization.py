@@ -12,8 +12,38 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import (
+    ADDS_AND_NORMALIZES,
+    DIVIDES_BY_NORM,
+    NORMALIZES,
+    STANDS_FOR_PATTERN,
+)
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+NORMALIZES.add(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "MeanVarianceNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+)
+NORMALIZES.add("SimplifiedLayerNormalization", domain="com.microsoft")
+DIVIDES_BY_NORM.add("LpNormalization")
+ADDS_AND_NORMALIZES.add("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+STANDS_FOR_PATTERN.add("LayerNormalization", "RMSNormalization", "GroupNormalization")
+
+ROLES.add(("SimplifiedLayerNormalization",), "", Roles(alike=(0,)))
+ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(
+    ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), "com.microsoft", Roles(alike=(0, 1, 2, 3))
+)
 
 
 @shape_function(

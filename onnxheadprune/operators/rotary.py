@@ -10,8 +10,17 @@ from onnxheadprune.edit.edits import SetAttribute
 from onnxheadprune.liveness.live import Live, unite
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+STANDS_FOR_PATTERN.add("RotaryEmbedding")
+ROLES.add(("RotaryEmbedding",), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("RotaryEmbedding")

@@ -17,10 +17,18 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import SPLITS
-from onnxheadprune.model.graph.tables import Shapes, number_functions, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_functions,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 SPLITS.add("Split")
+
+ROLES.add(("Split",), "", Roles(places=(1,)))
 
 
 @shape_function("Split")

@@ -18,9 +18,14 @@ from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.model.graph.facts import ADDS, RESHAPES
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    RESHAPES,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
+RELAYS = RESHAPES | TRANSPOSES
 MAX_AXIS = 2**20
 """Positions of an axis that are told apart; more are no heads."""
 MAX_HOPS = 12
@@ -204,7 +209,7 @@ def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
                     continue
                 if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
                     return follower
-        if follower.op_type in ("Reshape", "Transpose") and use.input_index == 0:
+        if follower in RELAYS and use.input_index == 0:
             found = _folding_reshape(follower, hops - 1)
             if found is not None:
                 return found

@@ -28,10 +28,16 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import OBSERVES
+from onnxheadprune.model.graph.facts import (
+    DIVIDES,
+    MULTIPLIES,
+    MULTIPLIES_QUANTIZED,
+    OBSERVES,
+)
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
+MULTIPLIES_ANY = MULTIPLIES | MULTIPLIES_QUANTIZED
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
 MAX_UPSTREAM = 2**12
@@ -110,9 +116,9 @@ class _Search:
             # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
             return value if _is_picked(node) else None
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
-        if node.op_type in ("Mul", "QLinearMul") and None in found.values():
+        if node in MULTIPLIES_ANY and None in found.values():
             return None
-        if (node.domain, node.op_type) == ("", "Div") and 0 in found:
+        if node in DIVIDES and 0 in found:
             return found[0]
         return next((item for item in found.values() if item is not None), None)
 

@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import replace
 from itertools import permutations
 
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, weights_of
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
     Block,
@@ -24,6 +24,7 @@ from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal

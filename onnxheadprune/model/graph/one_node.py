@@ -52,6 +52,27 @@ def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
     return tuple(found)
 
 
+def typed_alike(node: Node, output: int) -> tuple[int, ...]:
+    """The inputs that share a type with an output of a standard operator, by its schema."""
+    return _alike(node.op_type, node.opset, len(node.inputs), output)
+
+
+@functools.cache
+def _alike(op_type: str, opset: int, count: int, output: int) -> tuple[int, ...]:
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return ()
+    if not schema.inputs or not schema.outputs:
+        return ()
+    # The last formal input or output may stand for any number of them.
+    wanted = schema.outputs[min(output, len(schema.outputs) - 1)]
+    given = [schema.inputs[min(index, len(schema.inputs) - 1)] for index in range(count)]
+    if not wanted.is_homogeneous:
+        return ()
+    return tuple(index for index, item in enumerate(given) if item.type_str == wanted.type_str)
+
+
 def adopt_shapes(node: Node) -> None:
     """Gives the outputs of a standard operator what onnx infers from the node and its inputs alone."""
     inputs = [value for value in node.inputs if value is not None]

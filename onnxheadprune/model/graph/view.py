@@ -19,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph.dims import Shape
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
@@ -136,7 +137,10 @@ class Node:
     @property
     def label(self) -> str:
         """How to name the node to a person."""
-        return f"{self.proto.name or self.ref} ({self.op_type})"
+        if self.proto.name:
+            return f"{self.proto.name} ({self.op_type})"
+        given = next((value.name for value in self.outputs if value is not None), self.ref)
+        return f"{self.op_type} -> {given}"
 
     def input(self, index: int) -> Value | None:
         """Input `index`, None where it is omitted or past the end."""
@@ -278,7 +282,7 @@ class GraphView:
     @staticmethod
     def _mark_constants(node: Node) -> None:
         """Constant means: depends on no graph input. Shape nodes count as dynamic, as do random ones."""
-        if node.op_type == "Constant" and node.domain == "":
+        if is_constant(node):
             tensor = _constant_tensor(node.proto)
             node.out.tensor, node.out.is_constant = tensor, True
             if tensor is not None:

@@ -22,6 +22,7 @@ from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.plan import PrunePlan, read_record
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
@@ -197,10 +198,9 @@ def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | N
 def _tensors(model: ModelProto) -> Mapping[str, TensorProto]:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            for item in node.attribute:
-                if item.name == "value":
-                    found[node.output[0]] = item.t
+        tensor = stored_tensor(node)
+        if tensor is not None:
+            found[node.output[0]] = tensor
     return found
 
 
