@@ -47,7 +47,11 @@ from onnxheadprune.model.slices import Selection, spell_ranges
 FREE = REREADS | IDENTITIES
 """Nodes that move no data."""
 WORKING = CASTS | DEQUANTIZES | EXPANDS | MULTIPLIES | ADDS | TRANSPOSES | SLICES
-"""Nodes that read and write every element once, as a gather does."""
+"""Nodes that read and write every element once, as a gather does.
+
+A lookup by indices of run time is none (T5's buckets): it picks element by element, which takes far longer than to
+copy the planes of whole heads.
+"""
 REPEATED = FREE | FILLS | WORKING
 MAX_HOPS = 6
 DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
