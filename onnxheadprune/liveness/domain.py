@@ -106,14 +106,14 @@ class Labels(Domain):
 
     def says_nothing(self, live: Live) -> bool:
         """Whether it has no label, or all of them. A value of one head alone still carries its label."""
-        return live.is_full and (live.array.dtype.kind == "b" or live.array == self.everyone)
+        return live.is_full and (live.is_mask or live.array == self.everyone)
 
     def united(self, first: Live, second: Live) -> Live:
         """The labels of both; a mask has all of them where it is live."""
         return self._labelled(first) | self._labelled(second)
 
     def _labelled(self, live: Live) -> Live:
-        if live.array.dtype.kind != "b":
+        if not live.is_mask:
             return live
         labels = np.empty(live.array.shape, dtype=object)
         labels[...] = 0

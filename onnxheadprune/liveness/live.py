@@ -60,6 +60,16 @@ class Live:
     __hash__ = None  # type: ignore[assignment]
 
     @property
+    def is_mask(self) -> bool:
+        """Whether it says what is live and nothing else, by booleans."""
+        return self.array.dtype.kind == "b"
+
+    @property
+    def numbers_positions(self) -> bool:
+        """Whether it has a plain number for each position; sets of labels are Python integers."""
+        return self.array.dtype.kind == "i"
+
+    @property
     def is_full(self) -> bool:
         """Whether everything is live, undistinguished."""
         return not self.axes and bool(self.array)

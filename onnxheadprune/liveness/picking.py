@@ -39,14 +39,10 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
         if len(np.unique(chosen)) == len(chosen):
             placed[tuple(index)] = array
         else:
-            _unite_at(placed, tuple(index), array)
+            # Where positions repeat, all that is picked from one is needed of it.
+            np.bitwise_or.at(placed, tuple(index), array)
         array = placed
     return Live.over(axes, array)
-
-
-def _unite_at(placed: Array, index: Any, array: Array) -> None:
-    """`placed[index] |= array`, also where positions repeat."""
-    np.bitwise_or.at(placed, index, array)
 
 
 def ranks_within(wanted: Live, have: Live, axis: int) -> Array:

@@ -234,7 +234,7 @@ def _follows(live: Live, found: Contraction) -> bool:
 
     Shared keys `[B, K, 1, T, D]` are one per group, whichever of its queries are left.
     """
-    if live.array.dtype.kind != "b":
+    if not live.is_mask:
         return True
     letters = [found.out_axes[axis] for axis in live.axes]
     for _, axes in found.terms:

@@ -96,15 +96,18 @@ def stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
         if node.input(3) is not None or listed is None:
             return None
         axes = list(range(len(listed)))
+    unknown: list[int | None] = [None] * len(axes)
     steps: list[int | None] | None = [1] * len(axes)
     if node.input(4) is not None:
         steps = _numbers(node, "steps", 4)
-    lists = [[None] * len(axes) if numbers is None else numbers for numbers in (starts, ends, steps)]
-    if not rank or any(len(numbers) != len(axes) for numbers in lists):
+    columns = [unknown if numbers is None else numbers for numbers in (starts, ends, steps)]
+    if not rank or any(len(column) != len(axes) for column in columns):
         return None
-    return {
-        axis % rank: Stretch(*bounds) for axis, bounds in zip(axes, zip(*lists, strict=True), strict=True)
-    }
+    taken: dict[int, Stretch] = {}
+    for position, axis in enumerate(axes):
+        start, end, step = (column[position] for column in columns)
+        taken[axis % rank] = Stretch(start, end, step)
+    return taken
 
 
 def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
