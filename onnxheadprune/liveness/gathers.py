@@ -133,8 +133,11 @@ def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     for axis in span:
         dim = value.shape[axis]
         if isinstance(dim, Symbolic):
-            # Only the first axis may repeat: a period behind other axes would not be one stretch of the buffer.
-            assert axis == first
+            if axis != first:
+                # A period behind other axes is no stretch of the buffer.
+                raise RefusedError(
+                    f"axis {axis} of {value.name} has no fixed size, so that nothing can be picked from it"
+                )
             dim = max(have.period(axis), wanted.period(axis))
         sizes.append(dim)
     asked = wanted.aligned(span, sizes) != 0
