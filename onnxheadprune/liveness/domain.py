@@ -139,7 +139,7 @@ class Labels(Domain):
     def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
         """All but those on what weights mix as a whole: that is no longer one head's own."""
         convolution = CONVOLUTIONS.of(node)
-        kernel = None if convolution is None else node.input(convolution[0])
+        kernel = None if convolution is None else node.input(convolution.weight)
         if kernel is not None and kernel.is_constant:
             return {index: live for index, live in inputs.items() if index > 0}
         product = contraction_of(node)

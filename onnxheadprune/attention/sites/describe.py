@@ -273,7 +273,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
     labelled = False
     for live in _leaves(walk):
         found = {int(item) for item in live.array.reshape(-1)}
-        if not live.axes and (live.array.dtype.kind == "b" or found == {everyone}):
+        if not live.axes and (live.is_mask or found == {everyone}):
             continue
         labelled = True
         for bits in found:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -98,10 +97,11 @@ def _read_weights(walk: Sweep) -> Iterable[Live]:
 
 
 def _weights(node: Node) -> list[int]:
-    stored = CONVOLUTIONS.of(node)
-    found = contraction_of(node)
-    indices = ([] if stored is None else [stored[0]]) if found is None else list(found.indices)
-    values: list[Any] = [node.input(index) for index in indices]
-    return [
-        index for index, value in zip(indices, values, strict=True) if value is not None and is_weight(value)
-    ]
+    """Input indices of stored weights that a node multiplies or convolves with."""
+    product, kernel = contraction_of(node), CONVOLUTIONS.of(node)
+    indices: tuple[int, ...] = ()
+    if product is not None:
+        indices = product.indices
+    elif kernel is not None:
+        indices = (kernel.weight,)
+    return [index for index in indices if (value := node.input(index)) is not None and is_weight(value)]
