@@ -86,7 +86,7 @@ class Live:
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
-        return Live.over(self.axes, self.mask)
+        return self if self.is_mask else Live.over(self.axes, self.mask)
 
     def only(self, axes: Iterable[int]) -> Live:
         """Projected onto `axes`: a position is live if it is so anywhere along the other axes.
