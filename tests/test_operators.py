@@ -193,7 +193,7 @@ def test_what_is_random_is_no_constant() -> None:
         odd (float[2] x) => (y, z) <float[2] chances = {0.5, 0.5}> {
             drawn = Bernoulli(chances)
             y = Mul(x, drawn)
-            z = Neg(chances)
+            z = Dropout(chances)
         }"""
     values = view_of(onnx.parser.parse_model(text)).main.values
     assert values["z"].is_constant and not values["drawn"].is_constant

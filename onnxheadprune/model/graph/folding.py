@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TypeProto, ValueInfoProto, helper
 
-from onnxheadprune.model.graph.schemas import is_random, schema_of
+from onnxheadprune.model.graph.schemas import is_function
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_FOLDED = 64
@@ -26,7 +26,7 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     """
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
         return None
-    if schema_of(node.op_type, node.opset) is None or is_random(node.op_type, node.opset):
+    if not is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:

@@ -19,10 +19,19 @@ def schema_of(op_type: str, opset: int) -> OpSchema | None:
 
 
 @functools.cache
-def is_random(op_type: str, opset: int) -> bool:
-    """Whether an operator gives something else each time."""
+def is_function(op_type: str, opset: int) -> bool:
+    """Whether an operator gives the same for the same inputs, whatever its attributes are."""
     told: Any = schema_of(op_type, opset)  # onnx's stubs lack the attribute
-    return told is not None and bool(told.node_determinism == OpSchema.NodeDeterminism.NonDeterministic)
+    return told is not None and bool(told.node_determinism != OpSchema.NodeDeterminism.NonDeterministic)
+
+
+@functools.cache
+def is_random(op_type: str, opset: int) -> bool:
+    """Whether an operator draws numbers. What does so in training alone, as a Dropout, does not here."""
+    schema = schema_of(op_type, opset)
+    if schema is None or "seed" not in schema.attributes:
+        return False
+    return all(item.name != "training_mode" for item in schema.inputs)
 
 
 @functools.cache
