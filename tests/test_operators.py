@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.liveness.fused import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
+from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
@@ -29,8 +31,10 @@ OURS = ("operators", "fusion/emit", "fusion/forms")
 """Operators themselves, and what the fusers write."""
 MOST_NAMES = 17
 """Names of operators elsewhere in the code (of 639 at first); the number may only fall."""
+KINDS = [kind for kind in vars(facts).values() if isinstance(kind, Kind)]
+TABLES: list[Iterable[tuple[str, str]]] = [RULES, SHAPES, NUMBERS, COSTS, LAYOUTS, ROLES, *KINDS]
 NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
-    op_type for table in (RULES, SHAPES, NUMBERS, COSTS, LAYOUTS) for _, op_type in table
+    op_type for table in TABLES for _, op_type in table
 }
 
 
@@ -182,3 +186,14 @@ def test_packed_weights_make_logits() -> None:
         }"""
     main = main_output(view_of(model_of(text)), ())
     assert main is not None and main.is_logits
+
+
+def test_what_is_random_is_no_constant() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        odd (float[2] x) => (y, z) <float[2] chances = {0.5, 0.5}> {
+            drawn = Bernoulli(chances)
+            y = Mul(x, drawn)
+            z = Dropout(chances)
+        }"""
+    values = view_of(onnx.parser.parse_model(text)).main.values
+    assert values["z"].is_constant and not values["drawn"].is_constant

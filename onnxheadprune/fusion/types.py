@@ -9,7 +9,7 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from onnxheadprune.model.graph.facts import CASTS
-from onnxheadprune.model.graph.one_node import typed_alike
+from onnxheadprune.model.graph.schemas import inputs_alike
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -36,6 +36,10 @@ def type_of(value: Value | None) -> int:
 
 def _alike(node: Node, output: Value) -> list[Value]:
     """The inputs that have the type of an output, as the operator's schema or its roles say."""
-    indices = roles_of(node).alike if node.domain else typed_alike(node, output.output_index)
+    indices = (
+        roles_of(node).alike
+        if node.domain
+        else inputs_alike(node.op_type, node.opset, len(node.inputs), output.output_index)
+    )
     indices = indices or roles_of(node).alike
     return [value for index in indices if (value := node.input(index)) is not None]

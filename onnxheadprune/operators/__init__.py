@@ -22,6 +22,7 @@ from onnxheadprune.operators import (
     embedding,
     expand,
     gather,
+    generation,
     grid_sample,
     matmul,
     matmul_nbits,

@@ -6,6 +6,7 @@ Whoever needs another mixture joins kinds with `|` where it is needed, and says 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
 Key: TypeAlias = tuple[str, str]
@@ -55,6 +56,9 @@ class Kind:
         if keys is None:
             keys = self._all = self._joined()
         return (node.domain, node.op_type) in keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._joined())
 
     def __or__(self, other: Kind) -> Kind:
         return Kind(f"{self.what} or {other.what}", self, other)
@@ -125,6 +129,7 @@ MULTIPLIES_FLOATS = Kind("multiply two floating-point tensors, and add nothing")
 ACTIVATES_PRODUCTS = Kind("apply an activation function to a sum of products")
 PACKS_BLOCKS = Kind("read weights that are packed in blocks of a few bits")
 CHOOSES = Kind("run one of two subgraphs")
+GENERATES = Kind("run a decoder of their own over and over")
 
 STANDS_FOR_PATTERN = Kind("stand for several nodes of other exporters")
 

@@ -5,14 +5,12 @@ Its data propagation has no bound: a shape that is joined with itself thirty tim
 
 from __future__ import annotations
 
-import functools
 import math
-from typing import Any
 
-import onnx
 from onnx import ValueInfoProto
 
 from onnxheadprune.model.graph.facts import GATHERS, JOINS, OBSERVES
+from onnxheadprune.model.graph.schemas import follows_elements
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
 
 MAX_FOLLOWED = 2**20
@@ -44,7 +42,7 @@ def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
     """At most so many elements of a node's output are followed."""
     if node in OBSERVES:
         return longest
-    if node.domain or not _is_followed(node.op_type, node.opset):
+    if node.domain or not follows_elements(node.op_type, node.opset):
         return 0
     given = [_known(value, counts) for value in node.inputs if value is not None]
     if not given or 0 in given:
@@ -52,17 +50,6 @@ def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
     if node in JOINS:
         return sum(given)
     return given[-1] if node in GATHERS else max(given)
-
-
-@functools.cache
-def _is_followed(op_type: str, opset: int) -> bool:
-    """Whether onnx follows elements through a standard operator."""
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    told: Any = schema  # onnx's stubs lack the attribute
-    return bool(told.has_data_propagation_function)
 
 
 def _known(value: Value, counts: dict[Value, int]) -> int:

@@ -13,6 +13,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.schemas import schema_of
 from onnxheadprune.model.graph.view import Node, Value
 
 _GIVEN = ("to", "dtype")
@@ -36,9 +37,8 @@ def adopt_type(node: Node) -> None:
 @functools.cache
 def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
     """Per output the input whose type it has, or the one type that it may have; None where neither is so."""
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
+    schema = schema_of(op_type, opset)
+    if schema is None:
         return ()
     allowed = {item.type_param_str: list(item.allowed_type_strs) for item in schema.type_constraints}
     found: list[int | str | None] = []
@@ -50,27 +50,6 @@ def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
         else:
             found.append(same[0] if same else None)
     return tuple(found)
-
-
-def typed_alike(node: Node, output: int) -> tuple[int, ...]:
-    """The inputs that share a type with an output of a standard operator, by its schema."""
-    return _alike(node.op_type, node.opset, len(node.inputs), output)
-
-
-@functools.cache
-def _alike(op_type: str, opset: int, count: int, output: int) -> tuple[int, ...]:
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return ()
-    if not schema.inputs or not schema.outputs:
-        return ()
-    # The last formal input or output may stand for any number of them.
-    wanted = schema.outputs[min(output, len(schema.outputs) - 1)]
-    given = [schema.inputs[min(index, len(schema.inputs) - 1)] for index in range(count)]
-    if not wanted.is_homogeneous:
-        return ()
-    return tuple(index for index, item in enumerate(given) if item.type_str == wanted.type_str)
 
 
 def adopt_shapes(node: Node) -> None:

@@ -21,6 +21,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.schemas import is_random
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 MAX_LITERAL_ELEMENTS = 4096
@@ -288,12 +289,16 @@ class GraphView:
             if tensor is not None:
                 node.out.elem_type, node.out.shape = tensor.data_type, tuple(tensor.dims)
             return
-        if node.bodies or node.op_type.startswith("Random") or not any(node.inputs):
+        if node.bodies or not any(node.inputs):
             return
-        if all(value is None or value.is_constant for value in node.inputs):
+        if all(value is None or value.is_constant for value in node.inputs) and not _is_random(node):
             for output in node.outputs:
                 if output is not None:
                     output.is_constant = True
+
+
+def _is_random(node: Node) -> bool:
+    return not node.domain and is_random(node.op_type, node.opset)
 
 
 def _constant_tensor(proto: NodeProto) -> TensorProto | None:
