@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, resolve_heads
 from onnxheadprune.attention.planning import planned
+from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
@@ -116,7 +116,7 @@ class Chooser:
         if wish.keep is not None:
             return self.completed(found.keeping(wish.keep))
         if wish.target_speedup is not None:
-            return self._fast_enough(found, wish.target_speedup, wish.sizes or {})
+            return self._fast_enough(found, wish.target_speedup, wish.sizes or BenchSettings())
         return self._near_enough(found, wish.max_drift or 0.0)
 
     def _in_rounds(self, found: Ground, wish: Wish, wanted: int) -> Ground:
@@ -207,7 +207,7 @@ class Chooser:
         planning = planned(analysis, selection.spec, self.trying.contract)
         return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
 
-    def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
+    def _fast_enough(self, found: Ground, wanted: float, sizes: BenchSettings) -> Chosen:
         """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
         measured: dict[str, Trial] = {}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.live import Live
@@ -41,7 +41,7 @@ class Wish:
     limits: Limits | None = None
     protect: str | None = None
     rounds: int = 1
-    sizes: Mapping[str, Any] | None = None
+    sizes: BenchSettings | None = None
 
     def __post_init__(self) -> None:
         given = [

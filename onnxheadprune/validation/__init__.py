@@ -27,12 +27,22 @@ from onnxheadprune.validation.likeness import Likeness, sentences
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.planned import find_likeness
 from onnxheadprune.validation.refits import with_refits
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation, Verdict
 from onnxheadprune.validation.runs import Findings, run_all
 from onnxheadprune.validation.weights import Weights
 from onnxheadprune.validation.wide import Wide
 
-__all__ = ["Accuracy", "CaseResult", "Drift", "MetricResult", "Validation", "validate"]
+__all__ = [
+    "Accuracy",
+    "CaseResult",
+    "Drift",
+    "MetricResult",
+    "Validation",
+    "ValidationRequest",
+    "compared",
+    "validate",
+]
 
 
 def validate(
@@ -70,14 +80,27 @@ def validate(
         RefusedError: if the heads cannot be removed from the original.
         ProviderError: if the asked-for provider does not run here.
     """
-    if metric is not None and data is None:
-        raise UsageError("a metric is measured on your data; give it with --data")
-    meter = None if metric is None else MetricMeter(metric)
+    return compared(original, pruned, ValidationRequest(heads, data, provider, seed, metric, effect))
+
+
+def compared(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
+    """What `validate` does, for a request.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        request: what is asked for.
+
+    Raises:
+        HeadPruneError: as `validate` does.
+    """
+    meter = None if request.metric is None else MetricMeter(request.metric)
     names = model_name(original), model_name(pruned)
     loaded, made = open_structure(original), open_structure(pruned)
     source, candidate = loaded.proto, made.proto
-    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    planning, problems = read_claim(source, candidate, heads, names)
+    asked = request.provider
+    where = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    planning, problems = read_claim(source, candidate, request.heads, names)
     fused = fused_record(candidate)
     invalid, notes = _checker_problems(source, candidate, names)
     problems += invalid
@@ -86,7 +109,7 @@ def validate(
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = loaded.changed(with_stored(source, refits)) if refits else loaded
     planned, alike = find_likeness(subject, made, planning.plan, names[0])
-    compared, more = _weight_problems(subject, made, planning.plan, names, alike)
+    count, more = _weight_problems(subject, made, planning.plan, names, alike)
     tolerance = tolerance_for(planning.view)
     found = Findings((), (), (), None, None, {})
     if not problems:
@@ -106,7 +129,7 @@ def validate(
             refits,
             None if alike.identical else Wide(loaded, planned, made, planning.view, tolerance.exact),
         )
-        found = run_all(models, data, seed, meter, effect)
+        found = run_all(models, request, meter)
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     if verdict == "passed":
@@ -126,11 +149,11 @@ def validate(
         found.drift,
         found.accuracy,
         found.metric,
-        compared,
+        count,
         where,
         found.placement,
         versions(),
-        seed,
+        request.seed,
         alike,
         tuple(sorted(refits)),
         found.refit,

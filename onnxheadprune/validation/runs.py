@@ -19,10 +19,11 @@ from onnxheadprune.runtime.feeds import (
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, worst
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift
 from onnxheadprune.validation.second_mask import SecondMask
 from onnxheadprune.validation.wide import Wide
@@ -42,28 +43,27 @@ class Findings:
     refit: RefitDrift | None = None
 
 
-def run_all(
-    models: Models,
-    data: DataSource | None,
-    seed: int,
-    metric: MetricMeter | None = None,
-    effect: Measure | None = None,
-) -> Findings:
+def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
+
+    Args:
+        models: what is compared.
+        request: what was asked for.
+        metric: collects the user's own measure, None without.
 
     Raises:
         InferenceError: if the original itself does not load.
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models, metric, effect, "random" if data is None else "data")
+        bench = _Bench(models, request, metric)
     except _PrunedFailedError as error:
         return Findings((), (str(error),), (), None, None, {})
-    bench.random_cases(seed)
+    bench.random_cases(request.seed)
     if models.wide is not None:
-        bench.wide_cases(models.wide, seed)
-    if data is not None:
-        bench.data_cases(data)
+        bench.wide_cases(models.wide, request.seed)
+    if request.data is not None:
+        bench.data_cases(request.data)
     placement = bench.pruned.placement()
     bench.further_opinions()
     return bench.findings(placement)
@@ -74,10 +74,10 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(
-        self, models: Models, metric: MetricMeter | None, effect: Measure | None, measured: str
-    ) -> None:
-        self.models, self.metric, self.measured = models, metric, measured
+    def __init__(self, models: Models, request: ValidationRequest, metric: MetricMeter | None) -> None:
+        self.models, self.metric = models, metric
+        # A user's measure sees the user's data alone, where there is some.
+        self.measured = "random" if request.data is None else "data"
         provider = models.provider
         self.original = Session(models.original, provider, name="the original model")
         self.masked = Session(models.masked, provider, name="the masked reference")
@@ -111,8 +111,7 @@ class _Bench:
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
         self.bare: dict[str, DriftMeter] = {}
-        # A user's measure sees the user's data alone, where there is some.
-        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, effect)
+        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, request.effect)
         self.accuracy: AccuracyMeter | None = None
 
     def random_cases(self, seed: int) -> None:

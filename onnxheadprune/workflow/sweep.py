@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.load import LoadedModel, open_model
@@ -193,7 +193,7 @@ def sweep_ratios(
 
 def measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    model: Any = ModelProto()
+    model = ModelProto()
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
     chooser = Chooser(loaded, task.data, task.provider, task.trying)
@@ -213,7 +213,7 @@ def _timed(
     chooser: Chooser,
     points: Sequence[CurvePoint],
     selections: Sequence[Selection],
-    sizes: Mapping[str, Any] | None,
+    sizes: BenchSettings | None,
 ) -> list[CurvePoint]:
     """The points with their speed-ups; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}
