@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection import Limits, Selection, ground, select_heads
+from onnxheadprune.selection import Limits, Requirements, Selection, search_space, select_heads
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
-from onnxheadprune.selection.curves import measured_path
+from onnxheadprune.selection.curves import DriftSetting, measured_path
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import scores_from_dict
@@ -271,13 +272,14 @@ def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     moments = context_moments(view.model, sites, data, HERE)
     main = main_output(view, ())
     assert main is not None
+    setting = DriftSetting(view, data, HERE, main)
     for site in sites:
         steps = reconstruction_path(site, moments[site.index])
-        found = measured_path(view, site, steps, moments[site.index], data, HERE, main)
+        found = measured_path(setting, site, steps, moments[site.index])
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
-        assert measured_path(view, site, (), moments[site.index], data, HERE, main) == ()
+        assert measured_path(setting, site, (), moments[site.index]) == ()
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -292,7 +294,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
-    (found,) = measured_path(view, sites[0], steps, moments[0], data, HERE, main)
+    (found,) = measured_path(DriftSetting(view, data, HERE, main), sites[0], steps, moments[0])
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
     assert linear is not None
@@ -305,8 +307,9 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     assert isinstance(found, Step)
 
 
-def test_the_ground_answers_wishes_of_any_size() -> None:
-    base = ground(toys_scores.stack(), scores=scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+def test_the_search_space_answers_wishes_of_any_size() -> None:
+    requirements = Requirements(scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+    base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
     counts = [base.removing(count).count for count in range(1, 9)]
     assert counts == [1, 2, 3, 4, 5, 6, 6, 6]

@@ -8,6 +8,7 @@ outputs is measured. The part of the model before the site runs once (`scoring.s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import numpy_helper
@@ -34,27 +35,42 @@ POINTS = 6
 """Steps of a path to measure; the others are interpolated along their error."""
 
 
+@dataclass(frozen=True, eq=False)
+class DriftSetting:
+    """What the drifts of cuts of one model are measured with.
+
+    Attributes:
+        view: an annotated view of the model.
+        data: what to measure on.
+        provider: where to run.
+        main: the output that drift is measured on.
+        effect: the user's measure, None goes by the kind of output.
+    """
+
+    view: GraphView
+    data: Calibration
+    provider: Provider
+    main: MainOutput
+    effect: Measure | None = None
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs that a measure sees: a user's own sees all of them."""
+        if callable(self.effect):
+            return [info.name for info in self.view.model.graph.output]
+        return [self.main.name]
+
+
 def measured_path(
-    view: GraphView,
-    site: AttentionSite,
-    steps: Sequence[Step],
-    moments: Sequence[Moments],
-    data: Calibration,
-    provider: Provider,
-    main: MainOutput,
-    effect: Measure | None = None,
+    setting: DriftSetting, site: AttentionSite, steps: Sequence[Step], moments: Sequence[Moments]
 ) -> tuple[Step, ...]:
     """A path with drifts in place of errors.
 
     Args:
-        view: an annotated view of the model.
+        setting: what drifts are measured with.
         site: the site.
         steps: its path.
         moments: of the context of each of its projections.
-        data: what to measure on.
-        provider: where to run.
-        main: the output that drift is measured on.
-        effect: the user's measure.
     """
     if not steps:
         return ()
@@ -70,9 +86,9 @@ def measured_path(
         originals |= _stored(linear)
         for refit, more in zip(refits, _refits(projection, linear, moment, measured), strict=True):
             refit |= more
-    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    parts = halves(view, site, outputs, provider, open_weights=originals)
-    meters = [EffectMeter(main, data.inputs, effect) for _ in measured]
+    parts = halves(setting.view, site, setting.outputs, setting.provider, open_weights=originals)
+    data = setting.data
+    meters = [EffectMeter(setting.main, data.inputs, setting.effect) for _ in measured]
     for feed in data.feeds:
         prepared = {**feed, **run_feed(parts.before, feed, data.source), **originals}
         before = parts.outputs(prepared, site, ())
@@ -112,22 +128,25 @@ def _refits(
 
 
 def measured_paths(
-    view: GraphView,
+    setting: DriftSetting,
     sites: Sequence[AttentionSite],
     paths: Mapping[int, Sequence[Sequence[Step]]],
-    moments: dict[int, tuple[Moments, ...]],
-    data: Calibration,
-    provider: Provider,
-    main: MainOutput,
-    effect: Measure | None = None,
+    moments: Mapping[int, Sequence[Moments]],
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
-    """`measured_path` for every path of every site, those of one site merged."""
+    """`measured_path` for every path of every site, those of one site merged.
+
+    Args:
+        setting: what drifts are measured with.
+        sites: the sites.
+        paths: the paths of each, by its index.
+        moments: of the contexts of its projections, by its index.
+        progress: told what is being done.
+    """
     found = {}
     for number, site in enumerate(sites, 1):
         found[site.index] = merged(
-            measured_path(view, site, path, moments[site.index], data, provider, main, effect)
-            for path in paths[site.index]
+            measured_path(setting, site, path, moments[site.index]) for path in paths[site.index]
         )
         progress("measuring what cuts cost, site by site", number, len(sites))
     return found
