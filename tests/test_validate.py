@@ -22,7 +22,7 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.edit.plan import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.edit.records import REMOVED_KEY, VALIDATION_KEY
 from onnxheadprune.validation import deployed
 from tests import toys
 from tests.corruptions import (
@@ -173,7 +173,7 @@ def test_a_wrong_weight_is_seen_in_the_outputs_alone(
     corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bit-by-bit comparison of weights is a second net; the first must hold without it."""
-    monkeypatch.setattr("onnxheadprune.validation.altered_weights", lambda *_: (0, []))
+    monkeypatch.setattr("onnxheadprune.validation.proof.weight_problems", lambda *_: (0, []))
     model = toys.attention()
     smaller = pruned(model)
     corrupt(smaller)

@@ -70,7 +70,7 @@ def validate(given: ValidateOptions) -> int:
     from onnxheadprune.cli.report.gates import gate_rows
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
-    from onnxheadprune.validation import ValidationRequest, compared
+    from onnxheadprune.validation import ValidationRequest, prove
     from onnxheadprune.validation.gates import drift_gate
 
     running = given.running
@@ -78,7 +78,7 @@ def validate(given: ValidateOptions) -> int:
         given.heads, running.data, running.provider, running.seed, given.metric, read_effect(given.drift)
     )
     with err().status("validating"):
-        result = compared(given.model, given.pruned, request)
+        result = prove(given.model, given.pruned, request)
     gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
     document = result.to_dict()
     if given.min_speedup is not None and result.passed:

@@ -8,8 +8,9 @@ from onnx import ModelProto
 
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion import FuseMode, fuse, fused_record
+from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.likeness import Likeness, likeness
 from onnxheadprune.validation.weights import Weights

@@ -43,6 +43,9 @@ class Findings:
     refit: RefitDrift | None = None
 
 
+NOTHING_RAN = Findings((), (), (), None, None, {})
+
+
 def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
 
@@ -58,7 +61,7 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
     try:
         bench = _Bench(models, request, metric)
     except _PrunedFailedError as error:
-        return Findings((), (str(error),), (), None, None, {})
+        return replace(NOTHING_RAN, problems=(str(error),))
     bench.random_cases(request.seed)
     if models.wide is not None:
         bench.wide_cases(models.wide, request.seed)

@@ -19,7 +19,8 @@ from onnxheadprune.attention.planning import analyse, plan_pruning, require_some
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, load_model, open_structure

@@ -133,6 +133,12 @@ class AttentionSite:
         return self.reason is None
 
     @property
+    def projection_names(self) -> tuple[str, ...]:
+        """Names of what the projections give: what the site is known by when the model is pruned."""
+        outputs = (projection.node.outputs[0] for projection in self.projections)
+        return tuple(value.name for value in outputs if value is not None)
+
+    @property
     def original_heads(self) -> tuple[int, ...]:
         """The original model's index of each present head."""
         gone = set(self.removed)
