@@ -20,6 +20,7 @@ from onnxheadprune.selection.activations.data import Calibration, calibration_da
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import DriftSetting, measured_paths
+from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
@@ -30,21 +31,6 @@ from onnxheadprune.selection.space import SearchSpace, Selection
 
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see all of them."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What costs of cuts are measured on.
-
-    Attributes:
-        data: calibration data.
-        provider: where to run.
-        effect: the measure of drift; None goes by the kind of output.
-    """
-
-    data: Calibration
-    provider: Provider
-    effect: Measure | None = None
 
 
 @dataclass(frozen=True)
