@@ -16,11 +16,11 @@ from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection import Limits, Requirements, Selection, search_space, select_heads
+from onnxheadprune.selection import Evidence, Limits, Requirements, Selection, search_space, select_heads
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
-from onnxheadprune.selection.curves import DriftSetting, measured_path
+from onnxheadprune.selection.curves import measured_path
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import scores_from_dict
@@ -270,16 +270,14 @@ def test_no_site_can_lose_heads() -> None:
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
     moments = context_moments(view.model, sites, data, HERE)
-    main = main_output(view, ())
-    assert main is not None
-    setting = DriftSetting(view, data, HERE, main)
+    evidence = Evidence(data, HERE)
     for site in sites:
         steps = reconstruction_path(site, moments[site.index])
-        found = measured_path(setting, site, steps, moments[site.index])
+        found = measured_path(view, site, steps, moments[site.index], evidence)
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
-        assert measured_path(setting, site, (), moments[site.index]) == ()
+        assert measured_path(view, site, (), moments[site.index], evidence) == ()
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -294,7 +292,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
-    (found,) = measured_path(DriftSetting(view, data, HERE, main), sites[0], steps, moments[0])
+    (found,) = measured_path(view, sites[0], steps, moments[0], Evidence(data, HERE))
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
     assert linear is not None

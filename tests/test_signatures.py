@@ -70,7 +70,7 @@ def says_any(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
 
 def test_no_function_takes_more_than_seven_parameters() -> None:
     long = {name for path in FILES for name, function in functions(path) if len(parameters(function)) > MOST}
-    assert long == FRONT_DOORS | LONG_PRIVATE
+    assert FRONT_DOORS <= long <= FRONT_DOORS | LONG_PRIVATE
 
 
 def test_commands_and_workflow_say_their_types() -> None:

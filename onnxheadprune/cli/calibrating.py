@@ -13,7 +13,6 @@ from onnxheadprune.cli.options import FILE, Running, stacked
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.selection.activations import Calibration
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -103,7 +102,7 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
     )
 
 
-def read_data(model: Path | None, samples: Samples, running: Running) -> DataSource | Calibration | None:
+def read_data(model: Path | None, samples: Samples, running: Running) -> DataSource | None:
     """The data that the options name.
 
     Args:

@@ -22,7 +22,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection import Evidence, Requirements, SearchSpace, Selection, search_space
 from onnxheadprune.selection.activations.contexts import run_feed
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
 from onnxheadprune.selection.scoring.ablation import require_main
@@ -56,7 +56,7 @@ class Chooser:
     def __init__(
         self,
         model: LoadedModel,
-        data: DataSource | Calibration | None,
+        data: DataSource | None,
         provider: Provider,
         trying: Trying = Trying(),
         progress: Progress = silent,

@@ -8,22 +8,20 @@ outputs is measured. The part of the model before the site runs once (`scoring.s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.contexts import run_feed
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments, ridge
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Step, merged
 from onnxheadprune.selection.scoring.suffix import halves
 
@@ -35,42 +33,21 @@ POINTS = 6
 """Steps of a path to measure; the others are interpolated along their error."""
 
 
-@dataclass(frozen=True, eq=False)
-class DriftSetting:
-    """What the drifts of cuts of one model are measured with.
-
-    Attributes:
-        view: an annotated view of the model.
-        data: what to measure on.
-        provider: where to run.
-        main: the output that drift is measured on.
-        effect: the user's measure, None goes by the kind of output.
-    """
-
-    view: GraphView
-    data: Calibration
-    provider: Provider
-    main: MainOutput
-    effect: Measure | None = None
-
-    @property
-    def outputs(self) -> list[str]:
-        """The outputs that a measure sees: a user's own sees all of them."""
-        if callable(self.effect):
-            return [info.name for info in self.view.model.graph.output]
-        return [self.main.name]
-
-
 def measured_path(
-    setting: DriftSetting, site: AttentionSite, steps: Sequence[Step], moments: Sequence[Moments]
+    view: GraphView,
+    site: AttentionSite,
+    steps: Sequence[Step],
+    moments: Sequence[Moments],
+    evidence: Evidence,
 ) -> tuple[Step, ...]:
     """A path with drifts in place of errors.
 
     Args:
-        setting: what drifts are measured with.
+        view: an annotated view of the model.
         site: the site.
         steps: its path.
         moments: of the context of each of its projections.
+        evidence: what drifts are measured on.
     """
     if not steps:
         return ()
@@ -86,9 +63,12 @@ def measured_path(
         originals |= _stored(linear)
         for refit, more in zip(refits, _refits(projection, linear, moment, measured), strict=True):
             refit |= more
-    parts = halves(setting.view, site, setting.outputs, setting.provider, open_weights=originals)
-    data = setting.data
-    meters = [EffectMeter(setting.main, data.inputs, setting.effect) for _ in measured]
+    data, main = evidence.data, require_main(view)
+    # A measure of the user's sees all outputs.
+    every = [info.name for info in view.model.graph.output]
+    outputs = every if callable(evidence.effect) else [main.name]
+    parts = halves(view, site, outputs, evidence.provider, open_weights=originals)
+    meters = [EffectMeter(main, data.inputs, evidence.effect) for _ in measured]
     for feed in data.feeds:
         prepared = {**feed, **run_feed(parts.before, feed, data.source), **originals}
         before = parts.outputs(prepared, site, ())
@@ -128,25 +108,27 @@ def _refits(
 
 
 def measured_paths(
-    setting: DriftSetting,
+    view: GraphView,
     sites: Sequence[AttentionSite],
     paths: Mapping[int, Sequence[Sequence[Step]]],
     moments: Mapping[int, Sequence[Moments]],
+    evidence: Evidence,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
     """`measured_path` for every path of every site, those of one site merged.
 
     Args:
-        setting: what drifts are measured with.
+        view: an annotated view of the model.
         sites: the sites.
         paths: the paths of each, by its index.
         moments: of the contexts of its projections, by its index.
+        evidence: what drifts are measured on.
         progress: told what is being done.
     """
     found = {}
     for number, site in enumerate(sites, 1):
         found[site.index] = merged(
-            measured_path(setting, site, path, moments[site.index]) for path in paths[site.index]
+            measured_path(view, site, path, moments[site.index], evidence) for path in paths[site.index]
         )
         progress("measuring what cuts cost, site by site", number, len(sites))
     return found

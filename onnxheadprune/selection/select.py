@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
@@ -16,13 +16,12 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.curves import DriftSetting, measured_paths
+from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
@@ -54,7 +53,7 @@ def select_heads(
     ratio: float | None = None,
     keep: int | None = None,
     scores: HeadScores | None = None,
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     limits: Limits | None = None,
     protect: str | None = None,
     provider: str | Provider = AUTO,
@@ -159,10 +158,8 @@ def _measured_paths(
             paths[site.index] = [
                 reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
             ]
-    setting = DriftSetting(
-        analysis.view, data.subset(SAMPLES_TO_MEASURE), provider, require_main(analysis.view), evidence.effect
-    )
-    return measured_paths(setting, start.sites, paths, moments, progress)
+    some = replace(evidence, data=data.subset(SAMPLES_TO_MEASURE))
+    return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:

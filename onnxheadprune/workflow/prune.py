@@ -33,7 +33,6 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import refitted, sealed
@@ -167,7 +166,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     provider: str = AUTO,
     seed: int = 0,
     keep_cache_shape: bool = False,
@@ -320,13 +319,13 @@ def _chosen(
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if choice.wish is None and not choice.compensate:
-        return None, data.as_data() if isinstance(data, Calibration) else data
+        return None, data
     where = resolve_provider(request.run.provider) if provider is None else provider
     trying = Trying(choice.compensate, choice.effect, request.contract, request.fuse)
     chooser = Chooser(loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     # Exactness shows on few samples; more would only take time.
-    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
+    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
 
 
 def _provider(asked: str, fuse: FuseMode) -> Provider | None:

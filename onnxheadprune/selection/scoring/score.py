@@ -53,7 +53,7 @@ def score_heads(
     model: ModelLike,
     *,
     method: Method = "reconstruction",
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
     executor: Executor | None = None,
