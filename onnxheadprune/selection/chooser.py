@@ -247,7 +247,7 @@ class Chooser:
         on both stays within the limit.
         """
         trials: list[Trial] = []
-        best: dict[int, Chosen] = {}
+        tried: dict[int, Chosen] = {}
         allowed = limit * (1 - ROUNDING)
 
         def too_far(count: int) -> bool:
@@ -255,20 +255,21 @@ class Chooser:
                 return False
             chosen = self.completed(space.removing(count))
             drift = self._largest_drift(chosen, allowed)
-            best[count] = chosen
+            tried[count] = chosen
             trials.append(Trial(chosen.selection.count, drift, drift <= allowed))
             self.progress(f"measuring: without {count} heads the drift is {drift:.2g}", len(trials), 0)
             # What is no number is not near.
             return not drift <= allowed
 
-        most = space.most()
-        count = most if not too_far(most) else _smallest(most, too_far) - 1
-        if not trials or not any(trial.meets for trial in trials):
+        count = space.most()
+        if too_far(count):
+            count = _smallest(count, too_far) - 1
+        if not any(trial.meets for trial in trials):
+            unit = next(iter(tried.values())).unit
             raise RefusedError(
-                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g}"
-                f" ({next(iter(best.values())).unit})"
+                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g} ({unit})"
             )
-        chosen = best.get(count) or self.completed(space.removing(count))
+        chosen = tried[count] if count in tried else self.completed(space.removing(count))
         return replace(chosen, trials=tuple(trials))
 
     def _largest_drift(self, chosen: Chosen, allowed: float) -> float:
