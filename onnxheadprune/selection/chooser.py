@@ -264,6 +264,8 @@ class Chooser:
         count = space.most()
         if too_far(count):
             count = _smallest(count, too_far) - 1
+        if not trials:
+            raise RefusedError("no head can go: protected heads, floors and groups of KV heads leave none")
         if not any(trial.meets for trial in trials):
             unit = next(iter(tried.values())).unit
             raise RefusedError(
