@@ -32,7 +32,7 @@ from onnxheadprune.edit.plan import (
     SiteCut,
     fingerprint,
 )
-from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_record, pruning_text
+from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
@@ -128,9 +128,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
                 f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
                 " is used elsewhere; leave at least one head"
             )
-    record = pruning_record(model)
-    cuts = _cuts(sites, chosen, present, record)
-    edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites, record)))] = frozenset()
+    cuts = _cuts(sites, chosen, present)
+    edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))
         for edit, by in zip(_fresh_names(view, list(edits)), edits.values(), strict=True)
@@ -206,7 +205,6 @@ def _cuts(
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],
     present: Mapping[int, tuple[int, ...]],
-    record: Sequence[RecordedSite],
 ) -> tuple[SiteCut, ...]:
     known = {site.index for site in sites}
     cuts = [
@@ -224,16 +222,16 @@ def _cuts(
     # Sites that an earlier pruning removed as a whole are no longer in the graph, only in its record.
     cuts += [
         SiteCut(entry.index, entry.name, entry.num_heads, entry.kv_num_heads, (), entry.removed)
-        for entry in record
+        for entry in sites.record
         if entry.index not in known
     ]
     return tuple(sorted(cuts, key=lambda cut: cut.index))
 
 
-def _recorded(cuts: Sequence[SiteCut], sites: Sites, record: Sequence[RecordedSite]) -> list[RecordedSite]:
+def _recorded(cuts: Sequence[SiteCut], sites: Sites) -> list[RecordedSite]:
     """What the pruned model says about itself: this cut and all before it, sites known by their first names."""
     names = {site.index: site.projection_names for site in sites}
-    names |= {entry.index: entry.projections for entry in record if entry.projections}
+    names |= {entry.index: entry.projections for entry in sites.record if entry.projections}
     return [
         RecordedSite(
             cut.index,

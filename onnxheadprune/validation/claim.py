@@ -22,7 +22,6 @@ from onnxheadprune.edit.records import (
     RecordedSite,
     Records,
     RefitRecord,
-    pruning_record,
     read_records,
 )
 from onnxheadprune.errors import UsageError
@@ -72,7 +71,7 @@ def read_claim(
     _check_same_names(original, pruned, names)
     theirs = read_records(pruned)
     analysis = analysis_of(original, names[0])
-    gone = [entry for entry in pruning_record(original) if not entry.heads_left]
+    gone = [entry for entry in analysis.sites.record if not entry.heads_left]
     pairs = _paired(theirs.removed, analysis.sites)
     fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
     spec = _recorded(theirs, gone, pairs, names) if heads is None else heads

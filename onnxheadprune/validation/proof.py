@@ -51,7 +51,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     problems = [*claim.problems, *invalid, *strange]
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
     subject = before.changed(with_stored(before.proto, refits)) if refits else before
-    planned, alike = find_likeness(subject, after, plan, names[0])
+    planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
 

@@ -59,5 +59,6 @@ def sites_of(view: GraphView, name: str) -> Sites:
     """
     with analysing(view.model, name):
         found, left_out = find_structural(view)
-        sites = tuple(with_history(found, pruning_record(view.model)))
-        return Sites(name, sites, left_out.near_misses, left_out.no_heads)
+        record = pruning_record(view.model)
+        sites = tuple(with_history(found, record))
+        return Sites(name, sites, left_out.near_misses, left_out.no_heads, record)
