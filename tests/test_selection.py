@@ -24,6 +24,7 @@ from onnxheadprune.selection.curves import measured_path
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import scores_from_dict
+from onnxheadprune.selection.wishes import Faster, Keep, Near, Share, Target, Wish
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -313,3 +314,21 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
     assert counts == [1, 2, 3, 4, 5, 6, 6, 6]
     costs = [sum(base.removing(count).costs.values()) for count in range(1, 7)]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({"ratio": 0.5}, Share(0.5)),
+        ({"ratio": 0.5, "rounds": 3}, Share(0.5, 3)),
+        ({"keep": 2}, Keep(2)),
+        ({"target_speedup": 1.5}, Faster(1.5)),
+        ({"max_drift": 0.1}, Near(0.1)),
+    ],
+)
+def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Target) -> None:
+    limits = Limits(floor=2, multiple_of=2)
+    wish = Wish(**given, limits=limits, protect="0:1", sizes={"batch": [4]})
+    assert wish.target == target
+    assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})
+    assert Wish(**given).requirements == Requirements()
