@@ -115,6 +115,7 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
@@ -250,6 +251,11 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")},
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "report": {
+        "results": shown("curve.json"),
+        "output": shown("-o", "page.html"),
+        "as_json": shown("--json"),
+    },
 }
 """One entry per parameter of each command; a parameter without one fails the suite."""
 
