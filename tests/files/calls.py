@@ -117,6 +117,7 @@ CALLS = (
         {"csv_path": ("--csv", "b.csv"), "plot": ("--plot", "p.pdf")},
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
+    Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())
 """The output is a folder here, which has rules of its own."""
