@@ -38,6 +38,13 @@ SLOWER = 1
 )
 @click.option("--csv", "csv_path", type=OUTPUT, metavar="FILE", help="Also write the numbers as CSV.")
 @click.option(
+    "--export-markdown",
+    "markdown",
+    type=OUTPUT,
+    metavar="FILE",
+    help="Also write the latencies as a Markdown table.",
+)
+@click.option(
     "--plot",
     type=OUTPUT,
     metavar="FILE",
@@ -50,6 +57,7 @@ def bench(
     as_json: bool,
     min_speedup: float | None,
     csv_path: Path | None,
+    markdown: Path | None,
     plot: Path | None,
     no_memory: bool,
     **settings: Any,
@@ -63,6 +71,7 @@ def bench(
     from onnxheadprune.benchmarking.gates import speed_gates
     from onnxheadprune.cli.report.benchmark import benchmark_report
     from onnxheadprune.cli.report.benchmark_csv import write_csv
+    from onnxheadprune.cli.report.benchmark_markdown import write_markdown
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.gates import gate_rows
@@ -75,6 +84,8 @@ def bench(
     gates = [] if min_speedup is None else speed_gates(result, min_speedup)
     if csv_path is not None:
         write_csv(result, csv_path)
+    if markdown is not None:
+        write_markdown(result, markdown)
     if plot is not None:
         plot_latencies(result, plot)
     if as_json:

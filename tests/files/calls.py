@@ -114,7 +114,11 @@ CALLS = (
     Call(
         "bench",
         "@model.onnx @pruned.onnx",
-        {"csv_path": ("--csv", "b.csv"), "plot": ("--plot", "p.pdf")},
+        {
+            "csv_path": ("--csv", "b.csv"),
+            "markdown": ("--export-markdown", "b.md"),
+            "plot": ("--plot", "p.pdf"),
+        },
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),

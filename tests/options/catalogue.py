@@ -246,6 +246,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "seed": shown("--seed", "7"),
         "min_speedup": shown("--min-speedup", "50"),
         "csv_path": shown("--csv", "table.csv"),
+        "markdown": shown("--export-markdown", "table.md"),
         "plot": shown("--plot", "picture.svg"),
         "as_json": shown("--json"),
     },
