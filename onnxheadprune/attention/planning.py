@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
-from onnxheadprune.attention.sites.find import pruning_record
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import (
-    REMOVED_KEY,
-    REMOVED_VERSION,
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
     SiteCut,
     fingerprint,
 )
+from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
 from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
@@ -111,8 +107,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     if uneven is not None:
         raise RefusedError(uneven)
     swept, edits = _swept_edits(view, sites, present, contract)
-    cuts = _cuts(sites, chosen, present, pruning_record(analysis.model))
-    edits[_metadata(cuts)] = frozenset()
+    cuts = _cuts(sites, chosen, present)
+    edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     io = _narrowed_io(swept)
     plan = PrunePlan(
         analysis.name,
@@ -156,12 +152,6 @@ def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tup
     renamed = with_fresh_names(view, list(edits))
     sites = [tuple(sorted(names)) for names in edits.values()]
     return tuple(PlannedEdit(edit, names) for edit, names in zip(renamed, sites, strict=True))
-
-
-def _metadata(cuts: Sequence[SiteCut]) -> SetMetadata:
-    """The record of what is removed, which a pruned model carries."""
-    record = {"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]}
-    return SetMetadata(REMOVED_KEY, json.dumps(record))
 
 
 def _narrowed_io(swept: Sweep) -> dict[str, Live]:
@@ -226,7 +216,6 @@ def _cuts(
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],
     present: Mapping[int, tuple[int, ...]],
-    record: Sequence[SiteCut],
 ) -> tuple[SiteCut, ...]:
     known = {site.index for site in sites}
     cuts = [
@@ -243,21 +232,28 @@ def _cuts(
     ]
     # Sites that an earlier pruning removed as a whole are no longer in the graph, only in its record.
     cuts += [
-        dataclasses.replace(cut, removed=(), removed_before=cut.removed)
-        for cut in record
-        if cut.index not in known
+        SiteCut(entry.index, entry.name, entry.num_heads, entry.kv_num_heads, (), entry.removed)
+        for entry in sites.record
+        if entry.index not in known
     ]
     return tuple(sorted(cuts, key=lambda cut: cut.index))
 
 
-def _record(cut: SiteCut) -> dict[str, Any]:
-    return {
-        "index": cut.index,
-        "name": cut.name,
-        "num_heads": cut.num_heads,
-        "kv_num_heads": cut.kv_num_heads,
-        "removed": sorted({*cut.removed, *cut.removed_before}),
-    }
+def _recorded(cuts: Sequence[SiteCut], sites: Sites) -> list[RecordedSite]:
+    """What the pruned model says about itself: this cut and all before it, sites known by their first names."""
+    names = {site.index: site.projection_names for site in sites}
+    names |= {entry.index: entry.projections for entry in sites.record if entry.projections}
+    return [
+        RecordedSite(
+            cut.index,
+            cut.name,
+            cut.num_heads,
+            cut.kv_num_heads,
+            tuple(sorted({*cut.removed, *cut.removed_before})),
+            names.get(cut.index, ()),
+        )
+        for cut in cuts
+    ]
 
 
 def _io_sentence(view: GraphView, name: str, live: Live) -> str:
