@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxheadprune import prune
+from onnxheadprune.cli import main
 from onnxheadprune.model.storage.spans import own_location
 from onnxheadprune.model.storage.wire import structure
 
@@ -73,6 +74,20 @@ def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **se
     return os.WIFSIGNALED(status)
 
 
+def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:
+    """The exit code of a command that is interrupted, as by Ctrl-C, at such a step."""
+
+    def action() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with stderr.open("w") as stream, contextlib.redirect_stderr(stream):
+            with _watched(_counted(), step, signal.SIGINT):
+                code = main([str(argument) for argument in arguments])
+        os._exit(code)
+
+    _, status = os.waitpid(in_child(action), 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 def _counted() -> Iterator[int]:
     number = 0
     while True:
@@ -81,14 +96,14 @@ def _counted() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _watched(counter: Iterator[int], step: int) -> Iterator[None]:
+def _watched(counter: Iterator[int], step: int, sent: signal.Signals = signal.SIGKILL) -> Iterator[None]:
     def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if next(counter) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
             result = function(*args, **kwargs)
             if next(counter) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
             return result
 
         return call

@@ -22,7 +22,14 @@ from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.stage import uninterrupted
 from tests import toys
 from tests.conftest import ROOT, Outcome
-from tests.crashes import complete, in_child, litter, pruned_and_killed_after, pruned_and_killed_at
+from tests.crashes import (
+    complete,
+    in_child,
+    interrupted_at,
+    litter,
+    pruned_and_killed_after,
+    pruned_and_killed_at,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 ELEMENTS = 200_000
@@ -122,9 +129,9 @@ def test_the_check_can_fail(target: Path) -> None:
 
 
 @pytest.mark.parametrize("external", ["never", "always"])
-def test_interrupted(source: Path, target: Path, external: str) -> None:
+def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, external: str) -> None:
     old, new = states(source, target, external)
-    arguments = [
+    arguments = (
         "prune",
         source,
         "-o",
@@ -134,16 +141,41 @@ def test_interrupted(source: Path, target: Path, external: str) -> None:
         "--no-validate",
         "--external-data",
         external,
+    )
+    errors, codes = tmp_path / "errors", list[int]()
+    while not codes or codes[-1] != 0:
+        codes.append(interrupted_at(3 * len(codes), errors, *arguments))
+        assert codes[-1] in (0, 130), errors.read_text()
+        if codes[-1] == 130:
+            assert errors.read_text().strip() == "error: interrupted"
+        assert complete(target) in (old, new)
+        assert not litter(target.parent, target)
+    assert codes.count(130) > 3
+    assert complete(target) == new
+
+
+def test_interrupted_whenever(source: Path, target: Path) -> None:
+    """Also while modules are loaded, for what native ones make of it."""
+    old, new = states(source, target, "always")
+    arguments = [
+        "prune",
+        source,
+        "-o",
+        target,
+        "--heads",
+        "0:2",
+        "--no-validate",
+        "--external-data",
+        "always",
     ]
     command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
-    for wait in (0.3, 0.4, 0.5, 0.6):
+    for wait in (0.2, 0.5):
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-        # Native modules that are stopped while they load may turn an interrupt into anything.
         assert process.returncode in (0, 130, -signal.SIGINT) or "import" in errors, errors
         if process.returncode == 130:
             assert errors.strip() == "error: interrupted"

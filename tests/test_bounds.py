@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import resource
-import signal
 import struct
 import zipfile
 import zlib
@@ -32,7 +31,7 @@ from onnxheadprune.selection.scoring import read_scores
 from tests import toys, toys_genai
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
-from tests.limits import bounded, within
+from tests.limits import bounded, limit_work, within
 
 Change = Callable[[ModelProto], None]
 
@@ -126,14 +125,14 @@ GROWING: dict[str, Change] = {
 
 @pytest.mark.parametrize("name", GROWING)
 def test_values_that_grow_while_they_are_followed(name: str) -> None:
-    """Within a gigabyte and 20 seconds; what cannot be followed stays unknown, and the site is found."""
+    """Within a gigabyte and 20 seconds of work; what cannot be followed stays unknown, and the site is found."""
     model = toys.attention()
     GROWING[name](model)
 
     def inspected() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_DATA, (used + 2**30, used + 2**30))
-        signal.alarm(20)
+        limit_work(20)
         assert len(find_sites(model)) == 1
 
     _, status = os.waitpid(in_child(inspected), 0)

@@ -38,7 +38,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
             pass_fds=[write],
             env=os.environ | environment,
         )
