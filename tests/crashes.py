@@ -79,9 +79,12 @@ def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:
 
     def action() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        with stderr.open("w") as stream, contextlib.redirect_stderr(stream):
-            with _watched(_counted(), step, signal.SIGINT):
-                code = main([str(argument) for argument in arguments])
+        with (
+            stderr.open("w") as stream,
+            contextlib.redirect_stderr(stream),
+            _watched(_counted(), step, signal.SIGINT),
+        ):
+            code = main([str(argument) for argument in arguments])
         os._exit(code)
 
     _, status = os.waitpid(in_child(action), 0)
