@@ -62,16 +62,24 @@ def pruned_and_killed_after(seconds: float, source: Path, target: Path, heads: s
     return os.WIFSIGNALED(status)
 
 
-def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
-    """Kills a pruning process just before (even steps) or after (odd ones) a call of the system."""
+def killed_at(step: int, action: Callable[[], Any]) -> bool:
+    """Kills a process that does something just before (even steps) or after (odd ones) a call of the system.
 
-    def action() -> None:
-        counter = _counted()
-        with _watched(counter, step):
-            prune(source, heads, target, validate=False, **settings)
+    Returns:
+        Whether it had that many steps.
+    """
 
-    _, status = os.waitpid(in_child(action), 0)
+    def watched() -> None:
+        with _watched(_counted(), step):
+            action()
+
+    _, status = os.waitpid(in_child(watched), 0)
     return os.WIFSIGNALED(status)
+
+
+def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
+    """Kills a pruning process at a step."""
+    return killed_at(step, lambda: prune(source, heads, target, validate=False, **settings))
 
 
 def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:
