@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
+from onnxheadprune.cli.report import progress
 from onnxheadprune.selection import speed as speeding
 from onnxheadprune.workflow import batch_worker
 
@@ -73,6 +75,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Runs the command line in this process; captures file descriptors, so native noise counts too."""
     # Workers of pytest-xdist inherit the width of the terminal that started them.
     monkeypatch.delenv("COLUMNS", raising=False)
+    # A busy machine takes long enough for lines of progress, which have tests of their own.
+    monkeypatch.setattr(progress, "QUIET_SECONDS", math.inf)
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()
@@ -109,8 +113,8 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Here:
     """A worker of a batch without a process of its own."""
 
-    def run(self, job: batch_worker.Job) -> dict[str, Any]:
-        return {**batch_worker._done(job), "seconds": 0.0}
+    def run(self, job: batch_worker.Job) -> batch_worker.Outcome:
+        return batch_worker._done(job)
 
     def close(self) -> None:
         """Nothing to end."""
