@@ -73,7 +73,7 @@ def test_every_file_of_operators_is_loaded() -> None:
 
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
-    "rule": "from onnxheadprune.liveness.registry import rule_for; rule_for(node)",
+    "rule": "from onnxheadprune.liveness.asking import has_law; has_law(node)",
     "layout": "from onnxheadprune.liveness.fused import layout_of; layout_of(node)",
     "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
 }

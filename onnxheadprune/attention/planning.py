@@ -28,7 +28,8 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
-from onnxheadprune.liveness.sweep import Sweep, sweep
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing

@@ -132,14 +132,18 @@ def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     sizes = []
     for axis in span:
         dim = value.shape[axis]
-        period = max(have.period(axis), wanted.period(axis))
-        sizes.append(period if axis == first and isinstance(dim, Symbolic) else _number(dim))
+        if isinstance(dim, Symbolic):
+            if axis != first:
+                # A period behind other axes is no stretch of the buffer.
+                raise RefusedError(
+                    f"axis {axis} of {value.name} has no fixed size, so that nothing can be picked from it"
+                )
+            dim = max(have.period(axis), wanted.period(axis))
+        sizes.append(dim)
     asked = wanted.aligned(span, sizes) != 0
     kept = have.aligned(span, sizes) != 0
     ranks = (np.cumsum(kept.reshape(-1)) - 1)[asked.reshape(-1)]
-    dense = Live.over(span, asked).dense_shape() if asked.ndim > 1 else (int(asked.sum()),)
-    counts = _spread_counts(span, asked, dense)
-
+    counts = _compacted(span, asked)
     edits: list[Edit] = []
 
     def constant(suffix: str, *numbers: int) -> str:
@@ -166,17 +170,12 @@ def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     return edits, result
 
 
-def _spread_counts(span: list[int], asked: np.ndarray, dense: tuple[int, ...] | None) -> list[int]:
-    """Compacted sizes for every axis of the span, those without variation included."""
+def _compacted(span: list[int], asked: np.ndarray) -> list[int]:
+    """The size of every axis of the span once it holds `asked` alone, those without variation included."""
     live = Live.over(span, asked)
     shape = live.dense_shape()
-    assert shape is not None and dense is not None
+    assert shape is not None
     return [
         shape[live.axes.index(axis)] if axis in live.axes else asked.shape[position]
         for position, axis in enumerate(span)
     ]
-
-
-def _number(dim: object) -> int:
-    assert isinstance(dim, int)
-    return dim

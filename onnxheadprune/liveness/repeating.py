@@ -23,11 +23,11 @@ from onnxheadprune.edit.edits import (
     SetInput,
     SliceTensor,
 )
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.freezing import reads_own_shape
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.observers import reads_own_shape
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.facts import (
     ADDS,
@@ -100,31 +100,23 @@ class _Copy:
         if wanted == self.kept.get(value, FULL):
             return value.name
         node = value.producer
-        if (
-            node is None
-            or hops == 0
-            or len(node.outputs) != 1
-            or node.domain
-            or reads_own_shape(node, self.kept)
-        ):
+        if node is None or hops == 0 or node.domain or node not in REPEATED or len(node.outputs) != 1:
             return None
-        entry = rule_for(node)
-        if entry is None or node not in REPEATED:
+        if reads_own_shape(node, self.kept):
             return None
         if node in WORKING and not _cuts_stored(node):
             self.budget -= 1
-        answer = entry.function(node, [wanted])
+        answer = ask(node, [wanted], MASKS)
         if self.budget < 0 or isinstance(answer, Refusal):
             return None
         inputs: list[str] = []
         needs: dict[int, Live] = {}
         for index, source in enumerate(node.inputs):
-            need = None if source is None else admissible(answer.inputs.get(index, FULL), source)
-            name = "" if source is None else None if need is None else self.make(source, need, hops - 1)
+            needs[index] = FULL if source is None else answer.inputs.get(index, FULL)
+            name = "" if source is None else self.make(source, needs[index], hops - 1)
             if name is None:
                 return None
             inputs.append(name)
-            needs[index] = need or FULL
         rewritten = [] if answer.rewrite is None else list(answer.rewrite(needs))
         return self._node(node, inputs, rewritten)
 

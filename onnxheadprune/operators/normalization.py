@@ -151,7 +151,7 @@ def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     along = live.only([1])
     rows = along.array.reshape(groups, -1)
-    if along.array.dtype.kind != "i" and np.any((rows != 0) != (rows[:, :1] != 0)):
+    if not along.numbers_positions and np.any((rows != 0) != (rows[:, :1] != 0)):
         return coupled(node)
     kept = int(np.count_nonzero(rows[:, 0]))
     vector = along.renumbered({1: 0})

@@ -91,7 +91,7 @@ def _with_unread(node: Node, lives: Sequence[Live], axis: int) -> Sequence[Live]
     read = [live for live, alone in zip(lives, unread, strict=True) if not alone]
     if not any(unread) or not read or axis in read[0].axes or any(live != read[0] for live in read):
         return lives
-    if read[0].is_dead or read[0].array.dtype.kind != "b":
+    if read[0].is_dead or not read[0].is_mask:
         return lives
     return [read[0] if alone else live for live, alone in zip(lives, unread, strict=True)]
 

@@ -14,11 +14,14 @@ from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.carriers import carrier_outputs
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.observers import carrier_outputs
-from onnxheadprune.liveness.registry import Answer, rule_for
-from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -150,19 +153,19 @@ def bits_of(heads: Iterable[int]) -> int:
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
     """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
-    layout, entry = layout_of(core.node), rule_for(core.node)
-    if layout is None or entry is None:
+    layout = layout_of(core.node)
+    if layout is None:
         return Sweep()
     bits = np.array([bits_of([head]) for head in owner], dtype=object)
     if len(layout.out_axes) == 1:
         bits = np.repeat(bits, layout.v_head_size)
     lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
-    answer = entry.function(core.node, lives)
-    if not isinstance(answer, Answer):
+    answer = ask(core.node, lives, Labels(everyone))
+    if isinstance(answer, Refusal):
         return Sweep()
     return sweep(
         [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
-        labels=everyone,
+        domain=Labels(everyone),
     )
 
 
@@ -197,16 +200,15 @@ def _head_shape(core: Core) -> tuple[int, ...]:
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
     """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
     found = core_product(core.node)
-    entry = rule_for(core.node)
-    assert found is not None and entry is not None
-    answer = entry.function(core.node, [bits])
-    assert isinstance(answer, Answer)
+    answer = ask(core.node, [bits], Labels(everyone))
+    assert found is not None and not isinstance(answer, Refusal)
     feature = found.out_axes[core.feature_axes[0]]
     value_index = found.owners(feature)[0]
     others = [index for index in found.indices if index != value_index]
     walks = [
         sweep(
-            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices], labels=everyone
+            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices],
+            domain=Labels(everyone),
         )
         for indices in ([value_index], others)
     ]
@@ -225,7 +227,7 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
     assert found is not None
     return sweep(
         [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],
-        labels=everyone,
+        domain=Labels(everyone),
     )
 
 
@@ -271,7 +273,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
     labelled = False
     for live in _leaves(walk):
         found = {int(item) for item in live.array.reshape(-1)}
-        if not live.axes and (live.array.dtype.kind == "b" or found == {everyone}):
+        if not live.axes and (live.is_mask or found == {everyone}):
             continue
         labelled = True
         for bits in found:

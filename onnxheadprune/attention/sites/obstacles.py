@@ -9,7 +9,7 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
     ELEMENTWISE,
     FLATTENS,

@@ -29,7 +29,8 @@ from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.sweep import Sweep, sweep
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import ADDS, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 

@@ -18,12 +18,12 @@ from onnxheadprune.attention.sites.evidence import without_blind
 from onnxheadprune.attention.sites.fused import is_fused_core, split_fused
 from onnxheadprune.attention.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.attention.sites.within import Classes, within_heads
+from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.liveness.sweep import admissible
-from onnxheadprune.model.graph.facts import JOINS, SPLITS
+from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -86,13 +86,9 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
     product = is_product(node)
     if product is not None:
         return classify(node, product, live), []
-    entry = rule_for(node)
-    if entry is None:
+    answer = ask_about(value, live, POSITIONS)
+    if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
         return Trace(blocked=(node,)), []
-    # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if node in SPLITS else FULL
-    lives = [live if output is value else others for output in node.outputs]
-    answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
         return _refused(value, live, answer)
     upstream = []
@@ -100,11 +96,8 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
         source = node.input(index)
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
-        checked = admissible(labels, source)
-        if checked is None:
-            continue
-        if node in JOINS or _same_labels(checked, live):
-            upstream.append(Step(source, checked))
+        if node in JOINS or _same_labels(labels, live):
+            upstream.append(Step(source, labels))
         elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]

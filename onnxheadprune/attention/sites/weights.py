@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx
 
-from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.liveness.swept import Sweep
 
 
 def weights_of(walk: Sweep) -> tuple[int, int, int]:

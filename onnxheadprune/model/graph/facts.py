@@ -94,6 +94,7 @@ PADS = Kind("put something around")
 EXPANDS = Kind("repeat axes of size 1")
 TILES = Kind("repeat axes")
 FILLS = Kind("only write")
+COUNTS = Kind("count from one number to another")
 SHOWS_SHAPE = Kind("tell a shape")
 SHOWS_SIZE = Kind("tell how many elements there are")
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TypeProto, ValueInfoProto, helper
 
+from onnxheadprune.model.graph.facts import COUNTS
 from onnxheadprune.model.graph.schemas import is_function
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -26,7 +27,8 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     """
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
         return None
-    if not is_function(node.op_type, node.opset):
+    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
+    if node not in COUNTS and not is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:

@@ -25,7 +25,7 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
-from onnxheadprune.model.graph.tables import NUMBERS, SHAPES
+from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
 
 COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
@@ -65,6 +65,11 @@ def _annotate_node(node: Node) -> None:
     if node in CHOOSES:
         _annotate_if(node)
         return
+    operands = INPUT_SHAPES.of(node)
+    if operands is not None:
+        for value, shape in zip(node.inputs, operands(node), strict=False):
+            if value is not None and shape is not None:
+                value.shape = shape
     function = SHAPES.of(node)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):

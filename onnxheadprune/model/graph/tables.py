@@ -106,6 +106,8 @@ class Table(Generic[Entry]):
 
 
 SHAPES: Table[ShapeFunction] = Table("shape functions")
+INPUT_SHAPES: Table[ShapeFunction] = Table("shapes of inputs")
+"""What inputs of a node tell of each other's shapes, one shape per input; None where nothing is known."""
 NUMBERS: Table[NumbersOfAll] = Table("numbers")
 """What small whole numbers become (`elements.py`), one entry per output."""
 COSTS: Table[Cost] = Table("costs")
@@ -127,6 +129,16 @@ def shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction]
 
     def register(function: ShapeFunction) -> ShapeFunction:
         SHAPES.add(op_types, domain, function)
+        return function
+
+    return register
+
+
+def input_shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
+    """Registers what the inputs of an operator tell of each other's shapes; it is asked before the shape function."""
+
+    def register(function: ShapeFunction) -> ShapeFunction:
+        INPUT_SHAPES.add(op_types, domain, function)
         return function
 
     return register

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
-from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.fused import Heads, layout_of
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,
@@ -161,11 +161,11 @@ def _cached(use: Use, axis: int, rank: int) -> int | None:
     layout = layout_of(use.node)
     if layout is None or rank < 4 or use.input_index not in layout.inputs:
         return None
-    carrier, parts = layout.inputs[use.input_index]
-    if carrier != rank - 3 or len(parts) != 1:
+    carrier = layout.inputs[use.input_index]
+    if carrier.axis != rank - 3 or len(carrier.runs) != 1:
         return None
-    if axis == carrier:
-        return layout.num_heads if parts[0][0] == "q" else layout.kv_num_heads
+    if axis == carrier.axis:
+        return layout.num_heads if carrier.runs[0].heads is Heads.QUERY else layout.kv_num_heads
     return layout.head_size if axis == rank - 1 and layout.head_size == layout.v_head_size else None
 
 
