@@ -111,6 +111,14 @@ def test_what_has_no_such_product_is_left_alone() -> None:
         [3, 64],
         TensorProto.INT32,
     )
+    both = model_of(
+        [helper.make_node("MatMulInteger", ["a", "b", "a0"], ["y"])],
+        {"b": B, "a0": np.int8(0)},
+        [3, 64],
+        TensorProto.INT32,
+    )
+    signed = LoadedModel(both, "m")
+    assert unsaturated(signed) is signed
     loaded = LoadedModel(unsigned, "m")
     assert unsaturated(plain) is plain and unsaturated(loaded) is loaded
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
 
@@ -73,6 +74,11 @@ def _product(node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | N
     weight = stored.get(node.input[roles.integer_weight])
     if weight is None or weight.data_type != TensorProto.INT8:
         return None
+    asked = roles.zero_points.get(0, len(node.input))
+    zero = stored.get(node.input[asked]) if asked < len(node.input) else None
+    if zero is not None and zero.data_type == TensorProto.INT8:
+        # The product of int8 by int8 saturates nowhere, and of int8 by uint8 there is no kernel.
+        return None
     return _Product(node, roles.integer_weight, roles.weight_zero)
 
 
@@ -95,9 +101,12 @@ class _Moved:
         if name not in self.names:
             base = f"{name}/unsaturated"
             self.nodes += [
-                helper.make_node("Cast", [name], [f"{base}/wide"], to=TensorProto.INT32),
-                helper.make_node("Add", [f"{base}/wide", _SHIFT_NAME], [f"{base}/moved"]),
-                helper.make_node("Cast", [f"{base}/moved"], [base], to=TensorProto.UINT8),
+                nodes.as_proto(edit)
+                for edit in (
+                    nodes.cast("", name, TensorProto.INT32, f"{base}/wide"),
+                    nodes.add("", f"{base}/wide", _SHIFT_NAME, f"{base}/moved"),
+                    nodes.cast("", f"{base}/moved", TensorProto.UINT8, base),
+                )
             ]
             self.names[name] = base
         return self.names[name]
@@ -105,7 +114,7 @@ class _Moved:
 
 def _rewrite(graph: GraphProto, outer: Mapping[str, TensorProto]) -> None:
     stored = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
-    nodes: list[NodeProto] = []
+    order: list[NodeProto] = []
     moved = _Moved()
     for node in graph.node:
         for body in _bodies(node):
@@ -113,10 +122,10 @@ def _rewrite(graph: GraphProto, outer: Mapping[str, TensorProto]) -> None:
         product = _product(node, stored)
         if product is not None:
             _move(product, moved)
-            nodes += moved.nodes
+            order += moved.nodes
             moved.nodes = []
-        nodes.append(node)
-    copied = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        order.append(node)
+    copied = [NodeProto.FromString(node.SerializeToString()) for node in order]
     del graph.node[:]
     graph.node.extend(copied)
 
