@@ -72,7 +72,7 @@ def assembled(
     read = {info.name for info in small.graph.output}.union(*map(read_by, small.graph.node))
     for tensor in model.graph.initializer:
         if tensor.name in read:
-            _store(small.graph.initializer, tensor, (stored or {}).get(tensor.name))
+            small.graph.initializer.append(stored_anew(tensor, (stored or {}).get(tensor.name)))
     if stored:
         _store_constants(small.graph, stored)
     weights = {tensor.name for tensor in small.graph.initializer}
@@ -115,8 +115,9 @@ def with_stored(model: ModelProto, stored: Mapping[str, Array]) -> ModelProto:
     return changed
 
 
-def _store(target: Any, tensor: TensorProto, array: Array | None) -> None:
-    target.append(tensor if array is None else _tensor(tensor, array))
+def stored_anew(tensor: TensorProto, array: Array | None) -> TensorProto:
+    """A stored tensor with other numbers, itself where there are none; its name and documentation stay."""
+    return tensor if array is None else _tensor(tensor, array)
 
 
 def _store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:

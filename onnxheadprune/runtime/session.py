@@ -135,6 +135,10 @@ class Session:
         outputs = self._session.run_with_ort_values(self._outputs, values)
         return {name: _from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
+    def output_types(self) -> dict[str, int]:
+        """The element type of each output; `TensorProto.UNDEFINED` of what is no tensor."""
+        return {output.name: _elem_type(output.type) for output in self._session.get_outputs()}
+
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
         return placement_of(self._session)
@@ -242,6 +246,12 @@ def onnx_runtime() -> Any:
     # Provider libraries log through the default logger before any session exists.
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
+
+
+def _elem_type(kind: str) -> int:
+    """ONNX's number of "tensor(float16)", 0 of what is no tensor or has a type of its own."""
+    found = re.fullmatch(r"tensor\((\w+)\)", kind)
+    return 0 if found is None else dict(TensorProto.DataType.items()).get(found[1].upper(), 0)
 
 
 def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:

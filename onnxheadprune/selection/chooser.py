@@ -21,9 +21,9 @@ from onnxheadprune.runtime.feeds import DataSource, Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection import Ground, Selection, ground
-from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.speed import smallest_reaching, speedups

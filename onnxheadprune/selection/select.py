@@ -30,7 +30,6 @@ from onnxheadprune.selection.allocate import (
     removable_heads,
 )
 from onnxheadprune.selection.curves import measured_paths
-from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
@@ -271,7 +270,7 @@ def _paths(
         return {index: merged(found) for index, found in paths.items()}, basis
     assert isinstance(provider, Provider)
     calibration = calibration_data(data, view)
-    moments = context_moments(view.model, sites, calibration, provider, progress)
+    moments = context_moments(view, sites, calibration, provider, progress)
     require_rows(moments, calibration.source)
     if scores is None:
         paths = {
@@ -290,7 +289,6 @@ def _paths(
         moments,
         calibration.subset(SAMPLES_TO_MEASURE),
         provider,
-        require_main(view),
         effect,
         progress,
     )

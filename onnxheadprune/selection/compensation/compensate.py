@@ -15,24 +15,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.edit.extract import tapped
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
-from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.contexts import finite, run_feed
+from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
+from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import Linear
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.compensation.tasks import Task, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
-from onnxheadprune.selection.compensation.values import Values, values_of
+from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
 
 
 def compensate(
@@ -60,8 +61,9 @@ def compensate(
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
     readers = attention_maps(sites)
-    work = _Work(view, {node for node, count in readers.items() if count > 1}, data, provider)
     todo = tasks(view, sites, heads, readers, other_maps)
+    shared = {node for node, count in readers.items() if count > 1}
+    work = _Work(view, todo, shared, data, provider)
     for number, task in enumerate(todo, 1):
         work.refit(task)
         progress("compensating, map by map", number, len(todo))
@@ -69,24 +71,38 @@ def compensate(
 
 
 class _Work:
+    """Both models on their way through the maps, and what was found so far."""
+
     def __init__(
-        self, view: GraphView, shared: Collection[int], data: Calibration, provider: Provider
+        self,
+        view: GraphView,
+        todo: Sequence[Task],
+        shared: Collection[int],
+        data: Calibration,
+        provider: Provider,
     ) -> None:
-        self.view = view
-        self.shared = shared
-        """Maps that feed the attention of several projections: new values for one would change the others."""
         self.learn, self.held = data.split()
         self.source = data.source
-        self.provider = provider
+        # New values for a map that feeds the attention of several projections would change the others.
+        self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
+        self.stages = {task: at for at, task in enumerate(self.makers)}
+        boundaries = Boundaries(view, [_stage(task, makers) for task, makers in self.makers.items()])
+        self.walk = Walk(
+            Parts(view, provider), boundaries, (*self.learn.feeds, *self.held.feeds), data.source
+        )
         self.stored: dict[str, Array] = {}
-        self.silenced: dict[str, Array] = {}
-        """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         self.refits: list[Refit] = []
+
+    @property
+    def silenced(self) -> dict[str, Array]:
+        """What is stored, with the rows of removed heads zero: the pruned model in the original's shapes."""
+        return self.walk.stored
 
     def refit(self, task: Task) -> None:
         linear = task.linear
         reason = task.obstacle()
         if reason is None and linear is not None:
+            self.walk.enter(self.stages[task])
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
             values = self._values(task, linear)
             found = self._moments(linear, rows, values)
@@ -128,19 +144,15 @@ class _Work:
 
     def _values(self, task: Task, linear: Linear) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
-        site, projection = task.site, task.projection
-        if site is None or projection is None or len(site.projections) != 1:
+        projection = task.projection
+        if projection is None:
             return None
         return values_of(
-            self.view,
-            linear.source,
-            linear.axes,
-            [projection.channels[head] for head in task.heads],
+            self.walk,
+            self.makers[task],
+            Context(linear.source, linear.axes, tuple(projection.channels[head] for head in task.heads)),
             self.learn,
-            self.provider,
-            self.silenced,
-            [] if linear.other is None else [linear.other],
-            self.shared,
+            () if linear.other is None else (linear.other,),
         )
 
     def _moments(
@@ -152,21 +164,15 @@ class _Work:
         than the original. With `values` their features follow the inputs.
         """
         other = [] if linear.other is None else [linear.other]
-        model, columns = self.view.model, list(rows)
-        original = self._session(tapped(model, [linear.out, *other]), "the original model")
-        current = (
-            self._session(tapped(model, [linear.source, *other], self.silenced), "the pruned model")
-            if values is None
-            else values.before
-        )
+        columns = list(rows)
+        original = self.walk.original([linear.out, *other])
+        current = self.walk.changed([linear.source, *other]) if values is None else values.read
         width = int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free]))
-        found = []
-        for part in (self.learn, self.held):
+        found: list[Moments] = []
+        for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
-            for feed in part.feeds:
-                there, here = (
-                    {**feed, **run_feed(session, feed, part.source)} for session in (original, current)
-                )
+            for at, feed in enumerate(part.feeds, first):
+                there, here = original(at), current(at)
                 target = self._rows(there, linear.out, linear.out_axes, feed, part)
                 weights = None
                 for value in other:
@@ -184,9 +190,6 @@ class _Work:
             assert moments is not None
             found.append(moments)
         return found[0], found[1]
-
-    def _session(self, model: ModelProto, name: str) -> Session:
-        return Session(model, self.provider, name=name, optimize=True)
 
     def _rows(
         self,
@@ -211,6 +214,24 @@ class _Work:
         self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
         if linear.bias is not None and found.bias is not None:
             self.silenced[linear.bias.name] = self.stored[linear.bias.name] = linear.written_bias(found.bias)
+
+
+def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
+    """A map's work begins at its inputs, or where values are made that may change with it."""
+    linear = task.linear
+    assert linear is not None
+    other = () if linear.other is None else (linear.other,)
+    return Stage(
+        tuple(item.source for item in makers) or (linear.source,),
+        (linear.node, *(item.node for item in makers)),
+        (
+            linear.source,
+            linear.out,
+            *other,
+            *(item.source for item in makers),
+            *(item.out for item in makers),
+        ),
+    )
 
 
 def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str | None:

@@ -97,7 +97,7 @@ def score_heads(
         meter = EffectMeter(require_main(view), calibration.inputs, effect)
         found = _ablated(view, sites.sites, calibration, where, effect, executor, partial, progress)
         return _scores(method, meter.name, sites.model, sites, found, calibration)
-    moments = context_moments(view.model, sites, calibration, where, progress)
+    moments = context_moments(view, sites.sites, calibration, where, progress)
     if method == "reconstruction":
         require_rows(moments, calibration.source)
     found = [_FROM_MOMENTS[method](site, moments[site.index]) for site in sites]
