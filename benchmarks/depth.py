@@ -1,4 +1,4 @@
-"""What choosing and refitting costs as a model gets deeper: processor time and memory of `prune --ratio`, layer by layer.
+"""What choosing and refitting costs as a model gets deeper: processor time and memory of `prune --ratio`.
 
     python benchmarks/depth.py [--layers 3,6,12,24] [--no-validate] [-o results.json]
 

@@ -17,8 +17,8 @@ from onnxheadprune.edit.plan import REMOVED_KEY
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import compensate, record_of
 from onnxheadprune.selection.compensation.fit import fit

@@ -74,7 +74,7 @@ def assembled(
         if tensor.name in read:
             small.graph.initializer.append(stored_anew(tensor, (stored or {}).get(tensor.name)))
     if stored:
-        _store_constants(small.graph, stored)
+        store_constants(small.graph, stored)
     weights = {tensor.name for tensor in small.graph.initializer}
     small.graph.input.extend(info for info in model.graph.input if info.name in read - weights)
     return small
@@ -111,7 +111,7 @@ def with_stored(model: ModelProto, stored: Mapping[str, Array]) -> ModelProto:
     for tensor in changed.graph.initializer:
         if tensor.name in stored:
             tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))
-    _store_constants(changed.graph, stored)
+    store_constants(changed.graph, stored)
     return changed
 
 
@@ -120,7 +120,8 @@ def stored_anew(tensor: TensorProto, array: Array | None) -> TensorProto:
     return tensor if array is None else _tensor(tensor, array)
 
 
-def _store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
+def store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
+    """Gives the Constant nodes of a graph other contents, by the name of their output."""
     for node in graph.node:
         if node.op_type == "Constant" and node.output[0] in stored:
             for attribute in node.attribute:

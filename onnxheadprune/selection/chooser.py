@@ -15,7 +15,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.model.load import LoadedModel, open_model
+from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource, Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -73,8 +73,8 @@ class Chooser:
         Raises:
             UsageError: if the data does not fit, or compensation is asked for without any.
         """
-        self.model = open_model(model)
-        self.analysis = analysis_of(self.model.proto, model.name)
+        self.model = open_structure(model)
+        self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
         self.view, self.sites = self.analysis.view, self.analysis.sites
         self.provider, self.trying, self.progress = provider, trying, progress
         self.data = None if data is None else calibration_data(data, self.view)
@@ -126,7 +126,8 @@ class Chooser:
         for number in range(1, wish.rounds):
             selection = found.removing(round(wanted * number / wish.rounds))
             left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
-            found = self.ground(wish, analysis_of(left, self.model.name), self._present(selection))
+            analysis = analysis_of(left, self.model.name, self.model.sources)
+            found = self.ground(wish, analysis, self._present(selection))
         return found
 
     def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
@@ -203,7 +204,8 @@ class Chooser:
         """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
         analysis = self.analysis
         if compensation is not None:
-            analysis = analysis_of(self._subject(compensation).proto, self.model.name)
+            subject = self._subject(compensation)
+            analysis = analysis_of(subject.proto, subject.name, subject.sources)
         planning = planned(analysis, selection.spec, self.trying.contract)
         return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
 

@@ -12,7 +12,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.load import ModelLike, load_model, model_name
+from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
@@ -37,6 +37,11 @@ from onnxheadprune.selection.scoring.simple import weight_scores
 
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see all of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,11 @@ def ground(
 
     With `gone`, present heads per site index whose rows in the projection are zero already, paths go on from there.
     """
-    found = model if isinstance(model, Analysis) else analysis_of(load_model(model), model_name(model))
+    if isinstance(model, Analysis):
+        found = model
+    else:
+        loaded = open_structure(model)
+        found = analysis_of(loaded.proto, loaded.name, loaded.sources)
     view, name, everything = found.view, found.name, found.sites
     sites = tuple(site for site in everything if site.removable)
     if not sites:
@@ -287,7 +296,7 @@ def _paths(
         sites,
         paths,
         moments,
-        calibration.subset(SAMPLES_TO_MEASURE),
+        calibration.subset(samples_to_measure(len(sites))),
         provider,
         effect,
         progress,
@@ -295,6 +304,12 @@ def _paths(
     if scores is None:
         return measured, "measured drift after refit"
     return measured, f"scores ({scores.method}) within sites, measured drift after refit across them"
+
+
+def samples_to_measure(sites: int) -> int:
+    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:

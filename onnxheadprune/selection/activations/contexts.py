@@ -13,6 +13,7 @@ from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain
@@ -138,7 +139,9 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
     unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
     unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
     result = (
-        Session(model, Provider(CPU, "weights"), name=node.label)
+        Session(
+            LoadedModel(model, node.label, source.scope.sources), Provider(CPU, "weights"), name=node.label
+        )
         .run({"unit": unit})["weights"]
         .astype(np.float64)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,48 @@ class _Place:
     dtype: np.dtype[np.generic]
 
 
+class Shelf(MutableMapping[str, Array]):
+    """Arrays by name, in memory up to a bound and beyond it in a file."""
+
+    def __init__(self, room: Room) -> None:
+        """An empty shelf.
+
+        Args:
+            room: what it may take of memory.
+        """
+        self._kept = Kept(room)
+        self._names: dict[str, None] = {}
+
+    def in_memory(self, name: str) -> bool:
+        """Whether an array is held in memory."""
+        return self._kept.in_memory(name)
+
+    def __getitem__(self, name: str) -> Array:
+        """An array, read where it is not in memory."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._kept.of(name)[name]
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        """Puts an array in the place of what has the name."""
+        self._kept.drop(name)
+        self._kept.put(name, {name: array})
+        self._names[name] = None
+
+    def __delitem__(self, name: str) -> None:
+        """Forgets an array."""
+        del self._names[name]
+        self._kept.drop(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order in which they came."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
 class Kept:
     """Named arrays for each of many keys (feeds)."""
 
@@ -53,6 +95,10 @@ class Kept:
     def __contains__(self, key: Hashable) -> bool:
         """Whether something was kept for a key."""
         return key in self._found
+
+    def in_memory(self, key: Hashable) -> bool:
+        """Whether all that is kept for a key is in memory."""
+        return not any(isinstance(item, _Place) for item in self._found.get(key, {}).values())
 
     def put(self, key: Hashable, arrays: Mapping[str, Array]) -> None:
         """Keeps arrays, beside what there is for the key."""

@@ -32,7 +32,13 @@ class Walk:
     """
 
     def __init__(
-        self, parts: Parts, boundaries: Boundaries, feeds: Sequence[Feed], source: str = "the data"
+        self,
+        parts: Parts,
+        boundaries: Boundaries,
+        feeds: Sequence[Feed],
+        stored: Mapping[str, Array],
+        source: str = "the data",
+        room: Room | None = None,
     ) -> None:
         """Stands at the inputs.
 
@@ -40,12 +46,14 @@ class Walk:
             parts: makes sessions of the original's parts.
             boundaries: where it is cut.
             feeds: what to run on.
-            source: how to call them in errors.
+            stored: contents of stored tensors that differ in the changed model, by name; it grows on the way.
+            source: how to call the feeds in errors.
+            room: the memory that what is kept may take.
         """
         self.parts, self.boundaries, self.feeds = parts, boundaries, feeds
         self._source = source
-        self.stored: dict[str, Array] = {}
-        self._room = Room()
+        self.stored = stored
+        self._room = room or Room()
         self._original, self._changed, self._ahead = (Kept(self._room) for _ in range(3))
         self._stage = -1
         self._apart = False

@@ -12,7 +12,8 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
@@ -25,6 +26,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
@@ -87,16 +89,12 @@ class _Work:
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
         self.stages = {task: at for at, task in enumerate(self.makers)}
         boundaries = Boundaries(view, [_stage(task, makers) for task, makers in self.makers.items()])
-        self.walk = Walk(
-            Parts(view, provider), boundaries, (*self.learn.feeds, *self.held.feeds), data.source
-        )
-        self.stored: dict[str, Array] = {}
+        self.stored: MutableMapping[str, Array] = Shelf(Room())
+        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room()), self.stored)
+        """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
+        feeds = (*self.learn.feeds, *self.held.feeds)
+        self.walk = Walk(Parts(view, provider), boundaries, feeds, self.silenced, data.source)
         self.refits: list[Refit] = []
-
-    @property
-    def silenced(self) -> dict[str, Array]:
-        """What is stored, with the rows of removed heads zero: the pruned model in the original's shapes."""
-        return self.walk.stored
 
     def refit(self, task: Task) -> None:
         linear = task.linear
@@ -205,15 +203,19 @@ class _Work:
         matrix = values.linear.matrix
         whole = matrix.read()
         whole[:, values.used] += values.basis @ change
-        self.silenced[matrix.stored.name] = self.stored[matrix.stored.name] = matrix.written(whole)
+        self.stored[matrix.stored.name] = matrix.written(whole)
 
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
         name = linear.matrix.stored.name
-        silenced, whole = np.zeros_like(weight), weight.copy()
-        silenced[list(rows)] = whole[list(rows)] = found.weight
-        self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
+        whole = weight.copy()
+        whole[list(rows)] = found.weight
+        self.stored[name] = linear.matrix.written(whole)
+        if len(rows) < len(weight):
+            silenced = np.zeros_like(weight)
+            silenced[list(rows)] = found.weight
+            self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
-            self.silenced[linear.bias.name] = self.stored[linear.bias.name] = linear.written_bias(found.bias)
+            self.stored[linear.bias.name] = linear.written_bias(found.bias)
 
 
 def _stage(task: Task, makers: Sequence[Linear]) -> Stage:

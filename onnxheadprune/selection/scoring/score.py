@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.load import ModelLike, load_model, model_name
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
@@ -81,7 +81,8 @@ def score_heads(
     """
     if method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
-    view = view_of(load_model(model))
+    loaded = open_structure(model)
+    view = view_of(loaded.proto, loaded.name, loaded.sources)
     sites = sites_of(view, model_name(model))
     if not len(sites):
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
@@ -95,7 +96,7 @@ def score_heads(
     calibration = calibration_data(data, view)
     if method == "ablation":
         meter = EffectMeter(require_main(view), calibration.inputs, effect)
-        found = _ablated(view, sites.sites, calibration, where, effect, executor, partial, progress)
+        found = _ablated(loaded, view, sites.sites, calibration, where, effect, executor, partial, progress)
         return _scores(method, meter.name, sites.model, sites, found, calibration)
     moments = context_moments(view, sites.sites, calibration, where, progress)
     if method == "reconstruction":
@@ -129,6 +130,7 @@ def _by_original(site: AttentionSite, values: Array) -> tuple[float | None, ...]
 
 
 def _ablated(
+    loaded: LoadedModel,
     view: GraphView,
     sites: Sequence[AttentionSite],
     data: Calibration,
@@ -139,7 +141,7 @@ def _ablated(
     progress: Progress,
 ) -> list[Array]:
     """Ablation scores per site, those of an interrupted run taken from its file."""
-    kept = Partial(partial, "" if partial is None else partial_key(view.model, data, provider, effect))
+    kept = Partial(partial, "" if partial is None else partial_key(loaded, data, provider, effect))
     missing = [position for position in range(len(sites)) if position not in kept.found]
 
     def done(at: int, result: Array) -> None:
@@ -154,7 +156,7 @@ def _ablated(
             done,
         )
     else:
-        tasks = site_tasks(view.model, len(sites), data, provider, effect)
+        tasks = site_tasks(loaded, len(sites), data, provider, effect)
         run_all(ablate, [tasks[position] for position in missing], executor, done)
     kept.finish()
     return [kept.found[position] for position in range(len(sites))]
