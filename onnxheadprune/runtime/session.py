@@ -80,6 +80,7 @@ class Session:
         *,
         name: str = "the model",
         optimize: bool = False,
+        rounding: bool | None = None,
         tf32: bool = False,
         deterministic: bool = True,
     ) -> None:
@@ -89,8 +90,8 @@ class Session:
             model: with its weights in memory, or a structure that refers to files; not changed.
             provider: where to run; nodes it cannot run go to the CPU.
             name: what to call the model in errors.
-            optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
-                does.
+            optimize: let ONNX Runtime rewrite the graph, as a deployment does.
+            rounding: let it round activations for packed weights; None does so where it may rewrite the graph.
             tf32: allow CUDA to round float32 products to TF32.
             deterministic: ask for kernels that give the same result twice.
 
@@ -100,10 +101,14 @@ class Session:
             ProviderError: if the session fell back to another provider.
         """
         self.name = name
+        rounding = optimize if rounding is None else rounding
         options = _options(onnx_runtime(), optimize, deterministic)
+        if not rounding:
+            # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
-        loaded = loaded if optimize else unrounded(loaded)
+        loaded = loaded if rounding else unrounded(loaded)
         self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]
