@@ -47,13 +47,20 @@ class Cut:
 class Chain:
     """A model in blocks, one per site and one behind the last."""
 
-    def __init__(self, parts: Parts, sites: Sequence[AttentionSite], outputs: Sequence[Value] = ()) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        sites: Sequence[AttentionSite],
+        outputs: Sequence[Value] = (),
+        at_once: int = MAPPED_FROM,
+    ) -> None:
         """Cuts the model in front of every site's projections.
 
         Args:
             parts: makes sessions of its parts.
             sites: where to cut.
             outputs: values that it gives at the end.
+            at_once: bytes of weights up to which the sessions of all blocks are held at once.
 
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
@@ -72,7 +79,7 @@ class Chain:
             made = tuple(node.out for node in self._readers[site.index])
         self._places = Boundaries(parts.view, stages, outputs)
         self._altered = [self._places.changed_by(stage) for stage in stages]
-        self._is_small = stored_bytes(parts.view.model) <= MAPPED_FROM
+        self._is_small = stored_bytes(parts.view.model) <= at_once
         self._sessions: dict[tuple[object, ...], Session | None] = {}
 
     def contexts(self, feeds: Sequence[Feed], source: str, visit: Visit) -> None:
