@@ -14,14 +14,13 @@ import numpy as np
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain, Cut
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments, ridge
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Step, merged
 
@@ -68,10 +67,8 @@ def measured_paths(
     view: GraphView,
     sites: Sequence[AttentionSite],
     paths: Mapping[int, Sequence[Sequence[Step]]],
-    moments: Mapping[int, tuple[Moments, ...]],
-    data: Calibration,
-    provider: Provider,
-    effect: Measure | None = None,
+    moments: Mapping[int, Sequence[Moments]],
+    evidence: Evidence,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
     """Every path of every site with drifts in place of errors, those of one site merged.
@@ -81,17 +78,16 @@ def measured_paths(
         sites: the sites.
         paths: some paths per site index.
         moments: per site index, of the context of each of its projections.
-        data: what to measure on.
-        provider: where to run.
-        effect: the user's measure.
+        evidence: what drifts are measured on.
         progress: told after each feed.
     """
-    main = require_main(view)
+    main, data, effect = require_main(view), evidence.data, evidence.effect
+    # A measure of the user's sees all outputs.
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     points = [(site, path, _points(path)) for site in sites for path in paths[site.index]]
     cuts = [cut for site, _, some in points for cut in _cuts(site, some, moments[site.index])]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    chain = Chain(Parts(view, provider), sites, [view.main.values[name] for name in outputs])
+    chain = Chain(Parts(view, evidence.provider), sites, [view.main.values[name] for name in outputs])
     for feed, before, afters in chain.outcomes(cuts, data.feeds, data.source):
         for meter, after in zip(meters, afters, strict=True):
             meter.add(before, after, data.feeds[feed])
