@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
+from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -211,21 +212,19 @@ def test_nodes_in_front_of_a_stage_run_once() -> None:
 
 
 @pytest.mark.parametrize("form", [{}, {"heads": 6, "kv_heads": 2}, {"quantized": True}, {"shared": True}])
-def test_cuts_are_the_same_feed_by_feed_and_block_by_block(form: dict[str, Any]) -> None:
+def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str, Any]) -> None:
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3, **form))
-    cuts = [Cut(site.index, (head,)) for site in sites for head in (0, 2)]
-    found = []
-    for at_once in (2**28, 0):
-        chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]], at_once=at_once)
-        found.append(list(chain.outcomes(cuts, calibration.feeds, "the data")))
-    original = Session(view.model, HERE)
-    for (feed, before, afters), (other, again, more) in zip(*found, strict=True):
-        assert feed == other
-        whole = original.run(calibration.feeds[feed])["logits"]
-        np.testing.assert_allclose(before["logits"], whole, atol=1e-4)
-        for one, two in zip([before, *afters], [again, *more], strict=True):
-            np.testing.assert_array_equal(one["logits"], two["logits"])
-            assert one is before or not np.allclose(one["logits"], before["logits"], atol=1e-4)
+    cuts = [Cut(site.index, (2,)) for site in sites]
+    masked = [Session(masked_reference(view, sites, {site.index: (2,)}), HERE) for site in sites]
+    chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]])
+    original, seen = Session(view.model, HERE), 0
+    for item in chain.outcomes(cuts, calibration.feeds, "the data"):
+        feed = calibration.feeds[item.feed]
+        for found, session in ((item.before, original), (item.after, masked[item.cut])):
+            np.testing.assert_allclose(found["logits"], session.run(feed)["logits"], atol=1e-4)
+        assert not np.allclose(item.after["logits"], item.before["logits"], atol=1e-3)
+        seen += 1
+    assert seen == len(cuts) * len(calibration.feeds)
 
 
 def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
@@ -234,10 +233,9 @@ def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
     changed = [{name: 1.3 * view.main.values[name].numbers()} for name in names]
     cuts = [Cut(site.index, (), weights) for site, weights in zip(sites, changed, strict=True)]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]])
-    for feed, _, afters in chain.outcomes(cuts, calibration.feeds, "the data"):
-        for weights, after in zip(changed, afters, strict=True):
-            whole = Session(with_stored(view.model, weights), HERE).run(calibration.feeds[feed])
-            np.testing.assert_allclose(after["logits"], whole["logits"], atol=1e-4)
+    for item in chain.outcomes(cuts, calibration.feeds, "the data"):
+        whole = Session(with_stored(view.model, changed[item.cut]), HERE).run(calibration.feeds[item.feed])
+        np.testing.assert_allclose(item.after["logits"], whole["logits"], atol=1e-4)
 
 
 def test_sites_of_two_towers_are_cut_each_in_its_own() -> None:
@@ -250,11 +248,10 @@ def test_sites_of_two_towers_are_cut_each_in_its_own() -> None:
     cuts = [Cut(site.index, (1,)) for site in sites]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values[name] for name in ("logits", "b.logits")])
     feeds = toys_scores.ids(2)
-    for _, before, (first, second) in chain.outcomes(cuts, feeds, "the data"):
-        assert np.array_equal(first["b.logits"], before["b.logits"])
-        assert np.array_equal(second["logits"], before["logits"])
-        assert not np.allclose(first["logits"], before["logits"])
-        assert not np.allclose(second["b.logits"], before["b.logits"])
+    for item in chain.outcomes(cuts, feeds, "the data"):
+        mine, other = ("logits", "b.logits") if item.cut == 0 else ("b.logits", "logits")
+        assert np.array_equal(item.after[other], item.before[other])
+        assert not np.allclose(item.after[mine], item.before[mine])
 
 
 def beside(one: ModelProto, two: ModelProto) -> ModelProto:

@@ -79,7 +79,7 @@ def measured_paths(
         paths: some paths per site index.
         moments: per site index, of the context of each of its projections.
         evidence: what drifts are measured on.
-        progress: told after each feed.
+        progress: told after each block.
     """
     main, data, effect = require_main(view), evidence.data, evidence.effect
     # A measure of the user's sees all outputs.
@@ -88,10 +88,12 @@ def measured_paths(
     cuts = [cut for site, _, some in points for cut in _cuts(site, some, moments[site.index])]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     chain = Chain(Parts(view, evidence.provider), sites, [view.main.values[name] for name in outputs])
-    for feed, before, afters in chain.outcomes(cuts, data.feeds, data.source):
-        for meter, after in zip(meters, afters, strict=True):
-            meter.add(before, after, data.feeds[feed])
-        progress("measuring what cuts cost", feed + 1, len(data.feeds))
+
+    def passed(blocks: int) -> None:
+        progress("measuring what cuts cost, site by site", blocks, len(sites))
+
+    for item in chain.outcomes(cuts, data.feeds, data.source, passed):
+        meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
     for site, path, some in points:

@@ -1,8 +1,8 @@
 """What cuts of single sites do to a model's outputs, all of them in one pass over its blocks.
 
 Cutting a site changes nothing in front of its projection. So the model is run once, and what a cut changes leaves
-it at the site and goes on beside it through the same blocks. Where all sessions fit into memory, feeds are taken one
-by one; else all feeds go through one block after the other, and only the weights of one block are in memory.
+it at the site and goes on beside it through the same blocks. All feeds go through one block after the other, so that
+only the weights of one block are in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from onnx import helper
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.load import MAPPED_FROM, stored_bytes
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
@@ -24,7 +23,9 @@ from onnxheadprune.selection.activations.linear import linear_of
 from onnxheadprune.selection.activations.parts import Parts, run_feed
 from onnxheadprune.selection.activations.silence import context_of, silenced
 
-Outputs = dict[str, Array]
+IN_MEMORY = 2**27
+"""Bytes of what enters a block that stay in memory."""
+Passed = Callable[[int], None]
 Visit = Callable[[AttentionSite, int, Mapping[str, Array]], None]
 """Told the site, the position of the feed, and the site's contexts among other values."""
 
@@ -44,23 +45,36 @@ class Cut:
     weights: Mapping[str, Array] = field(default_factory=dict)
 
 
+NO_CUT = Cut(-1, ())
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a cut does for one feed.
+
+    Attributes:
+        feed: its position.
+        cut: position of the cut.
+        before: the outputs without the cut, by name.
+        after: the outputs with it.
+    """
+
+    feed: int
+    cut: int
+    before: Mapping[str, Array]
+    after: Mapping[str, Array]
+
+
 class Chain:
     """A model in blocks, one per site and one behind the last."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        sites: Sequence[AttentionSite],
-        outputs: Sequence[Value] = (),
-        at_once: int = MAPPED_FROM,
-    ) -> None:
+    def __init__(self, parts: Parts, sites: Sequence[AttentionSite], outputs: Sequence[Value] = ()) -> None:
         """Cuts the model in front of every site's projections.
 
         Args:
             parts: makes sessions of its parts.
             sites: where to cut.
             outputs: values that it gives at the end.
-            at_once: bytes of weights up to which the sessions of all blocks are held at once.
 
         Raises:
             RefusedError: if a context lives in the body of a control-flow operator, or is never a float.
@@ -79,7 +93,7 @@ class Chain:
             made = tuple(node.out for node in self._readers[site.index])
         self._places = Boundaries(parts.view, stages, outputs)
         self._altered = [self._places.changed_by(stage) for stage in stages]
-        self._is_small = stored_bytes(parts.view.model) <= at_once
+        self._order = {site.index: place for place, site in enumerate(self.sites)}
         self._sessions: dict[tuple[object, ...], Session | None] = {}
 
     def contexts(self, feeds: Sequence[Feed], source: str, visit: Visit) -> None:
@@ -88,75 +102,84 @@ class Chain:
         Raises:
             UsageError: if the model does not run on the feeds.
         """
-        for _ in self._passed(feeds, source, (), visit):
-            pass
+        kept = Kept(Room(IN_MEMORY))
+        for place, site in enumerate(self.sites):
+            kept = self._moved(place, kept, feeds, (), source)
+            for at, feed in enumerate(feeds):
+                visit(site, at, self._contexts(place, feed | kept.of((None, at)), source))
 
     def outcomes(
-        self, cuts: Sequence[Cut], feeds: Sequence[Feed], source: str
-    ) -> Iterator[tuple[int, Outputs, list[Outputs]]]:
-        """For each feed its position, the model's outputs, and the outputs with each of the cuts.
+        self, cuts: Sequence[Cut], feeds: Sequence[Feed], source: str, passed: Passed = lambda _: None
+    ) -> Iterator[Outcome]:
+        """The outputs with each of the cuts for each feed, those without any beside them.
+
+        Args:
+            cuts: what to try.
+            feeds: what to run on.
+            source: how to call the feeds in errors.
+            passed: told the number of blocks that are done.
 
         Raises:
             UsageError: if the model does not run on the feeds.
         """
-        for feed, kept in self._passed(feeds, source, cuts, None):
-            original = kept.of((None, feed))
-            yield feed, original, [original | kept.of((number, feed)) for number in range(len(cuts))]
+        kept = Kept(Room(IN_MEMORY))
+        last = len(self.sites)
+        for place in range(last):
+            kept = self._moved(place, kept, feeds, cuts, source)
+            passed(place + 1)
+        for at, feed in enumerate(feeds):
+            values = feed | kept.of((None, at))
+            reached = self._run(last, values, self.outputs, NO_CUT, (), source)
+            before = {name: reached[name] for name in self.outputs}
+            for number, cut in enumerate(cuts):
+                after = self._carried(
+                    last, values, self._own(last, number, cut, at, values, kept, source), cut, source
+                )
+                yield Outcome(at, number, before, before | after)
+                kept.drop((number, at))
+        self._sessions.clear()
 
-    def _passed(
-        self, feeds: Sequence[Feed], source: str, cuts: Sequence[Cut], visit: Visit | None
-    ) -> Iterator[tuple[int, Kept]]:
-        """All feeds through all blocks; what is kept at the end, feed by feed."""
-        everything = range(len(feeds))
-        for group in [[feed] for feed in everything] if self._is_small else [list(everything)]:
-            kept = Kept(Room())
-            for place, site in enumerate(self.sites):
-                kept = self._moved(place, kept, group, feeds, cuts, source)
-                for feed in group:
-                    contexts = self._contexts(place, feeds[feed] | kept.of((None, feed)), source)
-                    if visit is not None:
-                        visit(site, feed, contexts)
-                    for number, cut in enumerate(cuts):
-                        if cut.site == site.index:
-                            kept.put((number, feed), silenced(site, contexts, cut.heads))
-            if self.outputs:
-                kept = self._moved(len(self.sites), kept, group, feeds, cuts, source)
-            for feed in group:
-                yield feed, kept
-                for number in (None, *range(len(cuts))):
-                    kept.drop((number, feed))
+    def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
+        """What is kept at a place, from what is kept at the one before."""
+        wanted = self._names(place)
+        stays = place > 0 and self._places.starts_alike(place - 1, place)
+        moved = Kept(kept.room)
+        for at, feed in enumerate(feeds):
+            values = feed | kept.of((None, at))
+            reached = self._run(place, values, wanted, NO_CUT, (), source)
+            moved.put((None, at), {name: reached[name] for name in wanted})
+            for number, cut in enumerate(cuts):
+                if self._order[cut.site] < place:
+                    own = self._own(place, number, cut, at, values, kept, source)
+                    after = own if stays else self._carried(place, values, own, cut, source)
+                    moved.put((number, at), after)
+                    kept.drop((number, at))
+            kept.drop((None, at))
+        self._sessions.clear()
+        return moved
 
-    def _moved(
+    def _own(
         self,
         place: int,
+        number: int,
+        cut: Cut,
+        feed: int,
+        values: Mapping[str, Array],
         kept: Kept,
-        group: Sequence[int],
-        feeds: Sequence[Feed],
-        cuts: Sequence[Cut],
         source: str,
-    ) -> Kept:
-        """What is kept at a place, from what is kept at the one before."""
-        if 0 < place < len(self.sites) and self._places.starts_alike(place - 1, place):
-            return kept
-        wanted = self._names(place)
-        moved = Kept(kept.room)
-        order = {site.index: number for number, site in enumerate(self.sites)}
-        for feed in group:
-            values = feeds[feed] | kept.of((None, feed))
-            reached = self._run(place, values, wanted, Cut(-1, ()), (), source)
-            moved.put((None, feed), {name: reached[name] for name in wanted})
-            for number, cut in enumerate(cuts):
-                if order[cut.site] >= place:
-                    continue
-                own = kept.of((number, feed))
-                names = [name for name in wanted if name in self._altered[order[cut.site]]]
-                changed = self._run(place, {**values, **own, **cut.weights}, names, cut, tuple(own), source)
-                moved.put((number, feed), {name: changed[name] for name in names})
-                kept.drop((number, feed))
-            kept.drop((None, feed))
-        if not self._is_small:
-            self._sessions.clear()
-        return moved
+    ) -> dict[str, Array]:
+        """The values of a cut that differ at the place before: at its own site, the contexts."""
+        if self._order[cut.site] < place - 1:
+            return kept.of((number, feed))
+        return silenced(self.sites[place - 1], self._contexts(place - 1, values, source), cut.heads)
+
+    def _carried(
+        self, place: int, values: Mapping[str, Array], own: dict[str, Array], cut: Cut, source: str
+    ) -> dict[str, Array]:
+        """The values of a cut that differ at a place."""
+        names = [name for name in self._names(place) if name in self._altered[self._order[cut.site]]]
+        found = self._run(place, {**values, **own, **cut.weights}, names, cut, tuple(own), source)
+        return {name: found[name] for name in names}
 
     def _run(
         self,

@@ -49,9 +49,8 @@ def ablation_scores(
     chain = Chain(Parts(view, provider), [site], [view.main.values[name] for name in outputs])
     cuts = [Cut(site.index, (head,)) for head in range(site.num_heads)]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    for feed, before, afters in chain.outcomes(cuts, data.feeds, data.source):
-        for meter, after in zip(meters, afters, strict=True):
-            meter.add(before, after, data.feeds[feed])
+    for item in chain.outcomes(cuts, data.feeds, data.source):
+        meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
     return np.array([meter.mean() for meter in meters])
 
 
