@@ -80,7 +80,7 @@ class Session:
         *,
         name: str = "the model",
         optimize: bool = False,
-        rounding: bool | None = None,
+        keeping: bool = False,
         tf32: bool = False,
         deterministic: bool = True,
     ) -> None:
@@ -90,8 +90,9 @@ class Session:
             model: with its weights in memory, or a structure that refers to files; not changed.
             provider: where to run; nodes it cannot run go to the CPU.
             name: what to call the model in errors.
-            optimize: let ONNX Runtime rewrite the graph, as a deployment does.
-            rounding: let it round activations for packed weights; None does so where it may rewrite the graph.
+            optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
+                does.
+            keeping: outputs are kept by many: each has memory of its own, and nothing is rounded for packed weights.
             tf32: allow CUDA to round float32 products to TF32.
             deterministic: ask for kernels that give the same result twice.
 
@@ -101,8 +102,10 @@ class Session:
             ProviderError: if the session fell back to another provider.
         """
         self.name = name
-        rounding = optimize if rounding is None else rounding
+        rounding = optimize and not keeping
         options = _options(onnx_runtime(), optimize, deterministic)
+        # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
+        options.enable_cpu_mem_arena = not keeping
         if not rounding:
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

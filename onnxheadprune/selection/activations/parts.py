@@ -80,7 +80,7 @@ class Parts:
 
     def _session(self, small: ModelProto) -> Session:
         loaded = LoadedModel(small, "the model", self.view.sources)
-        return Session(loaded, self.provider, name="the model", optimize=True, rounding=False)
+        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True)
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
