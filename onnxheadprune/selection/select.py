@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
@@ -15,6 +16,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
@@ -131,7 +133,9 @@ def search_space(
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
-        paths = _measured_paths(analysis, start, scores, evidence, progress)
+        widest = max(prod(item.sizes) for site in sites for item in site.projections)
+        with algebra_threads(widest):
+            paths = _measured_paths(analysis, start, scores, evidence, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)

@@ -23,6 +23,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
@@ -66,9 +67,11 @@ def compensate(
     todo = tasks(view, sites, heads, readers, other_maps)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider)
-    for number, task in enumerate(todo, 1):
-        work.refit(task)
-        progress("compensating, map by map", number, len(todo))
+    widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+    with algebra_threads(widest):
+        for number, task in enumerate(todo, 1):
+            work.refit(task)
+            progress("compensating, map by map", number, len(todo))
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
 
 
