@@ -17,6 +17,8 @@ from onnx import (
     numpy_helper,
 )
 
+from onnxheadprune.model.constants import stored_tensor
+
 Array = npt.NDArray[Any]
 
 
@@ -52,10 +54,9 @@ def stored_anew(tensor: TensorProto, array: Array | None) -> TensorProto:
 def store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
     """Gives the Constant nodes of a graph other contents, by the name of their output."""
     for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in stored:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    attribute.t.CopyFrom(_tensor(attribute.t, stored[node.output[0]]))
+        tensor = stored_tensor(node)
+        if tensor is not None and node.output[0] in stored:
+            tensor.CopyFrom(_tensor(tensor, stored[node.output[0]]))
 
 
 def _tensor(old: TensorProto, array: Array) -> TensorProto:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -98,7 +99,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     if linear is not None:
         return linear.matrix.read()
     node = projection.node
-    if node.op_type == "MatMulNBits":
+    if node in PACKS_BLOCKS:
         return _by_identity(node, int(np.prod(projection.sizes)))
     index, axes = projection.weight
     value = node.inputs[index]

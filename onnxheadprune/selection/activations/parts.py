@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.edit.extract import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -168,10 +169,9 @@ def part(
             small.graph.sparse_initializer.append(sparse)
     for node in sorted(nodes, key=lambda node: node.index):
         small.graph.node.append(node.proto)
-        if node.op_type == "Constant" and node.out.name in stored:
-            for attribute in small.graph.node[-1].attribute:
-                if attribute.name == "value":
-                    attribute.t.CopyFrom(stored_anew(attribute.t, stored[node.out.name]))
+        tensor = stored_tensor(small.graph.node[-1])
+        if tensor is not None and node.out.name in stored:
+            tensor.CopyFrom(stored_anew(tensor, stored[node.out.name]))
     small.graph.output.extend(_output(values[name]) for name in names)
     return small
 
