@@ -51,6 +51,11 @@ class Matrix:
         """Inputs of the map."""
         return int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
 
+    @property
+    def columns(self) -> int:
+        """Outputs of the map."""
+        return int(np.prod([self.shape[axis] for axis in self.free], dtype=np.int64))
+
     def read(self) -> npt.NDArray[np.float64]:
         """The numbers, [in, out]."""
         value = self.stored.numbers()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.kept import Room, Shelf
-from onnxheadprune.selection.activations.linear import Linear
+from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.walk import Walk
@@ -66,7 +67,7 @@ def compensate(
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers, other_maps)
     shared = {node for node, count in readers.items() if count > 1}
-    work = _Work(view, todo, shared, data, provider)
+    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
     widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
     with algebra_threads(widest):
         for number, task in enumerate(todo, 1):
@@ -85,16 +86,25 @@ class _Work:
         shared: Collection[int],
         data: Calibration,
         provider: Provider,
+        silent: Sequence[Linear],
     ) -> None:
         self.learn, self.held = data.split()
         self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
         self.stages = {task: at for at, task in enumerate(self.makers)}
-        boundaries = Boundaries(view, [_stage(task, makers) for task, makers in self.makers.items()])
+        stages = [_stage(task, makers) for task, makers in self.makers.items()]
+        if stages:
+            # Sites that go as a whole are silent from the start.
+            first = tuple(item.node for item in silent)
+            stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
+        boundaries = Boundaries(view, stages)
         self.stored: MutableMapping[str, Array] = Shelf(Room())
         self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room()), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
+        for item in silent:
+            zeros = np.zeros((item.matrix.rows, item.matrix.columns))
+            self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
         feeds = (*self.learn.feeds, *self.held.feeds)
         self.walk = Walk(Parts(view, provider), boundaries, feeds, self.silenced, data.source)
         self.refits: list[Refit] = []
@@ -168,7 +178,7 @@ class _Work:
         columns = list(rows)
         original = self.walk.original([linear.out, *other])
         current = self.walk.changed([linear.source, *other]) if values is None else values.read
-        width = int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free]))
+        width = linear.matrix.columns
         found: list[Moments] = []
         for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
@@ -219,6 +229,13 @@ class _Work:
             self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
             self.stored[linear.bias.name] = linear.written_bias(found.bias)
+
+
+def _silent_maps(sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
+    """The projections of sites that lose all their heads, where their weights can be written."""
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+    found = (linear_of(projection) for site in gone for projection in site.projections)
+    return [item for item in found if item is not None and not item.matrix.shared]
 
 
 def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
