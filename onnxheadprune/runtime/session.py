@@ -27,6 +27,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.stored import supply
 from onnxheadprune.runtime.unrounded import unrounded
+from onnxheadprune.runtime.unsaturated import saturates, unsaturated
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -111,7 +112,7 @@ class Session:
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
-        loaded = loaded if rounding else unrounded(loaded)
+        loaded = loaded if rounding else exactly(loaded)
         self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -222,6 +223,12 @@ def versions() -> dict[str, str]:
     ort = onnx_runtime()
     package = getattr(ort, "package_name", "onnxruntime")
     return {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "onnxruntime_package": package}
+
+
+def exactly(model: LoadedModel) -> LoadedModel:
+    """The model in a form whose integer products lose nothing on this machine: what the exact settings run."""
+    model = unrounded(model)
+    return unsaturated(model) if saturates(onnx_runtime()) else model
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:
