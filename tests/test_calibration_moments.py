@@ -149,7 +149,7 @@ def test_ridge_leaves_weights_alone_that_the_data_say_nothing_about() -> None:
 def test_context_moments_are_those_of_the_real_context() -> None:
     model = toys_scores.stack(layers=2)
     view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     watched = ModelProto()
     watched.CopyFrom(model)
     watched.graph.output.extend(

@@ -13,12 +13,15 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, prune, validate
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import compensate
 from onnxheadprune.selection.compensation.fit import fit
@@ -314,9 +317,25 @@ def test_too_few_positions_are_refused_for_a_site_and_said_for_another_map() -> 
 def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(30))
     found = compensate(view, sites, {0: (0, 1, 2, 3), 1: (0,)}, data, HERE)
-    assert [item.site for item in found.refits if item.site is not None] == [1]
+    assert {item.site for item in found.refits if item.site is not None} == {1}
     feed = data.feeds[0]
     assert run_feed(Session(view.model, HERE), feed, data.source)["logits"].shape == (8, 6, 19)
+
+
+def test_maps_are_refitted_on_what_is_left_when_a_site_is_gone() -> None:
+    """What the refits run on, the pruned model in the original's shapes, is the masked refitted model."""
+    model = toys_scores.stack(layers=3)
+    view, sites, data = toys_scores.parts(model, toys_scores.ids(30))
+    heads = {0: (1,), 1: (0, 1, 2, 3), 2: (0,)}
+    found = compensate(view, sites.sites, heads, data, HERE)
+    assert "layer1.attn.out.weight" not in found.stored
+    refitted = view_of(with_stored(model, found.stored))
+    masked = masked_reference(refitted, sites_of(refitted, "the model"), heads)
+    feed = data.feeds[0]
+    expected = Session(masked, HERE).run(feed)["logits"]
+    silenced = Session(with_stored(model, found.silenced), HERE).run(feed)["logits"]
+    np.testing.assert_allclose(silenced, expected, atol=1e-4)
+    assert np.abs(expected - Session(model, HERE).run(feed)["logits"]).max() > 0.1
 
 
 def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:

@@ -133,7 +133,7 @@ def refit_error(site: Any, moments: Any, removed: frozenset[int]) -> float:
 def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
     view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
         steps = reconstruction_path(site, moments[site.index])
         assert steps and all(is_legal(site.groups, set(step.removed)) for step in steps)
@@ -146,7 +146,7 @@ def test_the_path_costs_what_a_direct_refit_costs(form: dict[str, Any]) -> None:
 
 def test_the_first_step_is_the_cheapest_head_of_all() -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack())
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     for site in sites:
         errors = [refit_error(site, moments[site.index], frozenset((head,))) for head in range(4)]
         assert reconstruction_path(site, moments[site.index])[0].removed == {int(np.argmin(errors))}
@@ -155,7 +155,7 @@ def test_the_first_step_is_the_cheapest_head_of_all() -> None:
 def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     scores = score_heads(model, data=data, provider=HERE)
     for site, entry in zip(sites, scores.sites, strict=True):
         done: frozenset[int] = frozenset()
@@ -180,7 +180,7 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
             array[:, 4:8] = array[:, :4]
             tensor.raw_data = array.tobytes()
     view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     steps = reconstruction_path(sites[0], moments[0])
     assert steps[0].removed in ({0}, {1}) and steps[0].error < 1e-2 < steps[1].error
 
@@ -191,7 +191,7 @@ def test_two_heads_of_which_one_does_all_the_work_of_the_other_cost_nothing() ->
 def test_simple_scores_are_their_formulas() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     found = {name: score_heads(model, method=name, data=data, provider=HERE) for name in METHODS[:3]}
     for site in sites:
         weight = projection_matrix(site.projections[0]).reshape(4, 4, -1)

@@ -20,7 +20,7 @@ from onnxheadprune.selection import Evidence, Limits, Requirements, Selection, s
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
-from onnxheadprune.selection.curves import measured_path
+from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import scores_from_dict
@@ -270,15 +270,16 @@ def test_no_site_can_lose_heads() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
-    moments = context_moments(view.model, sites, data, HERE)
-    evidence = Evidence(data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
+    paths = {site.index: [reconstruction_path(site, moments[site.index])] for site in sites}
+    measured = measured_paths(view, sites.sites, paths, moments, Evidence(data, HERE))
     for site in sites:
-        steps = reconstruction_path(site, moments[site.index])
-        found = measured_path(view, site, steps, moments[site.index], evidence)
+        (steps,), found = paths[site.index], measured[site.index]
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
-        assert measured_path(view, site, (), moments[site.index], evidence) == ()
+    nothing = {site.index: [()] for site in sites}
+    assert set(measured_paths(view, sites.sites, nothing, moments, Evidence(data, HERE)).values()) == {()}
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -289,11 +290,11 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     from onnxheadprune.selection.curves import _refits
 
     view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(20))
-    moments = context_moments(view.model, sites, data, HERE)
+    moments = context_moments(view, sites.sites, data, HERE)
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
-    (found,) = measured_path(view, sites[0], steps, moments[0], Evidence(data, HERE))
+    (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE))[0]
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
     assert linear is not None

@@ -12,15 +12,17 @@ from onnx import ModelProto, numpy_helper, parser
 
 from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import sites_of
-from onnxheadprune.edit.extract import tapped
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import token_rows
 from onnxheadprune.selection.activations.linear import feeders, linear_of
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.parts import Parts, part
+from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation import compensate, value_fit
+from onnxheadprune.selection.compensation.tasks import Task
 from onnxheadprune.selection.compensation.value_fit import Layout, fit_values
-from onnxheadprune.selection.compensation.values import Values, values_of
+from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
 from tests import toys_scores
 from tests.conftest import SAMPLES
 
@@ -98,13 +100,13 @@ def found_in(model: ModelProto, data: Any, heads: tuple[int, ...]) -> tuple[Any,
     linear = linear_of(projection)
     assert linear is not None
     channels = [projection.channels[head] for head in heads]
-    also = [] if linear.other is None else [linear.other]
-    return (
-        view,
-        linear,
-        calibration,
-        values_of(view, linear.source, linear.axes, channels, calibration, HERE, {}, also),
-    )
+    task = Task("the projection", linear, sites[0], projection, heads)
+    maps = value_maps(task, ())
+    stage = Stage(tuple(item.source for item in maps), tuple(item.node for item in maps))
+    walk = Walk(Parts(view, HERE), Boundaries(view, [stage], [linear.source]), calibration.feeds, {})
+    walk.enter(0)
+    context = Context(linear.source, linear.axes, tuple(channels))
+    return view, linear, calibration, values_of(walk, maps, context, calibration)
 
 
 FORMS: dict[str, tuple[Any, Any, str, list[int]]] = {
@@ -161,7 +163,7 @@ def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> No
     assert values is not None
     layout = values.layout
     feed = calibration.feeds[0]
-    here = {**feed, **run_feed(values.before, feed, "the data")}
+    here = values.read(0)
     kept = np.sort(
         np.concatenate(
             [np.array(sites_of(view, "the model")[0].projections[0].channels[head]) for head in heads]
@@ -172,7 +174,7 @@ def test_what_the_algebra_says_of_new_values_the_model_computes(form: str) -> No
     change = np.random.default_rng(0).standard_normal((layout.directions, len(values.used)))
     whole = values.linear.matrix.read()
     whole[:, values.used] += values.basis @ change
-    changed = tapped(model, [linear.source], {weight: values.linear.matrix.written(whole)})
+    changed = part(view, {}, [linear.source.name], {weight: values.linear.matrix.written(whole)})
     rows = token_rows(
         Session(changed, HERE).run(feed)[linear.source.name], linear.axes, dict(feed), calibration.inputs
     )

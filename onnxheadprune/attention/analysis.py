@@ -8,7 +8,8 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
+from onnxheadprune.model.storage.sources import Sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,16 @@ class Analysis:
     sites: Sites
 
 
-def analysis_of(model: ModelProto, name: str) -> Analysis:
+def analysis_of(model: ModelProto, name: str, sources: Sources = NO_SOURCES) -> Analysis:
     """Analyses a model.
 
     Args:
         model: the model.
         name: how to call it in errors.
+        sources: files that its tensors refer to.
 
     Raises:
         ModelError: if the graph is not valid, or its record of earlier pruning does not fit.
     """
-    view = view_of(model, name)
+    view = view_of(model, name, sources)
     return Analysis(model, name, view, sites_of(view, name))

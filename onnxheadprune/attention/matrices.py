@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import CASTS, DEQUANTIZES, IDENTITIES, TRANSPOSES
@@ -51,11 +51,14 @@ class Matrix:
         """Inputs of the map."""
         return int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
 
+    @property
+    def columns(self) -> int:
+        """Outputs of the map."""
+        return int(np.prod([self.shape[axis] for axis in self.free], dtype=np.int64))
+
     def read(self) -> npt.NDArray[np.float64]:
         """The numbers, [in, out]."""
-        tensor = self.stored.tensor
-        assert tensor is not None
-        value = numpy_helper.to_array(tensor)
+        value = self.stored.numbers()
         for node in self.steps:
             value = _forward(node, value)
         return value.astype(np.float64).transpose(self.order).reshape(self.rows, -1)
@@ -143,9 +146,7 @@ def _scales(node: Node, rank: int) -> tuple[Array, Array]:
     found: list[Array] = []
     for index in (1, 2):
         side = node.input(index)
-        numbers = (
-            np.zeros(()) if side is None or side.tensor is None else numpy_helper.to_array(side.tensor)
-        ).astype(np.float64)
+        numbers = (np.zeros(()) if side is None or side.tensor is None else side.numbers()).astype(np.float64)
         if numbers.ndim == 1 and numbers.size > 1:
             numbers = numbers.reshape([-1 if at == axis else 1 for at in range(rank)])
         found.append(numbers if numbers.size > 1 else numbers.reshape(()))

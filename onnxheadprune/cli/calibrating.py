@@ -126,12 +126,13 @@ def read_data(model: Path | None, samples: Samples, running: Running) -> DataSou
         return running.data
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.cli.report.console import err
-    from onnxheadprune.model.load import load_model
+    from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data, text_feeds
 
-    view = view_of(load_model(model))
+    loaded = open_structure(model)
+    view = view_of(loaded.proto, loaded.name, loaded.sources)
     if samples.text is not None and samples.tokenizer is not None:
         return text_feeds(samples.text, samples.tokenizer, graph_inputs(view), max_length=samples.max_length)
     if samples.images is not None:

@@ -81,6 +81,7 @@ class Session:
         *,
         name: str = "the model",
         optimize: bool = False,
+        keeping: bool = False,
         tf32: bool = False,
         deterministic: bool = True,
     ) -> None:
@@ -92,6 +93,7 @@ class Session:
             name: what to call the model in errors.
             optimize: let ONNX Runtime rewrite the graph and round activations for packed weights, as a deployment
                 does.
+            keeping: outputs are kept by many: each has memory of its own, and nothing is rounded for packed weights.
             tf32: allow CUDA to round float32 products to TF32.
             deterministic: ask for kernels that give the same result twice.
 
@@ -101,10 +103,16 @@ class Session:
             ProviderError: if the session fell back to another provider.
         """
         self.name = name
+        rounding = optimize and not keeping
         options = _options(onnx_runtime(), optimize, deterministic)
+        # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
+        options.enable_cpu_mem_arena = not keeping
+        if not rounding:
+            # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
-        loaded = loaded if optimize else exactly(loaded)
+        loaded = loaded if rounding else exactly(loaded)
         self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -135,6 +143,10 @@ class Session:
         values = {name: _to_ort(value) for name, value in feed.items()}
         outputs = self._session.run_with_ort_values(self._outputs, values)
         return {name: _from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+
+    def output_types(self) -> dict[str, int]:
+        """The element type of each output; `TensorProto.UNDEFINED` of what is no tensor."""
+        return {output.name: _elem_type(output.type) for output in self._session.get_outputs()}
 
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
@@ -249,6 +261,12 @@ def onnx_runtime() -> Any:
     # Provider libraries log through the default logger before any session exists.
     onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
+
+
+def _elem_type(kind: str) -> int:
+    """ONNX's number of "tensor(float16)", 0 of what is no tensor or has a type of its own."""
+    found = re.fullmatch(r"tensor\((\w+)\)", kind)
+    return 0 if found is None else dict(TensorProto.DataType.items()).get(found[1].upper(), 0)
 
 
 def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:

@@ -15,15 +15,15 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.model.load import LoadedModel, open_model
+from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource, Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection import Evidence, Requirements, SearchSpace, Selection, search_space
-from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.speed import smallest_reaching, speedups
@@ -73,8 +73,8 @@ class Chooser:
         Raises:
             UsageError: if the data does not fit, or compensation is asked for without any.
         """
-        self.model = open_model(model)
-        self.analysis = analysis_of(self.model.proto, model.name)
+        self.model = open_structure(model)
+        self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
         self.view, self.sites = self.analysis.view, self.analysis.sites
         self.provider, self.trying, self.progress = provider, trying, progress
         self.data = None if data is None else calibration_data(data, self.view)
@@ -130,7 +130,7 @@ class Chooser:
         for number in range(1, share.rounds):
             selection = space.removing(round(wanted * number / share.rounds))
             left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
-            analysis = analysis_of(left, self.model.name)
+            analysis = analysis_of(left, self.model.name, self.model.sources)
             space = self.search_space(requirements, analysis, self._present(selection))
         return space
 
@@ -208,7 +208,8 @@ class Chooser:
         """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
         analysis = self.analysis
         if compensation is not None:
-            analysis = analysis_of(self._subject(compensation).proto, self.model.name)
+            subject = self._subject(compensation)
+            analysis = analysis_of(subject.proto, subject.name, subject.sources)
         planning = planned(analysis, selection.spec, self.trying.contract)
         return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.model.load import ModelLike, load_model, model_name
+from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
@@ -30,6 +32,11 @@ from onnxheadprune.selection.space import SearchSpace, Selection
 
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see all of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,8 @@ def select_heads(
     """
     if (ratio is None) == (keep is None):
         raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
-    analysis = analysis_of(load_model(model), model_name(model))
+    loaded = open_structure(model)
+    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
     evidence = None
     if data is not None:
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)
@@ -125,7 +133,9 @@ def search_space(
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
-        paths = _measured_paths(analysis, start, scores, evidence, progress)
+        widest = max(prod(item.sizes) for site in sites for item in site.projections)
+        with algebra_threads(widest):
+            paths = _measured_paths(analysis, start, scores, evidence, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
@@ -147,7 +157,7 @@ def _measured_paths(
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider = evidence.data, evidence.provider
-    moments = context_moments(analysis.view.model, start.sites, data, provider, progress)
+    moments = context_moments(analysis.view, start.sites, data, provider, progress)
     require_rows(moments, data.source)
     if scores is not None:
         paths = _paths_by_worth(start, scores)
@@ -158,8 +168,14 @@ def _measured_paths(
             paths[site.index] = [
                 reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
             ]
-    some = replace(evidence, data=data.subset(SAMPLES_TO_MEASURE))
+    some = replace(evidence, data=data.subset(samples_to_measure(len(start.sites))))
     return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
+
+
+def samples_to_measure(sites: int) -> int:
+    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:

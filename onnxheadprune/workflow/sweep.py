@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.load import LoadedModel, open_model
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -126,8 +126,7 @@ class PointTask:
 
     ratio: float
     selection: Selection
-    model: bytes
-    name: str
+    model: Sent
     data: Calibration
     provider: Provider
     trying: Trying
@@ -169,13 +168,12 @@ def sweep_ratios(
     if executor is None:
         points = run_all(lambda cut: _measured(chooser, *cut), cuts, None, done)
     else:
-        content = chooser.model.proto.SerializeToString()
+        content = sent(chooser.model)
         tasks = [
             PointTask(
                 ratio,
                 selection,
                 content,
-                chooser.model.name,
                 data,
                 chooser.provider,
                 replace(chooser.trying, compensate=chooser.compensate),
@@ -192,10 +190,7 @@ def sweep_ratios(
 
 def measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    model = ModelProto()
-    model.ParseFromString(task.model)
-    loaded = replace(open_model(model), name=task.name)
-    chooser = Chooser(loaded, task.data, task.provider, task.trying)
+    chooser = Chooser(arrived(task.model), task.data, task.provider, task.trying)
     chooser.hold_out("a sweep measures on data")
     return _measured(chooser, task.ratio, task.selection)
 

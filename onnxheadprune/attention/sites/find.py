@@ -12,9 +12,10 @@ from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.edit.records import pruning_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
@@ -36,19 +37,20 @@ def find_sites(model: ModelLike) -> Sites:
     return replace(sites_of(view_of(proto, name), name), elements=stored_size(proto).elements)
 
 
-def view_of(model: ModelProto, name: str = "the model") -> GraphView:
+def view_of(model: ModelProto, name: str = "the model", sources: Sources = NO_SOURCES) -> GraphView:
     """An annotated view.
 
     Args:
         model: the model.
         name: how to call it in errors.
+        sources: files that its tensors refer to.
 
     Raises:
         ModelError: if the graph is not well formed, or not valid.
     """
     with paused(), analysing(model, name):
         try:
-            view = GraphView(model)
+            view = GraphView(model, sources)
         except ValueError as error:
             raise ModelError(f"the graph is not well formed: {error}") from error
         return annotated(view)

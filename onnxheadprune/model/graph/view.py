@@ -22,8 +22,11 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.schemas import is_random
+from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.sources import Sources
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
+NO_SOURCES: Sources = MappingProxyType({})
 MAX_LITERAL_ELEMENTS = 4096
 """Constants up to this many elements are read as numbers (shapes, axes, indices), larger ones are weights."""
 
@@ -43,6 +46,7 @@ class Scope:
     ref: str
     parent: Scope | None
     opset: int
+    sources: Sources = field(repr=False)
     owner: Node | None = None
     values: dict[str, Value] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
@@ -102,6 +106,17 @@ class Value:
         if int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
             return None
         return numpy_helper.to_array(tensor)
+
+    def numbers(self) -> npt.NDArray[Any]:
+        """The numbers of a stored tensor, read from its file where they are not in memory.
+
+        Raises:
+            ValueError: if the value is none.
+            ModelError: if the file cannot be read.
+        """
+        if self.tensor is None:
+            raise ValueError(f"{self.name} is no stored tensor")
+        return numpy_helper.to_array(in_memory(self.tensor, self.scope.sources))
 
     def __repr__(self) -> str:
         return f"Value({self.scope.ref}/{self.name})"
@@ -196,8 +211,8 @@ class GraphView:
         ValueError: if a node reads a value that nothing defines before it.
     """
 
-    def __init__(self, model: ModelProto) -> None:
-        self.model = model
+    def __init__(self, model: ModelProto, sources: Sources = NO_SOURCES) -> None:
+        self.model, self.sources = model, sources
         self.opsets = {
             ("" if item.domain == "ai.onnx" else item.domain): item.version for item in model.opset_import
         }
@@ -216,7 +231,7 @@ class GraphView:
             yield from scope.values.values()
 
     def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
-        scope = Scope(proto, ref, parent, self.opsets.get("", 1))
+        scope = Scope(proto, ref, parent, self.opsets.get("", 1), self.sources)
         self.scopes.append(scope)
         for info in proto.input:
             value = Value(info.name, scope, is_graph_input=True)

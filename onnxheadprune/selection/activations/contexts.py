@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.edit.extract import tapped
-from onnxheadprune.errors import InferenceError, RefusedError, UsageError
-from onnxheadprune.model.graph.facts import (
-    PACKS_BLOCKS,
-    QUANTIZERS,
-)
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.activations.chain import Chain
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import linear_of
 from onnxheadprune.selection.activations.moments import Moments
-
-
-def context_of(projection: Projection) -> Value:
-    """The context that a projection sums over, before it is quantized."""
-    value = projection.node.inputs[projection.activation[0]]
-    assert value is not None
-    while value.elem_type not in FLOATS and value.producer is not None:
-        if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
-            break
-        value = value.producer.inputs[0]
-    if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
-        raise RefusedError(
-            f"the context of {projection.node.label} is never a float, so its heads cannot be scored on data"
-        )
-    return value
+from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.silence import context_of
 
 
 def context_moments(
-    model: ModelProto,
-    sites: Iterable[AttentionSite],
+    view: GraphView,
+    sites: Sequence[AttentionSite],
     data: Calibration,
     provider: Provider,
     progress: Progress = silent,
@@ -51,43 +35,32 @@ def context_moments(
     """Second moments of each site's contexts, per projection; one forward pass over the data.
 
     Args:
-        model: the model that the sites are of.
+        view: an annotated view of the model that the sites are of.
         sites: whose contexts to look at.
         data: what to run it on.
         provider: where to run.
-        progress: told after each feed.
+        progress: told after each feed of each site.
 
     Raises:
         UsageError: if the data does not run through the model, or gives numbers that are not finite.
         RefusedError: if a context cannot be read.
     """
-    projections = [(site.index, projection) for site in sites for projection in site.projections]
-    values = [context_of(projection) for _, projection in projections]
-    moments = [Moments(int(np.prod(projection.sizes))) for _, projection in projections]
-    session = Session(tapped(model, values), provider, name="the model", optimize=True)
-    for number, feed in enumerate(data.feeds, 1):
-        outputs = run_feed(session, feed, data.source)
-        for (_, projection), value, moment in zip(projections, values, moments, strict=True):
-            moment.add(
-                finite(token_rows(outputs[value.name], projection.activation[1], feed, data.inputs), value)
-            )
-        progress("reading contexts", number, len(data.feeds))
-    found: dict[int, tuple[Moments, ...]] = {}
-    for (index, _), moment in zip(projections, moments, strict=True):
-        found[index] = (*found.get(index, ()), moment)
+    found = {
+        site.index: tuple(Moments(int(np.prod(item.sizes))) for item in site.projections) for site in sites
+    }
+    done = 0
+
+    def add(site: AttentionSite, feed: int, values: Mapping[str, Array]) -> None:
+        nonlocal done
+        for projection, moment in zip(site.projections, found[site.index], strict=True):
+            value = context_of(projection)
+            rows = token_rows(values[value.name], projection.activation[1], data.feeds[feed], data.inputs)
+            moment.add(finite(rows, value))
+        done += 1
+        progress("reading contexts", done, len(data.feeds) * len(found))
+
+    Chain(Parts(view, provider), sites).contexts(data.feeds, data.source, add)
     return found
-
-
-def run_feed(session: Session, feed: Mapping[str, Array], source: str) -> dict[str, Array]:
-    """Outputs for one feed of the user's data.
-
-    Raises:
-        UsageError: if the model does not run on it.
-    """
-    try:
-        return session.run(feed)
-    except InferenceError as error:
-        raise UsageError(f"{source} does not fit the model: {error}") from error
 
 
 def finite(rows: Array, value: Value) -> Array:
@@ -134,7 +107,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
         raise RefusedError(
             f"the weights of {node.label} are not stored as they are used, so they cannot be read"
         )
-    array = numpy_helper.to_array(value.tensor).astype(np.float64)
+    array = value.numbers().astype(np.float64)
     roles = roles_of(node)
     # A scale that is applied later is the same for all heads of a site where it is a single number.
     scale, zero = (_side(node, index) for index in (roles.weight_scale, roles.weight_zero))
@@ -147,7 +120,7 @@ def _side(node: Node, index: int | None) -> Array | None:
     value = None if index is None else node.input(index)
     if value is None or value.tensor is None:
         return None
-    numbers = numpy_helper.to_array(value.tensor).astype(np.float64)
+    numbers = value.numbers().astype(np.float64)
     return numbers.reshape(()) if numbers.size == 1 else None
 
 
@@ -167,7 +140,9 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
     unit = np.concatenate([np.eye(rows), np.zeros((1, rows))])
     unit = unit.astype(helper.tensor_dtype_to_np_dtype(source.elem_type or TensorProto.FLOAT))
     result = (
-        Session(model, Provider(CPU, "weights"), name=node.label)
+        Session(
+            LoadedModel(model, node.label, source.scope.sources), Provider(CPU, "weights"), name=node.label
+        )
         .run({"unit": unit})["weights"]
         .astype(np.float64)
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds import (
     Case,
@@ -121,7 +122,7 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
     Raises:
         UsageError: if no made-up feed runs.
     """
-    session = Session(view.model, provider, name="the model")
+    session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
     made: list[Feed] = []
     for number in range(feeds):
         maker = FeedMaker(view, seed + number)

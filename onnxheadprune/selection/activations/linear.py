@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxheadprune.attention.matrices import Array, Matrix, matrix_of
 from onnxheadprune.attention.sites.site import Projection
@@ -52,7 +52,7 @@ class Linear:
         """The bias as numbers, [out]."""
         if self.bias is None or self.bias.tensor is None:
             return None
-        return numpy_helper.to_array(self.bias.tensor).astype("float64").reshape(-1)
+        return self.bias.numbers().astype("float64").reshape(-1)
 
     def written_bias(self, bias: Array) -> Array:
         """The stored form of a new bias [out]."""

@@ -12,27 +12,32 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from onnx import ModelProto
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.edit.extract import tapped
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
-from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.contexts import finite, run_feed
+from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
+from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
-from onnxheadprune.selection.activations.linear import Linear
+from onnxheadprune.selection.activations.kept import Room, Shelf
+from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.compensation.tasks import Task, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
-from onnxheadprune.selection.compensation.values import Values, values_of
+from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
 
 
 def compensate(
@@ -60,33 +65,55 @@ def compensate(
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
     readers = attention_maps(sites)
-    work = _Work(view, {node for node, count in readers.items() if count > 1}, data, provider)
     todo = tasks(view, sites, heads, readers, other_maps)
-    for number, task in enumerate(todo, 1):
-        work.refit(task)
-        progress("compensating, map by map", number, len(todo))
+    shared = {node for node, count in readers.items() if count > 1}
+    work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
+    widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+    with algebra_threads(widest):
+        for number, task in enumerate(todo, 1):
+            work.refit(task)
+            progress("compensating, map by map", number, len(todo))
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
 
 
 class _Work:
+    """Both models on their way through the maps, and what was found so far."""
+
     def __init__(
-        self, view: GraphView, shared: Collection[int], data: Calibration, provider: Provider
+        self,
+        view: GraphView,
+        todo: Sequence[Task],
+        shared: Collection[int],
+        data: Calibration,
+        provider: Provider,
+        silent: Sequence[Linear],
     ) -> None:
-        self.view = view
-        self.shared = shared
-        """Maps that feed the attention of several projections: new values for one would change the others."""
         self.learn, self.held = data.split()
         self.source = data.source
-        self.provider = provider
-        self.stored: dict[str, Array] = {}
-        self.silenced: dict[str, Array] = {}
+        # New values for a map that feeds the attention of several projections would change the others.
+        self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
+        self.stages = {task: at for at, task in enumerate(self.makers)}
+        stages = [_stage(task, makers) for task, makers in self.makers.items()]
+        if stages:
+            # Sites that go as a whole are silent from the start.
+            first = tuple(item.node for item in silent)
+            stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
+        boundaries = Boundaries(view, stages)
+        self.stored: MutableMapping[str, Array] = Shelf(Room())
+        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room()), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
+        for item in silent:
+            zeros = np.zeros((item.matrix.rows, item.matrix.columns))
+            self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
+        feeds = (*self.learn.feeds, *self.held.feeds)
+        self.walk = Walk(Parts(view, provider), boundaries, feeds, self.silenced, data.source)
         self.refits: list[Refit] = []
 
     def refit(self, task: Task) -> None:
         linear = task.linear
         reason = task.obstacle()
         if reason is None and linear is not None:
+            self.walk.enter(self.stages[task])
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
             values = self._values(task, linear)
             found = self._moments(linear, rows, values)
@@ -128,19 +155,15 @@ class _Work:
 
     def _values(self, task: Task, linear: Linear) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
-        site, projection = task.site, task.projection
-        if site is None or projection is None or len(site.projections) != 1:
+        projection = task.projection
+        if projection is None:
             return None
         return values_of(
-            self.view,
-            linear.source,
-            linear.axes,
-            [projection.channels[head] for head in task.heads],
+            self.walk,
+            self.makers[task],
+            Context(linear.source, linear.axes, tuple(projection.channels[head] for head in task.heads)),
             self.learn,
-            self.provider,
-            self.silenced,
-            [] if linear.other is None else [linear.other],
-            self.shared,
+            () if linear.other is None else (linear.other,),
         )
 
     def _moments(
@@ -152,21 +175,15 @@ class _Work:
         than the original. With `values` their features follow the inputs.
         """
         other = [] if linear.other is None else [linear.other]
-        model, columns = self.view.model, list(rows)
-        original = self._session(tapped(model, [linear.out, *other]), "the original model")
-        current = (
-            self._session(tapped(model, [linear.source, *other], self.silenced), "the pruned model")
-            if values is None
-            else values.before
-        )
-        width = int(np.prod([linear.matrix.shape[axis] for axis in linear.matrix.free]))
-        found = []
-        for part in (self.learn, self.held):
+        columns = list(rows)
+        original = self.walk.original([linear.out, *other])
+        current = self.walk.changed([linear.source, *other]) if values is None else values.read
+        width = linear.matrix.columns
+        found: list[Moments] = []
+        for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
-            for feed in part.feeds:
-                there, here = (
-                    {**feed, **run_feed(session, feed, part.source)} for session in (original, current)
-                )
+            for at, feed in enumerate(part.feeds, first):
+                there, here = original(at), current(at)
                 target = self._rows(there, linear.out, linear.out_axes, feed, part)
                 weights = None
                 for value in other:
@@ -185,9 +202,6 @@ class _Work:
             found.append(moments)
         return found[0], found[1]
 
-    def _session(self, model: ModelProto, name: str) -> Session:
-        return Session(model, self.provider, name=name, optimize=True)
-
     def _rows(
         self,
         outputs: Mapping[str, Array],
@@ -202,15 +216,44 @@ class _Work:
         matrix = values.linear.matrix
         whole = matrix.read()
         whole[:, values.used] += values.basis @ change
-        self.silenced[matrix.stored.name] = self.stored[matrix.stored.name] = matrix.written(whole)
+        self.stored[matrix.stored.name] = matrix.written(whole)
 
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
         name = linear.matrix.stored.name
-        silenced, whole = np.zeros_like(weight), weight.copy()
-        silenced[list(rows)] = whole[list(rows)] = found.weight
-        self.silenced[name], self.stored[name] = linear.matrix.written(silenced), linear.matrix.written(whole)
+        whole = weight.copy()
+        whole[list(rows)] = found.weight
+        self.stored[name] = linear.matrix.written(whole)
+        if len(rows) < len(weight):
+            silenced = np.zeros_like(weight)
+            silenced[list(rows)] = found.weight
+            self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
-            self.silenced[linear.bias.name] = self.stored[linear.bias.name] = linear.written_bias(found.bias)
+            self.stored[linear.bias.name] = linear.written_bias(found.bias)
+
+
+def _silent_maps(sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
+    """The projections of sites that lose all their heads, where their weights can be written."""
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+    found = (linear_of(projection) for site in gone for projection in site.projections)
+    return [item for item in found if item is not None and not item.matrix.shared]
+
+
+def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
+    """A map's work begins at its inputs, or where values are made that may change with it."""
+    linear = task.linear
+    assert linear is not None
+    other = () if linear.other is None else (linear.other,)
+    return Stage(
+        tuple(item.source for item in makers) or (linear.source,),
+        (linear.node, *(item.node for item in makers)),
+        (
+            linear.source,
+            linear.out,
+            *other,
+            *(item.source for item in makers),
+            *(item.out for item in makers),
+        ),
+    )
 
 
 def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str | None:

@@ -7,6 +7,7 @@ the original again and proven, as for any other cut.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,24 +19,37 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
-from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.edit.extract import store_constants
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.replacing import Contents, with_contents
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.selection.activations.kept import Shelf
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.compensation.tasks import refittable
 
 
 def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
     """The original with refitted weights, which says so in its metadata."""
-    proto = with_stored(loaded.proto, compensation.stored)
+    changed = with_contents(loaded, _contents(loaded.proto, compensation.stored))
+    proto = changed.proto
+    store_constants(proto.graph, compensation.stored)
     earlier = refit_record(loaded.proto)
     names = {*compensation.stored, *(earlier.tensors if earlier else ())}
     _write(proto, RefitRecord(tuple(sorted(names)), compensation.data, compensation.samples))
-    return loaded.changed(proto)
+    return changed
+
+
+def _contents(model: ModelProto, stored: Mapping[str, Array]) -> dict[str, Contents]:
+    """New contents of the initializers among them; large ones that are not in memory are read when they are written."""
+    found: dict[str, Contents] = {}
+    for name in {tensor.name for tensor in model.graph.initializer}.intersection(stored):
+        lies_in_file = isinstance(stored, Shelf) and not stored.in_memory(name)
+        found[name] = functools.partial(stored.__getitem__, name) if lies_in_file else stored[name]
+    return found
 
 
 def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:

@@ -8,20 +8,20 @@ linear attention, for fused operators, packed projections and grouped heads alik
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.model.graph.view import GraphView, Value
-from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.model.graph.view import Value
+from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed
-from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import Linear, feeders
-from onnxheadprune.selection.compensation.tasks import is_free
+from onnxheadprune.selection.activations.walk import Reader, Walk
+from onnxheadprune.selection.compensation.tasks import Task, is_free
 from onnxheadprune.selection.compensation.value_fit import Ints, Layout
-from onnxheadprune.selection.scoring.suffix import split
 
 FEATURES = 1024
 """Most features for all heads of a site: bounds the Gram matrix, whatever the model's width."""
@@ -29,6 +29,21 @@ SAME = 1e-5
 """Squared relative difference up to which two contexts are the same."""
 ROWS_PER_INPUT = 2
 """Rows that the main directions of the map's inputs are taken from, per input."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a site's projection reads.
+
+    Attributes:
+        value: the context.
+        axes: its axes that hold channels.
+        heads: channels per head that stays.
+    """
+
+    value: Value
+    axes: tuple[int, ...]
+    heads: tuple[Sequence[int], ...]
 
 
 class Values:
@@ -39,15 +54,13 @@ class Values:
         layout: its place among the features.
         used: columns of its weights that the kept heads use.
         basis: main directions of its inputs, [in, directions].
-        before: gives its inputs and all else up to the context.
+        read: gives its inputs and all else up to the context, feed by feed.
     """
 
-    def __init__(
-        self, linear: Linear, before: Session, after: Session, context: Value, axes: Sequence[int]
-    ) -> None:
+    def __init__(self, linear: Linear, read: Reader, after: Session, context: Context) -> None:
         """A candidate, which `fits` then looks at."""
-        self.linear, self.before = linear, before
-        self._after, self._context, self._axes = after, context, tuple(axes)
+        self.linear, self.read = linear, read
+        self._after, self._context, self._axes = after, context.value, context.axes
         self.layout = Layout(np.zeros((0, 0), int), np.zeros((0, 0), int), 0)
         self.used: Ints = np.zeros(0, int)
         self.basis: Array = np.zeros((0, 0))
@@ -59,7 +72,7 @@ class Values:
 
         Args:
             heads: channels of the context per head.
-            here: what `before` gives for some feed.
+            here: what `read` gives for some feed.
         """
         self._heads = np.array(heads)
         value, source = here[self.linear.out.name], here[self.linear.source.name]
@@ -121,54 +134,53 @@ class Values:
 
     def _inputs(self, data: Calibration, most: int) -> Array:
         found: list[Array] = []
-        for feed in data.feeds:
-            here = {**feed, **run_feed(self.before, feed, data.source)}
-            source = here[self.linear.source.name]
+        for at, feed in enumerate(data.feeds):
+            source = self.read(at)[self.linear.source.name]
             found.append(token_rows(source, self.linear.axes, dict(feed), data.inputs))
             if sum(map(len, found)) >= most:
                 break
         return np.concatenate(found)
 
 
+def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
+    """The maps that may make the values of a site that loses heads, likely ones first.
+
+    Args:
+        task: the refit of the site's projection, or of another map.
+        shared: nodes of maps that other sites read too.
+    """
+    site, linear = task.site, task.linear
+    if site is None or linear is None or len(site.projections) != 1:
+        return ()
+    return tuple(
+        item for item in reversed(feeders(linear.source)) if item.node.index not in shared and is_free(item)
+    )
+
+
 def values_of(
-    view: GraphView,
-    context: Value,
-    axes: Sequence[int],
-    heads: Sequence[Sequence[int]],
-    data: Calibration,
-    provider: Provider,
-    stored: Mapping[str, Array],
-    also: Sequence[Value] = (),
-    shared: Collection[int] = (),
+    walk: Walk, maps: Sequence[Linear], context: Context, data: Calibration, also: Sequence[Value] = ()
 ) -> Values | None:
     """The map that makes the values of some heads, None if none can be changed by itself.
 
     Args:
-        view: an annotated view of the original.
-        context: what the site's projection reads.
-        axes: axes of the context that hold its channels.
-        heads: channels per head that stays, all heads of one size.
-        data: calibration data.
-        provider: where to run.
-        stored: contents of initializers that are refitted already.
-        also: further values that its `before` is to give.
-        shared: nodes of maps that other sites read too.
+        walk: stands where the values are not made yet.
+        maps: those that may make them.
+        context: what the site's projection reads, and the heads that stay.
+        data: the first feeds of the walk.
+        also: further values that its `read` is to give.
     """
-    if len({len(channels) for channels in heads}) != 1:
+    if len({len(channels) for channels in context.heads}) != 1:
         return None
-    for linear in reversed(feeders(context)):
-        if linear.node.index in shared or not is_free(linear):
-            continue
-        wanted = [linear.source, context, *also]
-        parts = split(view, [linear.out], [context.name], also=wanted, stored=stored)
+    for linear in maps:
+        entering = walk.boundaries.entering(linear.out, context.value)
         try:
-            before, after = (
-                Session(part, provider, name="part of the pruned model", optimize=True) for part in parts
-            )
-            found = Values(linear, before, after, context, axes)
-            feed = data.feeds[0]
-            if found.fits(heads, {**feed, **run_feed(before, feed, data.source)}):
-                kept = sorted(channel for head in heads for channel in head)
+            read = walk.changed([linear.source, linear.out, context.value, *entering, *also])
+            here = read(0)
+            given = [name for name in (linear.out.name, *(item.name for item in entering)) if name in here]
+            after = walk.parts.between(here, given, context.value)
+            found = Values(linear, read, after, context)
+            if found.fits(context.heads, here):
+                kept = sorted(channel for head in context.heads for channel in head)
                 return found if found.prepare(data, kept) else None
         except InferenceError:
             # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.

@@ -15,10 +15,10 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
-from onnxheadprune.selection.activations.contexts import run_feed
+from onnxheadprune.selection.activations.chain import Chain, Cut
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
-from onnxheadprune.selection.scoring.suffix import halves
+from onnxheadprune.selection.activations.parts import Parts
 
 
 def ablation_scores(
@@ -46,13 +46,11 @@ def ablation_scores(
     """
     main = require_main(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    parts = halves(view, site, outputs, provider)
-    meters = [EffectMeter(main, data.inputs, effect) for _ in range(site.num_heads)]
-    for feed in data.feeds:
-        prepared = {**feed, **run_feed(parts.before, feed, data.source)}
-        before = parts.outputs(prepared, site, ())
-        for head, meter in enumerate(meters):
-            meter.add(before, parts.outputs(prepared, site, (head,)), feed)
+    chain = Chain(Parts(view, provider), [site], [view.main.values[name] for name in outputs])
+    cuts = [Cut(site.index, (head,)) for head in range(site.num_heads)]
+    meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
+    for item in chain.outcomes(cuts, data.feeds, data.source):
+        meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
     return np.array([meter.mean() for meter in meters])
 
 

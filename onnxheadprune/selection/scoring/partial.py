@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.runtime import Provider
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import Measure
@@ -22,12 +23,12 @@ from onnxheadprune.selection.activations.drift import Measure
 Array = npt.NDArray[np.float64]
 
 
-def partial_key(model: ModelProto, data: Calibration, provider: Provider, effect: Measure | None) -> str:
+def partial_key(model: LoadedModel, data: Calibration, provider: Provider, effect: Measure | None) -> str:
     """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
     digest = hashlib.sha256()
-    for tensor in model.graph.initializer:
-        digest.update(tensor.SerializeToString(deterministic=True))
-    for node in model.graph.node:
+    for tensor in model.proto.graph.initializer:
+        digest.update(in_memory(tensor, model.sources).SerializeToString(deterministic=True))
+    for node in model.proto.graph.node:
         digest.update(node.SerializeToString(deterministic=True))
     measure = effect or ""
     if callable(measure):

@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.load import ModelLike, load_model, model_name
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
@@ -82,7 +82,8 @@ def score_heads(
     """
     if method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
-    view = view_of(load_model(model))
+    loaded = open_structure(model)
+    view = view_of(loaded.proto, loaded.name, loaded.sources)
     sites = sites_of(view, model_name(model))
     if not len(sites):
         raise RefusedError("no attention site was found in this model, so there are no heads to score")
@@ -97,9 +98,9 @@ def score_heads(
     if method == "ablation":
         meter = EffectMeter(require_main(view), calibration.inputs, effect)
         evidence = Evidence(calibration, where, effect)
-        found = _ablated(view, sites.sites, evidence, executor, partial, progress)
+        found = _ablated(loaded, view, sites.sites, evidence, executor, partial, progress)
         return _scores(method, meter.name, sites.model, sites, found, calibration)
-    moments = context_moments(view.model, sites, calibration, where, progress)
+    moments = context_moments(view, sites.sites, calibration, where, progress)
     if method == "reconstruction":
         require_rows(moments, calibration.source)
     found = [_FROM_MOMENTS[method](site, moments[site.index]) for site in sites]
@@ -131,6 +132,7 @@ def _by_original(site: AttentionSite, values: Array) -> tuple[float | None, ...]
 
 
 def _ablated(
+    loaded: LoadedModel,
     view: GraphView,
     sites: Sequence[AttentionSite],
     evidence: Evidence,
@@ -140,7 +142,7 @@ def _ablated(
 ) -> list[Array]:
     """Ablation scores per site, those of an interrupted run taken from its file."""
     data, provider, effect = evidence.data, evidence.provider, evidence.effect
-    kept = Partial(partial, "" if partial is None else partial_key(view.model, data, provider, effect))
+    kept = Partial(partial, "" if partial is None else partial_key(loaded, data, provider, effect))
     missing = [position for position in range(len(sites)) if position not in kept.found]
 
     def done(at: int, result: Array) -> None:
@@ -155,7 +157,7 @@ def _ablated(
             done,
         )
     else:
-        tasks = site_tasks(view.model, len(sites), data, provider, effect)
+        tasks = site_tasks(loaded, len(sites), data, provider, effect)
         run_all(ablate, [tasks[position] for position in missing], executor, done)
     kept.finish()
     return [kept.found[position] for position in range(len(sites))]

@@ -1,0 +1,160 @@
+"""Arrays that are kept between two blocks: in memory up to a bound, beyond it in a file without a name."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Collection, Hashable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxheadprune.attention.matrices import Array
+
+IN_MEMORY = 2**29
+"""Bytes of kept arrays that stay in memory."""
+
+
+@dataclass(eq=False)
+class Room:
+    """Memory that several stores share.
+
+    Attributes:
+        left: bytes that are free.
+    """
+
+    left: int = IN_MEMORY
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where in its file an array lies."""
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+class Shelf(MutableMapping[str, Array]):
+    """Arrays by name, in memory up to a bound and beyond it in a file."""
+
+    def __init__(self, room: Room) -> None:
+        """An empty shelf.
+
+        Args:
+            room: what it may take of memory.
+        """
+        self._kept = Kept(room)
+        self._names: dict[str, None] = {}
+
+    def in_memory(self, name: str) -> bool:
+        """Whether an array is held in memory."""
+        return self._kept.in_memory(name)
+
+    def __getitem__(self, name: str) -> Array:
+        """An array, read where it is not in memory."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._kept.of(name)[name]
+
+    def __setitem__(self, name: str, array: Array) -> None:
+        """Puts an array in the place of what has the name."""
+        self._kept.drop(name)
+        self._kept.put(name, {name: array})
+        self._names[name] = None
+
+    def __delitem__(self, name: str) -> None:
+        """Forgets an array."""
+        del self._names[name]
+        self._kept.drop(name)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in the order in which they came."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+
+class Kept:
+    """Named arrays for each of many keys (feeds)."""
+
+    def __init__(self, room: Room) -> None:
+        """An empty store.
+
+        Args:
+            room: what it may take of memory.
+        """
+        self.room = room
+        self._found: dict[Hashable, dict[str, Array | _Place]] = {}
+        self._file: Any = None
+
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether something was kept for a key."""
+        return key in self._found
+
+    def in_memory(self, key: Hashable) -> bool:
+        """Whether all that is kept for a key is in memory."""
+        return not any(isinstance(item, _Place) for item in self._found.get(key, {}).values())
+
+    def put(self, key: Hashable, arrays: Mapping[str, Array]) -> None:
+        """Keeps arrays, beside what there is for the key."""
+        entry = self._found.setdefault(key, {})
+        for name, array in arrays.items():
+            if array.nbytes <= self.room.left:
+                self.room.left -= array.nbytes
+                entry[name] = array
+            else:
+                entry[name] = self._written(array)
+
+    def of(self, key: Hashable) -> dict[str, Array]:
+        """What was kept for a key."""
+        return {
+            name: self._read(item) if isinstance(item, _Place) else item
+            for name, item in self._found.get(key, {}).items()
+        }
+
+    def drop(self, key: Hashable, names: Collection[str] | None = None) -> None:
+        """Forgets arrays of a key: all, or the named ones."""
+        entry = self._found.get(key, {})
+        for name in list(entry) if names is None else [name for name in names if name in entry]:
+            item = entry.pop(name)
+            self.room.left += 0 if isinstance(item, _Place) else item.nbytes
+        if names is None:
+            self._found.pop(key, None)
+
+    def close(self) -> None:
+        """Forgets everything."""
+        for key in list(self._found):
+            self.drop(key)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _written(self, array: Array) -> _Place:
+        if self._file is None:
+            # It lives as long as this store, which closes it.
+            self._file = tempfile.TemporaryFile(prefix="onnxheadprune-", buffering=0)  # noqa: SIM115
+        place = _Place(self._file.seek(0, os.SEEK_END), array.shape, array.dtype)
+        left = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        while left.size:
+            left = left[self._file.write(left) :]
+        return place
+
+    def _read(self, place: _Place) -> Array:
+        assert self._file is not None
+        made: Array = np.empty(math.prod(place.shape), place.dtype)
+        left = made.view(np.uint8)
+        self._file.seek(place.offset)
+        while left.size:
+            count = self._file.readinto(left)
+            if not count:
+                raise EOFError("a temporary file lost its end")
+            left = left[count:]
+        return made.reshape(place.shape)

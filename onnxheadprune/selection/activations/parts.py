@@ -1,0 +1,202 @@
+"""Parts of a model as models of their own: from values that are at hand to values that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from onnxheadprune.attention.matrices import Array
+from onnxheadprune.edit.extract import read_by, stored_anew
+from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import CPU, Provider, Session
+
+NOTHING: Mapping[str, Array] = MappingProxyType({})
+NO_TYPES: Mapping[str, int] = MappingProxyType({})
+
+
+class Parts:
+    """Makes sessions of parts of one model; what they need of its weights is read then.
+
+    Attributes:
+        view: an annotated view of the model.
+        provider: where the sessions run.
+    """
+
+    def __init__(self, view: GraphView, provider: Provider) -> None:
+        """Makes nothing yet."""
+        self.view, self.provider = view, provider
+
+    def session(
+        self,
+        given: Mapping[str, int],
+        wanted: Iterable[str],
+        stored: Mapping[str, Array] = NOTHING,
+        *,
+        fixed: Mapping[str, int] = NO_TYPES,
+        opened: Collection[str] = (),
+    ) -> Session | None:
+        """A session of `part`, None where all that is wanted is at hand.
+
+        A part of a model may ask more of ONNX Runtime than the whole. Then the session starts at the graph's inputs.
+
+        Args:
+            given: element types of the values that are at hand, by name.
+            wanted: names of the values that it gives.
+            stored: new contents for stored tensors, by name.
+            fixed: like `given`, of values that the graph's inputs do not make.
+            opened: names of stored tensors that become inputs.
+
+        Raises:
+            InferenceError: if ONNX Runtime does not load it.
+        """
+        at_hand = {item.name for item in self.view.model.graph.input} | given.keys() | fixed.keys()
+        names = [name for name in wanted if name not in at_hand]
+        if not names:
+            return None
+        try:
+            return self._session(part(self.view, {**given, **fixed}, names, stored, opened))
+        except InferenceError:
+            if not given:
+                raise
+        return self._session(part(self.view, fixed, names, stored, opened))
+
+    def between(self, values: Mapping[str, Array], given: Iterable[str], end: Value) -> Session:
+        """A session from some values to another.
+
+        Args:
+            values: the given ones among others, by name.
+            given: names of those that become inputs.
+            end: the value that it gives.
+
+        Raises:
+            InferenceError: if ONNX Runtime does not load it.
+        """
+        types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in given}
+        return self._session(part(self.view, types, [end.name]))
+
+    def _session(self, small: ModelProto) -> Session:
+        loaded = LoadedModel(small, "the model", self.view.sources)
+        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True)
+
+
+def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
+    """What a session gives for the user's data.
+
+    Raises:
+        UsageError: if the model does not run on it.
+    """
+    try:
+        return session.run(values)
+    except InferenceError as error:
+        raise UsageError(f"{source} does not fit the model: {error}") from error
+
+
+def require_main(value: Value) -> None:
+    """Whether a value is one of the main graph.
+
+    Raises:
+        RefusedError: if it lives in the body of a control-flow operator.
+    """
+    if value.scope.parent is not None:
+        raise RefusedError(
+            f"{value.name} lives inside the body of a control-flow operator, where its numbers cannot be read;"
+            " without data heads are chosen by their weights, or by scores that you give"
+        )
+
+
+def reads(node: Node) -> Iterator[Value]:
+    """The values of the main graph that a node of it reads, those that its bodies read included."""
+    if not node.bodies:
+        yield from (value for value in node.inputs if value is not None)
+        return
+    for name in read_by(node.proto):
+        value = node.scope.lookup(name)
+        if value is not None:
+            yield value
+
+
+def part(
+    view: GraphView,
+    given: Mapping[str, int],
+    wanted: Iterable[str],
+    stored: Mapping[str, Array] = NOTHING,
+    opened: Collection[str] = (),
+) -> ModelProto:
+    """A model of the nodes between some values and others.
+
+    Args:
+        view: an annotated view of the whole.
+        given: element types of the values that are at hand, by name; they become inputs. What needs none of them is
+            made from the graph's own inputs.
+        wanted: names of the values that it gives.
+        stored: new contents for stored tensors, by name.
+        opened: names of stored tensors that become inputs.
+    """
+    values, names = view.main.values, list(dict.fromkeys(wanted))
+    small = ModelProto(ir_version=view.model.ir_version)
+    small.opset_import.extend(view.model.opset_import)
+    small.functions.extend(view.model.functions)
+    small.graph.name = view.model.graph.name or "graph"
+    nodes: set[Node] = set()
+    seen = set(names)
+    waiting = [values[name] for name in names]
+    while waiting:
+        value = waiting.pop()
+        tensor = value.tensor
+        if value.name in given:
+            small.graph.input.append(helper.make_tensor_value_info(value.name, given[value.name], None))
+        elif tensor is not None and value.name in opened:
+            small.graph.input.append(
+                helper.make_tensor_value_info(value.name, tensor.data_type, list(tensor.dims))
+            )
+        elif value.is_initializer and tensor is not None:
+            small.graph.initializer.append(stored_anew(tensor, stored.get(value.name)))
+        elif value.producer is not None:
+            if value.producer not in nodes:
+                nodes.add(value.producer)
+                fresh = [item for item in reads(value.producer) if item.name not in seen]
+                seen.update(item.name for item in fresh)
+                waiting += fresh
+        elif value.is_graph_input:
+            small.graph.input.extend(item for item in view.model.graph.input if item.name == value.name)
+    for sparse in view.model.graph.sparse_initializer:
+        if sparse.values.name in seen:
+            small.graph.sparse_initializer.append(sparse)
+    for node in sorted(nodes, key=lambda node: node.index):
+        small.graph.node.append(node.proto)
+        tensor = stored_tensor(small.graph.node[-1])
+        if tensor is not None and node.out.name in stored:
+            tensor.CopyFrom(stored_anew(tensor, stored[node.out.name]))
+    small.graph.output.extend(_output(values[name]) for name in names)
+    return small
+
+
+def _output(value: Value) -> ValueInfoProto:
+    """A value as an output: only its type is declared, because a wrong guess of a dimension would stop the run."""
+    if value.elem_type == TensorProto.UNDEFINED:
+        # ONNX Runtime finds out by itself.
+        return ValueInfoProto(name=value.name)
+    return helper.make_tensor_value_info(value.name, value.elem_type, None)
+
+
+def types_of(view: GraphView, wanted: Sequence[Value]) -> dict[str, int]:
+    """Element types of values that shape inference does not know, asked of ONNX Runtime; 0 of what is no tensor.
+
+    Weights are declared as inputs, so that none has to be read.
+    """
+    heavy = [
+        tensor.name
+        for tensor in view.model.graph.initializer
+        if tensor.data_location == TensorProto.EXTERNAL or len(tensor.raw_data) > 4096
+    ]
+    small = part(view, {}, [value.name for value in wanted], opened=heavy)
+    try:
+        session = Session(small, Provider(CPU, "types"), name="the model")
+    except InferenceError:
+        return {}
+    return session.output_types()

@@ -1,0 +1,50 @@
+"""The contexts of a site, and what they are when some of its heads are silent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import QUANTIZERS
+from onnxheadprune.model.graph.view import Value
+from onnxheadprune.model.tensors import FLOATS
+
+
+def context_of(projection: Projection) -> Value:
+    """The context that a projection sums over, before it is quantized."""
+    value = projection.node.inputs[projection.activation[0]]
+    assert value is not None
+    while value.elem_type not in FLOATS and value.producer is not None:
+        if value.producer not in QUANTIZERS or value.producer.inputs[0] is None:
+            break
+        value = value.producer.inputs[0]
+    if value.elem_type not in (*FLOATS, TensorProto.UNDEFINED):
+        raise RefusedError(
+            f"the context of {projection.node.label} is never a float, so its heads cannot be scored on data"
+        )
+    return value
+
+
+def silenced(site: AttentionSite, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
+    """The contexts of a site, by name, with zeros where some of its heads are.
+
+    Args:
+        site: the site.
+        values: its contexts among others, by name.
+        heads: present heads to silence.
+    """
+    found = {}
+    for projection in site.projections:
+        name, axes = context_of(projection).name, projection.activation[1]
+        value = values[name]
+        shape = [1] * value.ndim
+        for axis, size in zip(axes, projection.sizes, strict=True):
+            shape[axis] = size
+        mask = projection.live_without(heads).transpose(np.argsort(axes)).reshape(shape)
+        found[name] = value * mask.astype(value.dtype)
+    return found
