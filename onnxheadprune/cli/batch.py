@@ -16,6 +16,7 @@ from onnxheadprune.cli.choosing import (
     Respecting,
     amount_options,
     read_effect,
+    read_recover,
     read_wish,
     refitting_options,
     require_one_way,
@@ -93,7 +94,7 @@ def batch(given: BatchOptions) -> int:
     effect = read_effect(given.refitting.drift, given.refitting.effect)
     require_one_way(given.heads, wish, given.fuse)
     request = Request(
-        Choice(given.heads, wish, given.refitting.compensate, effect),
+        Choice(given.heads, wish, given.refitting.compensate, effect, read_recover(given.refitting.recover)),
         Contract(given.shaping.keep_cache_shape, given.shaping.allow_io_change),
         given.fuse,
         Run(given.running.provider, given.running.seed, given.running.data),

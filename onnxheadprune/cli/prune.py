@@ -19,10 +19,12 @@ from onnxheadprune.cli.choosing import (
     Respecting,
     amount_options,
     read_effect,
+    read_recover,
     read_wish,
     refitting_options,
     require_one_way,
     respecting_options,
+    resume_option,
 )
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.options import (
@@ -83,6 +85,7 @@ class PruneOptions:
     amount: Amount
     respecting: Respecting
     refitting: Refitting
+    resume: bool
     running: Running
     samples: Samples
     fuse: Fusing
@@ -107,6 +110,7 @@ class PruneOptions:
 @amount_options
 @respecting_options
 @refitting_options
+@resume_option
 @run_options
 @calibration_options
 @fuse_option
@@ -128,6 +132,7 @@ def prune(given: PruneOptions) -> int:
 
     Name the heads with --heads, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
     ones is then measured on your data (--data, --text or --images), and what is left is refitted to make up for them.
+    With --recover it is trained after that, for as long as you say.
     """
     if given.superseded.sweep is not None:
         return _swept(given, given.superseded.sweep)
@@ -150,11 +155,12 @@ def _request(given: PruneOptions) -> Request:
 
     wish = read_wish(given.amount, given.respecting)
     effect = read_effect(given.refitting.drift, given.refitting.effect)
+    recover = read_recover(given.refitting.recover)
     require_one_way(given.heads, wish, given.fuse)
     data = read_data(given.model, given.samples, given.running)
     place = given.model if given.target.in_place else given.target.output
     return Request(
-        Choice(given.heads, wish, given.refitting.compensate, effect),
+        Choice(given.heads, wish, given.refitting.compensate, effect, recover, given.resume),
         Contract(given.shaping.keep_cache_shape, given.shaping.allow_io_change),
         given.fuse,
         Run(given.running.provider, given.running.seed, data),

@@ -15,6 +15,7 @@ from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
     read_effect,
+    read_recover,
     read_wish,
     refitting_options,
     respecting_options,
@@ -64,8 +65,8 @@ class SweepOptions:
 def sweep(given: SweepOptions) -> int:
     """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio of heads that go.
 
-    A:B:STEP are the ratios, as in 0:0.7:0.05. Heads are chosen, and what is left is refitted, for each as by
-    prune --ratio.
+    A:B:STEP are the ratios, as in 0:0.7:0.05. Heads are chosen, and what is left is refitted, and trained with --recover,
+    for each as by prune --ratio.
     """
     return run_sweep(given)
 
@@ -86,6 +87,7 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.chooser import Chooser, Trying
+    from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
@@ -97,10 +99,12 @@ def run_sweep(given: SweepOptions) -> int:
     wish = read_wish(Amount(0.5, None, None, None, 1), given.respecting)
     assert wish is not None
     effect = read_effect(given.refitting.drift, given.refitting.effect)
+    budget = read_recover(given.refitting.recover)
+    recovering = None if budget is None else Recovering(budget, given.running.seed)
     data = read_data(given.model, given.samples, given.running)
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
-        trying = Trying(given.refitting.compensate, effect)
+        trying = Trying(given.refitting.compensate, effect, recovering=recovering)
         chooser = Chooser(open_structure(given.model), data, provider, trying, progress)
         curve = sweep_ratios(chooser, wish, ratios, executor)
     if document is not None and picture is not None:

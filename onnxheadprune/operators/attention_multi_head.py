@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("MultiHeadAttention", "PackedMultiHeadAttention"), "com.microsoft", Roles(learned=(3,)))
+ROLES.add(("DecoderMaskedMultiHeadAttention",), "com.microsoft", Roles(learned=(10,)))
 
 _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "MultiHeadAttention": (3, 5, (6, 7)),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(learned=(1, 2)))
 
 
 @shape_function("Attention", "QAttention", "PackedAttention", domain="com.microsoft")

@@ -34,6 +34,7 @@ SUBTRACTS.add("Sub")
 CHOOSES_ELEMENTS.add("Where")
 
 ROLES.add(("Where",), "", Roles(contents=(1, 2)))
+ROLES.add(("BiasGelu", "FastGelu"), "com.microsoft", Roles(learned=(1,)))
 
 UNARY = (
     "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("EmbedLayerNormalization",), "com.microsoft", Roles(learned=(5, 6)))
+ROLES.add(("BiasAdd",), "com.microsoft", Roles(learned=(1,)))
 
 
 @shape_function("EmbedLayerNormalization", domain="com.microsoft")

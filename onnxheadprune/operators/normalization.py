@@ -12,8 +12,19 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+
+# Means and variances of a BatchNormalization are statistics of the data that the model was trained on.
+ROLES.add(
+    ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"),
+    "",
+    Roles(learned=(1, 2)),
+)
+ROLES.add(("RMSNormalization", "SimplifiedLayerNormalization"), "", Roles(learned=(1,)))
+ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(learned=(1,)))
+ROLES.add(("SkipLayerNormalization",), "com.microsoft", Roles(learned=(2, 3, 4)))
+ROLES.add(("SkipSimplifiedLayerNormalization",), "com.microsoft", Roles(learned=(2, 3)))
 
 
 @shape_function(

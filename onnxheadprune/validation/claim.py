@@ -68,6 +68,21 @@ def read_claim(
     return first
 
 
+def contract_of(original: ModelProto, planning: Planning, name: str) -> Contract:
+    """What was agreed to when a claim's plan was made.
+
+    Args:
+        original: the model before the cut.
+        planning: of the claim.
+        name: how to call the original.
+    """
+    heads = planning.plan.removed
+    for contract in CONTRACTS:
+        if analyse(original, heads, name, contract).plan.edits == planning.plan.edits:
+            return contract
+    return CONTRACTS[0]
+
+
 def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> Mapping[int, list[int]]:
     """Heads per site that the pruned model's record has and the original's has not."""
     record = {cut.index: cut for cut in pruning_record(pruned)}

@@ -38,6 +38,8 @@ class Roles:
         weight_scale, weight_zero: those of stored weights.
         output_scale, output_zero: those that its output is quantized with.
         integer_bias: a bias in units of the operands' scales multiplied.
+        learned: what training changes beside operands of a product and its bias: scales and shifts of features, and
+            products that a fused operator packs.
     """
 
     contents: tuple[int, ...] | None = None
@@ -50,6 +52,7 @@ class Roles:
     output_scale: int | None = None
     output_zero: int | None = None
     integer_bias: int | None = None
+    learned: tuple[int, ...] = ()
 
 
 NO_ROLES = Roles()

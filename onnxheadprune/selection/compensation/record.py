@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -25,14 +26,14 @@ from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.compensation.tasks import refittable
+from onnxheadprune.selection.compensation.trainable import trainable
 
 COMPENSATED_KEY = "onnxheadprune.compensated"
 
 
-COMPENSATED_VERSION = 2
-"""1 had no digests."""
+COMPENSATED_VERSION = 3
+"""1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,45 @@ class Record:
         data: fingerprint of the data.
         samples: how many samples that was.
         digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
+        steps: of training; 0 where all of it is a refit in closed form.
     """
 
     tensors: tuple[str, ...]
     data: str
     samples: int
     digests: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
 
 
-def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
-    """The original with refitted weights, which says so in its metadata."""
-    proto = with_stored(loaded.proto, compensation.stored)
+class NewNumbers(Protocol):
+    """What a refit and a recovery both find: contents of the original's initializers, and what they learned from."""
+
+    @property
+    def stored(self) -> Mapping[str, Array]:
+        """Contents by name, in the original's shapes and types."""
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples that were."""
+
+
+def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> LoadedModel:
+    """The original with refitted weights, which says so in its metadata.
+
+    Args:
+        loaded: the original.
+        numbers: its new numbers.
+        steps: of training that they took.
+    """
+    proto = with_stored(loaded.proto, numbers.stored)
     earlier = record_of(loaded.proto)
-    names = {*compensation.stored, *(earlier.tensors if earlier else ())}
-    _write(proto, Record(tuple(sorted(names)), compensation.data, compensation.samples))
+    names = {*numbers.stored, *(earlier.tensors if earlier else ())}
+    steps += earlier.steps if earlier else 0
+    _write(proto, Record(tuple(sorted(names)), numbers.data, numbers.samples, steps=steps))
     return loaded.changed(proto)
 
 
@@ -87,13 +113,15 @@ def digest(array: Array) -> str:
 
 
 def _write(model: ModelProto, record: Record) -> None:
-    content = {
-        "version": COMPENSATED_VERSION,
+    content: dict[str, object] = {
+        "version": COMPENSATED_VERSION if record.steps else COMPENSATED_VERSION - 1,
         "tensors": list(record.tensors),
         "data": record.data,
         "samples": record.samples,
         "digests": dict(sorted(record.digests.items())),
     }
+    if record.steps:
+        content["steps"] = record.steps
     set_metadata(model, COMPENSATED_KEY, json.dumps(content))
 
 
@@ -109,7 +137,8 @@ def record_of(model: ModelProto) -> Record | None:
     try:
         names = tuple(str(name) for name in content["tensors"])
         digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
-        return Record(names, str(content["data"]), int(content["samples"]), digests)
+        steps = int(content.get("steps", 0))
+        return Record(names, str(content["data"]), int(content["samples"]), digests, steps)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the metadata entry {COMPENSATED_KEY} cannot be read") from error
 
@@ -119,7 +148,8 @@ def restored(
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of the refitted original's initializers, out of a pruned model.
 
-    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says.
+    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says; of a
+    model that was trained, weights, biases and normalisations.
 
     Args:
         original: the model before the cut.
@@ -135,6 +165,7 @@ def restored(
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
     allowed = refittable(planning.view, planning.sites, planning.heads)
+    allowed |= trainable(planning.view).keys() if record.steps else set()
     stored: dict[str, Array] = {}
     problems = []
     for name in record.tensors:
@@ -146,7 +177,7 @@ def restored(
             problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
             continue
         array, before = _array(theirs[target], pruned), _array(ours[name], original)
-        whole = _whole(array, before, edit)
+        whole = widened(array, before, edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
         elif name in record.digests and record.digests[name] != digest(array):
@@ -174,8 +205,14 @@ def _targets(plan: PrunePlan) -> dict[str, str]:
     return {edit.name: edit.target for edit in _slices(plan)}
 
 
-def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
-    """The array in the original's shape; None if it is not the planned cut of such a one."""
+def widened(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
+    """The array in the original's shape, what is cut as it was; None if it is not the planned cut of such a one.
+
+    Args:
+        array: of the pruned model.
+        original: the tensor that it is to be a cut of.
+        edit: the cut, None where the tensor is whole.
+    """
     dims = original.shape
     if edit is None:
         return array if array.shape == dims else None
