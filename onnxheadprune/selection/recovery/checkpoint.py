@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxheadprune.errors import UsageError
 from onnxheadprune.attention.matrices import Array
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_file
 from onnxheadprune.selection.recovery.parameters import Master
