@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import beside
 from onnxheadprune.liveness.refusal import Refusal
@@ -63,3 +64,13 @@ def _pad_amounts(node: Node, rank: int) -> list[object] | None:
         amounts[int(axis) % rank] = elements[position]
         amounts[int(axis) % rank + rank] = elements[position + axes.size]
     return amounts
+
+
+@gradient("Pad")
+def pad_gradient(step: Step) -> Partials:
+    """What was put around it is cut off."""
+    mode = step.node.attribute("mode", "constant")
+    if mode != "constant":
+        return {0: Constant(f"pads by {mode}")}
+    axes = [step.input(3)] if step.node.input(3) is not None else []
+    return {0: step.grad.op("Pad", -step.input(1), *([None, *axes] if axes else []))}

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
+from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient
+from onnxheadprune.edit.terms import Term, sized
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
@@ -195,3 +198,46 @@ def _move_bounds(node: Node, rank: int, new: Mapping[int, tuple[int, int]]) -> S
             edits += [AddConstant(node.scope.ref, constant, tuple(numbers), dtype=dtype_of(node, index))]
             edits += [SetInput(node.ref, index, constant)]
     return edits
+
+
+@gradient("Slice")
+def slice_gradient(step: Step) -> Partials:
+    """Zeros around it; between its elements, too, where only every n-th was taken."""
+    shape, grad, writer = step.shape(0), step.grad, step.writer
+    steps, axes = step.node.literal(4), step.node.literal(3)
+    if step.node.input(4) is not None and (steps is None or steps.min() < 1):
+        return {0: Constant("goes backwards, or by a step that is computed")}
+    starts = step.node.input(1)
+    count = None if starts is None or not starts.shape else starts.shape[0]
+    if step.node.input(3) is None and isinstance(count, int):
+        axes = np.arange(count)
+    if axes is None:
+        raise UnknownShapeError("its axes are computed")
+    for position, axis in enumerate(int(axis) % len(shape) for axis in axes.reshape(-1)):
+        every = 1 if steps is None else int(steps.reshape(-1)[position])
+        size = sized(step.input(0), axis, shape[axis])
+        start = step.input(1).cast(TensorProto.INT64).op("Gather", writer.integers([position]), axis=0)
+        start = start.test("Less", 0).where(start + size, start)
+        start = start.op("Max", 0).op("Min", size)
+        if every > 1:
+            grad = _spread(grad, axis, every, len(shape))
+        grad = _padded(grad, axis, len(shape), start, size - start - grad.dim(axis))
+    return {0: grad}
+
+
+def _spread(grad: Term, axis: int, every: int, rank: int) -> Term:
+    """With zeros behind every element along an axis."""
+    writer = grad.writer
+    wide = _padded(
+        grad.unsqueeze([axis + 1]), axis + 1, rank + 1, writer.integers([0]), writer.integers([every - 1])
+    )
+    joined = [grad.dim(other) * every if other == axis else grad.dim(other) for other in range(rank)]
+    return wide.reshape(writer.joined(joined))
+
+
+def _padded(term: Term, axis: int, rank: int, before: Term, after: Term) -> Term:
+    """Zeros before and after along one axis; a negative number of them cuts."""
+    left, right = [0] * axis, [0] * (rank - 1 - axis)
+    integers = term.writer.integers
+    parts = [integers(left), before, integers(right + left), after, integers(right)]
+    return term.op("Pad", term.writer.joined(parts))

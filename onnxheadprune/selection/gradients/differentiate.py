@@ -1,0 +1,132 @@
+"""From a model and the name of a loss to a model of the loss and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto, TensorProto, helper
+
+from onnxheadprune.edit.extract import needed_nodes
+from onnxheadprune.edit.terms import Writer
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import prepared
+from onnxheadprune.operators import annotated
+from onnxheadprune.selection.gradients.backward import Backward
+from onnxheadprune.selection.gradients.forward import active_values, forward_part, names_of, taken_apart
+from onnxheadprune.selection.gradients.masters import with_masters
+
+FIRST_OPSET = 13
+"""Before, axes of sums and squeezes were attributes, which cannot be computed."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A model of a loss and its gradients.
+
+    Attributes:
+        model: its inputs are those of the original and the parameters, its outputs the loss and the gradients.
+        loss: name of the loss.
+        outputs: per parameter the name of its gradient, which has the shape of the parameter, in float32.
+        constant: per parameter without a gradient the reason; per value that is held constant on the way the node
+            and the reason, even where a parameter behind it has a gradient by other ways.
+    """
+
+    model: ModelProto
+    loss: str
+    outputs: Mapping[str, str]
+    constant: Mapping[str, str]
+
+
+def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
+    """The gradients of a scalar with respect to weights, as a model that computes both.
+
+    Batch and sequence stay as open as they are. Weights in float16 and bfloat16, and quantized ones that only a
+    DequantizeLinear reads, become inputs in float32; rounding to integers counts as the identity within the range.
+
+    Args:
+        model: weights that are no parameters may be references to files, and stay so.
+        loss: name of a value of the main graph with one element.
+        parameters: names of initializers.
+
+    Raises:
+        UsageError: if there is no such value or initializer.
+        RefusedError: if the opset is too old, or the loss is no real number.
+    """
+    source = prepared(model.model if isinstance(model, GraphView) else model)
+    _check(source, loss, parameters)
+    part, masters = with_masters(forward_part(source, loss, parameters), parameters)
+    part = taken_apart(part, masters)
+    view = annotated(GraphView(part))
+    if view.main.opset < FIRST_OPSET:
+        raise RefusedError(f"gradients need opset {FIRST_OPSET}, and the model has {view.main.opset}")
+    value = view.main.values[loss]
+    if value.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE) or any(
+        dim != 1 for dim in value.shape or ()
+    ):
+        raise RefusedError(f"{loss} is no single real number")
+    writer = Writer(view.main.opset, names_of(part.graph), "gradient")
+    walk = Backward(view, active_values(view, masters), writer)
+    walk.run(loss)
+    return _assembled(part, loss, parameters, masters, walk)
+
+
+def _check(model: ModelProto, loss: str, parameters: Sequence[str]) -> None:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    unknown = [name for name in parameters if name not in stored]
+    if unknown:
+        raise UsageError(f"there is no initializer {unknown[0]!r}")
+    if all(loss not in node.output for node in model.graph.node):
+        raise UsageError(f"no node of the main graph makes {loss!r}")
+
+
+def _assembled(
+    part: ModelProto, loss: str, parameters: Sequence[str], masters: Mapping[str, int], walk: Backward
+) -> Gradient:
+    """The forward part with the nodes of the walk that gradients need."""
+    outputs: dict[str, str] = {}
+    constant = dict(walk.held)
+    for name in parameters:
+        grad = walk.total(name) if name in masters else None
+        if grad is None:
+            constant[name] = _why(name, masters, walk)
+            continue
+        taken = (
+            set(outputs.values())
+            | walk.view.main.values.keys()
+            | {item.name for item in walk.writer.constants}
+        )
+        outputs[name] = grad.name if grad.name not in taken else grad.op("Identity").name
+    made = ModelProto()
+    made.CopyFrom(part)
+    graph = made.graph
+    graph.node.extend(walk.writer.nodes)
+    graph.initializer.extend(walk.writer.constants)
+    nodes, needed = needed_nodes(graph, [loss, *outputs.values()])
+    kept = [node.SerializeToString() for node in nodes]
+    del graph.node[:]
+    for data in kept:
+        graph.node.add().ParseFromString(data)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    left = ModelProto()
+    left.graph.initializer.extend(tensors)
+    del graph.initializer[:]
+    graph.initializer.extend(left.graph.initializer)
+    dims = {info.name: info for info in graph.input}
+    for name, output in outputs.items():
+        shape = [dim.dim_value for dim in dims[name].type.tensor_type.shape.dim]
+        graph.output.append(helper.make_tensor_value_info(output, masters[name], shape))
+    return Gradient(made, loss, outputs, constant)
+
+
+def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
+    """Why a parameter has no gradient."""
+    if name not in masters:
+        return "it holds no real numbers, and is not read by a DequantizeLinear alone"
+    readers = walk.view.main.values[name].consumers
+    if not readers:
+        return "the loss does not depend on it"
+    reasons = [reason for value, reason in walk.held.items() if value == name]
+    blocked = sorted({use.node.label for use in readers})
+    return reasons[0] if reasons else f"no gradient reaches it through {', '.join(blocked)}"
