@@ -65,8 +65,8 @@ class SweepOptions:
 def sweep(given: SweepOptions) -> int:
     """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio of heads that go.
 
-    A:B:STEP are the ratios, as in 0:0.7:0.05. For each, heads are chosen, and what is left is refitted, and trained with
-    --recover, as by prune --ratio.
+    A:B:STEP are the ratios, as in 0:0.7:0.05. For each, heads are chosen, and what is left is refitted, and trained
+    with --recover, as by prune --ratio.
     """
     return run_sweep(given)
 

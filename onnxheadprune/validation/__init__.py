@@ -45,6 +45,7 @@ def validate(
     seed: int = 0,
     metric: Metric | None = None,
     effect: Measure | None = None,
+    unseen: bool = False,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -63,6 +64,7 @@ def validate(
             or once with (outputs, feeds); see `MetricMeter`.
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
             `calibration.drift.EffectMeter`.
+        unseen: `data` is none that the weights were trained on, which the verdict then says.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -110,7 +112,8 @@ def validate(
     problems = [*problems, *more, *found.problems]
     verdict, reason = _judge(problems, found, tolerance, where, _words(planning, fused, bool(refits)))
     if verdict == "passed":
-        verdict, reason = with_refits(reason, len(refits), found.refit)
+        record = record_of(candidate)
+        verdict, reason = with_refits(reason, len(refits), found.refit, record.steps if record else 0, unseen)
         if not alike.identical:
             reason = f"{_by_numbers(alike, found, planning.view)}; {reason}"
     return Validation(

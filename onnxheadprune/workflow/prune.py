@@ -376,6 +376,7 @@ def _validated(
         provider=provider,
         seed=request.run.seed,
         effect=request.choice.effect,
+        unseen=request.choice.recover is not None,
     )
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)

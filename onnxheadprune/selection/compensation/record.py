@@ -177,7 +177,7 @@ def restored(
             problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
             continue
         array, before = _array(theirs[target], pruned), _array(ours[name], original)
-        whole = widened(array, before, edit)
+        whole = whole_of(array, before, edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
         elif name in record.digests and record.digests[name] != digest(array):
@@ -205,7 +205,7 @@ def _targets(plan: PrunePlan) -> dict[str, str]:
     return {edit.name: edit.target for edit in _slices(plan)}
 
 
-def widened(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
+def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
     """The array in the original's shape, what is cut as it was; None if it is not the planned cut of such a one.
 
     Args:

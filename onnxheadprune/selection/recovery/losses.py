@@ -21,16 +21,21 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, par
 PREFIX = "onnxheadprune.recovery."
 LOSS = f"{PREFIX}loss"
 SQUARE = """
-apart = Sub(student, target)
+value = Cast<to=1>(student)
+apart = Sub(value, target)
 square = Mul(apart, apart)
 weighted = Mul(square, weight)
 part = ReduceSum<keepdims=0>(weighted)
 """
-POOL = "pooled = MatMul(weights, student)"
+POOL = """
+tokens = Cast<to=1>(student)
+value = MatMul(weights, tokens)
+"""
+ALONE = "value = Cast<to=1>(student)"
 COSINE = """
-product = Mul(student, target)
+product = Mul(value, target)
 dot = MatMul(product, ones)
-own = Mul(student, student)
+own = Mul(value, value)
 length = MatMul(own, ones)
 safe = Add(length, tiny)
 norm = Sqrt(safe)
@@ -39,9 +44,13 @@ weighted = Mul(cosine, weight)
 near = ReduceSum<keepdims=0>(weighted)
 part = Sub(one, near)
 """
-LOGITS = "known = LogSoftmax<axis=-1>(student)"
+LOGITS = """
+value = Cast<to=1>(student)
+known = LogSoftmax<axis=-1>(value)
+"""
 PROBABILITIES = """
-safe = Add(student, tiny)
+value = Cast<to=1>(student)
+safe = Add(value, tiny)
 known = Log(safe)
 """
 DIVERGENCE = """
@@ -76,7 +85,7 @@ def with_loss(student: ModelProto, parts: Sequence[Part]) -> ModelProto:
     """The model with the sum of the parts as its only output.
 
     Args:
-        student: a model in single precision.
+        student: a model; its float types may be any.
         parts: of the loss.
     """
     made = ModelProto()

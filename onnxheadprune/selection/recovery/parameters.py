@@ -7,7 +7,7 @@ part of each; rows of removed heads stay as they were. So what comes out is a cu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,8 +31,7 @@ class Parameter:
     """One stored tensor of the pruned model.
 
     Attributes:
-        name: of the value that is trained: the tensor, or what a DequantizeLinear makes of it.
-        stored: its name in the pruned model.
+        name: its name in the pruned model.
         original: its name in the original.
         tensor: as it is stored.
         levels: the DequantizeLinear behind it, None where it is a float.
@@ -40,7 +39,6 @@ class Parameter:
     """
 
     name: str
-    stored: str
     original: str
     tensor: TensorProto
     levels: Node | None
@@ -57,12 +55,6 @@ class Parameter:
         """The stored form of trained numbers: rounded, or quantized with the scales there are."""
         whole: Array = master if self.levels is None else quantized(self.levels, master.astype(np.float64))
         return np.ascontiguousarray(whole.astype(numpy_helper.to_array(self.tensor).dtype))
-
-    def seen(self, master: Master) -> Master:
-        """The numbers as the written model will have them; gradients pass as if they were the master's."""
-        if self.levels is None:
-            return master
-        return dequantized(self.levels, self.written(master)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +102,7 @@ def parameters_of(original: GraphView, pruned: GraphView, plan: PrunePlan | None
         if isinstance(levels, str):
             held[source] = levels
             continue
-        value = name if levels is None else levels.out.name
-        trained.append(Parameter(value, name, source, way.stored.tensor, levels, edit))
+        trained.append(Parameter(name, source, way.stored.tensor, levels, edit))
     return Parameters(trained, held)
 
 
@@ -125,10 +116,8 @@ def _levels(way: Trainable) -> Node | str | None:
     found = [step for step in way.steps if step in DEQUANTIZES]
     if not found:
         return None if way.stored.elem_type in FLOATS else "it is stored as whole numbers"
-    if len(found) > 1 or way.steps[0] is not found[0] or found[0].domain:
+    if len(found) > 1 or way.steps[0] is not found[0] or found[0].domain or len(way.stored.consumers) > 1:
         return "it is quantized in a way that cannot be written back"
-    if len(found[0].out.consumers) > 1 and any(use.node in DEQUANTIZES for use in way.stored.consumers[1:]):
-        return "it is dequantized more than once"
     return found[0]
 
 
@@ -143,23 +132,17 @@ def _refuse_blocks(view: GraphView) -> None:
             )
 
 
-def as_inputs_of_a_student(model: ModelProto, parameters: Sequence[Parameter]) -> ModelProto:
-    """The model with an initializer of the master's numbers for each parameter, whatever stored it before.
-
-    Args:
-        model: in single precision; not changed.
-        parameters: what is trained.
-    """
+def without_constants(model: ModelProto, names: Collection[str]) -> ModelProto:
+    """The model with initializers in the place of Constants of these names."""
     made = ModelProto()
     made.CopyFrom(model)
-    by_name = {parameter.name: parameter for parameter in parameters}
-    nodes = [node for node in made.graph.node if not by_name.keys() & set(node.output)]
-    tensors = [tensor for tensor in made.graph.initializer if tensor.name not in by_name]
-    del made.graph.node[:], made.graph.initializer[:]
-    made.graph.node.extend(nodes)
-    made.graph.initializer.extend(tensors)
-    made.graph.initializer.extend(
-        numpy_helper.from_array(parameter.seen(parameter.master()), parameter.name)
-        for parameter in parameters
-    )
+    for node in model.graph.node:
+        if set(node.output) & set(names):
+            made.graph.node.remove(node)
+            made.graph.initializer.extend(
+                TensorProto.FromString(item.t.SerializeToString())
+                for item in node.attribute
+                if item.name == "value"
+            )
+            made.graph.initializer[-1].name = node.output[0]
     return made

@@ -26,8 +26,9 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import Role
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.compensation.record import widened
+from onnxheadprune.selection.compensation.record import whole_of
 from onnxheadprune.selection.gradients import Gradient, differentiate
+from onnxheadprune.selection.gradients.widening import widened
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
@@ -37,17 +38,16 @@ from onnxheadprune.selection.recovery.parameters import (
     Master,
     Parameter,
     Parameters,
-    as_inputs_of_a_student,
     parameters_of,
+    without_constants,
 )
 from onnxheadprune.selection.recovery.result import Recovery
-from onnxheadprune.selection.recovery.single import in_single_precision, single
 from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.targets import Aim, Teacher
 from onnxheadprune.selection.recovery.training import Plan, Training
 
-LEAST = 32
-"""Samples to learn from: two batches."""
+LEAST = 16
+"""Samples to learn from: one batch."""
 RECOVERY_HELD_OUT = 0.1
 """Part of the feeds that neither the refit nor a step sees."""
 
@@ -112,7 +112,7 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) ->
             f"{data.source} gives {data.count} samples in {len(data.samples)} feeds; a recovery learns from {LEAST} or"
             " more, and is judged by others in a feed of their own"
         )
-    _differentiated(Subject(view, main, view.model, None, {}, {}), data)
+    _differentiated(Subject(view, main, view.model, None, {}, {}), data, hidden=False)
 
 
 def recover(
@@ -137,11 +137,12 @@ def recover(
         UsageError: if the data is no good for it, or there is nothing to resume.
         RefusedError: if no gradient of the main output reaches a weight.
     """
-    parameters, aim, model, gradient = _differentiated(subject, learn)
+    parameters, aim, gradient = _differentiated(subject, learn)
     teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
     _require_variety(teacher, held)
     trained = [item for item in parameters.trained if item.name in gradient.outputs]
-    student = Student(model, gradient, trained, provider, subject.io)
+    constant = [item for item in parameters.trained if item.name not in gradient.outputs]
+    student = Student(gradient, trained, constant, provider, subject.io)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
     batches = batches_of(learn)
@@ -150,19 +151,14 @@ def recover(
     )
     training.run(how.resume)
     state = training.state
-    names = {item.original for item in trained}
-    constant = {
-        item.original: gradient.constant.get(item.name, "no gradient reaches it")
-        for item in parameters.trained
-        if item.original not in names
-    }
+    reasons = {item.original: gradient.constant.get(item.name, "no gradient reaches it") for item in constant}
     return Recovery(
         _written(subject, trained, student.masters) if state.best else dict(subject.start),
         learn.fingerprint,
         learn.count,
         held.count,
         tuple(item.original for item in trained),
-        {**parameters.held, **constant},
+        {**parameters.held, **reasons},
         state.step / batches.count,
         state.step,
         state.rate,
@@ -177,31 +173,33 @@ def recover(
     )
 
 
-def _differentiated(subject: Subject, data: Calibration) -> tuple[Parameters, Aim, ModelProto, Gradient]:
-    """What is trained, what for, the pruned model with its loss, and the gradients of that.
+def _differentiated(
+    subject: Subject, data: Calibration, *, hidden: bool = True
+) -> tuple[Parameters, Aim, Gradient]:
+    """What is trained, what for, and the gradients of the loss, which with `hidden` is that of hidden states too.
 
     Raises:
         RefusedError: if no gradient of the main output reaches a weight.
     """
     pruned = view_of(subject.pruned)
     parameters = parameters_of(subject.original, pruned, subject.plan)
-    aim = _aim(subject, pruned, data)
-    model = as_inputs_of_a_student(in_single_precision(subject.pruned), parameters.trained)
-    model = with_loss(model, aim.parts)
-    gradient = differentiate(model, LOSS, [item.name for item in parameters.trained])
+    aim = _aim(subject, pruned, data, hidden)
+    names = [item.name for item in parameters.trained]
+    gradient = differentiate(with_loss(without_constants(subject.pruned, names), aim.parts), LOSS, names)
     if not gradient.outputs:
         reasons = [*gradient.constant.values(), *parameters.held.values(), "it has no weights to train"]
         raise RefusedError(
             f"no gradient of {subject.main.name} reaches a weight, so the model cannot be recovered: {reasons[0]}"
         )
-    return parameters, aim, model, gradient
+    return parameters, aim, gradient
 
 
-def _aim(subject: Subject, pruned: GraphView, data: Calibration) -> Aim:
+def _aim(subject: Subject, pruned: GraphView, data: Calibration, with_hidden: bool) -> Aim:
     main = subject.original.main.values[subject.main.name]
     masked = any(item.role is Role.MASK and len(item.dims) == 2 for item in data.inputs)
     pooled = len(main.shape or ()) == 3 and masked and not subject.main.is_logits
-    hidden = [state for state in hidden_states(subject.original) if _is_there(state, pruned)]
+    states = hidden_states(subject.original) if with_hidden else ()
+    hidden = [state for state in states if _is_there(state, pruned)]
     return Aim(subject.main, len(main.shape or ()), pooled, hidden, data.inputs)
 
 
@@ -218,7 +216,7 @@ def _is_there(state: Hidden, pruned: GraphView) -> bool:
 def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
     main = subject.original.main.values[subject.main.name]
     model = tapped(subject.original.model, [main, *(state.value for state in aim.hidden)])
-    return Session(in_single_precision(model), provider, name="the original model", optimize=True)
+    return Session(widened(model, frozenset()), provider, name="the original model", optimize=True)
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:
@@ -229,7 +227,7 @@ def _require_variety(teacher: Teacher, data: Calibration) -> None:
     """
     rows = []
     for feed in data.feeds:
-        output = teacher.session.run(single(feed))[teacher.aim.main.name]
+        output = teacher.session.run(feed)[teacher.aim.main.name]
         rows.append(output.reshape(-1, output.shape[-1] if output.ndim > 1 else 1).astype(np.float64))
     every = np.concatenate(rows)
     if np.ptp(every, axis=0).max(initial=0.0) <= 1e-6 * np.abs(every).max(initial=0.0):
@@ -248,8 +246,8 @@ def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[M
             tensor = values[parameter.original].tensor
             assert tensor is not None
             before = numpy_helper.to_array(tensor)
-        whole = widened(parameter.written(master), before, parameter.edit)
-        assert whole is not None, f"{parameter.stored} is no cut of {parameter.original}"
+        whole = whole_of(parameter.written(master), before, parameter.edit)
+        assert whole is not None, f"{parameter.name} is no cut of {parameter.original}"
         stored[parameter.original] = whole
     return stored
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto
 
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.liveness.live import Live
@@ -16,7 +16,6 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection.gradients import Gradient
 from onnxheadprune.selection.recovery.losses import LOSS
 from onnxheadprune.selection.recovery.parameters import Master, Parameter
-from onnxheadprune.selection.recovery.single import single
 
 
 @dataclass(frozen=True)
@@ -37,37 +36,36 @@ class Student:
 
     def __init__(
         self,
-        model: ModelProto,
         gradient: Gradient,
         parameters: Sequence[Parameter],
+        constant: Sequence[Parameter],
         provider: Provider,
         io: Mapping[str, Live],
     ) -> None:
         """Makes its sessions.
 
         Args:
-            model: with the loss as its output.
             gradient: of the loss.
             parameters: those that have one.
+            constant: those that have none, which the model takes as inputs too.
             provider: where to run.
             io: what the cut leaves of each input that it narrows: a cache in the data is as wide as the original's.
         """
         self._io = io
+        self._constant = {item.name: item.master() for item in constant}
         self.parameters = tuple(parameters)
         self.masters: list[Master] = [parameter.master() for parameter in parameters]
         self._outputs = {number: gradient.outputs[item.name] for number, item in enumerate(parameters)}
         self._training = Session(
             gradient.model, provider, name="the gradient of the pruned model", optimize=True
         )
-        names = {item.name for item in parameters}
-        self._forward = Session(_opened(model, names), provider, name="the pruned model", optimize=True)
+        self._forward = Session(_loss_alone(gradient.model), provider, name="the pruned model", optimize=True)
 
     def _fed(self, feed: Feed) -> dict[str, Array]:
         """A batch with the parameters, as this model takes them."""
-        made = single(narrowed(feed, self._io))
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            made[parameter.name] = parameter.seen(master)
-        return made
+        given = zip(self.parameters, self.masters, strict=True)
+        masters = {parameter.name: master for parameter, master in given}
+        return {**narrowed(feed, self._io), **self._constant, **masters}
 
     def loss(self, feed: Feed) -> float:
         """The loss of one batch, with the inputs of the loss among the feed."""
@@ -89,19 +87,15 @@ class Student:
             np.copyto(master, new)
 
 
-def _opened(model: ModelProto, names: set[str]) -> ModelProto:
-    """The model with initializers as inputs."""
-    made = ModelProto()
-    made.CopyFrom(model)
+def _loss_alone(model: ModelProto) -> ModelProto:
+    """The part of a model that the loss needs."""
     nodes, needed = needed_nodes(model.graph, [LOSS])
-    tensors = [item for item in model.graph.initializer if item.name in needed - names]
-    shapes = {item.name: list(item.dims) for item in model.graph.initializer if item.name in names}
-    inputs = [info for info in model.graph.input if info.name in needed - names]
-    del made.graph.initializer[:], made.graph.node[:], made.graph.input[:]
+    made = ModelProto()
+    made.ir_version = model.ir_version
+    made.opset_import.extend(model.opset_import)
+    made.graph.name = model.graph.name
     made.graph.node.extend(nodes)
-    made.graph.initializer.extend(tensors)
-    made.graph.input.extend(inputs)
-    made.graph.input.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()
-    )
+    made.graph.initializer.extend(item for item in model.graph.initializer if item.name in needed)
+    made.graph.input.extend(info for info in model.graph.input if info.name in needed)
+    made.graph.output.extend(info for info in model.graph.output if info.name == LOSS)
     return made

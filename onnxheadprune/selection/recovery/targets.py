@@ -15,7 +15,6 @@ from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.recovery import losses
 from onnxheadprune.selection.recovery.hidden import Hidden, outer_shape
 from onnxheadprune.selection.recovery.losses import Part
-from onnxheadprune.selection.recovery.single import single
 
 LEAST_VARIANCE = 0.1
 """A position counts as if its features varied by this share of what they do on average, if they vary by less."""
@@ -59,9 +58,8 @@ class Aim:
             return Part("main", given + losses.DIVERGENCE, name, {"target": rank, "one": 0, **more})
         inputs = {"target": rank, "weight": rank, "ones": 2, "tiny": 0, "one": 0}
         if not self.pooled:
-            return Part("main", losses.COSINE, name, inputs)
-        text = losses.COSINE.replace("student", "pooled")
-        return Part("main", f"{losses.POOL}{text}", name, {**inputs, "weights": 3})
+            return Part("main", losses.ALONE + losses.COSINE, name, inputs)
+        return Part("main", losses.POOL + losses.COSINE, name, {**inputs, "weights": 3})
 
     def inputs_of(self, outputs: Mapping[str, Array], feed: Feed) -> Feed:
         """The inputs of the loss for one batch.
@@ -131,7 +129,7 @@ class Teacher:
         Raises:
             UsageError: if the original gives no numbers there.
         """
-        outputs = run_feed(self.session, single(feed), self.source)
+        outputs = run_feed(self.session, feed, self.source)
         made = self.aim.inputs_of(outputs, feed)
         if not all(np.isfinite(array).all() for array in made.values()):
             raise UsageError(

@@ -23,6 +23,8 @@ from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.targets import Teacher
 
 INTERRUPTED = "interrupted"
+SEARCH = 0.15
+"""Part of a budget of seconds after which no more learning rates are tried."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Training:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
         if self.plan.rate is None:
-            self.state.rate, trials = find_rate(self._tried)
+            self.state.rate, trials = find_rate(self._tried, self._is_late)
             self.state.trials = dict(trials)
         else:
             self.state.rate = self.plan.rate
@@ -131,13 +133,18 @@ class Training:
         self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
         return self.held_loss()
 
+    def _is_late(self) -> bool:
+        """Whether a part of the time that a search may take is spent."""
+        budget = self.plan.budget.seconds
+        return budget is not None and self._seconds() > SEARCH * budget
+
     def _epoch(self) -> None:
         random = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
         for feed in self.batches.epoch(random):
             share = self._progress()
             if share >= 1:
                 break
-            loss = self._step(feed, self.state.rate * share_of_rate(share))
+            loss = self._step(feed, self.state.rate * share_of_rate(self._within(share)))
             self.state.step += 1
             if not math.isfinite(loss):
                 self.stopped = f"the loss of step {self.state.step} is {loss}"
@@ -184,6 +191,10 @@ class Training:
             before = self.state.searched
             return (self._seconds() - before) / max(budget.seconds - before, 1e-9)
         return self.state.step / self.steps
+
+    def _within(self, share: float) -> float:
+        """Where in the rise and fall of the rate a step is; the first and the last one count too."""
+        return share if self.plan.budget.seconds is not None else (self.state.step + 1) / (self.steps + 1)
 
     @property
     def steps(self) -> int:
