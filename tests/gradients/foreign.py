@@ -104,7 +104,7 @@ class ConvTranspose(OpRun):
         output_shape=None,
         pads=None,
         strides=None,
-    ):  # type: ignore[no-untyped-def]  # noqa: E501
+    ):  # type: ignore[no-untyped-def]
         rank = w.ndim - 2
         dilations, strides, pads = dilations or [1] * rank, strides or [1] * rank, pads or [0] * 2 * rank
         sizes = x.shape[2:]
