@@ -13,6 +13,7 @@ from onnxheadprune.operators import (
     attention_linear,
     attention_multi_head,
     attention_packed,
+    attention_parts,
     concat,
     control,
     convolution,

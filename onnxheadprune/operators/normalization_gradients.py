@@ -128,7 +128,9 @@ def group_normalization_parts(step: Step) -> list[Term | None]:
 
 def _per_channel(step: Step, index: int, groups: int, channels: int) -> Term:
     vector, writer = step.input(index), step.writer
-    if step.shape(index) == (channels,):
+    sizes = step.shape(index)
+    grouped = step.node.opset < 21 if not isinstance(sizes[0], int) else sizes == (groups,) != (channels,)
+    if not grouped:
         return vector
     return vector.unsqueeze([1]).expand(writer.integers([groups, channels // groups])).reshape([channels])
 

@@ -72,5 +72,9 @@ def pad_gradient(step: Step) -> Partials:
     mode = step.node.attribute("mode", "constant")
     if mode != "constant":
         return {0: Constant(f"pads by {mode}")}
-    axes = [step.input(3)] if step.node.input(3) is not None else []
-    return {0: step.grad.op("Pad", -step.input(1), *([None, *axes] if axes else []))}
+    axes = [] if step.given(3) is None else [None, step.input(3)]
+    inner = step.grad.op("Pad", -step.input(1), *axes)
+    if 2 not in step.wanted:
+        return {0: inner}
+    whole, part = (term.reshape([-1]).sum([0], keep=False) for term in (step.grad, inner))
+    return {0: inner, 2: (whole - part).reshape(step.input(2).shape())}

@@ -205,24 +205,32 @@ def slice_gradient(step: Step) -> Partials:
     """Zeros around it; between its elements, too, where only every n-th was taken."""
     shape, grad, writer = step.shape(0), step.grad, step.writer
     steps, axes = step.node.literal(4), step.node.literal(3)
-    if step.node.input(4) is not None and (steps is None or steps.min() < 1):
-        return {0: Constant("goes backwards, or by a step that is computed")}
-    starts = step.node.input(1)
-    count = None if starts is None or not starts.shape else starts.shape[0]
+    if step.node.input(4) is not None and steps is None:
+        return {0: Constant("takes elements at a distance that is computed")}
+    count = (step.node.shape(1) or (None,))[0]
     if step.node.input(3) is None and isinstance(count, int):
         axes = np.arange(count)
     if axes is None:
         raise UnknownShapeError("its axes are computed")
     for position, axis in enumerate(int(axis) % len(shape) for axis in axes.reshape(-1)):
         every = 1 if steps is None else int(steps.reshape(-1)[position])
-        size = sized(step.input(0), axis, shape[axis])
+        size, taken = sized(step.input(0), axis, shape[axis]), grad.dim(axis)
         start = step.input(1).cast(TensorProto.INT64).op("Gather", writer.integers([position]), axis=0)
         start = start.test("Less", 0).where(start + size, start)
-        start = start.op("Max", 0).op("Min", size)
-        if every > 1:
-            grad = _spread(grad, axis, every, len(shape))
+        start = start.op("Max", 0).op("Min", size if every > 0 else size - 1)
+        if every < 0:
+            start = start + (taken - 1) * every
+            grad = _reversed(grad, axis)
+        if abs(every) > 1:
+            grad = _spread(grad, axis, abs(every), len(shape))
         grad = _padded(grad, axis, len(shape), start, size - start - grad.dim(axis))
     return {0: grad}
+
+
+def _reversed(grad: Term, axis: int) -> Term:
+    """From the last element along an axis to the first."""
+    bounds = [grad.writer.integers([number]) for number in (-1, -(2**62), axis, -1)]
+    return grad.op("Slice", *bounds)
 
 
 def _spread(grad: Term, axis: int, every: int, rank: int) -> Term:

@@ -16,6 +16,7 @@ from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShape
 from onnxheadprune.edit.terms import Term, Writer
 from onnxheadprune.model.graph.facts import TRANSPOSES
 from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.selection.gradients.forward import parts_of
 
 
 @dataclass
@@ -65,7 +66,9 @@ class Backward:
             return
         face = GRADIENTS.of(node)
         if face is None:
-            self._hold(node, sorted(read), "has no gradient")
+            parts = parts_of(node, self.active, Writer(self.writer.opset, (), "unused"))
+            reason = parts.reason if isinstance(parts, Constant) else "has no gradient"
+            self._hold(node, sorted(read), reason)
             return
         inputs = {
             i: value for i, value in enumerate(node.inputs) if value is not None and value.name in self.active

@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.edit.terms import Writer
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.fusion.opset import converted_to, opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import prepared
 from onnxheadprune.operators import annotated
@@ -19,6 +20,8 @@ from onnxheadprune.selection.gradients.masters import with_masters
 
 FIRST_OPSET = 13
 """Before, axes of sums and squeezes were attributes, which cannot be computed."""
+NEW_OPSET = 18
+"""What older models are raised to."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,9 @@ def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence
     """
     source = prepared(model.model if isinstance(model, GraphView) else model)
     _check(source, loss, parameters)
-    part, masters = with_masters(forward_part(source, loss, parameters), parameters)
+    part, masters = with_masters(_recent(forward_part(source, loss, parameters)), parameters)
     part = taken_apart(part, masters)
     view = annotated(GraphView(part))
-    if view.main.opset < FIRST_OPSET:
-        raise RefusedError(f"gradients need opset {FIRST_OPSET}, and the model has {view.main.opset}")
     value = view.main.values[loss]
     if value.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE) or any(
         dim != 1 for dim in value.shape or ()
@@ -79,6 +80,17 @@ def _check(model: ModelProto, loss: str, parameters: Sequence[str]) -> None:
         raise UsageError(f"there is no initializer {unknown[0]!r}")
     if all(loss not in node.output for node in model.graph.node):
         raise UsageError(f"no node of the main graph makes {loss!r}")
+
+
+def _recent(part: ModelProto) -> ModelProto:
+    if opset_of(part) >= FIRST_OPSET:
+        return part
+    try:
+        return converted_to(part, NEW_OPSET)
+    except ValueError as error:
+        raise RefusedError(
+            f"gradients need opset {FIRST_OPSET}; the model has {opset_of(part)}, and cannot be raised: {error}"
+        ) from error
 
 
 def _assembled(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -119,23 +119,42 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
 
 def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
     """The nodes that take a node's place, None where it stays."""
+    if DECOMPOSITIONS.of(node) is None:
+        return None
+    before = len(writer.nodes)
+    terms = parts_of(node, active, writer)
+    if isinstance(terms, Constant):
+        del writer.nodes[before:]
+        return None
+    kept: list[str] = []
+    for index, value in enumerate(node.outputs):
+        term = terms[index] if index < len(terms) else None
+        used = value is not None and bool(value.consumers or value.is_graph_output)
+        if value is not None and used and term is not None:
+            writer.node("Identity", [term.name], [value.name])
+        kept.append(value.name if value is not None and used and term is None else "")
+    made = writer.nodes[before:]
+    if any(kept):
+        # Lengths, and what else has no gradient, are still the operator's own.
+        made.append(_with_outputs(node.proto, [name or writer.fresh() for name in kept]))
+    return made
+
+
+def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:
+    """The outputs of a fused node, written as smaller operators, or why that is not possible."""
     face = DECOMPOSITIONS.of(node)
     if face is None:
-        return None
+        return Constant("has no gradient")
     wanted = frozenset(i for i, value in enumerate(node.inputs) if value is not None and value.name in active)
-    before = len(writer.nodes)
     try:
-        terms = face(Step(node, (), wanted, writer))
-    except UnknownShapeError:
-        terms = Constant("")
-    outputs: Mapping[int, Term | None] = {} if isinstance(terms, Constant) else dict(enumerate(terms))
-    for index, value in enumerate(node.outputs):
-        used = value is not None and (value.consumers or value.is_graph_output)
-        if used and outputs.get(index) is None:
-            del writer.nodes[before:]
-            return None
-    for index, value in enumerate(node.outputs):
-        term = outputs.get(index)
-        if value is not None and term is not None:
-            writer.node("Identity", [term.name], [value.name])
-    return writer.nodes[before:]
+        return face(Step(node, (), wanted, writer))
+    except UnknownShapeError as error:
+        return Constant(f"has no gradient here, because {error}")
+
+
+def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
+    made = NodeProto()
+    made.CopyFrom(proto)
+    del made.output[:]
+    made.output.extend(outputs)
+    return made
