@@ -12,6 +12,7 @@ from onnxheadprune.edit.terms import Writer
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.operators import annotated
 from onnxheadprune.selection.gradients.forward import names_of
 from onnxheadprune.selection.gradients.widening import HALVES, widened
 
@@ -40,7 +41,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
         return model
     made = ModelProto()
     made.CopyFrom(model)
-    view = GraphView(made)
+    view = annotated(GraphView(made))
     writer = Writer(view.main.opset, names_of(made.graph), "master")
     before: dict[int, list[NodeProto]] = {}
     for name in quantized:

@@ -84,7 +84,7 @@ class Checkpoint:
             where = "" if self.path is None else f" {self.path}"
             raise UsageError(f"there is nothing to go on with: the checkpoint{where} is not there")
         try:
-            with np.load(self.path) as found:
+            with self.path.open("rb") as stream, np.load(stream) as found:
                 document = json.loads(found[MARK.decode()].tobytes())
                 state = _state(document)
                 state.arrays = {
