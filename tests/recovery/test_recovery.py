@@ -132,6 +132,16 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
     assert not np.array_equal(stored[name], toys.get_initializer(model, name))
 
 
+def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
+    model = toys_scores.stack()
+    model.opset_import[0].version = 12
+    found = prune(
+        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=4), compensate=False, provider="cpu"
+    )
+    assert found.chosen is not None and found.chosen.recovery is not None and found.chosen.recovery.best
+    assert found.model.opset_import[0].version == 12
+
+
 def test_cuts_that_are_stored_several_times_stay_alike() -> None:
     model = toys_scores.stack(shared=True)
     found = prune(

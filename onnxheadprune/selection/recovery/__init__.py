@@ -5,11 +5,11 @@ from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.recovery.recover import (
     RECOVERY_HELD_OUT,
     Recovering,
-    Subject,
     recover,
     require_recoverable,
 )
 from onnxheadprune.selection.recovery.result import Measured, Recovery
+from onnxheadprune.selection.recovery.subject import Subject
 
 __all__ = [
     "RECOVERY_HELD_OUT",

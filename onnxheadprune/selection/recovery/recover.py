@@ -7,42 +7,33 @@ closed-form refit. Labels are never needed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, numpy_helper
+from onnx import numpy_helper
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.extract import tapped
-from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider, Session
-from onnxheadprune.runtime.feeds import Role
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.compensation.record import whole_of
-from onnxheadprune.selection.gradients import Gradient, differentiate
 from onnxheadprune.selection.gradients.widening import widened
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
-from onnxheadprune.selection.recovery.hidden import Hidden, hidden_states
-from onnxheadprune.selection.recovery.losses import LOSS, with_loss
 from onnxheadprune.selection.recovery.parameters import (
     Master,
     Parameter,
-    Parameters,
-    parameters_of,
-    without_constants,
 )
 from onnxheadprune.selection.recovery.result import Recovery
 from onnxheadprune.selection.recovery.student import Student
+from onnxheadprune.selection.recovery.subject import Subject, differentiated
 from onnxheadprune.selection.recovery.targets import Aim, Teacher
 from onnxheadprune.selection.recovery.training import Plan, Training
 
@@ -50,27 +41,6 @@ LEAST = 16
 """Samples to learn from: one batch."""
 RECOVERY_HELD_OUT = 0.1
 """Part of the feeds that neither the refit nor a step sees."""
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A cut that is to be recovered.
-
-    Attributes:
-        original: an annotated view of the original.
-        main: the output that counts.
-        pruned: the pruned model, refitted where it is.
-        plan: how the original was cut, None where it is whole.
-        io: what the cut leaves of inputs and outputs that it narrows.
-        start: contents of the original's initializers that a refit changed, in the original's shapes.
-    """
-
-    original: GraphView
-    main: MainOutput
-    pruned: ModelProto
-    plan: PrunePlan | None
-    io: Mapping[str, Live]
-    start: Mapping[str, Array]
 
 
 @dataclass(frozen=True)
@@ -112,7 +82,7 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) ->
             f"{data.source} gives {data.count} samples in {len(data.samples)} feeds; a recovery learns from {LEAST} or"
             " more, and is judged by others in a feed of their own"
         )
-    _differentiated(Subject(view, main, view.model, None, {}, {}), data, hidden=False)
+    differentiated(Subject(view, main, view.model, None, {}, {}), data, hidden=False)
 
 
 def recover(
@@ -137,7 +107,7 @@ def recover(
         UsageError: if the data is no good for it, or there is nothing to resume.
         RefusedError: if no gradient of the main output reaches a weight.
     """
-    parameters, aim, gradient = _differentiated(subject, learn)
+    parameters, aim, gradient = differentiated(subject, learn)
     teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
     _require_variety(teacher, held)
     trained = [item for item in parameters.trained if item.name in gradient.outputs]
@@ -171,46 +141,6 @@ def recover(
         how.seed,
         training.resumed,
     )
-
-
-def _differentiated(
-    subject: Subject, data: Calibration, *, hidden: bool = True
-) -> tuple[Parameters, Aim, Gradient]:
-    """What is trained, what for, and the gradients of the loss, which with `hidden` is that of hidden states too.
-
-    Raises:
-        RefusedError: if no gradient of the main output reaches a weight.
-    """
-    pruned = view_of(subject.pruned)
-    parameters = parameters_of(subject.original, pruned, subject.plan)
-    aim = _aim(subject, pruned, data, hidden)
-    names = [item.name for item in parameters.trained]
-    gradient = differentiate(with_loss(without_constants(subject.pruned, names), aim.parts), LOSS, names)
-    if not gradient.outputs:
-        reasons = [*gradient.constant.values(), *parameters.held.values(), "it has no weights to train"]
-        raise RefusedError(
-            f"no gradient of {subject.main.name} reaches a weight, so the model cannot be recovered: {reasons[0]}"
-        )
-    return parameters, aim, gradient
-
-
-def _aim(subject: Subject, pruned: GraphView, data: Calibration, with_hidden: bool) -> Aim:
-    main = subject.original.main.values[subject.main.name]
-    masked = any(item.role is Role.MASK and len(item.dims) == 2 for item in data.inputs)
-    pooled = len(main.shape or ()) == 3 and masked and not subject.main.is_logits
-    states = hidden_states(subject.original) if with_hidden else ()
-    hidden = [state for state in states if _is_there(state, pruned)]
-    return Aim(subject.main, len(main.shape or ()), pooled, hidden, data.inputs)
-
-
-def _is_there(state: Hidden, pruned: GraphView) -> bool:
-    """Whether the pruned model has the state too, as wide as it was."""
-    value = pruned.main.values.get(state.value.name)
-    if value is None or value.shape is None or state.value.shape is None or value.holds_tensor:
-        return False
-    if len(value.shape) != len(state.value.shape):
-        return False
-    return all(value.shape[axis] == state.value.shape[axis] for axis in state.axes)
 
 
 def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
