@@ -262,7 +262,13 @@ def test_a_limit_on_drift_is_bisected_with_recovery(folder: Path, command: Calla
     assert choice["drift"] <= 0.02 and choice["recovery"]["epochs"] < 8
 
 
-def test_a_curve_is_drawn_of_recovered_models(folder: Path, command: Callable[..., Outcome]) -> None:
+def test_a_curve_is_drawn_of_recovered_models(
+    folder: Path, command: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # How fast the cuts are is not asked here.
+    monkeypatch.setattr("onnxheadprune.selection.speed.SECONDS", 0.01)
+    monkeypatch.setattr("onnxheadprune.benchmarking.runner.ROUNDS", 1)
+    monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
     plain, trained = (
         json.loads(command("sweep", "model.onnx", "0.25:0.25:1", "--data", "data", "--json", *more).stdout)
         for more in (("--no-compensate",), ("--no-compensate", "--recover", 6))

@@ -125,8 +125,10 @@ class Training:
         self._restart()
         random = np.random.default_rng([self.plan.seed, 1])
         step = 0
-        while step < STEPS:
+        while step < STEPS and not self._is_late():
             for feed in self.batches.epoch(random)[: STEPS - step]:
+                if self._is_late():
+                    break
                 if not math.isfinite(self._step(feed, rate * warmed(step))):
                     return math.inf
                 step += 1
