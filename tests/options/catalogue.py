@@ -216,6 +216,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     "sweep": CALIBRATING
     | RESPECTING
     | {
+        "recover": shown("--recover", "1"),
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),

@@ -14,6 +14,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.edit.apply import set_metadata
+from onnxheadprune.fusion import fuse
 from onnxheadprune.selection.compensation.record import COMPENSATED_KEY, record_of
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
@@ -130,6 +131,15 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
     name = "layer0.attn.out.weight"
     assert name not in held and stored[name].dtype == np.int8
     assert not np.array_equal(stored[name], toys.get_initializer(model, name))
+
+
+def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
+    model, fusion = fuse(toys_recovery.encoder(), "contrib")
+    assert len(fusion.made) == 2
+    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), compensate=False, provider="cpu")
+    assert found.validation is not None and found.validation.passed and found.chosen is not None
+    assert found.chosen.recovery is not None and found.chosen.recovery.best
+    assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
 
 
 def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:

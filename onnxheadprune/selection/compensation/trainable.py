@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from onnx import TensorProto
+
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.model.graph.facts import ADDS, CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES
 from onnxheadprune.model.graph.tables import roles_of
@@ -15,6 +17,8 @@ from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from onnxheadprune.runtime.feeds.tables import tables_behind
 
 LOOKUPS = GATHERS | GATHERS_ROWS
+KNOWN = (*FLOATS, TensorProto.UNDEFINED)
+"""Types that features may have: onnx does not tell those of ONNX Runtime's own operators."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,7 @@ def _active(view: GraphView, tables: set[Value]) -> set[Value]:
         if not all(value.is_constant for value in inputs) and (
             any(value in found or value in tables for value in inputs) or _mixes(node)
         ):
-            found.update(value for value in node.outputs if value is not None and value.elem_type in FLOATS)
+            found.update(value for value in node.outputs if value is not None and value.elem_type in KNOWN)
     return found
 
 
