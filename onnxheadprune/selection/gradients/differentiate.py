@@ -133,12 +133,19 @@ def _assembled(
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
-    """Why a parameter has no gradient."""
+    """Why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
     if name not in masters:
-        return "it holds no real numbers, and is not read by a DequantizeLinear alone"
-    readers = walk.view.main.values[name].consumers
-    if not readers:
+        return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
+    values, ends = [walk.view.main.values[name]], []
+    seen = {name}
+    for value in values:
+        if value.name in walk.held:
+            return walk.held[value.name]
+        for node in (use.node for use in value.consumers):
+            made = [item for item in node.outputs if item is not None and item.name in walk.active]
+            ends += [] if made else [node.label]
+            values += [item for item in made if item.name not in seen]
+            seen.update(item.name for item in made)
+    if not ends:
         return "the loss does not depend on it"
-    reasons = [reason for value, reason in walk.held.items() if value == name]
-    blocked = sorted({use.node.label for use in readers})
-    return reasons[0] if reasons else f"no gradient reaches it through {', '.join(blocked)}"
+    return f"it reaches the loss only through what has no gradient: {', '.join(sorted(set(ends)))}"
