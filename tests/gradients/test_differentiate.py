@@ -112,6 +112,9 @@ def test_what_is_held_constant_is_named() -> None:
     assert "Cast" in grads.constant["d"]
     assert "does not depend" in grads.constant["lonely"]
     assert "no real numbers" in grads.constant["whole"]
+    assert "whole" not in {info.name for info in grads.model.graph.input}
+    feed = {"x": np.ones((2, 3), np.float32), "again": np.array(True), **stored(model_of(HELD))}
+    np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
 
 
 def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
@@ -121,6 +124,21 @@ def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
     assert "Loop" in grads.constant["yb"]
     feed = {"x": np.ones((2, 3), np.float32), "again": np.array(True), "a": np.ones(3, np.float32)}
     np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
+
+
+def test_parameters_that_are_added_have_gradients_of_their_own() -> None:
+    model = model_of("""
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[2, 3] x) => (float loss) <float[2, 3] a, float[2, 3] b> {
+       t = Add (a, b)
+       u = Add (t, x)
+       loss = ReduceSum <keepdims = 0> (u)
+    }
+    """)
+    grads = differentiate(model, "loss", ["a", "b"])
+    assert len(set(grads.outputs.values())) == 2
+    got = run(grads, {"x": np.ones((2, 3), np.float32), **stored(model)})
+    np.testing.assert_allclose([got["a"], got["b"]], 1.0)
 
 
 def test_integer_products_are_held_and_named() -> None:
