@@ -64,10 +64,10 @@ def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
     values = {name: tensor.numpy() for name, tensor in feed.items()} | stored
     names = list(grads.outputs)
     made = session.run(
-        [grads.outputs[name] for name in names],
+        [LOSS, *(grads.outputs[name] for name in names)],
         {name: value for name, value in values.items() if name in known},
     )
-    found = dict(zip(names, made, strict=True))
+    found = dict(zip(names, made[1:], strict=True))
     parameters = {name: item.detach().numpy() for name, item in module.named_parameters()}
     return _matched(stored, found, parameters, torch_grads, grads.constant)
 

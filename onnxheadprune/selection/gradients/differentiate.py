@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, helper
 
-from onnxheadprune.edit.extract import needed_nodes
+from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.terms import Writer
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion.opset import converted_to, opset_of
@@ -29,9 +29,10 @@ class Gradient:
     """A model of a loss and its gradients.
 
     Attributes:
-        model: its inputs are those of the original and the parameters, its outputs the loss and the gradients.
+        model: its inputs are those of the original and the parameters, unless these hold no real numbers; its outputs
+            are the loss and the gradients.
         loss: name of the loss.
-        outputs: per parameter the name of its gradient, which has the shape of the parameter, in float32.
+        outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
         constant: per parameter without a gradient the reason; per value that is held constant on the way the node
             and the reason, even where a parameter behind it has a gradient by other ways.
     """
@@ -60,6 +61,7 @@ def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence
     source = prepared(model.model if isinstance(model, GraphView) else model)
     _check(source, loss, parameters)
     part, masters = with_masters(_recent(forward_part(source, loss, parameters)), parameters)
+    part = _stored_again(part, source, set(parameters) - masters.keys())
     part = taken_apart(part, masters)
     view = annotated(GraphView(part))
     value = view.main.values[loss]
@@ -82,6 +84,21 @@ def _check(model: ModelProto, loss: str, parameters: Sequence[str]) -> None:
         raise UsageError(f"no node of the main graph makes {loss!r}")
 
 
+def _stored_again(part: ModelProto, source: ModelProto, names: set[str]) -> ModelProto:
+    """Parameters that cannot be differentiated are stored, as they were."""
+    if not names:
+        return part
+    inputs = [info for info in part.graph.input if info.name not in names]
+    kept = GraphProto(input=inputs)
+    del part.graph.input[:]
+    part.graph.input.extend(kept.input)
+    read = {name for node in part.graph.node for name in read_by(node)}
+    part.graph.initializer.extend(
+        tensor for tensor in source.graph.initializer if tensor.name in names & read
+    )
+    return part
+
+
 def _recent(part: ModelProto) -> ModelProto:
     if opset_of(part) >= FIRST_OPSET:
         return part
@@ -99,17 +116,19 @@ def _assembled(
     """The forward part with the nodes of the walk that gradients need."""
     outputs: dict[str, str] = {}
     constant = dict(walk.held)
+    taken = set(walk.view.main.values) | {item.name for item in walk.writer.constants}
     for name in parameters:
         grad = walk.total(name) if name in masters else None
         if grad is None:
             constant[name] = _why(name, masters, walk)
             continue
-        taken = (
-            set(outputs.values())
-            | walk.view.main.values.keys()
-            | {item.name for item in walk.writer.constants}
+        # An output is no input, and no other output.
+        outputs[name] = (
+            walk.writer.node("Identity", [grad.name], [walk.writer.fresh()])[0]
+            if grad.name in taken
+            else grad.name
         )
-        outputs[name] = grad.name if grad.name not in taken else grad.op("Identity").name
+        taken.add(outputs[name])
     made = ModelProto()
     made.CopyFrom(part)
     graph = made.graph
@@ -133,12 +152,19 @@ def _assembled(
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
-    """Why a parameter has no gradient."""
+    """Why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
     if name not in masters:
-        return "it holds no real numbers, and is not read by a DequantizeLinear alone"
-    readers = walk.view.main.values[name].consumers
-    if not readers:
+        return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
+    values, ends = [walk.view.main.values[name]], []
+    seen = {name}
+    for value in values:
+        if value.name in walk.held:
+            return walk.held[value.name]
+        for node in (use.node for use in value.consumers):
+            made = [item for item in node.outputs if item is not None and item.name in walk.active]
+            ends += [] if made else [node.label]
+            values += [item for item in made if item.name not in seen]
+            seen.update(item.name for item in made)
+    if not ends:
         return "the loss does not depend on it"
-    reasons = [reason for value, reason in walk.held.items() if value == name]
-    blocked = sorted({use.node.label for use in readers})
-    return reasons[0] if reasons else f"no gradient reaches it through {', '.join(blocked)}"
+    return f"it reaches the loss only through what has no gradient: {', '.join(sorted(set(ends)))}"

@@ -104,10 +104,15 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
         active = active_values(view, given)
         writer = Writer(view.main.opset, names_of(model.graph), "part")
         nodes: list[NodeProto] = []
+        done = False
         for node in view.main.nodes:
-            made = None if active.isdisjoint(node.proto.input) else _parts(node, active, writer)
-            nodes += [node.proto] if made is None else made
-        if len(nodes) == len(view.main.nodes) and not writer.nodes:
+            before = len(writer.nodes)
+            parts = None if active.isdisjoint(node.proto.input) else _parts(node, active, writer)
+            # Nodes of an attempt that failed may be shared by later ones; what nobody reads is dropped in the end.
+            nodes += writer.nodes[before:]
+            nodes += [node.proto] if parts is None else parts
+            done = done or parts is not None
+        if not done:
             return model
         changed = ModelProto()
         changed.CopyFrom(model)
@@ -118,13 +123,11 @@ def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
 
 
 def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
-    """The nodes that take a node's place, None where it stays."""
+    """What is left of a fused node that the writer has written in parts; None where it stays."""
     if DECOMPOSITIONS.of(node) is None:
         return None
-    before = len(writer.nodes)
     terms = parts_of(node, active, writer)
     if isinstance(terms, Constant):
-        del writer.nodes[before:]
         return None
     kept: list[str] = []
     for index, value in enumerate(node.outputs):
@@ -133,11 +136,8 @@ def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | No
         if value is not None and used and term is not None:
             writer.node("Identity", [term.name], [value.name])
         kept.append(value.name if value is not None and used and term is None else "")
-    made = writer.nodes[before:]
-    if any(kept):
-        # Lengths, and what else has no gradient, are still the operator's own.
-        made.append(_with_outputs(node.proto, [name or writer.fresh() for name in kept]))
-    return made
+    # Lengths, and what else has no gradient, are still the operator's own.
+    return [_with_outputs(node.proto, [name or writer.fresh() for name in kept])] if any(kept) else []
 
 
 def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:

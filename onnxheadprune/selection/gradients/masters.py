@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxheadprune.edit.extract import read_by
-from onnxheadprune.edit.terms import Writer
+from onnxheadprune.edit.terms import Attribute, Writer
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
@@ -43,6 +43,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
     made.CopyFrom(model)
     view = annotated(GraphView(made))
     writer = Writer(view.main.opset, names_of(made.graph), "master")
+    infos = {info.name: info for info in made.graph.input}
     before: dict[int, list[NodeProto]] = {}
     for name in quantized:
         nodes = [node for node in view.main.nodes if name in read_by(node.proto)]
@@ -50,10 +51,9 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
             continue
         for node in nodes:
             start = len(writer.nodes)
-            _quantize(node, name, writer)
+            _quantize(node, infos[name].type.tensor_type.elem_type, writer)
             before[node.position] = writer.nodes[start:]
-        info = next(item for item in made.graph.input if item.name == name)
-        info.type.tensor_type.elem_type = TensorProto.FLOAT
+        infos[name].type.tensor_type.elem_type = TensorProto.FLOAT
     rows = [part for i, node in enumerate(made.graph.node) for part in (*before.get(i, ()), node)]
     kept = ModelProto()
     kept.graph.node.extend(row for row in rows if row.op_type != DROPPED)
@@ -64,6 +64,7 @@ def _requantized(model: ModelProto, quantized: Sequence[str]) -> ModelProto:
 
 
 DROPPED = ""
+"""The operator of a node that goes."""
 
 
 def _is_plain(node: Node) -> bool:
@@ -72,17 +73,24 @@ def _is_plain(node: Node) -> bool:
     return known and not node.attribute("block_size", 0)
 
 
-def _quantize(node: Node, name: str, writer: Writer) -> None:
-    """Puts the quantizer of a master before the node that reads it."""
-    data, scale, zero = node.input(0), node.input(1), node.input(2)
-    assert data is not None and scale is not None and scale.tensor is not None
-    if data.elem_type == TensorProto.INT32:
+def _quantize(node: Node, elem_type: int, writer: Writer) -> None:
+    """Puts the quantizer of a master before the node that reads it.
+
+    Args:
+        node: the DequantizeLinear.
+        elem_type: what it reads.
+        writer: for the quantizer.
+    """
+    master, scale, zero = node.proto.input[0], node.input(1), node.input(2)
+    assert scale is not None
+    if elem_type == TensorProto.INT32:
         # Biases: no quantizer makes int32, and so fine a step need not be seen.
-        writer.node("Identity", [name], [node.out.name])
+        writer.node("Identity", [master], [node.out.name])
         node.proto.op_type = DROPPED
         return
-    dtype = helper.tensor_dtype_to_np_dtype(data.elem_type)
-    point = zero.name if zero is not None else writer.constant(np.zeros(tuple(scale.tensor.dims), dtype))
-    axis = {item.name: item.i for item in node.proto.attribute if item.name == "axis"}
-    (made,) = writer.node("QuantizeLinear", [name, scale.name, point], 1, node.domain, dict(axis))
-    node.proto.input[0] = made
+    assert scale.shape is not None
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    sizes = [size for size in scale.shape if isinstance(size, int)]
+    point = zero.name if zero is not None else writer.constant(np.zeros(sizes, dtype))
+    axis: dict[str, Attribute] = {item.name: item.i for item in node.proto.attribute if item.name == "axis"}
+    (node.proto.input[0],) = writer.node("QuantizeLinear", [master, scale.name, point], 1, node.domain, axis)
