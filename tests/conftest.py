@@ -102,8 +102,8 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Here:
     """A worker of a batch without a process of its own."""
 
-    def run(self, job: batch_worker.Job) -> dict[str, Any]:
-        return {**batch_worker._done(job), "seconds": 0.0}
+    def run(self, job: batch_worker.Job) -> batch_worker.Outcome:
+        return batch_worker._done(job)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.outcome import emit_json
 
@@ -59,7 +59,7 @@ def _ahead(model: Path, request: Request, showing: Showing) -> int:
     _check_ahead(model, request)
     told = request.writing.output
     ahead = None if told is None else Path(told)
-    would: dict[str, Any] = {} if ahead is None else {"would_write": str(ahead)}
+    would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     if request.choice.wish is None and not request.choice.compensate:
         rows, document = _plan_ahead(model, request)
         _show(model, [*rows, *planned_output(ahead)], document | would, showing)
@@ -88,7 +88,7 @@ def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
 def _show(
     model: Path,
     rows: list[RenderableType],
-    document: dict[str, Any],
+    document: dict[str, object],
     showing: Showing,
     result: PruneResult | None = None,
 ) -> None:
@@ -132,7 +132,7 @@ def _check_ahead(model: Path, request: Request) -> None:
         resolve_provider(request.run.provider)
 
 
-def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], dict[str, Any]]:
+def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
     from onnxheadprune.cli.report.fusion import fusion_rows
@@ -153,7 +153,7 @@ def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], di
     else:
         fusion = planned_fusion(plan, model, request.fuse)
     sizes = planned_size(plan, model) if plan.removed else None
-    told: dict[str, Any] = {} if fusion is None else {"fusion": fusion.to_dict()}
+    told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
     if sizes is not None:
         told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
     told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))

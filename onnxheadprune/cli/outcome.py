@@ -7,13 +7,16 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxheadprune.cli.streams import steadfast
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.result import Validation
 
 NOT_WRITTEN = 74
 INTERRUPTED = 130
@@ -72,7 +75,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def emit_json(document: dict[str, Any]) -> None:
+def emit_json(document: Mapping[str, object]) -> None:
     """Prints the one JSON document of a command."""
     sys.stdout.write(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
 
@@ -92,7 +95,7 @@ def moved(command: str, rest: str, *, as_json: bool) -> None:
         err().print(line, soft_wrap=True)
 
 
-def _fail(message: str, exit_code: int, as_json: bool, validation: Any = None) -> int:
+def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> int:
     from onnxheadprune.cli.report.console import err, print_error
 
     if as_json:
@@ -112,7 +115,7 @@ def _with_help(error: click.ClickException) -> str:
     return message if context is None else f"{message}; see {context.command_path} --help"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON has no infinities: null stands for them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -19,7 +19,8 @@ from onnxheadprune.attention.planning import analyse, plan_pruning, require_some
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, load_model, open_structure
@@ -32,7 +33,6 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.chooser import Chooser, Trying, named, renumbered
 from onnxheadprune.selection.compensation import sealed
@@ -167,7 +167,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     provider: str = AUTO,
     seed: int = 0,
     keep_cache_shape: bool = False,
@@ -326,7 +326,7 @@ def _chosen(
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if choice.wish is None and not choice.compensate and choice.recover is None:
-        return None, data.as_data() if isinstance(data, Calibration) else data
+        return None, data
     where = resolve_provider(request.run.provider) if provider is None else provider
     recovering = _recovering(request)
     trying = Trying(
@@ -335,7 +335,7 @@ def _chosen(
     chooser = Chooser(loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     # Exactness shows on few samples; more would only take time.
-    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
+    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
 
 
 def _recovering(request: Request) -> Recovering | None:

@@ -6,18 +6,18 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import UsageError, ValidationFailedError
-from onnxheadprune.fusion import FuseMode, fused_record
+from onnxheadprune.fusion import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations import Calibration
-from onnxheadprune.selection.compensation import Compensation, record_of, restored
+from onnxheadprune.selection.compensation import Compensation, restored
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.validation import validate
-from onnxheadprune.validation.claim import contract_of, read_claim
+from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.workflow.prune import PruneResult, carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 
@@ -27,7 +27,7 @@ def recover(
     pruned: ModelLike,
     output: str | os.PathLike[str] | None = None,
     *,
-    data: DataSource | Calibration,
+    data: DataSource,
     budget: Budget,
     provider: str = AUTO,
     seed: int = 0,
@@ -86,18 +86,17 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
             f"{names[1]} was changed after it was pruned, and a recovery makes the cut anew; recover it before other"
             " tools work on it"
         )
-    planning, _ = read_claim(original.proto, made.proto, None, names)
-    if not planning.plan.removed:
+    claim = read_claim(original.proto, made.proto, None, names)
+    plan = claim.planning.plan
+    if not plan.removed:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
-    record = record_of(made.proto)
-    given = None
-    if record is not None:
-        stored, _ = restored(original, made, planning, record)
-        given = Compensation(stored, (), record.data, record.samples, steps=record.steps)
-    heads = {index: list(gone) for index, gone in planning.plan.removed.items()}
+    given, refit = None, claim.refit
+    if refit is not None:
+        stored, _ = restored(original, made, claim.planning, refit)
+        given = Compensation(stored, (), refit.data, refit.samples, steps=refit.steps)
+    heads = {index: list(gone) for index, gone in plan.removed.items()}
     choice = replace(request.choice, heads=heads, compensate=False, given=given)
-    contract = contract_of(original.proto, planning, names[0])
-    return replace(request, choice=choice, contract=contract, fuse=_fused(made))
+    return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
 
 
 def _fused(made: LoadedModel) -> FuseMode:
