@@ -14,8 +14,8 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.edit.apply import set_metadata
+from onnxheadprune.edit.records import COMPENSATED_KEY, refit_record
 from onnxheadprune.fusion import fuse
-from onnxheadprune.selection.compensation.record import COMPENSATED_KEY, record_of
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
 
@@ -240,7 +240,7 @@ def test_a_pruned_model_is_recovered_afterwards(folder: Path, command: Callable[
     made = onnx.load("out.onnx")
     assert drift(made) < 0.8 * drift(onnx.load("pruned.onnx"))
     again = recover("model.onnx", "out.onnx", data=SENTENCES, budget=Budget(epochs=2), provider="cpu")
-    before, after = record_of(made), record_of(again.model)
+    before, after = refit_record(made), refit_record(again.model)
     assert before is not None and after is not None and after.steps >= before.steps > 0
 
 
