@@ -242,18 +242,16 @@ class _Window:
 
 
 def _input_gradient(step: Step, window: _Window) -> Term:
-    """The transposed convolution; what no window reached at the end gets zeros."""
-    x = step.input(0)
+    """The transposed convolution, cut at the start; at the end the input reaches farther than windows, or less far."""
+    x, rank = step.input(0), len(window.strides)
     back = step.grad.op(
         "ConvTranspose",
         step.input(1),
         strides=window.strides,
         dilations=window.dilations,
-        pads=window.pads,
+        pads=window.pads[:rank] + [0] * rank,
         group=window.groups,
     )
-    if all(stride == 1 for stride in window.strides):
-        return back
     missing = x.shape() - back.shape()
     return back.op("Pad", step.writer.joined([missing * 0, missing]))
 

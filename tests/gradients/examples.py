@@ -94,6 +94,11 @@ def products(draw: Draw, op_type: str) -> Case:
 
 @example("Conv")
 def convolutions(draw: Draw, op_type: str) -> Case:
+    if draw(st.booleans()):
+        # As in Whisper: the last window reaches into the padding, or the input farther than the last window.
+        size = draw(st.sampled_from((6, 7)))
+        inputs = (floats(draw, (2, 2, size)), floats(draw, (3, 2, 3)), floats(draw, (3,)))
+        return Case(op_type, inputs, {"strides": [2], "pads": [1, 1]}, frozenset({1, 2}))
     groups, rank = draw(st.sampled_from((1, 1, 2))), draw(st.sampled_from((1, 2)))
     strides = [draw(st.integers(1, 3)) for _ in range(rank)]
     kernel = [draw(st.integers(1, 3)) for _ in range(rank)]
