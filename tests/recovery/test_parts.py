@@ -120,14 +120,15 @@ def test_the_rate_rises_and_falls() -> None:
     assert share_of_rate(1) == 0 and 0.4 < share_of_rate(0.55) < 0.6
 
 
-def test_the_rate_with_the_least_loss_is_taken() -> None:
-    for best in RATES:
-        rate, found = find_rate(
-            lambda rate, best=best: math.inf if rate > 5e-4 > best else abs(math.log(rate / best))
-        )
-        assert rate == best and len(found) <= 6
-    rate, found = find_rate(lambda rate: -rate, lambda: True)
-    assert list(found) == [rate]
+@pytest.mark.parametrize("largest", RATES)
+def test_the_largest_rate_that_gains_is_taken(largest: float) -> None:
+    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), 0.5)
+    assert rate == largest and len(found) <= 5
+
+
+def test_without_time_one_rate_is_tried() -> None:
+    rate, found = find_rate(lambda rate: math.nan, 0.5, lambda: True)
+    assert list(found) == [rate] and found[rate] == math.inf
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint, State
 from onnxheadprune.selection.recovery.parameters import Master
-from onnxheadprune.selection.recovery.rate import STEPS, find_rate, warmed
+from onnxheadprune.selection.recovery.rate import STEPS, find_rate, share_in_test
 from onnxheadprune.selection.recovery.result import Measured
 from onnxheadprune.selection.recovery.schedule import share_of_rate
 from onnxheadprune.selection.recovery.student import Student
@@ -97,7 +97,7 @@ class Training:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
         if self.plan.rate is None:
-            self.state.rate, trials = find_rate(self._tried, self._is_late)
+            self.state.rate, trials = find_rate(self._tried, self.state.curve[0].loss, self._is_late)
             self.state.trials = dict(trials)
         else:
             self.state.rate = self.plan.rate
@@ -129,7 +129,7 @@ class Training:
             for feed in self.batches.epoch(random)[: STEPS - step]:
                 if self._is_late():
                     break
-                if not math.isfinite(self._step(feed, rate * warmed(step))):
+                if not math.isfinite(self._step(feed, rate * share_in_test(step))):
                     return math.inf
                 step += 1
         self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
