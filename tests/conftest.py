@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +14,18 @@ import pytest
 
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
+from onnxheadprune.cli.report import progress
 from onnxheadprune.selection import speed as speeding
 from onnxheadprune.workflow import batch_worker
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with Ctrl-C switched off, and tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
@@ -66,6 +75,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Runs the command line in this process; captures file descriptors, so native noise counts too."""
     # Workers of pytest-xdist inherit the width of the terminal that started them.
     monkeypatch.delenv("COLUMNS", raising=False)
+    # A busy machine takes long enough for lines of progress, which have tests of their own.
+    monkeypatch.setattr(progress, "QUIET_SECONDS", math.inf)
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()

@@ -39,6 +39,8 @@ from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.providers import resolve_provider
 
 LOW_PRECISION = ("float16", "bfloat16")
+OUTLIER = 5
+"""Times the median; a 99th percentile beyond it is told as outliers. Medians do not care, tails and budgets do."""
 BUSY = 0.3
 """Load average per core from which a note is worth it."""
 
@@ -229,4 +231,12 @@ def _notes(about: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     restless = list(dict.fromkeys(cell.point.label for cell in cells if not cell.latency.settled))
     if restless:
         notes.append(f"the warm-up did not settle at {'; '.join(restless)}")
+    outliers = [cell for cell in cells if cell.latency.p99 > OUTLIER * cell.latency.p50]
+    if outliers:
+        worst = max(outliers, key=lambda cell: cell.latency.p99 / cell.latency.p50)
+        factor = worst.latency.p99 / worst.latency.p50
+        notes.append(
+            f"outliers: at {worst.point.label} one run in a hundred took {factor:.0f} times the median or more;"
+            " something else ran on this machine, so close it or measure again"
+        )
     return notes

@@ -30,6 +30,7 @@ class BenchOptions:
     seed: int
     min_speedup: float | None
     csv_path: Path | None
+    markdown: Path | None
     plot: Path | None
     as_json: bool
 
@@ -56,6 +57,13 @@ class BenchOptions:
 )
 @click.option("--csv", "csv_path", type=OUTPUT, metavar="FILE", help="Also write the numbers as CSV.")
 @click.option(
+    "--export-markdown",
+    "markdown",
+    type=OUTPUT,
+    metavar="FILE",
+    help="Also write the latencies as a Markdown table.",
+)
+@click.option(
     "--plot",
     type=OUTPUT,
     metavar="FILE",
@@ -73,6 +81,7 @@ def bench(given: BenchOptions) -> int:
     from onnxheadprune.benchmarking.gates import speed_gates
     from onnxheadprune.cli.report.benchmark import benchmark_report
     from onnxheadprune.cli.report.benchmark_csv import write_csv
+    from onnxheadprune.cli.report.benchmark_markdown import write_markdown
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.gates import gate_rows
@@ -92,6 +101,8 @@ def bench(given: BenchOptions) -> int:
     gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
     if given.csv_path is not None:
         write_csv(result, given.csv_path)
+    if given.markdown is not None:
+        write_markdown(result, given.markdown)
     if given.plot is not None:
         plot_latencies(result, given.plot)
     if given.as_json:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +49,7 @@ def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool)
     result = _done(model, request, showing)
     from onnxheadprune.cli.report.plan import prune_report
 
-    _show(model, list(prune_report(result)), result.to_dict(), showing, result)
+    _show(model, list(prune_report(result)), result.to_dict, showing, result)
     return 0
 
 
@@ -62,13 +64,13 @@ def _ahead(model: Path, request: Request, showing: Showing) -> int:
     would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     if request.choice.wish is None and not request.choice.compensate:
         rows, document = _plan_ahead(model, request)
-        _show(model, [*rows, *planned_output(ahead)], document | would, showing)
+        _show(model, [*rows, *planned_output(ahead)], lambda: document | would, showing)
         return 0
     request = replace(request, writing=Writing(), proving=Proving(validate=False))
     result = _done(model, request, showing)
     sizes = result.before, result.after
     rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
-    _show(model, [*rows, *planned_output(ahead)], result.to_dict() | would, showing, result)
+    _show(model, [*rows, *planned_output(ahead)], lambda: result.to_dict() | would, showing, result)
     return 0
 
 
@@ -88,7 +90,7 @@ def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
 def _show(
     model: Path,
     rows: list[RenderableType],
-    document: dict[str, object],
+    document: Callable[[], dict[str, object]],
     showing: Showing,
     result: PruneResult | None = None,
 ) -> None:
@@ -103,10 +105,11 @@ def _show(
     if showing.heatmap is not None and heat is not None:
         scores, removed = heat
         save_heatmap(scores, showing.heatmap, title=model.name, removed=removed)
+    told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     if showing.report is not None:
-        save_page(showing.report, f"onnxheadprune: {model.name}", rows, heat)
+        save_page(showing.report, told)
     if showing.as_json:
-        emit_json(document)
+        emit_json(told)
     else:
         out().print(*rows, sep="\n")
 

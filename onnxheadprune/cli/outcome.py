@@ -41,7 +41,9 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
 
 def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     try:
-        result = group.main(args=list(arguments), prog_name="onnxheadprune", standalone_mode=False)
+        result = group.main(
+            args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
+        )
     except click.ClickException as error:
         return _fail(_with_help(error), 2, as_json)
     except ValidationFailedError as error:

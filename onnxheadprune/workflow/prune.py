@@ -39,7 +39,9 @@ from onnxheadprune.selection.compensation import sealed
 from onnxheadprune.selection.recovery import Budget, Recovering, beside
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.validation import Validation, validate
+from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.fuse import Setting, fused
+from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 NOT_VALIDATED = "skipped (--no-validate)"
@@ -64,6 +66,7 @@ class PruneResult:
         chosen: how the heads were chosen and what was refitted, None for plain named heads.
         file_bytes: what the original's and the written model's files take, weights beside them included; None if
             there are not both.
+        original: the model as it was; large weights are where its files have them.
     """
 
     pruned: LoadedModel
@@ -75,6 +78,7 @@ class PruneResult:
     fusion: Fusion | None = None
     chosen: Chosen | None = None
     file_bytes: tuple[int, int] | None = None
+    original: LoadedModel | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -98,6 +102,22 @@ class PruneResult:
             return load_model(self.output)
         return hydrated(self.pruned.proto, self.pruned.sources)
 
+    @functools.cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """What tells the pruned model from the original, name by name."""
+        if self.original is None:
+            return ()
+        compensation = None if self.chosen is None else self.chosen.compensation
+        refits = () if compensation is None else tuple(compensation.stored)
+        return differences(self.original.proto, self.pruned.proto, self.plan, refits)
+
+    @functools.cached_property
+    def operations(self) -> Operations | None:
+        """Operations of one run, before and after; None where validation ran nothing."""
+        if self.original is None or self.validation is None or not self.validation.cases:
+            return None
+        return operations(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
         return {
@@ -113,6 +133,8 @@ class PruneResult:
             if self.file_bytes is None
             else dict(zip(("before", "after"), self.file_bytes, strict=True)),
             "warnings": list(self.warnings),
+            "operations": None if self.operations is None else self.operations.to_dict(),
+            "differences": [item.to_dict() for item in self.differences],
         }
 
 
@@ -290,7 +312,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     written = None if target is None else str(target)
     sizes = _size_before(loaded), stored_size(pruned.proto)
     files = None if taken is None or written is None else (taken, _file_bytes(open_structure(written)))
-    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files)
+    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files, loaded)
 
 
 def _places(loaded: LoadedModel, request: Request) -> tuple[Path | None, Path | None]:

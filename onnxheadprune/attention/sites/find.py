@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.history import with_history
@@ -13,6 +15,7 @@ from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
 
@@ -30,7 +33,7 @@ def find_sites(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     proto, name = open_structure(model).proto, model_name(model)
-    return sites_of(view_of(proto, name), name)
+    return replace(sites_of(view_of(proto, name), name), elements=stored_size(proto).elements)
 
 
 def view_of(model: ModelProto, name: str = "the model") -> GraphView:

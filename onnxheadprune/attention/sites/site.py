@@ -14,7 +14,7 @@ from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.sweep import Seed
+from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -218,6 +218,7 @@ class Sites(Sequence[AttentionSite]):
         near_misses: attention with heads that cannot be told apart or cut, with the reasons.
         no_heads: attention in which no axis can enumerate heads.
         record: what earlier pruning wrote about the sites of the original, nothing for a model that was not pruned.
+        elements: elements of all stored tensors of the model, None where they were not counted.
     """
 
     model: str
@@ -225,6 +226,7 @@ class Sites(Sequence[AttentionSite]):
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
     record: tuple[RecordedSite, ...] = ()
+    elements: int | None = None
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -239,4 +241,5 @@ class Sites(Sequence[AttentionSite]):
             "sites": [site.to_dict() for site in self.sites],
             "near_misses": [miss.to_dict() for miss in self.near_misses],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
+            "elements": self.elements,
         }

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnxheadprune.model.graph.facts import ADDS, DROPOUTS, IDENTITIES
+from onnxheadprune.model.graph.facts import ADDS, ADDS_AND_NORMALIZES, DROPOUTS, IDENTITIES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
-from onnxheadprune.selection.activations.linear import SKIP_NORMS, Linear, linear_at
+from onnxheadprune.selection.activations.linear import Linear, linear_at
 
 STREAM_OUTPUT = 3
 """Of a fused addition and normalisation: the sum, before it is normalised."""
@@ -59,7 +59,7 @@ def _origin(value: Value | None) -> Value | None:
 
 
 def _stream(node: Node) -> Value:
-    if node.op_type in SKIP_NORMS:
+    if node in ADDS_AND_NORMALIZES:
         total = node.outputs[STREAM_OUTPUT] if len(node.outputs) > STREAM_OUTPUT else None
         return total if total is not None and total.consumers else node.out
     if node in ADDS:
