@@ -74,8 +74,8 @@ class RecoverOptions:
 def recover(given: RecoverOptions) -> int:
     """Train what is left of PRUNED to give what MODEL gives on your data, prove the result exact, write it to OUT.
 
-    PRUNED is what prune made of MODEL, and OUT is again a cut of MODEL with other weights. A tenth of the data is set
-    aside, and the weights that do best on it are taken.
+    PRUNED is what prune made of MODEL, and OUT is again a cut of MODEL with other weights. A twentieth of the data is
+    set aside, and the weights that do best on it are taken.
     """
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.workflow.recover import recovery_request

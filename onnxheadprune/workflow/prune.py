@@ -228,8 +228,8 @@ def prune(
             data; heads that are named are removed as they are.
         effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
             by the kind of output.
-        recover: how long what is left is trained on `data` to give what the original gives, after the refit; a tenth of
-            the data is set aside for that.
+        recover: how long what is left is trained on `data` to give what the original gives, after the refit; a
+            twentieth of the data is set aside for that.
         resume: go on with a training that was interrupted, from the file beside `output`.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 

@@ -40,7 +40,7 @@ def recover(
         model: the original.
         pruned: what `prune` made of it.
         output: where to write; None writes nothing.
-        data: the user's inputs. A tenth of the feeds is set aside to judge by; a refit may have seen them.
+        data: the user's inputs. A twentieth of the feeds is set aside to judge by; a refit may have seen them.
         budget: how long to train.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         seed: of the order of the data.

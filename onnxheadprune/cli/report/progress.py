@@ -75,9 +75,11 @@ class Lines:
             of: how much there is to do, 0 if that is unknown.
         """
         now = self._clock()
-        is_new = what != self._stage
+        # What comes behind a colon changes within a stage.
+        stage = what.partition(":")[0]
+        is_new = stage != self._stage
         if is_new:
-            self._stage, self._stage_start = what, now
+            self._stage, self._stage_start = stage, now
         is_due = self._last is None or is_new or now - self._last >= LINE_SECONDS
         if now - self._start < QUIET_SECONDS or not is_due:
             return
