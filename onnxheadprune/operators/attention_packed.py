@@ -29,6 +29,7 @@ from onnxheadprune.operators.attention_parts import (
 )
 
 ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(alike=(0,), learned=(1, 2)))
+ROLES.add(("QAttention",), "com.microsoft", Roles(weight_zero=7, integer_weight=1))
 ROUNDS_ACTIVATIONS.add(
     "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
 )
