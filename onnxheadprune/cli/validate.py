@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from onnxheadprune.cli.belonging import VALIDATE, LawfulCommand
+from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.choosing import drift_option, read_effect
-from onnxheadprune.cli.measuring import measuring_options
-from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
+from onnxheadprune.cli.options import FILE, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
-MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads")
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """What `validate` is given."""
+
+    model: Path
+    pruned: Path
+    heads: str | None
+    running: Running
+    metric: str | None
+    max_drift: float | None
+    drift: str | None
+    min_speedup: float | None
+    timing: Timing
+    as_json: bool
 
 
 @click.command(
@@ -45,14 +60,8 @@ MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads"
 )
 @measuring_options
 @json_option
-def validate(
-    model: Path,
-    pruned: Path,
-    as_json: bool,
-    max_drift: float | None,
-    min_speedup: float | None,
-    **settings: Any,
-) -> int:
+@bundled(ValidateOptions)
+def validate(given: ValidateOptions) -> int:
     """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift.
 
     The sizes, repeats and threads are those of --min-speedup.
@@ -61,33 +70,28 @@ def validate(
     from onnxheadprune.cli.report.gates import gate_rows
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
+    from onnxheadprune.validation import ValidationRequest, prove
     from onnxheadprune.validation.gates import drift_gate
-    from onnxheadprune.workflow.prune import validate as run_validate
 
-    measuring = {name: settings.pop(name) for name in MEASURING}
-    settings["effect"] = read_effect(settings.pop("drift"))
+    running = given.running
+    request = ValidationRequest(
+        given.heads, running.data, running.provider, running.seed, given.metric, read_effect(given.drift)
+    )
     with err().status("validating"):
-        result = run_validate(model, pruned, **settings)
-    gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
+        result = prove(given.model, given.pruned, request)
+    gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
     document = result.to_dict()
-    if min_speedup is not None and result.passed:
-        from onnxheadprune.benchmarking import benchmark
+    if given.min_speedup is not None and result.passed:
+        from onnxheadprune.benchmarking import BenchRequest, run_benchmark
         from onnxheadprune.benchmarking.gates import speed_gates
 
+        timing = BenchRequest(read_measuring(given.timing), result.provider, running.seed, memory=False)
         with err().status("measuring") as status:
-            measured = benchmark(
-                model,
-                pruned,
-                provider=result.provider,
-                seed=settings["seed"],
-                memory=False,
-                progress=status.update,
-                **measuring,
-            )
-        gates += speed_gates(measured, min_speedup)
+            measured = run_benchmark((given.model, given.pruned), timing, status.update)
+        gates += speed_gates(measured, given.min_speedup)
         document["benchmark"] = measured.to_dict()
     accepted = result.passed and all(gate.passed for gate in gates)
-    if as_json:
+    if given.as_json:
         emit_json(document | {"gates": [gate.to_dict() for gate in gates], "accepted": accepted})
     else:
         out().print(*validation_report(result), *gate_rows(gates), sep="\n")
