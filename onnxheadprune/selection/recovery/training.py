@@ -151,7 +151,7 @@ class Training:
             if not math.isfinite(loss):
                 self.stopped = f"the loss of step {self.state.step} is {loss}"
                 return
-            self._show(loss, share)
+            self._show(loss)
         self.state.epoch += 1
         self._measure()
         self.checkpoint.write(self._kept())
@@ -206,13 +206,9 @@ class Training:
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
-    def _show(self, loss: float, share: float) -> None:
-        left = ""
-        if share > 0:
-            spent = self._seconds() - self.state.searched
-            left = f", {spent * (1 - share) / share:.0f} s left"
+    def _show(self, loss: float) -> None:
         held = self.state.curve[-1].loss
         seconds = self.plan.budget.seconds
         done, total = (self.state.step, self.steps) if seconds is None else (self._seconds(), seconds)
-        what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}{left}"
+        what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}"
         self.plan.progress(what, round(done), round(total))
