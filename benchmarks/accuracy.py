@@ -1,6 +1,6 @@
 """What cuts cost a real encoder: all-MiniLM-L6-v2, with and without compensation, and beside onnxsim.
 
-    python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--rivals/--no-rivals] [-o results.json]
+    python benchmarks/accuracy.py MODEL TOKENIZER [--more] [--recover 20] [--rivals/--no-rivals] [-o results.json]
 
 MODEL and tokenizer.json come from sample_models/export_minilm.py. The sentences are docstrings of the standard
 library and of NumPy, SciPy and scikit-learn, shuffled with a seed: 512 to calibrate on, 1,500 others to judge by the
@@ -32,6 +32,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.selection.activations import text_feeds
+from onnxheadprune.selection.recovery import parse_budget
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500
@@ -112,8 +113,9 @@ class Judge:
         self.original = embeddings(model, feeds)
         self.rows: list[dict[str, Any]] = []
 
-    def judge(self, way: str, ratio: float, model: onnx.ModelProto, seconds: float) -> None:
-        """Adds a row and prints it."""
+    def judge(self, way: str, ratio: float, model: onnx.ModelProto, since: tuple[float, float]) -> None:
+        """Adds a row and prints it; `since` is the clock and the processor's time at the start of the work."""
+        seconds, cpu = time.perf_counter() - since[0], time.process_time() - since[1]
         cosine, overlap, rank = quality(embeddings(model, self.feeds), self.original)
         self.rows.append(
             {
@@ -123,9 +125,16 @@ class Judge:
                 "overlap": overlap,
                 "rank": rank,
                 "seconds": seconds,
+                "cpu_seconds": cpu,
             }
         )
-        click.echo(f"| {way} | {ratio:.0%} | {cosine:.4f} / {overlap:.3f} / {rank:.4f} | {seconds:.0f} s |")
+        figures = f"{cosine:.4f} / {overlap:.3f} / {rank:.4f}"
+        click.echo(f"| {way} | {ratio:.0%} | {figures} | {seconds:.0f} s ({cpu:.0f} CPU-s) |")
+
+
+def clocks() -> tuple[float, float]:
+    """The time, and the processor time of this process."""
+    return time.perf_counter(), time.process_time()
 
 
 def ours(
@@ -137,9 +146,10 @@ def ours(
     *,
     rounds: int = 1,
     compensate: bool = True,
+    recover: str | None = None,
 ) -> None:
-    """One call of `prune`: choosing, refitting, surgery, validation and writing."""
-    started = time.perf_counter()
+    """One call of `prune`: choosing, refitting, training, surgery, validation and writing."""
+    since = clocks()
     with tempfile.TemporaryDirectory() as folder:
         result = ohp.prune(
             path,
@@ -149,9 +159,9 @@ def ours(
             data=feeds,
             provider="cpu",
             compensate=compensate,
+            recover=None if recover is None else parse_budget(recover),
         )
-        seconds = time.perf_counter() - started
-        judge.judge(way, ratio, result.model, seconds)
+        judge.judge(way, ratio, result.model, since)
 
 
 def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool) -> None:
@@ -177,9 +187,8 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
     ):
         if "finetune" in way and not finetune:
             continue
-        started = time.perf_counter()
-        pruned = function()
-        judge.judge(way, ratio, pruned, time.perf_counter() - started)
+        since = clocks()
+        judge.judge(way, ratio, function(), since)
 
 
 @click.command()
@@ -192,6 +201,7 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
     "--finetune/--no-finetune", default=True, show_default=True, help="onnxsim's, minutes per ratio."
 )
 @click.option("--rounds", default=1, show_default=True, help="Also refit in so many rounds.")
+@click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
     model: Path,
@@ -201,6 +211,7 @@ def main(
     with_rivals: bool,
     finetune: bool,
     rounds: int,
+    recover: tuple[str, ...],
     output: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
@@ -223,6 +234,9 @@ def main(
     for ratio in ratios:
         ours(judge, model, calibration, ratio, "no refit", compensate=False)
         ours(judge, model, calibration, ratio, "refit")
+        for budget in recover:
+            way = f"refit, trained for {parse_budget(budget)}"
+            ours(judge, model, calibration, ratio, way, recover=budget)
         if rounds > 1:
             ours(judge, model, calibration, ratio, f"refit in {rounds} rounds", rounds=rounds)
         if more:

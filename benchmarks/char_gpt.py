@@ -1,6 +1,6 @@
 """What cuts cost a decoder: held-out perplexity of the character GPT, with and without compensation.
 
-    python benchmarks/char_gpt.py [--ratios 0.1,0.3] [--scores all] [--calibration FILE]
+    python benchmarks/char_gpt.py [--ratios 0.1,0.3] [--scores all] [--recover 10] [--calibration FILE]
 
 Heads are chosen and weights refitted on `char_gpt_calibration.npz` alone; perplexity is that of
 `char_gpt_test.npz`, text that neither training nor pruning saw. Every model went through validation.
@@ -24,6 +24,7 @@ import onnx
 import onnxruntime
 
 from onnxheadprune import find_sites, prune
+from onnxheadprune.selection.recovery import parse_budget
 from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
 from onnxheadprune.selection.wishes import Wish
 
@@ -53,13 +54,20 @@ def losses(model: onnx.ModelProto) -> Losses:
 
 
 def measured(
-    ratio: float, base: Losses, data: Path, compensate: bool, scores: HeadScores | None, rounds: int = 1
+    ratio: float,
+    base: Losses,
+    data: Path,
+    compensate: bool,
+    scores: HeadScores | None,
+    rounds: int = 1,
+    recover: str | None = None,
 ) -> dict[str, Any]:
     """One cut: what `prune --ratio` makes of the model, and what it costs."""
-    start = time.perf_counter()
+    start, processor = time.perf_counter(), time.process_time()
     wish = Wish(ratio=ratio, scores=scores, rounds=rounds)
-    result = prune(MODEL, wish=wish, data=str(data), compensate=compensate, provider="cpu")
-    seconds = time.perf_counter() - start
+    budget = None if recover is None else parse_budget(recover)
+    result = prune(MODEL, wish=wish, data=str(data), compensate=compensate, recover=budget, provider="cpu")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - processor
     after = losses(result.model)
     # Windows are the same before and after, so their differences tell more than the two means.
     rise, error = (after - base).mean(), (after - base).std(ddof=1) / math.sqrt(len(base))
@@ -68,21 +76,25 @@ def measured(
         "ratio": ratio,
         "choice": scores.method if scores else f"{rounds} rounds" if rounds > 1 else "measured paths",
         "compensate": compensate,
+        "recover": recover,
         "heads_removed": result.chosen.selection.count,
         "heads": result.chosen.selection.spec,
         "perplexity": round(math.exp(after.mean()), 4),
         "worse_percent": round(100 * math.expm1(rise), 2),
         "standard_error": round(100 * math.exp(rise) * error, 2),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
         "validation": result.validation.verdict,
     }
 
 
 def show(row: dict[str, Any]) -> None:
+    way = f"trained {row['recover']}" if row["recover"] else "refitted" if row["compensate"] else "as it is"
     click.echo(
         f"{row['ratio']:5.0%} {row['heads_removed']:3} heads  {row['choice']:15}"
-        f" {'refitted' if row['compensate'] else 'as it is':9} perplexity {row['perplexity']:7.3f}"
-        f" {row['worse_percent']:+7.2f} % +- {row['standard_error']:.2f}  {row['validation']}, {row['seconds']} s",
+        f" {way:11} perplexity {row['perplexity']:7.3f}"
+        f" {row['worse_percent']:+7.2f} % +- {row['standard_error']:.2f}  {row['validation']}, {row['seconds']} s,"
+        f" {row['cpu_seconds']} CPU-s",
         err=True,
     )
 
@@ -108,13 +120,14 @@ def chosen_methods(spec: str) -> list[str]:
 @click.option(
     "--rounds", default=1, show_default=True, help="Also choose in so many rounds (`prune --rounds`)."
 )
+@click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
 @click.option(
     "--calibration",
     type=click.Path(exists=True, path_type=Path),
     default=SAMPLES / "char_gpt_calibration.npz",
     help="Data to choose and refit with.",
 )
-def main(ratios: str, scores: str, rounds: int, calibration: Path) -> None:
+def main(ratios: str, scores: str, rounds: int, recover: tuple[str, ...], calibration: Path) -> None:
     """Print one JSON document with a row per cut."""
     base = losses(onnx.load(MODEL))
     choices: list[HeadScores | None] = [None]
@@ -130,6 +143,10 @@ def main(ratios: str, scores: str, rounds: int, calibration: Path) -> None:
     for ratio in ratios.split(",") if rounds > 1 else ():
         rows.append(measured(float(ratio), base, calibration, True, None, rounds))
         show(rows[-1])
+    for ratio in ratios.split(","):
+        for length in recover:
+            rows.append(measured(float(ratio), base, calibration, True, None, recover=length))
+            show(rows[-1])
     document = {
         "date": date.today().isoformat(),
         "machine": f"{platform.machine()}, Python {platform.python_version()}, onnx {onnx.__version__},"

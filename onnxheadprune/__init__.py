@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection import Limits, Selection, select_heads
     from onnxheadprune.selection.activations import Calibration
     from onnxheadprune.selection.compensation import Compensation, Refit
+    from onnxheadprune.selection.recovery import Budget, Recovery
     from onnxheadprune.selection.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
     from onnxheadprune.selection.wishes import Chosen, Wish
     from onnxheadprune.validation.metric import MetricResult
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         prune,
         validate,
     )
+    from onnxheadprune.workflow.recover import recover
 
 __version__ = "0.1.0"
 
@@ -61,6 +63,7 @@ __all__ = [
     "Accuracy",
     "AttentionSite",
     "Benchmark",
+    "Budget",
     "Calibration",
     "CaseResult",
     "Cell",
@@ -85,6 +88,7 @@ __all__ = [
     "PruneResult",
     "Ratio",
     "Reason",
+    "Recovery",
     "Refit",
     "Refusal",
     "RefusedError",
@@ -105,6 +109,7 @@ __all__ = [
     "plan_pruning",
     "prune",
     "read_scores",
+    "recover",
     "score_heads",
     "select_heads",
     "validate",
@@ -121,6 +126,7 @@ _HOMES = {
         "prune",
         "validate",
     ),
+    "workflow.recover": ("recover",),
     "benchmarking": (
         "Benchmark",
         "Cell",
@@ -134,6 +140,7 @@ _HOMES = {
     "selection.activations": ("Calibration",),
     "selection.wishes": ("Chosen", "Wish"),
     "selection.compensation": ("Compensation", "Refit"),
+    "selection.recovery": ("Budget", "Recovery"),
     "selection.scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
     "selection": ("Limits", "Selection", "select_heads"),
     "errors": (

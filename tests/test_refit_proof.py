@@ -136,7 +136,7 @@ def test_records_of_the_first_version_still_read(made: tuple[ModelProto, ModelPr
 
 
 @pytest.mark.parametrize("key", [COMPENSATED_KEY, REMOVED_KEY])
-@pytest.mark.parametrize("version", [3, 99, 0, "2", None, True, [1]])
+@pytest.mark.parametrize("version", [4, 99, 0, "2", None, True, [1]])
 def test_an_unknown_version_is_refused(made: tuple[ModelProto, ModelProto], key: str, version: Any) -> None:
     original, model = made[0], copy_of(made[1])
     edit_record(model, key, lambda content: content.update(version=version))

@@ -122,23 +122,30 @@ def _is_invertible(node: Node) -> bool:
 def _forward(node: Node, value: Array) -> Array:
     if node in TRANSPOSES:
         return value.transpose(node.attribute("perm") or tuple(range(value.ndim))[::-1])
-    if node in DEQUANTIZES:
-        scale, zero = _scales(node, value.ndim)
-        return (value.astype(np.float64) - zero) * scale
-    return value
+    return dequantized(node, value) if node in DEQUANTIZES else value
 
 
 def _backward(node: Node, value: Array) -> Array:
     if node in TRANSPOSES:
         return value.transpose(np.argsort(node.attribute("perm") or tuple(range(value.ndim))[::-1]))
-    if node in DEQUANTIZES:
-        scale, zero = _scales(node, value.ndim)
-        source = node.inputs[0]
-        assert source is not None and source.tensor is not None
-        limits = _limits(source.tensor.data_type)
-        # The scales stay: what a refit asks beyond their range is clipped, and shows in the measured drift.
-        return np.asarray(np.clip(np.rint(value / scale) + zero, *limits))
-    return value
+    return quantized(node, value) if node in DEQUANTIZES else value
+
+
+def dequantized(node: Node, value: Array) -> Array:
+    """What a DequantizeLinear with stored scales makes of stored numbers."""
+    scale, zero = _scales(node, value.ndim)
+    return np.asarray((value.astype(np.float64) - zero) * scale)
+
+
+def quantized(node: Node, value: Array) -> Array:
+    """The stored numbers of which a DequantizeLinear makes what is nearest to a value.
+
+    The scales stay: what is asked beyond their range is clipped, and shows in the measured drift.
+    """
+    scale, zero = _scales(node, value.ndim)
+    source = node.inputs[0]
+    assert source is not None and source.tensor is not None
+    return np.asarray(np.clip(np.rint(value / scale) + zero, *_limits(source.tensor.data_type)))
 
 
 def _scales(node: Node, rank: int) -> tuple[Array, Array]:

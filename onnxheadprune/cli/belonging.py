@@ -78,8 +78,14 @@ PRUNE = (
     Law("rounds", needs="ratio"),
     Law("uniform", against="keep"),
     Law("compensate=True", needs=f"heads {WISH} sweep"),
-    Law("compensate=False", needs=f"{WISH} sweep"),
+    Law("compensate=False", needs=f"{WISH} sweep recover"),
     Law("compensate=False", needs=DATA),
+    Law("recover", needs=f"heads {WISH} sweep"),
+    Law("recover", needs=DATA),
+    Law("recover", against="dry_run"),
+    Law("resume", needs="recover"),
+    # The state of one training is kept, beside the one output.
+    Law("resume", against="max_drift sweep batch"),
     # A drift is measured where something runs: in a choice on data, and in every validation.
     Law("drift effect", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
@@ -87,9 +93,9 @@ PRUNE = (
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
     Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
-    Law(DATA, against="no_validate", unless=f"{WISH} compensate=True fuse=auto"),
-    Law("seed", against="sweep dry_run", unless="random_data"),
-    Law("seed", against="no_validate", unless="random_data fuse=auto"),
+    Law(DATA, against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
+    Law("seed", against="sweep dry_run", unless="random_data recover"),
+    Law("seed", against="no_validate", unless="random_data recover fuse=auto"),
     # What a cut does to inputs and outputs.
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
@@ -97,7 +103,8 @@ SWEEP = (
     Law("compensate=False", needs=DATA),
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
-    Law("seed", needs="random_data"),
+    Law("recover", needs=DATA),
+    Law("seed", needs="random_data recover"),
 )
 BATCH = (
     Law("accept_inconclusive", against="no_validate"),
@@ -105,11 +112,13 @@ BATCH = (
     Law("rounds", needs="ratio"),
     Law("uniform", against="keep"),
     Law("compensate=True", needs=f"heads {WISH}"),
-    Law("compensate=False", needs=WISH),
+    Law("compensate=False", needs=f"{WISH} recover"),
     Law("compensate=False", needs="data"),
+    Law("recover", needs=f"heads {WISH}"),
+    Law("recover", needs="data"),
     Law("drift effect", against="no_validate", unless="data"),
-    Law("data", against="no_validate", unless=f"{WISH} compensate=True fuse=auto"),
-    Law("seed", against="no_validate", unless="fuse=auto"),
+    Law("data", against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
+    Law("seed", against="no_validate", unless="recover fuse=auto"),
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
 FUSE = (
@@ -117,6 +126,11 @@ FUSE = (
     Law("accept_inconclusive", against="no_validate"),
     Law("data seed", against="dry_run"),
     Law("data seed", against="no_validate", unless="mode=auto"),
+)
+RECOVER = (
+    Law("accept_inconclusive", against="no_validate"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
 )
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),

@@ -14,6 +14,7 @@ from onnxheadprune.cli.options import FILE, stacked
 if TYPE_CHECKING:
     from onnxheadprune.selection import Requirements
     from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.recovery import Budget
     from onnxheadprune.selection.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -119,9 +120,10 @@ def respecting_options(function: Function) -> Function:
 
 @dataclass(frozen=True)
 class Refitting:
-    """Whether what is left is refitted, and the measure of drift."""
+    """Whether what is left is refitted and trained, and the measure of drift."""
 
     compensate: bool | None
+    recover: str | None
     drift: str | None
     effect: str | None
 
@@ -134,10 +136,40 @@ def refitting_options(function: Function) -> Function:
             default=None,
             help="Refit what is left to the original's activations [default: where heads are chosen on data].",
         ),
+        recover_option,
         drift_option,
         click.option("--effect", metavar="M:F", help="The same as --drift M:F."),
     )
     return stacked(function, options)
+
+
+def recover_option(function: Function) -> Function:
+    """`--recover`."""
+    return click.option(
+        "--recover",
+        metavar="N|Ts",
+        help="Then train what is left on the data to give what the original gives: N epochs, or a time like 90s or 5m.",
+    )(function)
+
+
+def resume_option(function: Function) -> Function:
+    """`--resume`."""
+    return click.option(
+        "--resume", is_flag=True, help="Go on with an interrupted --recover, from the file OUT.recovery."
+    )(function)
+
+
+def read_recover(text: str | None) -> Budget | None:
+    """The budget that `--recover` names.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    if text is None:
+        return None
+    from onnxheadprune.selection.recovery import parse_budget
+
+    return parse_budget(text)
 
 
 def drift_option(function: Function) -> Function:

@@ -88,6 +88,11 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
             yield Making("the picture beside the output,", picture, mark=PICTURE_MARK.encode())
         else:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
+    if (given.get("recover") or given.get("budget")) and _kind(given) == "file":
+        from onnxheadprune.selection.recovery import beside
+        from onnxheadprune.selection.recovery.checkpoint import MARK as CHECKPOINT
+
+        yield Making("the checkpoint of the recovery,", beside(output), mark=CHECKPOINT)
     if given.get("method") == "ablation":
         from onnxheadprune.cli.choosing import score_path
         from onnxheadprune.selection.scoring.partial import MARK

@@ -12,6 +12,7 @@ from onnxheadprune.cli.choosing import (
     Respecting,
     amount_options,
     read_effect,
+    read_recover,
     read_wish,
     refitting_options,
     require_one_way,
@@ -78,7 +79,8 @@ def read_choice(cut: Cut) -> Choice:
     wish = read_wish(cut.amount, cut.respecting)
     effect = read_effect(cut.refitting.drift, cut.refitting.effect)
     require_one_way(cut.heads, wish, cut.fuse)
-    return Choice(cut.heads, wish, cut.refitting.compensate, effect)
+    recover = read_recover(cut.refitting.recover)
+    return Choice(cut.heads, wish, cut.refitting.compensate, effect, recover)
 
 
 def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writing) -> Request:

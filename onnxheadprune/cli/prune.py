@@ -13,6 +13,7 @@ from onnxheadprune.cli.batch import run_batch
 from onnxheadprune.cli.belonging import PRUNE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
+from onnxheadprune.cli.choosing import resume_option
 from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.options import FILE, OUTPUT, dry_run_option, json_option, report_option, stacked
@@ -54,6 +55,7 @@ class PruneOptions:
     model: Path | None
     target: Target
     cut: Cut
+    resume: bool
     samples: Samples
     dry_run: bool
     report: Path | None
@@ -71,6 +73,7 @@ class PruneOptions:
 @click.argument("model", type=FILE, required=False)
 @target_options
 @cut_options
+@resume_option
 @calibration_options
 @dry_run_option
 @report_option
@@ -88,6 +91,7 @@ def prune(given: PruneOptions) -> int:
 
     Name the heads with --heads, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
     ones is then measured on your data (--data, --text or --images), and what is left is refitted to make up for them.
+    With --recover it is trained after that, for as long as you say.
     """
     if given.superseded.sweep is not None:
         return _swept(given, given.superseded.sweep)
@@ -107,7 +111,7 @@ def prune(given: PruneOptions) -> int:
 def _request(given: PruneOptions) -> Request:
     from onnxheadprune.workflow.requests import Writing
 
-    choice = read_choice(given.cut)
+    choice = replace(read_choice(given.cut), resume=given.resume)
     data = read_data(given.model, given.samples, given.cut.running)
     place = given.model if given.target.in_place else given.target.output
     writing = Writing(place, given.target.external_data, given.target.backup)

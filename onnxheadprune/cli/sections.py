@@ -6,7 +6,10 @@ import click
 
 SECTIONS = (
     ("Which heads", "heads ratio keep target_speedup max_drift rounds"),
-    ("What a choice goes by", "scores protect floor multiple_of uniform compensate drift effect"),
+    (
+        "What a choice goes by",
+        "scores protect floor multiple_of uniform compensate recover budget resume drift effect",
+    ),
     (
         "Data",
         "data text tokenizer max_length images image_size image_mean image_std random_data",

@@ -14,6 +14,7 @@ from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
     read_effect,
+    read_recover,
     read_requirements,
     refitting_options,
     respecting_options,
@@ -63,8 +64,8 @@ class SweepOptions:
 def sweep(given: SweepOptions) -> int:
     """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio of heads that go.
 
-    A:B:STEP are the ratios, as in 0:0.7:0.05. Heads are chosen, and what is left is refitted, for each as by
-    prune --ratio.
+    A:B:STEP are the ratios, as in 0:0.7:0.05. For each, heads are chosen, and what is left is refitted, and trained
+    with --recover, as by prune --ratio.
     """
     return run_sweep(given)
 
@@ -85,6 +86,7 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.chooser import Chooser, Trying
+    from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
@@ -94,10 +96,12 @@ def run_sweep(given: SweepOptions) -> int:
         check_picture(picture)
     requirements = read_requirements(given.respecting)
     effect = read_effect(given.refitting.drift, given.refitting.effect)
+    budget = read_recover(given.refitting.recover)
+    recovering = None if budget is None else Recovering(budget, given.running.seed)
     data = read_data(given.model, given.samples, given.running)
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
-        trying = Trying(given.refitting.compensate, effect)
+        trying = Trying(given.refitting.compensate, effect, recovering=recovering)
         chooser = Chooser(open_structure(given.model), data, provider, trying, progress)
         curve = sweep_ratios(chooser, requirements, ratios, executor)
     if document is not None and picture is not None:

@@ -1,8 +1,8 @@
-"""What nodes read, and stored tensors with other numbers: what a part of a model is made with."""
+"""What nodes read and need, and stored tensors with other numbers: what a part of a model is made with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,17 @@ from onnx import (
 from onnxheadprune.model.constants import stored_tensor
 
 Array = npt.NDArray[Any]
+
+
+def needed_nodes(graph: GraphProto, wanted: Iterable[str]) -> tuple[list[NodeProto], set[str]]:
+    """The nodes that `wanted` values depend on, in order, and the names of all values among them."""
+    needed = set(wanted)
+    nodes: list[NodeProto] = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(read_by(node))
+    return nodes[::-1], needed
 
 
 def read_by(node: NodeProto) -> set[str]:

@@ -22,8 +22,8 @@ REMOVED_KEY = "onnxheadprune.removed"
 REMOVED_VERSION = 2
 """1 does not say by what a site is recognised."""
 COMPENSATED_KEY = "onnxheadprune.compensated"
-COMPENSATED_VERSION = 2
-"""1 had no digests."""
+COMPENSATED_VERSION = 3
+"""1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
 FUSED_KEY = "onnxheadprune.fused"
 FUSED_VERSION = 1
 
@@ -66,12 +66,14 @@ class RefitRecord:
         data: fingerprint of the data.
         samples: how many samples that was.
         digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
+        steps: of training; 0 where all of it is a refit in closed form.
     """
 
     tensors: tuple[str, ...]
     data: str
     samples: int
     digests: Mapping[str, str] = field(default_factory=dict)
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,13 +145,15 @@ def pruning_text(sites: Sequence[RecordedSite]) -> str:
 
 def refit_text(record: RefitRecord) -> str:
     """The metadata entry of `refit_record`."""
-    content = {
-        "version": COMPENSATED_VERSION,
+    content: dict[str, object] = {
+        "version": COMPENSATED_VERSION if record.steps else COMPENSATED_VERSION - 1,
         "tensors": list(record.tensors),
         "data": record.data,
         "samples": record.samples,
         "digests": dict(sorted(record.digests.items())),
     }
+    if record.steps:
+        content["steps"] = record.steps
     return json.dumps(content)
 
 
@@ -180,7 +184,8 @@ def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
 def _refit(content: Mapping[str, Any]) -> RefitRecord:
     names = tuple(str(name) for name in content["tensors"])
     digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
-    return RefitRecord(names, str(content["data"]), int(content["samples"]), digests)
+    steps = int(content.get("steps", 0))
+    return RefitRecord(names, str(content["data"]), int(content["samples"]), digests, steps)
 
 
 def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:

@@ -22,24 +22,37 @@ def opset_of(model: ModelProto) -> int:
 def raised(model: ModelProto, name: str) -> ModelProto:
     """The model at the first opset that has `Attention`.
 
+    Raises:
+        RefusedError: if it cannot be raised, with the reason.
+    """
+    try:
+        result = converted_to(model, ATTENTION_OPSET)
+    except ValueError as error:
+        raise RefusedError(_sentence(model, name, str(error))) from error
+    result.ir_version = max(model.ir_version, ATTENTION_IR)
+    return result
+
+
+def converted_to(model: ModelProto, opset: int) -> ModelProto:
+    """The model at another opset.
+
     `onnx.version_converter` rewrites operators whose definition changed, each into an equal one. Only nodes
     and small constants are taken from it: it drops metadata, names of dimensions and references to weights.
 
     Raises:
-        RefusedError: if it cannot, with its reason.
+        ValueError: if it cannot, with its reason.
     """
     foreign = sorted(_domains(model.graph) - {"", "ai.onnx"})
     if foreign:
-        raise RefusedError(_sentence(model, name, f"it uses operators of {', '.join(foreign)}"))
+        raise ValueError(f"it uses operators of {', '.join(foreign)}")
     skeleton, weights = _without_weights(model)
     try:
-        converted = onnx.version_converter.convert_version(skeleton, ATTENTION_OPSET)
+        converted = onnx.version_converter.convert_version(skeleton, opset)
     except Exception as error:  # the converter raises plain RuntimeErrors, and protobuf its own
         reason = str(error).strip().splitlines()
-        raise RefusedError(_sentence(model, name, reason[0] if reason else type(error).__name__)) from error
+        raise ValueError(reason[0] if reason else type(error).__name__) from error
     result = ModelProto()
     result.CopyFrom(model)
-    result.ir_version = max(model.ir_version, ATTENTION_IR)
     del result.opset_import[:]
     result.opset_import.extend(converted.opset_import)
     for part in ("node", "value_info"):

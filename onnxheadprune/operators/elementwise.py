@@ -76,7 +76,7 @@ ACTIVATES.add(
 )
 ACTIVATES.add(*MICROSOFT, domain="com.microsoft")
 STANDS_FOR_PATTERN.add("Gelu", "Swish")
-ROLES.add(MICROSOFT, "com.microsoft", Roles(alike=(0, 1)))
+ROLES.add(MICROSOFT, "com.microsoft", Roles(alike=(0, 1), learned=(1,)))
 
 
 @shape_function(*BROADCASTING)

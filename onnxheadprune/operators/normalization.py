@@ -39,11 +39,17 @@ DIVIDES_BY_NORM.add("LpNormalization")
 ADDS_AND_NORMALIZES.add("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
 STANDS_FOR_PATTERN.add("LayerNormalization", "RMSNormalization", "GroupNormalization")
 
-ROLES.add(("SimplifiedLayerNormalization",), "", Roles(alike=(0,)))
-ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0,)))
+# Means and variances of a BatchNormalization are statistics of the data that the model was trained on.
 ROLES.add(
-    ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), "com.microsoft", Roles(alike=(0, 1, 2, 3))
+    ("LayerNormalization", "InstanceNormalization", "GroupNormalization", "BatchNormalization"),
+    "",
+    Roles(learned=(1, 2)),
 )
+ROLES.add(("RMSNormalization",), "", Roles(learned=(1,)))
+ROLES.add(("SimplifiedLayerNormalization",), "", Roles(alike=(0,), learned=(1,)))
+ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0,), learned=(1,)))
+ROLES.add(("SkipLayerNormalization",), "com.microsoft", Roles(alike=(0, 1, 2, 3), learned=(2, 3, 4)))
+ROLES.add(("SkipSimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0, 1, 2, 3), learned=(2, 3)))
 
 
 @shape_function(

@@ -16,6 +16,7 @@ from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource, Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -25,6 +26,14 @@ from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
+from onnxheadprune.selection.recovery import (
+    RECOVERY_HELD_OUT,
+    Recovering,
+    Recovery,
+    Subject,
+    recover,
+    require_recoverable,
+)
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.speed import smallest_reaching, speedups
 from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Trial, Wish
@@ -42,12 +51,16 @@ class Trying:
         effect: the measure of drift; see `EffectMeter`.
         contract: of the cuts that are tried, as of the one that is written.
         fuse: the same; "auto" is tried without, since it keeps what is faster.
+        recovering: how what is left is trained after the refit, None to leave it at that.
+        given: a refit that was made before, in the place of one.
     """
 
     compensate: bool | None = None
     effect: Measure | None = None
     contract: Contract = field(default_factory=Contract)
     fuse: FuseMode = "none"
+    recovering: Recovering | None = None
+    given: Compensation | None = None
 
 
 class Chooser:
@@ -81,8 +94,13 @@ class Chooser:
         if trying.compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
         self.compensate = self.data is not None if trying.compensate is None else trying.compensate
-        # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
+        # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
+        if trying.recovering is not None:
+            if self.data is None:
+                raise UsageError("a recovery learns from data; give some with --data, --text or --images")
+            require_recoverable(self.view, require_main(self.view), self.data)
+            self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
 
     def search_space(
         self,
@@ -147,17 +165,28 @@ class Chooser:
         """
         if self.data is None:
             raise UsageError(f"{why}; give some with --data, --text or --images")
-        self.learn, self.held = self.data.split()
+        if not self.is_held_out:
+            self.learn, self.held = self.data.split()
 
     @property
     def is_held_out(self) -> bool:
         """Whether drift is measured on data that no refit has seen."""
         return self.held is not self.learn
 
-    def completed(self, selection: Selection) -> Chosen:
-        """A selection with its compensation, its plan and its drift."""
-        compensation = self.compensation(selection.heads) if self.compensate else None
-        chosen = self._planned(selection, compensation)
+    def completed(self, selection: Selection, among: int = 1) -> Chosen:
+        """A selection with its compensation, its recovery, its plan and its drift.
+
+        Args:
+            selection: the heads.
+            among: selections that share the time for recoveries.
+        """
+        compensation = self.trying.given
+        if compensation is None and self.compensate:
+            compensation = self.compensation(selection.heads)
+        chosen = self._planned(Chosen(selection, compensation))
+        if self.trying.recovering is not None:
+            recovery = self._recovery(chosen, self.trying.recovering.shared(among))
+            chosen = self._planned(Chosen(selection, compensation, recovery))
         if self.held is None:
             return chosen
         meter = self.drift(chosen, self.held.samples)
@@ -190,7 +219,7 @@ class Chooser:
 
     def timed(self, selection: Selection) -> LoadedModel:
         """The model without the selected heads as it will be written, but for refitted weights."""
-        cut = self.cut(self._planned(selection, None))
+        cut = self.cut(self._planned(Chosen(selection)))
         if self.trying.fuse in ("none", "auto"):
             return cut
         return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
@@ -198,20 +227,31 @@ class Chooser:
     def cut(self, chosen: Chosen) -> LoadedModel:
         """The model without the chosen heads."""
         assert chosen.plan is not None
-        subject = self._subject(chosen.compensation)
+        subject = renumbered(self.model, chosen)
         return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
 
-    def _subject(self, compensation: Compensation | None) -> LoadedModel:
-        return self.model if compensation is None else refitted(self.model, compensation)
-
-    def _planned(self, selection: Selection, compensation: Compensation | None) -> Chosen:
+    def _planned(self, chosen: Chosen) -> Chosen:
         """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
         analysis = self.analysis
-        if compensation is not None:
-            subject = self._subject(compensation)
+        if chosen.numbers is not None:
+            subject = renumbered(self.model, chosen)
             analysis = analysis_of(subject.proto, subject.name, subject.sources)
-        planning = planned(analysis, selection.spec, self.trying.contract)
-        return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
+        planning = planned(analysis, chosen.selection.spec, self.trying.contract)
+        return replace(chosen, plan=planning.plan, io=planning.io)
+
+    def _recovery(self, chosen: Chosen, how: Recovering) -> Recovery:
+        """What training makes of a cut."""
+        assert self.learn is not None and self.held is not None and chosen.plan is not None
+        cut = self.cut(chosen)
+        subject = Subject(
+            self.view,
+            require_main(self.view, chosen.io),
+            hydrated(cut.proto, cut.sources),
+            chosen.plan,
+            chosen.io,
+            {} if chosen.compensation is None else chosen.compensation.stored,
+        )
+        return recover(subject, self.learn, self.held, self.provider, how, self.progress)
 
     def _fast_enough(self, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
         """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
@@ -254,7 +294,7 @@ class Chooser:
         def too_far(count: int) -> bool:
             if not _exists(space, count):
                 return False
-            chosen = self.completed(space.removing(count))
+            chosen = self.completed(space.removing(count), among)
             drift = self._largest_drift(chosen, allowed)
             tried[count] = chosen
             trials.append(Trial(chosen.selection.count, drift, drift <= allowed))
@@ -263,6 +303,8 @@ class Chooser:
             return not drift <= allowed
 
         count = space.most()
+        # Each halving of the range is a trial, and the first one asks whether all may go.
+        among = count.bit_length() + 1
         if too_far(count):
             count = _smallest(count, too_far) - 1
         if not trials:
@@ -272,7 +314,7 @@ class Chooser:
             raise RefusedError(
                 f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g} ({unit})"
             )
-        chosen = tried[count] if count in tried else self.completed(space.removing(count))
+        chosen = tried[count] if count in tried else self.completed(space.removing(count), among)
         return replace(chosen, trials=tuple(trials))
 
     def _largest_drift(self, chosen: Chosen, allowed: float) -> float:
@@ -282,6 +324,14 @@ class Chooser:
             return chosen.drift
         every = self.drift(chosen, self.data.whole)
         return max(chosen.drift, every.mean())
+
+
+def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:
+    """The original with the new numbers of a choice; itself where there are none."""
+    if chosen.numbers is None:
+        return model
+    steps = 0 if chosen.compensation is None else chosen.compensation.steps
+    return refitted(model, chosen.numbers, steps + (0 if chosen.recovery is None else chosen.recovery.best))
 
 
 def _exists(space: SearchSpace, count: int) -> bool:

@@ -13,6 +13,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.recovery import Recovery
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
@@ -144,6 +145,7 @@ class Chosen:
     Attributes:
         selection: the heads, and why these.
         compensation: refitted weights, None without.
+        recovery: weights that were trained after that, None without.
         trials: what was measured on the way to a speed-up or drift.
         drift: of the choice; None where it was not measured.
         unit: of the drift.
@@ -155,6 +157,7 @@ class Chosen:
 
     selection: Selection
     compensation: Compensation | None = None
+    recovery: Recovery | None = None
     trials: tuple[Trial, ...] = ()
     drift: float | None = None
     unit: str | None = None
@@ -163,11 +166,17 @@ class Chosen:
     plan: PrunePlan | None = None
     io: Mapping[str, Live] = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> Compensation | Recovery | None:
+        """The original's new numbers, None where they are as they were."""
+        return self.compensation if self.recovery is None else self.recovery
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""
         return {
             "selection": self.selection.to_dict(),
             "compensation": None if self.compensation is None else self.compensation.to_dict(),
+            "recovery": None if self.recovery is None else self.recovery.to_dict(),
             "trials": [trial.to_dict() for trial in self.trials],
             "drift": self.drift,
             "drift_unit": self.unit,

@@ -35,6 +35,7 @@ def validate(
     seed: int = 0,
     metric: Metric | None = None,
     effect: Measure | None = None,
+    unseen: bool = False,
 ) -> Validation:
     """Compares a pruned model with the masked reference, and measures what the cut costs.
 
@@ -53,6 +54,7 @@ def validate(
             or once with (outputs, feeds); see `MetricMeter`.
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
             `calibration.drift.EffectMeter`.
+        unseen: `data` is none that the weights were trained on, which the verdict then says.
 
     Raises:
         UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
@@ -60,4 +62,4 @@ def validate(
         RefusedError: if the heads cannot be removed from the original.
         ProviderError: if the asked-for provider does not run here.
     """
-    return prove(original, pruned, ValidationRequest(heads, data, provider, seed, metric, effect))
+    return prove(original, pruned, ValidationRequest(heads, data, provider, seed, metric, effect, unseen))

@@ -45,12 +45,14 @@ class Claim:
         fused: indices of the original's sites that are fused.
         refit: the refitted tensors, None without.
         problems: what is wrong with the pruned model's inputs and outputs, one sentence each.
+        contract: what was agreed to, as far as inputs and outputs tell.
     """
 
     planning: Planning
     fused: tuple[int, ...]
     refit: RefitRecord | None
     problems: tuple[str, ...]
+    contract: Contract
 
 
 def read_claim(
@@ -82,7 +84,7 @@ def read_claim(
         if not planning.plan.removed and not fused:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
-        claim = Claim(planning, fused, theirs.refit, tuple(problems))
+        claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
         if not problems:
             return claim
         first = first or claim

@@ -79,7 +79,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     words = words_for(bool(plan.removed), bool(claim.fused), bool(refits))
     verdict, reason = judge(problems, found, tolerance, provider, words)
     if verdict == "passed":
-        verdict, reason = with_refits(reason, len(refits), found.refit)
+        steps = 0 if claim.refit is None else claim.refit.steps
+        verdict, reason = with_refits(reason, len(refits), found.refit, steps, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
     return Validation(

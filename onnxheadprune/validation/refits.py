@@ -10,7 +10,9 @@ NOTHING = 1e-6
 """Drift below this is no drift."""
 
 
-def with_refits(reason: str, count: int, refit: RefitDrift | None) -> tuple[Verdict, str]:
+def with_refits(
+    reason: str, count: int, refit: RefitDrift | None, steps: int = 0, unseen: bool = False
+) -> tuple[Verdict, str]:
     """A passed verdict and its reason, with what the refitted tensors are worth.
 
     That the pruned model is a cut of the refitted original is proven; that the refitted numbers are good ones only data
@@ -20,16 +22,18 @@ def with_refits(reason: str, count: int, refit: RefitDrift | None) -> tuple[Verd
         reason: why the rest passed.
         count: refitted tensors.
         refit: what they do, None where nothing was measured.
+        steps: of training that they took.
+        unseen: whether what it was measured on is data that they were not learned from.
     """
     if not count:
         return "passed", reason
-    taken = f"{count} tensors are taken from the file"
+    taken = f"{count} tensors{f', trained in {steps} steps,' if steps else ''} are taken from the file"
     if refit is None or refit.source != "data":
         return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
-        f"{taken}: with them the outputs drift by {after:.1e} (1 - cosine) from the original on data, without them"
-        f" by {before:.1e}"
+        f"{taken}: with them the outputs drift by {after:.1e} (1 - cosine) from the original on data"
+        f"{' that no step has seen' if unseen else ''}, without them by {before:.1e}"
     )
     if after > max(WORSE * before, NOTHING):
         return "inconclusive", f"{drift}, so they do harm, though all else {reason}"

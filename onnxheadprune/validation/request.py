@@ -24,6 +24,7 @@ class ValidationRequest:
         seed: of the random inputs.
         metric: the user's own measure, a function or "module:function"; see `MetricMeter`.
         effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output.
+        unseen: the data is none that the weights were trained on, which the verdict then says.
 
     Raises:
         UsageError: if there is a metric and no data.
@@ -35,6 +36,7 @@ class ValidationRequest:
     seed: int = 0
     metric: Metric | None = None
     effect: Measure | None = None
+    unseen: bool = False
 
     def __post_init__(self) -> None:
         if self.metric is not None and self.data is None:

@@ -34,8 +34,9 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.chooser import Chooser, Trying, named
-from onnxheadprune.selection.compensation import refitted, sealed
+from onnxheadprune.selection.chooser import Chooser, Trying, named, renumbered
+from onnxheadprune.selection.compensation import sealed
+from onnxheadprune.selection.recovery import Budget, Recovering, beside
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.validation import Validation, validate
 from onnxheadprune.workflow.differences import Difference, differences
@@ -200,6 +201,8 @@ def prune(
     wish: Wish | None = None,
     compensate: bool | None = None,
     effect: Measure | None = None,
+    recover: Budget | None = None,
+    resume: bool = False,
     progress: Progress = silent,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
@@ -225,6 +228,9 @@ def prune(
             data; heads that are named are removed as they are.
         effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
             by the kind of output.
+        recover: how long what is left is trained on `data` to give what the original gives, after the refit; a
+            twentieth of the data is set aside for that.
+        resume: go on with a training that was interrupted, from the file beside `output`.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -235,7 +241,7 @@ def prune(
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     request = Request(
-        Choice(heads, wish, compensate, effect),
+        Choice(heads, wish, compensate, effect, recover, resume),
         Contract(keep_cache_shape, allow_io_change),
         fuse,
         Run(provider, seed, data),
@@ -271,8 +277,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     spec: HeadSpec = {} if choice.heads is None else choice.heads
     if chosen is not None:
         spec = chosen.selection.spec
-        if chosen.compensation is not None:
-            subject = refitted(loaded, chosen.compensation)
+        subject = renumbered(loaded, chosen)
 
     def planned(proto: ModelProto) -> PrunePlan:
         return analyse(proto, spec, loaded.name, request.contract).plan
@@ -301,6 +306,8 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
         with stage_model(pruned, target, writing.external_data) as stage:
             verdict = proven(staged_model(stage)) if request.proving.validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
+        if choice.recover is not None:
+            beside(target).unlink(missing_ok=True)
     apply.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
     sizes = _size_before(loaded), stored_size(pruned.proto)
@@ -340,14 +347,27 @@ def _chosen(
     choice, data = request.choice, request.run.data
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if choice.wish is None and not choice.compensate:
+    if choice.wish is None and not choice.compensate and choice.recover is None:
         return None, data
     where = resolve_provider(request.run.provider) if provider is None else provider
-    trying = Trying(choice.compensate, choice.effect, request.contract, request.fuse)
+    recovering = _recovering(request)
+    trying = Trying(
+        choice.compensate, choice.effect, request.contract, request.fuse, recovering, choice.given
+    )
     chooser = Chooser(loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
+
+
+def _recovering(request: Request) -> Recovering | None:
+    """How a training is made; its state is kept where it is the only one."""
+    choice, output = request.choice, request.writing.output
+    if choice.recover is None:
+        return None
+    many = choice.wish is not None and choice.wish.max_drift is not None
+    kept = None if output is None or many else beside(output)
+    return Recovering(choice.recover, request.run.seed, kept, choice.resume)
 
 
 def _provider(asked: str, fuse: FuseMode) -> Provider | None:
@@ -378,6 +398,7 @@ def _validated(
         provider=provider,
         seed=request.run.seed,
         effect=request.choice.effect,
+        unseen=request.choice.recover is not None,
     )
     if verdict.verdict == "failed":
         raise ValidationFailedError(f"validation failed, so nothing is written: {verdict.reason}", verdict)

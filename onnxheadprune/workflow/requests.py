@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.compensation import Compensation
+    from onnxheadprune.selection.recovery import Budget
     from onnxheadprune.selection.wishes import Wish
 
 
@@ -27,12 +29,18 @@ class Choice:
         wish: how many are to go, in place of `heads`.
         compensate: refit what is left; None does so for a wish with data.
         effect: the measure of drift; None goes by the kind of output.
+        recover: how long what is left is trained after that, None for not at all.
+        resume: go on with an interrupted training, from the file beside the output.
+        given: new numbers of the original that a training starts from, in the place of a refit.
     """
 
     heads: HeadSpec | None = None
     wish: Wish | None = None
     compensate: bool | None = None
     effect: Measure | None = None
+    recover: Budget | None = None
+    resume: bool = False
+    given: Compensation | None = None
 
 
 @dataclass(frozen=True)

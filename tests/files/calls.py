@@ -82,6 +82,12 @@ CALLS = (
         (*MODEL, "data.npz", "scores.json"),
     ),
     Call(
+        "recover",
+        "@model.onnx @pruned.onnx --data @data.npz",
+        {"output": ("-o", "out.onnx"), "report": ("--report", "r.html")},
+        (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
+    ),
+    Call(
         "fuse",
         "@model.onnx --data @data.npz",
         {"output": ("-o", "out.onnx"), "report": ("--report", "r.html")},

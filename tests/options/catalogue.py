@@ -64,6 +64,7 @@ MODES: dict[str, dict[str, Mode]] = {
         "batch": {"batch": ("--batch", "folder-{model}"), "output": ("-o", "outdir")} | HEADS,
         "ratio": OUT | RATIO,
         "ratio on data": OUT | RATIO | DATA,
+        "heads recovered": OUT | HEADS | DATA | {"recover": ("--recover", "1")},
         "ratio ahead": DRY | RATIO | DATA,
         "fuse": OUT | {"fuse": ("--fuse", "contrib")},
         "sweep": {
@@ -81,6 +82,7 @@ MODES: dict[str, dict[str, Mode]] = {
         }
         | DATA,
     },
+    "recover": {"plain": PAIR | {"output": ("-o", "out.onnx"), "budget": ("--budget", "1")} | DATA},
     "fuse": {
         "plain": OUT,
         "standard": OUT | {"mode": ("--mode", "onnx")},
@@ -148,6 +150,7 @@ RESPECTING = {
     "floor": Trial(tuple(("--floor", number) for number in "0234")),
     "protect": Trial((("--protect", "0"), ("--protect", "1"))),
     "compensate": Trial((("--compensate",), ("--no-compensate",))),
+    "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
     "effect": shown("--effect", "mine_for_options:worst"),
     "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
 }
@@ -172,6 +175,7 @@ WRITING = {
     "external_data": shown("--external-data", "always", model="heavy"),
     "as_json": shown("--json"),
 }
+RESUME = {"resume": shown("--resume", along=("--recover", "1", "--data", "{model}.npz"))}
 AT_ONE_MODEL = {
     "model": shown("{model}.onnx"),
     "dry_run": shown("--dry-run"),
@@ -182,6 +186,7 @@ AT_ONE_MODEL = {
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
     | CUTTING
+    | RESUME
     | WRITING
     | AT_ONE_MODEL
     | {
@@ -190,6 +195,16 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "batch": shown("--batch", "folder-{model}"),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
+    },
+    "recover": CALIBRATING
+    | WRITING
+    | {
+        "model": shown("{model}.onnx"),
+        "pruned": shown("{model}-less.onnx"),
+        "budget": shown("--budget", "2"),
+        "resume": shown("--resume"),
+        "drift": RESPECTING["drift"],
+        "report": AT_ONE_MODEL["report"],
     },
     "fuse": WRITING | AT_ONE_MODEL | {"mode": shown("--mode", "onnx")},
     "batch": CUTTING
@@ -202,6 +217,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     "sweep": CALIBRATING
     | RESPECTING
     | {
+        "recover": shown("--recover", "1"),
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),

@@ -26,7 +26,7 @@ def mean(outputs, feed):
 def write_models(folder: Path) -> Path:
     """A model per name, pruned once, with data that fits, alone in a folder too; and what else options want."""
     random = np.random.default_rng(3)
-    ids = random.integers(0, toys.VOCABULARY, (8, 6))
+    ids = random.integers(0, toys.VOCABULARY, (20, 6))
     x = random.standard_normal((8, 6, toys.HIDDEN)).astype(np.float32)
     past = random.standard_normal((2, 8, toys.HEADS, 3, toys.HEAD_SIZE)).astype(np.float32)
     images = random.standard_normal((8, 1, 8, 8)).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
 
@@ -11,6 +11,12 @@ from onnxheadprune.cli.report.layout import bullet, many, row
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.wishes import Chosen
+
+HINT = (
+    "--recover 10 would also train what is left, for ten epochs: on a sentence encoder without half of its heads that"
+    " takes away a fifth of the drift"
+)
+"""Figures from docs/methods.md."""
 
 
 def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
@@ -34,11 +40,40 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         for reason, nodes in _skipped(compensation).items():
             more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
             yield bullet(f"not {nodes[0]}{more}: {reason}", "yellow")
+    yield from _recovery(chosen)
     if chosen.drift is not None:
-        where = "held-out data" if chosen.held_out else "the calibration data, which the refit has seen"
+        where = "the calibration data, which the refit has seen"
+        if chosen.held_out:
+            where = "held-out data" if chosen.recovery is None else "held-out data, which no step has seen"
         yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {where}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
+
+
+def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
+    """What was trained, or what training would bring."""
+    found = chosen.recovery
+    if found is None:
+        if chosen.compensation is not None:
+            yield row("hint", HINT, "dim")
+        return
+    how = f"{found.epochs:.3g} epochs of {found.kind}, learning rate {found.rate:g}"
+    yield row("recovered", f"{many(len(found.trained), 'tensor')} in {many(found.steps, 'step')} ({how})")
+    worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
+    taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"
+    yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
+    if found.stopped is not None:
+        yield bullet(f"ended early: {found.stopped}", "yellow")
+    for reason, names in _by_reason(found.constant).items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield bullet(f"not {names[0]}{more}: {reason}", "yellow")
+
+
+def _by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, reason in constant.items():
+        found.setdefault(reason, []).append(name)
+    return found
 
 
 def _skipped(compensation: Compensation) -> dict[str, list[str]]:

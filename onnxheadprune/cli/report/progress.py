@@ -29,6 +29,8 @@ LINE_SECONDS = 10.0
 def progress_on(console: Console) -> Iterator[Tell]:
     """A function to tell what is being done, how much of it is done, and of how much (0: unknown).
 
+    What comes behind a colon changes as the work goes on, and is shown in the same line.
+
     Args:
         console: stderr; what is no terminal gets a line now and then.
     """
@@ -46,9 +48,10 @@ def progress_on(console: Console) -> Iterator[Tell]:
         tasks: dict[str, TaskID] = {}
 
         def tell(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=of or None)
-            bar.update(tasks[what], completed=done, total=of or None)
+            work = what.partition(":")[0]
+            if work not in tasks:
+                tasks[work] = bar.add_task(what, total=of or None)
+            bar.update(tasks[work], description=what, completed=done, total=of or None)
 
         yield tell
 
@@ -72,9 +75,11 @@ class Lines:
             of: how much there is to do, 0 if that is unknown.
         """
         now = self._clock()
-        is_new = what != self._stage
+        # What comes behind a colon changes within a stage.
+        stage = what.partition(":")[0]
+        is_new = stage != self._stage
         if is_new:
-            self._stage, self._stage_start = what, now
+            self._stage, self._stage_start = stage, now
         is_due = self._last is None or is_new or now - self._last >= LINE_SECONDS
         if now - self._start < QUIET_SECONDS or not is_due:
             return

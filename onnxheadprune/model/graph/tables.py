@@ -46,6 +46,8 @@ class Roles:
         integer_weight: the weight of an integer product, which `weight_zero` belongs to.
         output_scale, output_zero: those that its output is quantized with.
         integer_bias: a bias in units of the operands' scales multiplied.
+        learned: what training changes beside operands of a product and its bias: scales and shifts of features, and
+            products that a fused operator packs.
     """
 
     contents: tuple[int, ...] | None = None
@@ -64,6 +66,7 @@ class Roles:
     output_scale: int | None = None
     output_zero: int | None = None
     integer_bias: int | None = None
+    learned: tuple[int, ...] = ()
 
 
 NO_ROLES = Roles()

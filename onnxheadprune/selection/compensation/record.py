@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -28,18 +29,41 @@ from onnxheadprune.model.replacing import Contents, with_contents
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.selection.activations.kept import Shelf
-from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.compensation.tasks import refittable
+from onnxheadprune.selection.compensation.trainable import trainable
 
 
-def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
-    """The original with refitted weights, which says so in its metadata."""
-    changed = with_contents(loaded, _contents(loaded.proto, compensation.stored))
+class NewNumbers(Protocol):
+    """What a refit and a recovery both find: contents of the original's initializers, and what they learned from."""
+
+    @property
+    def stored(self) -> Mapping[str, Array]:
+        """Contents by name, in the original's shapes and types."""
+
+    @property
+    def data(self) -> str:
+        """Fingerprint of the data."""
+
+    @property
+    def samples(self) -> int:
+        """How many samples that were."""
+
+
+def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> LoadedModel:
+    """The original with refitted weights, which says so in its metadata.
+
+    Args:
+        loaded: the original.
+        numbers: its new numbers.
+        steps: of training that they took.
+    """
+    changed = with_contents(loaded, _contents(loaded.proto, numbers.stored))
     proto = changed.proto
-    store_constants(proto.graph, compensation.stored)
+    store_constants(proto.graph, numbers.stored)
     earlier = refit_record(loaded.proto)
-    names = {*compensation.stored, *(earlier.tensors if earlier else ())}
-    _write(proto, RefitRecord(tuple(sorted(names)), compensation.data, compensation.samples))
+    names = {*numbers.stored, *(earlier.tensors if earlier else ())}
+    steps += earlier.steps if earlier else 0
+    _write(proto, RefitRecord(tuple(sorted(names)), numbers.data, numbers.samples, steps=steps))
     return changed
 
 
@@ -86,7 +110,8 @@ def restored(
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of the refitted original's initializers, out of a pruned model.
 
-    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says.
+    Only weights and biases of maps that a refit of this cut may change are taken from the file, whatever it says; of a
+    model that was trained, weights, biases and normalisations.
 
     Args:
         original: the model before the cut.
@@ -102,6 +127,7 @@ def restored(
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
     allowed = refittable(planning.view, planning.sites, planning.heads)
+    allowed |= trainable(planning.view).keys() if record.steps else set()
     stored: dict[str, Array] = {}
     problems = []
     for name in record.tensors:
@@ -113,7 +139,7 @@ def restored(
             problems.append(f"{pruned.name} says that {name} was refitted, which is not in both models")
             continue
         array, before = _array(theirs[target], pruned), _array(ours[name], original)
-        whole = _whole(array, before, edit)
+        whole = whole_of(array, before, edit)
         if whole is None or theirs[target].data_type != ours[name].data_type:
             problems.append(f"the refitted {name} of {pruned.name} does not have the planned shape and type")
         elif name in record.digests and record.digests[name] != digest(array):
@@ -141,8 +167,14 @@ def _targets(plan: PrunePlan) -> dict[str, str]:
     return {edit.name: edit.target for edit in _slices(plan)}
 
 
-def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
-    """The array in the original's shape; None if it is not the planned cut of such a one."""
+def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array | None:
+    """The array in the original's shape, what is cut as it was; None if it is not the planned cut of such a one.
+
+    Args:
+        array: of the pruned model.
+        original: the tensor that it is to be a cut of.
+        edit: the cut, None where the tensor is whole.
+    """
     dims = original.shape
     if edit is None:
         return array if array.shape == dims else None

@@ -51,6 +51,7 @@ class Compensation:
         data: fingerprint of the calibration data.
         samples: how many samples that were.
         silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
+        steps: of training behind the contents, if they were read from a model that was trained.
     """
 
     stored: Mapping[str, Array]
@@ -58,6 +59,7 @@ class Compensation:
     data: str
     samples: int
     silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the numbers themselves."""

@@ -1,0 +1,317 @@
+"""Gradients of element-wise operators: the derivative at each element, summed where an operand was broadcast."""
+
+from __future__ import annotations
+
+import math
+from functools import reduce
+
+from onnx import TensorProto
+
+from onnxheadprune.edit.gradients import Constant, Partials, Step, decomposition, gradient
+from onnxheadprune.edit.terms import Term
+
+
+@gradient("Identity")
+def identity_gradient(step: Step) -> Partials:
+    """The same."""
+    return {0: step.grad}
+
+
+@gradient("Dropout")
+def dropout_gradient(step: Step) -> Partials:
+    """At inference the identity."""
+    training = step.node.literal(2)
+    if step.node.input(2) is not None and (training is None or bool(training.reshape(-1)[0])):
+        return {0: Constant("draws random numbers, as training_mode may be set")}
+    return {0: step.grad}
+
+
+@gradient("Cast", "CastLike")
+def cast_gradient(step: Step) -> Partials:
+    """The gradient in the type of the input."""
+    return {0: step.grad.cast(step.input(0).elem_type)}
+
+
+@gradient("Add", "Sum")
+def addition_gradient(step: Step) -> Partials:
+    """The same for every operand."""
+    return {index: step.back(index, step.grad) for index in step.wanted}
+
+
+@gradient("Mean")
+def mean_gradient(step: Step) -> Partials:
+    """An equal share for every operand."""
+    share = step.grad / float(len(step.node.inputs))
+    return {index: step.back(index, share) for index in step.wanted}
+
+
+@gradient("Sub")
+def subtraction_gradient(step: Step) -> Partials:
+    """The second operand counts negatively, after the sum, which is smaller."""
+    return {0: step.back(0, step.grad), 1: -step.back(1, step.grad)}
+
+
+@gradient("Mul")
+def multiplication_gradient(step: Step) -> Partials:
+    """Each operand counts as much as the other is large."""
+    a, b = step.input(0), step.input(1)
+    return {0: step.back(0, step.grad * b), 1: step.back(1, step.grad * a)}
+
+
+@gradient("Div")
+def division_gradient(step: Step) -> Partials:
+    """d(a / b) = da / b - (a / b) db / b."""
+    share = step.grad / step.input(1)
+    return {0: step.back(0, share), 1: -step.back(1, share * step.output())}
+
+
+@gradient("Pow")
+def power_gradient(step: Step) -> Partials:
+    """d(x ** p) = p x ** (p - 1) dx + log(x) x ** p dp, the latter where x is positive, as in PyTorch."""
+    x, exponent = step.input(0), step.input(1)
+    number = step.node.literal(1)
+    power = exponent.cast(x.elem_type)
+    if number is not None and number.size == 1 and float(number.reshape(-1)[0]) in (1.0, 2.0, 3.0):
+        known = float(number.reshape(-1)[0])
+        slope = reduce(Term.__mul__, [x] * (int(known) - 1), x.writer.number(known, x.elem_type))
+    else:
+        slope = x.op("Pow", power - 1.0) * power
+    positive = x.test("Greater", 0.0)
+    logarithm = positive.where(x, 1.0).op("Log")
+    wrt_exponent = step.back(1, step.grad * step.output() * logarithm).cast(exponent.elem_type)
+    return {0: step.back(0, step.grad * slope), 1: wrt_exponent}
+
+
+@gradient("Min", "Max")
+def extremum_gradient(step: Step) -> Partials:
+    """To the operands that are the extremum, in equal shares where several are."""
+    y, operands = step.output(), [step.input(index) for index in range(len(step.node.inputs))]
+    hits = [operand.test("Equal", y).cast(y.elem_type) for operand in operands]
+    share = step.grad / reduce(Term.__add__, hits)
+    return {index: step.back(index, share * hit) for index, hit in enumerate(hits)}
+
+
+@gradient("Where")
+def choice_gradient(step: Step) -> Partials:
+    """To the operand that was chosen."""
+    condition = step.input(0)
+    return {
+        1: step.back(1, condition.where(step.grad, 0.0)),
+        2: step.back(2, condition.where(0.0, step.grad)),
+    }
+
+
+@gradient("Clip")
+def clip_gradient(step: Step) -> Partials:
+    """To what lies within the bounds, themselves included."""
+    x, grad, held = step.input(0), step.grad, Constant("clips, and its bounds are held")
+    for index, comparison in ((1, "GreaterOrEqual"), (2, "LessOrEqual")):
+        bound = step.given(index)
+        if bound is not None:
+            grad = x.test(comparison, bound).where(grad, 0.0)
+    return {0: grad, 1: held, 2: held}
+
+
+@gradient("Neg")
+def negation_gradient(step: Step) -> Partials:
+    """d(-x) = -dx."""
+    return {0: -step.grad}
+
+
+@gradient("Sqrt")
+def root_gradient(step: Step) -> Partials:
+    """D sqrt(x) = dx / (2 sqrt(x))."""
+    return {0: step.grad * 0.5 / step.output()}
+
+
+@gradient("Reciprocal")
+def reciprocal_gradient(step: Step) -> Partials:
+    """d(1 / x) = -dx / x ** 2."""
+    y = step.output()
+    return {0: -(step.grad * (y * y))}
+
+
+@gradient("Exp")
+def exponential_gradient(step: Step) -> Partials:
+    """Its own derivative."""
+    return {0: step.grad * step.output()}
+
+
+@gradient("Log")
+def logarithm_gradient(step: Step) -> Partials:
+    """D log(x) = dx / x."""
+    return {0: step.grad / step.input(0)}
+
+
+@gradient("Abs")
+def absolute_gradient(step: Step) -> Partials:
+    """The sign; nothing at 0."""
+    return {0: step.grad * step.input(0).op("Sign")}
+
+
+@gradient("Sin")
+def sine_gradient(step: Step) -> Partials:
+    """The cosine."""
+    return {0: step.grad * step.input(0).op("Cos")}
+
+
+@gradient("Cos")
+def cosine_gradient(step: Step) -> Partials:
+    """The negative sine."""
+    return {0: -(step.grad * step.input(0).op("Sin"))}
+
+
+@gradient("Erf")
+def erf_gradient(step: Step) -> Partials:
+    """D erf(x) = 2 / sqrt(pi) exp(-x ** 2) dx."""
+    return {0: step.grad * (_bell(step.input(0), 1.0) * (2 / math.sqrt(math.pi)))}
+
+
+@gradient("Tanh")
+def tanh_gradient(step: Step) -> Partials:
+    """D tanh(x) = (1 - tanh(x) ** 2) dx."""
+    y = step.output()
+    return {0: step.grad - step.grad * (y * y)}
+
+
+@gradient("Sigmoid")
+def sigmoid_gradient(step: Step) -> Partials:
+    """D s(x) = s(x) (1 - s(x)) dx."""
+    y = step.output()
+    return {0: step.grad * (y - y * y)}
+
+
+@gradient("Softplus")
+def softplus_gradient(step: Step) -> Partials:
+    """Its derivative is the sigmoid."""
+    return {0: step.grad * step.input(0).op("Sigmoid")}
+
+
+@gradient("Softsign")
+def softsign_gradient(step: Step) -> Partials:
+    """d(x / (1 + |x|)) = dx / (1 + |x|) ** 2."""
+    below = step.input(0).op("Abs") + 1.0
+    return {0: step.grad / (below * below)}
+
+
+@gradient("Relu")
+def relu_gradient(step: Step) -> Partials:
+    """To what is positive."""
+    return {0: step.output().test("Greater", 0.0).where(step.grad, 0.0)}
+
+
+@gradient("LeakyRelu")
+def leaky_relu_gradient(step: Step) -> Partials:
+    """To what is positive, and a share to the rest."""
+    share = step.grad * float(step.node.attribute("alpha", 0.01))
+    return {0: step.input(0).test("Greater", 0.0).where(step.grad, share)}
+
+
+@gradient("PRelu")
+def parametric_relu_gradient(step: Step) -> Partials:
+    """The same; the slope counts where it is used."""
+    x, slope = step.input(0), step.input(1)
+    positive = x.test("GreaterOrEqual", 0.0)
+    return {
+        0: positive.where(step.grad, step.grad * slope),
+        1: step.back(1, positive.where(0.0, step.grad * x)),
+    }
+
+
+@gradient("Elu")
+def elu_gradient(step: Step) -> Partials:
+    """d(a (exp(x) - 1)) = (y + a) dx for what is negative."""
+    bent = step.grad * (step.output() + float(step.node.attribute("alpha", 1.0)))
+    return {0: step.input(0).test("Greater", 0.0).where(step.grad, bent)}
+
+
+@gradient("HardSigmoid")
+def hard_sigmoid_gradient(step: Step) -> Partials:
+    """A constant slope between 0 and 1."""
+    return {0: _between(step.output(), 0.0, 1.0).where(step.grad * step.node.attribute("alpha", 0.2), 0.0)}
+
+
+@gradient("HardSwish")
+def hard_swish_gradient(step: Step) -> Partials:
+    """X (x + 3) / 6 between -3 and 3, x above, nothing below."""
+    x = step.input(0)
+    inner = step.grad * (x / 3.0 + 0.5)
+    above = x.test("GreaterOrEqual", 3.0).where(step.grad, 0.0)
+    return {0: _between(x, -3.0, 3.0).where(inner, above)}
+
+
+@gradient("Mish")
+def mish_gradient(step: Step) -> Partials:
+    """Y = x tanh(softplus(x))."""
+    x = step.input(0)
+    t = x.op("Softplus").op("Tanh")
+    return {0: step.grad * (t + x * x.op("Sigmoid") * (1.0 - t * t))}
+
+
+@gradient("Gelu")
+def gelu_gradient(step: Step) -> Partials:
+    """Y = x P(x), with the normal distribution or its approximation by a tanh."""
+    x = step.input(0)
+    tanh = step.node.attribute("approximate", "none") == "tanh"
+    return {0: step.grad * (_tanh_gelu_slope(x) if tanh else _gelu_slope(x))}
+
+
+@gradient("Gelu", domain="com.microsoft")
+def microsoft_gelu_gradient(step: Step) -> Partials:
+    """ONNX Runtime's spelling of the exact one."""
+    return {0: step.grad * _gelu_slope(step.input(0))}
+
+
+@gradient("QuickGelu", domain="com.microsoft")
+def quick_gelu_gradient(step: Step) -> Partials:
+    """Y = x s(a x) with the sigmoid s."""
+    return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.702)))}
+
+
+@gradient("Swish")
+def swish_gradient(step: Step) -> Partials:
+    """The standard's name for the same."""
+    return {0: step.grad * _swish_slope(step.input(0), float(step.node.attribute("alpha", 1.0)))}
+
+
+@decomposition("FastGelu", domain="com.microsoft")
+def fast_gelu_parts(step: Step) -> list[Term | None]:
+    """Gelu by a tanh, after a bias."""
+    x, bias = step.input(0), step.given(1)
+    x = x if bias is None else x + bias
+    return [0.5 * x * (_tanh_of(x).op("Tanh") + 1.0)]
+
+
+@decomposition("BiasGelu", domain="com.microsoft")
+def bias_gelu_parts(step: Step) -> list[Term | None]:
+    """The exact Gelu after a bias."""
+    return [(step.input(0) + step.input(1)).op("Gelu", domain="com.microsoft")]
+
+
+def _swish_slope(x: Term, alpha: float) -> Term:
+    s = (x * alpha).op("Sigmoid")
+    return s + x * alpha * (s - s * s)
+
+
+def _gelu_slope(x: Term) -> Term:
+    """P(x) + x p(x) with the normal distribution and its density."""
+    below = ((x * math.sqrt(0.5)).op("Erf") + 1.0) * 0.5
+    return below + x * (_bell(x, 0.5) * (1 / math.sqrt(2 * math.pi)))
+
+
+def _tanh_of(x: Term) -> Term:
+    return (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
+
+
+def _tanh_gelu_slope(x: Term) -> Term:
+    t = _tanh_of(x).op("Tanh")
+    inner = (x * x * (3 * 0.044715) + 1.0) * math.sqrt(2 / math.pi)
+    return (t + 1.0) * 0.5 + x * 0.5 * (1.0 - t * t) * inner
+
+
+def _bell(x: Term, factor: float) -> Term:
+    return (x * x * -factor).op("Exp")
+
+
+def _between(x: Term, low: float, high: float) -> Term:
+    return x.test("Greater", low).op("And", x.test("Less", high), to=TensorProto.BOOL)

@@ -1,0 +1,155 @@
+"""Gradients of normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, decomposition, gradient
+from onnxheadprune.edit.terms import MICROSOFT, Term
+
+
+def _axes(step: Step) -> list[int]:
+    """The axes that are normalised, counted from the end."""
+    rank = len(step.shape(0))
+    return list(range(step.node.attribute("axis", -1) % rank - rank, 0))
+
+
+def _used_statistics(step: Step) -> bool:
+    return any(grad is not None for grad in step.grads[1:])
+
+
+STATISTICS = Constant("gives statistics that are used elsewhere")
+
+
+@gradient("LayerNormalization")
+def layer_normalization_gradient(step: Step) -> Partials:
+    """With z = (x - mean) / deviation and g = dy scale: dx = (g - mean(g) - z mean(g z)) / deviation."""
+    if _used_statistics(step):
+        return dict.fromkeys((0, 1, 2), STATISTICS)
+    axes, x = _axes(step), step.input(0)
+    centred = x - x.mean(axes)
+    inverse = _inverse(centred, axes, float(step.node.attribute("epsilon", 1e-5)))
+    z = centred * inverse
+    partials = _affine(step, z)
+    g = step.grad * step.input(1)
+    partials[0] = (g - g.mean(axes) - z * (g * z).mean(axes)) * inverse
+    return partials
+
+
+@gradient("RMSNormalization", "SimplifiedLayerNormalization")
+def rms_normalization_gradient(step: Step) -> Partials:
+    """With z = x / rms and g = dy scale: dx = (g - z mean(g z)) / rms."""
+    if _used_statistics(step):
+        return dict.fromkeys((0, 1), STATISTICS)
+    axes, x = _axes(step), step.input(0)
+    inverse = _inverse(x, axes, float(step.node.attribute("epsilon", 1e-5)))
+    z = x * inverse
+    partials = _affine(step, z)
+    g = step.grad * step.input(1)
+    partials[0] = (g - z * (g * z).mean(axes)) * inverse
+    return partials
+
+
+@gradient("SimplifiedLayerNormalization", domain=MICROSOFT)
+def microsoft_rms_normalization_gradient(step: Step) -> Partials:
+    """ONNX Runtime's spelling."""
+    return rms_normalization_gradient(step)
+
+
+def _affine(step: Step, z: Term) -> dict[int, Term | Constant]:
+    """The gradients of scale and bias, which are broadcast to the input."""
+    partials: dict[int, Term | Constant] = {1: step.back(1, step.grad * z)} if 1 in step.wanted else {}
+    if 2 in step.wanted:
+        partials[2] = step.back(2, step.grad)
+    return partials
+
+
+def _inverse(x: Term, axes: Sequence[int], epsilon: float) -> Term:
+    """One over the root of the mean square."""
+    return ((x * x).mean(axes) + epsilon).op("Sqrt").op("Reciprocal")
+
+
+@decomposition("SkipLayerNormalization", domain=MICROSOFT)
+def skip_layer_normalization_parts(step: Step) -> list[Term | None]:
+    """A sum of up to three, normalised; the sum is an output too."""
+    total = _skipped(step, 4)
+    inputs = [step.input(2), step.given(3)]
+    epsilon = float(step.node.attribute("epsilon", 1e-12))
+    return [total.op("LayerNormalization", *inputs, axis=-1, epsilon=epsilon), None, None, total]
+
+
+@decomposition("SkipSimplifiedLayerNormalization", domain=MICROSOFT)
+def skip_rms_normalization_parts(step: Step) -> list[Term | None]:
+    """The same without a mean."""
+    total, epsilon = _skipped(step, 3), float(step.node.attribute("epsilon", 1e-12))
+    return [(total * _inverse(total, [-1], epsilon)) * step.input(2), None, None, total]
+
+
+def _skipped(step: Step, bias: int) -> Term:
+    total = step.input(0) + step.input(1)
+    added = step.given(bias)
+    return total if added is None else total + added
+
+
+@decomposition("LpNormalization")
+def lp_normalization_parts(step: Step) -> list[Term | None]:
+    """Divided by the norm along one axis."""
+    x, axis = step.input(0), step.node.attribute("axis", -1)
+    norm = x.reduce("ReduceL2" if step.node.attribute("p", 2) == 2 else "ReduceL1", [axis])
+    return [x / norm]
+
+
+@decomposition("InstanceNormalization")
+def instance_normalization_parts(step: Step) -> list[Term | None]:
+    """Every channel by itself over all that lies behind it."""
+    rank = len(step.shape(0))
+    behind = list(range(2, rank))
+    x = step.input(0)
+    centred = x - x.mean(behind)
+    z = centred * _inverse(centred, behind, float(step.node.attribute("epsilon", 1e-5)))
+    along = range(1, rank - 1)
+    return [z * step.input(1).unsqueeze(along) + step.input(2).unsqueeze(along)]
+
+
+@decomposition("GroupNormalization")
+def group_normalization_parts(step: Step) -> list[Term | None]:
+    """Groups of channels with all that lies behind them; scale and bias per channel, or per group before opset 21."""
+    shape, groups = step.shape(0), int(step.node.attribute("num_groups", 1))
+    if not isinstance(shape[1], int):
+        raise UnknownShapeError("its number of channels is not known")
+    x = step.input(0)
+    rows = x.reshape([0, groups, -1])
+    centred = rows - rows.mean([2])
+    z = (centred * _inverse(centred, [2], float(step.node.attribute("epsilon", 1e-5)))).reshape(x.shape())
+    along = range(1, len(shape) - 1)
+    scale, bias = (_per_channel(step, index, groups, shape[1]).unsqueeze(along) for index in (1, 2))
+    return [z * scale + bias]
+
+
+def _per_channel(step: Step, index: int, groups: int, channels: int) -> Term:
+    vector, writer = step.input(index), step.writer
+    sizes = step.shape(index)
+    grouped = step.node.opset < 21 if not isinstance(sizes[0], int) else sizes == (groups,) != (channels,)
+    if not grouped:
+        return vector
+    return vector.unsqueeze([1]).expand(writer.integers([groups, channels // groups])).reshape([channels])
+
+
+@gradient("BatchNormalization")
+def batch_normalization_gradient(step: Step) -> Partials:
+    """At inference an affine map per channel; its statistics are held."""
+    if step.node.attribute("training_mode", 0):
+        return {index: Constant("is in training mode") for index in range(5)}
+    rank = len(step.shape(0))
+    along, others = range(1, rank - 1), [axis for axis in range(rank) if axis != 1]
+    scale, mean, variance = (step.input(index) for index in (1, 3, 4))
+    inverse = (variance + float(step.node.attribute("epsilon", 1e-5))).op("Sqrt").op("Reciprocal")
+    z = (step.input(0) - mean.unsqueeze(along)) * inverse.unsqueeze(along)
+    held = Constant("has running statistics, which are held")
+    return {
+        0: step.grad * (scale * inverse).unsqueeze(along),
+        1: (step.grad * z).sum(others, keep=False),
+        2: step.grad.sum(others, keep=False),
+        3: held,
+        4: held,
+    }

@@ -1,0 +1,140 @@
+"""Which stored tensors a recovery may train: weights, biases and normalisations, but no tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxheadprune.liveness.contraction import contraction_of, operand_indices
+from onnxheadprune.model.graph.facts import ADDS, CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
+from onnxheadprune.runtime.feeds.tables import tables_behind
+
+LOOKUPS = GATHERS | GATHERS_ROWS
+KNOWN = (*FLOATS, TensorProto.UNDEFINED)
+"""Types that features may have: onnx does not tell those of ONNX Runtime's own operators."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trainable:
+    """A stored tensor that something learned.
+
+    Attributes:
+        stored: the initializer or Constant.
+        steps: the nodes between it and the value that is learned, from the initializer on; more than one way leads
+            from tensors that several nodes read, and this is the first.
+    """
+
+    stored: Value
+    steps: tuple[Node, ...]
+
+
+def trainable(view: GraphView) -> dict[str, Trainable]:
+    """The stored tensors of the main graph that training changes, by name, in graph order.
+
+    Operands of products, biases, scales and shifts of normalisations, as far as they act on what is computed from
+    embeddings or float inputs: slopes and frequencies that act on positions are no parameters. Tables that ids or
+    positions index stay, also where a product reads them as well.
+
+    Args:
+        view: an annotated view of a model.
+    """
+    tables = set(_tables(view))
+    active = _active(view, tables)
+    found: dict[str, Trainable] = {}
+    for node in view.main.nodes:
+        if not any(value in active for value in node.inputs if value is not None):
+            continue
+        for value in _learned(node):
+            way = _way(value)
+            if way is not None and way.stored not in tables and not _is_looked_up(way):
+                found.setdefault(way.stored.name, way)
+    return found
+
+
+def _tables(view: GraphView) -> Iterator[Value]:
+    """Stored tensors of which integers pick rows."""
+    for item in graph_inputs(view):
+        if item.dtype.kind in "iu":
+            yield from tables_behind(view.main.values[item.name])
+    for node in view.main.nodes:
+        if node in LOOKUPS and (table := node.input(0)) is not None and table.is_constant:
+            way = _way(table)
+            if way is not None and len(way.stored.shape or ()) > 1:
+                yield way.stored
+
+
+def _active(view: GraphView, tables: set[Value]) -> set[Value]:
+    """Values that are features of the data: not positions, masks or shapes."""
+    found: set[Value] = {
+        view.main.values[item.name]
+        for item in graph_inputs(view)
+        if item.role is not Role.MASK and view.main.values[item.name].elem_type in FLOATS
+    }
+    for node in view.main.nodes:
+        inputs = [value for value in node.inputs if value is not None]
+        if not all(value.is_constant for value in inputs) and (
+            any(value in found or value in tables for value in inputs) or _mixes(node)
+        ):
+            found.update(value for value in node.outputs if value is not None and value.elem_type in KNOWN)
+    return found
+
+
+def _mixes(node: Node) -> bool:
+    """Whether a node multiplies with a stored table, as a one-hot encoding does. A single row is no table."""
+    found = contraction_of(node)
+    if found is None:
+        return False
+    for index, axes in found.terms:
+        value = node.input(index)
+        if value is not None and value.is_constant and value.shape is not None:
+            summed = [
+                size for size, letter in zip(value.shape, axes, strict=True) if letter in found.contracted
+            ]
+            if math.prod(size for size in summed if isinstance(size, int)) > 1:
+                return True
+    return False
+
+
+def _learned(node: Node) -> Iterator[Value]:
+    """Constant inputs of a node that training changes."""
+    roles = roles_of(node)
+    indices = [*operand_indices(node), *roles.learned, *([] if roles.bias is None else [roles.bias])]
+    for index in dict.fromkeys(indices):
+        value = node.input(index)
+        if value is not None and value.is_constant and value.elem_type in FLOATS:
+            yield value
+    if (node in ADDS or node in MULTIPLIES) and not node.domain:
+        for value in node.inputs:
+            if value is not None and value.is_constant and value.elem_type in FLOATS and _is_vector(value):
+                yield value
+
+
+def _is_vector(value: Value) -> bool:
+    """Whether one axis alone has more than one element: a single number is a temperature or an epsilon."""
+    sizes = value.shape
+    return sizes is not None and sum(size != 1 for size in sizes) == 1
+
+
+def _way(value: Value) -> Trainable | None:
+    """The way from a stored tensor to a value, None if something is computed on it."""
+    steps: list[Node] = []
+    while not value.holds_tensor:
+        node = value.producer
+        if node is None or node not in CARRIERS or (source := node.inputs[0]) is None:
+            return None
+        steps.append(node)
+        value = source
+    return Trainable(value, tuple(reversed(steps)))
+
+
+def _is_looked_up(way: Trainable) -> bool:
+    """Whether integers pick rows of the tensor somewhere."""
+    values = [way.stored, *(step.out for step in way.steps)]
+    return any(use.node in LOOKUPS and use.input_index == 0 for value in values for use in value.consumers)

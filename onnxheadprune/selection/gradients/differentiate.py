@@ -1,0 +1,170 @@
+"""From a model and the name of a loss to a model of the loss and its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import GraphProto, ModelProto, TensorProto, helper
+
+from onnxheadprune.edit.extract import needed_nodes, read_by
+from onnxheadprune.edit.terms import Writer
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.fusion.opset import converted_to, opset_of
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import prepared
+from onnxheadprune.operators import annotated
+from onnxheadprune.selection.gradients.backward import Backward
+from onnxheadprune.selection.gradients.forward import active_values, forward_part, names_of, taken_apart
+from onnxheadprune.selection.gradients.masters import with_masters
+
+FIRST_OPSET = 13
+"""Before, axes of sums and squeezes were attributes, which cannot be computed."""
+NEW_OPSET = 18
+"""What older models are raised to."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A model of a loss and its gradients.
+
+    Attributes:
+        model: its inputs are those of the original and the parameters, unless these hold no real numbers; its outputs
+            are the loss and the gradients.
+        loss: name of the loss.
+        outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
+        constant: per parameter without a gradient the reason; per value that is held constant on the way the node
+            and the reason, even where a parameter behind it has a gradient by other ways.
+    """
+
+    model: ModelProto
+    loss: str
+    outputs: Mapping[str, str]
+    constant: Mapping[str, str]
+
+
+def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
+    """The gradients of a scalar with respect to weights, as a model that computes both.
+
+    Batch and sequence stay as open as they are. Weights in float16 and bfloat16, and quantized ones that only a
+    DequantizeLinear reads, become inputs in float32; rounding to integers counts as the identity within the range.
+
+    Args:
+        model: weights that are no parameters may be references to files, and stay so.
+        loss: name of a value of the main graph with one element.
+        parameters: names of initializers.
+
+    Raises:
+        UsageError: if there is no such value or initializer.
+        RefusedError: if the opset is too old, or the loss is no real number.
+    """
+    source = prepared(model.model if isinstance(model, GraphView) else model)
+    _check(source, loss, parameters)
+    part, masters = with_masters(_recent(forward_part(source, loss, parameters)), parameters)
+    part = _stored_again(part, source, set(parameters) - masters.keys())
+    part = taken_apart(part, masters)
+    view = annotated(GraphView(part))
+    value = view.main.values[loss]
+    if value.elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE) or any(
+        dim != 1 for dim in value.shape or ()
+    ):
+        raise RefusedError(f"{loss} is no single real number")
+    writer = Writer(view.main.opset, names_of(part.graph), "gradient")
+    walk = Backward(view, active_values(view, masters), writer)
+    walk.run(loss)
+    return _assembled(part, loss, parameters, masters, walk)
+
+
+def _check(model: ModelProto, loss: str, parameters: Sequence[str]) -> None:
+    stored = {tensor.name for tensor in model.graph.initializer}
+    unknown = [name for name in parameters if name not in stored]
+    if unknown:
+        raise UsageError(f"there is no initializer {unknown[0]!r}")
+    if all(loss not in node.output for node in model.graph.node):
+        raise UsageError(f"no node of the main graph makes {loss!r}")
+
+
+def _stored_again(part: ModelProto, source: ModelProto, names: set[str]) -> ModelProto:
+    """Parameters that cannot be differentiated are stored, as they were."""
+    if not names:
+        return part
+    inputs = [info for info in part.graph.input if info.name not in names]
+    kept = GraphProto(input=inputs)
+    del part.graph.input[:]
+    part.graph.input.extend(kept.input)
+    read = {name for node in part.graph.node for name in read_by(node)}
+    part.graph.initializer.extend(
+        tensor for tensor in source.graph.initializer if tensor.name in names & read
+    )
+    return part
+
+
+def _recent(part: ModelProto) -> ModelProto:
+    if opset_of(part) >= FIRST_OPSET:
+        return part
+    try:
+        return converted_to(part, NEW_OPSET)
+    except ValueError as error:
+        raise RefusedError(
+            f"gradients need opset {FIRST_OPSET}; the model has {opset_of(part)}, and cannot be raised: {error}"
+        ) from error
+
+
+def _assembled(
+    part: ModelProto, loss: str, parameters: Sequence[str], masters: Mapping[str, int], walk: Backward
+) -> Gradient:
+    """The forward part with the nodes of the walk that gradients need."""
+    outputs: dict[str, str] = {}
+    constant = dict(walk.held)
+    taken = set(walk.view.main.values) | {item.name for item in walk.writer.constants}
+    for name in parameters:
+        grad = walk.total(name) if name in masters else None
+        if grad is None:
+            constant[name] = _why(name, masters, walk)
+            continue
+        # An output is no input, and no other output.
+        outputs[name] = (
+            walk.writer.node("Identity", [grad.name], [walk.writer.fresh()])[0]
+            if grad.name in taken
+            else grad.name
+        )
+        taken.add(outputs[name])
+    made = ModelProto()
+    made.CopyFrom(part)
+    graph = made.graph
+    graph.node.extend(walk.writer.nodes)
+    graph.initializer.extend(walk.writer.constants)
+    nodes, needed = needed_nodes(graph, [loss, *outputs.values()])
+    kept = [node.SerializeToString() for node in nodes]
+    del graph.node[:]
+    for data in kept:
+        graph.node.add().ParseFromString(data)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    left = ModelProto()
+    left.graph.initializer.extend(tensors)
+    del graph.initializer[:]
+    graph.initializer.extend(left.graph.initializer)
+    dims = {info.name: info for info in graph.input}
+    for name, output in outputs.items():
+        shape = [dim.dim_value for dim in dims[name].type.tensor_type.shape.dim]
+        graph.output.append(helper.make_tensor_value_info(output, masters[name], shape))
+    return Gradient(made, loss, outputs, constant)
+
+
+def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:
+    """Why a parameter has no gradient: the first that is held on its way, or who makes no real numbers of it."""
+    if name not in masters:
+        return "it holds no real numbers, and is not read by DequantizeLinear alone, by tensor or axis"
+    values, ends = [walk.view.main.values[name]], []
+    seen = {name}
+    for value in values:
+        if value.name in walk.held:
+            return walk.held[value.name]
+        for node in (use.node for use in value.consumers):
+            made = [item for item in node.outputs if item is not None and item.name in walk.active]
+            ends += [] if made else [node.label]
+            values += [item for item in made if item.name not in seen]
+            seen.update(item.name for item in made)
+    if not ends:
+        return "the loss does not depend on it"
+    return f"it reaches the loss only through what has no gradient: {', '.join(sorted(set(ends)))}"

@@ -1,0 +1,160 @@
+"""The part of a model that a loss needs, with its parameters as inputs and fused operators taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from onnxheadprune.edit.extract import needed_nodes, read_by
+from onnxheadprune.edit.gradients import (
+    DECOMPOSITIONS,
+    GRADIENTS,
+    Constant,
+    Step,
+    UnknownShapeError,
+)
+from onnxheadprune.edit.terms import Term, Writer
+from onnxheadprune.model.graph.facts import QUANTIZES
+from onnxheadprune.model.graph.view import GraphView, Node
+from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.operators import annotated
+
+
+def forward_part(model: ModelProto, loss: str, parameters: Iterable[str]) -> ModelProto:
+    """A model of what `loss` needs; parameters are inputs in their own type.
+
+    Tensors that are no parameters are copied as they are, so references to files stay references.
+
+    Args:
+        model: with its local functions inlined.
+        loss: the only output.
+        parameters: names of initializers.
+    """
+    nodes, needed = needed_nodes(model.graph, [loss])
+    part = ModelProto()
+    part.ir_version = model.ir_version
+    part.opset_import.extend(model.opset_import)
+    graph = part.graph
+    graph.name = model.graph.name or "graph"
+    graph.node.extend(nodes)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    graph.input.extend(info for info in model.graph.input if info.name not in stored)
+    given = set(parameters)
+    for name, tensor in stored.items():
+        if name in given:
+            graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+        elif name in needed:
+            graph.initializer.append(tensor)
+    graph.output.append(_declared(model, loss))
+    graph.value_info.extend(info for info in model.graph.value_info if info.name in needed)
+    return part
+
+
+def _declared(model: ModelProto, name: str) -> ValueInfoProto:
+    for info in (*model.graph.output, *model.graph.value_info):
+        if info.name == name:
+            found: ValueInfoProto = info
+            return found
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def names_of(graph: GraphProto) -> set[str]:
+    """All names of values and nodes, those in bodies included."""
+    names = {info.name for info in (*graph.input, *graph.output)} | {item.name for item in graph.initializer}
+    for node in graph.node:
+        names |= {node.name, *node.output, *node.input}
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                names |= names_of(body)
+    return names
+
+
+def active_values(view: GraphView, parameters: Iterable[str]) -> set[str]:
+    """Names of values of the main graph that depend on parameters through numbers that can be differentiated."""
+    active = set(parameters)
+    for node in view.main.nodes:
+        if active.isdisjoint(read_by(node.proto)):
+            continue
+        for value in node.outputs:
+            if value is not None and (
+                value.elem_type in (0, *FLOATS) or node in QUANTIZES or _carries(node, active)
+            ):
+                active.add(value.name)
+    return active
+
+
+def _carries(node: Node, active: set[str]) -> bool:
+    """Whether a node moves quantized numbers about."""
+    first, out = node.input(0), node.out
+    return (
+        first is not None
+        and first.name in active
+        and first.elem_type not in FLOATS
+        and out.elem_type == first.elem_type
+        and GRADIENTS.of(node) is not None
+    )
+
+
+def taken_apart(model: ModelProto, parameters: Iterable[str]) -> ModelProto:
+    """The model with fused operators that a gradient has to pass replaced by what they are made of."""
+    given = list(parameters)
+    while True:
+        view = annotated(GraphView(model))
+        active = active_values(view, given)
+        writer = Writer(view.main.opset, names_of(model.graph), "part")
+        nodes: list[NodeProto] = []
+        done = False
+        for node in view.main.nodes:
+            before = len(writer.nodes)
+            parts = None if active.isdisjoint(node.proto.input) else _parts(node, active, writer)
+            # Nodes of an attempt that failed may be shared by later ones; what nobody reads is dropped in the end.
+            nodes += writer.nodes[before:]
+            nodes += [node.proto] if parts is None else parts
+            done = done or parts is not None
+        if not done:
+            return model
+        changed = ModelProto()
+        changed.CopyFrom(model)
+        del changed.graph.node[:]
+        changed.graph.node.extend(nodes)
+        changed.graph.initializer.extend(writer.constants)
+        model = changed
+
+
+def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | None:
+    """What is left of a fused node that the writer has written in parts; None where it stays."""
+    if DECOMPOSITIONS.of(node) is None:
+        return None
+    terms = parts_of(node, active, writer)
+    if isinstance(terms, Constant):
+        return None
+    kept: list[str] = []
+    for index, value in enumerate(node.outputs):
+        term = terms[index] if index < len(terms) else None
+        used = value is not None and bool(value.consumers or value.is_graph_output)
+        if value is not None and used and term is not None:
+            writer.node("Identity", [term.name], [value.name])
+        kept.append(value.name if value is not None and used and term is None else "")
+    # Lengths, and what else has no gradient, are still the operator's own.
+    return [_with_outputs(node.proto, [name or writer.fresh() for name in kept])] if any(kept) else []
+
+
+def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:
+    """The outputs of a fused node, written as smaller operators, or why that is not possible."""
+    face = DECOMPOSITIONS.of(node)
+    if face is None:
+        return Constant("has no gradient")
+    wanted = frozenset(i for i, value in enumerate(node.inputs) if value is not None and value.name in active)
+    try:
+        return face(Step(node, (), wanted, writer))
+    except UnknownShapeError as error:
+        return Constant(f"has no gradient here, because {error}")
+
+
+def _with_outputs(proto: NodeProto, outputs: Iterable[str]) -> NodeProto:
+    made = NodeProto()
+    made.CopyFrom(proto)
+    del made.output[:]
+    made.output.extend(outputs)
+    return made

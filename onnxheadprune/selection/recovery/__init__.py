@@ -1,0 +1,25 @@
+"""Recovery by distillation: what is left of a model learns from the original."""
+
+from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+from onnxheadprune.selection.recovery.checkpoint import beside
+from onnxheadprune.selection.recovery.recover import (
+    RECOVERY_HELD_OUT,
+    Recovering,
+    recover,
+    require_recoverable,
+)
+from onnxheadprune.selection.recovery.result import Measured, Recovery
+from onnxheadprune.selection.recovery.subject import Subject
+
+__all__ = [
+    "RECOVERY_HELD_OUT",
+    "Budget",
+    "Measured",
+    "Recovering",
+    "Recovery",
+    "Subject",
+    "beside",
+    "parse_budget",
+    "recover",
+    "require_recoverable",
+]

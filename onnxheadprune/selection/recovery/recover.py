@@ -1,0 +1,195 @@
+"""Recovery: what is left of a model learns from the original, by gradients of the ONNX graph, in ONNX Runtime.
+
+Knowledge distillation (Hinton, Vinyals and Dean 2015) of a model into its own pruned form, which starts from the
+closed-form refit. Labels are never needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxheadprune.attention.matrices import Array
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.parts import part, require_main
+from onnxheadprune.selection.compensation.record import whole_of
+from onnxheadprune.selection.gradients.widening import widened
+from onnxheadprune.selection.recovery.batches import batches_of
+from onnxheadprune.selection.recovery.budget import Budget
+from onnxheadprune.selection.recovery.checkpoint import Checkpoint
+from onnxheadprune.selection.recovery.parameters import (
+    Master,
+    Parameter,
+)
+from onnxheadprune.selection.recovery.result import Recovery
+from onnxheadprune.selection.recovery.student import Student
+from onnxheadprune.selection.recovery.subject import Subject, differentiated
+from onnxheadprune.selection.recovery.targets import Aim, Teacher
+from onnxheadprune.selection.recovery.training import Plan, Training
+
+LEAST = 16
+"""Samples to learn from: one batch."""
+RECOVERY_HELD_OUT = 0.05
+"""Part of the feeds that neither the refit nor a step sees, one feed at least. More would be missed by both."""
+
+
+@dataclass(frozen=True)
+class Recovering:
+    """How a recovery is made.
+
+    Attributes:
+        budget: how long it trains.
+        seed: of the order of the data.
+        checkpoint: where its state is kept until it is done, None to keep none.
+        resume: go on from there.
+    """
+
+    budget: Budget
+    seed: int = 0
+    checkpoint: Path | None = None
+    resume: bool = False
+
+    def shared(self, among: int) -> Recovering:
+        """The same with an equal part of the budget."""
+        return self if among == 1 else replace(self, budget=self.budget.shared(among))
+
+
+def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) -> None:
+    """Whether a model can learn from data at all: asked before any long work.
+
+    Args:
+        view: an annotated view of the original.
+        main: the output that counts.
+        data: all of it.
+
+    Raises:
+        UsageError: if there is not enough data.
+        RefusedError: if no gradient of the main output reaches a weight.
+    """
+    learn, _ = data.split(RECOVERY_HELD_OUT)
+    if len(data.samples) < 2 or learn.count < LEAST:
+        raise UsageError(
+            f"{data.source} gives {data.count} samples in {len(data.samples)} feeds; a recovery learns from {LEAST} or"
+            " more, and is judged by others in a feed of their own"
+        )
+    differentiated(Subject(view, main, hydrated(view.model, view.sources), None, {}, {}), data, hidden=False)
+
+
+def recover(
+    subject: Subject,
+    learn: Calibration,
+    held: Calibration,
+    provider: Provider,
+    how: Recovering,
+    progress: Progress = silent,
+) -> Recovery:
+    """Trains what is left of a model to give what the original gives.
+
+    Args:
+        subject: the cut.
+        learn: data for the steps.
+        held: data that no step sees, by which the learning rate and the best step are chosen.
+        provider: where to run.
+        how: budget, seed and checkpoint.
+        progress: told of each step.
+
+    Raises:
+        UsageError: if the data is no good for it, or there is nothing to resume.
+        RefusedError: if no gradient of the main output reaches a weight.
+    """
+    parameters, aim, gradient = differentiated(subject, learn)
+    teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
+    _require_variety(teacher, held)
+    trained = [item for item in parameters.trained if item.name in gradient.outputs]
+    constant = [item for item in parameters.trained if item.name not in gradient.outputs]
+    student = Student(gradient, trained, constant, provider, subject.io)
+    checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
+    apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
+    batches = batches_of(learn)
+    training = Training(
+        student, teacher, batches, apart, Plan(how.budget, how.seed, None, progress), checkpoint
+    )
+    training.run(how.resume)
+    state = training.state
+    reasons = {item.original: gradient.constant.get(item.name, "no gradient reaches it") for item in constant}
+    return Recovery(
+        _written(subject, trained, student.masters) if state.best else dict(subject.start),
+        learn.fingerprint,
+        learn.count,
+        held.count,
+        tuple(item.original for item in trained),
+        {**parameters.held, **reasons},
+        state.step / batches.count,
+        state.step,
+        state.rate,
+        state.trials,
+        tuple(state.curve),
+        state.best,
+        training.stopped,
+        batches.kind,
+        round(state.seconds, 3),
+        how.seed,
+        training.resumed,
+    )
+
+
+def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
+    view = subject.original
+    wanted = [view.main.values[subject.main.name], *(state.value for state in aim.hidden)]
+    for value in wanted:
+        require_main(value)
+    model = hydrated(part(view, {}, [value.name for value in wanted]), view.sources)
+    return Session(widened(model, frozenset()), provider, name="the original model", optimize=True)
+
+
+def _require_variety(teacher: Teacher, data: Calibration) -> None:
+    """Whether the original gives different samples different outputs.
+
+    Raises:
+        UsageError: if not: there is nothing to learn then.
+    """
+    rows = []
+    for feed in data.feeds:
+        output = teacher.session.run(feed)[teacher.aim.main.name]
+        rows.append(output.reshape(-1, output.shape[-1] if output.ndim > 1 else 1).astype(np.float64))
+    every = np.concatenate(rows)
+    if np.ptp(every, axis=0).max(initial=0.0) <= 1e-6 * np.abs(every).max(initial=0.0):
+        raise UsageError(
+            f"{teacher.aim.main.name} is the same for all of {data.source}, so there is nothing to learn from it"
+        )
+
+
+def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[Master]) -> dict[str, Array]:
+    """The trained numbers in the original's tensors."""
+    stored = dict(subject.start)
+    values = subject.original.main.values
+    for parameter, master in zip(trained, masters, strict=True):
+        before = stored.get(parameter.original)
+        if before is None:
+            tensor = values[parameter.original].tensor
+            assert tensor is not None
+            before = numpy_helper.to_array(tensor)
+        whole = whole_of(parameter.written(master), before, parameter.edit)
+        assert whole is not None, f"{parameter.name} is no cut of {parameter.original}"
+        stored[parameter.original] = whole
+    return stored
+
+
+def _key(subject: Subject, data: Calibration, provider: Provider, how: Recovering) -> str:
+    """What a training depends on, as a short hash."""
+    digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
+    for value in subject.start.values():
+        digest.update(np.ascontiguousarray(value).tobytes())
+    digest.update(f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}".encode())
+    return digest.hexdigest()

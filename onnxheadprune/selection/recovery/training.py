@@ -1,0 +1,214 @@
+"""The training of a student: steps, the held-out loss on the way, and the best of it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.recovery.adam import Adam
+from onnxheadprune.selection.recovery.batches import Batches
+from onnxheadprune.selection.recovery.budget import Budget
+from onnxheadprune.selection.recovery.checkpoint import Checkpoint, State
+from onnxheadprune.selection.recovery.parameters import Master
+from onnxheadprune.selection.recovery.rate import STEPS, find_rate, share_in_test
+from onnxheadprune.selection.recovery.result import Measured
+from onnxheadprune.selection.recovery.schedule import share_of_rate
+from onnxheadprune.selection.recovery.student import Student
+from onnxheadprune.selection.recovery.targets import Teacher
+
+INTERRUPTED = "interrupted"
+SEARCH = 0.15
+"""Part of a budget of seconds after which no more learning rates are tried."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a training goes.
+
+    Attributes:
+        budget: how long.
+        seed: of the order of the data.
+        rate: the learning rate, None to look for it.
+        progress: told of each step.
+    """
+
+    budget: Budget
+    seed: int = 0
+    rate: float | None = None
+    progress: Progress = silent
+
+
+@dataclass
+class Training:
+    """A training as it goes.
+
+    Attributes:
+        student: what learns.
+        teacher: what it learns from.
+        batches: what an epoch runs on.
+        held: batches that no step sees, with the inputs of the loss.
+        plan: how it goes.
+        checkpoint: where its state is kept.
+        best: the parameters with the least held-out loss.
+        stopped: why it ended early, None if it did not.
+    """
+
+    student: Student
+    teacher: Teacher
+    batches: Batches
+    held: Sequence[Feed]
+    plan: Plan
+    checkpoint: Checkpoint
+    best: list[Master] = field(default_factory=list)
+    stopped: str | None = None
+    state: State = field(default_factory=State)
+    resumed: int = 0
+    _started: float = 0.0
+
+    def run(self, resume: bool = False) -> None:
+        """Trains until the budget is spent; Ctrl-C ends it with the best so far.
+
+        Raises:
+            UsageError: if there is nothing to resume.
+        """
+        self._started = time.monotonic()
+        self.adam = Adam(self.student.masters)
+        try:
+            if resume:
+                self._resume()
+            else:
+                self._begin()
+            while not self.stopped and self._progress() < 1:
+                self._epoch()
+        except KeyboardInterrupt:
+            if not self.state.curve:
+                raise
+            self.stopped = INTERRUPTED
+        self.student.take(self.best)
+        self.state.seconds = self._seconds()
+
+    def _begin(self) -> None:
+        self.best = self.student.copy()
+        self.state.curve.append(Measured(0, self.held_loss()))
+        if self.plan.rate is None:
+            self.state.rate, trials = find_rate(self._tried, self.state.curve[0].loss, self._is_late)
+            self.state.trials = dict(trials)
+        else:
+            self.state.rate = self.plan.rate
+        self._restart()
+        self.state.searched = self._seconds()
+
+    def _restart(self) -> None:
+        self.student.take(self.best)
+        self.adam = Adam(self.student.masters)
+
+    def _resume(self) -> None:
+        self.state = self.checkpoint.read()
+        arrays = self.state.arrays
+        self.student.take(arrays["parameters"])
+        self.best = [np.array(array) for array in arrays["best"]]
+        for mine, kept in ((self.adam.means, arrays["means"]), (self.adam.squares, arrays["squares"])):
+            for array, other in zip(mine, kept, strict=True):
+                np.copyto(array, other)
+        self.adam.steps = self.state.step
+        self._started -= self.state.seconds
+        self.resumed = self.state.step
+
+    def _tried(self, rate: float) -> float:
+        """The held-out loss after a few steps with a rate."""
+        self._restart()
+        random = np.random.default_rng([self.plan.seed, 1])
+        step = 0
+        while step < STEPS and not self._is_late():
+            for feed in self.batches.epoch(random)[: STEPS - step]:
+                if self._is_late():
+                    break
+                if not math.isfinite(self._step(feed, rate * share_in_test(step))):
+                    return math.inf
+                step += 1
+        self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
+        return self.held_loss()
+
+    def _is_late(self) -> bool:
+        """Whether a part of the time that a search may take is spent."""
+        budget = self.plan.budget.seconds
+        return budget is not None and self._seconds() > SEARCH * budget
+
+    def _epoch(self) -> None:
+        random = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
+        for feed in self.batches.epoch(random):
+            share = self._progress()
+            if share >= 1:
+                break
+            loss = self._step(feed, self.state.rate * share_of_rate(self._within(share)))
+            self.state.step += 1
+            if not math.isfinite(loss):
+                self.stopped = f"the loss of step {self.state.step} is {loss}"
+                return
+            self._show(loss)
+        self.state.epoch += 1
+        self._measure()
+        self.checkpoint.write(self._kept())
+
+    def _step(self, feed: Feed, rate: float) -> float:
+        found = self.student.loss_and_gradients({**feed, **self.teacher.targets(feed)})
+        if math.isfinite(found.value):
+            self.adam.step(found.gradients, rate)
+        return found.value
+
+    def _measure(self) -> None:
+        loss = self.held_loss()
+        self.state.curve.append(Measured(self.state.step, loss))
+        least = min(item.loss for item in self.state.curve[:-1])
+        if loss < least:
+            self.state.best, self.best = self.state.step, self.student.copy()
+
+    def held_loss(self) -> float:
+        """The mean loss on data that no step has seen; infinite where it is no number."""
+        sizes = [len(next(iter(feed.values()))) for feed in self.held]
+        losses = [self.student.loss(feed) for feed in self.held]
+        found = float(np.average(losses, weights=sizes))
+        return found if math.isfinite(found) else math.inf
+
+    def _kept(self) -> State:
+        self.state.arrays = {
+            "parameters": self.student.masters,
+            "means": self.adam.means,
+            "squares": self.adam.squares,
+            "best": self.best,
+        }
+        self.state.seconds = self._seconds()
+        return self.state
+
+    def _progress(self) -> float:
+        """0 at the first step, 1 at the end."""
+        budget = self.plan.budget
+        if budget.seconds is not None:
+            before = self.state.searched
+            return (self._seconds() - before) / max(budget.seconds - before, 1e-9)
+        return self.state.step / self.steps
+
+    def _within(self, share: float) -> float:
+        """Where in the rise and fall of the rate a step is; the first and the last one count too."""
+        return share if self.plan.budget.seconds is not None else (self.state.step + 1) / (self.steps + 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a budget of epochs."""
+        return max(1, round((self.plan.budget.epochs or 0.0) * self.batches.count))
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _show(self, loss: float) -> None:
+        held = self.state.curve[-1].loss
+        seconds = self.plan.budget.seconds
+        done, total = (self.state.step, self.steps) if seconds is None else (self._seconds(), seconds)
+        what = f"recovering: step {self.state.step}, loss {loss:.3g}, held out {held:.3g}"
+        self.plan.progress(what, round(done), round(total))

@@ -1,0 +1,107 @@
+"""Training what is left of a model that was pruned before, from end to end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from onnxheadprune.edit.records import fused_record
+from onnxheadprune.errors import UsageError, ValidationFailedError
+from onnxheadprune.fusion import FuseMode
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
+from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.compensation import Compensation, restored
+from onnxheadprune.selection.recovery import Budget
+from onnxheadprune.validation import validate
+from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.workflow.prune import PruneResult, carried_through
+from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+
+
+def recover(
+    model: ModelLike,
+    pruned: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    data: DataSource,
+    budget: Budget,
+    provider: str = AUTO,
+    seed: int = 0,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> PruneResult:
+    """Trains what is left of a pruned model to give what the original gives, proves the result, then writes it.
+
+    Args:
+        model: the original.
+        pruned: what `prune` made of it.
+        output: where to write; None writes nothing.
+        data: the user's inputs. A twentieth of the feeds is set aside to judge by; a refit may have seen them.
+        budget: how long to train.
+        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        seed: of the order of the data.
+        resume: go on with a training that was interrupted, from the file beside `output`.
+        progress: told what is being done; see `prune`.
+
+    Raises:
+        UsageError: if the models do not belong together, or the data is no good for it.
+        RefusedError: if no gradient reaches a weight.
+        ValidationFailedError: if `pruned` is no exact cut of `model`, or the result is not shown to be one.
+    """
+    request = Request(
+        Choice(recover=budget, resume=resume), run=Run(provider, seed, data), writing=Writing(output)
+    )
+    return carried_through(model, recovery_request(model, pruned, request), progress)
+
+
+def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> Request:
+    """What `prune` would be asked for to make a pruned model, and to train it then.
+
+    Args:
+        model: the original.
+        pruned: what was made of it.
+        request: how to train, where to run and to write.
+
+    Raises:
+        UsageError: if the models do not belong together.
+        ValidationFailedError: if `pruned` is no exact cut of `model`.
+    """
+    if isinstance(pruned, (str, os.PathLike)) and request.writing.output is not None:
+        making = Making("the output", Path(request.writing.output))
+        check_distinct([making], lambda: [Reading("the pruned model", Path(pruned))])
+    original, made = open_structure(model), open_structure(pruned)
+    names = model_name(model), model_name(pruned)
+    provider = resolve_provider(request.run.provider)
+    found = validate(model, pruned, provider=provider, seed=request.run.seed)
+    if found.verdict == "failed":
+        raise ValidationFailedError(
+            f"{names[1]} is not shown to be a cut of {names[0]}: {found.reason}", found
+        )
+    if found.likeness is None or not found.likeness.identical:
+        raise UsageError(
+            f"{names[1]} was changed after it was pruned, and a recovery makes the cut anew; recover it before other"
+            " tools work on it"
+        )
+    claim = read_claim(original.proto, made.proto, None, names)
+    plan = claim.planning.plan
+    if not plan.removed:
+        raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
+    given, refit = None, claim.refit
+    if refit is not None:
+        stored, _ = restored(original, made, claim.planning, refit)
+        given = Compensation(stored, (), refit.data, refit.samples, steps=refit.steps)
+    heads = {index: list(gone) for index, gone in plan.removed.items()}
+    choice = replace(request.choice, heads=heads, compensate=False, given=given)
+    return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
+
+
+def _fused(made: LoadedModel) -> FuseMode:
+    """The kind of fused operators that this tool gave a model."""
+    if not fused_record(made.proto):
+        return "none"
+    own = any("microsoft" in node.domain for node in made.proto.graph.node)
+    return "contrib" if own else "onnx"

@@ -1,0 +1,242 @@
+"""What a gradient of a whole graph promises beyond its operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, numpy_helper
+
+from onnxheadprune.edit.gradients import GRADIENTS, gradient
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.selection.gradients import Gradient, differentiate
+from tests.graph_text import model_of
+
+CPU_HERE = Provider(CPU, "for tests")
+MLP = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[batch, sequence, 4] x) => (float loss)
+<float[4, 6] w, float[6] b, float[6, 3] v, int64[2] axes = {0, 1}> {
+   h = MatMul (x, w)
+   hb = Add (h, b)
+   a = Tanh (hb)
+   y = MatMul (a, v)
+   unused = Exp (y)
+   loss = ReduceMean <keepdims = 0> (y)
+}
+"""
+
+
+def stored(model: ModelProto) -> dict[str, np.ndarray[Any, Any]]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def run(grads: Gradient, feed: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    values = Session(grads.model, CPU_HERE).run(feed)
+    return {name: values[output] for name, output in grads.outputs.items()} | {"loss": values[grads.loss]}
+
+
+def test_batch_and_sequence_stay_open() -> None:
+    model = model_of(MLP)
+    grads = differentiate(model, "loss", ["w", "b", "v"])
+    assert not grads.constant
+    x = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+    weights = {name: stored(model)[name] for name in "wbv"}
+    whole = run(grads, {"x": x, **weights})
+    parts = [run(grads, {"x": x[i : i + 1], **weights}) for i in range(3)]
+    for name in "wbv":
+        assert whole[name].shape == weights[name].shape
+        np.testing.assert_allclose(whole[name], sum(part[name] for part in parts) / 3, atol=1e-6)
+
+
+def test_one_gradient_as_written_by_hand() -> None:
+    model = model_of(MLP)
+    w, b, v = (stored(model)[name] for name in "wbv")
+    x = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
+    found = run(differentiate(model, "loss", ["w", "b", "v"]), {"x": x, "w": w, "b": b, "v": v})
+    a = np.tanh(x @ w + b)
+    dy = np.full((2, 3, 3), 1 / 18)
+    dh = (dy @ v.T) * (1 - a**2)
+    np.testing.assert_allclose(found["v"], np.einsum("bsi,bsj->ij", a, dy), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["b"], dh.sum((0, 1)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["w"], np.einsum("bsi,bsj->ij", x, dh), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_is_computed_that_is_not_asked_for() -> None:
+    model = model_of(MLP)
+    few, all_of_them = (differentiate(model, "loss", names) for names in (["v"], ["w", "b", "v"]))
+    made = [node.op_type for node in few.model.graph.node]
+    assert "Exp" not in made
+    assert made.count("Gemm") == 1, "of the last product only the gradient of its weight"
+    assert len(made) < len(all_of_them.model.graph.node)
+    assert [info.name for info in few.model.graph.input] == ["x", "v"]
+    assert list(few.outputs) == ["v"]
+
+
+HELD = """
+<ir_version: 10, opset_import: ["" : 17]>
+g (float[2, 3] x, bool again) => (float loss)
+<float[3] a, float[3] b, float[3] c, float[3] d, float[3] lonely, int8[3] whole, int64 times = {2}> {
+   ya = Mul (x, a)
+   yb = Mul (x, b)
+   looped = Loop <body = body (int64 i, bool go) => (bool on, float[2, 3] out) {
+      on = Identity (go)
+      out = Neg (yb)
+   }> (times, again)
+   last = ReduceMax <axes = [0], keepdims = 0> (looped)
+   rounded = Round (c)
+   yc = Mul (x, rounded)
+   integers = Cast <to = 7> (d)
+   back = Cast <to = 1> (integers)
+   yd = Add (yc, back)
+   wide = Cast <to = 1> (whole)
+   ye = Add (yd, wide)
+   joined = Add (ya, last)
+   sum = Add (joined, ye)
+   loss = ReduceSum <keepdims = 0> (sum)
+}
+"""
+
+
+def test_what_is_held_constant_is_named() -> None:
+    grads = differentiate(model_of(HELD), "loss", ["a", "b", "c", "d", "lonely", "whole"])
+    assert list(grads.outputs) == ["a"]
+    assert "Loop" in grads.constant["b"]
+    assert "Round" in grads.constant["c"]
+    assert "Cast" in grads.constant["d"]
+    assert "does not depend" in grads.constant["lonely"]
+    assert "no real numbers" in grads.constant["whole"]
+    assert "whole" not in {info.name for info in grads.model.graph.input}
+    feed = {"x": np.ones((2, 3), np.float32), "again": np.array(True), **stored(model_of(HELD))}
+    np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
+
+
+def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
+    text = HELD.replace("yb = Mul (x, b)", "yb = Mul (x, a)")
+    model = model_of(text)
+    grads = differentiate(model, "loss", ["a"])
+    assert "Loop" in grads.constant["yb"]
+    feed = {"x": np.ones((2, 3), np.float32), "again": np.array(True), "a": np.ones(3, np.float32)}
+    np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
+
+
+def test_parameters_that_are_added_have_gradients_of_their_own() -> None:
+    model = model_of("""
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (float[2, 3] x) => (float loss) <float[2, 3] a, float[2, 3] b> {
+       t = Add (a, b)
+       u = Add (t, x)
+       loss = ReduceSum <keepdims = 0> (u)
+    }
+    """)
+    grads = differentiate(model, "loss", ["a", "b"])
+    assert len(set(grads.outputs.values())) == 2
+    got = run(grads, {"x": np.ones((2, 3), np.float32), **stored(model)})
+    np.testing.assert_allclose([got["a"], got["b"]], 1.0)
+
+
+def test_integer_products_are_held_and_named() -> None:
+    grads = differentiate(
+        model_of("""
+        <ir_version: 10, opset_import: ["" : 17]>
+        g (float[2, 4] x) => (float loss) <float[4, 4] w, int8[4, 3] q, float s> {
+           h = MatMul (x, w)
+           hq, hs, hz = DynamicQuantizeLinear (h)
+           y = MatMulInteger (hq, q, hz)
+           z = Cast <to = 1> (y)
+           r = Mul (z, hs)
+           u = Mul (r, s)
+           loss = ReduceSum <keepdims = 0> (u)
+        }
+        """),
+        "loss",
+        ["w", "s"],
+    )
+    assert list(grads.outputs) == ["s"]
+    assert "DynamicQuantizeLinear" in grads.constant["w"]
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_half_precision_trains_in_float32(kind: str) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    g (HALF[batch, 4] x) => (HALF loss) <HALF[4, 4] w, HALF[4] kept> {
+       h = MatMul (x, w)
+       m = Mul (h, kept)
+       a = Tanh (m)
+       f = Cast <to = KIND> (a)
+       loss = ReduceSum <keepdims = 0> (f)
+    }
+    """
+    number = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}[kind]
+    half = model_of(text.replace("HALF", kind).replace("KIND", str(number)))
+    wide = model_of(text.replace("HALF", "float").replace("KIND", "1"))
+    weights = {name: array.astype(np.float32) for name, array in stored(half).items()}
+    for tensor in wide.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+    x = np.ones((2, 4), np.float32)
+    grads = differentiate(half, "loss", ["w"])
+    narrow = x.astype(stored(half)["w"].dtype)
+    got = run(grads, {"x": narrow, "w": weights["w"]})["w"]
+    want = run(differentiate(wide, "loss", ["w"]), {"x": x, "w": weights["w"]})["w"]
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_weights_that_stay_on_disk_are_references(tmp_path: Path) -> None:
+    model = model_of(MLP.replace("float[4, 6] w", "float[4, 6000] w").replace("float[6] b", "float[6000] b").replace(
+        "float[6, 3] v", "float[6000, 3] v"))  # fmt: skip
+    b = stored(model)["b"]
+    whole = differentiate(model, "loss", ["b"])
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0)
+    loaded = open_structure(tmp_path / "m.onnx")
+    grads = differentiate(loaded.proto, "loss", ["b"])
+    outside = {t.name for t in grads.model.graph.initializer if t.data_location == TensorProto.EXTERNAL}
+    assert outside == {"w", "v"}
+    feed = {"x": np.ones((1, 2, 4), np.float32), "b": b}
+    values = Session(loaded.changed(grads.model), CPU_HERE).run(feed)
+    want = run(whole, feed)["b"]
+    np.testing.assert_allclose(values[grads.outputs["b"]], want, rtol=1e-6)
+
+
+def test_local_functions_are_inlined() -> None:
+    model = model_of("""
+    <ir_version: 10, opset_import: ["" : 17, "own" : 1]>
+    g (float[2, 4] x) => (float loss) <float[4] w> {
+       y = own.f (x, w)
+       loss = ReduceSum <keepdims = 0> (y)
+    }
+    <domain: "own", opset_import: ["" : 17]>
+    f (a, b) => (c) {
+       c = Mul (a, b)
+    }
+    """)
+    feed = {"x": np.full((2, 4), 3, np.float32), "w": stored(model)["w"]}
+    np.testing.assert_allclose(run(differentiate(model, "loss", ["w"]), feed)["w"], 6.0)
+
+
+def test_old_opsets_are_raised() -> None:
+    model = model_of(MLP.replace('"" : 17', '"" : 11').replace("ir_version: 10", "ir_version: 6"))
+    feed = {"x": np.ones((1, 2, 4), np.float32)} | stored(model)
+    assert run(differentiate(model, "loss", ["w"]), feed)["w"].shape == (4, 6)
+
+
+def test_wrong_questions_are_refused() -> None:
+    model = model_of(MLP)
+    with pytest.raises(UsageError, match="no initializer 'nothing'"):
+        differentiate(model, "loss", ["nothing"])
+    with pytest.raises(UsageError, match="makes 'nowhere'"):
+        differentiate(model, "nowhere", ["w"])
+    with pytest.raises(RefusedError, match="no single real number"):
+        differentiate(model, "y", ["w"])
+
+
+def test_an_operator_has_one_gradient() -> None:
+    with pytest.raises(ValueError, match=r"two entries of gradients for ai\.onnx\.Add"):
+        gradient("Add")(GRADIENTS["", "Mul"])

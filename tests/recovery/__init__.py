@@ -1,0 +1,1 @@
+"""Recovery: the pruned model learns from the original."""

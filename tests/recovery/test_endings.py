@@ -1,0 +1,93 @@
+"""How a training ends: well, interrupted, in numbers that are none, or gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune import Budget, Recovery, UsageError, prune
+from onnxheadprune.selection.recovery import beside
+from tests import toys_recovery
+
+HEADS = {0: [1, 2], 1: [0]}
+EPOCHS = 4
+
+
+def trained(output: Path | None = None, **given: Any) -> Recovery:
+    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "compensate": False, "provider": "cpu"}
+    result = prune(
+        toys_recovery.encoder(), HEADS, output, data=toys_recovery.sentences(), **{**settings, **given}
+    )
+    assert result.chosen is not None and result.chosen.recovery is not None
+    return result.chosen.recovery
+
+
+class Stop:
+    """Raises an error when so many steps were told of."""
+
+    def __init__(self, error: type[BaseException], step: int) -> None:
+        self.error, self.step = error, step
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        """Takes what `Progress` does."""
+        if what.startswith("recovering") and done >= self.step:
+            raise self.error
+
+
+def test_an_interrupt_keeps_the_best_so_far(tmp_path: Path) -> None:
+    found = trained(tmp_path / "out.onnx", progress=Stop(KeyboardInterrupt, 8))
+    assert found.stopped == "interrupted" and found.steps == 8 and found.best == 6
+    assert (tmp_path / "out.onnx").exists()
+
+
+def test_an_interrupt_before_anything_is_known_ends_the_call() -> None:
+    def stop(what: str, done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(compensate=True, progress=stop)
+
+
+def test_a_loss_that_is_no_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxheadprune.selection.recovery.rate.RATES", (1e30,))
+    found = trained()
+    assert found.stopped is not None and found.stopped.startswith("the loss of step 2 is")
+    assert found.best == 0 and found.stored == {}
+
+
+def test_where_no_step_is_better_the_start_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxheadprune.selection.recovery.rate.RATES", (3.0,))
+    found = trained()
+    assert found.best == 0 and found.after == found.before < found.curve[-1].loss
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole.onnx", tmp_path / "parts.onnx"
+    trained(whole)
+    with pytest.raises(MemoryError):
+        trained(parts, progress=Stop(MemoryError, 8))
+    assert beside(parts).exists() and not parts.exists()
+    found = trained(parts, resume=True)
+    assert found.resumed == 6 and found.steps == 3 * EPOCHS
+    assert parts.read_bytes() == whole.read_bytes() and not beside(parts).exists()
+
+
+def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    with pytest.raises(UsageError, match="nothing to go on with"):
+        trained(out, resume=True)
+    with pytest.raises(MemoryError):
+        trained(out, progress=Stop(MemoryError, 8))
+    with pytest.raises(UsageError, match="is of another model, other data, another budget or seed"):
+        trained(out, resume=True, seed=3)
+    beside(out).write_bytes(beside(out).read_bytes()[:-200])
+    with pytest.raises(UsageError, match="cannot be read"):
+        trained(out, resume=True)
+
+
+def test_a_time_is_kept_to() -> None:
+    found = trained(recover=Budget(seconds=1.5))
+    assert found.trials and 1.4 < found.seconds < 60 and np.isfinite(found.after)

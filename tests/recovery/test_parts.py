@@ -1,0 +1,150 @@
+"""The parts of a recovery, each against what it should be."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.errors import UsageError
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.compensation.trainable import trainable
+from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
+from onnxheadprune.selection.recovery.batches import BATCH, batches_of
+from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+from onnxheadprune.selection.recovery.hidden import hidden_states
+from onnxheadprune.selection.recovery.rate import RATES, find_rate
+from onnxheadprune.selection.recovery.schedule import WARM_UP, share_of_rate
+from onnxheadprune.selection.recovery.splicing import sequences_of
+from tests import toys, toys_recovery, toys_scores
+
+
+def sentences(**given: Any) -> Calibration:
+    return calibration_data(toys_recovery.sentences(**given), view_of(toys_recovery.encoder()))
+
+
+def tokens(ids: Any) -> list[list[int]]:
+    return [[int(token) for token in row if token] for row in ids]
+
+
+# Data
+
+
+def test_spliced_sequences_are_heads_and_tails_of_the_data() -> None:
+    data = sentences()
+    known = [row for feed in data.feeds for row in tokens(feed["input_ids"])]
+    pairs = {pair for row in known for pair in pairwise(row)}
+    feeds = batches_of(data).epoch(np.random.default_rng(0))
+    made = [row for feed in feeds for row in tokens(feed["input_ids"])]
+    assert len(made) == len(known) and made not in (known, sorted(known))
+    for row in made:
+        assert row[0] == toys_recovery.FIRST and row[-1] == toys_recovery.LAST
+        # At most one neighbourhood is new: where the two were joined.
+        assert sum(pair not in pairs for pair in pairwise(row)) <= 1
+    for feed in feeds:
+        assert len(feed["input_ids"]) <= BATCH
+        assert np.array_equal(feed["attention_mask"] != 0, feed["input_ids"] != 0)
+
+
+def test_epochs_are_new_and_follow_from_the_seed() -> None:
+    batches = batches_of(sentences())
+    one, same, other = (batches.epoch(np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert all(np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a["input_ids"], b["input_ids"]) for a, b in zip(one, other, strict=True))
+
+
+def test_left_padding_and_other_positions_are_told_apart() -> None:
+    feeds = toys_recovery.sentences()
+    for feed in feeds:
+        for name in feed:
+            feed[name] = np.stack([np.roll(row, np.sum(row == 0)) for row in feed[name]])
+    found = sequences_of(calibration_data(feeds, view_of(toys_recovery.encoder())))
+    assert found is not None and all(row["input_ids"][0] == toys_recovery.FIRST for row in found.rows)
+
+
+@pytest.mark.parametrize("rows", [8, 20])
+def test_other_data_is_used_as_it_is(rows: int) -> None:
+    data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds=4, rows=rows))[2]
+    batches = batches_of(data)
+    feeds = batches.epoch(np.random.default_rng(0))
+    assert len(feeds) == batches.count == -(-4 * rows // BATCH)
+    seen = sorted(tuple(row) for feed in feeds for row in feed["input_ids"].tolist())
+    assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["input_ids"].tolist())
+
+
+# What is trained, and where
+
+
+def test_tables_and_what_acts_on_positions_are_not_trained() -> None:
+    view = view_of(toys_recovery.encoder())
+    assert set(view.main.values).issuperset(trainable(view))
+    assert set(trainable(view)) == {
+        tensor.name
+        for tensor in view.model.graph.initializer
+        if "weight" in tensor.name or "bias" in tensor.name
+    }
+
+
+def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
+    found = [state.value.name for state in hidden_states(view_of(toys_recovery.encoder()))]
+    assert found == ["between0", "stream1", "between1", "stream2"]
+    found = [state.value.name for state in hidden_states(view_of(toys.attention()))]
+    assert found == ["y"]
+
+
+# Steps
+
+
+def test_steps_are_those_of_the_paper() -> None:
+    random = np.random.default_rng(0)
+    array = random.standard_normal((3, BLOCK // 2)).astype(np.float32)
+    expected = array.astype(np.float64)
+    mean, square = np.zeros_like(expected), np.zeros_like(expected)
+    adam = Adam([array])
+    for step in range(1, 6):
+        gradient = random.standard_normal(array.shape).astype(np.float32)
+        adam.step({0: gradient}, 1e-2)
+        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
+        square = BETAS[1] * square + (1 - BETAS[1]) * np.square(gradient, dtype=np.float64)
+        fair = mean / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
+        expected -= 1e-2 * fair[0] / (np.sqrt(fair[1]) + EPSILON)
+    assert np.abs(array - expected).max() < 1e-6
+
+
+def test_the_rate_rises_and_falls() -> None:
+    assert share_of_rate(0) == 0 and math.isclose(share_of_rate(WARM_UP), 1)
+    assert share_of_rate(1) == 0 and 0.4 < share_of_rate(0.55) < 0.6
+
+
+@pytest.mark.parametrize("largest", RATES)
+def test_the_largest_rate_that_gains_is_taken(largest: float) -> None:
+    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), 0.5)
+    assert rate == largest and len(found) <= 5
+
+
+def test_without_time_one_rate_is_tried() -> None:
+    rate, found = find_rate(lambda rate: math.nan, 0.5, lambda: True)
+    assert list(found) == [rate] and found[rate] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("10", Budget(epochs=10)),
+        ("0.5", Budget(epochs=0.5)),
+        ("90s", Budget(seconds=90)),
+        ("2M", Budget(seconds=120)),
+    ],
+)
+def test_budgets_are_epochs_or_times(text: str, budget: Budget) -> None:
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "s", "ten", "-1", "0", "0s", "nan", "inf", "1e9", "1e9h", "5 q"])
+def test_other_budgets_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="a recovery takes"):
+        parse_budget(text)
