@@ -51,9 +51,13 @@ class Matrix:
         """Inputs of the map."""
         return int(np.prod([self.shape[axis] for axis in self.contracted], dtype=np.int64))
 
-    def read(self) -> npt.NDArray[np.float64]:
-        """The numbers, [in, out]."""
-        tensor = self.stored.tensor
+    def read(self, tensor: TensorProto | None = None) -> npt.NDArray[np.float64]:
+        """The numbers, [in, out].
+
+        Args:
+            tensor: the stored tensor with its data, where the model's own is a reference to a file.
+        """
+        tensor = self.stored.tensor if tensor is None else tensor
         assert tensor is not None
         value = numpy_helper.to_array(tensor)
         for node in self.steps:

@@ -31,6 +31,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.edit.plan import (
     REMOVED_KEY,
     REMOVED_VERSION,
+    IoChange,
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
@@ -148,15 +149,16 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         and (value.is_graph_input or value.is_graph_output)
         and not value.holds_tensor
     }
-    changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
+    interface = {value: _io_changes(view, value, live) for value, live in sorted(io.items())}
     plan = PrunePlan(
         name,
         fingerprint(model),
         cuts,
         tuple(planned),
-        changes,
+        tuple(_io_sentence(found) for found in interface.values()),
         _elements_removed(view, planned),
         _left_out(sites) if ALL in parse_heads(heads) else (),
+        tuple(change for found in interface.values() for change in found),
     )
     return Planning(plan, view, sites, present, io)
 
@@ -246,14 +248,24 @@ def _record(cut: SiteCut) -> dict[str, Any]:
     }
 
 
-def _io_sentence(view: GraphView, name: str, live: Live) -> str:
+def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
     value = view.main.values[name]
     assert value.shape is not None
     role = "input" if value.is_graph_input else "output"
-    changes = [
-        f"{value.shape[axis]} -> {live.narrow(value.shape[axis], axis)} on axis {axis}" for axis in live.axes
-    ]
-    return f"{role} {name}: {', '.join(changes)}"
+    changes = []
+    for axis in live.axes:
+        before = value.shape[axis]
+        changes.append(IoChange(role, name, axis, _told(before), _told(live.narrow(before, axis))))
+    return tuple(changes)
+
+
+def _told(size: object) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _io_sentence(changes: Sequence[IoChange]) -> str:
+    told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
+    return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
 
 
 def _elements_removed(view: GraphView, planned: Sequence[PlannedEdit]) -> int:

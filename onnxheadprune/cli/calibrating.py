@@ -12,6 +12,7 @@ import click
 from onnxheadprune.cli.options import FILE, Running, stacked
 
 if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.selection.activations import Calibration
 
@@ -103,7 +104,9 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
     )
 
 
-def read_data(model: Path | None, samples: Samples, running: Running) -> DataSource | Calibration | None:
+def read_data(
+    model: Path | LoadedModel | None, samples: Samples, running: Running
+) -> DataSource | Calibration | None:
     """The data that the options name.
 
     Args:

@@ -11,6 +11,7 @@ from onnxheadprune.cli.outcome import emit_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.prune import PruneResult
     from onnxheadprune.workflow.requests import Request
 
@@ -30,7 +31,7 @@ class Showing:
     as_json: bool
 
 
-def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool) -> int:
+def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, dry_run: bool) -> int:
     """Does what is asked for and reports it.
 
     Args:
@@ -51,7 +52,7 @@ def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool)
     return 0
 
 
-def _ahead(model: Path, request: Request, showing: Showing) -> int:
+def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report, planned_output
     from onnxheadprune.workflow.requests import Proving, Writing
@@ -72,7 +73,7 @@ def _ahead(model: Path, request: Request, showing: Showing) -> int:
     return 0
 
 
-def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
+def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> PruneResult:
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
@@ -86,7 +87,7 @@ def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
 
 
 def _show(
-    model: Path,
+    model: Path | LoadedModel,
     rows: list[RenderableType],
     document: dict[str, Any],
     showing: Showing,
@@ -102,16 +103,16 @@ def _show(
     heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
     if showing.heatmap is not None and heat is not None:
         scores, removed = heat
-        save_heatmap(scores, showing.heatmap, title=model.name, removed=removed)
+        save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
     if showing.report is not None:
-        save_page(showing.report, f"onnxheadprune: {model.name}", rows, heat)
+        save_page(showing.report, f"onnxheadprune: {Path(model.name).name}", rows, heat)
     if showing.as_json:
         emit_json(document)
     else:
         out().print(*rows, sep="\n")
 
 
-def _check_ahead(model: Path, request: Request) -> None:
+def _check_ahead(model: Path | LoadedModel, request: Request) -> None:
     """Whether the run that --dry-run looks at could write and run where it is told to.
 
     Raises:
@@ -132,7 +133,7 @@ def _check_ahead(model: Path, request: Request) -> None:
         resolve_provider(request.run.provider)
 
 
-def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], dict[str, Any]]:
+def _plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[RenderableType], dict[str, Any]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
     from onnxheadprune.cli.report.fusion import fusion_rows

@@ -7,21 +7,29 @@ from pathlib import Path
 import click
 
 from onnxheadprune.cli.belonging import LawfulCommand
+from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of
+from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 
 @click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
 @click.argument("model", type=FILE)
+@follow_links_option
 @json_option
-def inspect(model: Path, as_json: bool) -> int:
-    """Show the attention sites of MODEL and which of their heads can be removed."""
+def inspect(model: Path, follow_links: bool, as_json: bool) -> int:
+    """Show the attention sites of MODEL and which of their heads can be removed.
+
+    MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
+    """
+    if is_folder(model):
+        return inspect_export(model, follow_links=follow_links, as_json=as_json)
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
 
-    sites = find_sites(model)
+    sites = find_sites(subject_of(model, follow_links=follow_links))
     if as_json:
         emit_json(sites.to_dict())
     elif sites:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.selection.activations import Calibration
     from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.selection.wishes import Chosen, Wish
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class Choice:
         wish: how many are to go, in place of `heads`.
         compensate: refit what is left; None does so for a wish with data.
         effect: the measure of drift; None goes by the kind of output.
+        decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
     """
 
     heads: HeadSpec | None = None
     wish: Wish | None = None
     compensate: bool | None = None
     effect: Measure | None = None
+    decided: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,13 @@ class Writing:
         output: None writes nothing.
         external_data: keep weights in a file beside it: as the input does, always or never.
         backup: allows `output` to be the model itself, whose file is kept under this name.
+        data_name: of the file with weights beside the output; None makes one from the content.
     """
 
     output: str | os.PathLike[str] | None = None
     external_data: ExternalData = "auto"
     backup: str | os.PathLike[str] | None = None
+    data_name: str | None = None
 
 
 @dataclass(frozen=True)
