@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from onnxheadprune.cli.belonging import BENCH, LawfulCommand
+from onnxheadprune.cli.deploying import follow_links_option
 from onnxheadprune.cli.measuring import measuring_options
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.pairs import joined, pairs_of
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -43,6 +45,7 @@ SLOWER = 1
     metavar="FILE",
     help="Also write a picture, latency against sizes (.png, .svg, .pdf).",
 )
+@follow_links_option
 @json_option
 def bench(
     model: Path,
@@ -52,12 +55,13 @@ def bench(
     csv_path: Path | None,
     plot: Path | None,
     no_memory: bool,
+    follow_links: bool,
     **settings: Any,
 ) -> int:
     """Measure MODEL and each PRUNED in turn, and say whether they differ: faster, no measurable difference, slower.
 
     A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
-    model runs.
+    model runs. Of folders as exporters write them the file of each network is measured that heads are chosen on.
     """
     from onnxheadprune.benchmarking import benchmark
     from onnxheadprune.benchmarking.gates import speed_gates
@@ -70,15 +74,27 @@ def bench(
 
     if plot is not None:
         check_picture(plot)
-    with err().status("looking at the models") as status:
-        result = benchmark(model, *pruned, memory=not no_memory, progress=status.update, **settings)
-    gates = [] if min_speedup is None else speed_gates(result, min_speedup)
-    if csv_path is not None:
-        write_csv(result, csv_path)
-    if plot is not None:
-        plot_latencies(result, plot)
+    pairs = pairs_of(model, pruned, follow_links=follow_links, leaders=True)
+    if len(pairs) > 1 and (csv_path is not None or plot is not None):
+        raise click.UsageError(
+            f"{model} holds {len(pairs)} networks; for a table or picture name the files of one",
+            click.get_current_context(),
+        )
+    documents, passed = [], True
+    for pair in pairs:
+        with err().status("looking at the models") as status:
+            result = benchmark(
+                pair.model, *pair.others, memory=not no_memory, progress=status.update, **settings
+            )
+        gates = [] if min_speedup is None else speed_gates(result, min_speedup)
+        passed = passed and all(gate.passed for gate in gates)
+        if csv_path is not None:
+            write_csv(result, csv_path)
+        if plot is not None:
+            plot_latencies(result, plot)
+        documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
+        if not as_json:
+            out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
     if as_json:
-        emit_json(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
-    else:
-        out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
-    return 0 if all(gate.passed for gate in gates) else SLOWER
+        emit_json(joined(pairs, documents))
+    return 0 if passed else SLOWER

@@ -86,10 +86,17 @@ def matched(export: Export) -> Match:
     shared = [item for number, network in enumerate(networks) for item in _sites(number, network, groups)]
     several = len(networks) > 1
     found = []
-    for index, item in enumerate(shared):
+    for position, item in enumerate(shared):
+        index = position if several else _number(position, item, networks[0])
         name = f"{_label(networks[item.network])}/{item.site.name}" if several else item.site.name
         found.append(replace(item, index=index, site=replace(item.site, index=index, name=name)))
     return Match(tuple(networks), tuple(found))
+
+
+def _number(position: int, item: SharedSite, network: Network) -> int:
+    """The number of a site of the only network: that of its leader, if it holds it."""
+    places = item.places.get(network.leader.name)
+    return position + len(network.leader.sites) if places is None else places[0]
 
 
 def _label(network: Network) -> str:
