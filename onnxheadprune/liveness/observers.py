@@ -78,13 +78,19 @@ def carrier_outputs(value: Value, depth: int = 6) -> list[Value]:
     for use in value.consumers:
         if passes_on(use.node):
             found += [use.node.out, *carrier_outputs(use.node.out, depth - 1)]
-    owner = value.scope.owner
-    if value.is_graph_output and owner is not None and owner in CHOOSES:
-        names = [info.name for info in value.scope.proto.output]
-        output = owner.outputs[names.index(value.name)] if value.name in names else None
-        if output is not None:
-            found += [output, *carrier_outputs(output, depth - 1)]
+    for output in branch_outputs(value):
+        found += [output, *carrier_outputs(output, depth - 1)]
     return found
+
+
+def branch_outputs(value: Value) -> list[Value]:
+    """The output of an `If` that hands on what one of its branches hands out, none for any other value."""
+    owner = value.scope.owner
+    if not value.is_graph_output or owner is None or owner not in CHOOSES:
+        return []
+    names = [info.name for info in value.scope.proto.output]
+    output = owner.outputs[names.index(value.name)] if value.name in names else None
+    return [] if output is None else [output]
 
 
 def only_passed_on(node: Node, free: frozenset[Value], depth: int = 6) -> bool:

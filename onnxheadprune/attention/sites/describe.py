@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.trace import Core
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.observers import carrier_outputs
+from onnxheadprune.liveness.observers import branch_outputs, carried, passes_on
 from onnxheadprune.liveness.registry import Answer, rule_for
 from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
 from onnxheadprune.model.graph.view import Node, Value
@@ -252,15 +252,32 @@ def _endpoints(walk: Sweep) -> set[Value]:
     A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
     projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
     """
-    carrying = {value: walk.kept[value] for value in walk.reached}
-    carrying |= {output: live for value, live in list(carrying.items()) for output in carrier_outputs(value)}
-    ends = {value: live for value, live in carrying.items() if comes_or_goes(value)}
-    apart = {
-        value for value, live in ends.items() if live.axes and len(np.unique(live.array)) == live.array.size
-    }
+    ends: dict[Value, list[Live]] = defaultdict(list)
+    for value in walk.reached:
+        for end, live in ((value, walk.kept[value]), *_carried_on(value, walk.kept[value])):
+            if comes_or_goes(end):
+                ends[end].append(live)
+    apart = {value for value, lives in ends.items() if any(map(_one_per_head, lives))}
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
     return apart | flat if paired else apart
+
+
+def _one_per_head(live: Live) -> bool:
+    """Whether every position belongs to another head."""
+    return bool(live.axes) and len(np.unique(live.array)) == live.array.size
+
+
+def _carried_on(value: Value, live: Live, depth: int = 6) -> Iterator[tuple[Value, Live]]:
+    """Values that merely pass `value` on, as `carrier_outputs` has them, each with its own labels."""
+    if depth == 0:
+        return
+    found = [(use.node.out, carried(use.node, live)) for use in value.consumers if passes_on(use.node)]
+    found += [(output, live) for output in branch_outputs(value)]
+    for output, own in found:
+        # What is not told of the output is taken to be as it was.
+        yield output, live if own is None else own
+        yield from _carried_on(output, live if own is None else own, depth - 1)
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:

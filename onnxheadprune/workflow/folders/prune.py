@@ -10,6 +10,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
+from onnxheadprune.workflow.folders.caches import check_caches
 from onnxheadprune.workflow.folders.carrying import Heads, heads_in, named_heads
 from onnxheadprune.workflow.folders.completing import complete, other_forms, unchanged
 from onnxheadprune.workflow.folders.configs import check_config, read_config
@@ -135,6 +136,7 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
     for network in cutting.match.networks:
         if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files):
             found, removed = cut_network(network, heads, data.get(network.leader.name), cutting)
+            check_caches(network.files, found)
             results += found
             gone |= removed
     return results, gone
