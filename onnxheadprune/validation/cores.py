@@ -24,6 +24,7 @@ from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
@@ -45,6 +46,8 @@ class Tap:
         value: name of its input.
         axes: contracted axes of that input.
         gone: the positions on those axes that belong to the heads.
+        zero: name of the number that means zero there, None where that is always the same one. Integers that are
+            quantized at run time have another one for each input.
     """
 
     site: str
@@ -52,10 +55,18 @@ class Tap:
     value: str
     axes: tuple[int, ...]
     gone: Array
+    zero: str | None = None
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """What must be told of a run."""
+        return (self.value,) if self.zero is None else (self.value, self.zero)
 
     def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
         """What is there, [positions, everything else], and the scale of the whole input."""
         array = outputs[self.value]
+        if self.zero is not None:
+            array = array.astype(np.float64) - outputs[self.zero]
         front = np.moveaxis(array, self.axes, range(len(self.axes)))
         rows = front.reshape(self.gone.size, -1)
         scale = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
@@ -108,7 +119,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
     known = {info.name for info in model.graph.output}
-    for name in dict.fromkeys(tap.value for tap in taps if tap.value not in known):
+    for name in dict.fromkeys(name for tap in taps for name in tap.values if name not in known):
         model.graph.output.append(ValueInfoProto(name=name))
     return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
 
@@ -120,7 +131,12 @@ def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> T
     if value is None or value.scope.parent is not None:
         return None
     name = f"site {site.index} ({site.name})"
-    return Tap(name, projection.node.label, value.name, axes, ~projection.live_without(heads))
+    zero = roles_of(projection.node).zero_points.get(index)
+    moving = None if zero is None else projection.node.input(zero)
+    told = (
+        None if moving is None or moving.producer is None or moving.shape not in ((), (1,)) else moving.name
+    )
+    return Tap(name, projection.node.label, value.name, axes, ~projection.live_without(heads), told)
 
 
 def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:

@@ -22,7 +22,8 @@ from optimum.onnxruntime import (
     ORTModelForSequenceClassification,
 )
 
-CLIENT = f"Optimum {version('optimum-onnx')} (transformers {version('transformers')}, onnxruntime {onnxruntime.__version__})"
+_VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
+CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"
 IDS = torch.tensor([[2, 11, 12, 13, 14, 15], [2, 31, 22, 3, 0, 0]])
 MASK = (IDS != 0).long()
 NEW = 12
@@ -175,10 +176,7 @@ def _outcome(model: Any, case: Case) -> list[torch.Tensor]:
     if "generation" not in case.task:
         made = model(input_ids=IDS, attention_mask=MASK)
         return [made[0]]
-    if "text2text" in case.task:
-        mask = MASK
-    else:
-        mask = torch.ones_like(IDS)
+    mask = MASK if "text2text" in case.task else torch.ones_like(IDS)
     made = model.generate(
         input_ids=IDS,
         attention_mask=mask,
