@@ -22,6 +22,14 @@ BESIDE = (
 )
 OURS = (*BESIDE, "rich>=14.3", "tokenizers>=0.19", "protobuf")
 """What the package needs but for ONNX Runtime, of which the client brings its own build."""
+OPTIMUM = (
+    "optimum-onnx>=0.1",
+    "transformers<4.58",
+    "torch>=2.6,<2.14",
+    "sentence-transformers>=5,<6",
+    "onnxruntime>=1.27",
+)
+"""Optimum's exporter knows transformers up to 4.57."""
 RESULT = "result: "
 
 

@@ -14,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = 90
 SIZES = {"vocab_size": 100}
+GENAI_HEAD = 32
+"""The size of a head there: a block of four bits."""
 
 
 def bert() -> Any:
@@ -46,6 +48,27 @@ def llama() -> Any:
         **SIZES,
     )
     return transformers.LlamaForCausalLM(config)
+
+
+def llama_of_64() -> Any:
+    """The same with heads of the size that onnxruntime-genai's blocks of four bits want."""
+    config = transformers.LlamaConfig(
+        hidden_size=8 * GENAI_HEAD,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=128,
+        bos_token_id=2,
+        eos_token_id=3,
+        **SIZES,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+def loaded(folder: Path) -> Any:
+    """A decoder as `saved` has left it."""
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def gpt2() -> Any:

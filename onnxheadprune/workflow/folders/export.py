@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,9 +116,8 @@ def _files(root: Path, follow_links: bool) -> Iterator[str]:
 
     for folder, below, names in os.walk(root, followlinks=follow_links, onerror=lost):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        if not follow_links:
-            _check_links(Path(folder), below, home)
-        _check_links(Path(folder), () if follow_links else names, home)
+        for name in (*below, *names):
+            _check_link(Path(folder, name), home, follow_links)
         for name in names:
             path = Path(folder, name)
             if not path.is_file():
@@ -128,14 +127,23 @@ def _files(root: Path, follow_links: bool) -> Iterator[str]:
             yield path.relative_to(root).as_posix()
 
 
-def _check_links(folder: Path, names: Sequence[str], home: Path) -> None:
-    for name in names:
-        path = folder / name
-        if path.is_symlink() and not _resolved(path).is_relative_to(home):
-            raise UsageError(
-                f"{path} is a link to {_resolved(path)}, which is outside of the folder, as in a hub's cache; read"
-                " through such links with --follow-links"
-            )
+def _check_link(path: Path, home: Path, follow_links: bool) -> None:
+    """Whether what is there may be read: links are followed within the folder, and others by request.
+
+    Raises:
+        UsageError: if not.
+    """
+    if not path.is_symlink():
+        return
+    place = _resolved(path)
+    if follow_links:
+        if path.is_dir() and _resolved(path.parent).is_relative_to(place):
+            raise UsageError(f"{path} is a link to a folder above it, so the folder has no end")
+    elif path.is_dir() or not place.is_relative_to(home):
+        where = "which is outside of the folder" if not place.is_relative_to(home) else "a folder"
+        raise UsageError(
+            f"{path} is a link to {place}, {where}, as in a hub's cache; read through such links with --follow-links"
+        )
 
 
 def _resolved(path: Path) -> Path:

@@ -59,6 +59,7 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
         place = None if assembly is None else assembly.place
         cutting = Cutting(match, asked, place, names, progress, warnings.append)
         results, gone = _cut(heads, cutting)
+        deploying.require(gone)
         changes = deploying.changes(gone)
         copied = unchanged(export, {item.name for item in results}, changes)
         warnings += other_forms(copied)
