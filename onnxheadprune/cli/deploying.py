@@ -47,8 +47,9 @@ def deploying_options(function: Function) -> Function:
             "--for",
             "client",
             type=click.Choice(CLIENTS),
-            help="What loads the folder: cuts that it cannot express are refused, wishes are met within those that it"
-            " can, and the fields of its configuration follow.",
+            metavar="CLIENT",
+            help=f"What loads the folder: {', '.join(CLIENTS[:-1])} or {CLIENTS[-1]}. Cuts that it cannot express are"
+            " refused, wishes are met within those that it can, and the fields of its configuration follow.",
         ),
         click.option(
             "--data-name",

@@ -11,9 +11,11 @@ import pytest
 
 from onnxheadprune import RefusedError
 from onnxheadprune.cli.deploying import CLIENTS as SPELLED
+from onnxheadprune.selection.allocate import Limits, allocate
+from onnxheadprune.selection.scoring.moves import merged, path_by_worth, ways_of
 from onnxheadprune.workflow.clients.all import CLIENTS, client_named
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment, FileFacts
-from tests import toys
+from tests import toys, toys_scores
 from tests.conftest import Outcome
 from tests.folders import exports
 
@@ -148,3 +150,19 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
         outcome.document["config_changes"] == []
         and (kept / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     )
+
+
+def test_wishes_take_whole_groups_where_a_client_counts_kv_heads() -> None:
+    _, sites, _ = toys_scores.parts(toys_scores.stack(heads=8, kv_heads=4))
+    paths = {
+        site.index: merged(
+            path_by_worth(site, [1.0, 9.0, 1.0, 9.0, 1.0, 9.0, 1.0, 9.0], ways=ways) for ways in ways_of(site)
+        )
+        for site in sites
+    }
+    for limits, whole in ((Limits(uniform=True), False), (Limits(uniform=True, whole_groups=True), True)):
+        choice = allocate(sites.sites, paths, 8, limits)
+        assert {len(gone) for gone in choice.values()} == {4}
+        for site in sites:
+            torn = [group for group in site.groups if 0 < len(choice[site.index] & set(group)) < len(group)]
+            assert (not torn) == whole
