@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from onnx import helper
 
+from onnxheadprune import plan_pruning
 from onnxheadprune.workflow.folders.export import FLOAT, QUANTIZED, open_export
 from onnxheadprune.workflow.folders.matching import matched
 from onnxheadprune.workflow.folders.parts import part_of, says_its_part
@@ -100,8 +103,6 @@ def test_bad_folders_end_in_a_sentence(damage: str, code: int, command: Command,
     elif damage == "no model":
         (folder / "onnx" / "model.onnx").write_bytes(b"half of it")
     else:
-        import os
-
         os.mkfifo(folder / "pipe")
     outcome = command("prune", folder, "-o", tmp_path / "out", "--heads", "0:1")
     assert outcome.exit_code == code and outcome.stderr.count("\n") == 1, outcome
@@ -113,3 +114,21 @@ def test_names_of_parts() -> None:
     assert part_of("onnx/decoder_model_merged_q4f16.onnx") == "decoder_model_merged"
     assert part_of("unet/model.onnx") == "unet/model"
     assert not says_its_part("bert") and not says_its_part("model_a") and says_its_part("text_model")
+
+
+def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
+    """T5 and BART hand keys out by a Transpose of their own, which the scores do not read."""
+    model = exports.without_past(toys.attention(cache=True))
+    for node in model.graph.node:
+        if list(node.output) == ["present_key"]:
+            node.CopyFrom(helper.make_node("Transpose", ["k_split"], ["present_key"], perm=[0, 2, 1, 3]))
+        elif list(node.output) == ["keys_transposed"]:
+            node.input[0] = "k_heads"
+    plan = plan_pruning(model, {0: [1]})
+    assert {(change.name, change.before, change.after) for change in plan.interface} == {
+        ("present_key", 4, 3),
+        ("present_value", 4, 3),
+    }
+    assert not plan.edge_gathers
+    kept = plan_pruning(model, {0: [1]}, keep_cache_shape=True)
+    assert kept.interface == () and kept.edge_gathers
