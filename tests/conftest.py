@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import pytest
 
 from onnxheadprune.benchmarking import measure
 from onnxheadprune.cli import main
+from onnxheadprune.cli.report import progress
 from onnxheadprune.selection import speed as speeding
 from onnxheadprune.workflow import batch_worker
 
@@ -66,6 +68,8 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
     """Runs the command line in this process; captures file descriptors, so native noise counts too."""
     # Workers of pytest-xdist inherit the width of the terminal that started them.
     monkeypatch.delenv("COLUMNS", raising=False)
+    # A busy machine takes long enough for lines of progress, which have tests of their own.
+    monkeypatch.setattr(progress, "QUIET_SECONDS", math.inf)
 
     def run(*arguments: object) -> Outcome:
         capfd.readouterr()
@@ -102,8 +106,8 @@ def short_clocks(monkeypatch: pytest.MonkeyPatch) -> None:
 class Here:
     """A worker of a batch without a process of its own."""
 
-    def run(self, job: batch_worker.Job) -> dict[str, Any]:
-        return {**batch_worker._done(job), "seconds": 0.0}
+    def run(self, job: batch_worker.Job) -> batch_worker.Outcome:
+        return batch_worker._done(job)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune.edit.plan import REMOVED_KEY
+from onnxheadprune.edit.records import REMOVED_KEY
 from tests import toys
 
 

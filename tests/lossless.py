@@ -25,7 +25,8 @@ from onnxheadprune.edit.edits import (
     SetOutput,
     SliceTensor,
 )
-from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.model.tensors import cut
 
 

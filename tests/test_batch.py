@@ -114,13 +114,13 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
     onnx.save(toys.attention(), tmp_path / "m.onnx")
     worker = Worker()
     job = Job(str(tmp_path / "m.onnx"), asked(), str(tmp_path / "o.onnx"), None)
-    assert worker.run(job)["status"] == "done"
+    assert worker.run(job).status == "done"
     os.kill(worker._process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 5
     while worker._process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     # A new one is started by itself; one that dies at work is told.
-    assert worker.run(job)["status"] == "done"
+    assert worker.run(job).status == "done"
     monkeypatch.setattr(worker, "_start", lambda: None)
     pipe = worker._pipe
     assert pipe is not None
@@ -128,8 +128,8 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
     pipe.send(job)
     os.kill(worker._process.pid, signal.SIGKILL)
     outcome = worker.run(job)
-    assert (outcome["status"], outcome["exit_code"]) == ("crashed", 70)
-    assert "signal 9" in outcome["reason"]
+    assert (outcome.status, outcome.exit_code) == ("crashed", 70)
+    assert "signal 9" in outcome.reason
     worker.close()
 
 

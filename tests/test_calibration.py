@@ -16,7 +16,7 @@ from PIL import Image
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
-from onnxheadprune.runtime.feeds import Input, graph_inputs
+from onnxheadprune.runtime.feeds import Input, graph_inputs, load_data
 from onnxheadprune.selection.activations import Preprocessing, calibration_data, image_feeds, text_feeds
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from tests import toys, toys_scores
@@ -102,7 +102,8 @@ def test_labels_go_along(digits: Path) -> None:
     data = calibration_data(
         {"images": np.zeros((64, 1, 8, 8), np.float32), "labels": np.arange(64)}, view_of(load_model(digits))
     )
-    assert [feed["labels"][0] for feed in data.as_data()] == [0, 32]
+    again = list(load_data(data, data.inputs))
+    assert [sample.labels[0] for sample in again if sample.labels is not None] == [0, 32]
 
 
 # Text

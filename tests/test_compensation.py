@@ -13,16 +13,15 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, prune, validate
-from onnxheadprune.edit.plan import REMOVED_KEY
+from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import run_feed
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.chooser import Chooser, Trying, named
-from onnxheadprune.selection.compensation import compensate, record_of
+from onnxheadprune.selection.compensation import compensate
 from onnxheadprune.selection.compensation.fit import fit
-from onnxheadprune.selection.compensation.record import COMPENSATED_KEY
 from onnxheadprune.selection.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
@@ -158,7 +157,7 @@ def test_a_map_without_a_bias_gets_none() -> None:
 def test_the_written_file_says_what_it_is_and_validates(refitted: Any, digits: Path) -> None:
     assert refitted.validation.verdict == "passed"
     written = onnx.load(refitted.output)
-    record = record_of(written)
+    record = refit_record(written)
     assert record is not None and record.samples == 256
     assert record.data == refitted.chosen.compensation.data and len(record.data) == 64
     assert set(record.tensors) == set(refitted.chosen.compensation.stored)
@@ -243,7 +242,7 @@ def test_a_record_that_cannot_be_read(compensated: tuple[ModelProto, ModelProto]
             entry.value = '{"tensors": 1}'
     with pytest.raises(ModelError, match="cannot be read"):
         validate(compensated[0], model, provider="cpu")
-    assert record_of(compensated[0]) is None
+    assert refit_record(compensated[0]) is None
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import helper
 
-from onnxheadprune import Drift, UsageError, prune
+from onnxheadprune import Drift, RefusedError, UsageError, prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
@@ -230,3 +230,9 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
     assert result.chosen is not None and result.validation is not None and result.validation.drift is not None
     assert json.dumps(result.to_dict()["choice"]["drift_unit"]) == '"1 - cosine"'
     assert result.chosen.drift == pytest.approx(result.validation.drift.value, rel=1e-9)
+
+
+def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
+    chooser = Chooser(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
+    with pytest.raises(RefusedError, match="no head can go"):
+        chooser.choose(Wish(max_drift=1.0, protect="0 1"))

@@ -117,7 +117,7 @@ def test_nothing_of_a_name_is_obeyed(
     for page in tmp_path.glob("*.html"):
         content = page.read_text(encoding="utf-8")
         assert harmless(content)
-        assert "<script" not in content
+        assert content.count("<script") == 1, "the page has one of its own"
     for picture in tmp_path.glob("*.svg"):
         assert harmless(picture.read_text(encoding="utf-8"))
 

@@ -12,11 +12,9 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, Validation, prune, validate
 from onnxheadprune.attention.planning import plan_pruning
-from onnxheadprune.edit.plan import REMOVED_KEY
-from onnxheadprune.fusion import FUSED_KEY
+from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection.compensation import record_of, sealed
-from onnxheadprune.selection.compensation.record import COMPENSATED_KEY
+from onnxheadprune.selection.compensation import sealed
 from tests import attacks, toys, toys_scores
 
 HEADS = "0:1 1:0,3"
@@ -62,7 +60,7 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     made: tuple[ModelProto, ModelProto],
 ) -> None:
     original, model = made
-    record = record_of(model)
+    record = refit_record(model)
     assert record is not None and set(record.digests) == set(record.tensors)
     count = len(record.tensors)
     without = check(original, model)
@@ -180,7 +178,7 @@ def test_digests_are_of_what_is_written() -> None:
     original = toys_scores.stack()
     first = prune(original, "0:1", data=DATA, compensate=True, provider="cpu").model
     second = prune(first, "0:2", provider="cpu").model
-    before, after = record_of(first), record_of(second)
+    before, after = refit_record(first), refit_record(second)
     assert before is not None and after is not None
     name = "layer0.attn.out.weight"
     assert before.tensors == after.tensors and before.digests[name] != after.digests[name]

@@ -14,7 +14,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
-from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import REMOVED_KEY
 from onnxheadprune.runtime import Session
 from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
 

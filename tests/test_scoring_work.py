@@ -17,10 +17,10 @@ import pytest
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.selection import Requirements
 from onnxheadprune.selection.chooser import Chooser, Trying
 from onnxheadprune.selection.scoring import HeadScores, score, score_heads
 from onnxheadprune.selection.scoring.executors import open_executor, run_all
-from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 
@@ -166,7 +166,7 @@ def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor) -> None:
 
     def curve(executor: Executor | None) -> sweeping.Curve:
         chooser = Chooser(model, toys_scores.ids(24), HERE, Trying(effect=largest_change))
-        return sweeping.sweep_ratios(chooser, Wish(ratio=0.5), (0.0, 0.25, 0.5), executor)
+        return sweeping.sweep_ratios(chooser, Requirements(), (0.0, 0.25, 0.5), executor)
 
     alone, shared = curve(None), curve(pool)
     assert untimed(shared) == untimed(alone) and shared.unit == "largest_change"

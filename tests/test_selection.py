@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection import Limits, Selection, ground, select_heads
+from onnxheadprune.selection import Evidence, Limits, Requirements, Selection, search_space, select_heads
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
@@ -23,6 +24,7 @@ from onnxheadprune.selection.curves import measured_path
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import scores_from_dict
+from onnxheadprune.selection.wishes import Faster, Keep, Near, Share, Target, Wish
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -269,15 +271,14 @@ def test_no_site_can_lose_heads() -> None:
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
     moments = context_moments(view.model, sites, data, HERE)
-    main = main_output(view, ())
-    assert main is not None
+    evidence = Evidence(data, HERE)
     for site in sites:
         steps = reconstruction_path(site, moments[site.index])
-        found = measured_path(view, site, steps, moments[site.index], data, HERE, main)
+        found = measured_path(view, site, steps, moments[site.index], evidence)
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
-        assert measured_path(view, site, (), moments[site.index], data, HERE, main) == ()
+        assert measured_path(view, site, (), moments[site.index], evidence) == ()
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -292,7 +293,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
-    (found,) = measured_path(view, sites[0], steps, moments[0], data, HERE, main)
+    (found,) = measured_path(view, sites[0], steps, moments[0], Evidence(data, HERE))
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
     assert linear is not None
@@ -305,10 +306,29 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     assert isinstance(found, Step)
 
 
-def test_the_ground_answers_wishes_of_any_size() -> None:
-    base = ground(toys_scores.stack(), scores=scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+def test_the_search_space_answers_wishes_of_any_size() -> None:
+    requirements = Requirements(scores_from_dict({"0": [0, 1, 2, 3], "1": [1, 1, 1, 1]}))
+    base = search_space(analysis_of(toys_scores.stack(), "the model"), requirements)
     assert base.total == 8 and base.most() == 6
     counts = [base.removing(count).count for count in range(1, 9)]
     assert counts == [1, 2, 3, 4, 5, 6, 6, 6]
     costs = [sum(base.removing(count).costs.values()) for count in range(1, 7)]
     assert costs == sorted(costs)
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({"ratio": 0.5}, Share(0.5)),
+        ({"ratio": 0.5, "rounds": 3}, Share(0.5, 3)),
+        ({"keep": 2}, Keep(2)),
+        ({"target_speedup": 1.5}, Faster(1.5)),
+        ({"max_drift": 0.1}, Near(0.1)),
+    ],
+)
+def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Target) -> None:
+    limits = Limits(floor=2, multiple_of=2)
+    wish = Wish(**given, limits=limits, protect="0:1", sizes={"batch": [4]})
+    assert wish.target == target
+    assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})
+    assert Wish(**given).requirements == Requirements()

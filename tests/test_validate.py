@@ -22,7 +22,10 @@ from onnxheadprune import (
     prune,
     validate,
 )
-from onnxheadprune.edit.plan import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.edit.records import REMOVED_KEY, VALIDATION_KEY
+from onnxheadprune.model.load import load_model
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.validation import deployed
 from tests import toys
 from tests.corruptions import (
@@ -173,7 +176,7 @@ def test_a_wrong_weight_is_seen_in_the_outputs_alone(
     corrupt: Corruption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bit-by-bit comparison of weights is a second net; the first must hold without it."""
-    monkeypatch.setattr("onnxheadprune.validation.altered_weights", lambda *_: (0, []))
+    monkeypatch.setattr("onnxheadprune.validation.proof.weight_problems", lambda *_: (0, []))
     model = toys.attention()
     smaller = pruned(model)
     corrupt(smaller)
@@ -353,6 +356,14 @@ def test_unreadable_record_is_named() -> None:
 
 
 # Drift, data and labels
+
+
+def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> None:
+    smaller = prune(digits, "1:0,3", validate=False).model
+    data = calibration_data(str(digits_test), view_of(load_model(digits)))
+    found = [validate(digits, smaller, data=source, provider="cpu") for source in (digits_test, data)]
+    assert found[0].accuracy == found[1].accuracy and found[0].accuracy is not None
+    assert found[0].accuracy.count == 450 and found[0].drift == found[1].drift
 
 
 def test_drift_and_accuracy_on_labelled_data(digits: Path, digits_test: Path) -> None:

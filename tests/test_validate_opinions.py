@@ -101,7 +101,7 @@ def test_a_provider_that_makes_everything_equal_is_caught(monkeypatch: pytest.Mo
             hidden = provider.name == CUDA and "pruned" in options["name"]
             super().__init__(right if hidden else model, provider, **options)
 
-    monkeypatch.setattr("onnxheadprune.validation.altered_weights", lambda *_: (0, []))
+    monkeypatch.setattr("onnxheadprune.validation.proof.weight_problems", lambda *_: (0, []))
     pretend(monkeypatch, Hiding)
     result = validate(model, wrong, provider=ELSEWHERE)
     assert result.verdict == "failed"

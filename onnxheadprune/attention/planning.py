@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
-from onnxheadprune.attention.sites.find import pruning_record
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
@@ -29,8 +26,6 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
 )
 from onnxheadprune.edit.plan import (
-    REMOVED_KEY,
-    REMOVED_VERSION,
     IoChange,
     LeftOutNode,
     PlannedEdit,
@@ -38,6 +33,7 @@ from onnxheadprune.edit.plan import (
     SiteCut,
     fingerprint,
 )
+from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
@@ -133,11 +129,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
                 f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
                 " is used elsewhere; leave at least one head"
             )
-    cuts = _cuts(sites, chosen, present, pruning_record(model))
-    metadata = SetMetadata(
-        REMOVED_KEY, json.dumps({"version": REMOVED_VERSION, "sites": [_record(cut) for cut in cuts]})
-    )
-    edits[metadata] = frozenset()
+    cuts = _cuts(sites, chosen, present)
+    edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     planned = [
         PlannedEdit(edit, tuple(sorted(by)))
         for edit, by in zip(_fresh_names(view, list(edits)), edits.values(), strict=True)
@@ -214,7 +207,6 @@ def _cuts(
     sites: Sites,
     chosen: Mapping[int, tuple[int, ...]],
     present: Mapping[int, tuple[int, ...]],
-    record: Sequence[SiteCut],
 ) -> tuple[SiteCut, ...]:
     known = {site.index for site in sites}
     cuts = [
@@ -231,21 +223,28 @@ def _cuts(
     ]
     # Sites that an earlier pruning removed as a whole are no longer in the graph, only in its record.
     cuts += [
-        dataclasses.replace(cut, removed=(), removed_before=cut.removed)
-        for cut in record
-        if cut.index not in known
+        SiteCut(entry.index, entry.name, entry.num_heads, entry.kv_num_heads, (), entry.removed)
+        for entry in sites.record
+        if entry.index not in known
     ]
     return tuple(sorted(cuts, key=lambda cut: cut.index))
 
 
-def _record(cut: SiteCut) -> dict[str, Any]:
-    return {
-        "index": cut.index,
-        "name": cut.name,
-        "num_heads": cut.num_heads,
-        "kv_num_heads": cut.kv_num_heads,
-        "removed": sorted({*cut.removed, *cut.removed_before}),
-    }
+def _recorded(cuts: Sequence[SiteCut], sites: Sites) -> list[RecordedSite]:
+    """What the pruned model says about itself: this cut and all before it, sites known by their first names."""
+    names = {site.index: site.projection_names for site in sites}
+    names |= {entry.index: entry.projections for entry in sites.record if entry.projections}
+    return [
+        RecordedSite(
+            cut.index,
+            cut.name,
+            cut.num_heads,
+            cut.kv_num_heads,
+            tuple(sorted({*cut.removed, *cut.removed_before})),
+            names.get(cut.index, ()),
+        )
+        for cut in cuts
+    ]
 
 
 def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import ROUNDS, Quota
+from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.benchmarking.request import BenchRequest, BenchSettings, Measuring
 from onnxheadprune.benchmarking.result import (
     Benchmark,
     Cell,
@@ -15,23 +16,26 @@ from onnxheadprune.benchmarking.result import (
     ModelFacts,
     SpeedUp,
 )
-from onnxheadprune.benchmarking.runner import Settings, run_benchmark
+from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.benchmarking.statistics import Ratio
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.runtime import CUDA, Provider
-from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.providers import AUTO
 
 __all__ = [
+    "BenchRequest",
+    "BenchSettings",
     "Benchmark",
     "Cell",
     "Comparison",
     "GridPoint",
     "Latency",
+    "Measuring",
     "ModelFacts",
     "Ratio",
     "SpeedUp",
     "benchmark",
+    "run_benchmark",
 ]
 
 
@@ -77,15 +81,6 @@ def benchmark(
         ModelError: if a model cannot be read or does not run.
         ProviderError: if the asked-for provider does not run here, or not one node runs on it.
     """
-    if repeats is not None and repeats < ROUNDS:
-        raise UsageError(f"repeats are at least {ROUNDS}: one block in each of {ROUNDS} rounds")
-    if time_budget <= 0:
-        raise UsageError("a time budget is a number of seconds above 0")
-    if seed < 0:
-        raise UsageError(f"a seed is a number from 0 up, not {seed}")
-    where = provider if isinstance(provider, Provider) else resolve_provider(provider)
-    if cuda_graph and where.name != CUDA:
-        raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {where.label}")
-    asked = Asked(batch, seq, past, dims or {})
-    settings = Settings(Quota(repeats, time_budget), seed, threads, cuda_graph, memory)
-    return run_benchmark((model, *others), where, asked, settings, progress or (lambda _: None))
+    measuring = Measuring(Asked(batch, seq, past, dims or {}), Quota(repeats, time_budget), threads)
+    request = BenchRequest(measuring, provider, seed, cuda_graph, memory)
+    return run_benchmark((model, *others), request, progress or (lambda _: None))

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.find import pruning_record, view_of
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
+from onnxheadprune.edit.records import pruning_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model

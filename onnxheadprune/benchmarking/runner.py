@@ -13,19 +13,20 @@ import numpy as np
 from onnxheadprune.benchmarking.comparable import differences
 from onnxheadprune.benchmarking.entry import Entry, enter
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import Asked, feed_for, make_grid, size_of
-from onnxheadprune.benchmarking.measure import ROUNDS, Quota, Series, measure_round, summary
+from onnxheadprune.benchmarking.grid import feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
+from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.benchmarking.statistics import (
-    CONFIDENCE,
     judge,
     median_interval,
     noise_floor,
     paired_ratio,
 )
-from onnxheadprune.errors import InferenceError, ProviderError
+from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
 from onnxheadprune.runtime import (
+    CUDA,
     BoundOptions,
     BoundSession,
     Provider,
@@ -35,41 +36,13 @@ from onnxheadprune.runtime import (
     versions,
 )
 from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.providers import resolve_provider
 
 LOW_PRECISION = ("float16", "bfloat16")
+OUTLIER = 5
+"""Times the median; a 99th percentile beyond it is told as outliers. Medians do not care, tails and budgets do."""
 BUSY = 0.3
 """Load average per core from which a note is worth it."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to measure.
-
-    Attributes:
-        quota: per grid point.
-        seed: of everything random.
-        threads: of the CPU's kernels, None for ONNX Runtime's choice.
-        cuda_graph: capture and replay.
-        memory: measure it.
-    """
-
-    quota: Quota
-    seed: int = 0
-    threads: int | None = None
-    cuda_graph: bool = False
-    memory: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "rounds": ROUNDS,
-            "repeats": self.quota.blocks,
-            "time_budget_seconds": self.quota.seconds,
-            "seed": self.seed,
-            "threads": self.threads,
-            "cuda_graph": self.cuda_graph,
-            "confidence": CONFIDENCE,
-        }
 
 
 @dataclass(frozen=True)
@@ -87,38 +60,45 @@ Progress = Callable[[str], object]
 
 
 def run_benchmark(
-    models: Sequence[ModelLike], provider: Provider, asked: Asked, settings: Settings, progress: Progress
+    models: Sequence[ModelLike], request: BenchRequest, progress: Progress = lambda _: None
 ) -> Benchmark:
-    """Measures models side by side; see `benchmark` for the rest.
+    """Measures models side by side.
+
+    Args:
+        models: the reference, and what is compared with it.
+        request: what is measured, where and for how long.
+        progress: is told in a few words what is done next.
 
     Raises:
         UsageError, ModelError, ProviderError: as `benchmark`.
     """
+    asked = request.provider
+    provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    if request.cuda_graph and provider.name != CUDA:
+        raise UsageError(f"CUDA graphs need the CUDA provider, and this runs on {provider.label}")
     about = machine()
     with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
-        entries = [
-            enter(model, Path(folder, str(index)), settings.seed) for index, model in enumerate(models)
-        ]
-        scouted = _scout(entries, provider, asked, settings)
-        series = _measure(entries, provider, scouted, settings, progress)
+        entries = [enter(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)]
+        scouted = _scout(entries, provider, request)
+        series = _measure(entries, provider, scouted, request, progress)
         facts = scouted.facts
-        if settings.memory:
+        if request.memory:
             progress("measuring memory")
             facts = tuple(
-                _with_footprint(scouted, index, entry, provider, settings)
+                _with_footprint(scouted, index, entry, provider, request)
                 for index, entry in enumerate(entries)
             )
-    cells = tuple(_cells(entries, scouted, series, settings.seed))
+    cells = tuple(_cells(entries, scouted, series, request.seed))
     noise = tuple(paired_ratio(series[-1][p].blocks, series[0][p].blocks) for p in range(len(scouted.points)))
-    used = settings.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
+    used = request.to_dict() | {"cuda_graph": scouted.options.cuda_graph}
     notes = (*scouted.notes, *_notes(about, cells))
     return Benchmark(facts, scouted.points, cells, noise, provider, used, versions(), about, notes)
 
 
-def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings: Settings) -> Scouted:
+def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) -> Scouted:
     """One inspected session per model: the grid, the optimized graphs, and whether every model runs everywhere."""
     _check_loads(entries, provider)
-    options = BoundOptions(threads=settings.threads)
+    options = BoundOptions(threads=request.measuring.threads)
     inspected = replace(options, inspect=True)
     first = BoundSession(entries[0].path, provider, inspected, name=entries[0].name)
 
@@ -129,7 +109,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings:
             return error
         return None
 
-    points = make_grid(asked, entries[0].maker, runs)
+    points = make_grid(request.measuring.sizes, entries[0].maker, runs)
     own = [feed_for(entries[0].maker, point) for point in points]
     feeds = [own]
     facts = [entries[0].facts(first.operators(), first.placement())]
@@ -148,7 +128,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, asked: Asked, settings:
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
-    if settings.cuda_graph:
+    if request.cuda_graph:
         options, notes = _with_graphs(entries, provider, options, every)
     return Scouted(points, every, tuple(facts), options, notes)
 
@@ -180,12 +160,12 @@ def _with_graphs(
 
 
 def _measure(
-    entries: Sequence[Entry], provider: Provider, scouted: Scouted, settings: Settings, progress: Progress
+    entries: Sequence[Entry], provider: Provider, scouted: Scouted, request: BenchRequest, progress: Progress
 ) -> list[list[Series]]:
     """`[model][point]`; the last model is the first one's twin, for the A/A run."""
     lanes = [*range(len(entries)), 0]
     series = [[Series() for _ in scouted.points] for _ in lanes]
-    generator = np.random.default_rng(settings.seed)
+    generator = np.random.default_rng(request.seed)
     for number in range(1, ROUNDS + 1):
         sessions: dict[int, BoundSession] = {}
         for lane in generator.permutation(len(lanes)):
@@ -197,15 +177,15 @@ def _measure(
                 sessions[lane].bind(scouted.feeds[model][position], position + 1)
                 for lane, model in enumerate(lanes)
             ]
-            measure_round(runners, [own[position] for own in series], settings.quota, generator)
+            measure_round(runners, [own[position] for own in series], request.measuring.quota, generator)
     return series
 
 
 def _with_footprint(
-    scouted: Scouted, index: int, entry: Entry, provider: Provider, settings: Settings
+    scouted: Scouted, index: int, entry: Entry, provider: Provider, request: BenchRequest
 ) -> ModelFacts:
     largest = max(scouted.feeds[index], key=size_of)
-    found = footprint(entry.path, provider, largest, threads=settings.threads)
+    found = footprint(entry.path, provider, largest, threads=request.measuring.threads)
     return replace(scouted.facts[index], footprint=found)
 
 
@@ -251,4 +231,12 @@ def _notes(about: Mapping[str, Any], cells: Sequence[Cell]) -> list[str]:
     restless = list(dict.fromkeys(cell.point.label for cell in cells if not cell.latency.settled))
     if restless:
         notes.append(f"the warm-up did not settle at {'; '.join(restless)}")
+    outliers = [cell for cell in cells if cell.latency.p99 > OUTLIER * cell.latency.p50]
+    if outliers:
+        worst = max(outliers, key=lambda cell: cell.latency.p99 / cell.latency.p50)
+        factor = worst.latency.p99 / worst.latency.p50
+        notes.append(
+            f"outliers: at {worst.point.label} one run in a hundred took {factor:.0f} times the median or more;"
+            " something else ran on this machine, so close it or measure again"
+        )
     return notes

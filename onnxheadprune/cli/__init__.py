@@ -7,6 +7,7 @@ not be written to stdout; 130 interrupted. A reader that leaves (`| head`) or a 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ from onnxheadprune.cli.fuse import fuse
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
+from onnxheadprune.cli.reporting import report
 from onnxheadprune.cli.score import score
 from onnxheadprune.cli.sweep import sweep
 from onnxheadprune.cli.validate import validate
@@ -30,6 +32,9 @@ EPILOG = (
     " unreadable model, 4 execution provider not usable, 74 stdout could not be written."
 )
 
+COMPLETION = "_ONNXHEADPRUNE_COMPLETE"
+"""Set by shells that have loaded the completion script."""
+
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="onnxheadprune")
@@ -37,7 +42,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (batch, bench, doctor, fuse, inspect, prune, score, sweep, validate):
+for _command in (batch, bench, doctor, fuse, inspect, prune, report, score, sweep, validate):
     group.add_command(guarded(_command))
 
 
@@ -47,5 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line without the program's name; None reads it from `sys.argv`.
     """
+    if arguments is None and COMPLETION in os.environ:
+        # A shell asks what could come next: click answers and ends the process.
+        group.main(prog_name="onnxheadprune")
     given = list(sys.argv[1:] if arguments is None else arguments)
     return outcome_of(group, given or ["--help"])

@@ -10,33 +10,8 @@ import click
 
 from onnxheadprune.cli.belonging import BATCH, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.choosing import (
-    Amount,
-    Refitting,
-    Respecting,
-    amount_options,
-    read_effect,
-    read_wish,
-    refitting_options,
-    require_one_way,
-    respecting_options,
-)
-from onnxheadprune.cli.options import (
-    FILE,
-    OUTPUT,
-    Beside,
-    Checking,
-    Fusing,
-    Running,
-    Shaping,
-    checking_options,
-    external_data_option,
-    fuse_option,
-    heads_option,
-    json_option,
-    run_options,
-    shaping_options,
-)
+from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
+from onnxheadprune.cli.options import FILE, OUTPUT, Beside, external_data_option, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 if TYPE_CHECKING:
@@ -49,14 +24,7 @@ class BatchOptions:
 
     folder: Path
     output: Path
-    heads: str | None
-    amount: Amount
-    respecting: Respecting
-    refitting: Refitting
-    running: Running
-    fuse: Fusing
-    shaping: Shaping
-    checking: Checking
+    cut: Cut
     external_data: Beside
     jobs: int
     as_json: bool
@@ -67,14 +35,7 @@ class BatchOptions:
 @click.option(
     "-o", "--output", type=OUTPUT, required=True, metavar="OUTDIR", help="The folder for the pruned models."
 )
-@heads_option
-@amount_options
-@respecting_options
-@refitting_options
-@run_options
-@fuse_option
-@shaping_options
-@checking_options
+@cut_options
 @external_data_option
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models worked on at once."
@@ -86,20 +47,10 @@ def batch(given: BatchOptions) -> int:
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.attention.contract import Contract
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Writing
 
-    wish = read_wish(given.amount, given.respecting)
-    effect = read_effect(given.refitting.drift, given.refitting.effect)
-    require_one_way(given.heads, wish, given.fuse)
-    request = Request(
-        Choice(given.heads, wish, given.refitting.compensate, effect),
-        Contract(given.shaping.keep_cache_shape, given.shaping.allow_io_change),
-        given.fuse,
-        Run(given.running.provider, given.running.seed, given.running.data),
-        Proving(not given.checking.no_validate, given.checking.accept_inconclusive),
-        Writing(external_data=given.external_data),
-    )
+    writing = Writing(external_data=given.external_data)
+    request = request_of(given.cut, read_choice(given.cut), given.cut.running.data, writing)
     return run_batch(given.folder, request, given.output, jobs=given.jobs, as_json=given.as_json)
 
 

@@ -41,7 +41,7 @@ class Law:
     against: str = ""
     unless: str = ""
 
-    def broken(self, given: Mapping[str, Any], spelled: Mapping[str, str]) -> str | None:
+    def broken(self, given: Mapping[str, object], spelled: Mapping[str, str]) -> str | None:
         """A sentence about the first option that would do nothing, None if there is none.
 
         Args:
@@ -176,7 +176,7 @@ class LawfulCommand(click.Command):
         return rest
 
 
-def _given(context: click.Context) -> dict[str, Any]:
+def _given(context: click.Context) -> dict[str, object]:
     """Values of the parameters that somebody typed; defaults are nobody's wish."""
     return {
         name: value
@@ -196,7 +196,7 @@ def _word(parameter: click.Parameter) -> str:
     return (parameter.name or "").upper()
 
 
-def _holds(word: str, given: Mapping[str, Any]) -> bool:
+def _holds(word: str, given: Mapping[str, object]) -> bool:
     name, _, value = word.partition("=")
     return name in given and (not value or str(given[name]) == value)
 

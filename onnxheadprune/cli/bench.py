@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from onnxheadprune.cli.belonging import BENCH, LawfulCommand
+from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.deploying import follow_links_option
-from onnxheadprune.cli.measuring import measuring_options
+from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import joined, pairs_of
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `bench` is given."""
+
+    model: Path
+    pruned: tuple[Path, ...]
+    provider: str
+    timing: Timing
+    cuda_graph: bool
+    no_memory: bool
+    seed: int
+    min_speedup: float | None
+    csv_path: Path | None
+    markdown: Path | None
+    plot: Path | None
+    follow_links: bool
+    as_json: bool
 
 
 @click.command(cls=LawfulCommand, laws=BENCH, short_help="Measure latency side by side.")
@@ -40,6 +60,13 @@ SLOWER = 1
 )
 @click.option("--csv", "csv_path", type=OUTPUT, metavar="FILE", help="Also write the numbers as CSV.")
 @click.option(
+    "--export-markdown",
+    "markdown",
+    type=OUTPUT,
+    metavar="FILE",
+    help="Also write the latencies as a Markdown table.",
+)
+@click.option(
     "--plot",
     type=OUTPUT,
     metavar="FILE",
@@ -47,54 +74,53 @@ SLOWER = 1
 )
 @follow_links_option
 @json_option
-def bench(
-    model: Path,
-    pruned: tuple[Path, ...],
-    as_json: bool,
-    min_speedup: float | None,
-    csv_path: Path | None,
-    plot: Path | None,
-    no_memory: bool,
-    follow_links: bool,
-    **settings: Any,
-) -> int:
+@bundled(BenchOptions)
+def bench(given: BenchOptions) -> int:
     """Measure MODEL and each PRUNED in turn, and say whether they differ: faster, no measurable difference, slower.
 
     A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
     model runs. Of folders as exporters write them the file of each network is measured that heads are chosen on.
     """
-    from onnxheadprune.benchmarking import benchmark
+    from onnxheadprune.benchmarking import BenchRequest, run_benchmark
     from onnxheadprune.benchmarking.gates import speed_gates
     from onnxheadprune.cli.report.benchmark import benchmark_report
     from onnxheadprune.cli.report.benchmark_csv import write_csv
+    from onnxheadprune.cli.report.benchmark_markdown import write_markdown
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.gates import gate_rows
     from onnxheadprune.cli.report.latency_plot import plot_latencies
 
-    if plot is not None:
-        check_picture(plot)
-    pairs = pairs_of(model, pruned, follow_links=follow_links, leaders=True)
-    if len(pairs) > 1 and (csv_path is not None or plot is not None):
+    if given.plot is not None:
+        check_picture(given.plot)
+    request = BenchRequest(
+        read_measuring(given.timing),
+        given.provider,
+        given.seed,
+        cuda_graph=given.cuda_graph,
+        memory=not given.no_memory,
+    )
+    pairs = pairs_of(given.model, given.pruned, follow_links=given.follow_links, leaders=True)
+    if len(pairs) > 1 and any(path is not None for path in (given.csv_path, given.markdown, given.plot)):
         raise click.UsageError(
-            f"{model} holds {len(pairs)} networks; for a table or picture name the files of one",
+            f"{given.model} holds {len(pairs)} networks; for a table or picture name the files of one",
             click.get_current_context(),
         )
     documents, passed = [], True
     for pair in pairs:
         with err().status("looking at the models") as status:
-            result = benchmark(
-                pair.model, *pair.others, memory=not no_memory, progress=status.update, **settings
-            )
-        gates = [] if min_speedup is None else speed_gates(result, min_speedup)
+            result = run_benchmark((pair.model, *pair.others), request, status.update)
+        gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
         passed = passed and all(gate.passed for gate in gates)
-        if csv_path is not None:
-            write_csv(result, csv_path)
-        if plot is not None:
-            plot_latencies(result, plot)
+        if given.csv_path is not None:
+            write_csv(result, given.csv_path)
+        if given.markdown is not None:
+            write_markdown(result, given.markdown)
+        if given.plot is not None:
+            plot_latencies(result, given.plot)
         documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
-        if not as_json:
+        if not given.as_json:
             out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
-    if as_json:
+    if given.as_json:
         emit_json(joined(pairs, documents))
     return 0 if passed else SLOWER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -14,9 +14,8 @@ from onnxheadprune.cli.options import FILE, Running, stacked
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.selection.activations import Calibration
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def numbers(
@@ -104,9 +103,7 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
     )
 
 
-def read_data(
-    model: Path | LoadedModel | None, samples: Samples, running: Running
-) -> DataSource | Calibration | None:
+def read_data(model: Path | LoadedModel | None, samples: Samples, running: Running) -> DataSource | None:
     """The data that the options name.
 
     Args:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
+    from onnxheadprune.selection import Requirements
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.wishes import Wish
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -161,20 +162,33 @@ def read_wish(amount: Amount, respecting: Respecting) -> Wish | None:
     if len(amount.ways) > 1:
         spelled = " and ".join(amount.ways)
         raise click.UsageError(f"{spelled} are two wishes; give one", click.get_current_context())
-    from onnxheadprune.selection import Limits
-    from onnxheadprune.selection.scoring import read_scores
     from onnxheadprune.selection.wishes import Wish
 
+    wanted = read_requirements(respecting)
     return Wish(
         ratio=amount.ratio,
         keep=amount.keep,
         target_speedup=amount.target_speedup,
         max_drift=amount.max_drift,
-        scores=None if respecting.scores is None else read_scores(respecting.scores),
-        limits=Limits(respecting.floor, respecting.multiple_of, respecting.uniform),
-        protect=respecting.protect,
+        scores=wanted.scores,
+        limits=wanted.limits,
+        protect=wanted.protect,
         rounds=amount.rounds,
     )
+
+
+def read_requirements(respecting: Respecting) -> Requirements:
+    """What a choice goes by and respects, as the options say it.
+
+    Raises:
+        UsageError: if the scores cannot be read, or a limit makes no sense.
+    """
+    from onnxheadprune.selection import Limits, Requirements
+    from onnxheadprune.selection.scoring import read_scores
+
+    scores = None if respecting.scores is None else read_scores(respecting.scores)
+    limits = Limits(respecting.floor, respecting.multiple_of, respecting.uniform)
+    return Requirements(scores, limits, respecting.protect)
 
 
 def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -26,7 +26,7 @@ def guarded(command: click.Command) -> click.Command:
     assert work is not None
 
     @functools.wraps(work)
-    def callback(**values: Any) -> Any:
+    def callback(**values: object) -> object:
         _check(click.get_current_context())
         return work(**values)
 
@@ -69,14 +69,14 @@ def _makings(context: click.Context) -> Iterator[Making]:
             yield Making(what, path, spelled)
 
 
-def _kind(given: dict[str, Any]) -> Literal["folder", "file"]:
+def _kind(given: Mapping[str, object]) -> Literal["folder", "file"]:
     """What the output is: many models make a folder."""
     model = given.get("model")
     is_export = isinstance(model, Path) and model.is_dir() and "client" in given
     return "folder" if given.get("batch") is not None or "folder" in given or is_export else "file"
 
 
-def _beside(output: Path, given: dict[str, Any]) -> Iterator[Making]:
+def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
     """Files that come with an output without being named; they replace nothing but their like."""
     from onnxheadprune.model.storage.claims import Making
 
@@ -114,5 +114,5 @@ def _readings(context: click.Context) -> Iterator[Reading]:
                         yield Reading(f"the weights of {what},", value.parent / location)
 
 
-def _values(value: Any) -> Iterable[Any]:
+def _values(value: object) -> Iterable[object]:
     return value if isinstance(value, (tuple, list)) else (value,)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +50,7 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     result = _done(model, request, showing)
     from onnxheadprune.cli.report.plan import prune_report
 
-    _show(model, list(prune_report(result)), result.to_dict(), showing, result)
+    _show(model, list(prune_report(result)), result.to_dict, showing, result)
     return 0
 
 
@@ -60,16 +62,16 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     _check_ahead(model, request)
     told = request.writing.output
     ahead = None if told is None else Path(told)
-    would: dict[str, Any] = {} if ahead is None else {"would_write": str(ahead)}
+    would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     if request.choice.wish is None and not request.choice.compensate:
         rows, document = _plan_ahead(model, request)
-        _show(model, [*rows, *planned_output(ahead)], document | would, showing)
+        _show(model, [*rows, *planned_output(ahead)], lambda: document | would, showing)
         return 0
     request = replace(request, writing=Writing(), proving=Proving(validate=False))
     result = _done(model, request, showing)
     sizes = result.before, result.after
     rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
-    _show(model, [*rows, *planned_output(ahead)], result.to_dict() | would, showing, result)
+    _show(model, [*rows, *planned_output(ahead)], lambda: result.to_dict() | would, showing, result)
     return 0
 
 
@@ -89,7 +91,7 @@ def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> Prun
 def _show(
     model: Path | LoadedModel,
     rows: list[RenderableType],
-    document: dict[str, Any],
+    document: Callable[[], dict[str, object]],
     showing: Showing,
     result: PruneResult | None = None,
 ) -> None:
@@ -104,10 +106,11 @@ def _show(
     if showing.heatmap is not None and heat is not None:
         scores, removed = heat
         save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
+    told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     if showing.report is not None:
-        save_page(showing.report, f"onnxheadprune: {Path(model.name).name}", rows, heat)
+        save_page(showing.report, told)
     if showing.as_json:
-        emit_json(document)
+        emit_json(told)
     else:
         out().print(*rows, sep="\n")
 
@@ -133,7 +136,9 @@ def _check_ahead(model: Path | LoadedModel, request: Request) -> None:
         resolve_provider(request.run.provider)
 
 
-def _plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[RenderableType], dict[str, Any]]:
+def _plan_ahead(
+    model: Path | LoadedModel, request: Request
+) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
     from onnxheadprune.cli.report.fusion import fusion_rows
@@ -154,7 +159,7 @@ def _plan_ahead(model: Path | LoadedModel, request: Request) -> tuple[list[Rende
     else:
         fusion = planned_fusion(plan, model, request.fuse)
     sizes = planned_size(plan, model) if plan.removed else None
-    told: dict[str, Any] = {} if fusion is None else {"fusion": fusion.to_dict()}
+    told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
     if sizes is not None:
         told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}
     told["warnings"] = [] if sizes is None else list(size_warnings(*sizes))

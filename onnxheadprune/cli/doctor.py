@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
 from onnxheadprune.cli.belonging import LawfulCommand
+from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.options import json_option
 from onnxheadprune.cli.outcome import emit_json
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """What `doctor` is given."""
+
+    wanted: tuple[str, ...]
+    as_json: bool
 
 
 @click.command(cls=LawfulCommand, short_help="Show what is installed and where models can run.")
@@ -18,7 +29,8 @@ from onnxheadprune.cli.outcome import emit_json
     help="End with exit code 4 unless this execution provider runs; can be repeated.",
 )
 @json_option
-def doctor(wanted: tuple[str, ...], as_json: bool) -> int:
+@bundled(DoctorOptions)
+def doctor(given: DoctorOptions) -> int:
     """Show versions, cards and libraries, and try every execution provider of this ONNX Runtime on a small model."""
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.doctor import doctor_report
@@ -26,10 +38,10 @@ def doctor(wanted: tuple[str, ...], as_json: bool) -> int:
     from onnxheadprune.runtime.doctor import diagnose
     from onnxheadprune.runtime.providers import AUTO
 
-    named = [name for name in wanted if name.lower() != AUTO]
+    named = [name for name in given.wanted if name.lower() != AUTO]
     with err().status("trying the execution providers"):
         found = diagnose(*named)
-    if as_json:
+    if given.as_json:
         emit_json(found.to_dict())
     else:
         out().print(*doctor_report(found), sep="\n")

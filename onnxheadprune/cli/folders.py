@@ -10,6 +10,7 @@ from onnxheadprune.cli.cutting import Showing
 from onnxheadprune.cli.deploying import Deploying, folder_request, reader_of
 from onnxheadprune.cli.options import Running
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
@@ -57,10 +58,12 @@ def prune_export(
     with progress_on(err()) as progress:
         result = prune_folder(folder, asked, progress)
     rows = [*folder_report(result), *planned_output(ahead)]
+    would = {} if ahead is None else {"would_write": str(ahead)}
+    document = {**result.to_dict(), **would, "run": run_record()}
     if showing.report is not None:
-        save_page(showing.report, f"onnxheadprune: {folder.name}", rows, None)
+        save_page(showing.report, document)
     if showing.as_json:
-        emit_json(result.to_dict() | ({} if ahead is None else {"would_write": str(ahead)}))
+        emit_json(document)
     else:
         out().print(*rows, sep="\n")
     return 0

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from onnxheadprune.cli.belonging import LawfulCommand
+from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of
 from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
 
 
+@dataclass(frozen=True)
+class InspectOptions:
+    """What `inspect` is given."""
+
+    model: Path
+    follow_links: bool
+    as_json: bool
+
+
 @click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
 @click.argument("model", type=FILE)
 @follow_links_option
 @json_option
-def inspect(model: Path, follow_links: bool, as_json: bool) -> int:
+@bundled(InspectOptions)
+def inspect(given: InspectOptions) -> int:
     """Show the attention sites of MODEL and which of their heads can be removed.
 
     MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
     """
-    if is_folder(model):
-        return inspect_export(model, follow_links=follow_links, as_json=as_json)
+    if is_folder(given.model):
+        return inspect_export(given.model, follow_links=given.follow_links, as_json=given.as_json)
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
 
-    sites = find_sites(subject_of(model, follow_links=follow_links))
-    if as_json:
+    sites = find_sites(subject_of(given.model, follow_links=given.follow_links))
+    if given.as_json:
         emit_json(sites.to_dict())
     elif sites:
         out().print(*sites_report(sites), sep="\n")
@@ -40,7 +52,7 @@ def inspect(model: Path, follow_links: bool, as_json: bool) -> int:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads else ""
     print_error(
-        f"{model} has no attention site: no contraction with weights sums over the heads of a product of two"
+        f"{given.model} has no attention site: no contraction with weights sums over the heads of a product of two"
         f" activations{hint}"
     )
     return RefusedError.exit_code

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from onnxheadprune.cli.options import stacked
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.request import Measuring
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What latency is measured at: `--batch`, `--seq`, `--past`, `--dim`, `--repeats`, `--time-budget`, `--threads`."""
+
+    batch: tuple[int, ...] | None
+    seq: tuple[int, ...] | None
+    past: tuple[int, ...] | None
+    dims: dict[str, int]
+    repeats: int | None
+    time_budget: float
+    threads: int | None
+
+
+def read_measuring(timing: Timing) -> Measuring:
+    """What a benchmark measures, as the options say it."""
+    from onnxheadprune.benchmarking.grid import Asked
+    from onnxheadprune.benchmarking.measure import Quota
+    from onnxheadprune.benchmarking.request import Measuring
+
+    sizes = Asked(timing.batch, timing.seq, timing.past, timing.dims)
+    return Measuring(sizes, Quota(timing.repeats, timing.time_budget), timing.threads)
 
 
 def sizes(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -37,7 +64,7 @@ def named_sizes(context: click.Context, parameter: click.Parameter, value: tuple
 
 
 def measuring_options(function: Function) -> Function:
-    """`--batch`, `--seq`, `--past`, `--dim`, `--repeats`, `--time-budget`, `--threads`."""
+    """The options of `Timing`."""
     options = (
         click.option("--batch", callback=sizes, metavar="N,N", help="Batch sizes [default: 1,8]."),
         click.option(

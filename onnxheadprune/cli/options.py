@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import click
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 # As `FuseMode` and `ExternalData` have them: importing those would load onnx for every --help.
 Fusing: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 Beside: TypeAlias = Literal["auto", "always", "never"]

@@ -7,13 +7,16 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from onnxheadprune.cli.streams import steadfast
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.result import Validation
 
 NOT_WRITTEN = 74
 INTERRUPTED = 130
@@ -38,7 +41,9 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
 
 def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
     try:
-        result = group.main(args=list(arguments), prog_name="onnxheadprune", standalone_mode=False)
+        result = group.main(
+            args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
+        )
     except click.ClickException as error:
         return _fail(_with_help(error), 2, as_json)
     except ValidationFailedError as error:
@@ -72,7 +77,7 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def emit_json(document: dict[str, Any]) -> None:
+def emit_json(document: Mapping[str, object]) -> None:
     """Prints the one JSON document of a command."""
     sys.stdout.write(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
 
@@ -92,7 +97,7 @@ def moved(command: str, rest: str, *, as_json: bool) -> None:
         err().print(line, soft_wrap=True)
 
 
-def _fail(message: str, exit_code: int, as_json: bool, validation: Any = None) -> int:
+def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> int:
     from onnxheadprune.cli.report.console import err, print_error
 
     if as_json:
@@ -112,7 +117,7 @@ def _with_help(error: click.ClickException) -> str:
     return message if context is None else f"{message}; see {context.command_path} --help"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """JSON has no infinities: null stands for them."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

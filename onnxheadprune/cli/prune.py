@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -13,47 +13,20 @@ from onnxheadprune.cli.batch import run_batch
 from onnxheadprune.cli.belonging import PRUNE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
-from onnxheadprune.cli.choosing import (
-    Amount,
-    Refitting,
-    Respecting,
-    amount_options,
-    read_effect,
-    read_wish,
-    refitting_options,
-    require_one_way,
-    respecting_options,
-)
+from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import Deploying, deploying_options, is_folder, subject_of
 from onnxheadprune.cli.folders import prune_export
-from onnxheadprune.cli.options import (
-    FILE,
-    OUTPUT,
-    Checking,
-    Fusing,
-    Running,
-    Shaping,
-    checking_options,
-    dry_run_option,
-    fuse_option,
-    heads_option,
-    json_option,
-    report_option,
-    run_options,
-    shaping_options,
-    stacked,
-)
+from onnxheadprune.cli.options import FILE, OUTPUT, dry_run_option, json_option, report_option, stacked
 from onnxheadprune.cli.outcome import moved
 from onnxheadprune.cli.sweep import SweepOptions, run_sweep
 from onnxheadprune.cli.writing import Target, resolve_target, target_options
 
 if TYPE_CHECKING:
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.selection.activations import Calibration
     from onnxheadprune.workflow.requests import Request
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -82,17 +55,10 @@ class PruneOptions:
     """What `prune` is given."""
 
     model: Path | None
-    heads: str | None
     target: Target
-    amount: Amount
-    respecting: Respecting
-    refitting: Refitting
-    running: Running
+    cut: Cut
     samples: Samples
-    fuse: Fusing
-    shaping: Shaping
     deploying: Deploying
-    checking: Checking
     dry_run: bool
     report: Path | None
     heatmap: Path | None
@@ -108,16 +74,9 @@ class PruneOptions:
 )
 @click.argument("model", type=FILE, required=False)
 @target_options
-@heads_option
-@amount_options
-@respecting_options
-@refitting_options
-@run_options
+@cut_options
 @calibration_options
-@fuse_option
-@shaping_options
 @deploying_options
-@checking_options
 @dry_run_option
 @report_option
 @click.option(
@@ -152,7 +111,7 @@ def prune(given: PruneOptions) -> int:
     request = _request(given)
     resolve_target(given.model, given.target, dry_run=given.dry_run)
     if request.choice.heads is None and request.choice.wish is None:
-        moved("fuse MODEL", f"--mode {given.fuse}", as_json=given.as_json)
+        moved("fuse MODEL", f"--mode {given.cut.fuse}", as_json=given.as_json)
     subject = subject_of(given.model, follow_links=given.deploying.follow_links)
     return carry_out(subject, request, showing, dry_run=given.dry_run)
 
@@ -176,34 +135,24 @@ def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
         raise click.UsageError(
             "name the heads with --heads, or say how many are to go; fuse takes one model", context
         )
-    return prune_export(
-        folder, request, given.deploying, (given.samples, given.running), showing, given.dry_run
-    )
+    data = given.samples, given.cut.running
+    return prune_export(folder, request, given.deploying, data, showing, given.dry_run)
 
 
 def _request(given: PruneOptions, *, in_folder: bool = False) -> Request:
-    from onnxheadprune.attention.contract import Contract
-    from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+    from onnxheadprune.workflow.requests import Writing
 
-    wish = read_wish(given.amount, given.respecting)
-    effect = read_effect(given.refitting.drift, given.refitting.effect)
-    require_one_way(given.heads, wish, given.fuse)
+    choice = read_choice(given.cut)
     data = None if in_folder else _data(given)
     place = given.model if given.target.in_place else given.target.output
-    return Request(
-        Choice(given.heads, wish, given.refitting.compensate, effect),
-        Contract(given.shaping.keep_cache_shape, given.shaping.allow_io_change),
-        given.fuse,
-        Run(given.running.provider, given.running.seed, data),
-        Proving(not given.checking.no_validate, given.checking.accept_inconclusive),
-        Writing(place, given.target.external_data, given.target.backup, _data_name(given, place)),
-    )
+    writing = Writing(place, given.target.external_data, given.target.backup, _data_name(given, place))
+    return request_of(given.cut, choice, data, writing)
 
 
-def _data(given: PruneOptions) -> DataSource | Calibration | None:
+def _data(given: PruneOptions) -> DataSource | None:
     links = given.deploying.follow_links
     subject = None if given.model is None else subject_of(given.model, follow_links=links)
-    return read_data(subject, given.samples, given.running)
+    return read_data(subject, given.samples, given.cut.running)
 
 
 def _data_name(given: PruneOptions, place: Path | None) -> str | None:
@@ -227,7 +176,7 @@ def _swept(given: PruneOptions, ratios: str) -> int:
     Raises:
         click.UsageError: if heads are named or wished for.
     """
-    if given.model is None or given.heads is not None or given.amount.ways:
+    if given.model is None or given.cut.heads is not None or given.cut.amount.ways:
         raise click.UsageError(
             "--sweep takes one MODEL and chooses heads itself, by ratios", click.get_current_context()
         )
@@ -237,9 +186,9 @@ def _swept(given: PruneOptions, ratios: str) -> int:
             given.model,
             ratios,
             given.target.output,
-            given.respecting,
-            given.refitting,
-            given.running,
+            given.cut.respecting,
+            given.cut.refitting,
+            given.cut.running,
             given.samples,
             given.superseded.jobs,
             given.superseded.dask,

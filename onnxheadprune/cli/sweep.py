@@ -11,11 +11,10 @@ from onnxheadprune.cli.belonging import SWEEP, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import (
-    Amount,
     Refitting,
     Respecting,
     read_effect,
-    read_wish,
+    read_requirements,
     refitting_options,
     respecting_options,
 )
@@ -93,16 +92,14 @@ def run_sweep(given: SweepOptions) -> int:
     document, picture = (None, None) if given.output is None else curve_files(given.output)
     if picture is not None:
         check_picture(picture)
-    # The ratio of a sweep's wish does not matter; scores and limits do.
-    wish = read_wish(Amount(0.5, None, None, None, 1), given.respecting)
-    assert wish is not None
+    requirements = read_requirements(given.respecting)
     effect = read_effect(given.refitting.drift, given.refitting.effect)
     data = read_data(given.model, given.samples, given.running)
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         trying = Trying(given.refitting.compensate, effect)
         chooser = Chooser(open_structure(given.model), data, provider, trying, progress)
-        curve = sweep_ratios(chooser, wish, ratios, executor)
+        curve = sweep_ratios(chooser, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
         save_curve(curve, picture)

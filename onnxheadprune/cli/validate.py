@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 
 from onnxheadprune.cli.belonging import VALIDATE, LawfulCommand
+from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.choosing import drift_option, read_effect
 from onnxheadprune.cli.deploying import follow_links_option
-from onnxheadprune.cli.measuring import measuring_options
-from onnxheadprune.cli.options import FILE, json_option, run_options
+from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
+from onnxheadprune.cli.options import FILE, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import joined, pairs_of, require_for_each
 
-MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads")
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """What `validate` is given."""
+
+    model: Path
+    pruned: Path
+    heads: str | None
+    running: Running
+    metric: str | None
+    max_drift: float | None
+    drift: str | None
+    min_speedup: float | None
+    timing: Timing
+    follow_links: bool
+    as_json: bool
 
 
 @click.command(
@@ -48,15 +64,8 @@ MEASURING = ("batch", "seq", "past", "dims", "repeats", "time_budget", "threads"
 @measuring_options
 @follow_links_option
 @json_option
-def validate(
-    model: Path,
-    pruned: Path,
-    as_json: bool,
-    max_drift: float | None,
-    min_speedup: float | None,
-    follow_links: bool,
-    **settings: Any,
-) -> int:
+@bundled(ValidateOptions)
+def validate(given: ValidateOptions) -> int:
     """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift.
 
     The sizes, repeats and threads are those of --min-speedup. Of folders as exporters write them every model is checked
@@ -66,41 +75,36 @@ def validate(
     from onnxheadprune.cli.report.gates import gate_rows
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
+    from onnxheadprune.validation import ValidationRequest, prove
     from onnxheadprune.validation.gates import drift_gate
-    from onnxheadprune.workflow.prune import validate as run_validate
 
-    measuring = {name: settings.pop(name) for name in MEASURING}
-    settings["effect"] = read_effect(settings.pop("drift"))
-    pairs = pairs_of(model, (pruned,), follow_links=follow_links)
-    require_for_each(pairs, settings["heads"], settings["data"])
+    running = given.running
+    effect = read_effect(given.drift)
+    pairs = pairs_of(given.model, (given.pruned,), follow_links=given.follow_links)
+    require_for_each(pairs, given.heads, running.data)
     documents, accepted = [], True
     for pair in pairs:
         (other,) = pair.others
+        data = pair.data_of(running.data)
+        request = ValidationRequest(given.heads, data, running.provider, running.seed, given.metric, effect)
         with err().status("validating"):
-            result = run_validate(pair.model, other, **settings | {"data": pair.data_of(settings["data"])})
-        gates = [] if max_drift is None else [drift_gate(result.drift, max_drift)]
+            result = prove(pair.model, other, request)
+        gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
         document = result.to_dict()
-        if min_speedup is not None and result.passed:
-            from onnxheadprune.benchmarking import benchmark
+        if given.min_speedup is not None and result.passed:
+            from onnxheadprune.benchmarking import BenchRequest, run_benchmark
             from onnxheadprune.benchmarking.gates import speed_gates
 
+            timing = BenchRequest(read_measuring(given.timing), result.provider, running.seed, memory=False)
             with err().status("measuring") as status:
-                measured = benchmark(
-                    pair.model,
-                    other,
-                    provider=result.provider,
-                    seed=settings["seed"],
-                    memory=False,
-                    progress=status.update,
-                    **measuring,
-                )
-            gates += speed_gates(measured, min_speedup)
+                measured = run_benchmark((pair.model, other), timing, status.update)
+            gates += speed_gates(measured, given.min_speedup)
             document["benchmark"] = measured.to_dict()
         good = result.passed and all(gate.passed for gate in gates)
         accepted = accepted and good
         documents.append(document | {"gates": [gate.to_dict() for gate in gates], "accepted": good})
-        if not as_json:
+        if not given.as_json:
             out().print(*validation_report(result), *gate_rows(gates), sep="\n")
-    if as_json:
+    if given.as_json:
         emit_json(joined(pairs, documents) | {"accepted": accepted})
     return 0 if accepted else ValidationFailedError.exit_code

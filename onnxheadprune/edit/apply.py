@@ -10,6 +10,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.edit.edits import (
+    MAIN,
     MARK,
     AddConstant,
     DropInputs,
@@ -17,7 +18,9 @@ from onnxheadprune.edit.edits import (
     DropTensor,
     EdgeGather,
     Edit,
+    InScope,
     InsertNode,
+    OnNode,
     SetAttribute,
     SetDim,
     SetInput,
@@ -57,7 +60,7 @@ def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
 class _Surgeon:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
-        self.graphs: dict[str, GraphProto] = {"main": model.graph}
+        self.graphs: dict[str, GraphProto] = {MAIN: model.graph}
         self.nodes: dict[str, NodeProto] = {}
         self.inserted: dict[str, list[NodeProto]] = defaultdict(list)
         self.dropped: set[str] = set()
@@ -66,12 +69,13 @@ class _Surgeon:
         edits = list(edits)
         # References are positions in the original, so all of them are resolved before anything moves.
         for edit in edits:
-            if hasattr(edit, "node"):
-                self._node(edit.node)
-            if isinstance(edit, InsertNode):
-                self._graph(scope_of(edit.before))
-            if hasattr(edit, "scope"):
-                self._graph(edit.scope)
+            match edit:
+                case OnNode():
+                    self._node(edit.node)
+                case InScope():
+                    self._graph(edit.scope)
+                case InsertNode():
+                    self._graph(scope_of(edit.before))
         for edit in edits:
             self._apply(edit)
         for edit in edits:

@@ -1,7 +1,8 @@
 """The vocabulary of changes to a model. Edits are values: rules propose them, only `apply` carries them out.
 
 Nodes are named by `Node.ref` of the *original* model ("main[12]", "main[7].then_branch[3]"), values by
-their name in the scope of the node. Every edit turns into a flat JSON object and back.
+their name in the scope of the node. Each edit knows its `place`, the node or scope that it changes, and can be had `at`
+another one. Every edit turns into a flat JSON object and back.
 """
 
 from __future__ import annotations
@@ -9,23 +10,56 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from onnxheadprune.model.slices import Selection
 
 MARK = "onnxheadprune"
+MAIN = "main"
+"""The reference of the main graph."""
 
 Attribute: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class SliceTensor:
+class OnNode:
+    """An edit of one node."""
+
+    node: str
+
+    @property
+    def place(self) -> str:
+        """The node that is changed."""
+        return self.node
+
+    def at(self, place: str) -> Self:
+        """The same edit of a node with another reference."""
+        return dataclasses.replace(self, node=place)
+
+
+@dataclass(frozen=True)
+class InScope:
+    """An edit of what a graph or the body of a node declares."""
+
+    scope: str
+
+    @property
+    def place(self) -> str:
+        """The graph or body that is changed."""
+        return self.scope
+
+    def at(self, place: str) -> Self:
+        """The same edit in a scope with another reference."""
+        return dataclasses.replace(self, scope=place)
+
+
+@dataclass(frozen=True)
+class SliceTensor(InScope):
     """Keep only the selected part of a stored tensor (initializer or Constant node).
 
     `target` equal to `name` cuts in place; otherwise the cut part becomes a new initializer.
     """
 
-    scope: str
     name: str
     selection: Selection
     target: str
@@ -37,10 +71,9 @@ class SliceTensor:
 
 
 @dataclass(frozen=True)
-class AddConstant:
+class AddConstant(InScope):
     """A new initializer with as many axes as its numbers are nested (none with `scalar`): a few numbers."""
 
-    scope: str
     name: str
     values: tuple[Any, ...]
     scalar: bool = False
@@ -52,10 +85,9 @@ class AddConstant:
 
 
 @dataclass(frozen=True)
-class SetInput:
+class SetInput(OnNode):
     """Let input `index` of a node read `value` ("" drops an optional input)."""
 
-    node: str
     index: int
     value: str
     kind: ClassVar[str] = "input"
@@ -65,10 +97,9 @@ class SetInput:
 
 
 @dataclass(frozen=True)
-class SetOutput:
+class SetOutput(OnNode):
     """Give output `index` of a node another name, so that something else can define the old one."""
 
-    node: str
     index: int
     value: str
     kind: ClassVar[str] = "output"
@@ -78,10 +109,9 @@ class SetOutput:
 
 
 @dataclass(frozen=True)
-class DropInputs:
+class DropInputs(OnNode):
     """Remove inputs of a variadic node (a Concat)."""
 
-    node: str
     indices: tuple[int, ...]
     kind: ClassVar[str] = "drop-inputs"
 
@@ -90,10 +120,9 @@ class DropInputs:
 
 
 @dataclass(frozen=True)
-class SetAttribute:
+class SetAttribute(OnNode):
     """Give an attribute of a node a value; None removes it."""
 
-    node: str
     name: str
     value: Attribute | None
     kind: ClassVar[str] = "attribute"
@@ -103,10 +132,9 @@ class SetAttribute:
 
 
 @dataclass(frozen=True)
-class SetDim:
+class SetDim(InScope):
     """Declare a dimension of a value (graph input, output or value_info); None: unknown."""
 
-    scope: str
     value: str
     axis: int
     dim: int | None
@@ -128,18 +156,26 @@ class InsertNode:
     domain: str = ""
     kind: ClassVar[str] = "insert"
 
+    @property
+    def place(self) -> str:
+        """The position that it goes to."""
+        return self.before
+
+    def at(self, place: str) -> InsertNode:
+        """The same node for another position."""
+        return dataclasses.replace(self, before=place)
+
     def __str__(self) -> str:
         return f"insert {self.op_type}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
 
 
 @dataclass(frozen=True)
-class EdgeGather:
+class EdgeGather(OnNode):
     """A `Gather` on one edge: the consumer needs fewer indices than the value keeps.
 
     The nodes that realise it are ordinary `InsertNode` edits; this one records that it was needed and why.
     """
 
-    node: str
     index: int
     value: str
     reason: str
@@ -151,10 +187,9 @@ class EdgeGather:
 
 
 @dataclass(frozen=True)
-class DropNode:
+class DropNode(OnNode):
     """Remove a node that nothing uses any more."""
 
-    node: str
     op_type: str
     kind: ClassVar[str] = "drop"
 
@@ -163,10 +198,9 @@ class DropNode:
 
 
 @dataclass(frozen=True)
-class DropTensor:
+class DropTensor(InScope):
     """Remove an initializer that nothing uses any more."""
 
-    scope: str
     name: str
     kind: ClassVar[str] = "drop-tensor"
 
@@ -181,6 +215,11 @@ class SetMetadata:
     key: str
     value: str
     kind: ClassVar[str] = "metadata"
+    place: ClassVar[str] = MAIN
+
+    def at(self, place: str) -> SetMetadata:
+        """The same: metadata are the whole model's."""
+        return self
 
     def __str__(self) -> str:
         return f"metadata {self.key} = {self.value}"

@@ -7,14 +7,14 @@ all of them can often be found in the model as it is stored; if not, only the fu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeAlias
 
 import onnx.inliner
 from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.edit import apply
-from onnxheadprune.edit.edits import DropTensor, SliceTensor
+from onnxheadprune.edit.edits import MAIN, DropTensor, SliceTensor
 from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, fingerprint
 from onnxheadprune.model.load import LoadedModel, prepared
 
@@ -72,7 +72,7 @@ def _touched(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> set[F
     makers = {name: position for position, node in enumerate(inlined.graph.node) for name in node.output}
     found = {_id(function) for function in stored.functions if len(function.value_info)}
     for edit in (item.edit for item in plan.edits):
-        positions = [_position(ref) for ref in _refs(edit)]
+        positions = [] if edit.place == MAIN else [_position(edit.place)]
         if isinstance(edit, (SliceTensor, DropTensor)) and edit.name in makers:
             positions.append(makers[edit.name])
         for position in positions:
@@ -104,30 +104,18 @@ def _moved(plan: PrunePlan, analysed: ModelProto, stored: ModelProto) -> PrunePl
     }
     edits: list[PlannedEdit] = []
     for item in plan.edits:
-        edit: Any = item.edit
-        if isinstance(edit, (SliceTensor, DropTensor)) and edit.scope == "main" and edit.name not in names:
+        edit = item.edit
+        if isinstance(edit, (SliceTensor, DropTensor)) and edit.scope == MAIN and edit.name not in names:
             return None
-        for field, ref in list(_fields(edit)):
-            position = _position(ref)
-            node = analysed.graph.node[position]
-            place = places.get(tuple(node.output))
-            if place is None or _bytes(stored.graph.node[place]) != _bytes(node):
+        if edit.place != MAIN:
+            node = analysed.graph.node[_position(edit.place)]
+            position = places.get(tuple(node.output))
+            if position is None or _bytes(stored.graph.node[position]) != _bytes(node):
                 return None
-            edit = dataclasses.replace(edit, **{field: f"main[{place}]{ref[ref.index(']') + 1 :]}"})
+            within = edit.place[edit.place.index("]") + 1 :]
+            edit = edit.at(f"{MAIN}[{position}]{within}")
         edits.append(dataclasses.replace(item, edit=edit))
     return dataclasses.replace(plan, edits=tuple(edits), fingerprint=fingerprint(stored))
-
-
-def _fields(edit: Any) -> Iterator[tuple[str, str]]:
-    """The fields of an edit that name a node or a body of one."""
-    for field in ("node", "before", "scope"):
-        ref = getattr(edit, field, "main")
-        if ref != "main":
-            yield field, ref
-
-
-def _refs(edit: Any) -> list[str]:
-    return [ref for _, ref in _fields(edit)]
 
 
 def _position(ref: str) -> int:
@@ -135,7 +123,7 @@ def _position(ref: str) -> int:
     return int(ref[ref.index("[") + 1 : ref.index("]")])
 
 
-def _nodes_of(nodes: Any) -> Iterator[NodeProto]:
+def _nodes_of(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes and those of their bodies."""
     for node in nodes:
         yield node
@@ -149,5 +137,5 @@ def _id(function: FunctionProto) -> Function:
     return function.domain, function.name
 
 
-def _bytes(message: Any) -> bytes:
+def _bytes(message: ModelProto | NodeProto) -> bytes:
     return bytes(message.SerializeToString(deterministic=True))

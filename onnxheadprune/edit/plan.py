@@ -12,14 +12,9 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnxheadprune.edit.edits import EdgeGather, Edit, SliceTensor, edit_from_dict, edit_to_dict
-from onnxheadprune.errors import ModelError, UsageError
-from onnxheadprune.model.documents import parse_json
+from onnxheadprune.errors import UsageError
 
 FORMAT = 1
-REMOVED_KEY = "onnxheadprune.removed"
-VALIDATION_KEY = "onnxheadprune.validation"
-REMOVED_VERSION = 1
-"""Of the record of removed heads."""
 
 
 @dataclass(frozen=True)
@@ -189,35 +184,6 @@ class PrunePlan:
                 )
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
-
-
-def read_record(model: ModelProto, key: str, newest: int) -> dict[str, Any] | None:
-    """What this tool wrote into a model's metadata, None where it wrote nothing.
-
-    Args:
-        model: the model.
-        key: of the metadata entry, which holds a JSON object.
-        newest: the newest version of this record that the caller understands; a record without one is version 1.
-
-    Raises:
-        ModelError: if it cannot be read, or is of a version that nobody here knows.
-    """
-    entry = next((item for item in model.metadata_props if item.key == key), None)
-    if entry is None:
-        return None
-    try:
-        content = parse_json(entry.value)
-    except ValueError as error:
-        raise ModelError(f"the metadata entry {key} cannot be read") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"the metadata entry {key} cannot be read")
-    version = content.get("version", 1)
-    if version not in range(1, newest + 1) or isinstance(version, bool):
-        raise ModelError(
-            f"the metadata entry {key} is of version {str(version)[:20]}, and this version of onnxheadprune reads up"
-            f" to {newest}; use the version that wrote the model, or a newer one"
-        )
-    return content
 
 
 def fingerprint(model: ModelProto) -> str:

@@ -1,6 +1,6 @@
 """Attention of a site rewritten into one fused operator."""
 
 from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FUSED_KEY, MODES, FuseMode, Fusion, SiteFusion, fused_record
+from onnxheadprune.fusion.result import MODES, FuseMode, Fusion, SiteFusion
 
-__all__ = ["FUSED_KEY", "MODES", "FuseMode", "Fusion", "SiteFusion", "fuse", "fused_record"]
+__all__ = ["MODES", "FuseMode", "Fusion", "SiteFusion", "fuse"]

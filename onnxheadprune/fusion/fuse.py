@@ -13,6 +13,7 @@ from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.trace import Core, Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
+from onnxheadprune.edit.records import FUSED_KEY
 from onnxheadprune.fusion.emit import Names
 from onnxheadprune.fusion.forms import (
     GROUP_QUERY,
@@ -27,7 +28,7 @@ from onnxheadprune.fusion.forms import (
 )
 from onnxheadprune.fusion.match import match
 from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, opset_of, raised
-from onnxheadprune.fusion.result import FUSED_KEY, FuseMode, Fusion, SiteFusion
+from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.view import GraphView, Node

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from onnx import ModelProto
+from onnxheadprune.edit.records import fused_text
 
-from onnxheadprune.edit.plan import read_record
-from onnxheadprune.errors import ModelError
-
-FUSED_KEY = "onnxheadprune.fused"
-"""Metadata entry that says which sites this tool fused."""
-FUSED_VERSION = 1
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
 MODES: tuple[FuseMode, ...] = ("auto", "onnx", "contrib", "none")
 
@@ -119,8 +112,7 @@ class Fusion:
 
     def record(self) -> str:
         """What goes into the model's metadata."""
-        sites = [{"index": site.index, "operator": site.operator} for site in self.sites if site.operator]
-        return json.dumps({"version": FUSED_VERSION, "sites": sites})
+        return fused_text({site.index: site.operator for site in self.sites if site.operator})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -134,19 +126,6 @@ class Fusion:
             "sites": [site.to_dict() for site in self.sites],
             "trials": [trial.to_dict() for trial in self.trials],
         }
-
-
-def fused_record(model: ModelProto) -> tuple[int, ...]:
-    """The sites that a model says were fused by this tool.
-
-    Raises:
-        ModelError: if the record cannot be read, or a newer version of this tool wrote it.
-    """
-    content = read_record(model, FUSED_KEY, FUSED_VERSION)
-    try:
-        return tuple(int(site["index"]) for site in ([] if content is None else content["sites"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the metadata entry {FUSED_KEY} cannot be read") from error
 
 
 def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:

@@ -1,6 +1,9 @@
 """Which heads go? Legal paths, their costs, and the cheapest choice across sites."""
 
 from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.select import Ground, Selection, ground, select_heads
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.select import search_space, select_heads
+from onnxheadprune.selection.space import SearchSpace, Selection
 
-__all__ = ["Ground", "Limits", "Selection", "ground", "select_heads"]
+__all__ = ["Evidence", "Limits", "Requirements", "SearchSpace", "Selection", "search_space", "select_heads"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, resolve_heads
 from onnxheadprune.attention.planning import planned
+from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import RefusedError, UsageError
@@ -20,14 +20,14 @@ from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource, Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection import Ground, Selection, ground
+from onnxheadprune.selection import Evidence, Requirements, SearchSpace, Selection, search_space
 from onnxheadprune.selection.activations.contexts import run_feed
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.speed import smallest_reaching, speedups
-from onnxheadprune.selection.wishes import Chosen, Trial, Wish
+from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Trial, Wish
 
 ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
@@ -56,7 +56,7 @@ class Chooser:
     def __init__(
         self,
         model: LoadedModel,
-        data: DataSource | Calibration | None,
+        data: DataSource | None,
         provider: Provider,
         trying: Trying = Trying(),
         progress: Progress = silent,
@@ -84,21 +84,21 @@ class Chooser:
         # A cut of a given size learns from all data; only a limit on drift needs data that no refit has seen.
         self.learn = self.held = self.data
 
-    def ground(
-        self, wish: Wish, analysis: Analysis | None = None, gone: Mapping[int, frozenset[int]] | None = None
-    ) -> Ground:
-        """The paths that choices follow; with `gone`, from there on, in a model that has lost them already."""
-        return ground(
-            analysis or self.analysis,
-            scores=wish.scores,
-            data=self.learn,
-            limits=wish.limits,
-            protect=wish.protect,
-            provider=self.provider,
-            effect=self.trying.effect,
-            progress=self.progress,
-            gone=gone,
-        )
+    def search_space(
+        self,
+        requirements: Requirements,
+        analysis: Analysis | None = None,
+        gone: Mapping[int, frozenset[int]] | None = None,
+    ) -> SearchSpace:
+        """The paths that choices follow.
+
+        Args:
+            requirements: what choices go by and respect.
+            analysis: of a model that has lost heads already, None for the original.
+            gone: present heads per site index that it has lost; paths go on from there.
+        """
+        evidence = None if self.learn is None else Evidence(self.learn, self.provider, self.trying.effect)
+        return search_space(analysis or self.analysis, requirements, evidence, self.progress, gone)
 
     def choose(self, wish: Wish) -> Chosen:
         """Heads for a wish, with refitted weights where that is wanted.
@@ -107,27 +107,32 @@ class Chooser:
             UsageError: if the wish needs data and there is none.
             RefusedError: if it cannot be met.
         """
-        if wish.max_drift is not None:
+        target = wish.target
+        if isinstance(target, Near):
             self.hold_out("a drift is measured on data")
-        found = self.ground(wish)
-        if wish.ratio is not None:
-            found = self._in_rounds(found, wish, found.ratio(wish.ratio).count)
-            return self.completed(found.ratio(wish.ratio))
-        if wish.keep is not None:
-            return self.completed(found.keeping(wish.keep))
-        if wish.target_speedup is not None:
-            return self._fast_enough(found, wish.target_speedup, wish.sizes or {})
-        return self._near_enough(found, wish.max_drift or 0.0)
+        space = self.search_space(wish.requirements)
+        match target:
+            case Share():
+                space = self._in_rounds(space, wish.requirements, target)
+                return self.completed(space.ratio(target.ratio))
+            case Keep():
+                return self.completed(space.keeping(target.heads))
+            case Faster():
+                return self._fast_enough(space, target.speedup, wish.requirements.sizes)
+            case Near():
+                return self._near_enough(space, target.drift)
 
-    def _in_rounds(self, found: Ground, wish: Wish, wanted: int) -> Ground:
-        """The paths after all rounds but the last: measured on what the earlier ones left."""
-        if wish.rounds > 1 and (not self.compensate or wish.scores is not None):
+    def _in_rounds(self, space: SearchSpace, requirements: Requirements, share: Share) -> SearchSpace:
+        """The search space after all rounds but the last: measured on what the earlier ones left."""
+        wanted = space.ratio(share.ratio).count
+        if share.rounds > 1 and (not self.compensate or requirements.scores is not None):
             raise UsageError("rounds measure and refit again, so they need data, and neither given scores")
-        for number in range(1, wish.rounds):
-            selection = found.removing(round(wanted * number / wish.rounds))
+        for number in range(1, share.rounds):
+            selection = space.removing(round(wanted * number / share.rounds))
             left = with_stored(self.model.proto, self.compensation(selection.heads).silenced)
-            found = self.ground(wish, analysis_of(left, self.model.name), self._present(selection))
-        return found
+            analysis = analysis_of(left, self.model.name)
+            space = self.search_space(requirements, analysis, self._present(selection))
+        return space
 
     def _present(self, selection: Selection) -> dict[int, frozenset[int]]:
         return {
@@ -207,7 +212,7 @@ class Chooser:
         planning = planned(analysis, selection.spec, self.trying.contract)
         return Chosen(selection, compensation, plan=planning.plan, io=planning.io)
 
-    def _fast_enough(self, found: Ground, wanted: float, sizes: Mapping[str, Any]) -> Chosen:
+    def _fast_enough(self, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
         """The smallest cut that reaches a speed-up, searched on real pruned models, measured here."""
         measured: dict[str, Trial] = {}
 
@@ -222,48 +227,51 @@ class Chooser:
             return measured[key]
 
         def speed_of(count: int) -> float | None:
-            return trial(found.removing(count)).measured if _exists(found, count) else None
+            return trial(space.removing(count)).measured if _exists(space, count) else None
 
-        most = found.most()
-        first = trial(found.removing(most))
+        most = space.most()
+        first = trial(space.removing(most))
         if not first.meets:
             raise RefusedError(
                 f"without all {first.removed} heads that can go the model is {first.measured:.2f} times as fast, not"
                 f" {wanted:g} times ({first.speed})"
             )
-        selection = found.removing(smallest_reaching(most, wanted, speed_of))
+        selection = space.removing(smallest_reaching(most, wanted, speed_of))
         speed = trial(selection).speed
         return replace(self.completed(selection), trials=tuple(measured.values()), speed=speed)
 
-    def _near_enough(self, found: Ground, limit: float) -> Chosen:
+    def _near_enough(self, space: SearchSpace, limit: float) -> Chosen:
         """The largest cut that stays within a drift, by bisection on real pruned models.
 
         Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift
         on both stays within the limit.
         """
         trials: list[Trial] = []
-        best: dict[int, Chosen] = {}
+        tried: dict[int, Chosen] = {}
         allowed = limit * (1 - ROUNDING)
 
         def too_far(count: int) -> bool:
-            if not _exists(found, count):
+            if not _exists(space, count):
                 return False
-            chosen = self.completed(found.removing(count))
+            chosen = self.completed(space.removing(count))
             drift = self._largest_drift(chosen, allowed)
-            best[count] = chosen
+            tried[count] = chosen
             trials.append(Trial(chosen.selection.count, drift, drift <= allowed))
             self.progress(f"measuring: without {count} heads the drift is {drift:.2g}", len(trials), 0)
             # What is no number is not near.
             return not drift <= allowed
 
-        most = found.most()
-        count = most if not too_far(most) else _smallest(most, too_far) - 1
-        if not trials or not any(trial.meets for trial in trials):
+        count = space.most()
+        if too_far(count):
+            count = _smallest(count, too_far) - 1
+        if not trials:
+            raise RefusedError("no head can go: protected heads, floors and groups of KV heads leave none")
+        if not any(trial.meets for trial in trials):
+            unit = next(iter(tried.values())).unit
             raise RefusedError(
-                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g}"
-                f" ({next(iter(best.values())).unit})"
+                f"no cut stays within a drift of {limit:g}: the smallest drifts {trials[-1].measured:.2g} ({unit})"
             )
-        chosen = best.get(count) or self.completed(found.removing(count))
+        chosen = tried[count] if count in tried else self.completed(space.removing(count))
         return replace(chosen, trials=tuple(trials))
 
     def _largest_drift(self, chosen: Chosen, allowed: float) -> float:
@@ -275,10 +283,10 @@ class Chooser:
         return max(chosen.drift, every.mean())
 
 
-def _exists(found: Ground, count: int) -> bool:
+def _exists(space: SearchSpace, count: int) -> bool:
     """Whether some legal cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
     try:
-        return found.removing(count).count > 0
+        return space.removing(count).count > 0
     except RefusedError:
         return False
 

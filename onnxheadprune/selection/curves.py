@@ -14,15 +14,14 @@ from onnx import numpy_helper
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.contexts import run_feed
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments, ridge
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Step, merged
 from onnxheadprune.selection.scoring.suffix import halves
 
@@ -39,10 +38,7 @@ def measured_path(
     site: AttentionSite,
     steps: Sequence[Step],
     moments: Sequence[Moments],
-    data: Calibration,
-    provider: Provider,
-    main: MainOutput,
-    effect: Measure | None = None,
+    evidence: Evidence,
 ) -> tuple[Step, ...]:
     """A path with drifts in place of errors.
 
@@ -51,10 +47,7 @@ def measured_path(
         site: the site.
         steps: its path.
         moments: of the context of each of its projections.
-        data: what to measure on.
-        provider: where to run.
-        main: the output that drift is measured on.
-        effect: the user's measure.
+        evidence: what drifts are measured on.
     """
     if not steps:
         return ()
@@ -70,9 +63,12 @@ def measured_path(
         originals |= _stored(linear)
         for refit, more in zip(refits, _refits(projection, linear, moment, measured), strict=True):
             refit |= more
-    outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    parts = halves(view, site, outputs, provider, open_weights=originals)
-    meters = [EffectMeter(main, data.inputs, effect) for _ in measured]
+    data, main = evidence.data, require_main(view)
+    # A measure of the user's sees all outputs.
+    every = [info.name for info in view.model.graph.output]
+    outputs = every if callable(evidence.effect) else [main.name]
+    parts = halves(view, site, outputs, evidence.provider, open_weights=originals)
+    meters = [EffectMeter(main, data.inputs, evidence.effect) for _ in measured]
     for feed in data.feeds:
         prepared = {**feed, **run_feed(parts.before, feed, data.source), **originals}
         before = parts.outputs(prepared, site, ())
@@ -115,19 +111,24 @@ def measured_paths(
     view: GraphView,
     sites: Sequence[AttentionSite],
     paths: Mapping[int, Sequence[Sequence[Step]]],
-    moments: dict[int, tuple[Moments, ...]],
-    data: Calibration,
-    provider: Provider,
-    main: MainOutput,
-    effect: Measure | None = None,
+    moments: Mapping[int, Sequence[Moments]],
+    evidence: Evidence,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
-    """`measured_path` for every path of every site, those of one site merged."""
+    """`measured_path` for every path of every site, those of one site merged.
+
+    Args:
+        view: an annotated view of the model.
+        sites: the sites.
+        paths: the paths of each, by its index.
+        moments: of the contexts of its projections, by its index.
+        evidence: what drifts are measured on.
+        progress: told what is being done.
+    """
     found = {}
     for number, site in enumerate(sites, 1):
         found[site.index] = merged(
-            measured_path(view, site, path, moments[site.index], data, provider, main, effect)
-            for path in paths[site.index]
+            measured_path(view, site, path, moments[site.index], evidence) for path in paths[site.index]
         )
         progress("measuring what cuts cost, site by site", number, len(sites))
     return found

@@ -1,165 +1,50 @@
-"""`select_heads`: from a wish to a legal set of heads."""
+"""`select_heads`: from a wish to a legal set of heads, by way of the search space."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import ModelLike, load_model, model_name
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows
-from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.allocate import (
-    Choice,
-    Limits,
-    Paths,
-    allocate,
-    heads_for_ratio,
-    keep_per_site,
-    removable_heads,
-)
+from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import measured_paths
-from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
+from onnxheadprune.selection.space import SearchSpace, Selection
 
 SAMPLES_TO_MEASURE = 128
 """Samples on which the effect of cuts is measured; Gram matrices see all of them."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """Heads to remove, and why these.
-
-    Attributes:
-        heads: heads to remove per site index (indices of the original model).
-        basis: how the choice was made.
-        costs: expected cost per site index, in the unit of `basis`.
-        scores: what each head was worth (the cost of the step in which it would go), per site index.
-    """
-
-    heads: Mapping[int, tuple[int, ...]]
-    basis: str
-    costs: Mapping[int, float] = field(default_factory=dict)
-    scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
-
-    @property
-    def count(self) -> int:
-        """Heads that go, in all."""
-        return sum(len(heads) for heads in self.heads.values())
-
-    @property
-    def spec(self) -> dict[str, list[int]]:
-        """The heads as a head spec."""
-        return {str(index): list(heads) for index, heads in self.heads.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `heads` is a head spec."""
-        return {
-            "heads": self.spec,
-            "basis": self.basis,
-            "costs": {str(index): cost for index, cost in self.costs.items()},
-            "scores": {str(index): list(values) for index, values in self.scores.items()},
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Ground:
-    """What choices of any size are made from: the sites, and their paths.
+class Start:
+    """Where paths begin, and which heads are on none of them.
 
     Attributes:
         sites: sites that may lose heads.
-        total: heads of all sites of the model, of which ratios are taken.
-        paths: steps per site index, with costs that add up across sites.
-        basis: what the costs are.
-        limits: what cuts respect.
-        gone: present heads per site index that earlier rounds removed.
+        kept: present heads per site index that stay.
+        gone: present heads per site index whose rows in the projection are zero already.
     """
 
     sites: tuple[AttentionSite, ...]
-    total: int
-    paths: Paths
-    basis: str
-    limits: Limits
-    gone: Mapping[int, Heads] = field(default_factory=dict)
-
-    def most(self) -> int:
-        """The most heads that can go."""
-        return removable_heads(self.sites, self.paths, self.limits, self.gone)
-
-    def removing(self, count: int) -> Selection:
-        """The cheapest way to remove so many heads.
-
-        Raises:
-            RefusedError: if nothing can be removed.
-        """
-        return self._selection(allocate(self.sites, self.paths, count, self.limits, self.gone))
-
-    def ratio(self, share: float) -> Selection:
-        """The cheapest way to remove a share of all heads.
-
-        Raises:
-            UsageError: if it is no share.
-            RefusedError: if nothing can be removed.
-        """
-        wanted = heads_for_ratio(self.total, share)
-        if wanted > self.most():
-            raise RefusedError(
-                f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
-                " (protected heads, floors, groups of KV heads and sites that cannot lose heads stay)"
-            )
-        return self.removing(wanted)
-
-    def keeping(self, count: int) -> Selection:
-        """Every site down to so many heads.
-
-        Raises:
-            UsageError: if `count` is below 1.
-            RefusedError: if nothing can be removed.
-        """
-        if count < 1:
-            raise UsageError(f"every site keeps 1 head or more, not {count}")
-        return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
-
-    def _selection(self, choice: Choice) -> Selection:
-        heads, costs, scores = {}, {}, {}
-        for site in self.sites:
-            steps = self.paths[site.index]
-            scores[site.index] = _worth(site, steps)
-            if site.index in choice:
-                heads[site.index] = tuple(sorted(site.original(choice[site.index])))
-                costs[site.index] = next(
-                    (step.error for step in steps if step.removed == choice[site.index]), 0.0
-                )
-        return Selection(heads, self.basis, costs, scores)
-
-
-def _worth(site: AttentionSite, steps: Sequence[Step]) -> tuple[float | None, ...]:
-    """The cost per head of the step in which each head would go, None for heads that are gone or stay."""
-    worth: list[float | None] = [None] * site.original_num_heads
-    names = site.original_heads
-    before, done = 0.0, frozenset[int]()
-    for step in steps:
-        fresh = step.removed - done
-        if not step.removed > done:
-            continue
-        for head in fresh:
-            worth[names[head]] = (step.error - before) / len(fresh)
-        before, done = step.error, step.removed
-    return tuple(worth)
+    kept: Mapping[int, Heads]
+    gone: Mapping[int, Heads]
 
 
 def select_heads(
@@ -168,7 +53,7 @@ def select_heads(
     ratio: float | None = None,
     keep: int | None = None,
     scores: HeadScores | None = None,
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     limits: Limits | None = None,
     protect: str | None = None,
     provider: str | Provider = AUTO,
@@ -196,107 +81,85 @@ def select_heads(
     """
     if (ratio is None) == (keep is None):
         raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
-    found = ground(
-        model,
-        scores=scores,
-        data=data,
-        limits=limits,
-        protect=protect,
-        provider=provider,
-        effect=effect,
-        progress=progress,
-    )
-    return found.ratio(ratio) if ratio is not None else found.keeping(keep or 0)
+    analysis = analysis_of(load_model(model), model_name(model))
+    evidence = None
+    if data is not None:
+        where = provider if isinstance(provider, Provider) else resolve_provider(provider)
+        evidence = Evidence(calibration_data(data, analysis.view), where, effect)
+    space = search_space(analysis, Requirements(scores, limits or Limits(), protect), evidence, progress)
+    return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
 
 
-def ground(
-    model: ModelLike | Analysis,
-    *,
-    scores: HeadScores | None = None,
-    data: DataSource | Calibration | None = None,
-    limits: Limits | None = None,
-    protect: str | None = None,
-    provider: str | Provider = AUTO,
-    effect: Measure | None = None,
+def search_space(
+    analysis: Analysis,
+    requirements: Requirements,
+    evidence: Evidence | None = None,
     progress: Progress = silent,
     gone: Mapping[int, Heads] | None = None,
-) -> Ground:
-    """Paths for all sites; see `select_heads` for the arguments.
+) -> SearchSpace:
+    """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
-    With `gone`, present heads per site index whose rows in the projection are zero already, paths go on from there.
+    Args:
+        analysis: the model and its sites.
+        requirements: what choices go by and respect.
+        evidence: what costs are measured on; None goes by given scores or by the weights.
+        progress: told what is being done.
+        gone: present heads per site index whose rows in the projection are zero already; paths go on from there.
+
+    Raises:
+        UsageError: if data, scores or protected heads do not fit the model.
+        RefusedError: if no site can lose heads.
     """
-    found = model if isinstance(model, Analysis) else analysis_of(load_model(model), model_name(model))
-    view, name, everything = found.view, found.name, found.sites
-    sites = tuple(site for site in everything if site.removable)
+    sites = tuple(site for site in analysis.sites if site.removable)
     if not sites:
-        why = f": {everything[0].reason}" if len(everything) else "; no attention site was found"
-        raise RefusedError(f"no site of {name} can lose heads{why}")
-    total = sum(site.num_heads for site in everything)
-    bounds = limits or Limits()
-    stay = is_protected(protect, sites)
-    kept = {site.index: _present(site, stay.get(site.index, frozenset())) for site in sites}
-    where = provider if isinstance(provider, Provider) or data is None else resolve_provider(provider)
-    paths, basis = _paths(view, sites, kept, scores, data, where, effect, progress, gone or {})
-    if bounds.floor == 0:
-        paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
-    return Ground(sites, total, paths, basis, bounds, gone or {})
-
-
-def _paths(
-    view: GraphView,
-    sites: Sequence[AttentionSite],
-    kept: Mapping[int, Heads],
-    scores: HeadScores | None,
-    data: DataSource | Calibration | None,
-    provider: Provider | str,
-    effect: Measure | None,
-    progress: Progress,
-    gone: Mapping[int, Heads],
-) -> tuple[dict[int, tuple[Step, ...]], str]:
-    """Steps per site with costs that compare across sites as well as the basis allows; and the basis."""
-    worths = {
-        site.index: scores.of(site) if scores is not None else tuple(weight_scores(site).tolist())
-        for site in sites
-        if scores is not None or data is None
-    }
-    paths = {
-        site.index: [
-            path_by_worth(site, worths[site.index], kept[site.index], ways=ways) for ways in ways_of(site)
-        ]
-        for site in sites
-        if site.index in worths
-    }
-    if data is None or (scores is not None and not scores.are_shares):
+        why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
+        raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
+    protected = is_protected(requirements.protect, sites)
+    kept = {site.index: _present(site, protected.get(site.index, frozenset())) for site in sites}
+    start = Start(sites, kept, gone or {})
+    scores = requirements.scores
+    if evidence is None or (scores is not None and not scores.are_shares):
         basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
-        return {index: merged(found) for index, found in paths.items()}, basis
-    assert isinstance(provider, Provider)
-    calibration = calibration_data(data, view)
-    moments = context_moments(view.model, sites, calibration, provider, progress)
-    require_rows(moments, calibration.source)
-    if scores is None:
-        paths = {
-            site.index: [
-                reconstruction_path(
-                    site, moments[site.index], kept[site.index], gone.get(site.index, ()), ways
-                )
-                for ways in ways_of(site)
+        paths = {index: merged(found) for index, found in _paths_by_worth(start, scores).items()}
+    else:
+        basis = "measured drift after refit"
+        if scores is not None:
+            basis = f"scores ({scores.method}) within sites, {basis} across them"
+        paths = _measured_paths(analysis, start, scores, evidence, progress)
+    if requirements.limits.floor == 0:
+        paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
+    total = sum(site.num_heads for site in analysis.sites)
+    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone)
+
+
+def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
+    """Per site its paths, the heads that are worth least first: by scores, or by the weights."""
+    paths = {}
+    for site in start.sites:
+        worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
+        kept = start.kept[site.index]
+        paths[site.index] = [path_by_worth(site, worth, kept, ways=ways) for ways in ways_of(site)]
+    return paths
+
+
+def _measured_paths(
+    analysis: Analysis, start: Start, scores: HeadScores | None, evidence: Evidence, progress: Progress
+) -> dict[int, tuple[Step, ...]]:
+    """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
+    data, provider = evidence.data, evidence.provider
+    moments = context_moments(analysis.view.model, start.sites, data, provider, progress)
+    require_rows(moments, data.source)
+    if scores is not None:
+        paths = _paths_by_worth(start, scores)
+    else:
+        paths = {}
+        for site in start.sites:
+            kept, gone = start.kept[site.index], start.gone.get(site.index, frozenset())
+            paths[site.index] = [
+                reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
             ]
-            for site in sites
-        }
-    measured = measured_paths(
-        view,
-        sites,
-        paths,
-        moments,
-        calibration.subset(SAMPLES_TO_MEASURE),
-        provider,
-        require_main(view),
-        effect,
-        progress,
-    )
-    if scores is None:
-        return measured, "measured drift after refit"
-    return measured, f"scores ({scores.method}) within sites, measured drift after refit across them"
+    some = replace(evidence, data=data.subset(SAMPLES_TO_MEASURE))
+    return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
 
 
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
@@ -304,9 +167,7 @@ def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
     return frozenset(site.present(head for head in site.original_heads if head in heads))
 
 
-def _all_of(
-    site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, frozenset[int]]
-) -> tuple[Step, ...]:
+def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:
     """The step in which the whole site goes, where it can; the last heads cost as much as those before them."""
     whole = frozenset(range(site.num_heads))
     if kept[site.index] or not steps or steps[-1].removed == whole:
@@ -315,4 +176,5 @@ def _all_of(
         return ()
     left = len(whole) - len(steps[-1].removed)
     last = steps[-1].error - (steps[-2].error if len(steps) > 1 else 0.0)
-    return (Step(whole, steps[-1].error + left * max(last, steps[-1].error / len(steps[-1].removed))),)
+    per_head = max(last, steps[-1].error / len(steps[-1].removed))
+    return (Step(whole, steps[-1].error + left * per_head),)

@@ -6,10 +6,9 @@ A speed-up is what `bench` calls one (`benchmarking.SpeedUp`), so a wish is met 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from onnxheadprune.benchmarking import SpeedUp, benchmark
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp, benchmark
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
 
@@ -24,7 +23,7 @@ Maker = Callable[[], LoadedModel]
 
 
 def speedups(
-    original: LoadedModel, cuts: Sequence[Maker], provider: Provider, sizes: Mapping[str, Any] | None = None
+    original: LoadedModel, cuts: Sequence[Maker], provider: Provider, sizes: BenchSettings | None = None
 ) -> Iterator[SpeedUp]:
     """The speed-up of each cut, measured beside the original.
 
@@ -42,7 +41,7 @@ def speedups(
     for first in range(0, len(cuts), room):
         some = [make() for make in cuts[first : first + room]]
         budget = SECONDS * (2 + len(some)) / 3
-        settings: dict[str, Any] = {"time_budget": budget, "memory": False, **(sizes or {})}
+        settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
         measured = benchmark(original, *some, provider=provider, **settings)
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))
 

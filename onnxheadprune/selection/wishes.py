@@ -4,21 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.selection import Limits, Selection
+from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
 @dataclass(frozen=True)
+class Share:
+    """A share of all heads, in so many rounds."""
+
+    ratio: float
+    rounds: int = 1
+
+
+@dataclass(frozen=True)
+class Keep:
+    """All but so many heads of every site."""
+
+    heads: int
+
+
+@dataclass(frozen=True)
+class Faster:
+    """The smallest cut that is so many times as fast."""
+
+    speedup: float
+
+
+@dataclass(frozen=True)
+class Near:
+    """The largest cut that drifts no further."""
+
+    drift: float
+
+
+Target: TypeAlias = Share | Keep | Faster | Near
+"""How many heads are to go."""
+
+
+@dataclass(frozen=True)
 class Wish:
     """How many heads are to go, said in one of several ways, and what to respect.
+
+    This is what users write. `target` and `requirements` are the two things in it.
 
     Attributes:
         ratio: share of all heads to remove.
@@ -41,12 +76,28 @@ class Wish:
     limits: Limits | None = None
     protect: str | None = None
     rounds: int = 1
-    sizes: Mapping[str, Any] | None = None
+    sizes: BenchSettings | None = None
+
+    @property
+    def target(self) -> Target:
+        """How many heads are to go."""
+        if self.ratio is not None:
+            return Share(self.ratio, self.rounds)
+        if self.keep is not None:
+            return Keep(self.keep)
+        if self.target_speedup is not None:
+            return Faster(self.target_speedup)
+        assert self.max_drift is not None
+        return Near(self.max_drift)
+
+    @property
+    def requirements(self) -> Requirements:
+        """What the choice goes by and respects."""
+        return Requirements(self.scores, self.limits or Limits(), self.protect, self.sizes or BenchSettings())
 
     def __post_init__(self) -> None:
-        given = [
-            item for item in (self.ratio, self.keep, self.target_speedup, self.max_drift) if item is not None
-        ]
+        ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
+        given = [item for item in ways if item is not None]
         if len(given) != 1:
             raise UsageError(
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"

@@ -6,18 +6,25 @@ pruned model's graph is trusted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from onnx import ModelProto, ValueInfoProto
 
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.find import pruning_record, sites_of, view_of
-from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.edit.plan import REMOVED_KEY
-from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.fusion import fused_record
+from onnxheadprune.attention.planning import Planning, planned
+from onnxheadprune.attention.sites.history import recognised
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.edit.records import (
+    REMOVED_KEY,
+    RecordedSite,
+    Records,
+    RefitRecord,
+    read_records,
+)
+from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.dims import Shape
 
 CONTRACTS = (
@@ -29,9 +36,26 @@ CONTRACTS = (
 """What may have been agreed to, in the order in which it is tried."""
 
 
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """What a pruned model says was done to its original, as the original's own plan.
+
+    Attributes:
+        planning: the cut, planned on the original.
+        fused: indices of the original's sites that are fused.
+        refit: the refitted tensors, None without.
+        problems: what is wrong with the pruned model's inputs and outputs, one sentence each.
+    """
+
+    planning: Planning
+    fused: tuple[int, ...]
+    refit: RefitRecord | None
+    problems: tuple[str, ...]
+
+
 def read_claim(
     original: ModelProto, pruned: ModelProto, heads: HeadSpec | None, names: tuple[str, str]
-) -> tuple[Planning, list[str]]:
+) -> Claim:
     """Plans on the original what the pruned model says was done to it.
 
     Args:
@@ -40,68 +64,95 @@ def read_claim(
         heads: what was removed; None reads the pruned model's record.
         names: how to call the two.
 
-    Returns:
-        The planning, and what is wrong with the pruned model's inputs and outputs.
-
     Raises:
         UsageError: if the two do not belong together, or nothing was removed.
         RefusedError: if the heads cannot be removed at all.
     """
     _check_same_names(original, pruned, names)
-    spec = _recorded(original, pruned, names) if heads is None else heads
-    first: tuple[Planning, list[str]] | None = None
+    theirs = read_records(pruned)
+    analysis = analysis_of(original, names[0])
+    gone = [entry for entry in analysis.sites.record if not entry.heads_left]
+    pairs = _paired(theirs.removed, analysis.sites)
+    fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
+    spec = _recorded(theirs, gone, pairs, names) if heads is None else heads
+    _check_same_sites(theirs.removed, gone, pairs, names)
+    first: Claim | None = None
     for contract in CONTRACTS:
-        try:
-            planning = analyse(original, spec, names[0], contract)
-        except (UsageError, RefusedError):
-            # The record may be of another model: that is the sentence to read then.
-            _check_same_sites(original, pruned, sites_of(view_of(original), names[0]), names)
-            raise
-        _check_same_sites(original, pruned, planning.sites, names)
-        if not planning.plan.removed and not fused_record(pruned):
+        planning = planned(analysis, spec, contract)
+        if not planning.plan.removed and not fused:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
+        claim = Claim(planning, fused, theirs.refit, tuple(problems))
         if not problems:
-            return planning, []
-        first = first or (planning, problems)
+            return claim
+        first = first or claim
     assert first is not None
     return first
 
 
-def _recorded(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> Mapping[int, list[int]]:
-    """Heads per site that the pruned model's record has and the original's has not."""
-    record = {cut.index: cut for cut in pruning_record(pruned)}
-    if not record:
+def _paired(record: Sequence[RecordedSite], sites: Sites) -> dict[int, AttentionSite]:
+    """The original's site that each entry of the pruned model's record speaks of, by the entry's index."""
+    named = {entry.index: site for site, entry in _named(record, sites)}
+    numbered = {site.index: site for site in sites if site not in named.values()}
+    return named | {
+        entry.index: numbered[entry.index]
+        for entry in record
+        if entry.index not in named and entry.index in numbered
+    }
+
+
+def _named(record: Sequence[RecordedSite], sites: Sites) -> Iterator[tuple[AttentionSite, RecordedSite]]:
+    known = recognised(sites.sites, record)
+    return ((site, known[site.index]) for site in sites if site.index in known)
+
+
+def _recorded(
+    records: Records,
+    gone: Sequence[RecordedSite],
+    pairs: Mapping[int, AttentionSite],
+    names: tuple[str, str],
+) -> dict[int, list[int]]:
+    """Heads per site of the original that the pruned model's record has and the original's has not."""
+    if not records.removed:
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
         )
-    before = {cut.index: cut for cut in pruning_record(original)}
-    spec = {}
-    for index, cut in record.items():
-        earlier = set(before[index].removed) if index in before else set()
-        if not earlier <= set(cut.removed):
+    whole = {entry.index: entry.removed for entry in gone}
+    spec: dict[int, list[int]] = {}
+    for entry in records.removed:
+        site = pairs.get(entry.index)
+        earlier = set(whole.get(entry.index, ()) if site is None else site.removed)
+        if not earlier <= set(entry.removed):
             raise UsageError(
-                f"{names[0]} lacks heads of site {index} that {names[1]} still has; are the two swapped?"
+                f"{names[0]} lacks heads of site {entry.index} that {names[1]} still has; are the two swapped?"
             )
-        spec[index] = sorted(set(cut.removed) - earlier)
-    if not any(spec.values()) and not fused_record(pruned):
+        heads = sorted(set(entry.removed) - earlier)
+        if heads:
+            spec[entry.index if site is None else site.index] = heads
+    if not spec and not records.fused:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )
-    return {index: heads for index, heads in spec.items() if heads}
+    return spec
 
 
-def _check_same_sites(original: ModelProto, pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
+def _check_same_sites(
+    record: Sequence[RecordedSite],
+    gone: Sequence[RecordedSite],
+    pairs: Mapping[int, AttentionSite],
+    names: tuple[str, str],
+) -> None:
     """Whether the pruned model's record speaks of the original's sites."""
-    known = {site.index: site for site in sites}
-    gone = {cut.index for cut in pruning_record(original) if not cut.heads_left}
-    for cut in pruning_record(pruned):
-        site = known.get(cut.index)
-        if cut.index in gone or (site is not None and site.original_num_heads == cut.num_heads):
+    missing = {entry.index for entry in gone}
+    for entry in record:
+        site = pairs.get(entry.index)
+        if site is None and entry.index in missing:
+            continue
+        if site is not None and site.original_num_heads == entry.num_heads:
             continue
         there = "is missing" if site is None else f"has {site.original_num_heads} heads"
         raise UsageError(
-            f"the record of {names[1]} speaks of site {cut.index} ({cut.name}) with {cut.num_heads} heads,"
+            f"the record of {names[1]} speaks of site {entry.index} ({entry.name}) with {entry.num_heads} heads,"
             f" which {there} in {names[0]}; the two do not belong together"
         )
 

@@ -46,7 +46,10 @@ def gap(actual: Array, expected: Array) -> Gap:
     if math.isnan(absolute):
         absolute = math.inf
     scale = float(np.abs(right).max())
-    return Gap(absolute, absolute / scale if scale else (math.inf if absolute else 0.0))
+    if scale:
+        return Gap(absolute, absolute / scale)
+    # There is no scale to go by: nothing but equality will do.
+    return Gap(absolute, math.inf if absolute else 0.0)
 
 
 def _numbers(array: Array) -> Array:

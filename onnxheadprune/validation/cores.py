@@ -114,8 +114,12 @@ def silenced_cores(planning: Planning) -> Silenced:
             skipped.append(f"site {site.index} ({site.name})")
             continue
         masks |= own
-        taps += [tap for item in site.projections if (tap := _tap(site, item, heads)) is not None]
-        hidden = hidden or any(_tap(site, item, heads) is None for item in site.projections)
+        for projection in site.projections:
+            tap = _tap(site, projection, heads)
+            if tap is None:
+                hidden = True
+            else:
+                taps.append(tap)
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
     known = {info.name for info in model.graph.output}
@@ -153,7 +157,8 @@ def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[No
             mask = _mask(core, gone)
             if mask is None:
                 return None
-            found[core.node] = found.get(core.node, np.True_) & mask
+            earlier = found.get(core.node)
+            found[core.node] = mask if earlier is None else earlier & mask
     return found
 
 
@@ -164,17 +169,18 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
     shape = core.node.out.shape
     if mixed or shape is None or not _can_mask(core.node):
         return None
-    known = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]
-    product = math.prod(size for size in known if size)
-    if known.count(0) > 1 or not product or (0 in known and len(alive) % product):
+    dims = [shape[axis] for axis in core.head_axes]
+    known = [dim for dim in dims if isinstance(dim, int)]
+    product = math.prod(known)
+    symbolic = len(dims) - len(known)
+    if symbolic > 1 or not product or (symbolic and len(alive) % product):
         return None
-    sizes = [size or len(alive) // product for size in known]
+    # A symbolic axis gets one period: what the known ones leave of the heads.
+    sizes = [dim if isinstance(dim, int) else len(alive) // product for dim in dims]
     cells = np.array(alive)
-    if len(sizes) == 1 and sizes[0] % len(alive) == 0:
+    if len(known) == len(dims) == 1 and known[0] % len(alive) == 0:
         # A fused operator's last axis holds heads and their channels in one.
-        cells = (
-            np.repeat(cells, sizes[0] // len(alive)) if isinstance(shape[core.head_axes[0]], int) else cells
-        )
+        cells = np.repeat(cells, known[0] // len(alive))
     if cells.size != math.prod(sizes):
         return None
     order = np.argsort(core.head_axes)

@@ -127,16 +127,16 @@ def _case(
     output, off = worst(actual, expected, judged(expected, settings, models.tolerance))
     shapes = {name: value.shape for name, value in kept.feed.items()}
     return CaseResult(
-        kept.source,
-        settings,
-        1,
-        shapes,
-        allowed,
-        off.absolute,
-        off.relative,
-        output,
-        kept.power,
-        all_finite(expected),
+        source=kept.source,
+        settings=settings,
+        feeds=1,
+        shapes=shapes,
+        tolerance=allowed,
+        max_abs_error=off.absolute,
+        max_rel_error=off.relative,
+        worst_output=output,
+        power=kept.power,
+        finite=all_finite(expected),
     )
 
 

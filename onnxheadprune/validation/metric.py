@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds import Feed, Outputs
 from onnxheadprune.runtime.feeds.data import import_function
 from onnxheadprune.runtime.foreign import users_code
@@ -90,7 +91,7 @@ class MetricMeter:
         self._sums = [0.0, 0.0]
         self._samples = 0
 
-    def add(self, feed: Feed, labels: Any, original: Outputs, pruned: Outputs) -> None:
+    def add(self, feed: Feed, labels: Array | None, original: Outputs, pruned: Outputs) -> None:
         """Counts one feed.
 
         Raises:
@@ -121,7 +122,7 @@ class MetricMeter:
             before, after = (total / self._samples for total in self._sums)
         return MetricResult(self.name, self._samples, before, after)
 
-    def _value(self, outputs: Any, feeds: Any) -> float:
+    def _value(self, outputs: object, feeds: object) -> float:
         with users_code(f"the metric {self.name}"):
             found = float(np.mean(np.asarray(self._function(outputs, feeds), dtype=np.float64)))
         if not math.isfinite(found):

@@ -9,7 +9,7 @@ from onnx import ModelProto
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion import FuseMode, fuse, fused_record
+from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.likeness import Likeness, likeness
 from onnxheadprune.validation.weights import Weights
@@ -18,7 +18,7 @@ FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")
 
 
 def find_likeness(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, name: str
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, name: str, fused: bool
 ) -> tuple[ModelProto, Likeness]:
     """The planned model, and how far the pruned one is that.
 
@@ -27,9 +27,10 @@ def find_likeness(
         pruned: the model to judge.
         plan: of the cut, made for `original`.
         name: how to call the original.
+        fused: whether the pruned model says that its attention was fused.
     """
     same = Weights(original, pruned, plan).same
-    candidates = _candidates(original, pruned, plan, name)
+    candidates = _candidates(original, plan, name, fused)
     best = next(candidates)
     found = best, likeness(best, pruned.proto, same)
     for candidate in candidates:
@@ -39,13 +40,11 @@ def find_likeness(
     return found
 
 
-def _candidates(
-    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, name: str
-) -> Iterator[ModelProto]:
-    """The cut, and where the pruned model says that its attention was fused, the cut with fused attention."""
+def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) -> Iterator[ModelProto]:
+    """The cut, and the cut with fused attention where that was asked for."""
     cut = apply.apply_plan(plan, original.proto)
     yield cut
-    for mode in FUSED if fused_record(pruned.proto) else ():
+    for mode in FUSED if fused else ():
         try:
             yield fuse(cut, mode, name)[0]
         except RefusedError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Session
 from onnxheadprune.runtime.feeds import (
     DataSource,
@@ -19,10 +20,11 @@ from onnxheadprune.runtime.feeds import (
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, worst
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift
 from onnxheadprune.validation.second_mask import SecondMask
 from onnxheadprune.validation.wide import Wide
@@ -42,28 +44,30 @@ class Findings:
     refit: RefitDrift | None = None
 
 
-def run_all(
-    models: Models,
-    data: DataSource | None,
-    seed: int,
-    metric: MetricMeter | None = None,
-    effect: Measure | None = None,
-) -> Findings:
+NOTHING_RAN = Findings((), (), (), None, None, {})
+
+
+def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | None = None) -> Findings:
     """Random feeds, the user's data, a pass at deployment settings, a second opinion of the CPU.
+
+    Args:
+        models: what is compared.
+        request: what was asked for.
+        metric: collects the user's own measure, None without.
 
     Raises:
         InferenceError: if the original itself does not load.
         UsageError: if the data does not fit the model.
     """
     try:
-        bench = _Bench(models, metric, effect, "random" if data is None else "data")
+        bench = _Bench(models, request, metric)
     except _PrunedFailedError as error:
-        return Findings((), (str(error),), (), None, None, {})
-    bench.random_cases(seed)
+        return replace(NOTHING_RAN, problems=(str(error),))
+    bench.random_cases(request.seed)
     if models.wide is not None:
-        bench.wide_cases(models.wide, seed)
-    if data is not None:
-        bench.data_cases(data)
+        bench.wide_cases(models.wide, request.seed)
+    if request.data is not None:
+        bench.data_cases(request.data)
     placement = bench.pruned.placement()
     bench.further_opinions()
     return bench.findings(placement)
@@ -74,35 +78,22 @@ class _PrunedFailedError(Exception):
 
 
 class _Bench:
-    def __init__(
-        self, models: Models, metric: MetricMeter | None, effect: Measure | None, measured: str
-    ) -> None:
-        self.models, self.metric, self.measured = models, metric, measured
-        provider = models.provider
-        self.original = Session(models.original, provider, name="the original model")
-        self.masked = Session(models.masked, provider, name="the masked reference")
+    def __init__(self, models: Models, request: ValidationRequest, metric: MetricMeter | None) -> None:
+        self.models, self.metric = models, metric
+        # A user's measure sees the user's data alone, where there is some.
+        self.measured = "random" if request.data is None else "data"
+        self.original = self._session(models.original, "the original model")
+        self.masked = self._session(models.masked, "the masked reference")
         try:
-            self.pruned = Session(models.pruned, provider, name="the pruned model")
+            self.pruned = self._session(models.pruned, "the pruned model")
         except InferenceError as error:
             raise _PrunedFailedError(str(error)) from error
-        silenced = models.silenced
-        self.silenced = (
-            None
-            if silenced is None
-            else Session(silenced, provider, name="the original without its fused sites")
+        self.silenced = self._if_there(models.silenced, "the original without its fused sites")
+        self.refitted = self._if_there(models.refitted, "the refitted original")
+        self.unrefitted = self._if_there(models.unrefitted, "the masked original without its refit")
+        self.second = SecondMask(
+            models.masked, models.planning, models.provider, models.tolerance, models.refits
         )
-        self.refitted = (
-            None
-            if models.refitted is None
-            else Session(models.refitted, provider, name="the refitted original")
-        )
-        unrefitted = models.unrefitted
-        self.unrefitted = (
-            None
-            if unrefitted is None
-            else Session(unrefitted, provider, name="the masked original without its refit")
-        )
-        self.second = SecondMask(models.masked, models.planning, provider, models.tolerance, models.refits)
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -111,9 +102,14 @@ class _Bench:
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
         self.bare: dict[str, DriftMeter] = {}
-        # A user's measure sees the user's data alone, where there is some.
-        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, effect)
+        self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, request.effect)
         self.accuracy: AccuracyMeter | None = None
+
+    def _session(self, model: LoadedModel, name: str) -> Session:
+        return Session(model, self.models.provider, name=name)
+
+    def _if_there(self, model: LoadedModel | None, name: str) -> Session | None:
+        return None if model is None else self._session(model, name)
 
     def random_cases(self, seed: int) -> None:
         maker = FeedMaker(self.models.planning.view, seed)
@@ -183,6 +179,18 @@ class _Bench:
         power = self._power(feed, reference, before, names)
         finite = all_finite(reference) and all_finite(before)
         shapes = {name: value.shape for name, value in feed.items()}
+        case = CaseResult(
+            source=source,
+            settings="exact",
+            feeds=1,
+            shapes=shapes,
+            tolerance=allowed,
+            max_abs_error=math.inf,
+            max_rel_error=math.inf,
+            worst_output="",
+            power=power,
+            finite=finite,
+        )
         if finite and deploy:
             self._keep(KeptFeed(power, source, feed))
         if finite and source != "wide":
@@ -191,14 +199,11 @@ class _Bench:
             after = self.pruned.run(narrowed(feed, io))
         except InferenceError as error:
             self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
-            failed = float("inf")
-            return CaseResult(source, "exact", 1, shapes, allowed, failed, failed, "", power, finite), None
+            return case, None
         name, off = worst(after, expected, names)
         if source != "wide":
             self._drift(source, feed, before, after)
-        case = CaseResult(
-            source, "exact", 1, shapes, allowed, off.absolute, off.relative, name, power, finite
-        )
+        case = replace(case, max_abs_error=off.absolute, max_rel_error=off.relative, worst_output=name)
         return case, after
 
     def _drift(self, source: str, feed: Feed, before: Outputs, after: Outputs) -> None:
@@ -294,7 +299,6 @@ def _merge(first: CaseResult, second: CaseResult) -> CaseResult:
     )
 
 
-def _spell(shapes: object) -> str:
-    assert isinstance(shapes, dict)
+def _spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
     listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
     return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")

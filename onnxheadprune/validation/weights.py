@@ -17,6 +17,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory, same_bytes
 from onnxheadprune.model.storage.spans import is_outside
 from onnxheadprune.model.tensors import cut
+from onnxheadprune.validation.likeness import Likeness
 
 
 class Weights:
@@ -82,6 +83,29 @@ class Weights:
         if edit is None:
             return self._ours.get(name, [])
         return [_cut(item, edit, self.original) for item in self._ours[edit.name]]
+
+
+def weight_problems(
+    original: LoadedModel, pruned: LoadedModel, plan: PrunePlan, names: tuple[str, str], alike: Likeness
+) -> tuple[int, list[str]]:
+    """How many stored tensors were compared bit by bit, and a sentence if some are not as planned.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        plan: what the cut should have been, made for `original`.
+        names: how to call the two.
+        alike: how far the graph is the planned one; its tensors have been compared already.
+    """
+    compared, altered = Weights(original, pruned, plan).altered(alike.tensors)
+    if not altered:
+        return compared, []
+    listed = ", ".join(altered[:3]) + (", ..." if len(altered) > 3 else "")
+    sentence = (
+        f"{len(altered)} stored tensors of {names[1]} are neither those of {names[0]} nor the planned cut of"
+        f" them: {listed}"
+    )
+    return compared, [sentence]
 
 
 def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:

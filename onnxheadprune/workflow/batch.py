@@ -23,7 +23,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.workflow.batch_worker import Job, Worker
+from onnxheadprune.workflow.batch_worker import Job, Outcome, Proof, Worker
 from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
@@ -52,7 +52,7 @@ class BatchItem:
     reason: str
     output: str | None
     seconds: float
-    drift: Mapping[str, Any] | None = None
+    drift: Mapping[str, object] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -128,19 +128,19 @@ def prune_batch(
     items: dict[str, BatchItem] = {}
     told = threading.Lock()
 
-    def settle(name: str, outcome: Mapping[str, Any]) -> None:
+    def settle(name: str, outcome: Outcome) -> None:
         item = BatchItem(
             name,
-            outcome["status"],
-            outcome["exit_code"],
-            outcome["reason"],
-            str(target / name) if outcome["status"] in ("done", "skipped") else None,
-            outcome["seconds"],
-            outcome.get("drift"),
+            outcome.status,
+            outcome.exit_code,
+            outcome.reason,
+            str(target / name) if outcome.status in ("done", "skipped") else None,
+            outcome.seconds,
+            None if outcome.drift is None else outcome.drift.to_dict(),
         )
         with told:
             items[name] = item
-            book.note(name, outcome.get("proof"))
+            book.note(name, outcome.proof)
             if progress is not None:
                 progress(item)
 
@@ -244,7 +244,7 @@ class _Book:
 
     def __init__(self, path: Path, request: str) -> None:
         self.path, self.request = path, request
-        self.entries: dict[str, Any] = {}
+        self.entries: dict[str, object] = {}
         try:
             read = parse_json(read_text(path, "the record"))
             if isinstance(read, dict) and read.get("format") == FORMAT and isinstance(read["models"], dict):
@@ -253,17 +253,22 @@ class _Book:
             # No record, or a damaged one: everything is done again.
             pass
 
-    def proof(self, name: str) -> dict[str, Any] | None:
+    def proof(self, name: str) -> Proof | None:
         """What an earlier run with the same request proved of a model."""
         entry = self.entries.get(name)
-        if not isinstance(entry, dict) or not isinstance(entry.get("files"), dict):
+        if not isinstance(entry, dict) or entry.get("request") != self.request:
             return None
-        return entry if entry.get("request") == self.request else None
+        try:
+            files = entry["files"]
+            return Proof(dict(files["input"]), dict(files["output"]), str(entry["reason"]))
+        except (KeyError, TypeError, ValueError):
+            return None
 
-    def note(self, name: str, proof: Sequence[Any] | Mapping[str, Any] | None) -> None:
+    def note(self, name: str, proof: Proof | None) -> None:
         """Writes down what is proven of a model, or that nothing is."""
         self.entries.pop(name, None)
-        if isinstance(proof, Mapping):
-            self.entries[name] = {"request": self.request, **proof}
+        if proof is not None:
+            files = {"input": proof.input, "output": proof.output}
+            self.entries[name] = {"request": self.request, "files": files, "reason": proof.reason}
         document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
         write_text(self.path, json.dumps(document, indent=1))

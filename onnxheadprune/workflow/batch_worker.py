@@ -7,17 +7,40 @@ import hashlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnxheadprune.errors import HeadPruneError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.model.storage.leftovers import bears_our_mark
 from onnxheadprune.workflow.requests import Request
 
+if TYPE_CHECKING:
+    # A worker has to start fast, and numpy is only needed once there is a model.
+    from onnxheadprune.validation.result import Drift
+
 BUG = 70
+
+
+Digests: TypeAlias = dict[str, str]
+"""SHA-256 of files by their names."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a run proved of a model.
+
+    Attributes:
+        input: digests of the model's files.
+        output: digests of the pruned model's files.
+        reason: the verdict.
+    """
+
+    input: Digests
+    output: Digests
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -28,23 +51,42 @@ class Job:
         model: its path.
         request: what to do with it, but for the output.
         output: where to write.
-        proof: digests of the files of an earlier run, None if there was none.
+        proof: of an earlier run, None if there was none.
     """
 
     model: str
     request: Request
     output: str
-    proof: Mapping[str, Any] | None
+    proof: Proof | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; the first three are as in `BatchItem`.
+
+    Attributes:
+        status, exit_code, reason: the verdict.
+        seconds: how long it took.
+        drift: how far the pruned model lies from the original, None where nothing was measured.
+        proof: None where nothing was proven.
+    """
+
+    status: str
+    exit_code: int
+    reason: str
+    seconds: float = 0.0
+    drift: Drift | None = None
+    proof: Proof | None = None
 
 
 class Worker:
     """Runs jobs in a process of its own, which is started when there is one."""
 
     def __init__(self) -> None:
-        self._process: Any = None
+        self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> Outcome:
         """The outcome of a job; the death of the process is one."""
         started = time.monotonic()
         try:
@@ -52,14 +94,13 @@ class Worker:
                 self._start()
             assert self._pipe is not None
             self._pipe.send(job)
-            outcome: dict[str, Any] = self._pipe.recv()
+            outcome: Outcome = self._pipe.recv()
         except (EOFError, OSError):
             code = self._died()
             how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            outcome = _outcome(
-                "crashed", BUG, f"the process that pruned it died ({how}); no output was written"
-            )
-        return {**outcome, "seconds": round(time.monotonic() - started, 3)}
+            reason = f"the process that pruned it died ({how}); no output was written"
+            outcome = Outcome("crashed", BUG, reason)
+        return replace(outcome, seconds=round(time.monotonic() - started, 3))
 
     def _start(self) -> None:
         # A fresh interpreter: forking one with threads is asking for deadlocks.
@@ -97,22 +138,22 @@ def _serve(pipe: Connection) -> None:
             pipe.send(_done(pipe.recv()))
 
 
-def _done(job: Job) -> dict[str, Any]:
+def _done(job: Job) -> Outcome:
     try:
         if job.proof is not None and proven(job):
-            return {**_outcome("skipped", 0, "done and proven before"), "proof": dict(job.proof)}
+            return Outcome("skipped", 0, "done and proven before", proof=job.proof)
         return _pruned(job)
     except ValidationFailedError as error:
-        return _outcome("failed", error.exit_code, str(error))
+        return Outcome("failed", error.exit_code, str(error))
     except HeadPruneError as error:
-        return _outcome("refused", error.exit_code, str(error))
+        return Outcome("refused", error.exit_code, str(error))
     except MemoryError:
-        return _outcome("refused", HeadPruneError.exit_code, "there is not enough memory for this")
+        return Outcome("refused", HeadPruneError.exit_code, "there is not enough memory for this")
     except Exception as error:
-        return _outcome("bug", BUG, f"this is a bug in onnxheadprune ({type(error).__name__}: {error})")
+        return Outcome("bug", BUG, f"this is a bug in onnxheadprune ({type(error).__name__}: {error})")
 
 
-def _pruned(job: Job) -> dict[str, Any]:
+def _pruned(job: Job) -> Outcome:
     from onnxheadprune.workflow.prune import carried_through
 
     output = Path(job.output)
@@ -127,30 +168,27 @@ def _pruned(job: Job) -> dict[str, Any]:
     before = digests(job.model)
     writing = replace(job.request.writing, output=job.output)
     result = carried_through(job.model, replace(job.request, writing=writing))
-    if result.validation is None:
-        return _outcome("done", 0, "not validated")
-    outcome = _outcome("done", 0, result.validation.reason)
-    if result.validation.drift is not None:
-        outcome["drift"] = result.validation.drift.to_dict()
-    if result.validation.passed and before == digests(job.model):
-        files = {"input": before, "output": digests(job.output)}
-        outcome["proof"] = {"files": files, "reason": result.validation.reason}
-    return outcome
+    verdict = result.validation
+    if verdict is None:
+        return Outcome("done", 0, "not validated")
+    proof = None
+    if verdict.passed and before == digests(job.model):
+        proof = Proof(before, digests(job.output), verdict.reason)
+    return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof)
 
 
 def proven(job: Job) -> bool:
     """Whether the input and the output are, byte for byte, those of the earlier run."""
     assert job.proof is not None
-    files = job.proof["files"]
     if not Path(job.output).is_file():
         return False
     try:
-        return bool(files == {"input": digests(job.model), "output": digests(job.output)})
+        return job.proof.input == digests(job.model) and job.proof.output == digests(job.output)
     except HeadPruneError:
         return False
 
 
-def digests(model: str) -> dict[str, str]:
+def digests(model: str) -> Digests:
     """SHA-256 of a model's files by their names.
 
     Raises:
@@ -169,7 +207,3 @@ def digests(model: str) -> dict[str, str]:
 def _digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _outcome(status: str, exit_code: int, reason: str) -> dict[str, Any]:
-    return {"status": status, "exit_code": exit_code, "reason": reason}

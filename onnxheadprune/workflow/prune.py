@@ -19,7 +19,8 @@ from onnxheadprune.attention.planning import analyse, plan_pruning, require_some
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
-from onnxheadprune.edit.plan import VALIDATION_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, load_model, open_structure
@@ -32,13 +33,14 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.chooser import Chooser, Trying, named
 from onnxheadprune.selection.compensation import refitted, sealed
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.validation import Validation, validate
+from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.fuse import Setting, fused
+from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 NOT_VALIDATED = "skipped (--no-validate)"
@@ -63,6 +65,7 @@ class PruneResult:
         chosen: how the heads were chosen and what was refitted, None for plain named heads.
         file_bytes: what the original's and the written model's files take, weights beside them included; None if
             there are not both.
+        original: the model as it was; large weights are where its files have them.
     """
 
     pruned: LoadedModel
@@ -74,6 +77,7 @@ class PruneResult:
     fusion: Fusion | None = None
     chosen: Chosen | None = None
     file_bytes: tuple[int, int] | None = None
+    original: LoadedModel | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -97,6 +101,22 @@ class PruneResult:
             return load_model(self.output)
         return hydrated(self.pruned.proto, self.pruned.sources)
 
+    @functools.cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """What tells the pruned model from the original, name by name."""
+        if self.original is None:
+            return ()
+        compensation = None if self.chosen is None else self.chosen.compensation
+        refits = () if compensation is None else tuple(compensation.stored)
+        return differences(self.original.proto, self.pruned.proto, self.plan, refits)
+
+    @functools.cached_property
+    def operations(self) -> Operations | None:
+        """Operations of one run, before and after; None where validation ran nothing."""
+        if self.original is None or self.validation is None or not self.validation.cases:
+            return None
+        return operations(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the model itself."""
         return {
@@ -112,6 +132,8 @@ class PruneResult:
             if self.file_bytes is None
             else dict(zip(("before", "after"), self.file_bytes, strict=True)),
             "warnings": list(self.warnings),
+            "operations": None if self.operations is None else self.operations.to_dict(),
+            "differences": [item.to_dict() for item in self.differences],
         }
 
 
@@ -166,7 +188,7 @@ def prune(
     output: str | os.PathLike[str] | None = None,
     *,
     validate: bool = True,
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     provider: str = AUTO,
     seed: int = 0,
     keep_cache_shape: bool = False,
@@ -283,7 +305,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     written = None if target is None else str(target)
     sizes = _size_before(loaded), stored_size(pruned.proto)
     files = None if taken is None or written is None else (taken, _file_bytes(open_structure(written)))
-    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files)
+    return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files, loaded)
 
 
 def _places(loaded: LoadedModel, request: Request) -> tuple[Path | None, Path | None]:
@@ -317,17 +339,17 @@ def _chosen(
     """
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
-        return choice.decided, data.as_data() if isinstance(data, Calibration) else data
+        return choice.decided, data
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if choice.wish is None and not choice.compensate:
-        return None, data.as_data() if isinstance(data, Calibration) else data
+        return None, data
     where = resolve_provider(request.run.provider) if provider is None else provider
     trying = Trying(choice.compensate, choice.effect, request.contract, request.fuse)
     chooser = Chooser(loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     # Exactness shows on few samples; more would only take time.
-    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE).as_data()
+    return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
 
 
 def _provider(asked: str, fuse: FuseMode) -> Provider | None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from onnxheadprune.fusion import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.selection.activations import Calibration
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.wishes import Chosen, Wish
 
@@ -50,7 +49,7 @@ class Run:
 
     provider: str = "auto"
     seed: int = 0
-    data: DataSource | Calibration | None = None
+    data: DataSource | None = None
 
 
 @dataclass(frozen=True)

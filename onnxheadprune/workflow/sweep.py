@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.load import LoadedModel, open_model
@@ -21,14 +21,13 @@ from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection import Selection
+from onnxheadprune.selection import Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.chooser import Chooser, Trying
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
-from onnxheadprune.selection.wishes import Wish
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,13 @@ class PointTask:
 
 
 def sweep_ratios(
-    chooser: Chooser, wish: Wish, ratios: Sequence[float], executor: Executor | None = None
+    chooser: Chooser, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
 ) -> Curve:
     """The curve over some ratios, each with its own choice, compensation and measurements.
 
     Args:
         chooser: the model and its data.
-        wish: scores, limits and protected heads; its own ratio does not matter.
+        requirements: scores, limits and protected heads, and how speed is measured.
         ratios: shares of all heads.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
             latencies are measured here afterwards, those of several points side by side.
@@ -153,14 +152,14 @@ def sweep_ratios(
     chooser.hold_out("a sweep measures on data")
     data = chooser.data
     assert data is not None
-    found = chooser.ground(wish)
+    space = chooser.search_space(requirements)
     selections = []
     for ratio in ratios:
-        wanted = min(round(found.total * ratio), found.most())
+        wanted = min(round(space.total * ratio), space.most())
         try:
-            selection = found.removing(wanted) if wanted else Selection({}, found.basis)
+            selection = space.removing(wanted) if wanted else Selection({}, space.basis)
         except RefusedError:
-            selection = Selection({}, found.basis)
+            selection = Selection({}, space.basis)
         selections.append(selection)
 
     def done(position: int, _point: CurvePoint) -> None:
@@ -184,16 +183,16 @@ def sweep_ratios(
             for ratio, selection in cuts
         ]
         points = run_all(measure_point, tasks, executor, done)
-    points = _timed(chooser, points, selections, wish.sizes)
+    points = _timed(chooser, points, selections, requirements.sizes)
     unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.trying.effect).name
     return Curve(
-        chooser.model.name, found.total, unit, tuple(points), knee([point.drift for point in points], ratios)
+        chooser.model.name, space.total, unit, tuple(points), knee([point.drift for point in points], ratios)
     )
 
 
 def measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    model: Any = ModelProto()
+    model = ModelProto()
     model.ParseFromString(task.model)
     loaded = replace(open_model(model), name=task.name)
     chooser = Chooser(loaded, task.data, task.provider, task.trying)
@@ -213,7 +212,7 @@ def _timed(
     chooser: Chooser,
     points: Sequence[CurvePoint],
     selections: Sequence[Selection],
-    sizes: Mapping[str, Any] | None,
+    sizes: BenchSettings,
 ) -> list[CurvePoint]:
     """The points with their speed-ups; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}

@@ -14,7 +14,8 @@ from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
-from onnxheadprune.edit.plan import REMOVED_KEY, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import REMOVED_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from tests.engine.block_parts import build
 from tests.engine.blueprint import PLAIN

@@ -114,9 +114,14 @@ CALLS = (
     Call(
         "bench",
         "@model.onnx @pruned.onnx",
-        {"csv_path": ("--csv", "b.csv"), "plot": ("--plot", "p.pdf")},
+        {
+            "csv_path": ("--csv", "b.csv"),
+            "markdown": ("--export-markdown", "b.md"),
+            "plot": ("--plot", "p.pdf"),
+        },
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
+    Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())
 """The output is a folder here, which has rules of its own."""

@@ -11,9 +11,9 @@ from onnx import ModelProto, helper
 
 from onnxheadprune import find_sites, prune, validate
 from onnxheadprune.cli import main
-from onnxheadprune.edit.plan import REMOVED_KEY
+from onnxheadprune.edit.records import FUSED_KEY, REMOVED_KEY, fused_record
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
-from onnxheadprune.fusion import FUSED_KEY, FuseMode, fused_record
+from onnxheadprune.fusion import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
 from tests.toys import attention, get_initializer, set_initializer
 

@@ -119,6 +119,7 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
@@ -256,11 +257,17 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "seed": shown("--seed", "7"),
         "min_speedup": shown("--min-speedup", "50"),
         "csv_path": shown("--csv", "table.csv"),
+        "markdown": shown("--export-markdown", "table.md"),
         "plot": shown("--plot", "picture.svg"),
         "as_json": shown("--json"),
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "report": {
+        "results": shown("curve.json"),
+        "output": shown("-o", "page.html"),
+        "as_json": shown("--json"),
+    },
 }
 """One entry per parameter of each command; a parameter without one fails the suite."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ def write_models(folder: Path) -> Path:
         (folder / f"export-{name}").mkdir()
         onnx.save(model, folder / f"export-{name}" / "model.onnx")
     _linked(folder)
+    curve = {"model": "toy.onnx", "heads": 4, "drift_unit": "kl", "points": [], "knee": None}
+    (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
     (folder / "lines.txt").write_text("w1 w2 w3 w4\nw5 w6\nw7 w8 w9\nw3 w4\n", encoding="utf-8")
     tokenizer(folder, words=toys.VOCABULARY)

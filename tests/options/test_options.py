@@ -21,7 +21,7 @@ from tests.options.catalogue import INVISIBLE, JSON, MODES, OTHERWISE, SAME, TRI
 from tests.options.models import write_models
 
 Command = Callable[..., Outcome]
-ECHOES = ("/seed", "/validation/seed")
+ECHOES = ("/seed", "/validation/seed", "/run")
 """Fields that repeat what was typed, whether it had an effect or not."""
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from onnxheadprune import find_sites
 from onnxheadprune.attention.heads import is_legal
-from onnxheadprune.selection.compensation import record_of
+from onnxheadprune.edit.records import refit_record
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 from tests.conftest import Outcome
@@ -35,7 +35,7 @@ def test_a_ratio_chooses_refits_proves_and_tells(
     for part in ("measured drift after refit", " linear maps on 192 samples", "(kl)", "passed"):
         assert part in " ".join(outcome.stdout.split())
     assert sum(site.num_heads for site in find_sites(out)) == 4
-    assert record_of(onnx.load(out)) is not None and is_picture(picture)
+    assert refit_record(onnx.load(out)) is not None and is_picture(picture)
     assert command("validate", toy, out, *CPU).exit_code == 0
 
 
@@ -60,7 +60,7 @@ def test_without_data_the_weights_decide_and_nothing_is_refitted(
     document = command("prune", toy, "--ratio", 0.25, "-o", out, "--json", *CPU).document
     assert document["choice"]["selection"]["basis"] == "weights (no data was given)"
     assert document["choice"]["compensation"] is None and document["choice"]["drift"] is None
-    assert document["validation"]["verdict"] == "passed" and record_of(onnx.load(out)) is None
+    assert document["validation"]["verdict"] == "passed" and refit_record(onnx.load(out)) is None
 
 
 def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Pat
     options = ("--data", data, "-o", out, "--json", "--no-compensate", *CPU)
     document = command("prune", toy, "--ratio", 0.25, *options).document
     assert document["choice"]["compensation"] is None and document["choice"]["drift"] > 0
-    assert record_of(onnx.load(out)) is None
+    assert refit_record(onnx.load(out)) is None
 
 
 def test_named_heads_are_refitted_when_asked_for(

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.history import with_history
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.plan import REMOVED_KEY, REMOVED_VERSION, SiteCut, read_record
+from onnxheadprune.edit.records import pruning_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
 
@@ -31,7 +33,7 @@ def find_sites(model: ModelLike) -> Sites:
         ModelError: if the file cannot be read as an ONNX model.
     """
     proto, name = open_structure(model).proto, model_name(model)
-    return sites_of(view_of(proto, name), name)
+    return replace(sites_of(view_of(proto, name), name), elements=stored_size(proto).elements)
 
 
 def view_of(model: ModelProto, name: str = "the model") -> GraphView:
@@ -60,50 +62,6 @@ def sites_of(view: GraphView, name: str) -> Sites:
     """
     with analysing(view.model, name):
         found, left_out = find_structural(view)
-        sites = tuple(_with_history(found, pruning_record(view.model)))
-        return Sites(name, sites, left_out.near_misses, left_out.no_heads)
-
-
-def pruning_record(model: ModelProto) -> list[SiteCut]:
-    """What earlier pruning wrote into the model's metadata: one entry per site of the original.
-
-    Raises:
-        ModelError: if it cannot be read, or a newer version of this tool wrote it.
-    """
-    content = read_record(model, REMOVED_KEY, REMOVED_VERSION)
-    try:
-        return [
-            SiteCut(
-                int(item["index"]),
-                str(item["name"]),
-                int(item["num_heads"]),
-                int(item["kv_num_heads"]),
-                tuple(int(head) for head in item["removed"]),
-            )
-            for item in ([] if content is None else content["sites"])
-        ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the metadata entry {REMOVED_KEY} cannot be read") from error
-
-
-def _with_history(sites: list[AttentionSite], record: list[SiteCut]) -> list[AttentionSite]:
-    """Original indices, names and head numbers, from the record of earlier pruning."""
-    alive = [cut for cut in record if cut.heads_left]
-    if not record:
-        return sites
-    if [cut.heads_left for cut in alive] != [site.num_heads for site in sites]:
-        raise ModelError(
-            f"the record of an earlier pruning ({REMOVED_KEY} in the metadata) does not fit the"
-            f" {len(sites)} attention sites of this model; was it changed since?"
-        )
-    return [
-        replace(
-            site,
-            index=cut.index,
-            name=cut.name,
-            removed=cut.removed,
-            original_num_heads=cut.num_heads,
-            original_kv_num_heads=cut.kv_num_heads,
-        )
-        for site, cut in zip(sites, alive, strict=True)
-    ]
+        record = pruning_record(view.model)
+        sites = tuple(with_history(found, record))
+        return Sites(name, sites, left_out.near_misses, left_out.no_heads, record)

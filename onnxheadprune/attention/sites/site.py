@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit
+from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
@@ -133,6 +134,12 @@ class AttentionSite:
         return self.reason is None
 
     @property
+    def projection_names(self) -> tuple[str, ...]:
+        """Names of what the projections give: what the site is known by when the model is pruned."""
+        outputs = (projection.node.outputs[0] for projection in self.projections)
+        return tuple(value.name for value in outputs if value is not None)
+
+    @property
     def original_heads(self) -> tuple[int, ...]:
         """The original model's index of each present head."""
         gone = set(self.removed)
@@ -210,12 +217,16 @@ class Sites(Sequence[AttentionSite]):
         sites: what `[]`, `len` and iteration give.
         near_misses: attention with heads that cannot be told apart or cut, with the reasons.
         no_heads: attention in which no axis can enumerate heads.
+        record: what earlier pruning wrote about the sites of the original, nothing for a model that was not pruned.
+        elements: elements of all stored tensors of the model, None where they were not counted.
     """
 
     model: str
     sites: tuple[AttentionSite, ...]
     near_misses: tuple[NearMiss, ...] = field(default_factory=tuple)
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
+    record: tuple[RecordedSite, ...] = ()
+    elements: int | None = None
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -230,4 +241,5 @@ class Sites(Sequence[AttentionSite]):
             "sites": [site.to_dict() for site in self.sites],
             "near_misses": [miss.to_dict() for miss in self.near_misses],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
+            "elements": self.elements,
         }

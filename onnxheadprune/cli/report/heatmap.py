@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.cli.report.escaping import escaped
-from onnxheadprune.cli.report.figure import plain, save_figure
+from onnxheadprune.cli.report.figure import save_figure
 
 Scores = Mapping[str, Sequence[float | None]]
 Removed = Mapping[str, Collection[int]]
@@ -70,14 +69,6 @@ def save_heatmap(scores: Scores, path: Path, *, title: str = "", removed: Remove
         UsageError: if the file is none of these, or cannot be written.
     """
     save_figure(_figure(scores, title, removed), path)
-
-
-def heatmap_svg(scores: Scores, removed: Removed, title: str) -> str:
-    """The heat map as an SVG element, to put into a page."""
-    content = io.StringIO()
-    plain(_figure(scores, title, removed)).savefig(content, format="svg", metadata={"Date": None})
-    text = content.getvalue()
-    return text[text.index("<svg") :]
 
 
 def _figure(scores: Scores, title: str, removed: Removed | None) -> Any:

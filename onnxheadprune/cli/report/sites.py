@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.cli.report.layout import count, heading, heads, item, many, table
+from onnxheadprune.cli.report.layout import count, heading, heads, item, many, row, share, table
+
+WIDE, BAR = 90, 12
+"""Columns of a terminal from which there is room for bars, and of the longest bar."""
 
 
 def sites_report(sites: Sites) -> Iterator[RenderableType]:
@@ -17,13 +22,30 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
     yield heading(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
     if sites:
         yield ""
-        yield _table(sites)
+        yield _SiteTable(sites)
     blocked = [site for site in sites if site.reason is not None]
     if blocked:
         yield Text("\nno head can be removed from", style="bold")
         for site in blocked:
             yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
     yield from near_misses(sites)
+    yield ""
+    yield from _prospects(sites)
+
+
+def _prospects(sites: Sites) -> Iterator[RenderableType]:
+    """How much of the model can go, and what to type for it."""
+    removable = [site for site in sites if site.removable]
+    if not removable:
+        return
+    held = sum(site.params for site in removable)
+    if sites.elements and held <= sites.elements:
+        part = share(held / sites.elements)
+        yield row("can go", f"{part} of the {count(sites.elements)} stored elements belong to these heads")
+    spare = sum(site.num_heads - len(site.removed) for site in removable)
+    if spare > 1:
+        model = shlex.quote(sites.model)
+        yield row("next", f"onnxheadprune prune {model} --ratio 0.25 --data YOURS.npz -o smaller.onnx")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
@@ -39,24 +61,35 @@ def near_misses(sites: Sites) -> Iterator[RenderableType]:
             yield item(f"{miss.node}: {miss.reason.sentence}", "yellow")
 
 
-def _table(sites: Sites) -> RenderableType:
-    removed_before = any(site.removed for site in sites)
-    columns = ["#", "site", "kind", "heads", "kv", "size", "params", "removable"]
-    columns += ["removed before"] * removed_before
-    made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
-    for site in sites:
-        cells = [
-            str(site.index),
-            site.name,
-            site.kind,
-            str(site.num_heads),
-            str(site.kv_num_heads),
-            _head_size(site),
-            count(site.params),
-        ]
-        status = Text("yes", "green") if site.removable else Text("no", "red")
-        made.add_row(*cells, status, *([heads(site.removed) or "-"] * removed_before))
-    return made
+@dataclass(frozen=True)
+class _SiteTable:
+    """One line per site; where the terminal is wide enough, with a bar for its share of what heads hold."""
+
+    sites: Sites
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Chooses the columns by the width at hand."""
+        sites, wide = self.sites, options.max_width >= WIDE
+        removed_before = any(site.removed for site in sites)
+        columns = ["#", "site", "kind", "heads", "kv", "size", "params", *["share"] * wide, "removable"]
+        columns += ["removed before"] * removed_before
+        made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
+        most = max(site.params for site in sites) or 1
+        for site in sites:
+            cells: list[str | Text] = [
+                str(site.index),
+                site.name,
+                site.kind,
+                str(site.num_heads),
+                str(site.kv_num_heads),
+                _head_size(site),
+                count(site.params),
+            ]
+            if wide:
+                cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
+            cells.append(Text("yes", "green") if site.removable else Text("no", "red"))
+            made.add_row(*cells, *([heads(site.removed) or "-"] * removed_before))
+        yield made
 
 
 def _head_size(site: AttentionSite) -> str:

@@ -197,15 +197,30 @@ def is_same_content(left: Path, right: Path) -> bool:
     Raises:
         OSError: if one cannot be read.
     """
-    one, other = left.lstat(), right.lstat()
-    if not (stat.S_ISREG(one.st_mode) and stat.S_ISREG(other.st_mode)) or one.st_size != other.st_size:
+    one = left.lstat()
+    if not stat.S_ISREG(one.st_mode):
         return False
-    if os.path.samestat(one, other):
+    if os.path.samestat(one, right.lstat()):
         return True
-    with left.open("rb") as first, right.open("rb") as second:
-        while block := first.read(2**20):
-            if block != second.read(2**20):
+    with left.open("rb") as stream:
+        return holds(right, stream.fileno())
+
+
+def holds(path: Path, handle: int) -> bool:
+    """Whether a regular file, and no link, holds the bytes of an open file.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size != os.fstat(handle).st_size:
+        return False
+    position = 0
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            if os.pread(handle, len(block), position) != block:
                 return False
+            position += len(block)
     return True
 
 

@@ -14,7 +14,7 @@ from types import FrameType, TracebackType
 
 from onnx import ModelProto
 
-from onnxheadprune.model.storage.claims import is_same_content, is_same_entry
+from onnxheadprune.model.storage.claims import holds, is_same_content, is_same_entry
 from onnxheadprune.model.storage.folder import NO_LINKS, Draft, locked, sweep_hidden, sync_folder, write_all
 from onnxheadprune.model.storage.layout import Layout, Placed
 from onnxheadprune.model.storage.leftovers import data_name, sweep_up
@@ -232,7 +232,7 @@ class Stage:
             name = self.named or data_name(self.target, digest)
             path = self.target.with_name(name)
             fresh = not os.path.lexists(path)
-            if not fresh and not _same_content(self.data.handle, path):
+            if not fresh and not holds(path, self.data.handle):
                 if self.named:
                     raise FileExistsError(
                         errno.EEXIST, f"its data file {path} exists already, and is never replaced"
@@ -282,15 +282,3 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         before(signal.SIGINT, held[0])
-
-
-def _same_content(handle: int, path: Path) -> bool:
-    if not path.is_file() or path.is_symlink() or path.stat().st_size != os.fstat(handle).st_size:
-        return False
-    with path.open("rb") as stream:
-        position = 0
-        while block := stream.read(BLOCK):
-            if os.pread(handle, len(block), position) != block:
-                return False
-            position += len(block)
-    return True

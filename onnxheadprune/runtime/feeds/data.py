@@ -22,7 +22,10 @@ from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.npz import read_npz
 from onnxheadprune.runtime.foreign import users_code
 
-DataSource: TypeAlias = "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]]"
+DataSource: TypeAlias = (
+    "str | os.PathLike[str] | Mapping[str, Any] | Iterable[Mapping[str, Any]] | Iterable[Sample]"
+)
+"""The one form in which users and callers give data; `load_data` reads it."""
 LABELS = "labels"
 IGNORED_LABEL = -100
 """PyTorch's convention for positions that have no label."""
@@ -53,7 +56,7 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
     Args:
         source: an `.npz` file (arrays named as the inputs, first axis the samples), a folder of `.npz`
             files (one feed each), "module:function" that yields feeds, a mapping like an `.npz` file, or
-            feeds. An entry `labels` is kept for accuracy, other extra entries are ignored.
+            feeds, read already or not. An entry `labels` is kept for accuracy, other extra entries are ignored.
         inputs: the graph inputs.
 
     Yields:
@@ -112,13 +115,12 @@ def import_function(spec: str, what: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def _call(spec: str) -> Iterable[Mapping[str, Any]]:
+def _call(spec: str) -> Iterable[object]:
     """What the user's generator returns."""
     function = import_function(spec, "the data function")
     if _asks_for_arguments(function):
         raise UsageError(f"the data function {spec} must be callable without arguments")
-    feeds: Iterable[Mapping[str, Any]] = _guarded(function, spec)
-    return feeds
+    return _guarded(function, spec)
 
 
 def _asks_for_arguments(function: Callable[..., Any]) -> bool:
@@ -130,7 +132,7 @@ def _asks_for_arguments(function: Callable[..., Any]) -> bool:
     return any(item.default is item.empty and item.kind in positional for item in parameters)
 
 
-def _guarded(function: Callable[[], Any], spec: str) -> Iterator[Any]:
+def _guarded(function: Callable[[], object], spec: str) -> Iterator[object]:
     """What the user's function yields; what it raises is the user's to read."""
     with users_code(f"the data function {spec}"):
         feeds = function()
@@ -139,7 +141,7 @@ def _guarded(function: Callable[[], Any], spec: str) -> Iterator[Any]:
         yield from feeds
 
 
-def _feeds(feeds: Iterable[Any], source: str) -> Iterator[Sample]:
+def _feeds(feeds: Iterable[object], source: str) -> Iterator[Sample]:
     """Feeds of a sequence one by one; those of a generator only once it has ended, within bounds."""
     samples = (_of_feed(feed, position, source) for position, feed in enumerate(feeds))
     yield from samples if isinstance(feeds, Sized) else _ended(samples, source)
@@ -160,7 +162,9 @@ def _ended(samples: Iterable[Sample], source: str) -> list[Sample]:
     return kept
 
 
-def _of_feed(feed: Any, position: int, source: str) -> Sample:
+def _of_feed(feed: object, position: int, source: str) -> Sample:
+    if isinstance(feed, Sample):
+        return feed
     if not isinstance(feed, Mapping):
         raise UsageError(f"feed {position} of {source} is no mapping of input names to arrays")
     return _sample(feed, f"{source}, feed {position}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,6 @@ from onnxheadprune.runtime.feeds import (
     first_that_runs,
     load_data,
 )
-from onnxheadprune.runtime.feeds.data import LABELS
 
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
@@ -30,8 +29,8 @@ RANDOM_FEEDS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
-    """Feeds that stand for what the model will meet.
+class Calibration(Iterable[Sample]):
+    """Feeds that stand for what the model will meet: data that are read, and a `DataSource` as those that are not.
 
     Attributes:
         samples: the feeds, with labels where there are some.
@@ -46,6 +45,12 @@ class Calibration:
     fingerprint: str
     source: str
     joined: Sample | None = None
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     @property
     def whole(self) -> tuple[Sample, ...]:
@@ -79,22 +84,15 @@ class Calibration:
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
 
-    def as_data(self) -> list[dict[str, Array]]:
-        """The feeds in a form that `feeds.load_data` reads, labels included."""
-        return [
-            dict(sample.feed) | ({} if sample.labels is None else {LABELS: sample.labels})
-            for sample in self.samples
-        ]
-
     def _part(self, samples: Sequence[Sample]) -> Calibration:
         return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)
 
 
-def calibration_data(source: DataSource | Calibration, view: GraphView, name: str = "") -> Calibration:
+def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
     """Reads and checks calibration data.
 
     Args:
-        source: what `feeds.load_data` takes.
+        source: what `feeds.load_data` takes; what is read already stays as it is.
         view: an annotated view of the model.
         name: how to call the data; None takes the source's own name.
 

@@ -8,9 +8,8 @@ the original again and proven, as for any other cut.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
@@ -20,44 +19,21 @@ from onnxheadprune.attention.planning import Planning
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import with_stored
-from onnxheadprune.edit.plan import PrunePlan, read_record
-from onnxheadprune.errors import ModelError
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.compensation.tasks import refittable
 
-COMPENSATED_KEY = "onnxheadprune.compensated"
-
-
-COMPENSATED_VERSION = 2
-"""1 had no digests."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """Which initializers of the original were refitted, and on what data.
-
-    Attributes:
-        tensors: their names in the original.
-        data: fingerprint of the data.
-        samples: how many samples that was.
-        digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
-    """
-
-    tensors: tuple[str, ...]
-    data: str
-    samples: int
-    digests: Mapping[str, str] = field(default_factory=dict)
-
 
 def refitted(loaded: LoadedModel, compensation: Compensation) -> LoadedModel:
     """The original with refitted weights, which says so in its metadata."""
     proto = with_stored(loaded.proto, compensation.stored)
-    earlier = record_of(loaded.proto)
+    earlier = refit_record(loaded.proto)
     names = {*compensation.stored, *(earlier.tensors if earlier else ())}
-    _write(proto, Record(tuple(sorted(names)), compensation.data, compensation.samples))
+    _write(proto, RefitRecord(tuple(sorted(names)), compensation.data, compensation.samples))
     return loaded.changed(proto)
 
 
@@ -68,7 +44,7 @@ def sealed(pruned: LoadedModel, plan: PrunePlan) -> None:
         pruned: the refitted model with the plan carried out; only its record changes.
         plan: what was carried out.
     """
-    record = record_of(pruned.proto)
+    record = refit_record(pruned.proto)
     if record is None:
         return
     theirs, targets = _tensors(pruned.proto), _targets(plan)
@@ -86,36 +62,12 @@ def digest(array: Array) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _write(model: ModelProto, record: Record) -> None:
-    content = {
-        "version": COMPENSATED_VERSION,
-        "tensors": list(record.tensors),
-        "data": record.data,
-        "samples": record.samples,
-        "digests": dict(sorted(record.digests.items())),
-    }
-    set_metadata(model, COMPENSATED_KEY, json.dumps(content))
-
-
-def record_of(model: ModelProto) -> Record | None:
-    """The record of a compensated model, None for any other.
-
-    Raises:
-        ModelError: if it cannot be read, or a newer version of this tool wrote it.
-    """
-    content = read_record(model, COMPENSATED_KEY, COMPENSATED_VERSION)
-    if content is None:
-        return None
-    try:
-        names = tuple(str(name) for name in content["tensors"])
-        digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
-        return Record(names, str(content["data"]), int(content["samples"]), digests)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the metadata entry {COMPENSATED_KEY} cannot be read") from error
+def _write(model: ModelProto, record: RefitRecord) -> None:
+    set_metadata(model, COMPENSATED_KEY, refit_text(record))
 
 
 def restored(
-    original: LoadedModel, pruned: LoadedModel, planning: Planning, record: Record
+    original: LoadedModel, pruned: LoadedModel, planning: Planning, record: RefitRecord
 ) -> tuple[dict[str, Array], list[str]]:
     """Contents of the refitted original's initializers, out of a pruned model.
 

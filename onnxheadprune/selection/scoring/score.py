@@ -23,6 +23,7 @@ from onnxheadprune.selection.activations.contexts import context_moments, requir
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.scoring.partial import Partial, partial_key
@@ -52,7 +53,7 @@ def score_heads(
     model: ModelLike,
     *,
     method: Method = "reconstruction",
-    data: DataSource | Calibration | None = None,
+    data: DataSource | None = None,
     provider: str | Provider = AUTO,
     effect: Measure | None = None,
     executor: Executor | None = None,
@@ -95,7 +96,8 @@ def score_heads(
     calibration = calibration_data(data, view)
     if method == "ablation":
         meter = EffectMeter(require_main(view), calibration.inputs, effect)
-        found = _ablated(view, sites.sites, calibration, where, effect, executor, partial, progress)
+        evidence = Evidence(calibration, where, effect)
+        found = _ablated(view, sites.sites, evidence, executor, partial, progress)
         return _scores(method, meter.name, sites.model, sites, found, calibration)
     moments = context_moments(view.model, sites, calibration, where, progress)
     if method == "reconstruction":
@@ -131,14 +133,13 @@ def _by_original(site: AttentionSite, values: Array) -> tuple[float | None, ...]
 def _ablated(
     view: GraphView,
     sites: Sequence[AttentionSite],
-    data: Calibration,
-    provider: Provider,
-    effect: Measure | None,
+    evidence: Evidence,
     executor: Executor | None,
     partial: str | os.PathLike[str] | None,
     progress: Progress,
 ) -> list[Array]:
     """Ablation scores per site, those of an interrupted run taken from its file."""
+    data, provider, effect = evidence.data, evidence.provider, evidence.effect
     kept = Partial(partial, "" if partial is None else partial_key(view.model, data, provider, effect))
     missing = [position for position in range(len(sites)) if position not in kept.found]
 

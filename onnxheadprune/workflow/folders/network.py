@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.errors import RefusedError, ValidationFailedError
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection import Limits, Selection
 from onnxheadprune.selection.wishes import Chosen, Wish
@@ -88,7 +88,12 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
         writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
         proving=replace(request.proving, validate=request.proving.validate and output is not None),
     )
-    result = carried_through(file.loaded, request, cutting.progress)
+    try:
+        result = carried_through(file.loaded, request, cutting.progress)
+    except ValidationFailedError as error:
+        raise ValidationFailedError(f"{file.name}: {error}", error.validation) from error
+    except RefusedError as error:
+        raise RefusedError(f"{file.name}: {error}") from error
     leads = any(network.leader is file for network in cutting.match.networks)
     return FileResult(file.name, leads, result)
 

@@ -1,0 +1,97 @@
+"""The JSON documents that commands print with --json, told apart by their fields: what a page is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+
+Document: TypeAlias = Mapping[str, Any]
+Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve"]
+MAX_RESULT = 2**26
+"""Bytes of a result; a thousand sites with all edits of their plan take a quarter of it."""
+_FIELDS: Mapping[Kind, frozenset[str]] = {
+    "curve": frozenset({"points", "heads", "drift_unit"}),
+    "benchmark": frozenset({"models", "cells", "verdicts"}),
+    "validation": frozenset({"original", "pruned", "verdict", "cases"}),
+    "cut": frozenset({"cuts", "edits", "fingerprint"}),
+}
+
+
+def kind_of(document: Document) -> Kind | None:
+    """Which command has printed a document; None for none that a page is made from."""
+    if isinstance(document.get("plan"), Mapping):
+        return "cut"
+    return next((kind for kind, fields in _FIELDS.items() if fields <= document.keys()), None)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """All that one page tells of.
+
+    Attributes:
+        cuts: results of `prune` and `fuse`, or plans of a dry run.
+        validations: results of `validate`.
+        benchmarks: results of `bench`.
+        curves: results of `sweep`.
+    """
+
+    cuts: list[Document] = field(default_factory=list)
+    validations: list[Document] = field(default_factory=list)
+    benchmarks: list[Document] = field(default_factory=list)
+    curves: list[Document] = field(default_factory=list)
+
+    def add(self, document: Any, source: str) -> None:
+        """Files a document where it belongs.
+
+        Args:
+            document: what a JSON file holds.
+            source: how to name it in an error.
+
+        Raises:
+            UsageError: if it is no result of a command.
+        """
+        files = document.get("files") if isinstance(document, Mapping) else None
+        if isinstance(files, list):
+            # A folder: a result for each of its models.
+            for item in files:
+                if isinstance(item, Mapping):
+                    self.add({"run": document.get("run"), **item}, f"{source}, {item.get('file')}")
+            return
+        kind = kind_of(document) if isinstance(document, Mapping) else None
+        if kind is None:
+            raise UsageError(
+                f"{source} is no result of prune, fuse, sweep, validate or bench; save one with --json > FILE"
+            )
+        match kind:
+            case "cut":
+                # A plan of a dry run is told like the result that it would have.
+                self.cuts.append(document if "plan" in document else {**document, "plan": document})
+            case "validation":
+                self.validations.append(document)
+                if isinstance(document.get("benchmark"), Mapping):
+                    self.benchmarks.append(document["benchmark"])
+            case "benchmark":
+                self.benchmarks.append(document)
+            case "curve":
+                self.curves.append(document)
+
+
+def read_documents(paths: Iterable[Path]) -> Documents:
+    """The documents of several files.
+
+    Raises:
+        UsageError: if a file cannot be read, or is no result of a command.
+    """
+    found = Documents()
+    for path in paths:
+        try:
+            document = parse_json(read_text(path, "the result", MAX_RESULT))
+        except NotJsonError as error:
+            raise UsageError(f"the result {path} is {error}") from error
+        found.add(document, f"the result {path}")
+    return found

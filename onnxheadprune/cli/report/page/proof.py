@@ -1,0 +1,166 @@
+"""Is it safe to deploy? The verdict, what it covers and what not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onnxheadprune.cli.report.layout import many, measure, share
+from onnxheadprune.cli.report.page.documents import Document
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs that both models were run on."""
+
+    source: str
+    settings: str
+    shapes: str
+    error: str
+    allowed: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What is known about the result.
+
+    Attributes:
+        verdict: "passed", "failed", "inconclusive" or "not validated".
+        answer: to the question whether it is safe, in a sentence.
+        reason: of the verdict.
+        covers: what was compared, a sentence each.
+        open_points: what was not, or what to know.
+        cases: the runs.
+    """
+
+    verdict: str
+    answer: str
+    reason: str
+    covers: tuple[str, ...]
+    open_points: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+
+_ANSWERS = {
+    "passed": "Yes: the pruned model computes what the original computes with these heads silenced.",
+    "failed": "No: the pruned model is not what the original is with these heads silenced.",
+    "inconclusive": "Not shown: no difference was found, but a wrong cut would not have shown either.",
+    "not validated": "Unknown: nothing was compared. Run onnxheadprune validate before you deploy it.",
+}
+
+
+def proof_of(validation: Document | None, warnings: tuple[str, ...] = ()) -> Proof:
+    """The verdict in words.
+
+    Args:
+        validation: as `Validation.to_dict` gives it; None if it was skipped.
+        warnings: of the cut.
+    """
+    if validation is None:
+        return Proof("not validated", _ANSWERS["not validated"], "validation was skipped", (), warnings, ())
+    verdict = validation["verdict"]
+    open_points = (*validation["problems"], *validation["notes"], *warnings, *_open(validation))
+    cases = tuple(_case(case) for case in validation["cases"])
+    covers = tuple(_covers(validation))
+    return Proof(verdict, _ANSWERS[verdict], validation["reason"], covers, open_points, cases)
+
+
+def _covers(validation: Document) -> Iterator[str]:
+    cases = validation["cases"]
+    if cases:
+        worst = measure(validation["max_rel_error"])
+        feeds = sum(case["feeds"] for case in cases)
+        yield (
+            f"Outputs of both models on {many(feeds, 'input')} of {many(len(cases), 'kind')}: the largest relative"
+            f" error is {worst}, and leaving out the heads changes them by {measure(validation['power'])}."
+        )
+    graph = validation.get("structure")
+    if graph:
+        if graph["identical"]:
+            yield f"The graph: all {many(graph['nodes'], 'node')} are as planned, but for names and order."
+        else:
+            yield (
+                f"The graph: {graph['same']} of {many(graph['nodes'], 'node')} are the planned ones; it parts from"
+                f" the plan in {many(graph['count'], 'place')}."
+            )
+    if validation.get("weights_compared"):
+        yield f"{many(validation['weights_compared'], 'stored tensor')}, compared bit by bit."
+
+
+def _open(validation: Document) -> Iterator[str]:
+    refitted = validation.get("refitted")
+    if refitted:
+        yield (
+            f"{many(len(refitted), 'tensor')} hold other numbers than in the original, to make up for the removed"
+            " heads: equality is with the original that has these numbers too. What they cost is the drift below."
+        )
+    drift = validation.get("drift")
+    if drift and drift["source"] != "data":
+        yield "Drift is measured on random inputs; only your own data (--data) tells what it means for them."
+
+
+def _case(case: Document) -> Case:
+    shapes = ", ".join(
+        f"{name} {'x'.join(map(str, dims)) or 'scalar'}" for name, dims in case["shapes"].items()
+    )
+    times = "" if case["feeds"] == 1 else f", {case['feeds']} inputs"
+    outcome = "equal" if case["passed"] else "differs"
+    if not case["finite"]:
+        outcome += " (not finite)"
+    return Case(
+        case["source"] + times,
+        case["settings"],
+        shapes,
+        measure(case["max_rel_error"]),
+        f"{case['tolerance']:.0e}",
+        outcome,
+    )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How outputs changed: a name, a value, and on what it was measured."""
+
+    name: str
+    value: str
+    on: str
+
+
+def effects_of(validation: Document | None, choice: Document | None) -> list[Effect]:
+    """What the cut does to outputs: drift, agreement, accuracy, a metric.
+
+    Args:
+        validation: as `Validation.to_dict` gives it.
+        choice: as `Chosen.to_dict` gives it.
+    """
+    return [*_validated(validation or {}), *_chosen(choice or {})]
+
+
+def _validated(validation: Document) -> Iterator[Effect]:
+    accuracy, metric, drift = (validation.get(name) for name in ("accuracy", "metric", "drift"))
+    if accuracy:
+        yield Effect(
+            "accuracy",
+            f"{share(accuracy['original'])} → {share(accuracy['pruned'])}",
+            f"{many(accuracy['count'], 'label')} of the data, argmax of {accuracy['output']}",
+        )
+    if metric:
+        yield Effect(
+            metric["name"],
+            f"{metric['original']:.4g} → {metric['pruned']:.4g}",
+            many(metric["samples"], "sample"),
+        )
+    if drift:
+        on = f"{drift['output']}, {'your data' if drift['source'] == 'data' else 'random inputs'}"
+        if drift["value"] is not None:
+            yield Effect(f"drift ({drift['measure']})", f"{drift['value']:.3g}", on)
+        yield Effect("cosine to the original", f"{drift['cosine']:.4f}", on)
+        if drift["top1_agreement"] is not None:
+            yield Effect("top-1 agreement", share(drift["top1_agreement"]), on)
+
+
+def _chosen(choice: Document) -> Iterator[Effect]:
+    if choice.get("drift") is not None:
+        on = "held-out data" if choice["drift_held_out"] else "the calibration data, which the refit has seen"
+        yield Effect(f"drift of the choice ({choice['drift_unit']})", f"{choice['drift']:.3g}", on)

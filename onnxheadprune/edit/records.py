@@ -1,0 +1,221 @@
+"""What this tool writes into a model's metadata, and how it is read back.
+
+There is one entry for each thing that was done: heads removed, tensors refitted, sites fused, the verdict. Each is a
+JSON object with a version, but for the verdict, which is a sentence. An entry of an older version is read as one of
+today's; one of a newer version is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.documents import parse_json
+
+VALIDATION_KEY = "onnxheadprune.validation"
+REMOVED_KEY = "onnxheadprune.removed"
+REMOVED_VERSION = 2
+"""1 does not say by what a site is recognised."""
+COMPENSATED_KEY = "onnxheadprune.compensated"
+COMPENSATED_VERSION = 2
+"""1 had no digests."""
+FUSED_KEY = "onnxheadprune.fused"
+FUSED_VERSION = 1
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class RecordedSite:
+    """What is written about one site of the original model. Heads are indices of that model.
+
+    Attributes:
+        index: its position among the sites of the original.
+        name: module path, as far as the original told it.
+        num_heads: query heads in the original.
+        kv_num_heads: key/value heads in the original.
+        removed: the heads that are gone.
+        projections: names of what its projections give, by which it is recognised: no cut changes them. Empty in
+            records of version 1.
+    """
+
+    index: int
+    name: str
+    num_heads: int
+    kv_num_heads: int
+    removed: tuple[int, ...]
+    projections: tuple[str, ...] = ()
+
+    @property
+    def heads_left(self) -> int:
+        """Query heads that remain."""
+        return self.num_heads - len(self.removed)
+
+
+@dataclass(frozen=True)
+class RefitRecord:
+    """Which initializers of the original were refitted, and on what data.
+
+    Attributes:
+        tensors: their names in the original.
+        data: fingerprint of the data.
+        samples: how many samples that was.
+        digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
+    """
+
+    tensors: tuple[str, ...]
+    data: str
+    samples: int
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that a model says was done to it.
+
+    Attributes:
+        removed: the sites of the original, with the heads that each has lost; empty where none was pruned.
+        refit: the refitted tensors, None without.
+        fused: indices of the sites that this tool has fused.
+    """
+
+    removed: tuple[RecordedSite, ...]
+    refit: RefitRecord | None
+    fused: tuple[int, ...]
+
+
+def read_records(model: ModelProto) -> Records:
+    """All records of a model.
+
+    Raises:
+        ModelError: if one cannot be read, or a newer version of this tool wrote it.
+    """
+    return Records(pruning_record(model), refit_record(model), fused_record(model))
+
+
+def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
+    """The sites of the original with the heads that they have lost, nothing for a model that was not pruned.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return _read(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
+
+
+def refit_record(model: ModelProto) -> RefitRecord | None:
+    """The refitted tensors, None for a model without.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return _read(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
+
+
+def fused_record(model: ModelProto) -> tuple[int, ...]:
+    """Indices of the sites that this tool has fused.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return _read(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
+
+
+def pruning_text(sites: Sequence[RecordedSite]) -> str:
+    """The metadata entry of `pruning_record`."""
+    entries = [
+        {
+            "index": site.index,
+            "name": site.name,
+            "num_heads": site.num_heads,
+            "kv_num_heads": site.kv_num_heads,
+            "removed": sorted(site.removed),
+            "projections": list(site.projections),
+        }
+        for site in sites
+    ]
+    return json.dumps({"version": REMOVED_VERSION, "sites": entries})
+
+
+def refit_text(record: RefitRecord) -> str:
+    """The metadata entry of `refit_record`."""
+    content = {
+        "version": COMPENSATED_VERSION,
+        "tensors": list(record.tensors),
+        "data": record.data,
+        "samples": record.samples,
+        "digests": dict(sorted(record.digests.items())),
+    }
+    return json.dumps(content)
+
+
+def fused_text(operators: Mapping[int, str]) -> str:
+    """The metadata entry of `fused_record`.
+
+    Args:
+        operators: the fused operator per site index.
+    """
+    sites = [{"index": index, "operator": operator} for index, operator in operators.items()]
+    return json.dumps({"version": FUSED_VERSION, "sites": sites})
+
+
+def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
+    return tuple(
+        RecordedSite(
+            int(item["index"]),
+            str(item["name"]),
+            int(item["num_heads"]),
+            int(item["kv_num_heads"]),
+            tuple(int(head) for head in item["removed"]),
+            tuple(str(name) for name in item.get("projections", ())),
+        )
+        for item in content["sites"]
+    )
+
+
+def _refit(content: Mapping[str, Any]) -> RefitRecord:
+    names = tuple(str(name) for name in content["tensors"])
+    digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
+    return RefitRecord(names, str(content["data"]), int(content["samples"]), digests)
+
+
+def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(site["index"]) for site in content["sites"])
+
+
+def _read(model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]) -> Read | None:
+    """What a metadata entry holds, None where there is none.
+
+    Args:
+        model: the model.
+        key: of the entry.
+        newest: the newest version that is understood here; an entry without one is of version 1.
+        take: makes the record of the entry's content.
+
+    Raises:
+        ModelError: if it cannot be read, or is of a version that nobody here knows.
+    """
+    entry = next((item for item in model.metadata_props if item.key == key), None)
+    if entry is None:
+        return None
+    unreadable = f"the metadata entry {key} cannot be read"
+    try:
+        content = parse_json(entry.value)
+    except ValueError as error:
+        raise ModelError(unreadable) from error
+    if not isinstance(content, dict):
+        raise ModelError(unreadable)
+    version = content.get("version", 1)
+    if version not in range(1, newest + 1) or isinstance(version, bool):
+        raise ModelError(
+            f"the metadata entry {key} is of version {str(version)[:20]}, and this version of onnxheadprune reads up"
+            f" to {newest}; use the version that wrote the model, or a newer one"
+        )
+    try:
+        return take(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(unreadable) from error

@@ -1,0 +1,26 @@
+"""What a choice of heads goes by and respects, whatever its size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.scoring.scores import HeadScores
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a choice of heads goes by and respects.
+
+    Attributes:
+        scores: what heads are worth; None measures it on the data, or without data goes by the weights.
+        limits: floors, multiples, uniformity.
+        protect: a head spec of heads that stay; a bare site protects all of its heads.
+        sizes: how a speed-up is measured, where one is: settings of `benchmark`.
+    """
+
+    scores: HeadScores | None = None
+    limits: Limits = field(default_factory=Limits)
+    protect: str | None = None
+    sizes: BenchSettings = field(default_factory=BenchSettings)

@@ -1,0 +1,142 @@
+"""The search space of a choice: the sites, and for each a path of steps with their costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.selection.allocate import (
+    Choice,
+    Limits,
+    Paths,
+    allocate,
+    heads_for_ratio,
+    keep_per_site,
+    removable_heads,
+)
+from onnxheadprune.selection.scoring.moves import Heads, Step
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Heads to remove, and why these.
+
+    Attributes:
+        heads: heads to remove per site index (indices of the original model).
+        basis: how the choice was made.
+        costs: expected cost per site index, in the unit of `basis`.
+        scores: what each head was worth (the cost of the step in which it would go), per site index.
+    """
+
+    heads: Mapping[int, tuple[int, ...]]
+    basis: str
+    costs: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Heads that go, in all."""
+        return sum(len(heads) for heads in self.heads.values())
+
+    @property
+    def spec(self) -> dict[str, list[int]]:
+        """The heads as a head spec."""
+        return {str(index): list(heads) for index, heads in self.heads.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `heads` is a head spec."""
+        return {
+            "heads": self.spec,
+            "basis": self.basis,
+            "costs": {str(index): cost for index, cost in self.costs.items()},
+            "scores": {str(index): list(values) for index, values in self.scores.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class SearchSpace:
+    """What choices of any size are made from: the sites, and a path for each.
+
+    Attributes:
+        sites: sites that may lose heads.
+        total: heads of all sites of the model, of which ratios are taken.
+        paths: steps per site index, with costs that add up across sites.
+        basis: what the costs are.
+        limits: what cuts respect.
+        gone: present heads per site index that earlier rounds removed.
+    """
+
+    sites: tuple[AttentionSite, ...]
+    total: int
+    paths: Paths
+    basis: str
+    limits: Limits
+    gone: Mapping[int, Heads] = field(default_factory=dict)
+
+    def most(self) -> int:
+        """The most heads that can go."""
+        return removable_heads(self.sites, self.paths, self.limits, self.gone)
+
+    def removing(self, count: int) -> Selection:
+        """The cheapest way to remove so many heads.
+
+        Raises:
+            RefusedError: if nothing can be removed.
+        """
+        return self._selection(allocate(self.sites, self.paths, count, self.limits, self.gone))
+
+    def ratio(self, share: float) -> Selection:
+        """The cheapest way to remove a share of all heads.
+
+        Raises:
+            UsageError: if it is no share.
+            RefusedError: if nothing can be removed.
+        """
+        wanted = heads_for_ratio(self.total, share)
+        if wanted > self.most():
+            raise RefusedError(
+                f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
+                " (protected heads, floors, groups of KV heads and sites that cannot lose heads stay)"
+            )
+        return self.removing(wanted)
+
+    def keeping(self, count: int) -> Selection:
+        """Every site down to so many heads.
+
+        Raises:
+            UsageError: if `count` is below 1.
+            RefusedError: if nothing can be removed.
+        """
+        if count < 1:
+            raise UsageError(f"every site keeps 1 head or more, not {count}")
+        return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
+
+    def _selection(self, choice: Choice) -> Selection:
+        heads, costs, scores = {}, {}, {}
+        for site in self.sites:
+            steps = self.paths[site.index]
+            scores[site.index] = _worth(site, steps)
+            if site.index in choice:
+                heads[site.index] = tuple(sorted(site.original(choice[site.index])))
+                costs[site.index] = next(
+                    (step.error for step in steps if step.removed == choice[site.index]), 0.0
+                )
+        return Selection(heads, self.basis, costs, scores)
+
+
+def _worth(site: AttentionSite, steps: Sequence[Step]) -> tuple[float | None, ...]:
+    """The cost per head of the step in which each head would go, None for heads that are gone or stay."""
+    worth: list[float | None] = [None] * site.original_num_heads
+    names = site.original_heads
+    before, done = 0.0, frozenset[int]()
+    for step in steps:
+        fresh = step.removed - done
+        if not step.removed > done:
+            continue
+        for head in fresh:
+            worth[names[head]] = (step.error - before) / len(fresh)
+        before, done = step.error, step.removed
+    return tuple(worth)

@@ -1,0 +1,123 @@
+"""The proof, from two files to a verdict: what is claimed, what is stored, what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
+from onnxheadprune.runtime import Array, Provider, versions
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.runtime.tolerances import tolerance_for
+from onnxheadprune.selection.compensation import restored
+from onnxheadprune.validation.checker import checker_problems
+from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.likeness import sentences
+from onnxheadprune.validation.metric import MetricMeter
+from onnxheadprune.validation.planned import find_likeness
+from onnxheadprune.validation.refits import with_refits
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.validation.result import Validation
+from onnxheadprune.validation.runs import NOTHING_RAN, run_all
+from onnxheadprune.validation.verdict import by_numbers, judge, words_for
+from onnxheadprune.validation.weights import weight_problems
+from onnxheadprune.validation.wide import Wide
+
+
+def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
+    """What `validate` does, for a request.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        request: what is asked for.
+
+    Raises:
+        HeadPruneError: as `validate` does.
+    """
+    meter = None if request.metric is None else MetricMeter(request.metric)
+    names = model_name(original), model_name(pruned)
+    before, after = open_structure(original), open_structure(pruned)
+    asked = request.provider
+    provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
+
+    claim = read_claim(before.proto, after.proto, request.heads, names)
+    planning, plan = claim.planning, claim.planning.plan
+    invalid, notes = checker_problems(before.proto, after.proto, names)
+    refits, strange = _refits(before, after, claim)
+    problems = [*claim.problems, *invalid, *strange]
+    # What was refitted is taken from the pruned model; all else is planned on the original and proven.
+    subject = before.changed(with_stored(before.proto, refits)) if refits else before
+    planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
+    compared, altered = weight_problems(subject, after, plan, names, alike)
+    tolerance = tolerance_for(planning.view)
+
+    found = NOTHING_RAN
+    if not problems:
+        bare = masked_reference(planning.view, planning.sites, planning.heads)
+        wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
+        models = Models(
+            original=before,
+            # The masked reference refers to the original's weights where they lie.
+            masked=before.changed(with_stored(bare, refits)),
+            pruned=after,
+            planning=planning,
+            tolerance=tolerance,
+            provider=provider,
+            silenced=_without_fused(before, planning, claim.fused),
+            refitted=subject if refits else None,
+            unrefitted=before.changed(bare) if refits else None,
+            refits=refits,
+            wide=wide,
+        )
+        found = run_all(models, request, meter)
+
+    problems += [*altered, *found.problems]
+    words = words_for(bool(plan.removed), bool(claim.fused), bool(refits))
+    verdict, reason = judge(problems, found, tolerance, provider, words)
+    if verdict == "passed":
+        verdict, reason = with_refits(reason, len(refits), found.refit)
+        if not alike.identical:
+            reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
+    return Validation(
+        original=names[0],
+        pruned=names[1],
+        verdict=verdict,
+        reason=reason,
+        problems=tuple(problems),
+        notes=(*notes, *sentences(alike), *found.notes),
+        heads=plan.removed,
+        tolerance=tolerance,
+        cases=found.cases,
+        drift=found.drift,
+        accuracy=found.accuracy,
+        metric=found.metric,
+        weights_compared=compared,
+        provider=provider,
+        placement=found.placement,
+        versions=versions(),
+        seed=request.seed,
+        likeness=alike,
+        refitted=tuple(sorted(refits)),
+        refit=found.refit,
+    )
+
+
+def _refits(
+    original: LoadedModel, pruned: LoadedModel, claim: Claim
+) -> tuple[Mapping[str, Array], list[str]]:
+    """Contents of refitted initializers in the original's shapes, and what is wrong with them."""
+    if claim.refit is None:
+        return {}, []
+    return restored(original, pruned, claim.planning, claim.refit)
+
+
+def _without_fused(loaded: LoadedModel, planning: Planning, fused: tuple[int, ...]) -> LoadedModel | None:
+    """The original without the attention that the pruned model has fused; None if it has none."""
+    heads = {site.index: range(site.num_heads) for site in planning.sites if site.index in fused}
+    if not heads:
+        return None
+    return loaded.changed(masked_reference(planning.view, planning.sites, heads))

@@ -1,0 +1,41 @@
+"""What a validation is asked for, as one value: made by the API or a command, and handed down unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.providers import AUTO
+from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.validation.metric import Metric
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """All that one validation is asked for, but for the two models.
+
+    Attributes:
+        heads: the removed heads, where the pruned model's metadata does not say.
+        data: the user's inputs; see `feeds.load_data` for the forms.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
+        seed: of the random inputs.
+        metric: the user's own measure, a function or "module:function"; see `MetricMeter`.
+        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output.
+
+    Raises:
+        UsageError: if there is a metric and no data.
+    """
+
+    heads: HeadSpec | None = None
+    data: DataSource | None = None
+    provider: str | Provider = AUTO
+    seed: int = 0
+    metric: Metric | None = None
+    effect: Measure | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric is not None and self.data is None:
+            raise UsageError("a metric is measured on your data; give it with --data")

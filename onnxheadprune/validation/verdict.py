@@ -1,0 +1,107 @@
+"""The verdict: what the runs showed, against what is allowed, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.tolerances import POWER, Tolerance
+from onnxheadprune.validation.likeness import Likeness
+from onnxheadprune.validation.result import Verdict
+from onnxheadprune.validation.runs import Findings
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a verdict speaks of.
+
+    Attributes:
+        reference: what the pruned model is compared with.
+        silenced: what is silenced to see a mistake.
+        mistake: what would go unseen if that moved nothing.
+    """
+
+    reference: str
+    silenced: str
+    mistake: str
+
+
+def words_for(removed: bool, fused: bool, refitted: bool) -> Words:
+    """What the verdict on a model speaks of.
+
+    Args:
+        removed: whether heads are gone.
+        fused: whether sites are fused.
+        refitted: whether tensors are taken from the pruned model.
+    """
+    if not removed:
+        return Words("the original", "the fused sites", "a wrong fusion")
+    if refitted:
+        return Words("the refitted and masked original", "the heads", "a wrong cut")
+    silenced = "the heads or the fused sites" if fused else "the heads"
+    return Words("the masked reference", silenced, "a wrong cut")
+
+
+def judge(
+    problems: Sequence[str], found: Findings, tolerance: Tolerance, provider: Provider, words: Words
+) -> tuple[Verdict, str]:
+    """The verdict and its reason.
+
+    Args:
+        problems: what is wrong, one sentence each.
+        found: what the runs showed.
+        tolerance: what is allowed.
+        provider: where it ran.
+        words: what the reason speaks of.
+    """
+    if problems:
+        return "failed", problems[0]
+    usual = [case for case in found.cases if case.usual]
+    if not usual:
+        reason = found.notes[0] if found.notes else "nothing could be run"
+        return "inconclusive", f"{reason}; give real ones with --data"
+    finite = [case for case in usual if case.finite]
+    if not finite:
+        return (
+            "inconclusive",
+            "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with --data",
+        )
+    power = max(case.power for case in finite)
+    if power < POWER * tolerance.exact:
+        return "inconclusive", (
+            f"silencing {words.silenced} moves the outputs by only {power:.1e} of their scale, less than"
+            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: {words.mistake} would not show; give real inputs"
+            " with --data"
+        )
+    error = max(case.max_rel_error for case in usual)
+    how = "to the last bit"
+    if error:
+        how = f"to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed)"
+    return "passed", (
+        f"equals {words.reference} {how} on {provider.label}; silencing {words.silenced} moves it by {power:.1e}"
+    )
+
+
+def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
+    """What a verdict rests on where the graph is not the planned one.
+
+    Args:
+        alike: how far the graph is the planned one.
+        found: what the runs showed.
+        view: of the original.
+    """
+    open_axes = [
+        (item.name, axis)
+        for item in graph_inputs(view)
+        for axis, dim in enumerate(item.dims)
+        if axis and not isinstance(dim, int)
+    ]
+    longest = max((case.shapes[name][axis] for case in found.cases for name, axis in open_axes), default=0)
+    lengths = f", for sizes up to {longest}" if longest else ""
+    return (
+        f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same), so this rests on"
+        f" numbers alone{lengths}"
+    )

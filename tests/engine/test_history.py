@@ -1,0 +1,96 @@
+"""Sites of a pruned model are recognised by what they are, and get the numbers that they had in the original."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import apply_plan, find_sites, plan_pruning, validate
+from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, pruning_text
+from onnxheadprune.errors import ModelError
+from tests import toys_scores
+
+Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[ModelProto, ModelProto]:
+    """Two layers of four heads, and the same without heads 0 and 2 of the second."""
+    original = toys_scores.stack()
+    return original, apply_plan(plan_pruning(original, {1: [0, 2]}), original)
+
+
+def rewritten(model: ModelProto, change: Change, version: int = 2) -> ModelProto:
+    """A copy whose record has other sites."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    entry = next(item for item in copy.metadata_props if item.key == REMOVED_KEY)
+    sites = change(json.loads(entry.value)["sites"])
+    entry.value = json.dumps({"version": version, "sites": sites})
+    return copy
+
+
+def without_the_first(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As a version would have written it that does not see the first site."""
+    return [{**sites[1], "index": 0}]
+
+
+def without_names(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As version 1 of the record was."""
+    return [{key: value for key, value in site.items() if key != "projections"} for site in sites]
+
+
+def backwards(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sites[::-1]
+
+
+def test_a_record_names_what_its_projections_give(models: tuple[ModelProto, ModelProto]) -> None:
+    record = pruning_record(models[1])
+    names = [output for node in models[0].graph.node for output in node.output]
+    assert [entry.removed for entry in record] == [(), (0, 2)]
+    assert all(len(entry.projections) == 1 and entry.projections[0] in names for entry in record)
+    entry = next(item for item in models[1].metadata_props if item.key == REMOVED_KEY)
+    assert pruning_text(record) == entry.value
+
+
+def test_a_site_that_the_record_does_not_know_shifts_no_index(models: tuple[ModelProto, ModelProto]) -> None:
+    original, pruned = models
+    old = rewritten(pruned, without_the_first)
+    known, new = find_sites(old)
+    assert (known.index, known.removed, known.original_num_heads) == (0, (0, 2), 4)
+    assert (new.index, new.removed, new.num_heads) == (1, (), 4)
+    found = validate(original, old, provider="cpu")
+    assert found.verdict == "passed" and found.heads == {1: (0, 2)}
+    again = apply_plan(plan_pruning(old, {0: [1], 1: [3]}), old)
+    assert [entry.removed for entry in pruning_record(again)] == [(0, 1, 2), (3,)]
+    assert validate(original, again, provider="cpu").heads == {0: (3,), 1: (0, 1, 2)}
+
+
+def test_a_record_in_another_order_says_the_same(models: tuple[ModelProto, ModelProto]) -> None:
+    original, pruned = models
+    turned = rewritten(pruned, backwards)
+    assert [site.removed for site in find_sites(turned)] == [(), (0, 2)]
+    assert validate(original, turned, provider="cpu").verdict == "passed"
+
+
+def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]) -> None:
+    original, pruned = models
+    old = rewritten(pruned, without_names, version=1)
+    assert [site.removed for site in find_sites(old)] == [(), (0, 2)]
+    assert validate(original, old, provider="cpu").verdict == "passed"
+    again = apply_plan(plan_pruning(old, {0: [1]}), old)
+    assert [bool(entry.projections) for entry in pruning_record(again)] == [True, True]
+    with pytest.raises(ModelError, match="does not fit the 2 attention sites"):
+        find_sites(rewritten(old, without_the_first, version=1))
+
+
+def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto, ModelProto]) -> None:
+    def more(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [sites[0], {**sites[1], "removed": [0]}]
+
+    with pytest.raises(ModelError, match="was it changed since"):
+        find_sites(rewritten(models[1], more))

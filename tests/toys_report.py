@@ -1,0 +1,135 @@
+"""Documents as commands print them, small and with known numbers, to make pages of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+POINT = {"batch": 1, "seq": 128, "past": None, "extent": None, "dims": {}}
+
+
+def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
+    """A cut of every second head, chosen by scores."""
+    cuts = [
+        {
+            "index": index,
+            "name": f"layer.{index}.attention",
+            "num_heads": heads,
+            "kv_num_heads": heads,
+            "removed": list(range(0, heads, 2)),
+            "removed_before": [],
+            "kv_removed": heads // 2,
+            "heads_left": heads // 2,
+        }
+        for index in range(sites)
+    ]
+    names = [f"layer.{index}.attention.{kind}" for index in range(sites) for kind in "qkvo"]
+    differences = [
+        {
+            "what": "narrowed",
+            "name": name,
+            "before": "64 x 64",
+            "after": "64 x 32",
+            "site": name.rpartition(".")[0],
+        }
+        for name in names
+    ]
+    scores = {
+        str(index): [0.01 * (head + 1) * (index + 1) for head in range(heads)] for index in range(sites)
+    }
+    case = {
+        "source": "random",
+        "settings": "exact",
+        "feeds": 2,
+        "shapes": {"x": [2, 8]},
+        "tolerance": 1e-5,
+        "max_abs_error": 0.0,
+        "max_rel_error": 0.0,
+        "worst_output": "y",
+        "power": 0.4,
+        "finite": True,
+        "passed": True,
+        "conclusive": True,
+    }
+    return {
+        "model": "here/large.onnx",
+        "output": "here/small.onnx",
+        "before": {"elements": 4000, "bytes": 16000},
+        "after": {"elements": 3000, "bytes": 12000},
+        "file_bytes": {"before": 17000, "after": 13000},
+        "operations": {"before": 8_000_000, "after": 6_000_000, "shapes": {"x": [2, 8]}, "complete": True},
+        "plan": {
+            "cuts": cuts,
+            "edits": [],
+            "io_changes": [],
+            "fingerprint": "0123456789abcdef",
+        },
+        "choice": {
+            "selection": {"heads": {}, "basis": "measured drift", "costs": {}, "scores": scores},
+            "compensation": None,
+            "trials": [],
+            "drift": 0.001,
+            "drift_unit": "cosine",
+            "drift_held_out": True,
+            "speed": None,
+        },
+        "validation": {
+            "original": "here/large.onnx",
+            "pruned": "here/small.onnx",
+            "verdict": "passed",
+            "reason": "equal on all inputs",
+            "problems": [],
+            "notes": [],
+            "cases": [case],
+            "max_rel_error": 0.0,
+            "power": 0.4,
+            "weights_compared": 12,
+            "structure": {"identical": True, "nodes": 40, "same": 40, "tensors": 12, "count": 0},
+            "drift": None,
+            "accuracy": None,
+            "metric": None,
+            "refitted": [],
+            "seed": 0,
+            "provider": {"name": "CPUExecutionProvider", "reason": "asked for"},
+            "versions": {"onnx": "1.20.0", "onnxruntime": "1.27.0"},
+        },
+        "warnings": [],
+        "differences": differences,
+    }
+
+
+def benchmark_document() -> dict[str, Any]:
+    """Two models at one size; the second takes two thirds of the time."""
+
+    def cell(model: int, median: float, comparison: dict[str, Any] | None) -> dict[str, Any]:
+        latency = {"p50": median, "low": 0.95 * median, "high": 1.05 * median, "runs": 50}
+        return {"model": model, "point": POINT, "latency_seconds": latency, "comparison": comparison}
+
+    faster = {"speedup": 1.5, "ratio": {"value": 0.667, "low": 0.64, "high": 0.7}, "verdict": "faster"}
+    return {
+        "models": [
+            {"name": "here/large.onnx"},
+            {"name": "here/small.onnx", "memory": {"peak_bytes": 2_000_000}},
+        ],
+        "cells": [cell(0, 0.003, None), cell(1, 0.002, faster)],
+        "verdicts": {"1": "faster"},
+        "settings": {"rounds": 5, "confidence": 0.95},
+        "provider": {"name": "CPUExecutionProvider"},
+        "versions": {"onnxruntime": "1.27.0"},
+        "machine": {"processor": "a processor", "cores": 2, "cards": []},
+        "notes": ["the machine was busy"],
+    }
+
+
+def curve_document() -> dict[str, Any]:
+    """Three cuts, the second one at the knee."""
+    points = [
+        {
+            "ratio": ratio,
+            "removed": int(8 * ratio),
+            "drift": drift,
+            "accuracy": accuracy,
+            "speedup": 1 + ratio,
+        }
+        for ratio, drift, accuracy in ((0, 0.0, 0.99), (0.25, 0.001, 0.985), (0.5, 0.05, 0.9))
+    ]
+    return {"model": "here/large.onnx", "heads": 8, "drift_unit": "kl", "points": points, "knee": 1}
