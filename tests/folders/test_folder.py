@@ -114,6 +114,7 @@ def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
             if info.name.startswith(("past_", "present_")):
                 sizes[name, info.name] = info.type.tensor_type.shape.dim[1].dim_value
     assert len(sizes) == 6 and set(sizes.values()) == {toys.HEADS - 1}
+    assert any("--for" in text for text in outcome.document["warnings"])
     changes = [change for item in outcome.document["files"] for change in item["plan"]["interface"]]
     assert {"role": "input", "name": "past_key", "axis": 1, "before": 4, "after": 3} in changes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxheadprune.workflow.clients.contract import ConfigChange, Deployment
@@ -41,6 +41,14 @@ class Deploying:
         """
         client = self.asked.client
         return () if client is None else client.changes(self._deployment(heads))
+
+    def unasked(self, heads: Heads) -> Iterator[str]:
+        """A sentence if caches get narrower and nobody has said what must follow."""
+        if self.asked.client is None and self.config and self._deployment(heads).cut_caches:
+            yield (
+                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it, as Optimum,"
+                " need --for, which lets the fields follow"
+            )
 
     def _deployment(self, heads: Heads) -> Deployment:
         kept = self.asked.request.contract.keep_cache_shape
