@@ -46,8 +46,8 @@ class Deploying:
         """A sentence if caches get narrower and nobody has said what must follow."""
         if self.asked.client is None and self.config and self._deployment(heads).cut_caches:
             yield (
-                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it, as Optimum,"
-                " need --for, which lets the fields follow"
+                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
+                " Optimum does) need --for, which lets the fields follow"
             )
 
     def _deployment(self, heads: Heads) -> Deployment:
