@@ -7,20 +7,17 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BESIDE = (
-    "click>=8.2",
-    "matplotlib>=3.8",
-    "numpy>=1.26",
-    "onnx>=1.20",
-    "onnx-graphsurgeon>=0.6.1",
-    "pillow>=10",
+OURS = tuple(
+    name
+    for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    if not name.startswith("onnxruntime")
 )
-OURS = (*BESIDE, "rich>=14.3", "tokenizers>=0.19", "protobuf")
 """What the package needs but for ONNX Runtime, of which the client brings its own build."""
 OPTIMUM = (
     "optimum-onnx>=0.1",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from onnxheadprune.selection.scoring.moves import merged, path_by_worth, ways_of
 from onnxheadprune.workflow.clients.all import CLIENTS, client_named
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment, FileFacts
 from tests import toys, toys_scores
-from tests.conftest import Outcome
+from tests.conftest import ROOT, Outcome
 from tests.folders import exports
 
 Command = Callable[..., Outcome]
@@ -166,3 +168,11 @@ def test_wishes_take_whole_groups_where_a_client_counts_kv_heads() -> None:
         for site in sites:
             torn = [group for group in site.groups if 0 < len(choice[site.index] & set(group)) < len(group)]
             assert (not torn) == whole
+
+
+def test_the_page_names_what_is_needed_beside_another_build_of_onnx_runtime() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"[><=;\[ ]", item)[0] for item in project["dependencies"]}
+    page = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("pip install click"))
+    assert set(line.split()[2:]) == {name for name in needed if not name.startswith("onnxruntime")}

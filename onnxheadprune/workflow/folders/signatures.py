@@ -22,8 +22,8 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 
 Signs = npt.NDArray[np.float32]
-SAME = 0.75
-"""Share of equal signs from which on two maps are one."""
+SAME = 0.7
+"""Share of equal signs from which on two maps are one; refitting changes some."""
 ENOUGH = 64
 """Signs that two maps must have in common to be compared."""
 _NUMBERS = 4096
@@ -40,7 +40,9 @@ def signs_of(site: AttentionSite, model: LoadedModel) -> Signs | None:
             rows = np.concatenate([np.asarray(channels) for channels in projection.channels])
             columns = _spread(matrix.shape[1], _COLUMNS)
             rows = rows[_spread(len(rows), _NUMBERS // len(columns))]
-            return np.asarray(np.sign(matrix[np.ix_(rows, columns)]), np.float32).reshape(-1)
+            signs = np.asarray(np.sign(matrix[np.ix_(rows, columns)]), np.float32).reshape(-1)
+            # Nothing is known of a map that is nearly all zeros.
+            return signs if np.count_nonzero(signs) >= min(ENOUGH, signs.size) else None
     return None
 
 
