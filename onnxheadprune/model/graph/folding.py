@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TypeProto, ValueInfoProto, helper
 
+from onnxheadprune.model.graph.facts import COUNTS
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_FOLDED = 64
@@ -27,7 +28,8 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     """
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
         return None
-    if not _is_function(node.op_type, node.opset):
+    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
+    if node not in COUNTS and not _is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:
