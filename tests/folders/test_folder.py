@@ -271,3 +271,23 @@ def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:
     assert outcome.exit_code == 0, outcome.stderr
     assert "model_quantized.onnx" in page.read_text()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["num_attention_heads"] == toys.HEADS
+
+
+def test_data_goes_to_the_networks_that_it_is_for(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
+    np.savez(tmp_path / "d.npz", input_ids=np.random.default_rng(3).integers(0, toys.VOCABULARY, (32, 6)))
+    outcome = command("prune", folder, "-o", out, "--ratio", "0.5", "--data", tmp_path / "d.npz", "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    basis = {
+        item["file"]: item["choice"]["selection"]["basis"]
+        for item in outcome.document["files"]
+        if item["leads"]
+    }
+    assert basis["encoder_model.onnx"] != basis["decoder_model.onnx"]
+    (sentence,) = (text for text in outcome.document["warnings"] if "weights alone" in text)
+    assert sentence.startswith("the heads of decoder_model.onnx")
+    np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 3)))
+    outcome = command(
+        "prune", folder, "-o", tmp_path / "two", "--ratio", "0.5", "--data", tmp_path / "other.npz"
+    )
+    assert outcome.exit_code == 2 and "fits none of the models" in outcome.stderr
