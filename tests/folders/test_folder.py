@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -291,3 +294,19 @@ def test_data_goes_to_the_networks_that_it_is_for(command: Command, tmp_path: Pa
         "prune", folder, "-o", tmp_path / "two", "--ratio", "0.5", "--data", tmp_path / "other.npz"
     )
     assert outcome.exit_code == 2 and "fits none of the models" in outcome.stderr
+
+
+def test_a_run_that_is_killed_leaves_no_folder_and_the_next_one_sweeps(
+    command: Command, tmp_path: Path
+) -> None:
+    folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
+    before = contents(folder)
+    words = [sys.executable, "-m", "onnxheadprune", "prune", str(folder), "-o", str(out), "--heads", "0:1"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(tmp_path.glob(".out.*.tmp/folder/onnx")):
+            time.sleep(0.01)
+        process.kill()
+    assert not out.exists() and contents(folder) == before
+    assert len(list(tmp_path.glob(".out.*.tmp"))) == 1
+    assert command("prune", folder, "-o", out, "--heads", "0:1").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
