@@ -89,7 +89,11 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     if as_json:
         files = [{"file": file.name, "part": file.part, **file.sites.to_dict()} for file in export.models]
         sites = [shared_to_dict(item) for item in match.sites]
-        emit_json({"folder": str(folder), "sites": sites, "files": files})
+        networks = [
+            {"leader": network.leader.name, "files": [file.name for file in network.files]}
+            for network in match.networks
+        ]
+        emit_json({"folder": str(folder), "networks": networks, "sites": sites, "files": files})
     else:
         out().print(*export_report(str(folder), match), sep="\n")
     return 0

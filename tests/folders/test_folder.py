@@ -125,6 +125,10 @@ def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
 def test_networks_beside_each_other_are_numbered_through(command: Command, tmp_path: Path) -> None:
     folder, out = exports.encoder_decoder(tmp_path / "in"), tmp_path / "out"
     shown = command("inspect", folder, "--json").document
+    assert [network["leader"] for network in shown["networks"]] == [
+        "decoder_model.onnx",
+        "encoder_model.onnx",
+    ]
     assert [(site["index"], sorted(site["files"])) for site in shown["sites"]] == [
         (0, ["decoder_model.onnx", "decoder_with_past_model.onnx"]),
         (1, ["encoder_model.onnx"]),
