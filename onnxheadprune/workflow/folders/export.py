@@ -89,12 +89,8 @@ def open_export(root: Path, *, follow_links: bool = False) -> Export:
         raise UsageError(f"there is no {SUFFIX} file in {root}")
     models = tuple(_model(root, name, follow_links) for name in names)
     weights = {_resolved(path) for item in models for path in item.loaded.data_files}
-    beside = {
-        name
-        for name in files
-        if name not in names and (_resolved(root / name) in weights or _is_beside(root / name, models))
-    }
-    return Export(root, models, tuple(name for name in files if name not in names and name not in beside))
+    others = (name for name in files if name not in names and _resolved(root / name) not in weights)
+    return Export(root, models, tuple(others))
 
 
 def _model(root: Path, name: str, follow_links: bool) -> ModelFile:
@@ -103,7 +99,8 @@ def _model(root: Path, name: str, follow_links: bool) -> ModelFile:
         view = view_of(loaded.proto, loaded.name)
         sites = sites_of(view, loaded.name)
     except HeadPruneError as error:
-        raise ModelError(f"{root / name}: {error}") from error
+        told = str(error) if loaded.name in str(error) else f"{loaded.name}: {error}"
+        raise ModelError(told) from error
     return ModelFile(name, part_of(name), loaded, view, sites, _precision(loaded), stored_bytes(loaded.proto))
 
 
@@ -151,11 +148,6 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError):  # a link to itself
         return path
-
-
-def _is_beside(path: Path, models: tuple[ModelFile, ...]) -> bool:
-    """Whether a file holds weights of a model, by whatever name."""
-    return any(path.samefile(other) for item in models for other in item.loaded.data_files)
 
 
 def _precision(loaded: LoadedModel) -> int:
