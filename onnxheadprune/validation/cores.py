@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
@@ -32,8 +34,6 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
-ZERO_POINT = {"QLinearMatMul": 7}
-"""Which input of a product of integers is the zero of its output."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,13 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
 
 
 def _can_mask(node: Node) -> bool:
-    return node.out.elem_type in (0, *FLOATS, *COUNTED) or node.op_type in ZERO_POINT
+    return node.out.elem_type in (0, *FLOATS, *COUNTED) or _zero_point(node) is not None
+
+
+def _zero_point(node: Node) -> Value | None:
+    """What a product of integers means by zero in its output."""
+    index = roles_of(node).output_zero
+    return None if index is None else node.input(index)
 
 
 def _insert(model: ModelProto, node: Node, mask: Array) -> None:
@@ -202,26 +208,25 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
     held = stem
     model.graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
-    created = []
+    created: list[InsertNode] = []
     symbolic = [axis for axis, size in enumerate(mask.shape) if size > 1 and not isinstance(shape[axis], int)]
     for axis in symbolic:
-        created += list(_tiled(model, raw, stem, mask.shape, axis))
-        held = created[-1].output[0]
+        created += _tiled(model, raw, stem, mask.shape, axis)
+        held = created[-1].outputs[0]
     if counted:
-        created.append(helper.make_node("Mul", [raw, held], [name], name=f"{stem}/mask"))
+        created.append(nodes.multiply(node.ref, raw, held, name))
     else:
-        zero = f"{stem}/zero"
-        if node.op_type in ZERO_POINT:
-            zero = node.proto.input[ZERO_POINT[node.op_type]]
-        else:
-            created.append(helper.make_node("Sub", [raw, raw], [zero], name=zero))
-        created.append(helper.make_node("Where", [held, raw, zero], [name], name=f"{stem}/mask"))
+        known = _zero_point(node)
+        zero = f"{stem}/zero" if known is None else known.name
+        if known is None:
+            created.append(nodes.subtract(node.ref, raw, raw, zero))
+        created.append(nodes.choose(node.ref, held, raw, zero, name))
     graph.node[node.position].output[0] = raw
     for new in reversed(created):
-        graph.node.insert(node.position + 1, new)
+        graph.node.insert(node.position + 1, nodes.as_proto(new))
 
 
-def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> Iterator[NodeProto]:
+def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:
     """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
     numbers = {
         "axis": [axis],
@@ -232,16 +237,16 @@ def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis
     for name, values in numbers.items():
         tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
         model.graph.initializer.append(tensor)
-    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
-        ("Shape", [source], "shape", {}),
-        ("Gather", [f"{mask}/shape", f"{mask}/axis"], "length", {"axis": 0}),
-        ("Div", [f"{mask}/length", f"{mask}/period"], "times", {}),
-        ("Concat", [f"{mask}/before", f"{mask}/times", f"{mask}/after"], "repeats", {"axis": 0}),
-        ("Tile", [mask, f"{mask}/repeats"], "tiled", {}),
+    shape, length, times, repeats, tiled = (
+        f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "tiled")
     )
-    for op_type, inputs, output, attributes in steps:
-        name = f"{mask}/{output}"
-        yield helper.make_node(op_type, inputs, [name], name=name, **attributes)
+    return [
+        nodes.shape_of("", source, shape),
+        nodes.gather("", shape, f"{mask}/axis", 0, length),
+        nodes.divide("", length, f"{mask}/period", times),
+        nodes.concat("", (f"{mask}/before", times, f"{mask}/after"), repeats),
+        nodes.tile("", mask, repeats, tiled),
+    ]
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
