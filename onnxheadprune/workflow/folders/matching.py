@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,19 +122,27 @@ def _groups(files: Sequence[ModelFile]) -> list[list[Place]]:
         for left, right in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
             places.join([bucket[left][0], bucket[right][0]])
     for place in blind:
-        for other in _namesakes(place, files):
+        for other in _namesakes(place, blind, files):
             places.join([place, other])
     return places.sets()
 
 
-def _namesakes(place: Place, files: Sequence[ModelFile]) -> Iterable[Place]:
-    """Sites of other files with the same name and structure."""
+def _namesakes(place: Place, blind: Sequence[Place], files: Sequence[ModelFile]) -> Iterator[Place]:
+    """Sites with the same name and structure in files of the same part, or in files that are alike throughout."""
+    home = next(file for file in files if file.name == place[0])
     own = _site(place, files)
     for file in files:
-        if file.name != place[0]:
-            for site in file.sites:
-                if site.name == own.name and _structure(site) == _structure(own):
-                    yield file.name, site.index
+        if file is home or (file.part != home.part and _outline(file) != _outline(home)):
+            continue
+        for site in file.sites:
+            other = file.name, site.index
+            known = file.part == home.part or other in blind
+            if known and site.name == own.name and _structure(site) == _structure(own):
+                yield other
+
+
+def _outline(file: ModelFile) -> list[tuple[object, ...]]:
+    return [(site.name, *_structure(site)) for site in file.sites]
 
 
 def _site(place: Place, files: Sequence[ModelFile]) -> AttentionSite:
