@@ -14,6 +14,7 @@ from onnxheadprune.model.graph.tables import (
 from onnxheadprune.model.graph.view import Node
 
 ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(("QAttention",), "com.microsoft", Roles(weight_zero=7, integer_weight=1))
 ROUNDS_ACTIVATIONS.add(
     "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
 )

@@ -21,7 +21,7 @@ from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function
 from onnxheadprune.model.graph.view import Node
 
 ROLES.add(("Conv", "ConvTranspose"), "", Roles(bias=2))
-ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3))
+ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1))
 ROLES.add(
     ("QLinearConv",),
     "",
@@ -30,6 +30,7 @@ ROLES.add(
         scales=(1, 4),
         weight_scale=4,
         weight_zero=5,
+        integer_weight=3,
         output_scale=6,
         output_zero=7,
         integer_bias=8,

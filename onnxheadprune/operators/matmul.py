@@ -38,12 +38,18 @@ from onnxheadprune.model.graph.tables import (
 )
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3))
+ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3, integer_weight=1))
 ROLES.add(
     ("QLinearMatMul",),
     "",
     Roles(
-        zero_points={0: 2, 3: 5}, scales=(1, 4), weight_scale=4, weight_zero=5, output_scale=6, output_zero=7
+        zero_points={0: 2, 3: 5},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        integer_weight=3,
+        output_scale=6,
+        output_zero=7,
     ),
 )
 ROLES.add(
@@ -54,16 +60,21 @@ ROLES.add(
         scales=(1, 4),
         weight_scale=4,
         weight_zero=5,
+        integer_weight=3,
         output_scale=7,
         output_zero=8,
         integer_bias=6,
     ),
 )
-ROLES.add(("DynamicQuantizeMatMul",), "com.microsoft", Roles(bias=4, weight_scale=2, weight_zero=3))
+ROLES.add(
+    ("DynamicQuantizeMatMul",),
+    "com.microsoft",
+    Roles(bias=4, weight_scale=2, weight_zero=3, integer_weight=1),
+)
 ROLES.add(
     ("MatMulIntegerToFloat",),
     "com.microsoft",
-    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5),
+    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1),
 )
 ROLES.add(("Gemm",), "", Roles(bias=2))
 ROLES.add(("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation"), "com.microsoft", Roles(alike=(0, 1)))

@@ -13,6 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.elements import Elements
+from onnxheadprune.model.graph.facts import Operation
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
@@ -42,6 +43,7 @@ class Roles:
         zero_points: per quantized input the input with its zero point.
         scales: those of a quantized product's operands.
         weight_scale, weight_zero: those of stored weights.
+        integer_weight: the weight of an integer product, which `weight_zero` belongs to.
         output_scale, output_zero: those that its output is quantized with.
         integer_bias: a bias in units of the operands' scales multiplied.
     """
@@ -58,6 +60,7 @@ class Roles:
     scales: tuple[int, int] | None = None
     weight_scale: int | None = None
     weight_zero: int | None = None
+    integer_weight: int | None = None
     output_scale: int | None = None
     output_zero: int | None = None
     integer_bias: int | None = None
@@ -88,7 +91,7 @@ class Table(Generic[Entry]):
                 raise ValueError(f"two entries of {self.what} for {domain or 'ai.onnx'}.{op_type}")
             self._entries[domain, op_type] = entry
 
-    def of(self, node: Node) -> Entry | None:
+    def of(self, node: Operation) -> Entry | None:
         """The entry of a node's operator, None if it has none.
 
         Raises:
