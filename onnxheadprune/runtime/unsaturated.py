@@ -1,9 +1,9 @@
 """Exact settings for integer products: kernels that saturate get operands that do not.
 
 On x86 processors without VNNI instructions ONNX Runtime multiplies uint8 by int8 in pairs that saturate at 16 bits (its
-documentation of quantization names this, and `reduce_range` as a remedy at quantization time). Which products make a pair
-depends on how many there are, so a cut would change what saturates, and a right one would look wrong. The product of uint8
-by uint8 is exact everywhere, and moving a weight and its zero point by 128 changes no result.
+documentation of quantization names this, and `reduce_range` as a remedy at quantization time). Which products make a
+pair depends on how many there are, so a cut would change what saturates, and a right one would look wrong. The product
+of uint8 by uint8 is exact everywhere, and moving a weight and its zero point by 128 changes no result.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ class Tap:
         value: name of its input.
         axes: contracted axes of that input.
         gone: the positions on those axes that belong to the heads.
-        zero: name of the number that means zero there, None where that is always the same one. Integers that are
-            quantized at run time have another one for each input.
+        zero: name of the number that an integer input means by zero, which dynamic quantization finds anew for
+            every input of the model; None where zero is zero, or is stored.
     """
 
     site: str
@@ -58,15 +58,15 @@ class Tap:
     zero: str | None = None
 
     @property
-    def values(self) -> tuple[str, ...]:
-        """What must be told of a run."""
+    def shown(self) -> tuple[str, ...]:
+        """Values that have to be outputs of the model."""
         return (self.value,) if self.zero is None else (self.value, self.zero)
 
     def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
         """What is there, [positions, everything else], and the scale of the whole input."""
         array = outputs[self.value]
         if self.zero is not None:
-            array = array.astype(np.float64) - outputs[self.zero]
+            array = array.astype(np.int32) - outputs[self.zero].astype(np.int32)
         front = np.moveaxis(array, self.axes, range(len(self.axes)))
         rows = front.reshape(self.gone.size, -1)
         scale = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
@@ -123,7 +123,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
     known = {info.name for info in model.graph.output}
-    for name in dict.fromkeys(name for tap in taps for name in tap.values if name not in known):
+    for name in dict.fromkeys(name for tap in taps for name in tap.shown if name not in known):
         model.graph.output.append(ValueInfoProto(name=name))
     return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
 
@@ -135,12 +135,15 @@ def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> T
     if value is None or value.scope.parent is not None:
         return None
     name = f"site {site.index} ({site.name})"
-    zero = roles_of(projection.node).zero_points.get(index)
-    moving = None if zero is None else projection.node.input(zero)
-    told = (
-        None if moving is None or moving.producer is None or moving.shape not in ((), (1,)) else moving.name
-    )
-    return Tap(name, projection.node.label, value.name, axes, ~projection.live_without(heads), told)
+    gone = ~projection.live_without(heads)
+    return Tap(name, projection.node.label, value.name, axes, gone, _found_zero(projection.node, index))
+
+
+def _found_zero(node: Node, index: int) -> str | None:
+    """The zero point of an integer input, where a node finds it when the model runs."""
+    at = roles_of(node).zero_points.get(index)
+    zero = None if at is None else node.input(at)
+    return None if zero is None or zero.is_constant else zero.name
 
 
 def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
