@@ -88,7 +88,8 @@ def test_missing_file(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_folder_as_model(refused: Refused, tmp_path: Path) -> None:
-    assert refused(2, "inspect", tmp_path) == f"{tmp_path} is not a file"
+    assert refused(2, "inspect", tmp_path) == f"there is no .onnx file in {tmp_path}"
+    assert refused(2, "fuse", tmp_path, "--dry-run") == f"{tmp_path} is not a file"
 
 
 def test_unreadable_file(refused: Refused, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune import validate
+from onnxheadprune import prune, validate
 from onnxheadprune.attention import analysis
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
@@ -22,7 +22,8 @@ from onnxheadprune.runtime.feeds import FeedMaker
 from onnxheadprune.runtime.tolerances import FLOAT32
 from onnxheadprune.validation.cores import silenced_cores
 from onnxheadprune.validation.second_mask import SecondMask
-from tests import toys
+from tests import toys, toys_scores
+from tests.folders import exports
 from tests.toys import HEAD_SIZE, HEADS, HIDDEN
 
 WIDTH = HEADS * HEAD_SIZE
@@ -238,3 +239,10 @@ def relocated(site: AttentionSite, view: Any) -> Sites:
     own = [dataclasses.replace(item, node=nodes[item.node.ref]) for item in site.projections]
     cores = tuple(nodes[core.ref] for core in site.cores)
     return Sites("the model", (dataclasses.replace(site, projections=tuple(own), cores=cores),))
+
+
+def test_a_zero_that_moves_with_the_input_is_no_rest_of_a_head() -> None:
+    """Integers that are quantized at run time have another zero for each input; a silenced head is that zero."""
+    model = exports.quantized(toys_scores.stack())
+    result = prune(model, {0: [1], 1: [0, 3]})
+    assert result.validation is not None and result.validation.passed, result.validation

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import CASTS, DEQUANTIZES, IDENTITIES, TRANSPOSES
@@ -56,9 +56,13 @@ class Matrix:
         """Outputs of the map."""
         return int(np.prod([self.shape[axis] for axis in self.free], dtype=np.int64))
 
-    def read(self) -> npt.NDArray[np.float64]:
-        """The numbers, [in, out]."""
-        value = self.stored.numbers()
+    def read(self, tensor: TensorProto | None = None) -> npt.NDArray[np.float64]:
+        """The numbers, [in, out].
+
+        Args:
+            tensor: the stored tensor with its data, where the model's own is not to be read.
+        """
+        value = self.stored.numbers() if tensor is None else numpy_helper.to_array(tensor)
         for node in self.steps:
             value = _forward(node, value)
         return value.astype(np.float64).transpose(self.order).reshape(self.rows, -1)

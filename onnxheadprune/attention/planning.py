@@ -16,6 +16,7 @@ from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import (
+    IoChange,
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
@@ -111,14 +112,16 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     io = _narrowed_io(swept)
+    interface = [_io_changes(view, name, live) for name, live in sorted(io.items())]
     plan = PrunePlan(
         analysis.name,
         fingerprint(analysis.model),
         cuts,
         _planned_edits(view, edits),
-        tuple(_io_sentence(view, name, live) for name, live in sorted(io.items())),
+        tuple(_io_sentence(changes) for changes in interface),
         elements_removed(view, edits),
         _left_out(sites) if ALL in parse_heads(heads) else (),
+        tuple(change for changes in interface for change in changes),
     )
     return Planning(plan, view, sites, present, io)
 
@@ -257,14 +260,24 @@ def _recorded(cuts: Sequence[SiteCut], sites: Sites) -> list[RecordedSite]:
     ]
 
 
-def _io_sentence(view: GraphView, name: str, live: Live) -> str:
+def _io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
     value = view.main.values[name]
     assert value.shape is not None
     role = "input" if value.is_graph_input else "output"
-    changes = [
-        f"{value.shape[axis]} -> {live.narrow(value.shape[axis], axis)} on axis {axis}" for axis in live.axes
-    ]
-    return f"{role} {name}: {', '.join(changes)}"
+    changes = []
+    for axis in live.axes:
+        before = value.shape[axis]
+        changes.append(IoChange(role, name, axis, _told(before), _told(live.narrow(before, axis))))
+    return tuple(changes)
+
+
+def _told(size: object) -> int | str:
+    return size if isinstance(size, int) else str(size)
+
+
+def _io_sentence(changes: Sequence[IoChange]) -> str:
+    told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
+    return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
 
 
 def require_something(plan: PrunePlan) -> None:

@@ -9,9 +9,11 @@ import click
 
 from onnxheadprune.cli.belonging import BENCH, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
+from onnxheadprune.cli.deploying import follow_links_option
 from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.pairs import joined, pairs_of
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -32,6 +34,7 @@ class BenchOptions:
     csv_path: Path | None
     markdown: Path | None
     plot: Path | None
+    follow_links: bool
     as_json: bool
 
 
@@ -69,13 +72,14 @@ class BenchOptions:
     metavar="FILE",
     help="Also write a picture, latency against sizes (.png, .svg, .pdf).",
 )
+@follow_links_option
 @json_option
 @bundled(BenchOptions)
 def bench(given: BenchOptions) -> int:
     """Measure MODEL and each PRUNED in turn, and say whether they differ: faster, no measurable difference, slower.
 
     A second session of MODEL runs along as the noise floor. Sizes that are not named are chosen so that the
-    model runs.
+    model runs. Of folders as exporters write them the file of each network is measured that heads are chosen on.
     """
     from onnxheadprune.benchmarking import BenchRequest, run_benchmark
     from onnxheadprune.benchmarking.gates import speed_gates
@@ -96,17 +100,27 @@ def bench(given: BenchOptions) -> int:
         cuda_graph=given.cuda_graph,
         memory=not given.no_memory,
     )
-    with err().status("looking at the models") as status:
-        result = run_benchmark((given.model, *given.pruned), request, status.update)
-    gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
-    if given.csv_path is not None:
-        write_csv(result, given.csv_path)
-    if given.markdown is not None:
-        write_markdown(result, given.markdown)
-    if given.plot is not None:
-        plot_latencies(result, given.plot)
+    pairs = pairs_of(given.model, given.pruned, follow_links=given.follow_links, leaders=True)
+    if len(pairs) > 1 and any(path is not None for path in (given.csv_path, given.markdown, given.plot)):
+        raise click.UsageError(
+            f"{given.model} holds {len(pairs)} networks; for a table or picture name the files of one",
+            click.get_current_context(),
+        )
+    documents, passed = [], True
+    for pair in pairs:
+        with err().status("looking at the models") as status:
+            result = run_benchmark((pair.model, *pair.others), request, status.update)
+        gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
+        passed = passed and all(gate.passed for gate in gates)
+        if given.csv_path is not None:
+            write_csv(result, given.csv_path)
+        if given.markdown is not None:
+            write_markdown(result, given.markdown)
+        if given.plot is not None:
+            plot_latencies(result, given.plot)
+        documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
+        if not given.as_json:
+            out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
     if given.as_json:
-        emit_json(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
-    else:
-        out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
-    return 0 if all(gate.passed for gate in gates) else SLOWER
+        emit_json(joined(pairs, documents))
+    return 0 if passed else SLOWER

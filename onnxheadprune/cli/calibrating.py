@@ -12,6 +12,7 @@ import click
 from onnxheadprune.cli.options import FILE, Running, stacked
 
 if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -102,7 +103,7 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
     )
 
 
-def read_data(model: Path | None, samples: Samples, running: Running) -> DataSource | None:
+def read_data(model: Path | LoadedModel | None, samples: Samples, running: Running) -> DataSource | None:
     """The data that the options name.
 
     Args:

@@ -13,6 +13,7 @@ from onnxheadprune.cli.repeating import run_record
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.prune import PruneResult
     from onnxheadprune.workflow.requests import Request
 
@@ -32,7 +33,7 @@ class Showing:
     as_json: bool
 
 
-def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool) -> int:
+def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, dry_run: bool) -> int:
     """Does what is asked for and reports it.
 
     Args:
@@ -53,7 +54,7 @@ def carry_out(model: Path, request: Request, showing: Showing, *, dry_run: bool)
     return 0
 
 
-def _ahead(model: Path, request: Request, showing: Showing) -> int:
+def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report, planned_output
     from onnxheadprune.workflow.requests import Proving, Writing
@@ -74,7 +75,7 @@ def _ahead(model: Path, request: Request, showing: Showing) -> int:
     return 0
 
 
-def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
+def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> PruneResult:
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
@@ -88,7 +89,7 @@ def _done(model: Path, request: Request, showing: Showing) -> PruneResult:
 
 
 def _show(
-    model: Path,
+    model: Path | LoadedModel,
     rows: list[RenderableType],
     document: Callable[[], dict[str, object]],
     showing: Showing,
@@ -104,7 +105,7 @@ def _show(
     heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
     if showing.heatmap is not None and heat is not None:
         scores, removed = heat
-        save_heatmap(scores, showing.heatmap, title=model.name, removed=removed)
+        save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     if showing.report is not None:
         save_page(showing.report, told)
@@ -114,7 +115,7 @@ def _show(
         out().print(*rows, sep="\n")
 
 
-def _check_ahead(model: Path, request: Request) -> None:
+def _check_ahead(model: Path | LoadedModel, request: Request) -> None:
     """Whether the run that --dry-run looks at could write and run where it is told to.
 
     Raises:
@@ -135,7 +136,9 @@ def _check_ahead(model: Path, request: Request) -> None:
         resolve_provider(request.run.provider)
 
 
-def _plan_ahead(model: Path, request: Request) -> tuple[list[RenderableType], dict[str, object]]:
+def _plan_ahead(
+    model: Path | LoadedModel, request: Request
+) -> tuple[list[RenderableType], dict[str, object]]:
     """The report and the document of a plan that nothing has to be measured for."""
     from onnxheadprune.attention.planning import plan_pruning, require_something
     from onnxheadprune.cli.report.fusion import fusion_rows

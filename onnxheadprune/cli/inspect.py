@@ -9,6 +9,8 @@ import click
 
 from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.bundles import bundled
+from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of
+from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
 
@@ -18,21 +20,28 @@ class InspectOptions:
     """What `inspect` is given."""
 
     model: Path
+    follow_links: bool
     as_json: bool
 
 
 @click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
 @click.argument("model", type=FILE)
+@follow_links_option
 @json_option
 @bundled(InspectOptions)
 def inspect(given: InspectOptions) -> int:
-    """Show the attention sites of MODEL and which of their heads can be removed."""
+    """Show the attention sites of MODEL and which of their heads can be removed.
+
+    MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
+    """
+    if is_folder(given.model):
+        return inspect_export(given.model, follow_links=given.follow_links, as_json=given.as_json)
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
 
-    sites = find_sites(given.model)
+    sites = find_sites(subject_of(given.model, follow_links=given.follow_links))
     if given.as_json:
         emit_json(sites.to_dict())
     elif sites:

@@ -16,12 +16,15 @@ from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel
 from onnxheadprune.cli.choosing import resume_option
 from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
 from onnxheadprune.cli.cutting import Showing, carry_out
+from onnxheadprune.cli.deploying import Deploying, deploying_options, is_folder, subject_of
+from onnxheadprune.cli.folders import prune_export
 from onnxheadprune.cli.options import FILE, OUTPUT, dry_run_option, json_option, report_option, stacked
 from onnxheadprune.cli.outcome import moved
 from onnxheadprune.cli.sweep import SweepOptions, run_sweep
 from onnxheadprune.cli.writing import Target, resolve_target, target_options
 
 if TYPE_CHECKING:
+    from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.workflow.requests import Request
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -57,6 +60,7 @@ class PruneOptions:
     cut: Cut
     resume: bool
     samples: Samples
+    deploying: Deploying
     dry_run: bool
     report: Path | None
     heatmap: Path | None
@@ -75,6 +79,7 @@ class PruneOptions:
 @cut_options
 @resume_option
 @calibration_options
+@deploying_options
 @dry_run_option
 @report_option
 @click.option(
@@ -89,33 +94,86 @@ class PruneOptions:
 def prune(given: PruneOptions) -> int:
     """Remove heads from MODEL, prove the result exact, then write it to OUT.
 
+    MODEL may be a folder as exporters write it, and OUT is one then: the same heads go from every file that holds them.
+
     Name the heads with --heads, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
     ones is then measured on your data (--data, --text or --images), and what is left is refitted to make up for them.
     With --recover it is trained after that, for as long as you say.
     """
     if given.superseded.sweep is not None:
         return _swept(given, given.superseded.sweep)
-    request = _request(given)
     context = click.get_current_context()
     if given.superseded.batch is not None:
-        return _batched(given, request, given.superseded.batch)
+        return _batched(given, _request(given), given.superseded.batch)
     if given.model is None:
         raise click.UsageError("name the MODEL, or a folder of models with --batch DIR", context)
+    showing = Showing(given.report, given.heatmap, given.as_json)
+    if is_folder(given.model):
+        return _of_folder(given, given.model, showing)
+    if given.deploying.client is not None:
+        raise click.UsageError("--for goes with a folder, whose configuration follows the cut", context)
+    request = _request(given)
     resolve_target(given.model, given.target, dry_run=given.dry_run)
     if request.choice.heads is None and request.choice.wish is None:
         moved("fuse MODEL", f"--mode {given.cut.fuse}", as_json=given.as_json)
-    showing = Showing(given.report, given.heatmap, given.as_json)
-    return carry_out(given.model, request, showing, dry_run=given.dry_run)
+    subject = subject_of(given.model, follow_links=given.deploying.follow_links)
+    return carry_out(subject, request, showing, dry_run=given.dry_run)
 
 
-def _request(given: PruneOptions) -> Request:
+def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
+    """`prune` of a folder.
+
+    Raises:
+        click.UsageError: if options are for single models.
+    """
+    context = click.get_current_context()
+    if given.target.in_place or given.target.backup is not None:
+        raise click.UsageError(
+            "a folder is never replaced, so --in-place is for single models; name -o OUT", context
+        )
+    if given.heatmap is not None:
+        raise click.UsageError("--heatmap is the picture of a single model; score one of the files", context)
+    if given.resume:
+        raise click.UsageError("a folder appears at once, so there is nothing to --resume", context)
+    resolve_target(folder, given.target, dry_run=given.dry_run)
+    request = _request(given, in_folder=True)
+    if request.choice.heads is None and request.choice.wish is None:
+        raise click.UsageError(
+            "name the heads with --heads, or say how many are to go; fuse takes one model", context
+        )
+    data = given.samples, given.cut.running
+    return prune_export(folder, request, given.deploying, data, showing, given.dry_run)
+
+
+def _request(given: PruneOptions, *, in_folder: bool = False) -> Request:
     from onnxheadprune.workflow.requests import Writing
 
     choice = replace(read_choice(given.cut), resume=given.resume)
-    data = read_data(given.model, given.samples, given.cut.running)
+    data = None if in_folder else _data(given)
     place = given.model if given.target.in_place else given.target.output
-    writing = Writing(place, given.target.external_data, given.target.backup)
+    writing = Writing(place, given.target.external_data, given.target.backup, _data_name(given, place))
     return request_of(given.cut, choice, data, writing)
+
+
+def _data(given: PruneOptions) -> DataSource | None:
+    links = given.deploying.follow_links
+    subject = None if given.model is None else subject_of(given.model, follow_links=links)
+    return read_data(subject, given.samples, given.cut.running)
+
+
+def _data_name(given: PruneOptions, place: Path | None) -> str | None:
+    """The name of the file with weights beside one model.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    pattern = given.deploying.data_name
+    if pattern is None or place is None:
+        return None
+    from onnxheadprune.workflow.folders.naming import check_name
+
+    check_name(pattern)
+    return pattern.replace("{}", place.name)
 
 
 def _swept(given: PruneOptions, ratios: str) -> int:

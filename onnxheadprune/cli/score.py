@@ -12,6 +12,8 @@ from onnxheadprune.cli.belonging import SCORE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
 from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
+from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of, with_own_tokenizer
+from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
@@ -31,6 +33,7 @@ class ScoreOptions:
     effect: str | None
     jobs: int
     dask: str | None
+    follow_links: bool
     as_json: bool
 
 
@@ -56,10 +59,13 @@ class ScoreOptions:
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for ablation."
 )
 @parallel_options()
+@follow_links_option
 @json_option
 @bundled(ScoreOptions)
 def score(given: ScoreOptions) -> int:
     """Score the heads of MODEL: on your data, or by the weights alone.
+
+    Of a folder as exporters write it the most precise file is scored.
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
@@ -78,12 +84,19 @@ def score(given: ScoreOptions) -> int:
     if output is not None:
         check_folder(output)
     effect = read_effect(None, given.effect)
-    data = read_data(given.model, given.samples, given.running)
+    samples = with_own_tokenizer(given.model, given.samples)
+    links = given.follow_links
+    subject = (
+        leader_of(given.model, links)
+        if is_folder(given.model)
+        else subject_of(given.model, follow_links=links)
+    )
+    data = read_data(subject, samples, given.running)
     method: Method = given.method or ("weight" if data is None else "reconstruction")
     partial = None if output is None or method != "ablation" else score_path(output)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         scores = score_heads(
-            given.model,
+            subject,
             method=method,
             data=data,
             # Weights alone need no provider, but one that is asked for by name must be usable.

@@ -10,9 +10,11 @@ import click
 from onnxheadprune.cli.belonging import VALIDATE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.choosing import drift_option, read_effect
+from onnxheadprune.cli.deploying import follow_links_option
 from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
 from onnxheadprune.cli.options import FILE, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.pairs import joined, pairs_of, require_for_each
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class ValidateOptions:
     drift: str | None
     min_speedup: float | None
     timing: Timing
+    follow_links: bool
     as_json: bool
 
 
@@ -59,12 +62,14 @@ class ValidateOptions:
     help="Also measure latency as bench does; end with exit code 1 unless PRUNED is X times as fast at every size.",
 )
 @measuring_options
+@follow_links_option
 @json_option
 @bundled(ValidateOptions)
 def validate(given: ValidateOptions) -> int:
     """Check that PRUNED equals MODEL with the removed heads silenced, and measure the drift.
 
-    The sizes, repeats and threads are those of --min-speedup.
+    The sizes, repeats and threads are those of --min-speedup. Of folders as exporters write them every model is checked
+    against its like, and whether all of them lost the same heads.
     """
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.gates import gate_rows
@@ -74,25 +79,32 @@ def validate(given: ValidateOptions) -> int:
     from onnxheadprune.validation.gates import drift_gate
 
     running = given.running
-    request = ValidationRequest(
-        given.heads, running.data, running.provider, running.seed, given.metric, read_effect(given.drift)
-    )
-    with err().status("validating"):
-        result = prove(given.model, given.pruned, request)
-    gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
-    document = result.to_dict()
-    if given.min_speedup is not None and result.passed:
-        from onnxheadprune.benchmarking import BenchRequest, run_benchmark
-        from onnxheadprune.benchmarking.gates import speed_gates
+    effect = read_effect(given.drift)
+    pairs = pairs_of(given.model, (given.pruned,), follow_links=given.follow_links)
+    require_for_each(pairs, given.heads, running.data)
+    documents, accepted = [], True
+    for pair in pairs:
+        (other,) = pair.others
+        data = pair.data_of(running.data)
+        request = ValidationRequest(given.heads, data, running.provider, running.seed, given.metric, effect)
+        with err().status("validating"):
+            result = prove(pair.model, other, request)
+        gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
+        document = result.to_dict()
+        if given.min_speedup is not None and result.passed:
+            from onnxheadprune.benchmarking import BenchRequest, run_benchmark
+            from onnxheadprune.benchmarking.gates import speed_gates
 
-        timing = BenchRequest(read_measuring(given.timing), result.provider, running.seed, memory=False)
-        with err().status("measuring") as status:
-            measured = run_benchmark((given.model, given.pruned), timing, status.update)
-        gates += speed_gates(measured, given.min_speedup)
-        document["benchmark"] = measured.to_dict()
-    accepted = result.passed and all(gate.passed for gate in gates)
+            timing = BenchRequest(read_measuring(given.timing), result.provider, running.seed, memory=False)
+            with err().status("measuring") as status:
+                measured = run_benchmark((pair.model, other), timing, status.update)
+            gates += speed_gates(measured, given.min_speedup)
+            document["benchmark"] = measured.to_dict()
+        good = result.passed and all(gate.passed for gate in gates)
+        accepted = accepted and good
+        documents.append(document | {"gates": [gate.to_dict() for gate in gates], "accepted": good})
+        if not given.as_json:
+            out().print(*validation_report(result), *gate_rows(gates), sep="\n")
     if given.as_json:
-        emit_json(document | {"gates": [gate.to_dict() for gate in gates], "accepted": accepted})
-    else:
-        out().print(*validation_report(result), *gate_rows(gates), sep="\n")
+        emit_json(joined(pairs, documents) | {"accepted": accepted})
     return 0 if accepted else ValidationFailedError.exit_code

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto
@@ -52,6 +52,25 @@ class LeftOutNode:
 
 
 @dataclass(frozen=True)
+class IoChange:
+    """One axis of a graph input or output that gets another length.
+
+    Attributes:
+        role: "input" or "output".
+        name: of the input or output.
+        axis: counted from 0.
+        before: its length in the original; text where that is symbolic.
+        after: the same in the pruned model.
+    """
+
+    role: str
+    name: str
+    axis: int
+    before: int | str
+    after: int | str
+
+
+@dataclass(frozen=True)
 class PrunePlan:
     """An ordered list of edits for one particular model.
 
@@ -63,6 +82,7 @@ class PrunePlan:
         io_changes: sentences about changed graph inputs and outputs.
         elements_removed: elements that stored tensors lose.
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
+        interface: what `io_changes` says, axis by axis.
     """
 
     model: str
@@ -72,6 +92,7 @@ class PrunePlan:
     io_changes: tuple[str, ...]
     elements_removed: int
     left_out: tuple[LeftOutNode, ...] = ()
+    interface: tuple[IoChange, ...] = ()
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -108,6 +129,7 @@ class PrunePlan:
             ],
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
+            "interface": [asdict(change) for change in self.interface],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
@@ -144,7 +166,9 @@ class PrunePlan:
         changes = tuple(data["io_changes"])
         # Plans of earlier versions do not say.
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
-        return cls(data["model"], data["fingerprint"], cuts, edits, changes, data["elements_removed"], missed)
+        interface = tuple(IoChange(**item) for item in data.get("interface", ()))
+        elements = data["elements_removed"]
+        return cls(data["model"], data["fingerprint"], cuts, edits, changes, elements, missed, interface)
 
     def to_json(self) -> str:
         """The plan as a JSON document."""

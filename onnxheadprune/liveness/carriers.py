@@ -73,7 +73,7 @@ def leads_out(value: Value, free: frozenset[Value], depth: int = MAX_HOPS) -> bo
 
 
 def carried(node: Node, live: Live) -> Live | None:
-    """What is left of the output of a carrier whose input keeps the mask `live`: its law, read forwards."""
+    """What is left of the output of a carrier whose input keeps `live`, a mask or labels: its law, read forwards."""
     shape, source = node.out.shape, node.shape(0)
     if shape is None or source is None:
         return None
@@ -88,7 +88,7 @@ def carried(node: Node, live: Live) -> Live | None:
         return through
     if not fits(through, shape):
         return None
-    answer = ask(node, [through], MASKS)
+    answer = ask(node, [through.as_mask()], MASKS)
     # A Slice of the live axis itself keeps a part of it that this does not tell.
     if isinstance(answer, Refusal) or answer.inputs[0].only(live.axes).as_mask() != live.as_mask():
         return None

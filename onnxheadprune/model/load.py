@@ -110,11 +110,15 @@ def open_model(source: ModelLike) -> LoadedModel:
     return LoadedModel.of_file(light.path, proto, light.name, data_files=light.data_files)
 
 
-def open_structure(source: ModelLike) -> LoadedModel:
+def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedModel:
     """A model whose large weights stay on disk: its tensors refer to the files that hold them.
 
     Everything that decides about shapes is in memory, so that a model can be planned, cut and written without
     its weights. `storage.reading` gives the bytes of a tensor. A model that is in memory stays so.
+
+    Args:
+        source: the model.
+        follow_links: read weights through links that lead out of its folder, as in a hub's cache.
 
     Raises:
         UsageError: if the path does not exist.
@@ -141,11 +145,17 @@ def open_structure(source: ModelLike) -> LoadedModel:
     model, own, references = parse_structure(path)
     if _refers_to(model, own) > references:
         raise ModelError(f"{path} is damaged: its external data is in the model file itself")
-    return structure_of(model, str(path), path, {own: source_at(path)})
+    return structure_of(model, str(path), path, {own: source_at(path)}, follow_links=follow_links)
 
 
 def structure_of(
-    model: ModelProto, name: str, path: Path, known: Mapping[str, Source], folder: Path | None = None
+    model: ModelProto,
+    name: str,
+    path: Path,
+    known: Mapping[str, Source],
+    folder: Path | None = None,
+    *,
+    follow_links: bool = False,
 ) -> LoadedModel:
     """A parsed structure, checked and with its small weights read.
 
@@ -155,6 +165,7 @@ def structure_of(
         path: its file.
         known: files by location, beside those in the folder.
         folder: where external data is looked for; None: where the file is.
+        follow_links: read weights through links that lead out of the folder.
 
     Raises:
         ModelError: if the model is damaged, or refers to data that is missing or outside of its folder.
@@ -168,7 +179,7 @@ def structure_of(
         if is_outside(stored.tensor):
             location = span_of(stored.tensor).location
             if location not in sources:
-                sources[location] = inside(folder, location, name)
+                sources[location] = inside(folder, location, name, follow_links=follow_links)
     own = next(iter(known))
     check_tensors(tensors, name, sources)
     with Opened(sources) as opened:

@@ -99,8 +99,14 @@ def save_model(
         commit(stage)
 
 
-def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> Stage:
+def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named: str | None = None) -> Stage:
     """Writes the weights of a model into files that have no name yet.
+
+    Args:
+        loaded: the model.
+        target: where it goes.
+        external: keep weights beside it: as they were, always or never.
+        named: the name of the file beside it; None makes one from the content.
 
     Raises:
         UsageError: if they cannot be written, or do not fit into one file.
@@ -114,7 +120,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData) -> St
             " ends at 2 GiB; let them go into a file beside it (--external-data auto)"
         )
     with sentences(target):
-        return Stage(layout, loaded.sources, target, location)
+        return Stage(layout, loaded.sources, target, location, named)
 
 
 def staged_model(stage: Stage) -> LoadedModel:

@@ -21,11 +21,14 @@ class Limits:
         floor: heads that every site keeps at least.
         multiple_of: the number of heads that a site keeps must be a multiple of this.
         uniform: every site loses the same share of its heads.
+        whole_groups: KV heads go with all of their query heads, where a site has several: how many are left of the one
+            says how many of the other.
     """
 
     floor: int = 1
     multiple_of: int = 1
     uniform: bool = False
+    whole_groups: bool = False
 
     def __post_init__(self) -> None:
         if self.floor < 0 or self.multiple_of < 1:
@@ -43,8 +46,15 @@ def options(
         or (
             site.num_heads - len(step.removed) >= max(limits.floor, 0)
             and (site.num_heads - len(step.removed)) % limits.multiple_of == 0
+            and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
         )
     ]
+
+
+def _takes_whole_groups(site: AttentionSite, removed: Heads) -> bool:
+    return len(site.groups) == 1 or all(
+        set(group) <= removed or not set(group) & removed for group in site.groups
+    )
 
 
 def allocate(

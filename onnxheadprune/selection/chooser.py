@@ -330,8 +330,7 @@ def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:
     """The original with the new numbers of a choice; itself where there are none."""
     if chosen.numbers is None:
         return model
-    steps = 0 if chosen.compensation is None else chosen.compensation.steps
-    return refitted(model, chosen.numbers, steps + (0 if chosen.recovery is None else chosen.recovery.best))
+    return refitted(model, chosen.numbers, chosen.steps)
 
 
 def _exists(space: SearchSpace, count: int) -> bool:

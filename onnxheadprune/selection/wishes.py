@@ -171,6 +171,12 @@ class Chosen:
         """The original's new numbers, None where they are as they were."""
         return self.compensation if self.recovery is None else self.recovery
 
+    @property
+    def steps(self) -> int:
+        """Steps of training behind these numbers."""
+        earlier = 0 if self.compensation is None else self.compensation.steps
+        return earlier + (0 if self.recovery is None else self.recovery.best)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""
         return {

@@ -303,7 +303,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
         verdict = proven(pruned)
     else:
         # What is proven is what was written, read back from the disk.
-        with stage_model(pruned, target, writing.external_data) as stage:
+        with stage_model(pruned, target, writing.external_data, writing.data_name) as stage:
             verdict = proven(staged_model(stage)) if request.proving.validate else None
             commit(stage, (VALIDATION_KEY, _stamp(verdict)), kept)
         if choice.recover is not None:
@@ -345,6 +345,8 @@ def _chosen(
         UsageError: if heads are named and wished for.
     """
     choice, data = request.choice, request.run.data
+    if choice.decided is not None:
+        return choice.decided, data
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
     if choice.wish is None and not choice.compensate and choice.recover is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.activations.drift import Measure
     from onnxheadprune.selection.compensation import Compensation
     from onnxheadprune.selection.recovery import Budget
-    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.selection.wishes import Chosen, Wish
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Choice:
         recover: how long what is left is trained after that, None for not at all.
         resume: go on with an interrupted training, from the file beside the output.
         given: new numbers of the original that a training starts from, in the place of a refit.
+        decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
     """
 
     heads: HeadSpec | None = None
@@ -41,6 +42,7 @@ class Choice:
     recover: Budget | None = None
     resume: bool = False
     given: Compensation | None = None
+    decided: Chosen | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ class Writing:
         output: None writes nothing.
         external_data: keep weights in a file beside it: as the input does, always or never.
         backup: allows `output` to be the model itself, whose file is kept under this name.
+        data_name: of the file with weights beside the output; None makes one from the content.
     """
 
     output: str | os.PathLike[str] | None = None
     external_data: ExternalData = "auto"
     backup: str | os.PathLike[str] | None = None
+    data_name: str | None = None
 
 
 @dataclass(frozen=True)

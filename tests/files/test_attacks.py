@@ -91,6 +91,7 @@ def makers(path: Path) -> Iterator[tuple[int, str]]:
 
 MAKERS = {
     "model/storage/folder.py": "the one writer",
+    "model/storage/assembly.py": "a folder that appears at once; its files come from the one writer, or are copied",
     "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
     "model/replacing.py": "a nameless file of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",

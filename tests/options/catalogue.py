@@ -43,6 +43,7 @@ JSON: Mode = {"as_json": ("--json",)}
 DATA: Mode = {"data": ("--data", "{model}.npz")}
 OUT: Mode = {"model": ("{model}.onnx",), "output": ("-o", "out.onnx")}
 FOLDER: Mode = {"folder": ("folder-{model}",), "output": ("-o", "outdir")}
+EXPORT: Mode = {"model": ("export-{model}",), "output": ("-o", "outdir")}
 HEADS: Mode = {"heads": ("--heads", "0:1")}
 RATIO: Mode = {"ratio": ("--ratio", "0.5")}
 DRY: Mode = {"model": ("{model}.onnx",), "dry_run": ("--dry-run",)}
@@ -62,6 +63,9 @@ MODES: dict[str, dict[str, Mode]] = {
         "heads unproven": OUT | HEADS | {"no_validate": ("--no-validate",)},
         "heads ahead": DRY | HEADS,
         "batch": {"batch": ("--batch", "folder-{model}"), "output": ("-o", "outdir")} | HEADS,
+        "folder": EXPORT | HEADS,
+        "folder ahead": {"model": ("export-{model}",), "dry_run": ("--dry-run",)} | HEADS,
+        "folder on data": EXPORT | RATIO | DATA,
         "ratio": OUT | RATIO,
         "ratio on data": OUT | RATIO | DATA,
         "heads recovered": OUT | HEADS | DATA | {"recover": ("--recover", "1")},
@@ -134,6 +138,7 @@ CALIBRATING = {
     "random_data": shown("--random-data"),
     "provider": shown("--provider", "nowhere"),
 }
+LINKS = {"follow_links": shown("--follow-links", model="linked")}
 MEASURING = {
     "batch": shown("--batch", "1", model="toy"),
     "seq": shown("--seq", "3", model="toy"),
@@ -195,7 +200,10 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "batch": shown("--batch", "folder-{model}"),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
-    },
+        "client": shown("--for", "genai"),
+        "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
+    }
+    | LINKS,
     "recover": CALIBRATING
     | WRITING
     | {
@@ -227,6 +235,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "as_json": shown("--json"),
     },
     "score": CALIBRATING
+    | LINKS
     | {
         "model": shown("{model}.onnx"),
         "method": shown("--method", "activation"),
@@ -239,6 +248,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "as_json": shown("--json"),
     },
     "validate": MEASURING
+    | LINKS
     | {
         "model": shown("{model}.onnx"),
         "pruned": shown("{model}-less.onnx"),
@@ -253,6 +263,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "as_json": shown("--json"),
     },
     "bench": MEASURING
+    | LINKS
     | {
         "model": shown("{model}.onnx"),
         "pruned": shown("{model}-less.onnx"),
@@ -266,7 +277,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "plot": shown("--plot", "picture.svg"),
         "as_json": shown("--json"),
     },
-    "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")},
+    "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
     "report": {
         "results": shown("curve.json"),

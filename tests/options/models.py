@@ -46,6 +46,9 @@ def write_models(folder: Path) -> Path:
         prune(path, {0: [1]}, folder / f"{name}-less.onnx", validate=False)
         (folder / f"folder-{name}").mkdir()
         onnx.save(model, folder / f"folder-{name}" / f"{name}.onnx")
+        (folder / f"export-{name}").mkdir()
+        onnx.save(model, folder / f"export-{name}" / "model.onnx")
+    _linked(folder)
     curve = {"model": "toy.onnx", "heads": 4, "drift_unit": "kl", "points": [], "knee": None}
     (folder / "curve.json").write_text(json.dumps(curve), encoding="utf-8")
     (folder / "mine_for_options.py").write_text(FUNCTIONS, encoding="utf-8")
@@ -64,6 +67,24 @@ def _fixed() -> ModelProto:
         for dim, size in zip(value.type.tensor_type.shape.dim, (2, 6), strict=False):
             dim.dim_value = size
     return model
+
+
+def _linked(folder: Path) -> None:
+    """A model whose weights lie elsewhere, behind a link, alone and in a folder."""
+    model = toys.attention(extra_weight=1000)
+    x = np.random.default_rng(3).standard_normal((8, 6, toys.HIDDEN)).astype(np.float32)
+    np.savez(folder / "linked.npz", x=x)
+    prune(model, {0: [1]}, folder / "linked-less.onnx", validate=False)
+    elsewhere = folder.parent / f"{folder.name}-blobs"
+    for place in (folder / "linked.onnx", folder / "export-linked" / "model.onnx"):
+        place.parent.mkdir(exist_ok=True)
+        (elsewhere / place.parent.name).mkdir(parents=True)
+        onnx.save(toys.attention(extra_weight=1000), place, save_as_external_data=True, location="linked.bin")
+        blob = elsewhere / place.parent.name / "linked.bin"
+        (place.parent / "linked.bin").rename(blob)
+        (place.parent / "linked.bin").symlink_to(blob)
+    (folder / "folder-linked").mkdir()
+    onnx.save(model, folder / "folder-linked" / "linked.onnx")
 
 
 def _told() -> ModelProto:

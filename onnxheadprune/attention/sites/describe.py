@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.carriers import carrier_outputs
+from onnxheadprune.liveness.carriers import MAX_HOPS, carried, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
@@ -237,15 +238,34 @@ def _endpoints(walk: Sweep) -> set[Value]:
     A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
     projection leaves them, only a pair tells it from any other input or output: a past that becomes a present.
     """
-    carrying = {value: walk.kept[value] for value in walk.reached}
-    carrying |= {output: live for value, live in list(carrying.items()) for output in carrier_outputs(value)}
-    ends = {value: live for value, live in carrying.items() if comes_or_goes(value)}
-    apart = {
-        value for value, live in ends.items() if live.axes and len(np.unique(live.array)) == live.array.size
-    }
+    ends: dict[Value, list[Live]] = defaultdict(list)
+    for value in walk.reached:
+        for end, live in ((value, walk.kept[value]), *_carried_on(value, walk.kept[value])):
+            if comes_or_goes(end):
+                ends[end].append(live)
+    apart = {value for value, lives in ends.items() if any(map(_one_per_head, lives))}
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
     return apart | flat if paired else apart
+
+
+def _one_per_head(live: Live) -> bool:
+    """Whether every position belongs to another head."""
+    return bool(live.axes) and len(np.unique(live.array)) == live.array.size
+
+
+def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tuple[Value, Live]]:
+    """Values that merely pass `value` on, as `carrier_outputs` has them, each with its own labels."""
+    if depth == 0:
+        return
+    found = [(use.node.out, carried(use.node, live)) for use in value.consumers if passes_on(use.node)]
+    output = outlet(value)
+    if output is not None:
+        found.append((output, live))
+    for item, own in found:
+        # What is not told of the output is taken to be as it was.
+        yield item, live if own is None else own
+        yield from _carried_on(item, live if own is None else own, depth - 1)
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:

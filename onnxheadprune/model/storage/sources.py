@@ -61,13 +61,14 @@ def identity_of(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def inside(folder: Path, location: str, model: str) -> Source:
+def inside(folder: Path, location: str, model: str, *, follow_links: bool = False) -> Source:
     """The file that `location` names, if it is a regular file in the model's folder or below.
 
     Args:
         folder: of the model.
         location: what the model says.
         model: how to call the model in errors.
+        follow_links: whether links may lead out of the folder.
 
     Raises:
         ModelError: if it leads out of the folder, also by a link, or is no regular file.
@@ -89,10 +90,11 @@ def inside(folder: Path, location: str, model: str) -> Source:
             f"{model} keeps weights in {location[:200]}, and there is no such file beside it; put both into one"
             " folder"
         ) from None
-    if not resolved.is_relative_to(home):
+    if not follow_links and not resolved.is_relative_to(home):
         raise ModelError(
             f"{model} keeps weights in {shown}, a link to {resolved}, which is outside of its folder; nothing"
-            " there is read (put real files into one folder)"
+            " there is read (put real files into one folder; prune, inspect, score, bench and validate read through"
+            " links with --follow-links)"
         )
     if not stat.S_ISREG(found.st_mode):
         raise ModelError(f"{model} keeps weights in {shown}, which is not a regular file")

@@ -35,14 +35,24 @@ class Stage:
         draft: the model file.
     """
 
-    def __init__(self, layout: Layout, sources: Sources, target: Path, location: str) -> None:
+    def __init__(
+        self, layout: Layout, sources: Sources, target: Path, location: str, named: str | None = None
+    ) -> None:
         """Writes the data file.
+
+        Args:
+            layout: the model, and where its tensors go.
+            sources: the files that they come from.
+            target: where the model goes.
+            location: what the model calls its data file until that has a name.
+            named: the name of the data file; None makes one from the content.
 
         Raises:
             OSError: if it cannot be written.
             ModelError: if weights cannot be read.
         """
         self.layout, self.sources, self.target, self.location = layout, sources, target, location
+        self.named = named
         self.data: Draft | None = None
         self._written = False
         self.draft = Draft(target.parent, target.name, like=target)
@@ -217,12 +227,16 @@ class Stage:
         """
         if self.data is None:
             return None
-        digest = self._digest(tail)
+        digest = "" if self.named else self._digest(tail)
         while True:
-            name = data_name(self.target, digest)
+            name = self.named or data_name(self.target, digest)
             path = self.target.with_name(name)
             fresh = not os.path.lexists(path)
             if not fresh and not holds(path, self.data.handle):
+                if self.named:
+                    raise FileExistsError(
+                        errno.EEXIST, f"its data file {path} exists already, and is never replaced"
+                    )
                 digest = hashlib.sha256(digest.encode()).hexdigest()
                 continue
             self.layout.point_to(self.location, name)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from onnx import numpy_helper
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
@@ -177,9 +176,7 @@ def _written(subject: Subject, trained: Sequence[Parameter], masters: Sequence[M
     for parameter, master in zip(trained, masters, strict=True):
         before = stored.get(parameter.original)
         if before is None:
-            tensor = values[parameter.original].tensor
-            assert tensor is not None
-            before = numpy_helper.to_array(tensor)
+            before = values[parameter.original].numbers()
         whole = whole_of(parameter.written(master), before, parameter.edit)
         assert whole is not None, f"{parameter.name} is no cut of {parameter.original}"
         stored[parameter.original] = whole

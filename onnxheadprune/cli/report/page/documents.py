@@ -55,6 +55,13 @@ class Documents:
         Raises:
             UsageError: if it is no result of a command.
         """
+        files = document.get("files") if isinstance(document, Mapping) else None
+        if isinstance(files, list):
+            # A folder: a result for each of its models.
+            for item in files:
+                if isinstance(item, Mapping):
+                    self.add({"run": document.get("run"), **item}, f"{source}, {item.get('file')}")
+            return
         kind = kind_of(document) if isinstance(document, Mapping) else None
         if kind is None:
             raise UsageError(

@@ -1,0 +1,116 @@
+"""What the commands do with a folder of models that belong together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onnxheadprune.cli.calibrating import Samples
+from onnxheadprune.cli.cutting import Showing
+from onnxheadprune.cli.deploying import Deploying, folder_request, reader_of
+from onnxheadprune.cli.options import Running
+from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.repeating import run_record
+
+if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.workflow.requests import Request
+
+
+def prune_export(
+    folder: Path,
+    request: Request,
+    deploying: Deploying,
+    data: tuple[Samples, Running],
+    showing: Showing,
+    dry_run: bool,
+) -> int:
+    """Prunes a folder and reports it.
+
+    Args:
+        folder: the folder.
+        request: what to do with its models, and where the new folder goes.
+        deploying: what it is for.
+        data: the options that name data.
+        showing: what is shown.
+        dry_run: show what would change; write nothing.
+
+    Returns:
+        The exit code.
+    """
+    from dataclasses import replace
+
+    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.folder import folder_report
+    from onnxheadprune.cli.report.page import save_page
+    from onnxheadprune.cli.report.plan import planned_output
+    from onnxheadprune.cli.report.progress import progress_on
+    from onnxheadprune.model.storage.assembly import check_folder
+    from onnxheadprune.workflow.folders.prune import prune_folder
+
+    told = None if request.writing.output is None else Path(request.writing.output)
+    ahead = told if dry_run else None
+    if dry_run:
+        if told is not None:
+            check_folder(told, folder)
+        request = replace(request, writing=replace(request.writing, output=None))
+    asked = folder_request(folder, request, deploying, reader_of(folder, *data))
+    with progress_on(err()) as progress:
+        result = prune_folder(folder, asked, progress)
+    rows = [*folder_report(result), *planned_output(ahead)]
+    would = {} if ahead is None else {"would_write": str(ahead)}
+    document = {**result.to_dict(), **would, "run": run_record()}
+    if showing.report is not None:
+        save_page(showing.report, document)
+    if showing.as_json:
+        emit_json(document)
+    else:
+        out().print(*rows, sep="\n")
+    return 0
+
+
+def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
+    """Shows the sites of a folder.
+
+    Args:
+        folder: the folder.
+        follow_links: read files through links that lead out of it.
+        as_json: print one document.
+
+    Returns:
+        The exit code.
+    """
+    from onnxheadprune.cli.report.console import out
+    from onnxheadprune.cli.report.folder import export_report
+    from onnxheadprune.workflow.folders.prune import opened
+    from onnxheadprune.workflow.folders.result import shared_to_dict
+
+    export, match = opened(folder, follow_links=follow_links)
+    if as_json:
+        files = [{"file": file.name, "part": file.part, **file.sites.to_dict()} for file in export.models]
+        sites = [shared_to_dict(item) for item in match.sites]
+        networks = [
+            {"leader": network.leader.name, "files": [file.name for file in network.files]}
+            for network in match.networks
+        ]
+        emit_json({"folder": str(folder), "networks": networks, "sites": sites, "files": files})
+    else:
+        out().print(*export_report(str(folder), match), sep="\n")
+    return 0
+
+
+def leader_of(folder: Path, follow_links: bool) -> LoadedModel:
+    """The file of a folder that heads are chosen on.
+
+    Raises:
+        UsageError: if it holds several networks.
+        HeadPruneError: if it cannot be read.
+    """
+    from onnxheadprune.errors import UsageError
+    from onnxheadprune.workflow.folders.prune import opened
+
+    _, match = opened(folder, follow_links=follow_links)
+    if len(match.networks) > 1:
+        names = ", ".join(network.leader.name for network in match.networks)
+        raise UsageError(f"{folder} holds {len(match.networks)} networks; name the file of one: {names}")
+    return match.networks[0].leader.loaded

@@ -1,0 +1,121 @@
+"""Models that are compared: two files, or the files of two folders, one with its like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from onnxheadprune.cli.deploying import is_folder, subject_of
+
+if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A model and those that are compared with it.
+
+    Attributes:
+        file: its name in the folders, None where there are no folders.
+        model: the model.
+        others: the others.
+    """
+
+    file: str | None
+    model: Path | LoadedModel
+    others: tuple[Path | LoadedModel, ...]
+
+    def data_of(self, data: str | None) -> str | None:
+        """The user's data, if it is for this model; two models alone take what they are given."""
+        return data if data is None or self.file is None or _fits(self.model, data) is None else None
+
+
+def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
+    """What is compared with what.
+
+    Args:
+        model: a file, or a folder of models that belong together.
+        others: files or folders, as `model` is.
+        follow_links: read files through links that lead out of their folder.
+        leaders: of a folder only the file of each network that heads are chosen on.
+
+    Raises:
+        click.UsageError: if some are files and some are folders.
+        RefusedError: if a folder lacks a file of the first one, or its files disagree.
+    """
+    given = [model, *others]
+    if not any(map(is_folder, given)):
+        subjects = [subject_of(path, follow_links=follow_links) for path in given]
+        return [Pair(None, subjects[0], tuple(subjects[1:]))]
+    if not all(map(is_folder, given)):
+        raise click.UsageError(
+            "compare models with models, or folders with folders", click.get_current_context()
+        )
+    from onnxheadprune.errors import RefusedError
+    from onnxheadprune.workflow.folders.export import open_export
+    from onnxheadprune.workflow.folders.matching import matched
+    from onnxheadprune.workflow.folders.prune import opened
+
+    _, match = opened(model, follow_links=follow_links)
+    files = [file for network in match.networks for file in (network.files[:1] if leaders else network.files)]
+    exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
+    pairs = []
+    for file in files:
+        for path, export in exports:
+            if all(other.name != file.name for other in export.models):
+                raise RefusedError(f"{path} has no {file.name}, which {model} has")
+        likes = tuple(export.model(file.name).loaded for _, export in exports)
+        pairs.append(Pair(file.name, file.loaded, likes))
+    for _, export in exports:
+        # Files that lost different heads do not work together, however exact each is by itself.
+        matched(export)
+    return pairs
+
+
+def require_for_each(pairs: Sequence[Pair], heads: str | None, data: str | None) -> None:
+    """Whether what is said about two models can be said about folders.
+
+    Raises:
+        click.UsageError: if heads are named.
+        UsageError: if the data is for none of the models.
+    """
+    if pairs[0].file is None:
+        return
+    if heads is not None:
+        raise click.UsageError(
+            "--heads is for two models; the files of a folder say themselves what they lost",
+            click.get_current_context(),
+        )
+    if data is not None:
+        reasons = [_fits(pair.model, data) for pair in pairs]
+        if all(reason is not None for reason in reasons):
+            from onnxheadprune.errors import UsageError
+
+            raise UsageError(f"the data fits none of the models: {reasons[0]}")
+
+
+def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dict[str, object]:
+    """One document out of those of each pair: the only one, or a list of files."""
+    if pairs[0].file is None:
+        return documents[0]
+    return {
+        "files": [{"file": pair.file, **document} for pair, document in zip(pairs, documents, strict=True)]
+    }
+
+
+def _fits(model: Path | LoadedModel, data: str) -> str | None:
+    """Why data is not for a model, None where it is."""
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.errors import UsageError
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.selection.activations.data import calibration_data
+
+    try:
+        calibration_data(data, view_of(open_structure(model).proto))
+    except UsageError as error:
+        return str(error)
+    return None

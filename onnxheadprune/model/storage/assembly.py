@@ -1,0 +1,182 @@
+"""A folder of files that appears at once: it is filled under a hidden name beside its place, then renamed.
+
+A folder that is there already is never replaced, unless it is empty. What a killed run left is recognised by its
+name and by its lock, which went with the process, and is removed by the next run for the same place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.claims import Making, check_makings, identity
+from onnxheadprune.model.storage.folder import TEMPORARY, sentences, sync_folder, write_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_SHORT = 100
+"""Characters of a folder's name that its hidden name repeats."""
+
+
+def check_folder(target: Path, source: Path) -> None:
+    """Whether a folder can be made.
+
+    Args:
+        target: its place.
+        source: the folder that is read.
+
+    Raises:
+        UsageError: if something is there, or the place lies in the source.
+    """
+    check_makings([Making("the output", target, kind="folder")], list)
+    if not target.name or target.name in (".", ".."):
+        raise UsageError(f"the output {target} has no name; name a folder that is not there yet")
+    if target.is_symlink():
+        raise UsageError(f"the output {target} is a link; name the folder itself")
+    if target.is_dir() and identity(target) == identity(source):
+        raise UsageError(f"the output {target} is the folder that is read; name another one")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(
+            f"the output {target} is a folder with files in it, and none is ever replaced; name one that is not"
+            " there yet"
+        )
+    if not target.parent.is_dir():
+        raise UsageError(f"the folder {target.parent} does not exist")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"the output {target} lies in the folder that is read, where nothing is changed; name a place outside"
+        )
+
+
+class Assembly:
+    """A folder on its way to its place.
+
+    Attributes:
+        target: where it goes.
+        folder: where it is filled: within a hidden folder, whose lock shows that this process lives. Those who write
+            the files lock the folder that they write to.
+    """
+
+    def __init__(self, target: Path) -> None:
+        """Makes the hidden folder.
+
+        Raises:
+            UsageError: if that is not possible.
+        """
+        self.target = target
+        short = target.name[:_SHORT]
+        self._hidden = re.compile(re.escape(f".{short}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
+        self._around = target.parent / f".{short}.{secrets.token_hex(8)}{TEMPORARY}"
+        self.folder = self._around / "folder"
+        with sentences(target):
+            self._around.mkdir()
+            self._handle = _lock(self._around)
+            self.folder.mkdir()
+
+    def __enter__(self) -> Assembly:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Removes what has not reached its place."""
+        shutil.rmtree(self._around, ignore_errors=True)
+        if self._handle is not None:
+            os.close(self._handle)
+
+    def place(self, name: str) -> Path:
+        """Where a file of the folder is to be written; the folders above it are made.
+
+        Args:
+            name: its path in the folder, with slashes.
+        """
+        path = self.folder.joinpath(*PurePosixPath(name).parts)
+        with sentences(self.target):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def copy(self, source: Path, name: str) -> None:
+        """Copies a file, with its rights.
+
+        Raises:
+            UsageError: if it cannot be read or written.
+        """
+        path = self.place(name)
+        with sentences(self.target):
+            shutil.copyfile(source, path)
+            shutil.copymode(source, path)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a small file.
+
+        Raises:
+            UsageError: if it cannot be written.
+        """
+        write_file(self.place(name), data)
+
+    def commit(self) -> None:
+        """Gives the folder its name, in one step.
+
+        Raises:
+            UsageError: if something has come there in the meantime.
+        """
+        with sentences(self.target):
+            for folder, _, names in os.walk(self.folder):
+                for name in names:
+                    _sync(Path(folder, name))
+                sync_folder(Path(folder))
+            try:
+                # Replaces an empty folder, and nothing else.
+                os.rename(self.folder, self.target)  # noqa: PTH104
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise FileExistsError(errno.EEXIST, "something is there by now") from error
+                raise
+            sync_folder(self.target.parent)
+        with contextlib.suppress(OSError):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Removes the hidden folders for this place whose process is gone."""
+        for path in self.target.parent.iterdir():
+            if (
+                path != self._around
+                and self._hidden.fullmatch(path.name)
+                and stat.S_ISDIR(path.lstat().st_mode)
+            ):
+                handle = _lock(path)
+                if handle is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(handle)
+
+
+def _lock(folder: Path) -> int | None:
+    """A handle that holds the lock of a folder; None where another process has it, or there are no locks."""
+    if fcntl is None:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,29 @@
+"""The clients by name."""
+
+from __future__ import annotations
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.workflow.clients.contract import Client
+from onnxheadprune.workflow.clients.fastembed import FASTEMBED
+from onnxheadprune.workflow.clients.genai import GENAI
+from onnxheadprune.workflow.clients.optimum import OPTIMUM
+from onnxheadprune.workflow.clients.plain import OPENVINO, ORT
+from onnxheadprune.workflow.clients.sentence_transformers import SENTENCE_TRANSFORMERS
+from onnxheadprune.workflow.clients.tei import TEI
+from onnxheadprune.workflow.clients.transformers_js import TRANSFORMERS_JS
+
+CLIENTS = {
+    client.name: client
+    for client in (SENTENCE_TRANSFORMERS, OPTIMUM, TRANSFORMERS_JS, GENAI, TEI, FASTEMBED, OPENVINO, ORT)
+}
+
+
+def client_named(name: str) -> Client:
+    """A client by its name.
+
+    Raises:
+        UsageError: if there is none of that name.
+    """
+    if name not in CLIENTS:
+        raise UsageError(f"there is no client {name!r}; known are {', '.join(CLIENTS)}")
+    return CLIENTS[name]

@@ -1,0 +1,33 @@
+"""onnxruntime-genai.
+
+It takes the shape of every layer's cache from the model, so genai_config.json stays as it is, also where layers keep
+different numbers of KV heads. The number of heads must be written in the inputs; the size of a head need not be.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.workflow.clients.contract import Client, Deployment
+
+CONFIG = "genai_config.json"
+
+
+def check(folder: Deployment) -> tuple[str, ...]:
+    """Whether the folder is one of its own.
+
+    Raises:
+        RefusedError: if it is not, or a cache that is cut does not say how many heads it has.
+    """
+    if CONFIG not in folder.others:
+        raise RefusedError(f"onnxruntime-genai loads a folder with {CONFIG}, and there is none")
+    symbolic = [(file.name, file.symbolic[0]) for file in folder.files if file.symbolic]
+    if symbolic and folder.cut_caches:
+        name, value = symbolic[0]
+        raise RefusedError(
+            f"onnxruntime-genai reads the heads of caches from the inputs, and {name} does not say how many {value}"
+            " has; --keep-cache-shape leaves the caches as they are"
+        )
+    return ()
+
+
+GENAI = Client("genai", "onnxruntime-genai", check=check)

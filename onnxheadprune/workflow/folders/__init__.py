@@ -1,0 +1,1 @@
+"""Folders as exporters write them: which models belong together, and one cut carried through all of them."""

@@ -1,0 +1,36 @@
+"""What is asked for a folder, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.selection.activations import Calibration
+from onnxheadprune.workflow.clients.contract import Client
+from onnxheadprune.workflow.requests import Request
+
+Data: TypeAlias = "DataSource | Calibration | None"
+Reader: TypeAlias = Callable[[LoadedModel], "Data"]
+"""Reads the user's data for a model of the folder."""
+
+
+@dataclass(frozen=True)
+class FolderRequest:
+    """What is asked for a folder.
+
+    Attributes:
+        request: what to do with its models; `writing.output` is the new folder, None looks ahead only.
+        client: what it must run in.
+        data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
+        follow_links: read files through links that lead out of the folder.
+        read: reads data for one of its models; None takes `request.run.data` for each.
+    """
+
+    request: Request = field(default_factory=Request)
+    client: Client | None = None
+    data_name: str | None = None
+    follow_links: bool = False
+    read: Reader | None = None

@@ -1,0 +1,62 @@
+"""What the client of a folder is asked before a cut and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from onnxheadprune.workflow.clients.contract import ConfigChange, Deployment
+from onnxheadprune.workflow.folders.asked import FolderRequest
+from onnxheadprune.workflow.folders.carrying import Heads, cached_sites, facts_of
+from onnxheadprune.workflow.folders.export import Export, ModelFile
+from onnxheadprune.workflow.folders.matching import Match
+
+
+class Deploying:
+    """A folder and its client.
+
+    Attributes:
+        warnings: what the client lets its user know.
+    """
+
+    def __init__(self, export: Export, match: Match, config: Mapping[str, Any], asked: FolderRequest) -> None:
+        self.export, self.match, self.config, self.asked = export, match, config, asked
+        self.warnings: tuple[str, ...] = ()
+
+    def require(self, heads: Heads) -> None:
+        """Whether the client loads the folder and can express a cut, where it is known already.
+
+        Raises:
+            RefusedError: with what it can express.
+        """
+        if self.asked.client is not None:
+            self.warnings = self.asked.client.check(self._deployment(heads))
+            self.changes(heads)
+
+    def changes(self, heads: Heads) -> tuple[ConfigChange, ...]:
+        """The fields of configuration files that must follow a cut.
+
+        Raises:
+            RefusedError: if the client cannot express it.
+        """
+        client = self.asked.client
+        return () if client is None else client.changes(self._deployment(heads))
+
+    def unasked(self, heads: Heads) -> Iterator[str]:
+        """A sentence if caches get narrower and nobody has said what must follow."""
+        if self.asked.client is None and self.config and self._deployment(heads).cut_caches:
+            yield (
+                "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
+                " Optimum does) need --for, which lets the fields follow"
+            )
+
+    def _deployment(self, heads: Heads) -> Deployment:
+        kept = self.asked.request.contract.keep_cache_shape
+        files = tuple(facts_of(file, self._data_files(file)) for file in self.export.models)
+        return Deployment(files, self.config, cached_sites(self.match, heads, kept=kept), self.export.others)
+
+    def _data_files(self, file: ModelFile) -> int:
+        """How many files with weights lie beside a model that is written: what is cut gets one at most."""
+        policy = self.asked.request.writing.external_data
+        beside = bool(file.loaded.data_files) if policy == "auto" else policy == "always"
+        return int(beside)

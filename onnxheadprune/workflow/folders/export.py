@@ -1,0 +1,160 @@
+"""An export: the models of a folder with their sites, and every other file of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnx import TensorProto
+
+from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.errors import HeadPruneError, ModelError, UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel, open_structure, stored_bytes
+from onnxheadprune.model.storage.tensors import tensors_of
+from onnxheadprune.workflow.folders.parts import part_of
+
+SUFFIX = ".onnx"
+FLOAT, HALF, QUANTIZED = range(3)
+"""How precise a file is; the first is the most precise."""
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_PACKED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """One model of an export.
+
+    Attributes:
+        name: its path in the export, with slashes.
+        part: which part of the model it is; several files of one part are the same in other precisions.
+        loaded: the model, large weights on disk.
+        view: its graph.
+        sites: its attention sites.
+        precision: `FLOAT`, `HALF` or `QUANTIZED`.
+        size: bytes of its weights.
+    """
+
+    name: str
+    part: str
+    loaded: LoadedModel
+    view: GraphView
+    sites: Sites
+    precision: int
+    size: int
+
+    @property
+    def inputs(self) -> int:
+        """Number of its inputs."""
+        return len(self.loaded.proto.graph.input)
+
+
+@dataclass(frozen=True, eq=False)
+class Export:
+    """A folder of models that belong together.
+
+    Attributes:
+        root: the folder.
+        models: its models, in order of their names.
+        others: every other file but the weights of models, as paths in the folder with slashes.
+    """
+
+    root: Path
+    models: tuple[ModelFile, ...]
+    others: tuple[str, ...]
+
+    def model(self, name: str) -> ModelFile:
+        """The model of a file."""
+        return next(item for item in self.models if item.name == name)
+
+
+def open_export(root: Path, *, follow_links: bool = False) -> Export:
+    """The models of a folder and of those below it.
+
+    Args:
+        root: the folder.
+        follow_links: read files through links that lead out of the folder, as in a hub's cache.
+
+    Raises:
+        UsageError: if there is no model in it, or a link leads out of it and is not to be followed.
+        ModelError: if a model cannot be read.
+    """
+    files = sorted(_files(root, follow_links))
+    names = [name for name in files if name.endswith(SUFFIX)]
+    if not names:
+        raise UsageError(f"there is no {SUFFIX} file in {root}")
+    models = tuple(_model(root, name, follow_links) for name in names)
+    weights = {_resolved(path) for item in models for path in item.loaded.data_files}
+    others = (name for name in files if name not in names and _resolved(root / name) not in weights)
+    return Export(root, models, tuple(others))
+
+
+def _model(root: Path, name: str, follow_links: bool) -> ModelFile:
+    loaded = open_structure(root / name, follow_links=follow_links)
+    try:
+        view = view_of(loaded.proto, loaded.name)
+        sites = sites_of(view, loaded.name)
+    except HeadPruneError as error:
+        told = str(error) if loaded.name in str(error) else f"{loaded.name}: {error}"
+        raise ModelError(told) from error
+    return ModelFile(name, part_of(name), loaded, view, sites, _precision(loaded), stored_bytes(loaded.proto))
+
+
+def _files(root: Path, follow_links: bool) -> Iterator[str]:
+    """Paths of all files in the folder, with slashes; hidden folders (.git, .cache) are no part of an export."""
+    home = root.resolve()
+
+    def lost(error: OSError) -> None:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+
+    for folder, below, names in os.walk(root, followlinks=follow_links, onerror=lost):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in (*below, *names):
+            _check_link(Path(folder, name), home, follow_links)
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_file():
+                raise UsageError(
+                    f"{path} is not a regular file, so the folder cannot be copied; remove it first"
+                )
+            yield path.relative_to(root).as_posix()
+
+
+def _check_link(path: Path, home: Path, follow_links: bool) -> None:
+    """Whether what is there may be read: links are followed within the folder, and others by request.
+
+    Raises:
+        UsageError: if not.
+    """
+    if not path.is_symlink():
+        return
+    place = _resolved(path)
+    if follow_links:
+        if path.is_dir() and _resolved(path.parent).is_relative_to(place):
+            raise UsageError(f"{path} is a link to a folder above it, so the folder has no end")
+    elif path.is_dir() or not place.is_relative_to(home):
+        where = "which is outside of the folder" if not place.is_relative_to(home) else "a folder"
+        raise UsageError(
+            f"{path} is a link to {place}, {where}, as in a hub's cache; read through such links with --follow-links"
+        )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link to itself
+        return path
+
+
+def _precision(loaded: LoadedModel) -> int:
+    """By the type in which most numbers of matrices are stored."""
+    sizes = dict.fromkeys((FLOAT, HALF, QUANTIZED), 0)
+    for tensor, _ in tensors_of(loaded.proto):
+        if len(tensor.dims) > 1:
+            halved, packed = tensor.data_type in _HALVES, tensor.data_type in _PACKED
+            sizes[QUANTIZED if packed else HALF if halved else FLOAT] += math.prod(tensor.dims)
+    return max(sizes, key=lambda kind: (sizes[kind], -kind))

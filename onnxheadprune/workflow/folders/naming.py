@@ -1,0 +1,72 @@
+"""What the files with weights beside the models of a folder are called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import PurePosixPath
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.workflow.folders.export import Export, ModelFile
+
+ITSELF = "{}"
+"""Stands for the name of the model file."""
+USUAL = "{}_data"
+"""As exporters call it that write for the hub."""
+
+
+def check_name(pattern: str) -> None:
+    """Whether a name for data files is one.
+
+    Raises:
+        UsageError: if it leads to another folder, or names nothing.
+    """
+    made = pattern.replace(ITSELF, "model.onnx")
+    if not made or made in (".", "..") or made != PurePosixPath(made).name or "\\" in made or "\0" in made:
+        raise UsageError(
+            f"the name of a data file is a plain name, not {pattern!r}: it lies beside the model"
+        )
+    if made == "model.onnx" or len(made.encode(errors="replace")) > 255:
+        raise UsageError(
+            f"{pattern!r} is no name for a data file: it needs one of its own, of up to 255 bytes"
+        )
+
+
+def data_names(export: Export, pattern: str | None) -> dict[str, str]:
+    """The name of the data file of each model, should it have one: as asked for, or as the layout has it.
+
+    Args:
+        export: the folder.
+        pattern: what is asked for, `{}` in the place of the model's name; None keeps what is there.
+
+    Raises:
+        UsageError: if two models of one folder, or another file, would have the same name.
+    """
+    found = {file.name: _filled(pattern or _usual(file, export), file) for file in export.models}
+    taken = {file.name for file in export.models} | set(export.others)
+    seen: dict[PurePosixPath, str] = {}
+    for file in export.models:
+        place = PurePosixPath(file.name).with_name(found[file.name])
+        if str(place) in taken:
+            raise UsageError(
+                f"the data file of {file.name} cannot be called {place.name}: that file is there already"
+            )
+        other = seen.setdefault(place, file.name)
+        if other != file.name and (pattern is not None or file.loaded.data_files):
+            raise UsageError(
+                f"{other} and {file.name} would both have the data file {place.name}; let the name hold"
+                f" {ITSELF}, which stands for that of the model"
+            )
+    return found
+
+
+def _usual(file: ModelFile, export: Export) -> str:
+    """The name that the model's data file has, where no other model uses it."""
+    users = Counter(path for item in export.models for path in set(item.loaded.data_files))
+    for location, source in sorted(file.loaded.sources.items()):
+        if source.path in file.loaded.data_files and users[source.path] == 1:
+            return PurePosixPath(location).name.replace(PurePosixPath(file.name).name, ITSELF)
+    return USUAL
+
+
+def _filled(pattern: str, file: ModelFile) -> str:
+    return pattern.replace(ITSELF, PurePosixPath(file.name).name)

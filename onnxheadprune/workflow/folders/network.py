@@ -1,0 +1,143 @@
+"""One network of an export: heads go from its leader, and the same ones from every other file that holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnxheadprune.errors import RefusedError, ValidationFailedError
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.selection import Limits, Selection
+from onnxheadprune.selection.wishes import Chosen, Wish
+from onnxheadprune.workflow.folders.asked import Data, FolderRequest
+from onnxheadprune.workflow.folders.carrying import Heads, carried, heads_in, heads_of
+from onnxheadprune.workflow.folders.export import ModelFile
+from onnxheadprune.workflow.folders.feeding import data_if_it_fits
+from onnxheadprune.workflow.folders.matching import Match, Network
+from onnxheadprune.workflow.folders.result import FileResult
+from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.requests import Choice
+
+
+@dataclass(frozen=True, eq=False)
+class Cutting:
+    """What holds for every network of one call.
+
+    Attributes:
+        match: the export.
+        asked: what to do.
+        place: where a model is written by its name, None to look ahead.
+        names: of data files, by the model's name.
+        progress: told what is being done.
+        warn: takes sentences that the user should know.
+    """
+
+    match: Match
+    asked: FolderRequest
+    place: Callable[[str], Path] | None
+    names: Mapping[str, str]
+    progress: Progress
+    warn: Callable[[str], None]
+
+
+def cut_network(
+    network: Network, heads: Heads | None, data: Data, cutting: Cutting
+) -> tuple[list[FileResult], Heads]:
+    """Cuts all files of a network.
+
+    Args:
+        network: the network.
+        heads: what goes by the numbers of the export; None for a wish, which is decided on the leader.
+        data: for the leader.
+        cutting: what holds for the whole call.
+
+    Returns:
+        What became of each file that lost heads, and the heads by the numbers of the export.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    leader, asked = network.leader, cutting.asked.request.choice
+    results: list[FileResult] = []
+    chosen: Chosen | None = None
+    if heads is None:
+        wish = None if asked.wish is None else _within(asked.wish, leader, cutting)
+        results.append(_cut(leader, replace(asked, wish=wish), data, cutting))
+        heads = heads_of(leader, results[0].result.plan.removed, cutting.match)
+        chosen = results[0].result.chosen
+    elif local := heads_in(leader, heads, cutting.match):
+        results.append(_cut(leader, _named(local, asked), data, cutting))
+        chosen = results[0].result.chosen
+    for file in network.files[1:]:
+        local = heads_in(file, heads, cutting.match)
+        if local:
+            choice = _followed(local, chosen, leader, file, cutting)
+            results.append(_cut(file, choice, data_if_it_fits(file, cutting.asked), cutting))
+    return results, heads
+
+
+def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileResult:
+    request = cutting.asked.request
+    output = None if cutting.place is None else cutting.place(file.name)
+    cutting.progress(f"pruning {file.name}", 0, 0)
+    request = replace(
+        request,
+        choice=choice,
+        run=replace(request.run, data=data),
+        writing=replace(request.writing, output=output, data_name=cutting.names[file.name]),
+        proving=replace(request.proving, validate=request.proving.validate and output is not None),
+    )
+    try:
+        result = carried_through(file.loaded, request, cutting.progress)
+    except ValidationFailedError as error:
+        raise ValidationFailedError(f"{file.name}: {error}", error.validation) from error
+    except RefusedError as error:
+        raise RefusedError(f"{file.name}: {error}") from error
+    leads = any(network.leader is file for network in cutting.match.networks)
+    return FileResult(file.name, leads, result)
+
+
+def _named(local: Heads, asked: Choice) -> Choice:
+    return replace(asked, heads=_spec(local), wish=None)
+
+
+def _spec(local: Heads) -> dict[str, list[int]]:
+    return {str(index): list(gone) for index, gone in local.items()}
+
+
+def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
+    """The wish within what the client can express: as many KV heads in every layer that has a cache."""
+    client = cutting.asked.client
+    kept = cutting.asked.request.contract.keep_cache_shape
+    if client is None or not client.even_caches or kept or not any(site.free for site in leader.sites):
+        return wish
+    limits = wish.limits or Limits()
+    return replace(wish, limits=replace(limits, uniform=True, whole_groups=True))
+
+
+def _followed(
+    local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
+) -> Choice:
+    """What happens to another file of the network, once heads and refitted weights are decided on its leader.
+
+    Raises:
+        RefusedError: if refitted weights cannot be carried to a file that is as precise.
+    """
+    effect = cutting.asked.request.choice.effect
+    numbers = None if chosen is None else chosen.numbers
+    if chosen is None or numbers is None:
+        return Choice(_spec(local), effect=effect)
+    own = carried(numbers, chosen.steps, leader.loaded, file.loaded)
+    if own is None and file.precision == leader.precision:
+        raise RefusedError(
+            f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
+            " differ; choose the same heads with --no-compensate"
+        )
+    if own is None:
+        cutting.warn(
+            f"{file.name} loses the same heads and is not refitted: its weights are stored in another precision than"
+            f" those of {leader.name}; convert the refitted {leader.name} anew instead"
+        )
+        return Choice(_spec(local), effect=effect)
+    return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))

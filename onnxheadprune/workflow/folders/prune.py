@@ -1,0 +1,150 @@
+"""`prune_folder`: one cut through all models of an export, into a folder that appears when all of it is proven."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.storage.assembly import Assembly, check_folder
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.workflow.folders.asked import Data, FolderRequest
+from onnxheadprune.workflow.folders.caches import check_caches
+from onnxheadprune.workflow.folders.carrying import Heads, heads_in, named_heads
+from onnxheadprune.workflow.folders.completing import complete, other_forms, unchanged
+from onnxheadprune.workflow.folders.configs import check_config, read_config
+from onnxheadprune.workflow.folders.deploying import Deploying
+from onnxheadprune.workflow.folders.export import Export, open_export
+from onnxheadprune.workflow.folders.feeding import data_of_leaders
+from onnxheadprune.workflow.folders.matching import Match, matched
+from onnxheadprune.workflow.folders.naming import check_name, data_names
+from onnxheadprune.workflow.folders.network import Cutting, cut_network
+from onnxheadprune.workflow.folders.result import FileResult, FolderResult
+
+
+def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) -> FolderResult:
+    """Removes the same heads from every model of a folder that holds them.
+
+    Heads are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
+    file of each network and carried to the others. Each file is proven as a single model is.
+
+    Args:
+        root: the folder.
+        asked: what to do.
+        progress: told what is being done.
+
+    Raises:
+        HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
+            written then.
+    """
+    output = asked.request.writing.output
+    target = None if output is None else Path(output)
+    if target is not None:
+        check_folder(target, root)
+    if asked.data_name is not None:
+        check_name(asked.data_name)
+    progress(f"reading {root}", 0, 0)
+    export, match = opened(root, follow_links=asked.follow_links)
+    config = read_config(root, export.others)
+    check_config(config, match)
+    deploying = Deploying(export, match, config, asked)
+    heads = _named(export, match, asked)
+    deploying.require(heads or {})
+    pattern = asked.data_name or (None if asked.client is None else asked.client.data_name)
+    names = data_names(export, pattern)
+    warnings: list[str] = list(deploying.warnings)
+    with contextlib.ExitStack() as stack:
+        assembly = None if target is None else stack.enter_context(Assembly(target))
+        place = None if assembly is None else assembly.place
+        cutting = Cutting(match, asked, place, names, progress, warnings.append)
+        results, gone = _cut(heads, cutting)
+        deploying.require(gone)
+        changes = deploying.changes(gone)
+        copied = unchanged(export, {item.name for item in results}, changes)
+        warnings += [*deploying.unasked(gone), *other_forms(copied)]
+        if assembly is not None:
+            progress("copying the rest", 0, 0)
+            complete(assembly, root, copied, changes)
+            assembly.commit()
+    finished = tuple(_in_place(item, target) for item in results)
+    title = None if asked.client is None else asked.client.name
+    told = tuple(dict.fromkeys(warnings))
+    written = None if target is None else str(target)
+    return FolderResult(str(root), written, title, match, gone, finished, copied, changes, told)
+
+
+def opened(root: Path, *, follow_links: bool = False) -> tuple[Export, Match]:
+    """The models of a folder, and which of their sites are the same.
+
+    Raises:
+        UsageError: if there is no model in it.
+        ModelError: if one cannot be read.
+        RefusedError: if they do not belong together, or have no attention site.
+    """
+    export = open_export(root, follow_links=follow_links)
+    match = matched(export)
+    if not match.sites:
+        raise RefusedError(
+            f"no model of {root} has an attention site: no contraction with weights sums over the heads of a product of"
+            " two activations"
+        )
+    return export, match
+
+
+def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
+    """Heads that were named, checked against every file; None for a wish.
+
+    Raises:
+        UsageError: if there are no such heads, or it is not said which go.
+        RefusedError: if they cannot go.
+    """
+    choice = asked.request.choice
+    if choice.wish is not None:
+        if len(match.networks) > 1 and (choice.wish.protect is not None or choice.wish.scores is not None):
+            raise UsageError(
+                "heads to protect and scores are those of one network, and this folder holds several; name the heads"
+                " that go"
+            )
+        return None
+    if choice.heads is None:
+        raise UsageError("name the heads to remove, or say how many are to go")
+    heads = named_heads(choice.heads, match, str(export.root))
+    if not heads:
+        raise RefusedError("no heads were named, so there is nothing to remove")
+    for network in match.networks:
+        for file in network.files:
+            heads_in(file, heads, match)
+    return heads
+
+
+def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads]:
+    """Cuts every network that loses heads.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    data: dict[str, Data] = {}
+    if cutting.asked.read is not None or cutting.asked.request.run.data is not None:
+        data, unfit = data_of_leaders(cutting.match, cutting.asked)
+        if heads is None:
+            for name, why in unfit.items():
+                cutting.warn(
+                    f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
+                )
+    results: list[FileResult] = []
+    gone: Heads = {}
+    for network in cutting.match.networks:
+        if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files):
+            found, removed = cut_network(network, heads, data.get(network.leader.name), cutting)
+            check_caches(network.files, found)
+            results += found
+            gone |= removed
+    return results, gone
+
+
+def _in_place(item: FileResult, target: Path | None) -> FileResult:
+    """The result with the name that the file has now."""
+    if target is None:
+        return item
+    return replace(item, result=replace(item.result, output=str(target / item.name)))

@@ -1,0 +1,75 @@
+"""What became of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.workflow.clients.contract import ConfigChange
+from onnxheadprune.workflow.folders.matching import Match, SharedSite
+from onnxheadprune.workflow.prune import PruneResult
+
+
+@dataclass(frozen=True, eq=False)
+class FileResult:
+    """A model of the folder that was cut.
+
+    Attributes:
+        name: its path in the folder.
+        leads: whether heads were chosen on it.
+        result: what `prune` gives for one model.
+    """
+
+    name: str
+    leads: bool
+    result: PruneResult
+
+
+@dataclass(frozen=True, eq=False)
+class FolderResult:
+    """A pruned folder and how it came about.
+
+    Attributes:
+        folder: the folder that was read.
+        output: the folder that was written, None if none was.
+        client: what it was made for, None for nothing in particular.
+        match: which sites belong together.
+        heads: heads that went, per number of a site in the export.
+        files: the models that lost heads.
+        copied: every other file, as it was.
+        changes: fields of configuration files that followed.
+        warnings: what its user should know.
+    """
+
+    folder: str
+    output: str | None
+    client: str | None
+    match: Match
+    heads: Mapping[int, tuple[int, ...]]
+    files: tuple[FileResult, ...]
+    copied: tuple[str, ...]
+    changes: tuple[ConfigChange, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "folder": self.folder,
+            "output": self.output,
+            "client": self.client,
+            "heads": {str(index): list(gone) for index, gone in sorted(self.heads.items())},
+            "sites": [shared_to_dict(item) for item in self.match.sites],
+            "files": [
+                {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
+            ],
+            "copied": list(self.copied),
+            "config_changes": [change.to_dict() for change in self.changes],
+            "warnings": list(self.warnings),
+        }
+
+
+def shared_to_dict(item: SharedSite) -> dict[str, Any]:
+    """A site of an export as JSON-ready data: as `inspect` gives a site, and which files hold it."""
+    places = {name: list(indices) for name, indices in item.places.items()}
+    return item.site.to_dict() | {"network": item.network, "files": places}

@@ -1,0 +1,105 @@
+"""onnxruntime-genai loads pruned folders of its exports, and generates what the silenced PyTorch model generates."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import onnxruntime_genai as og
+import tiny_hf
+import torch
+from environment import tell
+
+CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
+PROMPT = [2, 11, 12, 13, 14, 15]
+NEW = 12
+PROJECTION = "model.layers.{}.self_attn.o_proj"
+CUTS: dict[str, tuple[str, Mapping[int, tuple[int, ...]]]] = {
+    "one KV head of each layer": ("0:0,1 1:4,5 2:6,7", {0: (0, 1), 1: (4, 5), 2: (6, 7)}),
+    "other numbers of KV heads in each layer": ("0:0,1 1:2-7", {0: (0, 1), 1: (2, 3, 4, 5, 6, 7)}),
+    "query heads alone": ("0:0,2,4,6 2:1,2,5,6", {0: (0, 2, 4, 6), 2: (1, 2, 5, 6)}),
+}
+
+
+def main() -> None:
+    """Every cut in float32 against PyTorch, and in int4 against the export with silenced heads."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        tiny_hf.saved(tiny_hf.llama_of_64, place / "torch")
+        for precision in ("fp32", "int4"):
+            _export(place / "torch", place / precision, precision)
+            for case, (heads, gone) in CUTS.items():
+                _check(place, precision, case, heads, gone)
+
+
+def _export(model: Path, folder: Path, precision: str) -> None:
+    options = [
+        "-m",
+        str(model),
+        "-o",
+        str(folder),
+        "-p",
+        precision,
+        "-e",
+        "cpu",
+        "-c",
+        str(folder.with_name("cache")),
+    ]
+    subprocess.run([sys.executable, "-m", "onnxruntime_genai.models.builder", *options], check=True)
+
+
+def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int, tuple[int, ...]]) -> None:
+    out, silent = place / f"{precision} {case}", place / f"{precision} {case} silent"
+    tiny_hf.prune(place / precision, "-o", out, "--heads", heads, "--for", "genai")
+    model = tiny_hf.loaded(place / "torch")
+    tiny_hf.silence(
+        model, {PROJECTION.format(layer): dead for layer, dead in gone.items()}, tiny_hf.GENAI_HEAD
+    )
+    if precision == "fp32":
+        with torch.no_grad():
+            made = model.generate(
+                torch.tensor([PROMPT]),
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        wanted = made[0].tolist()
+    else:
+        # Rows that are zero are zero in four bits, too, and the others are rounded as they were.
+        model.save_pretrained(silent / "torch")
+        _export_silent(place, silent, precision)
+        wanted = _generated(silent / "onnx")
+    found = _generated(out)
+    assert found == wanted, f"{precision}, {case}: {found} is not {wanted}"
+    same = (place / precision / "genai_config.json").read_bytes() == (out / "genai_config.json").read_bytes()
+    assert same
+    tell(CLIENT, f"Llama, {precision}, {case}", f"generation of {NEW} tokens", [])
+
+
+def _export_silent(place: Path, silent: Path, precision: str) -> None:
+    for path in (place / "torch").iterdir():
+        target = silent / "torch" / path.name
+        if not target.exists():
+            target.write_bytes(path.read_bytes())
+    _export(silent / "torch", silent / "onnx", precision)
+
+
+def _generated(folder: Path) -> list[int]:
+    model = og.Model(str(folder))
+    parameters = og.GeneratorParams(model)
+    length = len(PROMPT) + NEW
+    parameters.set_search_options(max_length=length, min_length=length, do_sample=False)
+    generator = og.Generator(model, parameters)
+    generator.append_tokens(PROMPT)
+    while not generator.is_done():
+        generator.generate_next_token()
+    return list(map(int, generator.get_sequence(0)))[:length]
+
+
+if __name__ == "__main__":
+    main()

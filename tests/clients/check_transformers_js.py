@@ -1,0 +1,119 @@
+"""transformers.js loads pruned folders, and gives what the silenced PyTorch model gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_hf
+import torch
+from environment import tell
+from optimum.exporters.onnx import main_export
+
+NODE = Path(os.environ["CLIENT_NODE"])
+PACKAGES = ("@huggingface/transformers", "onnxruntime-node")
+IDS = [[2, 11, 12, 13, 14, 15]]
+NEW = 12
+CLOSE = 1e-4
+BERT, LLAMA, GPT2 = (
+    "encoder.layer.{}.attention.output.dense",
+    "model.layers.{}.self_attn.o_proj",
+    "transformer.h.{}.attn.c_proj",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a cut: `heads` for the command line, the same per layer for PyTorch."""
+
+    make: Callable[[], Any]
+    task: str
+    projection: str
+    heads: str
+    gone: tuple[tuple[int, ...], ...]
+    options: tuple[str, ...] = ()
+
+
+TEXT = "text-generation-with-past"
+BESIDE = ("--external-data", "always")
+CASES = {
+    "BERT, uneven": Case(tiny_hf.bert, "feature-extraction", BERT, "0:1 1:0,2,3", ((1,), (0, 2, 3))),
+    "BERT, uneven, weights beside the model": Case(
+        tiny_hf.bert, "feature-extraction", BERT, "0:1 1:0,2,3", ((1,), (0, 2, 3)), BESIDE
+    ),
+    "Llama, one KV head of each layer": Case(
+        tiny_hf.llama, TEXT, LLAMA, "0:0,1 1:4,5 2:6,7", ((0, 1), (4, 5), (6, 7))
+    ),
+    "Llama, uneven caches, weights beside the model": Case(
+        tiny_hf.llama, TEXT, LLAMA, "0:0,1 1:2-7", ((0, 1), (2, 3, 4, 5, 6, 7)), BESIDE
+    ),
+    "GPT-2, uneven caches": Case(tiny_hf.gpt2, TEXT, GPT2, "0:0 2:1,3", ((0,), (), (1, 3))),
+}
+
+
+def main() -> None:
+    """Runs every case."""
+    with tempfile.TemporaryDirectory() as place:
+        for number, (name, case) in enumerate(CASES.items()):
+            _check(name, case, Path(place) / str(number))
+
+
+def _check(name: str, case: Case, place: Path) -> None:
+    model = tiny_hf.saved(case.make, place / "torch")
+    main_export(str(place / "torch"), output=str(place / "made"), task=case.task, do_validation=False)
+    (place / "folder" / "onnx").mkdir(parents=True)
+    for path in (place / "made").iterdir():
+        path.rename(place / "folder" / ("onnx" if path.suffix == ".onnx" else ".") / path.name)
+    options = ("--heads", case.heads, "--for", "transformers.js", *case.options)
+    tiny_hf.prune(place / "folder", "-o", place / "pruned", *options)
+    tiny_hf.silence(model, {case.projection.format(layer): gone for layer, gone in enumerate(case.gone)}, 8)
+    with torch.no_grad():
+        wanted = _wanted(model, case)
+    found = np.array(_found(place / "pruned", case))
+    assert found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=CLOSE), f"{name}: {found}"
+    before, after = (
+        json.loads((place / which / "config.json").read_text()) for which in ("folder", "pruned")
+    )
+    followed = [f"{key} {after[key]}" for key in after if before.get(key) != after[key]]
+    ran = "last hidden state" if case.task != TEXT else f"generate(), {NEW} tokens through the cache"
+    tell(_versions(), name, ran, followed)
+
+
+def _wanted(model: Any, case: Case) -> np.ndarray:
+    ids = torch.tensor(IDS)
+    if case.task != TEXT:
+        return model(input_ids=ids)[0].numpy()
+    made = model.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    return made.numpy()
+
+
+def _found(folder: Path, case: Case) -> Any:
+    script = Path(__file__).with_name("run_transformers_js.mjs")
+    # Packages are looked for from where the script is.
+    here = NODE / script.name
+    here.write_bytes(script.read_bytes())
+    what = "generate" if case.task == TEXT else "encode"
+    mask = [[1] * len(row) for row in IDS]
+    words = ["node", str(here), str(folder), what, json.dumps(IDS), json.dumps(mask), str(NEW)]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    line = next(line for line in done.stdout.splitlines() if line.startswith("outputs: "))
+    return json.loads(line.removeprefix("outputs: "))
+
+
+def _versions() -> str:
+    first, second = (
+        json.loads((NODE / "node_modules" / name / "package.json").read_text())["version"]
+        for name in PACKAGES
+    )
+    return f"transformers.js {first} (onnxruntime-node {second})"
+
+
+if __name__ == "__main__":
+    main()

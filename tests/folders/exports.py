@@ -1,0 +1,140 @@
+"""Folders as exporters write them, made of toys."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, helper, numpy_helper
+
+from tests import toys, toys_scores
+
+
+def quantized(model: ModelProto) -> ModelProto:
+    """The model with the weights of its products in int8, computed in integers as dynamic quantization has it."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    nodes = []
+    for node in made.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        source, name = node.input
+        array = numpy_helper.to_array(weights[name])
+        scale = np.abs(array).max() / 100
+        for ending, value in (
+            ("q", np.round(array / scale + 128).astype(np.uint8)),
+            ("zero", np.array(128, np.uint8)),
+            ("scale", np.array(scale, np.float32)),
+        ):
+            if all(item.name != f"{name}_{ending}" for item in made.graph.initializer):
+                made.graph.initializer.append(numpy_helper.from_array(value, f"{name}_{ending}"))
+        out = node.output[0]
+        parts = [f"{out}_x", f"{out}_x_scale", f"{out}_x_zero"]
+        nodes += [
+            helper.make_node("DynamicQuantizeLinear", [source], parts),
+            helper.make_node(
+                "MatMulInteger",
+                [parts[0], f"{name}_q", parts[2], f"{name}_zero"],
+                [f"{out}_whole"],
+                node.name,
+            ),
+            helper.make_node("Cast", [f"{out}_whole"], [f"{out}_cast"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [parts[1], f"{name}_scale"], [f"{out}_scales"]),
+            helper.make_node("Mul", [f"{out}_cast", f"{out}_scales"], [out]),
+        ]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [item for item in made.graph.initializer if item.name in used]
+    del made.graph.initializer[:]
+    made.graph.initializer.extend(kept)
+    return made
+
+
+def without_past(model: ModelProto) -> ModelProto:
+    """A model with a cache as it is for the first tokens: presents, and no pasts."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for node in made.graph.node:
+        if node.op_type == "Concat" and node.input[0].startswith("past_"):
+            node.op_type = "Identity"
+            del node.attribute[:]
+            del node.input[0]
+    kept = [info for info in made.graph.input if not info.name.startswith("past_")]
+    del made.graph.input[:]
+    made.graph.input.extend(kept)
+    for info in made.graph.output:
+        if info.name.startswith("present_"):
+            info.type.tensor_type.shape.dim[2].dim_param = "sequence"
+    return made
+
+
+def encoder(folder: Path, *, heads: int = toys.HEADS) -> Path:
+    """An encoder in two precisions, with what stands beside it; the precise file has its weights in another one."""
+    (folder / "onnx").mkdir(parents=True)
+    model = toys_scores.stack(heads=heads, kv_heads=heads)
+    onnx.save(quantized(model), folder / "onnx" / "model_quantized.onnx")
+    # This one changes the model: its weights are elsewhere then.
+    onnx.save(
+        model,
+        folder / "onnx" / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=100,
+    )
+    side_files(
+        folder, {"model_type": "bert", "num_attention_heads": heads, "hidden_size": heads * toys_scores.SIZE}
+    )
+    return folder
+
+
+def decoder(folder: Path) -> Path:
+    """A decoder for the first tokens and one for those after them."""
+    folder.mkdir(parents=True)
+    model = toys.attention(cache=True)
+    onnx.save(model, folder / "decoder_with_past_model.onnx")
+    onnx.save(without_past(model), folder / "decoder_model.onnx")
+    config = {"model_type": "gpt2", "n_head": toys.HEADS, "n_embd": toys.HEADS * toys.HEAD_SIZE}
+    side_files(folder, config)
+    return folder
+
+
+def encoder_decoder(folder: Path) -> Path:
+    """Two networks: an encoder, and the decoder of `decoder`."""
+    decoder(folder)
+    onnx.save(toys_scores.stack(seed=5), folder / "encoder_model.onnx")
+    return folder
+
+
+def side_files(folder: Path, config: dict[str, Any]) -> None:
+    """What stands beside the models."""
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "tokenizer.json").write_text("a tokenizer")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling": "mean"}')
+
+
+def as_hub_cache(folder: Path, place: Path) -> Path:
+    """The folder as the cache of a hub keeps it: links into a folder of blobs."""
+    blobs, snapshot = place / "blobs", place / "snapshots" / "0123"
+    blobs.mkdir(parents=True)
+    for number, path in enumerate(sorted(item for item in folder.rglob("*") if item.is_file())):
+        blob = blobs / f"{number:064x}"
+        blob.write_bytes(path.read_bytes())
+        link = snapshot / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return snapshot
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
