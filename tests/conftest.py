@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,12 @@ from onnxheadprune.workflow import batch_worker
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "sample_models"
+
+
+def pytest_configure() -> None:
+    """A shell starts what runs in its background with Ctrl-C switched off, and tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

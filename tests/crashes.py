@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 
 from onnxheadprune import prune
+from onnxheadprune.cli import main
 from onnxheadprune.model.storage.spans import own_location
 from onnxheadprune.model.storage.wire import structure
 
@@ -61,16 +62,41 @@ def pruned_and_killed_after(seconds: float, source: Path, target: Path, heads: s
     return os.WIFSIGNALED(status)
 
 
+def killed_at(step: int, action: Callable[[], Any]) -> bool:
+    """Kills a process that does something just before (even steps) or after (odd ones) a call of the system.
+
+    Returns:
+        Whether it had that many steps.
+    """
+
+    def watched() -> None:
+        with _watched(_counted(), step):
+            action()
+
+    _, status = os.waitpid(in_child(watched), 0)
+    return os.WIFSIGNALED(status)
+
+
 def pruned_and_killed_at(step: int, source: Path, target: Path, heads: str, **settings: Any) -> bool:
-    """Kills a pruning process just before (even steps) or after (odd ones) a call of the system."""
+    """Kills a pruning process at a step."""
+    return killed_at(step, lambda: prune(source, heads, target, validate=False, **settings))
+
+
+def interrupted_at(step: int, stderr: Path, *arguments: object) -> int:
+    """The exit code of a command that is interrupted, as by Ctrl-C, at such a step."""
 
     def action() -> None:
-        counter = _counted()
-        with _watched(counter, step):
-            prune(source, heads, target, validate=False, **settings)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with (
+            stderr.open("w") as stream,
+            contextlib.redirect_stderr(stream),
+            _watched(_counted(), step, signal.SIGINT),
+        ):
+            code = main([str(argument) for argument in arguments])
+        os._exit(code)
 
     _, status = os.waitpid(in_child(action), 0)
-    return os.WIFSIGNALED(status)
+    return os.waitstatus_to_exitcode(status)
 
 
 def _counted() -> Iterator[int]:
@@ -81,14 +107,14 @@ def _counted() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _watched(counter: Iterator[int], step: int) -> Iterator[None]:
+def _watched(counter: Iterator[int], step: int, sent: signal.Signals = signal.SIGKILL) -> Iterator[None]:
     def deadly(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if next(counter) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
             result = function(*args, **kwargs)
             if next(counter) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
             return result
 
         return call

@@ -18,11 +18,21 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, prune
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.save import commit, stage_model
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.stage import uninterrupted
 from tests import toys
 from tests.conftest import ROOT, Outcome
-from tests.crashes import complete, in_child, litter, pruned_and_killed_after, pruned_and_killed_at
+from tests.crashes import (
+    complete,
+    in_child,
+    interrupted_at,
+    killed_at,
+    litter,
+    pruned_and_killed_after,
+    pruned_and_killed_at,
+)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 ELEMENTS = 200_000
@@ -58,16 +68,30 @@ def states(source: Path, target: Path, external: Any) -> tuple[dict[str, str], d
 def test_killed_at_every_step(
     source: Path, target: Path, external: Any, nameless: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not at random: before and after every call that changes something, on both ways of making files."""
+    """Not at random: before and after every call that changes something, on both ways of making files.
+
+    What is written is planned once, so that a step costs the writing alone.
+    """
     if not nameless:
         monkeypatch.setattr(folder_module.Draft, "_nameless", lambda _: -1)
-    old, new = states(source, target, external)
+    older, newer = (prune(source, heads, validate=False).pruned for heads in ("0:1", "0:2"))
+
+    def write(model: LoadedModel) -> None:
+        with stage_model(model, target, external) as stage:
+            commit(stage, ("stamp", "a verdict"))
+
+    write(newer)
+    new = complete(target)
+    for path in target.parent.iterdir():
+        path.unlink()
+    write(older)
+    old = complete(target)
     step, seen = 0, []
-    while pruned_and_killed_at(step, source, target, "0:2", external_data=external):
+    while killed_at(step, partial(write, newer)):
         seen.append(complete(target) == new)
         assert seen[-1] or complete(target) == old, f"step {step}"
         assert len(litter(target.parent, target)) <= (2 if nameless else 3)
-        prune(source, "0:1", target, validate=False, external_data=external)
+        write(older)
         assert complete(target) == old
         assert not litter(target.parent, target), f"step {step}"
         step += 1 if nameless else 3
@@ -122,9 +146,9 @@ def test_the_check_can_fail(target: Path) -> None:
 
 
 @pytest.mark.parametrize("external", ["never", "always"])
-def test_interrupted(source: Path, target: Path, external: str) -> None:
+def test_interrupted_at_every_step(source: Path, target: Path, tmp_path: Path, external: str) -> None:
     old, new = states(source, target, external)
-    arguments = [
+    arguments = (
         "prune",
         source,
         "-o",
@@ -134,16 +158,41 @@ def test_interrupted(source: Path, target: Path, external: str) -> None:
         "--no-validate",
         "--external-data",
         external,
+    )
+    errors, codes = tmp_path / "errors", list[int]()
+    while not codes or codes[-1] != 0:
+        codes.append(interrupted_at(3 * len(codes), errors, *arguments))
+        assert codes[-1] in (0, 130), errors.read_text()
+        if codes[-1] == 130:
+            assert errors.read_text().strip() == "error: interrupted"
+        assert complete(target) in (old, new)
+        assert not litter(target.parent, target)
+    assert codes.count(130) > 3
+    assert complete(target) == new
+
+
+def test_interrupted_whenever(source: Path, target: Path) -> None:
+    """Also while modules are loaded, for what native ones make of it."""
+    old, new = states(source, target, "always")
+    arguments = [
+        "prune",
+        source,
+        "-o",
+        target,
+        "--heads",
+        "0:2",
+        "--no-validate",
+        "--external-data",
+        "always",
     ]
     command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
-    for wait in (0.3, 0.4, 0.5, 0.6):
+    for wait in (0.2, 0.5):
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         time.sleep(wait)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate()
-        # Native modules that are stopped while they load may turn an interrupt into anything.
         assert process.returncode in (0, 130, -signal.SIGINT) or "import" in errors, errors
         if process.returncode == 130:
             assert errors.strip() == "error: interrupted"

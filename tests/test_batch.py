@@ -116,7 +116,7 @@ def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.
     job = Job(str(tmp_path / "m.onnx"), asked(), str(tmp_path / "o.onnx"), None)
     assert worker.run(job).status == "done"
     os.kill(worker._process.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while worker._process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.01)
     # A new one is started by itself; one that dies at work is told.
@@ -185,10 +185,10 @@ def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    while not (out / RECORD).exists():
+    while process.poll() is None and not (out / RECORD).exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
     record = json.loads((out / RECORD).read_text())

@@ -21,7 +21,7 @@ from onnxheadprune.runtime import CPU, BoundSession, Provider
 from onnxheadprune.runtime.unrounded import unrounded
 from onnxheadprune.selection.compensation import Compensation, refitted
 from tests import toys, toys_nbits
-from tests.clocks import heavy
+from tests.clocks import heavy, patient
 
 HERE = Provider(CPU, "for the test")
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False, "threads": 1}
@@ -86,6 +86,7 @@ def test_a_changed_model_is_what_runs(stored: Path, tmp_path: Path) -> None:
     assert np.array_equal(found, 2 * feed["x"])
 
 
+@patient
 def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     loaded = open_structure(stored)
     cut = prune(stored, {0: range(14)}, validate=False).pruned

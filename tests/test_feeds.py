@@ -60,6 +60,7 @@ def decoder() -> ModelProto:
         ("past_sequence_length + sequence_length", {"past_sequence_length": 4, "sequence_length": 7}, 11),
         ("2*s0", {"s0": 3}, 6),
         ("Max(1, s0 - 5)", {"s0": 3}, 1),
+        ("max(1, s0 - 5)", {"s0": 3}, 1),
         ("floor(s0/2) + 1", {"s0": 7}, 4),
         ("(s0 - 1)//4", {"s0": 10}, 2),
         ("batch size", {"batch size": 2}, 2),
@@ -188,6 +189,8 @@ def lookup(*steps: tuple[str, list[str], dict[str, Any]], rows: int = 7) -> Mode
     """input_ids through `steps` (which hand on "h") into a table."""
     toy = toys.Toy()
     toy.constant("two", np.array(2, dtype=np.int64))
+    toy.constant("one", np.array(1, dtype=np.int64))
+    toy.constant("least", np.array(0, dtype=np.int64))
     toy.constant("axis", np.array([1], dtype=np.int64))
     toy.constant("zero", np.array([0], dtype=np.int64))
     toy.constant("last", np.array([-1], dtype=np.int64))
@@ -212,6 +215,9 @@ def lookup(*steps: tuple[str, list[str], dict[str, Any]], rows: int = 7) -> Mode
         ([("Add", ["h", "two"], {})], 5),
         ([("Add", ["two", "h"], {}), ("Cast", ["h"], {"to": I64})], 5),
         ([("Where", ["all", "h", "two"], {})], 7),
+        ([("Max", ["two", "h"], {})], 7),
+        ([("Mul", ["one", "h"], {})], 7),
+        ([("Clip", ["h", "least"], {})], 7),
         ([("Concat", ["h", "h"], {"axis": 1})], 7),
     ],
 )
@@ -224,6 +230,11 @@ def test_integers_stay_below_their_table(steps: list[Any], bound: int) -> None:
         for feed in feeds_of(model, seed):
             highest = max(highest, int(feed["input_ids"].max()))
     assert highest == bound - 1
+
+
+def test_a_comparison_gives_no_row_of_the_same_table() -> None:
+    model = lookup(("Greater", ["h", "two"], {}), ("Cast", ["h"], {"to": I64}), rows=2)
+    assert row_bound(view_of(model).main.values["input_ids"]) is None
 
 
 def test_the_smallest_table_counts() -> None:

@@ -5,27 +5,36 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
+import onnx.parser
 import pytest
 
 from onnxheadprune import operators
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.fusion.types import type_of
 from onnxheadprune.liveness.fused import LAYOUTS
 from onnxheadprune.liveness.registry import RULES
+from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.facts import CARRIERS, VIEWS, Kind
-from onnxheadprune.model.graph.tables import COSTS, NUMBERS, SHAPES, Table
+from onnxheadprune.model.graph.main_output import main_output
+from onnxheadprune.model.graph.tables import ARITHMETIC, COSTS, NUMBERS, ROLES, SHAPES, Table
+from onnxheadprune.model.graph.view import Node
 from tests import toys
+from tests.graph_text import model_of
 
 assert operators
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 OURS = ("operators", "fusion/emit", "fusion/forms", "edit/terms", "edit/gradients", "selection/gradients")
 """Operators themselves, and what the fusers and gradients write."""
-MOST_NAMES = 287
+MOST_NAMES = 17
 """Names of operators elsewhere in the code (of 639 at first); the number may only fall."""
+KINDS = [kind for kind in vars(facts).values() if isinstance(kind, Kind)]
+TABLES: list[Iterable[tuple[str, str]]] = [RULES, SHAPES, NUMBERS, COSTS, LAYOUTS, ROLES, *KINDS]
 NAMES = {schema.name for schema in onnx.defs.get_all_schemas()} | {
-    op_type for table in (RULES, SHAPES, NUMBERS, COSTS, LAYOUTS) for _, op_type in table
+    op_type for table in TABLES for _, op_type in table
 }
 
 
@@ -64,7 +73,7 @@ def test_every_file_of_operators_is_loaded() -> None:
 
 UNFILLED = {
     "annotate": "from onnxheadprune.model.graph.infer import annotate; annotate(view)",
-    "rule": "from onnxheadprune.liveness.registry import rule_for; rule_for(node)",
+    "rule": "from onnxheadprune.liveness.asking import has_law; has_law(node)",
     "layout": "from onnxheadprune.liveness.fused import layout_of; layout_of(node)",
     "kind": "from onnxheadprune.model.graph.facts import VIEWS; node in VIEWS",
 }
@@ -108,3 +117,83 @@ def test_kinds_are_joined_and_closed() -> None:
     assert all(node in joined for node in view.nodes if node in kind or node in VIEWS)
     with pytest.raises(TypeError, match="no longer"):
         kind.add("Mul")
+
+
+@pytest.mark.parametrize(
+    ("op_type", "numbers", "found"),
+    [
+        ("Add", (2.0, 3.0), 5.0),
+        ("Add", (2.0, None), None),
+        ("Div", (5.0, 2.0), 2.5),
+        ("Div", (5.0, 0.0), None),
+        ("Sqrt", (-1.0,), None),
+        ("Reciprocal", (4.0,), 0.25),
+        ("Pow", (10.0, 400.0), None),
+        ("Or", (None, 1.0), 1.0),
+        ("Or", (None, 0.0), None),
+        ("And", (0.0, None), 0.0),
+        ("And", (1.0, None), None),
+        ("Not", (0.0,), 1.0),
+        ("Equal", (2.0, 2.0), 1.0),
+    ],
+)
+def test_arithmetic_of_single_numbers(
+    op_type: str, numbers: tuple[float | None, ...], found: float | None
+) -> None:
+    node = one_node(op_type, len(numbers))
+    function = ARITHMETIC.of(node)
+    assert function is not None and function(node, numbers) == found
+
+
+def test_whole_numbers_are_divided_without_a_rest() -> None:
+    node = one_node("Div", 2, "int64")
+    function = ARITHMETIC.of(node)
+    assert function is not None
+    assert [function(node, pair) for pair in ((5.0, 2.0), (-5.0, 2.0))] == [2.0, None]
+
+
+def one_node(op_type: str, count: int, dtype: str = "float") -> Node:
+    names = "abc"[:count]
+    inputs = ", ".join(f"{dtype}[2] {name}" for name in names)
+    text = f'<ir_version: 10, opset_import: ["": 20]> one ({inputs}) => (y) {{ y = {op_type}({", ".join(names)}) }}'
+    (node,) = view_of(onnx.parser.parse_model(text)).nodes
+    return node
+
+
+def test_types_are_told_alike_only_where_no_schema_is() -> None:
+    told = [key for key in ROLES if ROLES[key].alike and not key[0]]
+    assert [op_type for _, op_type in told if onnx.defs.has(op_type)] == []
+
+
+def test_types_come_from_what_is_stored_or_cast() -> None:
+    """Files converted to half precision still declare float in between, whatever the operators there are."""
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        half (float16[2, 4] x) => (z) <float[2, 4] a, float[2, 4] b, float[2, 4] c, float16[4] one = {1, 1, 1, 1}> {
+            a = Relu(x)
+            b = com.microsoft.FastGelu(a)
+            c = Max(b, one)
+            z = HardSigmoid(c)
+        }"""
+    model = onnx.parser.parse_model(text)
+    values = view_of(model).main.values
+    assert {type_of(values[name]) for name in "abcz"} == {onnx.TensorProto.FLOAT16}
+
+
+def test_packed_weights_make_logits() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        head (float[2, 32] x) => (float[2, 8] y) <uint8[8, 1, 16] w, float[8] scales> {
+            y = com.microsoft.MatMulNBits <K = 32, N = 8, bits = 4, block_size = 32>(x, w, scales)
+        }"""
+    main = main_output(view_of(model_of(text)), ())
+    assert main is not None and main.is_logits
+
+
+def test_what_is_random_is_no_constant() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]>
+        odd (float[2] x) => (y, z) <float[2] chances = {0.5, 0.5}> {
+            drawn = Bernoulli(chances)
+            y = Mul(x, drawn)
+            z = Dropout(chances)
+        }"""
+    values = view_of(onnx.parser.parse_model(text)).main.values
+    assert values["z"].is_constant and not values["drawn"].is_constant

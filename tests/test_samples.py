@@ -11,13 +11,13 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.planning import plan_pruning, planned
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import AddConstant, DropNode, DropTensor, InsertNode, SetDim, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REMOVED_KEY
 from onnxheadprune.runtime import Session
-from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample
+from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, analysis, error, reference, sample
 
 HEADS, HEAD_SIZE, HIDDEN = 4, 8, 32
 PER_HEAD = HEAD_SIZE * 4 * HIDDEN + 3 * HEAD_SIZE
@@ -56,7 +56,7 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     heads = expected.head_sets[index]
     original = sample(name)
     before = original.SerializeToString(deterministic=True)
-    plan = plan_pruning(original, heads)
+    plan = planned(analysis(name), heads).plan
     pruned = apply_plan(plan, original)
     assert original.SerializeToString(deterministic=True) == before
     session = Session(pruned, PROVIDER)
@@ -68,6 +68,14 @@ def test_pruned_equals_pytorch_and_nothing_else_moved(name: str, index: int) -> 
     removed = sum(len(gone) for gone in heads.values())
     assert floats(original) - floats(pruned) == removed * PER_HEAD
     check_untouched(original, pruned, plan)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_planning_leaves_the_analysis_as_it_was(name: str) -> None:
+    """One that has served other sets of heads gives the plan of a new one."""
+    for heads in reference(name.partition("-")[0]).head_sets[:2]:
+        plan = planned(analysis(name), heads).plan
+    assert plan.edits == plan_pruning(sample(name), heads).edits
 
 
 def floats(model: ModelProto) -> int:

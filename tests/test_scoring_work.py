@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import time
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -89,13 +89,21 @@ def test_a_place_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None
 
 
 def test_results_come_in_the_order_of_the_tasks_whoever_is_first() -> None:
+    seen: list[int] = []
+    others_are_done = threading.Event()
+
     def slow_first(number: int) -> int:
-        time.sleep(0.05 if number == 0 else 0)
+        if number == 0:
+            assert others_are_done.wait(60)
         return number * 10
 
-    seen: list[int] = []
+    def done(position: int, _result: int) -> None:
+        seen.append(position)
+        if sorted(seen) == [1, 2]:
+            others_are_done.set()
+
     with ThreadPoolExecutor(3) as pool:
-        found = run_all(slow_first, [0, 1, 2], pool, lambda position, _result: seen.append(position))
+        found = run_all(slow_first, [0, 1, 2], pool, done)
     assert found == [0, 10, 20] and seen[-1] == 0 and sorted(seen) == [0, 1, 2]
     assert run_all(slow_first, [2, 1]) == [20, 10]
 
@@ -144,7 +152,12 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_scores(
     marker = tmp_path / "died"
     model, data = toys_scores.stack(layers=4), toys_scores.ids(4)
     monkeypatch.setenv("SCORING_TEST_MARKER", str(marker))
-    settings = {"distributed.nanny.pre-spawn-environ.PYTHONPATH": str(Path(__file__).parents[1])}
+    settings = {
+        "distributed.nanny.pre-spawn-environ.PYTHONPATH": str(Path(__file__).parents[1]),
+        # Workers start late on a busy machine.
+        "distributed.comm.timeouts.connect": "300s",
+        "distributed.comm.timeouts.tcp": "300s",
+    }
     with dask.config.set(settings):
         cluster = distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50

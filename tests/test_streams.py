@@ -38,7 +38,7 @@ def shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
             pass_fds=[write],
             env=os.environ | environment,
         )
@@ -91,7 +91,8 @@ def test_letters_that_a_terminal_lacks(toy: Path) -> None:
     toy.rename(named)
     result = shell(f"T score {named} --method weight; T --help | true", PYTHONIOENCODING="ascii")
     assert result.returncode == 0
-    assert "\\u6ce8\\u610f.onnx: heads scored by" in result.stdout
+    # Where a line ends depends on the length of the path.
+    assert "\\u6ce8\\u610f.onnx:headsscoredby" in "".join(result.stdout.split())
     assert "Traceback" not in result.stderr
 
 

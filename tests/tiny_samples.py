@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
 from tests.conftest import SAMPLES
@@ -51,6 +52,12 @@ def reference(architecture: str) -> Reference:
 @functools.cache
 def sample(name: str) -> ModelProto:
     return load_model(TINY / f"{name}.onnx")
+
+
+@functools.cache
+def analysis(name: str) -> Analysis:
+    """Of a sample, made once: many sets of heads are planned with it."""
+    return analysis_of(sample(name), name)
 
 
 def error(output: Any, expected: Any) -> float:

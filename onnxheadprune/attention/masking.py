@@ -11,6 +11,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
@@ -73,14 +74,14 @@ def _mask(
         tensor = numpy_helper.from_array(
             mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
         )
-        created = helper.make_node("Mul", [value.name, tensor.name], [name], name=name)
+        created = nodes.multiply(node.ref, value.name, tensor.name, name)
     else:
         # An integer context is zero where it equals its zero point.
         tensor = numpy_helper.from_array(mask, f"{name}_heads")
         zero = _zero_point(node)
-        created = helper.make_node("Where", [tensor.name, value.name, zero], [name], name=name)
+        created = nodes.choose(node.ref, tensor.name, value.name, zero, name)
     model.graph.initializer.append(tensor)
-    return node, index, [created, *_rounded_again(name, rounding)]
+    return node, index, [nodes.as_proto(created), *_rounded_again(name, rounding)]
 
 
 def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:

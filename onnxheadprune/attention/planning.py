@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
@@ -14,17 +13,8 @@ from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_he
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
-from onnxheadprune.edit.edits import (
-    AddConstant,
-    DropNode,
-    Edit,
-    InsertNode,
-    SetDim,
-    SetInput,
-    SetMetadata,
-    SetOutput,
-    SliceTensor,
-)
+from onnxheadprune.edit.edits import Edit, SetMetadata
+from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import (
     LeftOutNode,
     PlannedEdit,
@@ -33,11 +23,13 @@ from onnxheadprune.edit.plan import (
     fingerprint,
 )
 from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
+from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
-from onnxheadprune.liveness.sweep import Sweep, sweep
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
@@ -109,49 +101,69 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
-    model, name, view, sites = analysis.model, analysis.name, analysis.view, analysis.sites
+    view, sites = analysis.view, analysis.sites
     chosen = resolve_heads(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites if site.index in chosen}
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
-    swept = _sweep(view, sites, present, contract)
-    edits = _edits(view, sites, present, swept)
-    if half_dead(swept, edits):
-        # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
-        swept = _sweep(view, sites, present, contract, emptied=False)
-        edits = _edits(view, sites, present, swept)
-        whole = [site for site in sites if goes_whole(site, present)]
-        wide = [site for site in whole if any(item.sums_more for item in site.projections)]
-        if wide and half_dead(swept, edits):
-            raise RefusedError(
-                f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
-                " is used elsewhere; leave at least one head"
-            )
+    swept, edits = _swept_edits(view, sites, present, contract)
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
-    planned = [
-        PlannedEdit(edit, tuple(sorted(by)))
-        for edit, by in zip(_fresh_names(view, list(edits)), edits.values(), strict=True)
-    ]
-    io = {
+    io = _narrowed_io(swept)
+    plan = PrunePlan(
+        analysis.name,
+        fingerprint(analysis.model),
+        cuts,
+        _planned_edits(view, edits),
+        tuple(_io_sentence(view, name, live) for name, live in sorted(io.items())),
+        elements_removed(view, edits),
+        _left_out(sites) if ALL in parse_heads(heads) else (),
+    )
+    return Planning(plan, view, sites, present, io)
+
+
+def _swept_edits(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
+) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
+    """What is live without the heads, and the edits that follow, each with the sites behind it.
+
+    Raises:
+        RefusedError: if a site cannot go as a whole.
+    """
+    swept = _sweep(view, sites, heads, contract)
+    edits = _edits(view, sites, heads, swept)
+    if not half_dead(swept, edits):
+        return swept, edits
+    # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+    swept = _sweep(view, sites, heads, contract, emptied=False)
+    edits = _edits(view, sites, heads, swept)
+    whole = [site for site in sites if goes_whole(site, heads)]
+    wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+    if wide and half_dead(swept, edits):
+        raise RefusedError(
+            f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
+            " is used elsewhere; leave at least one head"
+        )
+    return swept, edits
+
+
+def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:
+    """Edits under names that the model does not use yet, with the names of their sites in order."""
+    renamed = with_fresh_names(view, list(edits))
+    sites = [tuple(sorted(names)) for names in edits.values()]
+    return tuple(PlannedEdit(edit, names) for edit, names in zip(renamed, sites, strict=True))
+
+
+def _narrowed_io(swept: Sweep) -> dict[str, Live]:
+    """What is live of each graph input and output that gets narrower."""
+    return {
         value.name: live
         for value, live in swept.narrowed()
         if value.scope.parent is None
         and (value.is_graph_input or value.is_graph_output)
         and not value.holds_tensor
     }
-    changes = tuple(_io_sentence(view, value_name, live) for value_name, live in sorted(io.items()))
-    plan = PrunePlan(
-        name,
-        fingerprint(model),
-        cuts,
-        tuple(planned),
-        changes,
-        _elements_removed(view, planned),
-        _left_out(sites) if ALL in parse_heads(heads) else (),
-    )
-    return Planning(plan, view, sites, present, io)
 
 
 def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
@@ -255,62 +267,6 @@ def _io_sentence(view: GraphView, name: str, live: Live) -> str:
     return f"{role} {name}: {', '.join(changes)}"
 
 
-def _elements_removed(view: GraphView, planned: Sequence[PlannedEdit]) -> int:
-    """Elements that are cut off stored tensors, seen from every tensor that results."""
-    scopes = {scope.ref: scope for scope in view.scopes}
-    total = 0
-    for item in planned:
-        if isinstance(item.edit, SliceTensor):
-            selection = item.edit.selection
-            tensor = scopes[item.edit.scope].values[item.edit.name].tensor
-            assert tensor is not None
-            elements, cells = math.prod(tensor.dims), math.prod(selection.sizes)
-            total += elements - elements // cells * math.prod(selection.kept)
-    return total
-
-
-def _fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
-    """Renames new values whose name the model already uses (a second pruning makes the same names)."""
-    taken = {name for scope in view.scopes for name in scope.values}
-    meant = {edit.value for edit in edits if isinstance(edit, SetOutput)}
-    redefined = {
-        output.name
-        for edit in edits
-        if isinstance(edit, (DropNode, SetOutput))
-        for output in view.by_ref[edit.node].outputs
-        if output is not None
-    }
-    created = meant | {
-        edit.target for edit in edits if isinstance(edit, SliceTensor) and edit.target != edit.name
-    }
-    created |= {edit.name for edit in edits if isinstance(edit, AddConstant)}
-    created |= {name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
-    renamed: dict[str, str] = {}
-    for name in sorted(created - redefined):
-        fresh, number = name, 2
-        while fresh in taken:
-            fresh, number = f"{name}.{number}", number + 1
-        if fresh != name:
-            renamed[name] = fresh
-    return [_rename(edit, renamed) for edit in edits] if renamed else edits
-
-
-def _rename(edit: Edit, names: Mapping[str, str]) -> Edit:
-    match edit:
-        case SetInput() | SetOutput():
-            return dataclasses.replace(edit, value=names.get(edit.value, edit.value))
-        case AddConstant():
-            return dataclasses.replace(edit, name=names.get(edit.name, edit.name))
-        case SliceTensor():
-            return dataclasses.replace(edit, target=names.get(edit.target, edit.target))
-        case InsertNode():
-            inputs = tuple(names.get(name, name) for name in edit.inputs)
-            outputs = tuple(names.get(name, name) for name in edit.outputs)
-            return dataclasses.replace(edit, inputs=inputs, outputs=outputs)
-        case _:
-            return edit
-
-
 def require_something(plan: PrunePlan) -> None:
     """Refuses a plan that removes nothing.
 
@@ -321,4 +277,4 @@ def require_something(plan: PrunePlan) -> None:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 
-__all__ = ["Planning", "SetDim", "analyse", "plan_pruning", "planned", "require_something"]
+__all__ = ["Planning", "analyse", "plan_pruning", "planned", "require_something"]

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
+from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
 from onnxheadprune.runtime import CPU, SUFFIX
 
-STANDARD_FUSED = frozenset(
-    {
-        "Attention",
-        "Gelu",
-        "GroupNormalization",
-        "LayerNormalization",
-        "RMSNormalization",
-        "RotaryEmbedding",
-        "Swish",
-    }
-)
-"""Operators of the standard that stand for a whole pattern."""
 CACHE_LAYOUT = ("ReorderInput", "ReorderOutput")
+
+
+class _Named(NamedTuple):
+    """An operator by its name."""
+
+    domain: str
+    op_type: str
 
 
 def is_fused(operator: str) -> bool:
     """Whether an operator of an optimized graph ("Softmax", "com.microsoft:BiasGelu") stands for several."""
     domain, _, op_type = operator.rpartition(":")
-    return op_type not in CACHE_LAYOUT and (bool(domain) or op_type in STANDARD_FUSED)
+    return op_type not in CACHE_LAYOUT and (bool(domain) or _Named("", op_type) in STANDS_FOR_PATTERN)
 
 
 def fused(operators: Mapping[str, int]) -> dict[str, int]:

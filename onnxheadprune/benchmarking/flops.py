@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.model.graph.facts import CHOOSES
-from onnxheadprune.model.graph.tables import COSTS
+from onnxheadprune.model.graph.tables import (
+    COSTS,
+    TRIPS,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Scope
 
 
@@ -81,7 +84,8 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
             else:
                 # The dearer branch is the honest guess: one of them runs.
                 bodies = [max(bodies, key=_rough)]
-        repeat = _trips(node)
+        trips = TRIPS.of(node)
+        repeat = 1 if trips is None else trips(node)
         for body in bodies:
             found += _executed(body, times * repeat)
     return found
@@ -90,13 +94,3 @@ def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:
 def _rough(scope: Scope) -> int:
     counted = ((COSTS.of(node), node) for node in scope.nodes)
     return sum(counter(node) or 0 for counter, node in counted if counter is not None)
-
-
-def _trips(node: Node) -> int:
-    if node.op_type == "Loop":
-        limit = node.literal(0)
-        return 1 if limit is None else max(int(limit.reshape(-1)[0]), 0)
-    if node.op_type == "Scan":
-        shape = node.shape(len(node.inputs) - 1)
-        return shape[0] if shape and isinstance(shape[0], int) else 1
-    return 1

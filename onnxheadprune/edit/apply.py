@@ -11,7 +11,6 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from onnxheadprune.edit.edits import (
     MAIN,
-    MARK,
     AddConstant,
     DropInputs,
     DropNode,
@@ -29,6 +28,7 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
     scope_of,
 )
+from onnxheadprune.edit.nodes import as_proto
 from onnxheadprune.edit.plan import PrunePlan, fingerprint
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
@@ -119,15 +119,7 @@ class _Surgeon:
             case SetDim():
                 self._set_dim(edit)
             case InsertNode():
-                node = helper.make_node(
-                    edit.op_type,
-                    list(edit.inputs),
-                    list(edit.outputs),
-                    name=_node_name(edit.outputs[0]),
-                    domain=edit.domain,
-                )
-                node.attribute.extend(helper.make_attribute(name, value) for name, value in edit.attributes)
-                self.inserted[edit.before].append(node)
+                self.inserted[edit.before].append(as_proto(edit))
             case DropNode():
                 self.dropped.add(edit.node)
             case SetMetadata():
@@ -180,11 +172,6 @@ class _Surgeon:
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
             _remove_named(graph.value_info, gone)
-
-
-def _node_name(output: str) -> str:
-    """A name for an inserted node that no exporter gave to one of its own."""
-    return output if MARK in output else f"{output}/{MARK}"
 
 
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:

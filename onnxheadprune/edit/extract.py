@@ -19,6 +19,7 @@ from onnx import (
 )
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import Value
 
 Array = npt.NDArray[Any]
@@ -121,10 +122,9 @@ def _store(target: Any, tensor: TensorProto, array: Array | None) -> None:
 
 def _store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
     for node in graph.node:
-        if node.op_type == "Constant" and node.output[0] in stored:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    attribute.t.CopyFrom(_tensor(attribute.t, stored[node.output[0]]))
+        tensor = stored_tensor(node)
+        if tensor is not None and node.output[0] in stored:
+            tensor.CopyFrom(_tensor(tensor, stored[node.output[0]]))
 
 
 def _tensor(old: TensorProto, array: Array) -> TensorProto:

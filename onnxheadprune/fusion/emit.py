@@ -72,8 +72,59 @@ class Emitter:
 
     def size(self, tensor: Tensor, axis: int) -> str:
         """A list of one integer: the length of an axis at run time."""
-        shape = self.node("Shape", (tensor.name,), "shape")
-        return self.node("Gather", (shape, self.integers(axis)), "size", (("axis", 0),))
+        return self.entry(self.shape(tensor.name), self.integers(axis), "size")
+
+    def shape(self, name: str) -> str:
+        """The shape of a value at run time."""
+        return self.node("Shape", (name,), "shape")
+
+    def entry(self, listed: str, index: str, hint: str) -> str:
+        """Entries of a list."""
+        return self.node("Gather", (listed, index), hint, (("axis", 0),))
+
+    def joined(self, parts: tuple[str, ...], hint: str) -> str:
+        """Lists one after the other."""
+        return self.node("Concat", parts, hint, (("axis", 0),))
+
+    def expanded(self, name: str, shape: str, hint: str) -> str:
+        """Axes of size 1 repeated, up to a shape."""
+        return self.node("Expand", (name, shape), hint)
+
+    def cast(self, name: str, elem_type: int, hint: str) -> str:
+        """The same numbers in another type."""
+        return self.node("Cast", (name,), hint, (("to", elem_type),))
+
+    def cast_like(self, name: str, other: str, hint: str) -> str:
+        """The same numbers in the type of another value."""
+        return self.node("CastLike", (name, other), hint)
+
+    def added(self, left: str, right: str, hint: str) -> str:
+        """`left + right`."""
+        return self.node("Add", (left, right), hint)
+
+    def subtracted(self, left: str, right: str, hint: str) -> str:
+        """`left - right`."""
+        return self.node("Sub", (left, right), hint)
+
+    def multiplied(self, left: str, right: str, hint: str) -> str:
+        """`left * right`."""
+        return self.node("Mul", (left, right), hint)
+
+    def larger(self, left: str, right: str, hint: str) -> str:
+        """The larger of two values, element by element."""
+        return self.node("Max", (left, right), hint)
+
+    def largest_of_rows(self, name: str, hint: str) -> str:
+        """The largest number along the last axis, which becomes 1 long."""
+        return self.node("ReduceMax", (name, self.integers(-1)), hint)
+
+    def is_minus_infinity(self, name: str, hint: str) -> str:
+        """Where a value is minus infinity."""
+        return self.node("IsInf", (name,), hint, (("detect_positive", 0),))
+
+    def chosen(self, condition: str, yes: str, no: str, hint: str) -> str:
+        """`yes` where the condition holds, `no` elsewhere."""
+        return self.node("Where", (condition, yes, no), hint)
 
     def view(self, tensor: Tensor, target: Layout, output: str = "") -> Tensor:
         """The same elements in another layout; the atoms must be the same."""
@@ -119,7 +170,7 @@ class Emitter:
                 parts.append(self.integers(-1))
             else:
                 parts.append(self.size(tensor, tensor.layout.index(item)))
-        return self.node("Concat", tuple(parts), "target", (("axis", 0),))
+        return self.joined(tuple(parts), "target")
 
     def repeated(self, tensor: Tensor, target: Layout) -> Tensor:
         """A view in which atoms that the tensor lacks are repeated; their sizes must be numbers."""
@@ -133,7 +184,7 @@ class Emitter:
         spelled = tuple((atom,) if atom.name in present else () for atom in atoms)
         tensor = self.view(tensor, spelled)
         goal = self.integers(*(1 if atom.name in present else _number(atom) for atom in atoms))
-        name = self.node("Expand", (tensor.name, goal), "repeated")
+        name = self.expanded(tensor.name, goal, "repeated")
         return self.view(Tensor(name, tuple((atom,) for atom in atoms)), target)
 
 

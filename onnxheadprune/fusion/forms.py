@@ -13,7 +13,14 @@ from onnxheadprune.fusion.layout import Axis, Layout, size_of
 from onnxheadprune.fusion.match import Match
 from onnxheadprune.fusion.operands import Form, Tap, packed, spread, tap
 from onnxheadprune.fusion.roles import cannot
-from onnxheadprune.fusion.signatures import group_query_obstacle, signature
+from onnxheadprune.fusion.signatures import (
+    Given,
+    Signature,
+    group_query,
+    group_query_obstacle,
+    multi_head,
+    standard,
+)
 from onnxheadprune.fusion.walk import Place, downstream, upstream
 from onnxheadprune.liveness.refusal import Refusal
 
@@ -27,6 +34,7 @@ class Operator:
         query, key, context: the layouts of its operands and its result.
         grouped: whether several query heads may share a key/value head.
         same_width: whether values must be as wide as keys.
+        signature: its inputs and attributes.
         types: element types for which ONNX Runtime has kernels.
     """
 
@@ -37,14 +45,19 @@ class Operator:
     context: Form
     grouped: bool
     same_width: bool
+    signature: Signature
     types: tuple[int, ...]
 
 
 HALVES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
-MULTI_HEAD = Operator("MultiHeadAttention", "com.microsoft", packed, packed, packed, False, False, HALVES)
+MULTI_HEAD = Operator(
+    "MultiHeadAttention", "com.microsoft", packed, packed, packed, False, False, multi_head, HALVES
+)
 MULTI_HEAD_SPREAD = replace(MULTI_HEAD, key=spread, same_width=True)
-GROUP_QUERY = Operator("GroupQueryAttention", "com.microsoft", packed, packed, packed, True, True, HALVES)
-STANDARD = Operator("Attention", "", spread, spread, spread, True, False, HALVES)
+GROUP_QUERY = Operator(
+    "GroupQueryAttention", "com.microsoft", packed, packed, packed, True, True, group_query, HALVES
+)
+STANDARD = Operator("Attention", "", spread, spread, spread, True, False, standard, HALVES)
 STANDARD_PACKED = replace(STANDARD, query=packed, key=packed, context=packed)
 
 
@@ -201,9 +214,8 @@ def emit(found: Fit, names: Names) -> Emitter:
     )
     bias, hidden = emit_bias(emitter, found.match.biases, _score_axes(found, query, key))
     scale = found.match.factor * found.query.place.factor * found.key.place.factor
-    inputs, attributes = signature(
-        emitter, found.operator.op_type, (query, key, value), bias, (found.heads, found.kv_heads)
-    )
+    given = Given(query, key, value, bias, found.heads, found.kv_heads)
+    inputs, attributes = found.operator.signature(emitter, given)
     target = found.output
     direct = found.raw == target.layout and not found.match.zero_nan
     name = emitter.node(

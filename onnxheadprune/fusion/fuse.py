@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
-from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.edits import DropNode, Edit
 from onnxheadprune.edit.records import FUSED_KEY

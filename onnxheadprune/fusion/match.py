@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Axis, Layout, flat
 from onnxheadprune.fusion.roles import Operand, core_roles, score_operands
 from onnxheadprune.fusion.scalars import scalar_of
@@ -18,7 +18,13 @@ from onnxheadprune.fusion.scores import Bias, read_scores
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.walk import layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS
+from onnxheadprune.model.graph.facts import (
+    CASTS,
+    CHOOSES_ELEMENTS,
+    EXPANDS,
+    SOFTMAXES,
+    TESTS_NAN,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -120,7 +126,7 @@ def _softmax(value: Value, layout: Layout) -> tuple[Node, Layout, bool] | Refusa
         node = value.producer
         if node is None or node.domain:
             return _no(value, "the attention weights come from no softmax")
-        if node.op_type == "Softmax":
+        if node in SOFTMAXES:
             return _along_keys(node, layout, zero_nan)
         source = _nan_to_zero(node)
         if source is not None:
@@ -150,7 +156,7 @@ def _nan_to_zero(node: Node) -> Value | None:
         return None
     condition = node.inputs[0]
     test = None if condition is None else condition.producer
-    if test is None or test.op_type != "IsNaN" or test.inputs[0] is not node.inputs[2]:
+    if test is None or test not in TESTS_NAN or test.inputs[0] is not node.inputs[2]:
         return None
     return node.inputs[2]
 

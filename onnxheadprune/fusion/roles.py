@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.trace import Core
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.fusion.layout import Atom, Axis, Layout, axis_of, flat, size_of
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS
 from onnxheadprune.model.graph.view import Node, Value
-
-FLOAT_PRODUCTS = ("MatMul", "FusedMatMul", "TransposeMatMul", "Einsum")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +60,7 @@ def core_roles(core: Core) -> CoreRoles | Refusal:
 
 def float_product(node: Node) -> Contraction | None:
     """The node as a product of two float tensors."""
-    product = contraction_of(node) if node.op_type in FLOAT_PRODUCTS else None
+    product = contraction_of(node) if node in MULTIPLIES_FLOATS else None
     return product if product is not None and len(product.indices) == 2 else None
 
 

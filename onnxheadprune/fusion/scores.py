@@ -13,11 +13,20 @@ from onnxheadprune.fusion.roles import cannot, float_product
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.fusion.types import type_of
 from onnxheadprune.fusion.uniform import uniform
-from onnxheadprune.fusion.walk import layout_above
+from onnxheadprune.fusion.walk import SCALES, layout_above
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS, EXPANDS, MULTIPLIES, SUBTRACTS
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    ADDS_ALL,
+    CASTS,
+    CHOOSES_ELEMENTS,
+    EXPANDS,
+    MULTIPLIES,
+    SUBTRACTS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
+TERMS = ADDS | SUBTRACTS | ADDS_ALL
 MAX_STEPS = 48
 
 
@@ -69,7 +78,7 @@ def _read(
         if is_product(node) is not None and float_product(node) is not None:
             alpha = float(node.attribute("alpha", 1.0))
             return Scores(node, layout, factor * alpha, biases)
-        if node.op_type in ("Add", "Sub", "Sum") and not node.domain:
+        if node in TERMS:
             return _sum(node, layout, factor, biases, steps)
         step = _step(node, layout, factor)
         if isinstance(step, Refusal):
@@ -88,7 +97,7 @@ Step = tuple[Value, Layout, float, tuple[Bias, ...]]
 
 def _step(node: Node, layout: Layout, factor: float) -> Step | Refusal:
     """One node up that has a single input that matters."""
-    if node.op_type in ("Mul", "Div"):
+    if node in SCALES:
         return _scaled(node, layout, factor)
     if node in CHOOSES_ELEMENTS:
         return _filled(node, layout, factor)

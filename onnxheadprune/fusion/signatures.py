@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
 from onnx import TensorProto
 
 from onnxheadprune.edit.edits import Attribute
@@ -13,31 +17,50 @@ Attributes = tuple[tuple[str, Attribute], ...]
 HEAD_SIZE_UNIT = 8
 
 
-def signature(
-    emitter: Emitter,
-    op_type: str,
-    operands: tuple[Tensor, Tensor, Tensor],
-    bias: str,
-    heads: tuple[int, int],
-) -> tuple[tuple[str, ...], Attributes]:
-    """Inputs and attributes, without the scale.
+@dataclass(frozen=True)
+class Given:
+    """What a fused operator is given.
 
-    Args:
-        emitter: for the nodes that an input needs.
-        op_type: the operator.
-        operands: queries, keys and values.
+    Attributes:
+        query, key, value: the operands.
         bias: what is added to the scores, "" for nothing.
-        heads: query heads and key/value heads.
+        heads: query heads.
+        kv_heads: key/value heads.
     """
-    names = tuple(operand.name for operand in operands)
-    if op_type == "MultiHeadAttention":
-        return _trimmed((*names, "", "", bias)), (("num_heads", heads[0]),)
-    if op_type == "GroupQueryAttention":
-        lengths = _lengths(emitter, operands[0])
-        counts = (("num_heads", heads[0]), ("kv_num_heads", heads[1]), ("causal", 0))
-        return _trimmed((*names, "", "", *lengths, "", "", "", bias)), counts
-    spread = len(operands[0].layout) == 4
-    return _trimmed((*names, bias)), () if spread else (("q_num_heads", heads[0]), ("kv_num_heads", heads[1]))
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    bias: str
+    heads: int
+    kv_heads: int
+
+    @property
+    def operands(self) -> tuple[str, str, str]:
+        """Their names."""
+        return self.query.name, self.key.name, self.value.name
+
+
+Signature: TypeAlias = Callable[[Emitter, Given], tuple[tuple[str, ...], Attributes]]
+"""Inputs and attributes of an operator, without the scale; the emitter makes what an input needs."""
+
+
+def multi_head(_: Emitter, given: Given) -> tuple[tuple[str, ...], Attributes]:
+    """Packed operands, and the bias as sixth input."""
+    return _trimmed((*given.operands, "", "", given.bias)), (("num_heads", given.heads),)
+
+
+def group_query(emitter: Emitter, given: Given) -> tuple[tuple[str, ...], Attributes]:
+    """The lengths of the sequences are inputs; the bias is the eleventh."""
+    lengths = _lengths(emitter, given.query)
+    counts = (("num_heads", given.heads), ("kv_num_heads", given.kv_heads), ("causal", 0))
+    return _trimmed((*given.operands, "", "", *lengths, "", "", "", given.bias)), counts
+
+
+def standard(_: Emitter, given: Given) -> tuple[tuple[str, ...], Attributes]:
+    """Operands of four axes show how many heads there are."""
+    counts = (("q_num_heads", given.heads), ("kv_num_heads", given.kv_heads))
+    return _trimmed((*given.operands, given.bias)), () if len(given.query.layout) == 4 else counts
 
 
 def _trimmed(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -71,12 +94,11 @@ def _lengths(emitter: Emitter, query: Tensor) -> tuple[str, str]:
     key = ("lengths", emitter.before.scope.ref, *(str(size_of(axis)) for axis in query.layout[:2]))
     shared = emitter.names.shared
     if key not in shared:
-        shape = emitter.node("Shape", (query.name,), "shape")
-        total = emitter.node("Gather", (shape, emitter.integers(1, scalar=True)), "length", (("axis", 0),))
-        batch = emitter.node("Gather", (shape, emitter.integers(0)), "batch", (("axis", 0),))
-        last = emitter.node("Sub", (total, emitter.integers(1, scalar=True)), "last")
-        spread = emitter.node("Expand", (last, batch), "lengths")
-        narrow = (("to", int(TensorProto.INT32)),)
-        shared[key] = Tensor(emitter.node("Cast", (spread,), "lengths", narrow), ())
-        shared[*key, "total"] = Tensor(emitter.node("Cast", (total,), "total", narrow), ())
+        shape = emitter.shape(query.name)
+        total = emitter.entry(shape, emitter.integers(1, scalar=True), "length")
+        batch = emitter.entry(shape, emitter.integers(0), "batch")
+        last = emitter.subtracted(total, emitter.integers(1, scalar=True), "last")
+        spread = emitter.expanded(last, batch, "lengths")
+        shared[key] = Tensor(emitter.cast(spread, int(TensorProto.INT32), "lengths"), ())
+        shared[*key, "total"] = Tensor(emitter.cast(total, int(TensorProto.INT32), "total"), ())
     return shared[key].name, shared[*key, "total"].name

@@ -8,31 +8,12 @@ from __future__ import annotations
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import CASTS, CHOOSES_ELEMENTS
+from onnxheadprune.model.graph.facts import CASTS
+from onnxheadprune.model.graph.schemas import inputs_alike
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 64
-UNIFORM = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Add", "Sub", "Mul", "Div", "BiasAdd")
-"""Operators whose operands and result are of one type."""
-FOLLOWED = (
-    *UNIFORM,
-    *(
-        "Reshape",
-        "Transpose",
-        "Squeeze",
-        "Unsqueeze",
-        "Expand",
-        "Identity",
-        "Slice",
-        "Split",
-        "Concat",
-        "Flatten",
-    ),
-    *("Softmax", "Neg", "Dropout", "Tile", "Sqrt", "Pow", "Where", "LayerNormalization"),
-    *("SkipLayerNormalization", "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization"),
-    *("RotaryEmbedding", "MultiHeadAttention", "Attention", "GroupQueryAttention"),
-)
-"""Operators whose result has the type of their first input (Where: of its second)."""
 
 
 def type_of(value: Value | None) -> int:
@@ -46,18 +27,19 @@ def type_of(value: Value | None) -> int:
         node = value.producer
         if node in CASTS:
             return int(node.attribute("to"))
-        if node.op_type not in FOLLOWED:
+        alike = _alike(node, value)
+        if not alike:
             return value.elem_type or declared
-        value = _source(node)
+        value = next((source for source in alike if source.tensor is not None), alike[0])
     return declared or int(TensorProto.UNDEFINED)
 
 
-def _source(node: Node) -> Value | None:
-    """The input that tells the type of the output: a stored one where all are alike."""
-    if node in CHOOSES_ELEMENTS:
-        return node.input(1)
-    if node.op_type in UNIFORM:
-        stored = [value for value in node.inputs if value is not None and value.tensor is not None]
-        if stored:
-            return stored[0]
-    return node.input(0)
+def _alike(node: Node, output: Value) -> list[Value]:
+    """The inputs that have the type of an output, as the operator's schema or its roles say."""
+    indices = (
+        roles_of(node).alike
+        if node.domain
+        else inputs_alike(node.op_type, node.opset, len(node.inputs), output.output_index)
+    )
+    indices = indices or roles_of(node).alike
+    return [value for index in indices if (value := node.input(index)) is not None]

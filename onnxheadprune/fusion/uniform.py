@@ -6,8 +6,6 @@ without a bias runs in faster kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from onnx import numpy_helper
 
@@ -24,19 +22,12 @@ from onnxheadprune.model.graph.facts import (
     TILES,
     VIEWS,
 )
+from onnxheadprune.model.graph.tables import ARITHMETIC
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, Node, Value
 
 MAX_DEPTH = 32
 NOTHING_NEW = VIEWS | FLATTENS | EXPANDS | TILES | SLICES | GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS
 """Operators whose result holds nothing that the first input does not."""
-_BINARY: dict[str, Callable[[float, float], float]] = {
-    "And": lambda left, right: float(bool(left) and bool(right)),
-    "Or": lambda left, right: float(bool(left) or bool(right)),
-    "Mul": lambda left, right: left * right,
-    "Add": lambda left, right: left + right,
-    "Sub": lambda left, right: left - right,
-    "Equal": lambda left, right: float(left == right),
-}
 
 
 def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
@@ -55,9 +46,6 @@ def uniform(value: Value | None, depth: int = MAX_DEPTH) -> float | None:
     if node in FILLS:
         fill = node.attribute("value")
         return 0.0 if fill is None else float(numpy_helper.to_array(fill).reshape(-1)[0])
-    if node.op_type == "Not":
-        inner = uniform(node.input(0), depth - 1)
-        return None if inner is None else float(not inner)
     if node in CHOOSES_ELEMENTS:
         condition = uniform(node.input(0), depth - 1)
         return None if condition is None else uniform(node.input(1 if condition else 2), depth - 1)
@@ -82,13 +70,5 @@ def _cast(node: Node, depth: int) -> float | None:
 
 
 def _combined(node: Node, depth: int) -> float | None:
-    function = _BINARY.get(node.op_type)
-    if function is None:
-        return None
-    sides = [uniform(node.input(index), depth - 1) for index in (0, 1)]
-    if node.op_type == "Or" and 1.0 in sides:
-        return 1.0
-    if node.op_type == "And" and 0.0 in sides:
-        return 0.0
-    left, right = sides
-    return None if left is None or right is None else function(left, right)
+    function = ARITHMETIC.of(node)
+    return None if function is None else function(node, [uniform(value, depth - 1) for value in node.inputs])

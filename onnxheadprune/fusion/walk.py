@@ -16,6 +16,7 @@ from onnxheadprune.fusion.layout import (
 from onnxheadprune.fusion.scalars import scalar_of
 from onnxheadprune.model.graph.facts import (
     CASTS,
+    DIVIDES,
     DROPOUTS,
     EXPANDS,
     FLATTENS,
@@ -29,6 +30,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 24
 BUFFER_VIEWS = REREADS | FLATTENS
+SCALES = MULTIPLIES | DIVIDES
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ def _above(place: Place) -> Place | None:
     node = place.value.producer
     if node is None or node.domain or place.value.is_constant:
         return None
-    if node.op_type in ("Mul", "Div"):
+    if node in SCALES:
         return _unscaled(place, node)
     source = node.input(0)
     if source is None or source.shape is None or place.value.shape is None:

@@ -3,6 +3,8 @@
 A Reshape only re-reads a row-major buffer, so its two shapes split into groups of adjacent axes with
 equal products; inside a group, live indices are flattened and split anew. Equal numbers cannot confuse
 this (batch = heads = 4): only products of whole prefixes and suffixes are compared.
+
+In the examples labels stand in for masks, because they show where each index came from; 0 is dead.
 """
 
 from __future__ import annotations
@@ -31,7 +33,32 @@ class Group(NamedTuple):
 
 
 def align(in_shape: Shape, out_shape: Shape) -> list[Group]:
-    """Splits the two shapes of a reshape into the finest groups that their products prove."""
+    """Splits the two shapes of a reshape into the finest groups that their products prove.
+
+    Examples:
+        Heads and features become one axis:
+
+        >>> align((4, 5), (20,))
+        [Group(in_start=0, in_stop=2, out_start=0, out_stop=1)]
+
+        Axes before them stay what they are:
+
+        >>> [tuple(group) for group in align((2, 3, 4, 5), (2, 3, 20))]
+        [(0, 1, 0, 1), (1, 2, 1, 2), (2, 4, 2, 3)]
+
+        Batch and heads become one axis, whatever the batch is:
+
+        >>> batch = dims.symbol("batch")
+        >>> [tuple(group) for group in align((batch, 4, 7), (dims.multiply(batch, 4), 7))]
+        [(0, 2, 0, 1), (2, 3, 1, 2)]
+
+        Equal numbers that are not the same axis stay in one group, and axes of size 1 belong to nobody:
+
+        >>> [tuple(group) for group in align((4, 6), (6, 4))]
+        [(0, 2, 0, 2)]
+        >>> [tuple(group) for group in align((4, 1, 6), (4, 2, 3))]
+        [(0, 1, 0, 1), (1, 3, 1, 3)]
+    """
     cuts = _matches(in_shape, out_shape)
     last_in, last_out = cuts[-1]
     tail = _matches(in_shape[last_in:][::-1], out_shape[last_out:][::-1])
@@ -44,7 +71,11 @@ def align(in_shape: Shape, out_shape: Shape) -> list[Group]:
 
 
 def _matches(in_shape: Shape, out_shape: Shape) -> list[tuple[int, int]]:
-    """Pairs of prefix lengths with equal products, increasing, starting with (0, 0)."""
+    """Pairs of prefix lengths with equal products, increasing, starting with (0, 0).
+
+    >>> _matches((2, 3, 4), (2, 12))
+    [(0, 0), (1, 1), (3, 2)]
+    """
     cuts = [(0, 0)]
     out_products = _prefix_products(out_shape)
     for in_length, total in enumerate(_prefix_products(in_shape)):
@@ -58,6 +89,11 @@ def _matches(in_shape: Shape, out_shape: Shape) -> list[tuple[int, int]]:
 
 
 def _prefix_products(shape: Shape) -> list[Dim]:
+    """The number of elements of the first 0, 1, 2 ... axes.
+
+    >>> _prefix_products((2, 3, 4))
+    [1, 2, 6, 24]
+    """
     totals: list[Dim] = [1]
     for dim in shape:
         totals.append(dims.multiply(totals[-1], dim))
@@ -65,7 +101,41 @@ def _prefix_products(shape: Shape) -> list[Dim]:
 
 
 def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
-    """The live set on the input of a reshape whose output must keep `live`; None if inexpressible."""
+    """The live set on the input of a reshape whose output must keep `live`; None if inexpressible.
+
+    Args:
+        live: what is live of the output.
+        in_shape: the shape before the reshape.
+        out_shape: the shape after it.
+
+    Examples:
+        Two heads of three features were split out of one axis of six; the second head is dead.
+
+        >>> reshape_back(Live.over((2,), np.array([1, 0])), (5, 7, 6), (5, 7, 2, 3))
+        Live(axes=(2,), array=array([1, 1, 1, 0, 0, 0]))
+
+        They are merged back: features 0-2 are head 0.
+
+        >>> reshape_back(Live.over((2,), np.array([1, 1, 1, 0, 0, 0])), (5, 7, 2, 3), (5, 7, 6))
+        Live(axes=(2,), array=array([1, 0]))
+
+        Features within heads are told apart on both axes:
+
+        >>> reshape_back(Live.over((0,), np.array([1, 2, 3, 1, 2, 0])), (2, 3), (6,))
+        Live(axes=(0, 1), array=array([[1, 2, 3],
+               [1, 2, 0]]))
+
+        Heads in `batch * heads` repeat with every sample, so the array covers one period of four:
+
+        >>> batch = dims.symbol("batch")
+        >>> reshape_back(Live.over((1,), np.array([1, 2, 0, 4])), (dims.multiply(batch, 4), 7), (batch, 4, 7))
+        Live(axes=(0,), array=array([1, 2, 0, 4]))
+
+        Two symbols that have nothing to do with each other say nothing:
+
+        >>> reshape_back(Live.over((1,), np.array([1, 2, 0, 4])), (dims.symbol("rows"), 7), (batch, 4, 7)) is None
+        True
+    """
     array, axes = live.array, list(live.axes)
     new_axes: list[int] = []
     position = 0
@@ -94,7 +164,25 @@ def reshape_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
 
 
 def _widen(array: Array, position: int, mine: list[int], shape: Shape, stop: int) -> tuple[Array, int] | None:
-    """Spells out every axis from the first live one to the end of its group."""
+    """Spells out every axis from the first live one to the end of its group.
+
+    Args:
+        array: an array over the live axes.
+        position: which of its dimensions is the first live axis of the group.
+        mine: the live axes of the group.
+        shape: the shape that they are axes of.
+        stop: where the group ends.
+
+    Returns:
+        The array, and how many of its dimensions the group has now. None where a size is not known.
+
+    Examples:
+        Two heads, live as a whole, of three features each:
+
+        >>> _widen(np.array([1, 2]), 0, [0], (2, 3), 2)
+        (array([[1, 1, 1],
+               [2, 2, 2]]), 2)
+    """
     for offset, axis in enumerate(range(mine[0], stop)):
         dim = shape[axis]
         if axis not in mine:
@@ -110,6 +198,14 @@ def _suffix(shape: Shape, start: int, stop: int, period: int) -> list[tuple[int,
     """The last axes of `[start, stop)` whose product is a multiple of `period`, with their sizes.
 
     The first of them may be symbolic: then a divisor of it serves as its period.
+
+    Examples:
+        >>> _suffix((5, 2, 3), 0, 3, 6)
+        [(1, 2), (2, 3)]
+        >>> _suffix((5, dims.multiply(dims.symbol("batch"), 4)), 0, 2, 4)
+        [(1, 4)]
+        >>> _suffix((dims.symbol("batch"), 7), 0, 2, 4) is None
+        True
     """
     taken: list[tuple[int, int]] = []
     total = 1
@@ -130,7 +226,25 @@ def _suffix(shape: Shape, start: int, stop: int, period: int) -> list[tuple[int,
 
 
 def broadcast_back(live: Live, in_shape: Shape, out_shape: Shape) -> Live | None:
-    """The live set on one input of an element-wise operator; None where its broadcast is unknown."""
+    """The live set on one input of an element-wise operator; None where its broadcast is unknown.
+
+    Args:
+        live: what is live of the output.
+        in_shape: the shape of the input; its axes are the last ones of the output.
+        out_shape: the shape of the output.
+
+    Examples:
+        A bias of heads and features, added to `[batch, tokens, heads, features]`:
+
+        >>> heads = Live.over((2,), np.array([1, 2, 0]))
+        >>> broadcast_back(heads, (3, 8), (5, 7, 3, 8))
+        Live(axes=(0,), array=array([1, 2, 0]))
+
+        A bias that all heads share stays whole, and what they need of it together is one label:
+
+        >>> broadcast_back(heads, (1, 8), (5, 7, 3, 8))
+        Live(axes=(), array=array(1))
+    """
     offset = len(out_shape) - len(in_shape)
     carried: dict[int, int] = {}
     for axis in live.axes:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.view import Node
 
 Mask = npt.NDArray[np.bool_]
@@ -21,7 +22,7 @@ WEIGHT, SCALES, ZERO_POINTS, GROUP_INDEX, BIAS = range(1, 6)
 
 def is_packed(node: Node) -> bool:
     """Whether the node's weight is packed in blocks along the summed axis."""
-    return (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits")
+    return node in PACKS_BLOCKS
 
 
 def block_size(node: Node) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node, Value
@@ -72,9 +73,15 @@ class Product:
     right: int | None
 
 
+class Kernel(NamedTuple):
+    """Inputs of a convolution, by index: its weight, and vectors along its output channels."""
+
+    weight: int
+    columns: tuple[int, ...]
+
+
 PRODUCTS: Table[Product] = Table("products")
-CONVOLUTIONS: Table[tuple[int, tuple[int, ...]]] = Table("convolutions")
-"""Per convolution the input index of the weight, and those of vectors along its output channels."""
+CONVOLUTIONS: Table[Kernel] = Table("convolutions")
 
 
 def contraction_of(node: Node) -> Contraction | None:

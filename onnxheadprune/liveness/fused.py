@@ -6,6 +6,7 @@ operator says where queries, keys and values lie, and liveness and site detectio
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -14,8 +15,48 @@ from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
 
-Part = tuple[str, int]
-"""A run of heads along an axis: "q" or "kv", and how many positions one head takes."""
+
+class Heads(enum.Enum):
+    """Which heads lie somewhere, or are counted by something."""
+
+    QUERY = "query"
+    KEY_VALUE = "key/value"
+
+
+@dataclass(frozen=True)
+class Run:
+    """All heads of one kind, one after the other along an axis.
+
+    Attributes:
+        heads: which heads.
+        width: how many positions each of them takes.
+    """
+
+    heads: Heads
+    width: int
+
+
+@dataclass(frozen=True)
+class HeadAxis:
+    """An axis that carries heads.
+
+    Attributes:
+        axis: its number.
+        runs: what lies along it, in order: packed queries, keys and values are three runs.
+    """
+
+    axis: int
+    runs: tuple[Run, ...]
+
+
+def queries(axis: int, *widths: int) -> HeadAxis:
+    """An axis along which every query head has some positions, in as many runs as there are widths."""
+    return HeadAxis(axis, tuple(Run(Heads.QUERY, width) for width in widths))
+
+
+def key_values(axis: int, width: int) -> HeadAxis:
+    """An axis along which every key/value head has some positions."""
+    return HeadAxis(axis, (Run(Heads.KEY_VALUE, width),))
 
 
 @dataclass(frozen=True)
@@ -27,9 +68,9 @@ class FusedLayout:
         head_size: width of a query or key head, None if the shapes do not tell.
         v_head_size: width of a context head.
         out_axes: the axis or the two axes (heads, head size) of the output.
-        inputs: per input index the axis that carries heads, and what lies along it.
+        inputs: per input index the axis that carries heads.
         caches: output indices of present keys and values, with their head axis.
-        attributes: attributes that hold counts: name -> "q" or "kv".
+        attributes: names of attributes that hold counts, and what they count.
         widths: name of the attribute that lists the widths of Q, K and V, if it is set.
         memory: input indices of keys, values and their past.
         maps: output indices of attention maps, one per query head, with their head axis.
@@ -40,9 +81,9 @@ class FusedLayout:
     head_size: int | None
     v_head_size: int
     out_axes: tuple[int, ...]
-    inputs: dict[int, tuple[int, tuple[Part, ...]]]
+    inputs: dict[int, HeadAxis]
     caches: dict[int, int]
-    attributes: dict[str, str]
+    attributes: dict[str, Heads]
     widths: str | None = None
     memory: tuple[int, ...] = ()
     maps: dict[int, int] = field(default_factory=dict)
@@ -89,8 +130,6 @@ def given(node: Node, indices: Iterable[int], axis: int) -> dict[int, int]:
     return {i: axis for i in indices if i < len(node.outputs) and node.outputs[i] is not None}
 
 
-def per_head(
-    node: Node, index: int, axis: int, heads: int, kind: str = "q"
-) -> dict[int, tuple[int, tuple[Part, ...]]]:
-    """A bias or mask that has a head axis of its own, or a broadcast one (then nothing)."""
-    return {index: (axis, ((kind, 1),))} if heads > 1 and number(node.shape(index), axis) == heads else {}
+def per_head(node: Node, index: int, axis: int, heads: int) -> dict[int, HeadAxis]:
+    """A bias or mask that has one position per query head on an axis, or a broadcast one (then nothing)."""
+    return {index: queries(axis, 1)} if heads > 1 and number(node.shape(index), axis) == heads else {}

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, InsertNode, SetInput, SetOutput
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, SetInput, SetOutput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import ranks_within
@@ -78,7 +79,7 @@ def output_gather(value: Value, have: Live, wanted: Live, reason: str) -> list[E
     record = EdgeGather(producer.ref, -1, value.name, reason, _elements(value))
     edits, result = _narrowing(place, value, raw, have, wanted)
     readers = [SetInput(use.node.ref, use.input_index, raw) for use in value.consumers]
-    named = InsertNode(place.before, "Identity", (result,), (value.name,))
+    named = nodes.same(place.before, result, value.name)
     return [record, SetOutput(producer.ref, value.output_index, raw), *readers, *edits, named]
 
 
@@ -115,7 +116,7 @@ def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[lis
         target = f"{place.name}_{axis}"
         edits += [
             AddConstant(place.scope.ref, f"{target}_indices", tuple(int(rank) for rank in ranks)),
-            InsertNode(place.before, "Gather", (source, f"{target}_indices"), (target,), (("axis", axis),)),
+            nodes.gather(place.before, source, f"{target}_indices", axis, target),
         ]
         source = target
     return edits, source
@@ -131,56 +132,50 @@ def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     sizes = []
     for axis in span:
         dim = value.shape[axis]
-        period = max(have.period(axis), wanted.period(axis))
-        sizes.append(period if axis == first and isinstance(dim, Symbolic) else _number(dim))
+        if isinstance(dim, Symbolic):
+            if axis != first:
+                # A period behind other axes is no stretch of the buffer.
+                raise RefusedError(
+                    f"axis {axis} of {value.name} has no fixed size, so that nothing can be picked from it"
+                )
+            dim = max(have.period(axis), wanted.period(axis))
+        sizes.append(dim)
     asked = wanted.aligned(span, sizes) != 0
     kept = have.aligned(span, sizes) != 0
     ranks = (np.cumsum(kept.reshape(-1)) - 1)[asked.reshape(-1)]
-    dense = Live.over(span, asked).dense_shape() if asked.ndim > 1 else (int(asked.sum()),)
-    counts = _spread_counts(span, asked, dense)
+    counts = _compacted(span, asked)
+    edits: list[Edit] = []
 
     def constant(suffix: str, *numbers: int) -> str:
         edits.append(AddConstant(scope, f"{name}_{suffix}", numbers))
         return f"{name}_{suffix}"
 
-    def insert(op: str, suffix: str, *inputs: str, axis: int | None = None) -> str:
-        attributes = () if axis is None else (("axis", axis),)
-        edits.append(InsertNode(before, op, inputs, (f"{name}_{suffix}",), attributes))
-        return f"{name}_{suffix}"
+    def cut_shape(suffix: str, start: int, end: int) -> str:
+        part = f"{name}_{suffix}"
+        edits.extend(nodes.cut_list(before, (scope, place.scope.opset), shape, (start, end), part))
+        return part
 
-    def cut_shape(suffix: str, whole: str, start: int, end: int) -> str:
-        if place.scope.opset >= 10:
-            return insert(
-                "Slice", suffix, whole, constant(f"{suffix}_start", start), constant(f"{suffix}_end", end)
-            )
-        bounds = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
-        edits.append(InsertNode(before, "Slice", (whole,), (f"{name}_{suffix}",), bounds))
-        return f"{name}_{suffix}"
-
-    edits: list[Edit] = []
-    shape = insert("Shape", "shape", source)
-    head, tail = cut_shape("head", shape, 0, first), cut_shape("tail", shape, last, rank)
-    flat = insert("Concat", "flat", head, constant("period", -1, int(kept.sum())), tail, axis=0)
-    rows = insert("Reshape", "rows", source, flat)
-    picked = insert(
-        "Gather", "picked", rows, constant("indices", *(int(rank) for rank in ranks)), axis=first + 1
-    )
-    target = insert("Concat", "target", head, constant("sizes", -1, *counts[1:]), tail, axis=0)
-    result = insert("Reshape", "narrowed", picked, target)
+    shape, flat, rows, picked = (f"{name}_{suffix}" for suffix in ("shape", "flat", "rows", "picked"))
+    target, result = f"{name}_target", f"{name}_narrowed"
+    edits.append(nodes.shape_of(before, source, shape))
+    head, tail = cut_shape("head", 0, first), cut_shape("tail", last, rank)
+    whole = constant("period", -1, int(kept.sum()))
+    edits.append(nodes.concat(before, (head, whole, tail), flat))
+    edits.append(nodes.reshape(before, source, flat, rows))
+    indices = constant("indices", *(int(rank) for rank in ranks))
+    edits.append(nodes.gather(before, rows, indices, first + 1, picked))
+    sizes_left = constant("sizes", -1, *counts[1:])
+    edits.append(nodes.concat(before, (head, sizes_left, tail), target))
+    edits.append(nodes.reshape(before, picked, target, result))
     return edits, result
 
 
-def _spread_counts(span: list[int], asked: np.ndarray, dense: tuple[int, ...] | None) -> list[int]:
-    """Compacted sizes for every axis of the span, those without variation included."""
+def _compacted(span: list[int], asked: np.ndarray) -> list[int]:
+    """The size of every axis of the span once it holds `asked` alone, those without variation included."""
     live = Live.over(span, asked)
     shape = live.dense_shape()
-    assert shape is not None and dense is not None
+    assert shape is not None
     return [
         shape[live.axes.index(axis)] if axis in live.axes else asked.shape[position]
         for position, axis in enumerate(span)
     ]
-
-
-def _number(dim: object) -> int:
-    assert isinstance(dim, int)
-    return dim

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode, SetInput
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
+from onnxheadprune.model.graph.facts import EXPANDS, JOINS
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -57,7 +59,7 @@ def target_literals(
     changes += [Change(axis, 1, 1, number) for axis, number in (copied or {}).items()]
     # An Expand target may have fewer axes than the output, and 1 where it leaves an axis as it is.
     changes = [change for change in changes if _element(target, shape, change.axis) >= 0]
-    if node.op_type == "Expand" and target.elements is not None:
+    if node in EXPANDS and target.elements is not None:
         changes = [c for c in changes if target.elements[_element(target, shape, c.axis)] != 1]
     if not changes:
         return []
@@ -106,7 +108,7 @@ def _new_constant(
 def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change]) -> Sequence[Edit] | None:
     """The exporters' usual form: a Concat of one-element pieces and literal runs."""
     concat = target.producer
-    if concat is None or concat.op_type != "Concat" or concat.scope is not node.scope:
+    if concat is None or concat not in JOINS or concat.scope is not node.scope:
         return None
     pieces = list(concat.inputs)
     starts = [0]
@@ -150,7 +152,7 @@ def _from_concat(node: Node, index: int, target: Value, changes: Sequence[Change
     if not edits:
         return []
     name = _name(target, changes)
-    edits.append(InsertNode(concat.ref, "Concat", tuple(names), (name,), (("axis", 0),)))
+    edits.append(nodes.concat(concat.ref, tuple(names), name))
     return [*edits, SetInput(node.ref, index, name)]
 
 
@@ -178,7 +180,7 @@ def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) 
         edits += [
             AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"),
             AddConstant(scope, f"{name}_literals", tuple(numbers)),
-            InsertNode(node.ref, "Where", (f"{name}_mask", f"{name}_literals", source), (name,)),
+            nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name),
         ]
         source = name
     return [*edits, SetInput(node.ref, index, source)] if edits else []
@@ -198,6 +200,6 @@ def scaled(
     return [
         AddConstant(scope, f"{own}_of", tuple(periods), scalar),
         AddConstant(scope, f"{own}_live", tuple(counts), scalar),
-        InsertNode(before, "Div", (source, f"{own}_of"), (f"{own}_whole",)),
-        InsertNode(before, "Mul", (f"{own}_whole", f"{own}_live"), (name,)),
+        nodes.divide(before, source, f"{own}_of", f"{own}_whole"),
+        nodes.multiply(before, f"{own}_whole", f"{own}_live", name),
     ]

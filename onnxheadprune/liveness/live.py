@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.model.graph.dims import Dim, Symbolic, divide, divisor, multiply
+from onnxheadprune.model.graph.dims import Dim, divide, divisor, multiply
 
 Array = npt.NDArray[Any]
 
@@ -60,6 +60,16 @@ class Live:
     __hash__ = None  # type: ignore[assignment]
 
     @property
+    def is_mask(self) -> bool:
+        """Whether it says what is live and nothing else, by booleans."""
+        return self.array.dtype.kind == "b"
+
+    @property
+    def numbers_positions(self) -> bool:
+        """Whether it has a plain number for each position; sets of labels are Python integers."""
+        return self.array.dtype.kind == "i"
+
+    @property
     def is_full(self) -> bool:
         """Whether everything is live, undistinguished."""
         return not self.axes and bool(self.array)
@@ -76,10 +86,14 @@ class Live:
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
-        return Live.over(self.axes, self.mask)
+        return self if self.is_mask else Live.over(self.axes, self.mask)
 
     def only(self, axes: Iterable[int]) -> Live:
-        """Projected onto `axes`: a position is live if it is so anywhere along the other axes."""
+        """Projected onto `axes`: a position is live if it is so anywhere along the other axes.
+
+        >>> Live.over((0, 1), np.array([[True, False, False], [False, False, True]])).only([1])
+        Live(axes=(1,), array=array([ True, False,  True]))
+        """
         keep = set(axes)
         if keep.issuperset(self.axes):
             return self
@@ -143,7 +157,11 @@ class Live:
         return np.asarray(self.aligned(other.axes, other.array.shape) != 0)
 
     def product_closure(self) -> Live:
-        """The smallest outer product that covers the mask."""
+        """The smallest outer product that covers the mask.
+
+        >>> Live.over((0, 1), np.array([[True, False, False], [False, False, True]])).product_closure()
+        Live(axes=(1,), array=array([ True, False,  True]))
+        """
         if self.is_dead:
             return self
         mask = self.mask
@@ -154,7 +172,15 @@ class Live:
         return Live.over(self.axes, closed)
 
     def dense_shape(self) -> tuple[int, ...] | None:
-        """Sizes per axis after compaction, None if the live part is not rectangular."""
+        """Sizes per axis after compaction, None if the live part is not rectangular.
+
+        Two of three queries are left in each KV group, not the same ones: dense. Two of one and one of the other: not.
+
+        >>> Live.over((0, 1), np.array([[True, True, False], [False, True, True]])).dense_shape()
+        (2, 2)
+        >>> Live.over((0, 1), np.array([[True, True, False], [False, True, False]])).dense_shape() is None
+        True
+        """
         return _dense_shape(self.mask)
 
     def dense_closure(self) -> Live:
@@ -169,7 +195,12 @@ class Live:
         return shape[self.axes.index(axis)], self.period(axis)
 
     def narrow(self, dim: Dim, axis: int) -> Dim:
-        """The dimension that `axis`, of size `dim`, has after compaction."""
+        """The dimension that `axis`, of size `dim`, has after compaction.
+
+        >>> heads = Live.over((0,), np.array([True, False, True, True]))
+        >>> heads.narrow(4, 0)
+        3
+        """
         live, period = self.extent(axis)
         if isinstance(dim, int):
             return dim // period * live
@@ -204,7 +235,17 @@ def unite(array: Array, position: int) -> Array:
 
 
 def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
-    """Whether `live` can be read on a value of `shape`: each period divides its dimension."""
+    """Whether `live` can be read on a value of `shape`.
+
+    On an axis whose size is a number the array has that many entries; on a symbolic one, a divisor of it.
+
+    >>> heads = Live.over((1,), np.array([True, False, True, True]))
+    >>> fits(heads, (2, 4)), fits(heads, (2, 8)), fits(heads, (4,)), fits(heads, None)
+    (True, False, False, False)
+    >>> from onnxheadprune.model.graph.dims import symbol
+    >>> fits(heads, (2, multiply(symbol("batch"), 4)))
+    True
+    """
     if shape is None:
         return not live.axes
     for axis in live.axes:
@@ -214,17 +255,6 @@ def fits(live: Live, shape: Sequence[Dim] | None) -> bool:
         if dim != period if isinstance(dim, int) else divisor(dim) % period:
             return False
     return True
-
-
-def spread(live: Live, shape: Sequence[Dim]) -> Live:
-    """`live` with periods repeated to the whole of every concrete dimension."""
-    sizes = [
-        live.period(axis) if isinstance(shape[axis], Symbolic) else int(shape[axis])  # type: ignore[arg-type]
-        for axis in live.axes
-    ]
-    if tuple(sizes) == live.array.shape:
-        return live
-    return Live.over(live.axes, live.aligned(live.axes, sizes))
 
 
 def _dense_shape(mask: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:

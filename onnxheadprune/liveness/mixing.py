@@ -28,7 +28,7 @@ def beside(live: Live, mixed: Collection[int]) -> Live | None:
     if not set(mixed) & set(live.axes):
         return live
     rest = live.only([axis for axis in live.axes if axis not in mixed])
-    return None if rest.is_full or live.array.dtype.kind == "i" else rest
+    return None if rest.is_full or live.numbers_positions else rest
 
 
 def mixing(node: Node, live: Live, mixed: Collection[int]) -> Answer | Refusal:

@@ -12,7 +12,18 @@ from onnxheadprune.model.graph.view import Node
 
 
 def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
-    """The mask of a tensor from the mask of what was picked from it: `{axis: (indices, size)}`."""
+    """The mask of a tensor from the mask of what was picked from it.
+
+    Args:
+        live: what is live of what was picked.
+        picked: per axis the indices that were picked from it, and its size.
+
+    Examples:
+        Number 4, 2 and 0 of five were picked, and the last of these is dead.
+
+        >>> place(Live.over((1,), np.array([7, 8, 0])), {1: (np.array([4, 2, 0]), 5)})
+        Live(axes=(1,), array=array([0, 0, 8, 0, 7]))
+    """
     axes = sorted({*live.axes, *picked})
     sizes = [len(picked[axis][0]) if axis in picked else live.period(axis) for axis in axes]
     array = live.aligned(axes, sizes)
@@ -28,20 +39,23 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
         if len(np.unique(chosen)) == len(chosen):
             placed[tuple(index)] = array
         else:
-            _unite_at(placed, tuple(index), array)
+            # Where positions repeat, all that is picked from one is needed of it.
+            np.bitwise_or.at(placed, tuple(index), array)
         array = placed
     return Live.over(axes, array)
-
-
-def _unite_at(placed: Array, index: Any, array: Array) -> None:
-    """`placed[index] |= array`, also where positions repeat."""
-    np.bitwise_or.at(placed, index, array)
 
 
 def ranks_within(wanted: Live, have: Live, axis: int) -> Array:
     """Positions of `wanted`'s live indices of `axis` in the compacted numbering of `have`.
 
     Empty if they differ between the live rows of the other axes, so that no single index list serves.
+
+    Examples:
+        Of five positions the first and the last two are kept; the last one is wanted: it is number 2 now.
+
+        >>> kept = Live.over((0,), np.array([True, False, False, True, True]))
+        >>> ranks_within(Live.over((0,), np.array([False, False, False, False, True])), kept, 0)
+        array([2])
     """
     axes = sorted({*wanted.axes, *have.axes, axis})
     sizes = [int(np.lcm(wanted.period(a), have.period(a))) for a in axes]

@@ -67,11 +67,6 @@ def rule(*op_types: str, domain: str = "", ragged: bool = False) -> Callable[[Ru
     return register
 
 
-def rule_for(node: Node) -> RuleEntry | None:
-    """The rule of a node's operator, None if it has none."""
-    return RULES.of(node)
-
-
 def refuse(node: Node, reason: Reason, sentence: str) -> Refusal:
     """A refusal at `node`."""
     value = next((output.name for output in node.outputs if output is not None), "")

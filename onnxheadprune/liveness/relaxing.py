@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.carriers import carried
+from onnxheadprune.liveness.domain import MASKS
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.observers import carried, looks_only
+from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.model.graph.facts import CASTS, VIEWS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
@@ -33,12 +36,13 @@ def relaxed(
         picking: the answer of a use that picks for itself, None for any other.
         hops: how many views are looked through.
     """
-    entry = rule_for(node)
-    if hops == 0 or node not in LOOKED_THROUGH or entry is None or node.out.is_graph_output:
+    if hops == 0 or node not in LOOKED_THROUGH or node.out.is_graph_output:
         return None
     through = FULL if have.is_full else carried(node, have)
-    answer = None if through is None else entry.function(node, [through])
-    if through is None or answer is None or isinstance(answer, Refusal) or answer.inputs.get(0) != have:
+    if through is None:
+        return None
+    answer = ask(node, [through], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != have:
         return None
     found: Found = {node: (have, through, answer)}
     for use in node.out.consumers:

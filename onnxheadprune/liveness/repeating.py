@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import AttributeProto, helper, numpy_helper
 
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import (
     MARK,
     AddConstant,
@@ -22,11 +23,11 @@ from onnxheadprune.edit.edits import (
     SetInput,
     SliceTensor,
 )
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.freezing import reads_own_shape
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.observers import reads_own_shape
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.liveness.sweep import admissible
 from onnxheadprune.model.graph.dims import Symbolic
 from onnxheadprune.model.graph.facts import (
     ADDS,
@@ -46,7 +47,11 @@ from onnxheadprune.model.slices import Selection, spell_ranges
 FREE = REREADS | IDENTITIES
 """Nodes that move no data."""
 WORKING = CASTS | DEQUANTIZES | EXPANDS | MULTIPLIES | ADDS | TRANSPOSES | SLICES
-"""Nodes that read and write every element once, as a gather does."""
+"""Nodes that read and write every element once, as a gather does.
+
+A lookup by indices of run time is none (T5's buckets): it picks element by element, which takes far longer than to
+copy the planes of whole heads.
+"""
 REPEATED = FREE | FILLS | WORKING
 MAX_HOPS = 6
 DTYPES = frozenset({"float32", "float16", "float64", "int64", "int32", "bool"})
@@ -95,31 +100,23 @@ class _Copy:
         if wanted == self.kept.get(value, FULL):
             return value.name
         node = value.producer
-        if (
-            node is None
-            or hops == 0
-            or len(node.outputs) != 1
-            or node.domain
-            or reads_own_shape(node, self.kept)
-        ):
+        if node is None or hops == 0 or node.domain or node not in REPEATED or len(node.outputs) != 1:
             return None
-        entry = rule_for(node)
-        if entry is None or node not in REPEATED:
+        if reads_own_shape(node, self.kept):
             return None
         if node in WORKING and not _cuts_stored(node):
             self.budget -= 1
-        answer = entry.function(node, [wanted])
+        answer = ask(node, [wanted], MASKS)
         if self.budget < 0 or isinstance(answer, Refusal):
             return None
         inputs: list[str] = []
         needs: dict[int, Live] = {}
         for index, source in enumerate(node.inputs):
-            need = None if source is None else admissible(answer.inputs.get(index, FULL), source)
-            name = "" if source is None else None if need is None else self.make(source, need, hops - 1)
+            needs[index] = FULL if source is None else answer.inputs.get(index, FULL)
+            name = "" if source is None else self.make(source, needs[index], hops - 1)
             if name is None:
                 return None
             inputs.append(name)
-            needs[index] = need or FULL
         rewritten = [] if answer.rewrite is None else list(answer.rewrite(needs))
         return self._node(node, inputs, rewritten)
 
@@ -156,15 +153,16 @@ class _Copy:
                     self.edits.append(replace(edit, before=self.before.ref, inputs=reads, outputs=outputs))
                 case _:
                     return None
-        op_type, output = node.op_type, f"{node.out.name}/{self.suffix}"
-        if op_type == "ConstantOfShape":
+        output = f"{node.out.name}/{self.suffix}"
+        if node in FILLS:
             fill = self._fill(node, output)
             if fill is None:
                 return None
-            op_type, inputs, attributes = "Expand", [fill, *inputs], {}
+            self.edits.append(nodes.expand(self.before.ref, fill, inputs[0], output))
+            return output
         if attributes is None:
             return None
-        made = InsertNode(self.before.ref, op_type, tuple(inputs), (output,), tuple(attributes.items()))
+        made = InsertNode(self.before.ref, node.op_type, tuple(inputs), (output,), tuple(attributes.items()))
         self.edits.append(made)
         return output
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import TensorProto, helper
 
-from onnxheadprune.edit.edits import MARK, AddConstant, Attribute, DropNode, Edit, InsertNode, SetInput
-from onnxheadprune.liveness.branch import Remnant
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.liveness.remnant import Remnant
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.facts import SUMS_INTEGERS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
@@ -73,9 +76,9 @@ class _Builder:
     def edits(self, constant: str, shape: str) -> list[Edit]:
         out, producer = self.value, self.before
         if out.is_graph_output:
-            self._insert("Expand", (constant, shape), out.name)
+            self._insert(nodes.expand(self.before.ref, constant, shape, out.name))
             return [*self.made, DropNode(producer.ref, producer.op_type)]
-        expanded = self._insert("Expand", (constant, shape), self._name("without_heads"))
+        expanded = self._insert(nodes.expand(self.before.ref, constant, shape, self._name("without_heads")))
         users = [use for use in out.consumers if not looks_only(use)]
         return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in users)]
 
@@ -87,7 +90,7 @@ class _Builder:
 
     def _zero(self) -> str | None:
         """A zero of the output's type; without one on record, of the type of the operands."""
-        integer = self.node.op_type in ("MatMulInteger", "ConvInteger")
+        integer = self.node in SUMS_INTEGERS
         types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
         types += [value.elem_type for value in self.node.inputs if value is not None]
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
@@ -109,30 +112,33 @@ class _Builder:
             return None
         if bias is None:
             return None if zero is None else zero.name
-        unit = self._insert("Mul", (left.name, right.name), self._name("unit"))
-        cast = self._insert("Cast", (bias.name,), self._name("bias"), (("to", int(TensorProto.FLOAT)),))
-        found = self._insert("Mul", (cast, unit), self._name("exact"))
+        before = self.before.ref
+        unit = self._insert(nodes.multiply(before, left.name, right.name, self._name("unit")))
+        cast = self._insert(nodes.cast(before, bias.name, int(TensorProto.FLOAT), self._name("bias")))
+        found = self._insert(nodes.multiply(before, cast, unit, self._name("exact")))
         if scale is not None:
             if zero is None:
                 return None
-            found = self._insert("QuantizeLinear", (found, scale.name, zero.name), self._name("quantized"))
-        after = len(node.out.shape or ()) - 2 if node.op_type == "QLinearConv" else 0
+            found = self._insert(
+                nodes.quantize(before, found, scale.name, zero.name, self._name("quantized"))
+            )
+        after = len(node.out.shape or ()) - 2 if CONVOLUTIONS.of(node) is not None else 0
         return self._followed_by_ones(found, after) if after else found
 
     def _followed_by_ones(self, vector: str, count: int) -> str:
         shape = self._integers("column", (-1, *(1,) * count))
-        return self._insert("Reshape", (vector, shape), self._name("per_channel"))
+        return self._insert(nodes.reshape(self.before.ref, vector, shape, self._name("per_channel")))
 
     def shape(self, shape: Shape) -> str | None:
         """A value that holds the output's shape at run time: that of a neighbour, or put together from the inputs."""
         neighbour = self._neighbour(shape)
         if neighbour is not None:
-            return self._insert("Shape", (neighbour.name,), self._name("shape"))
+            return self._insert(nodes.shape_of(self.before.ref, neighbour.name, self._name("shape")))
         parts = [self._dim(axis, dim) for axis, dim in enumerate(shape)]
         known = [part for part in parts if part is not None]
         if len(known) < len(parts):
             return None
-        return self._insert("Concat", tuple(known), self._name("shape"), (("axis", 0),))
+        return self._insert(nodes.concat(self.before.ref, tuple(known), self._name("shape")))
 
     def _neighbour(self, shape: Shape) -> Value | None:
         """Another input of a consumer with the same shape, computed before the projection (a residual stream)."""
@@ -158,19 +164,24 @@ class _Builder:
                 size = self._size_of(atom)
                 if size is None:
                     return None
-                term = (
-                    size if term is None else self._insert("Mul", (term, size), self._fresh(f"product{axis}"))
-                )
+                if term is None:
+                    term = size
+                else:
+                    name = self._fresh(f"product{axis}")
+                    term = self._insert(nodes.multiply(self.before.ref, term, size, name))
             assert term is not None
-            total = term if total is None else self._insert("Add", (total, term), self._fresh(f"sum{axis}"))
+            if total is None:
+                total = term
+            else:
+                total = self._insert(nodes.add(self.before.ref, total, term, self._fresh(f"sum{axis}")))
         return total
 
     def _size_of(self, symbol: str) -> str | None:
         """The size of the model input axis that carries a symbol."""
         for value, axis in _carriers(self.before, symbol):
-            shape = self._insert("Shape", (value.name,), self._name(f"shape_{symbol}"))
+            shape = self._insert(nodes.shape_of(self.before.ref, value.name, self._name(f"shape_{symbol}")))
             index = self._integers(f"axis_{symbol}", (axis,))
-            return self._insert("Gather", (shape, index), self._name(f"size_{symbol}"), (("axis", 0),))
+            return self._insert(nodes.gather(self.before.ref, shape, index, 0, self._name(f"size_{symbol}")))
         return None
 
     def _name(self, what: str) -> str:
@@ -186,17 +197,10 @@ class _Builder:
             self.made.append(edit)
         return name
 
-    def _insert(
-        self,
-        op: str,
-        inputs: tuple[str, ...],
-        output: str,
-        attributes: tuple[tuple[str, Attribute], ...] = (),
-    ) -> str:
-        edit = InsertNode(self.before.ref, op, inputs, (output,), attributes)
+    def _insert(self, edit: InsertNode) -> str:
         if edit not in self.made:
             self.made.append(edit)
-        return output
+        return edit.outputs[0]
 
 
 def _carriers(node: Node, symbol: str) -> Iterator[tuple[Value, int]]:

@@ -6,10 +6,12 @@ narrowed only where heads went, which is seen in the positions that are read.
 
 from __future__ import annotations
 
-from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.relaxing import LOOKED_THROUGH
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ROWS, SLICES, TAKES_CHUNKS
 from onnxheadprune.model.graph.view import Use, Value
@@ -50,11 +52,8 @@ def _read(value: Value) -> Live:
 
 def _picked(use: Use) -> Live:
     """What one consumer reads in the original."""
-    node = use.node
     answer = selecting_answer(use)
-    live = FULL if answer is None else answer.inputs.get(use.input_index, FULL)
-    value = node.input(use.input_index)
-    return live if value is not None and fits(live, value.shape) else FULL
+    return FULL if answer is None else answer.inputs.get(use.input_index, FULL)
 
 
 def _is_shared_view(value: Value) -> bool:
@@ -71,10 +70,9 @@ def _is_shared_view(value: Value) -> bool:
 
 def selecting_answer(use: Use) -> Answer | None:
     """The answer of a fully live node that picks from this input (a Slice, a Gather), None for any other."""
-    entry = rule_for(use.node)
-    if entry is None or use.node not in PICKING:
+    if use.node not in PICKING:
         return None
-    answer = entry.function(use.node, (FULL,) * len(use.node.outputs))
+    answer = ask(use.node, (FULL,) * len(use.node.outputs), MASKS)
     if isinstance(answer, Refusal) or use.input_index not in answer.selects:
         return None
     return answer

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.documents import kind_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
@@ -297,7 +298,7 @@ def _checkable(model: ModelProto) -> ModelProto:
             skeleton.graph.input.append(info)
     nodes = []
     for node in skeleton.graph.node:
-        tensor = node.attribute[0].t if node.op_type == "Constant" and node.attribute else None
+        tensor = stored_tensor(node)
         if tensor is None or not is_outside(tensor):
             nodes.append(node)
             continue

@@ -7,6 +7,7 @@ Importing this package fills the tables that others ask: `model.graph.tables`, `
 from onnxheadprune.model.graph.infer import annotate
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.operators import (
+    arithmetic,
     attention,
     attention_cost,
     attention_group_query,
@@ -23,6 +24,7 @@ from onnxheadprune.operators import (
     embedding,
     expand,
     gather,
+    generation,
     grid_sample,
     matmul,
     matmul_gradients,

@@ -7,18 +7,38 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_of, layout_reader, number, per_head
+from onnxheadprune.liveness.fused import (
+    FusedLayout,
+    HeadAxis,
+    Heads,
+    given,
+    key_values,
+    layout_of,
+    layout_reader,
+    number,
+    per_head,
+    queries,
+)
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
-from onnxheadprune.model.graph.view import Node
+from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
+from onnxheadprune.model.graph.view import Node, Value
 
 MICROSOFT = (
     "Attention QAttention PackedAttention MultiHeadAttention DecoderMaskedMultiHeadAttention"
     " PackedMultiHeadAttention GroupQueryAttention SparseAttention LinearAttention"
 ).split()
+
+STANDS_FOR_PATTERN.add("Attention")
+ROLES.add(("Attention",), "", Roles(past_keys=4, past_values=5))
 
 
 @shape_function("Attention")
@@ -52,25 +72,20 @@ def _standard_layout(node: Node) -> FusedLayout | None:
         return None
     axis = 1 if four else 2
     unit, v_unit = (1, 1) if four else (head_size or 0, v_size)
-    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
-        0: (axis, (("q", unit),)),
-        1: (axis, (("kv", unit),)),
-        2: (axis, (("kv", v_unit),)),
-    }
+    inputs = {0: queries(axis, unit), 1: key_values(axis, unit), 2: key_values(axis, v_unit)}
     mask = node.shape(3)
     if mask is not None and len(mask) >= 3:
         inputs |= per_head(node, 3, len(mask) - 3, heads)
-    inputs |= {index: (1, (("kv", 1),)) for index in (4, 5) if node.input(index) is not None}
-    counts = {} if four else {"q_num_heads": "q", "kv_num_heads": "kv"}
+    inputs |= {index: key_values(1, 1) for index in (4, 5) if node.input(index) is not None}
     return FusedLayout(
-        heads,
-        kv,
-        head_size,
-        v_size,
-        (1, 3) if four else (2,),
-        inputs,
-        given(node, (1, 2), 1),
-        counts,
+        num_heads=heads,
+        kv_num_heads=kv,
+        head_size=head_size,
+        v_head_size=v_size,
+        out_axes=(1, 3) if four else (2,),
+        inputs=inputs,
+        caches=given(node, (1, 2), 1),
+        attributes={} if four else {"q_num_heads": Heads.QUERY, "kv_num_heads": Heads.KEY_VALUE},
         memory=(1, 2, 4, 5),
         maps=given(node, (3,), 1),
     )
@@ -95,45 +110,61 @@ def attention(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     shape = Live.over((0, 1), grouped != 0).dense_shape()
     if shape is None:
         return inexpressible(node)
-    arrays = {"q": heads, "kv": unite(grouped, 1)}
+    arrays = {Heads.QUERY: heads, Heads.KEY_VALUE: unite(grouped, 1)}
+    kept = _outputs(node, layout, lives, arrays)
+    if isinstance(kept, Refusal):
+        return kept
+    inputs = {
+        index: _live_heads(axis, arrays)
+        for index, axis in layout.inputs.items()
+        if node.input(index) is not None
+    }
+    counts = {heads: int(np.count_nonzero(array)) for heads, array in arrays.items()}
+    return Answer(inputs, lambda _: _new_counts(node, layout, counts), kept=kept)
+
+
+def _live_heads(axis: HeadAxis, arrays: Mapping[Heads, Array]) -> Live:
+    """What is live along an axis that carries heads, if `arrays` has an entry for every head."""
+    return Live.over(
+        (axis.axis,), np.concatenate([np.repeat(arrays[run.heads], run.width) for run in axis.runs])
+    )
+
+
+def _outputs(
+    node: Node, layout: FusedLayout, lives: Sequence[Live], arrays: Mapping[Heads, Array]
+) -> tuple[Live, ...] | Refusal:
+    """What each output keeps: caches and maps lose heads with the context. A refusal if somebody needs more of them."""
     kept: list[Live] = [lives[0], *(FULL for _ in node.outputs[1:])]
-    carried = {i: ("kv", axis) for i, axis in layout.caches.items()}
-    carried |= {i: ("q", axis) for i, axis in layout.maps.items()}
+    carried = {index: key_values(axis, 1) for index, axis in layout.caches.items()}
+    carried |= {index: queries(axis, 1) for index, axis in layout.maps.items()}
     for index, output in enumerate(node.outputs[1:], start=1):
         if output is None or not (output.consumers or output.is_graph_output):
             continue
         if index not in carried:
             sentence = f"the heads of its output {output.name} are not known"
             return refuse(node, Reason.INEXPRESSIBLE, f"{node.op_type} cannot lose heads: {sentence}")
-        kind, axis = carried[index]
-        kept[index] = Live.over((axis,), arrays[kind])
+        kept[index] = _live_heads(carried[index], arrays)
         if not kept[index].covers(lives[index]):
-            return _needed_whole(node, index)
-    inputs = {
-        index: Live.over((axis,), np.concatenate([np.repeat(arrays[kind], unit) for kind, unit in parts]))
-        for index, (axis, parts) in layout.inputs.items()
-        if node.input(index) is not None
-    }
-    counts = {kind: int(np.count_nonzero(array)) for kind, array in arrays.items()}
-
-    def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        edits: list[Edit] = [
-            SetAttribute(node.ref, name, counts[kind])
-            for name, kind in layout.attributes.items()
-            if node.attribute(name) != counts[kind]
-        ]
-        if layout.widths is not None:
-            widths = tuple(width // layout.num_heads * counts["q"] for width in node.attribute(layout.widths))
-            edits.append(SetAttribute(node.ref, layout.widths, widths))
-        return edits
-
-    return Answer(inputs, rewrite, kept=tuple(kept))
+            return _needed_whole(node, output)
+    return tuple(kept)
 
 
-def _needed_whole(node: Node, index: int) -> Refusal:
+def _new_counts(node: Node, layout: FusedLayout, counts: Mapping[Heads, int]) -> Sequence[Edit]:
+    """Attributes that count heads, and the one that lists widths."""
+    edits: list[Edit] = [
+        SetAttribute(node.ref, name, counts[heads])
+        for name, heads in layout.attributes.items()
+        if node.attribute(name) != counts[heads]
+    ]
+    if layout.widths is not None:
+        sizes = [width // layout.num_heads for width in node.attribute(layout.widths)]
+        widths = tuple(size * counts[Heads.QUERY] for size in sizes)
+        edits.append(SetAttribute(node.ref, layout.widths, widths))
+    return edits
+
+
+def _needed_whole(node: Node, output: Value) -> Refusal:
     """The refusal of a node whose cache or attention maps somebody needs for all heads."""
-    output = node.outputs[index]
-    assert output is not None
     who = "leaves the model whole" if output.is_graph_output else "is needed for all heads elsewhere"
     sentence = f"{node.op_type} cannot lose heads while its output {output.name}, one per head, {who}"
     return refuse(node, Reason.INEXPRESSIBLE, sentence)

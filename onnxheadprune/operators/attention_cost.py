@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from onnxheadprune.liveness.fused import layout_of
-from onnxheadprune.model.graph.tables import cost_function
+from onnxheadprune.model.graph.tables import (
+    cost_function,
+    roles_of,
+)
 from onnxheadprune.model.graph.view import Node
 
-PAST = {
-    ("com.microsoft", "MultiHeadAttention"): 6,
-    ("com.microsoft", "DecoderMaskedMultiHeadAttention"): 5,
-    ("com.microsoft", "GroupQueryAttention"): 3,
-    ("", "Attention"): 4,
-}
-"""Which input holds past keys `[batch, heads, past, head_size]`."""
-
-
 _PACKED_PAST = {"Attention": 4, "QAttention": 8}
-"""The same for packed weights, where keys and values are one tensor `[2, batch, heads, past, head_size]`."""
+"""Past keys and values in one tensor `[2, batch, heads, past, head_size]`, where weights are packed, too."""
 
 
 _TOTAL_LENGTH = 6
@@ -75,7 +69,8 @@ def _keys(node: Node, own: int) -> int:
         total = node.literal(_TOTAL_LENGTH)
         if total is not None and total.size == 1:
             return int(total.reshape(-1)[0])
-    return own + (_size(node, PAST[node.domain, node.op_type], 2) or 0)
+    past = roles_of(node).past_keys
+    return own + (0 if past is None else _size(node, past, 2) or 0)
 
 
 @cost_function("MoE", "QMoE", "PackedAttention", "SparseAttention", domain="com.microsoft")

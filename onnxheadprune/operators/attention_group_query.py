@@ -6,9 +6,25 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.gradients import Constant, Step, decomposition
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
+from onnxheadprune.liveness.fused import (
+    FusedLayout,
+    HeadAxis,
+    Heads,
+    Run,
+    given,
+    key_values,
+    layout_reader,
+    number,
+    per_head,
+    queries,
+)
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     Scores,
@@ -22,6 +38,10 @@ from onnxheadprune.operators.attention_parts import (
     with_past,
 )
 from onnxheadprune.operators.rotary import Rotation, rotated
+
+ROLES.add(
+    ("GroupQueryAttention", "SparseAttention"), "com.microsoft", Roles(alike=(0,), past_keys=3, past_values=4)
+)
 
 
 @shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
@@ -47,18 +67,27 @@ def _layout(node: Node) -> FusedLayout | None:
     if heads % kv or "PER_CHANNEL" in (node.attribute("k_quant_type"), node.attribute("v_quant_type")):
         return None
     size = width // (heads + 2 * kv) if packed else width // heads
-    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {}
-    inputs[0] = (2, (("q", size), ("kv", size), ("kv", size)) if packed else (("q", size),))
-    if not packed:
-        inputs |= {1: (2, (("kv", size),)), 2: (2, (("kv", size),))}
-    inputs |= {index: (1, (("kv", 1),)) for index in (3, 4) if node.input(index) is not None}
+    if packed:
+        own = Run(Heads.KEY_VALUE, size)
+        inputs = {0: HeadAxis(2, (Run(Heads.QUERY, size), own, own))}
+    else:
+        inputs = {0: queries(2, size), 1: key_values(2, size), 2: key_values(2, size)}
+    inputs |= {index: key_values(1, 1) for index in (3, 4) if node.input(index) is not None}
     if node.op_type == "GroupQueryAttention":
         inputs |= per_head(node, 10, 1, heads)
         inputs |= per_head(node, 11, 0, heads)
-    maps = given(node, (3,), 1) if node.op_type == "GroupQueryAttention" else {}
-    counts = {"num_heads": "q", "kv_num_heads": "kv"}
-    caches, memory = given(node, (1, 2), 1), (1, 2, 3, 4)
-    return FusedLayout(heads, kv, size, size, (2,), inputs, caches, counts, memory=memory, maps=maps)
+    return FusedLayout(
+        num_heads=heads,
+        kv_num_heads=kv,
+        head_size=size,
+        v_head_size=size,
+        out_axes=(2,),
+        inputs=inputs,
+        caches=given(node, (1, 2), 1),
+        attributes={"num_heads": Heads.QUERY, "kv_num_heads": Heads.KEY_VALUE},
+        memory=(1, 2, 3, 4),
+        maps=given(node, (3,), 1) if node.op_type == "GroupQueryAttention" else {},
+    )
 
 
 @decomposition("GroupQueryAttention", domain="com.microsoft")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number
+from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, number, queries
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("LinearAttention",), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("LinearAttention")
@@ -33,14 +40,10 @@ def _layout(node: Node) -> FusedLayout | None:
     if not heads or not kv or heads % kv or query is None or value is None or None in widths:
         return None
     size, v_size = query // heads, value // kv
-    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {
-        0: (2, (("q", size),)),
-        1: (2, (("kv", size),)),
-        2: (2, (("kv", v_size),)),
-    }
+    inputs = {0: queries(2, size), 1: key_values(2, size), 2: key_values(2, v_size)}
     state_axis = 2 if node.attribute("state_window", 0) else 1
     if node.input(3) is not None:
-        inputs[3] = (state_axis, (("kv", 1),))
+        inputs[3] = key_values(state_axis, 1)
     for index, units in ((4, (1, size)), (5, (1,))):
         if node.input(index) is None:
             continue
@@ -48,7 +51,15 @@ def _layout(node: Node) -> FusedLayout | None:
         if width is None or width not in (1, *(kv * unit for unit in units)):
             return None
         if width > 1:
-            inputs[index] = (2, (("kv", width // kv),))
-    counts = {"q_num_heads": "q", "kv_num_heads": "kv"}
-    caches = given(node, (1,), state_axis)
-    return FusedLayout(heads, kv, size, v_size, (2,), inputs, caches, counts, memory=(1, 2, 3))
+            inputs[index] = key_values(2, width // kv)
+    return FusedLayout(
+        num_heads=heads,
+        kv_num_heads=kv,
+        head_size=size,
+        v_head_size=v_size,
+        out_axes=(2,),
+        inputs=inputs,
+        caches=given(node, (1,), state_axis),
+        attributes={"q_num_heads": Heads.QUERY, "kv_num_heads": Heads.KEY_VALUE},
+        memory=(1, 2, 3),
+    )

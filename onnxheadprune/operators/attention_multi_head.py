@@ -6,9 +6,23 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
+from onnxheadprune.liveness.fused import (
+    FusedLayout,
+    HeadAxis,
+    Heads,
+    given,
+    layout_reader,
+    number,
+    per_head,
+    queries,
+)
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     Scores,
@@ -26,6 +40,12 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "PackedMultiHeadAttention": (3, 6, ()),
 }
 """Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
+
+ROLES.add(("MultiHeadAttention",), "com.microsoft", Roles(alike=(0,), past_keys=6, past_values=7))
+ROLES.add(
+    ("DecoderMaskedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,), past_keys=5, past_values=6)
+)
+ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
@@ -68,7 +88,7 @@ def _layout(node: Node) -> FusedLayout | None:
     biases, scores, past = _EXTRAS[node.op_type]
     if not heads or query is None:
         return None
-    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {}
+    inputs: dict[int, HeadAxis] = {}
     sizes: dict[int, int] = {}
     for index in range(3):
         shape = node.shape(index)
@@ -81,10 +101,10 @@ def _layout(node: Node) -> FusedLayout | None:
             if width is None or width % heads:
                 return None
             sizes[index] = width // heads
-            inputs[index] = (out_axis, (("q", sizes[index]),))
+            inputs[index] = queries(out_axis, sizes[index])
         else:
             # [B, S, H, 3, D] packs, [B, H, S, D] is a cache.
-            inputs[index] = (1 if flat or len(shape) == 4 else 2, (("q", 1),))
+            inputs[index] = queries(1 if flat or len(shape) == 4 else 2, 1)
             sizes[index] = number(shape, len(shape) - 1) or 0
     v_size = sizes.get(2) or sizes.get(1) or sizes[0]
     if out_width is not None:
@@ -94,28 +114,26 @@ def _layout(node: Node) -> FusedLayout | None:
         q_size, rest = divmod(heads * sizes[0] - heads * v_size, 2 * heads)
         if out_width is None or rest or q_size <= 0:
             return None
-        sizes[0], inputs[0] = q_size, (out_axis, (("q", q_size), ("q", q_size), ("q", v_size)))
+        sizes[0], inputs[0] = q_size, queries(out_axis, q_size, q_size, v_size)
     bias = number(node.shape(biases), 0)
     if bias is not None:
-        inputs[biases] = (0, (("q", sizes[0]), ("q", sizes[0]), ("q", v_size)))
+        inputs[biases] = queries(0, sizes[0], sizes[0], v_size)
         if bias != heads * (2 * sizes[0] + v_size):
             return None
     inputs |= per_head(node, scores, 1, heads)
     for index in past:
         inputs |= per_head(node, index, 1, heads)
-    caches = {} if flat else given(node, (1, 2), 1)
-    maps = {} if flat else given(node, (3,), 1)
     return FusedLayout(
-        heads,
-        heads,
-        sizes[0],
-        v_size,
-        (out_axis,),
-        inputs,
-        caches,
-        {"num_heads": "q"},
+        num_heads=heads,
+        kv_num_heads=heads,
+        head_size=sizes[0],
+        v_head_size=v_size,
+        out_axes=(out_axis,),
+        inputs=inputs,
+        caches={} if flat else given(node, (1, 2), 1),
+        attributes={"num_heads": Heads.QUERY},
         memory=(1, 2, *past),
-        maps=maps,
+        maps={} if flat else given(node, (3,), 1),
     )
 
 

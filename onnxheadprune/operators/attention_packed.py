@@ -6,9 +6,15 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.liveness.fused import FusedLayout, Part, given, layout_reader, number, per_head
+from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, number, per_head, queries
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_multi_head import padding_bias
 from onnxheadprune.operators.attention_parts import (
@@ -20,6 +26,12 @@ from onnxheadprune.operators.attention_parts import (
     positions,
     window,
     with_past,
+)
+
+ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(("QAttention",), "com.microsoft", Roles(weight_zero=7, integer_weight=1))
+ROUNDS_ACTIVATIONS.add(
+    "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
 )
 
 
@@ -55,10 +67,10 @@ def _layout(node: Node) -> FusedLayout | None:
     widths = node.attribute("qkv_hidden_sizes") or [total // 3] * 3
     if sum(widths) != total or any(width % heads for width in widths):
         return None
-    parts = tuple(("q", width // heads) for width in widths)
-    inputs: dict[int, tuple[int, tuple[Part, ...]]] = {1: (1, parts), 2: (0, parts)}
+    sizes = [width // heads for width in widths]
+    inputs = {1: queries(1, *sizes), 2: queries(0, *sizes)}
     if node.op_type == "QAttention":
-        inputs |= {index: (0, parts) for index in (4, 7) if (number(node.shape(index), 0) or 1) > 1}
+        inputs |= {index: queries(0, *sizes) for index in (4, 7) if (number(node.shape(index), 0) or 1) > 1}
         inputs |= per_head(node, 8, 2, heads)
     elif node.op_type == "Attention":
         inputs |= per_head(node, 4, 2, heads)
@@ -70,16 +82,16 @@ def _layout(node: Node) -> FusedLayout | None:
     out_axis = 1 if node.op_type == "PackedAttention" else 2
     listed = "qkv_hidden_sizes" if node.attribute("qkv_hidden_sizes") else None
     return FusedLayout(
-        heads,
-        heads,
-        widths[0] // heads,
-        widths[2] // heads,
-        (out_axis,),
-        inputs,
-        given(node, (1,), 2),
-        {"num_heads": "q"},
-        listed,
-        () if past is None else (past,),
+        num_heads=heads,
+        kv_num_heads=heads,
+        head_size=sizes[0],
+        v_head_size=sizes[2],
+        out_axes=(out_axis,),
+        inputs=inputs,
+        caches=given(node, (1,), 2),
+        attributes={"num_heads": Heads.QUERY},
+        widths=listed,
+        memory=() if past is None else (past,),
     )
 
 

@@ -108,7 +108,7 @@ def _copies(node: Node, live: Live, axis: int) -> Live | None:
     Query heads of each group may go at other places: any copy of the shared head serves those that are left.
     """
     first, shape = node.inputs[0], live.dense_shape()
-    if live.is_product or live.array.dtype.kind != "b" or shape is None or live.axes[-1] != axis:
+    if live.is_product or not live.is_mask or shape is None or live.axes[-1] != axis:
         return None
     if first is None or first.shape is None or first.shape[axis] != 1:
         return None

@@ -8,9 +8,25 @@ from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
 from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.tables import TRIPS
 from onnxheadprune.model.graph.view import Node, Value
 
 CHOOSES.add("If")
+
+
+def _loop_trips(node: Node) -> int:
+    limit = node.literal(0)
+    return 1 if limit is None else max(int(limit.reshape(-1)[0]), 0)
+
+
+def _scan_trips(node: Node) -> int:
+    """As many as its last scanned input is long."""
+    shape = node.shape(len(node.inputs) - 1)
+    return shape[0] if shape and isinstance(shape[0], int) else 1
+
+
+TRIPS.add(("Loop",), "", _loop_trips)
+TRIPS.add(("Scan",), "", _scan_trips)
 
 
 @rule("If", ragged=True)

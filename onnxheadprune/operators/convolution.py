@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Product
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    ROUNDS_ACTIVATIONS,
+    SUMS_INTEGERS,
+    SUMS_PRODUCTS,
+)
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 
 ROLES.add(("Conv", "ConvTranspose"), "", Roles(bias=2))
-ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3))
+ROLES.add(("ConvInteger",), "", Roles(zero_points={0: 2}, weight_zero=3, integer_weight=1))
 ROLES.add(
     ("QLinearConv",),
     "",
@@ -28,12 +33,17 @@ ROLES.add(
         scales=(1, 4),
         weight_scale=4,
         weight_zero=5,
+        integer_weight=3,
         output_scale=6,
         output_zero=7,
         integer_bias=8,
     ),
 )
+ROLES.add(("FusedConv",), "com.microsoft", Roles(alike=(0, 1, 2)))
 SUMS_PRODUCTS.add("Conv", "ConvTranspose", "ConvInteger")
+SUMS_INTEGERS.add("ConvInteger")
+ACTIVATES_PRODUCTS.add("FusedConv", domain="com.microsoft")
+ROUNDS_ACTIVATIONS.add("QLinearConv")
 
 
 @shape_function("Conv", "ConvInteger", "QLinearConv")
@@ -85,7 +95,7 @@ def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
 @cost_function("FusedConv", domain="com.microsoft")
 def _convolution_cost(node: Node) -> int | None:
     """One tap per input of a group: the weight is `[out, in / group, ...]`, or `[in, out / group, ...]` transposed."""
-    kernel = node.shape(_weight_of(node)[0])
+    kernel = node.shape(_kernel(node).weight)
     places = size_of(node.shape(0) if node.op_type == "ConvTranspose" else node.out.shape)
     if kernel is None or size_of(kernel) is None or places is None:
         return None
@@ -95,7 +105,7 @@ def _convolution_cost(node: Node) -> int | None:
 @rule("Conv", "ConvInteger", "QLinearConv")
 def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Output channels are rows of the weight; with groups, each group also reads its own input channels."""
-    index, along = _weight_of(node)
+    index, along = _kernel(node)
     live, weight, data = lives[0], node.shape(index), node.shape(0)
     if weight is None or data is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return unknown_shape(node)
@@ -156,7 +166,7 @@ def fused_conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 
 def _letters(node: Node) -> Contraction | None:
-    index, columns = _weight_of(node)
+    index, columns = _kernel(node)
     data, weight = node.shape(0), node.shape(index)
     if data is None or weight is None or node.attribute("group", 1) != 1:
         return None
@@ -171,7 +181,7 @@ def _letters(node: Node) -> Contraction | None:
 
 def _is_pointwise(node: Node) -> bool:
     """Whether a convolution has kernel 1, stride 1 and no padding."""
-    weight = node.shape(_weight_of(node)[0])
+    weight = node.shape(_kernel(node).weight)
     ones: Sequence[int] = node.attribute("strides", [1])
     pads: Sequence[int] = node.attribute("pads", [0])
     same = node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
@@ -186,8 +196,8 @@ def _is_pointwise(node: Node) -> bool:
     )
 
 
-def _weight_of(node: Node) -> tuple[int, tuple[int, ...]]:
-    """Input index of the weight, and those of vectors along its output channels."""
+def _kernel(node: Node) -> Kernel:
+    """Where a convolution has its weight."""
     return CONVOLUTIONS[node.domain, node.op_type]
 
 
@@ -198,7 +208,7 @@ for _op_type, _domain, _weight, _along in (
     ("QLinearConv", "", 3, (4, 5, 8)),
     ("ConvTranspose", "", 1, (2,)),
 ):
-    CONVOLUTIONS.add((_op_type,), _domain, (_weight, _along))
+    CONVOLUTIONS.add((_op_type,), _domain, Kernel(_weight, _along))
     PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))
 
 

@@ -8,7 +8,10 @@ from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.equations import einsum_terms
-from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
+from onnxheadprune.model.graph.facts import (
+    MULTIPLIES_FLOATS,
+    SUMS_PRODUCTS,
+)
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -39,6 +42,7 @@ def _letters(node: Node) -> Contraction | None:
     return Contraction(tuple((index, tuple(term)) for index, term in enumerate(inputs)), tuple(out))
 
 
+MULTIPLIES_FLOATS.add("Einsum")
 PRODUCTS.add(("Einsum",), "", Product(_letters, None))
 
 

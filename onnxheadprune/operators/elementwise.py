@@ -10,15 +10,25 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.facts import (
+    ACTIVATES,
     ADDS,
+    ADDS_ALL,
     CASTS,
     CASTS_LIKE,
     CHOOSES_ELEMENTS,
+    CLIPS,
     DIVIDES,
     DROPOUTS,
+    ELEMENTWISE,
+    EXTREMES,
     IDENTITIES,
     MULTIPLIES,
+    RAISES,
+    REMAINDERS,
+    SIGMOIDS,
+    STANDS_FOR_PATTERN,
     SUBTRACTS,
+    TESTS_NAN,
 )
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -31,9 +41,17 @@ ADDS.add("Add")
 MULTIPLIES.add("Mul")
 DIVIDES.add("Div")
 SUBTRACTS.add("Sub")
+ADDS_ALL.add("Sum")
+RAISES.add("Pow")
+REMAINDERS.add("Mod")
+EXTREMES.add("Max", "Min")
+CLIPS.add("Clip")
+SIGMOIDS.add("Sigmoid")
+TESTS_NAN.add("IsNaN")
 CHOOSES_ELEMENTS.add("Where")
 
 ROLES.add(("Where",), "", Roles(contents=(1, 2)))
+ROLES.add(("Clip",), "", Roles(places=(1, 2)))
 
 UNARY = (
     "Identity Cast Relu Gelu Erf Tanh Sigmoid Sqrt Neg Exp Log Abs Clip Not IsNaN IsInf Softplus"
@@ -49,6 +67,16 @@ BROADCASTING = (
 
 
 MICROSOFT = ("Gelu", "QuickGelu", "FastGelu", "BiasGelu")
+
+ELEMENTWISE.add(*UNARY, *BROADCASTING)
+ELEMENTWISE.add(*MICROSOFT, domain="com.microsoft")
+ACTIVATES.add(
+    *"Relu Gelu Tanh Sigmoid Exp Softplus Softsign Elu Selu LeakyRelu PRelu".split(),
+    *"HardSwish HardSigmoid Swish Mish Celu ThresholdedRelu".split(),
+)
+ACTIVATES.add(*MICROSOFT, domain="com.microsoft")
+STANDS_FOR_PATTERN.add("Gelu", "Swish")
+ROLES.add(MICROSOFT, "com.microsoft", Roles(alike=(0, 1)))
 
 
 @shape_function(*BROADCASTING)

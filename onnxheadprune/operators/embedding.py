@@ -6,8 +6,21 @@ from onnx import TensorProto
 
 from onnxheadprune.edit.gradients import Step, decomposition
 from onnxheadprune.edit.terms import Term
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+_TABLES = {0: 2, 1: 4, 8: 3}
+"""Words, segments and positions, each with a table of its own."""
+ROLES.add(("EmbedLayerNormalization",), "com.microsoft", Roles(rows=_TABLES))
+ROLES.add(("QEmbedLayerNormalization",), "com.microsoft", Roles(rows={0: 2, 1: 4}))
+ROLES.add(("BiasAdd",), "com.microsoft", Roles(alike=(0, 1, 2)))
+ROUNDS_ACTIVATIONS.add("QEmbedLayerNormalization", domain="com.microsoft")
 
 
 @shape_function("EmbedLayerNormalization", domain="com.microsoft")

@@ -30,8 +30,9 @@ EXPANDS.add("Expand")
 TILES.add("Tile")
 FILLS.add("ConstantOfShape")
 
-ROLES.add(("Expand",), "", Roles(target=1))
-ROLES.add(("ConstantOfShape",), "", Roles(target=0))
+ROLES.add(("Expand",), "", Roles(places=(1,), target=1))
+ROLES.add(("Tile",), "", Roles(places=(1,)))
+ROLES.add(("ConstantOfShape",), "", Roles(places=(0,), target=0))
 
 
 @shape_function("Expand")

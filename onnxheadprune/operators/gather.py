@@ -32,7 +32,9 @@ GATHERS.add("Gather")
 GATHERS_ROWS.add("GatherND")
 GATHERS_ELEMENTS.add("GatherElements")
 
-ROLES.add(("Gather", "GatherND", "GatherElements"), "", Roles(contents=(0,)))
+ROLES.add(("Gather",), "", Roles(contents=(0,), rows={1: 0}))
+ROLES.add(("GatherBlockQuantized",), "com.microsoft", Roles(rows={1: 0}))
+ROLES.add(("GatherND", "GatherElements"), "", Roles(contents=(0,)))
 
 
 @shape_function("Gather")

@@ -20,16 +20,36 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Shape, Symbolic
-from onnxheadprune.model.graph.facts import SUMS_PRODUCTS
-from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    MULTIPLIES_FLOATS,
+    MULTIPLIES_MATRICES,
+    ROUNDS_ACTIVATIONS,
+    SUMS_INTEGERS,
+    SUMS_PRODUCTS,
+)
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    cost_function,
+    input_shape_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3))
+ROLES.add(("MatMulInteger",), "", Roles(zero_points={0: 2, 1: 3}, weight_zero=3, integer_weight=1))
 ROLES.add(
     ("QLinearMatMul",),
     "",
     Roles(
-        zero_points={0: 2, 3: 5}, scales=(1, 4), weight_scale=4, weight_zero=5, output_scale=6, output_zero=7
+        zero_points={0: 2, 3: 5},
+        scales=(1, 4),
+        weight_scale=4,
+        weight_zero=5,
+        integer_weight=3,
+        output_scale=6,
+        output_zero=7,
     ),
 )
 ROLES.add(
@@ -40,18 +60,37 @@ ROLES.add(
         scales=(1, 4),
         weight_scale=4,
         weight_zero=5,
+        integer_weight=3,
         output_scale=7,
         output_zero=8,
         integer_bias=6,
     ),
 )
-ROLES.add(("DynamicQuantizeMatMul",), "com.microsoft", Roles(bias=4, weight_scale=2, weight_zero=3))
+ROLES.add(
+    ("DynamicQuantizeMatMul",),
+    "com.microsoft",
+    Roles(bias=4, weight_scale=2, weight_zero=3, integer_weight=1),
+)
 ROLES.add(
     ("MatMulIntegerToFloat",),
     "com.microsoft",
-    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5),
+    Roles(bias=6, zero_points={0: 4, 1: 5}, weight_scale=3, weight_zero=5, integer_weight=1),
 )
 ROLES.add(("Gemm",), "", Roles(bias=2))
+ROLES.add(("FusedMatMul", "TransposeMatMul", "FusedMatMulActivation"), "com.microsoft", Roles(alike=(0, 1)))
+ROLES.add(("FusedGemm",), "com.microsoft", Roles(alike=(0, 1, 2)))
+MULTIPLIES_FLOATS.add("MatMul")
+MULTIPLIES_FLOATS.add("FusedMatMul", "TransposeMatMul", domain="com.microsoft")
+SUMS_INTEGERS.add("MatMulInteger")
+ACTIVATES_PRODUCTS.add("FusedGemm", "FusedMatMulActivation", domain="com.microsoft")
+ROUNDS_ACTIVATIONS.add("QLinearMatMul")
+ROUNDS_ACTIVATIONS.add("QGemm", "DynamicQuantizeMatMul", "QOrderedMatMul", domain="com.microsoft")
+MULTIPLIES_MATRICES.add("MatMul", "MatMulInteger", "Gemm")
+MULTIPLIES_MATRICES.add(
+    *("FusedMatMul", "TransposeMatMul", "FusedGemm", "QGemm"),
+    *("DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+    domain="com.microsoft",
+)
 SUMS_PRODUCTS.add("MatMul", "MatMulInteger", "Gemm")
 SUMS_PRODUCTS.add(
     "FusedMatMul", "TransposeMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", domain="com.microsoft"
@@ -67,10 +106,41 @@ MICROSOFT = (
 """Relatives of MatMul in ONNX Runtime, with transposes, an activation or quantization folded in."""
 
 
+@input_shape_function("MatMul", "MatMulInteger")
+def _matmul_operands(node: Node) -> Shapes:
+    """Columns of the left operand are rows of the right one."""
+    left, right = node.shape(0), node.shape(1)
+    if not left or not right:
+        return [None, None]
+    return _as_summed(left, right, len(left) - 1, max(0, len(right) - 2))
+
+
+@input_shape_function("Gemm")
+def _gemm_operands(node: Node) -> Shapes:
+    left, right = node.shape(0), node.shape(1)
+    if left is None or right is None or len(left) != 2 or len(right) != 2:
+        return [None, None]
+    return _as_summed(left, right, 0 if node.attribute("transA", 0) else 1, node.attribute("transB", 0))
+
+
+def _as_summed(left: Shape, right: Shape, left_axis: int, right_axis: int) -> Shapes:
+    """The shapes of two operands whose given axes are summed over together: a known size tells the other.
+
+    >>> from onnxheadprune.model.graph.dims import symbol
+    >>> print(*_as_summed((2, symbol("width")), (8, 3), 1, 0))
+    (2, 8) (8, 3)
+    """
+    known = next((dim for dim in (left[left_axis], right[right_axis]) if isinstance(dim, int)), None)
+    if known is None:
+        return [None, None]
+    return [
+        (*shape[:axis], known, *shape[axis + 1 :]) if isinstance(shape[axis], Symbolic) else shape
+        for shape, axis in ((left, left_axis), (right, right_axis))
+    ]
+
+
 @shape_function("MatMul", "MatMulInteger")
 def _matmul_shape(node: Node) -> Shapes:
-    if node.shape(0) and node.shape(1):
-        _agree(node, -1, -1 if len(node.shape(1) or ()) == 1 else -2)
     left, right = node.shape(0), node.shape(1)
     if left is None or right is None or not left or not right:
         return [None]
@@ -80,26 +150,8 @@ def _matmul_shape(node: Node) -> Shapes:
     return [None if batch is None else (*batch, *rows, *columns)]
 
 
-def _agree(node: Node, left_axis: int, right_axis: int) -> None:
-    """The contracted dimensions of two operands are equal: a known one tells the other."""
-    left, right = node.inputs[0], node.inputs[1]
-    if left is None or right is None or not left.shape or not right.shape:
-        return
-    for known, other, axis, mine in (
-        (left, right, right_axis, left_axis),
-        (right, left, left_axis, right_axis),
-    ):
-        assert known.shape is not None and other.shape is not None
-        dim = known.shape[mine]
-        if isinstance(dim, int) and isinstance(other.shape[axis], Symbolic):
-            at = axis % len(other.shape)
-            other.shape = (*other.shape[:at], dim, *other.shape[at + 1 :])
-
-
 @shape_function("Gemm")
 def _gemm_shape(node: Node) -> Shapes:
-    if len(node.shape(0) or ()) == len(node.shape(1) or ()) == 2:
-        _agree(node, 0 if node.attribute("transA", 0) else 1, 1 if node.attribute("transB", 0) else 0)
     left, right = node.shape(0), node.shape(1)
     if left is None or right is None or len(left) != 2 or len(right) != 2:
         return [None]
@@ -193,7 +245,7 @@ def _follows(live: Live, found: Contraction) -> bool:
 
     Shared keys `[B, K, 1, T, D]` are one per group, whichever of its queries are left.
     """
-    if live.array.dtype.kind != "b":
+    if not live.is_mask:
         return True
     letters = [found.out_axes[axis] for axis in live.axes]
     for _, axes in found.terms:

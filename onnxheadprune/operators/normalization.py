@@ -12,8 +12,38 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import beside, coupled, mixing, rank_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, refuse, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import (
+    ADDS_AND_NORMALIZES,
+    DIVIDES_BY_NORM,
+    NORMALIZES,
+    STANDS_FOR_PATTERN,
+)
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+NORMALIZES.add(
+    "LayerNormalization",
+    "RMSNormalization",
+    "SimplifiedLayerNormalization",
+    "MeanVarianceNormalization",
+    "InstanceNormalization",
+    "GroupNormalization",
+)
+NORMALIZES.add("SimplifiedLayerNormalization", domain="com.microsoft")
+DIVIDES_BY_NORM.add("LpNormalization")
+ADDS_AND_NORMALIZES.add("SkipLayerNormalization", "SkipSimplifiedLayerNormalization", domain="com.microsoft")
+STANDS_FOR_PATTERN.add("LayerNormalization", "RMSNormalization", "GroupNormalization")
+
+ROLES.add(("SimplifiedLayerNormalization",), "", Roles(alike=(0,)))
+ROLES.add(("SimplifiedLayerNormalization",), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(
+    ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), "com.microsoft", Roles(alike=(0, 1, 2, 3))
+)
 
 
 @shape_function(
@@ -121,7 +151,7 @@ def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     along = live.only([1])
     rows = along.array.reshape(groups, -1)
-    if along.array.dtype.kind != "i" and np.any((rows != 0) != (rows[:, :1] != 0)):
+    if not along.numbers_positions and np.any((rows != 0) != (rows[:, :1] != 0)):
         return coupled(node)
     kept = int(np.count_nonzero(rows[:, 0]))
     vector = along.renumbered({1: 0})

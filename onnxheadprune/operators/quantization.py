@@ -21,13 +21,30 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.facts import DEQUANTIZES, MEASURES_SCALE, QUANTIZES, WEIGHS
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES,
+    DEQUANTIZES,
+    MEASURES_SCALE,
+    MULTIPLIES_QUANTIZED,
+    QUANTIZES,
+    ROUNDS_ACTIVATIONS,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 QUANTIZES.add("QuantizeLinear")
 QUANTIZES.add("QuantizeLinear", domain="com.microsoft")
 MEASURES_SCALE.add("DynamicQuantizeLinear")
+ROUNDS_ACTIVATIONS.add("DynamicQuantizeLinear")
+ROUNDS_ACTIVATIONS.add(
+    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearWhere", "QLinearSigmoid", "QLinearLeakyRelu"),
+    *("QLinearSoftmax", "QLinearReduceMean", "QLinearAveragePool", "QLinearGlobalAveragePool"),
+    *("QOrderedGelu", "QOrderedLayerNormalization", "QuantizeWithOrder", "DequantizeWithOrder"),
+    domain="com.microsoft",
+)
+MULTIPLIES_QUANTIZED.add("QLinearMul", domain="com.microsoft")
+ACTIVATES.add("QLinearSigmoid", "QLinearLeakyRelu", domain="com.microsoft")
 DEQUANTIZES.add("DequantizeLinear")
 DEQUANTIZES.add("DequantizeLinear", domain="com.microsoft")
 WEIGHS.add("QLinearSoftmax", domain="com.microsoft")

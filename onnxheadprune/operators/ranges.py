@@ -13,8 +13,11 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.facts import COUNTS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
+
+COUNTS.add("Range")
 
 
 @shape_function("Range")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.tables import cost_function, size_of
 from onnxheadprune.model.graph.view import Node
+
+ROUNDS_ACTIVATIONS.add("DynamicQuantizeLSTM", domain="com.microsoft")
 
 
 @cost_function("LSTM", "GRU", "RNN")

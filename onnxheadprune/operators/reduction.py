@@ -18,13 +18,25 @@ from onnxheadprune.model.graph.elements import (
     boxed,
     elements_of,
 )
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.facts import REDUCES, SUMS, SUMS_MAGNITUDES
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum"
     " ReduceLogSumExp ReduceSumSquare"
 ).split()
+
+REDUCES.add(*REDUCTIONS)
+SUMS.add("ReduceSum")
+SUMS_MAGNITUDES.add("ReduceL1")
+ROLES.add(REDUCTIONS, "", Roles(places=(1,)))
 
 
 @shape_function("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL2", "ReduceL1", "ReduceProd")

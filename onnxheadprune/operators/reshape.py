@@ -25,7 +25,7 @@ from onnxheadprune.model.graph.view import Node
 RESHAPES.add("Reshape")
 FLATTENS.add("Flatten")
 
-ROLES.add(("Reshape",), "", Roles(target=1))
+ROLES.add(("Reshape",), "", Roles(places=(1,), target=1))
 
 
 @shape_function("Reshape")

@@ -8,14 +8,23 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from onnxheadprune.edit.edits import SetAttribute
+from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.edit.gradients import Constant, Step, decomposition
 from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.live import Live, unite
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+STANDS_FOR_PATTERN.add("RotaryEmbedding")
+ROLES.add(("RotaryEmbedding",), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("RotaryEmbedding")
@@ -40,7 +49,8 @@ def rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if np.any((array != 0) != (array[:, :1] != 0)):
         return inexpressible(node)
     count = int(np.count_nonzero(unite(array, 1)))
-    return Answer({0: live}, lambda _: [SetAttribute(node.ref, "num_heads", count)] if count != heads else [])
+    changed: list[Edit] = [] if count == heads else [SetAttribute(node.ref, "num_heads", count)]
+    return Answer({0: live}, lambda _: changed)
 
 
 @rule("RotaryEmbedding", domain="com.microsoft")

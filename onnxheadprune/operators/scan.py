@@ -11,8 +11,15 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.tables import Shapes, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
+
+ROLES.add(("CumSum", "TopK", "Trilu"), "", Roles(places=(1,)))
 
 
 @shape_function("CumSum", "Trilu")

@@ -56,7 +56,7 @@ def _slice_assignment(node: Node, live: Live) -> Answer | Refusal:
     for axis in live.axes:
         if data[axis] != updates[axis] or not _counts_along(indices, axis, len(data)):
             return inexpressible(node)
-    if live.array.dtype.kind != "b":
+    if not live.is_mask:
         return Answer({0: live, 2: live})
     first = FULL
     for axis in live.axes:

@@ -7,6 +7,7 @@ more or is renumbered, its bounds move instead of a gather being inserted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import TensorProto
@@ -19,153 +20,101 @@ from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 SLICES.add("Slice")
 
+ROLES.add(("Slice",), "", Roles(places=(1, 2, 3, 4)))
 
-@shape_function("Slice")
-def _slice_shape(node: Node) -> Shapes:
-    shape = node.shape(0)
-    starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-    if shape is None:
-        return [None]
-    axes = node.int_list("axes", 3)
-    if axes is None and node.input(3) is None:
-        axes = list(range(len(starts or ends or ())))
-    steps = node.literal(4)
-    if axes is None:
-        return [None]
-    result = list(shape)
-    for position, axis in enumerate(axes):
-        step = 1 if node.input(4) is None else (None if steps is None else int(steps.reshape(-1)[position]))
-        start = None if starts is None else starts[position]
-        end = None if ends is None else ends[position]
-        result[axis % len(shape)] = _sliced(
-            node, shape[axis % len(shape)], axis % len(shape), start, end, step
-        )
-    return [tuple(result)]
+TO_THE_END = 2**31 - 1
+"""Exporters write this end, or a larger one, for "all that follows"."""
 
 
-def _sliced(node: Node, dim: Dim, axis: int, start: int | None, end: int | None, step: int | None) -> Dim:
-    if isinstance(dim, int) and None not in (start, end, step):
-        stop = None if step is not None and step < 0 and end is not None and end < -dim else end
-        return len(range(dim)[start:stop:step])
-    if start is not None and end is not None and step == 1:
-        if start == 0 and end >= 2**31 - 1:
+@dataclass(frozen=True)
+class Stretch:
+    """What a Slice takes of one axis, `start:end:step`; None for a number that is not known."""
+
+    start: int | None
+    end: int | None
+    step: int | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it takes the axis as it is, however long that is."""
+        return self.start == 0 and self.end is not None and self.end >= TO_THE_END and self.step == 1
+
+    def positions(self, size: int) -> range | None:
+        """The indices that it takes of an axis of a known size, None where a bound is not known.
+
+        >>> Stretch(1, -1, 2).positions(6)
+        range(1, 5, 2)
+        >>> Stretch(-1, -9, -2).positions(4)
+        range(3, -1, -2)
+        """
+        if self.start is None or self.end is None or self.step is None:
+            return None
+        # Backwards, an end before the first index takes the first one too.
+        beyond = self.step < 0 and self.end < -size
+        return range(size)[self.start : None if beyond else self.end : self.step]
+
+    def length(self, dim: Dim) -> Dim | None:
+        """How much it takes of an axis of size `dim`, None where that cannot be said.
+
+        >>> Stretch(2, 2**31 - 1, 1).length(8)
+        6
+        >>> print(Stretch(1, -1, 1).length(dims.symbol("length")))
+        -2 + length
+        """
+        if isinstance(dim, int):
+            taken = self.positions(dim)
+            return None if taken is None else len(taken)
+        if self.start is None or self.end is None or self.step != 1:
+            return None
+        if self.is_whole:
             return dim
-        if end >= 2**31 - 1:
-            return dims.subtract(dim, start) if start >= 0 else -start
-        if start >= 0 and end < 0:
-            return dims.subtract(dims.add(dim, end), start)
-    return dims.symbol(f"{node.out.name}.{axis}")
-
-
-@number_function("Slice")
-def _slice_numbers(node: Node) -> Elements | None:
-    data = elements_of(node, 0)
-    starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-    if data is None or starts is None or ends is None:
+        if self.end >= TO_THE_END:
+            return dims.subtract(dim, self.start) if self.start >= 0 else -self.start
+        if self.start >= 0 and self.end < 0:
+            return dims.subtract(dims.add(dim, self.end), self.start)
         return None
-    axes, steps = _given(node, "axes", 3, range(len(starts))), _given(node, "", 4, [1] * len(starts))
-    if axes is None or steps is None or any(not -data.ndim <= axis < data.ndim for axis in axes):
-        return None
-    cuts = [slice(None)] * data.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        beyond = step < 0 and end <= -data.shape[axis] - 1
-        cuts[axis] = slice(start, None if beyond else end, step)
-    return np.asarray(data[tuple(cuts)], dtype=object)
 
 
-def _given(node: Node, name: str, index: int, default: Sequence[int]) -> Sequence[int] | None:
-    """An optional list of numbers: `default` where it is left out, None where it is computed."""
-    given = node.int_list(name, index)
-    return default if given is None and node.input(index) is None else given
-
-
-@rule("Slice", ragged=True)
-def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Only what lies within the bounds is read."""
-    shape = node.shape(0)
-    bounds = None if shape is None else slice_bounds(node, len(shape))
-    if shape is None or bounds is None:
-        return unknown_shape(node)
-    live = lives[0]
-    picked: dict[int, Array] = {}
-    for axis, (start, end, step) in bounds.items():
-        dim = shape[axis]
-        whole = start == 0 and end is not None and end >= 2**31 - 1 and step == 1
-        if isinstance(dim, int) and start is not None and end is not None and step is not None and step > 0:
-            picked[axis] = np.arange(dim)[_slice(dim, start, end, step)]
-        elif axis in live.axes and not whole:
-            return inexpressible(node)
-    back = place(live, {axis: (chosen, _size(shape[axis])) for axis, chosen in picked.items()})
-    changing = [axis for axis in picked if bounds[axis][2] != 1 or axis in back.axes]
-    if any((bounds[axis][2] or 1) < 0 and axis in live.axes for axis in bounds):
-        return inexpressible(node)
-
-    def rewrite(kept: Mapping[int, Live]) -> Sequence[Edit]:
-        have = kept[0]
-        new: dict[int, tuple[int, int]] = {}
-        for axis in changing:
-            if axis not in have.axes:
-                continue
-            ranks = ranks_within(back, have, axis)
-            first, count = int(ranks[0]), len(ranks)
-            new[axis] = (first, first + count)
-        return _move_bounds(node, len(shape), new)
-
-    box = place(FULL, {axis: (chosen, _size(shape[axis])) for axis, chosen in picked.items()})
-
-    def contiguous(have: Live) -> bool:
-        if (have & box) != back.as_mask():
-            return False
-        for axis in changing:
-            ranks = ranks_within(back, have, axis) if axis in have.axes else None
-            if ranks is not None and (not ranks.size or np.any(np.diff(ranks) != 1)):
-                return False
-        return True
-
-    return Answer({0: back}, rewrite, selects=frozenset({0}), accepts=contiguous)
-
-
-def _slice(dim: int, start: int, end: int, step: int) -> slice:
-    stop = None if step < 0 and end < -dim else end
-    return slice(start, stop, step)
-
-
-def _size(dim: object) -> int:
-    assert isinstance(dim, int)
-    return dim
-
-
-def slice_bounds(node: Node, rank: int) -> dict[int, tuple[int | None, int | None, int | None]] | None:
-    """`(start, end, step)` per sliced axis, None for what is not a literal; None if the axes are unknown."""
+def stretches(node: Node, rank: int) -> dict[int, Stretch] | None:
+    """What a Slice takes of each axis that it cuts, None if the axes are not known."""
     starts, ends = _numbers(node, "starts", 1), _numbers(node, "ends", 2)
     axes = node.int_list("axes", 3)
     if axes is None:
-        if node.input(3) is not None or (starts is None and ends is None):
+        listed = ends if starts is None else starts
+        if node.input(3) is not None or listed is None:
             return None
-        axes = list(range(len(starts if starts is not None else ends or ())))
-    steps = _numbers(node, "steps", 4) if node.input(4) is not None else [1] * len(axes)
-    bounds = {}
+        axes = list(range(len(listed)))
+    unknown: list[int | None] = [None] * len(axes)
+    steps: list[int | None] | None = [1] * len(axes)
+    if node.input(4) is not None:
+        steps = _numbers(node, "steps", 4)
+    columns = [unknown if numbers is None else numbers for numbers in (starts, ends, steps)]
+    if not rank or any(len(column) != len(axes) for column in columns):
+        return None
+    taken: dict[int, Stretch] = {}
     for position, axis in enumerate(axes):
-        bounds[axis % rank] = (
-            None if starts is None else starts[position],
-            None if ends is None else ends[position],
-            None if steps is None else steps[position],
-        )
-    return bounds
+        start, end, step = (column[position] for column in columns)
+        taken[axis % rank] = Stretch(start, end, step)
+    return taken
 
 
 def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
+    """An integer list that older opsets keep in an attribute; None for each number that is not known."""
     listed = node.attribute(attribute)
     if listed is not None:
         return [int(item) for item in listed]
@@ -175,28 +124,127 @@ def _numbers(node: Node, attribute: str, index: int) -> list[int | None] | None:
     return [item if isinstance(item, int) else None for item in value.elements.reshape(-1)]
 
 
-def _move_bounds(node: Node, rank: int, new: Mapping[int, tuple[int, int]]) -> Sequence[Edit]:
-    if not new:
+@shape_function("Slice")
+def _slice_shape(node: Node) -> Shapes:
+    shape = node.shape(0)
+    taken = None if shape is None else stretches(node, len(shape))
+    if shape is None or taken is None:
+        return [None]
+    result = list(shape)
+    for axis, stretch in taken.items():
+        result[axis] = named(stretch.length(shape[axis]), node, axis)
+    return [tuple(result)]
+
+
+@number_function("Slice")
+def _slice_numbers(node: Node) -> Elements | None:
+    data = elements_of(node, 0)
+    taken = None if data is None else stretches(node, data.ndim)
+    if data is None or taken is None:
+        return None
+    for axis, stretch in taken.items():
+        positions = stretch.positions(data.shape[axis])
+        if positions is None:
+            return None
+        data = data.take(positions, axis)
+    return np.asarray(data, dtype=object)
+
+
+@rule("Slice", ragged=True)
+def slice_rule(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Only what lies within the bounds is read."""
+    live, shape = lives[0], node.shape(0)
+    taken = None if shape is None else stretches(node, len(shape))
+    if shape is None or taken is None:
+        return unknown_shape(node)
+    picked: dict[int, tuple[Array, int]] = {}
+    for axis, stretch in taken.items():
+        size = shape[axis]
+        positions = stretch.positions(size) if isinstance(size, int) else None
+        if isinstance(size, int) and positions is not None and positions.step > 0:
+            picked[axis] = (np.array(positions, dtype=np.int64), size)
+        elif axis in live.axes and not stretch.is_whole:
+            return inexpressible(node)
+    read = place(live, picked)
+    moving = tuple(axis for axis in picked if taken[axis].step != 1 or axis in read.axes)
+    if any(axis in read.axes for axis in moving) and not _can_move(node):
+        return inexpressible(node)
+    cut = _Cut(node, len(shape), read, place(FULL, picked), moving)
+    return Answer({0: read}, cut.rewrite, selects=frozenset({0}), accepts=cut.accepts)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A Slice of which a part is asked for.
+
+    Attributes:
+        node: the node.
+        rank: the number of axes of its input.
+        read: what it has to read of its input.
+        within: what lies within its bounds in the original.
+        moving: axes along which its bounds move when the input gets narrower.
+    """
+
+    node: Node
+    rank: int
+    read: Live
+    within: Live
+    moving: tuple[int, ...]
+
+    def accepts(self, have: Live) -> bool:
+        """Whether the bounds can be moved so that of an input that keeps `have` exactly `read` is taken."""
+        if (have & self.within) != self.read.as_mask():
+            return False
+        for axis in self.moving:
+            if axis not in have.axes:
+                continue
+            ranks = ranks_within(self.read, have, axis)
+            if not ranks.size or np.any(np.diff(ranks) != 1):
+                return False
+        return True
+
+    def rewrite(self, kept: Mapping[int, Live]) -> Sequence[Edit]:
+        """The edits that move the bounds to where `read` lies in what the input finally keeps."""
+        have = kept[0]
+        bounds: dict[int, tuple[int, int]] = {}
+        for axis in self.moving:
+            if axis in have.axes:
+                ranks = ranks_within(self.read, have, axis)
+                bounds[axis] = (int(ranks[0]), int(ranks[0]) + len(ranks))
+        return _moved(self.node, self.rank, bounds)
+
+
+def _can_move(node: Node) -> bool:
+    """Whether all bounds are literals: a list with a computed number in it cannot be written anew."""
+    steps = node.input(4) is None or node.int_list("steps", 4) is not None
+    return steps and None not in (node.int_list("starts", 1), node.int_list("ends", 2))
+
+
+def _moved(node: Node, rank: int, bounds: Mapping[int, tuple[int, int]]) -> Sequence[Edit]:
+    """Edits that give some axes new bounds `(start, end)`, in steps of 1."""
+    if not bounds:
         return []
-    axes = node.int_list("axes", 3)
     starts, ends = node.int_list("starts", 1), node.int_list("ends", 2)
-    steps = None if node.input(4) is None else node.int_list("steps", 4)
     assert starts is not None and ends is not None
-    axes = list(range(len(starts))) if axes is None else axes
+    axes = node.int_list("axes", 3) or list(range(len(starts)))
+    steps = None if node.input(4) is None else node.int_list("steps", 4)
     for position, axis in enumerate(axes):
-        if axis % rank in new:
-            starts[position], ends[position] = new[axis % rank]
-            if steps is not None:
-                steps[position] = 1
-    lists = [("starts", 1, starts), ("ends", 2, ends)] + ([("steps", 4, steps)] if steps is not None else [])
+        if axis % rank not in bounds:
+            continue
+        starts[position], ends[position] = bounds[axis % rank]
+        if steps is not None:
+            steps[position] = 1
+    lists = [("starts", 1, starts), ("ends", 2, ends)]
+    if steps is not None:
+        lists.append(("steps", 4, steps))
     if node.attribute("starts") is not None:
         return [SetAttribute(node.ref, name, tuple(numbers)) for name, _, numbers in lists]
     edits: list[Edit] = []
     for name, index, numbers in lists:
-        constant = f"{node.out.name}/{MARK}_{name}"
         if numbers != node.int_list(name, index):
-            edits += [AddConstant(node.scope.ref, constant, tuple(numbers), dtype=dtype_of(node, index))]
-            edits += [SetInput(node.ref, index, constant)]
+            constant = f"{node.out.name}/{MARK}_{name}"
+            edits.append(AddConstant(node.scope.ref, constant, tuple(numbers), dtype=dtype_of(node, index)))
+            edits.append(SetInput(node.ref, index, constant))
     return edits
 
 

@@ -18,10 +18,18 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import SPLITS
-from onnxheadprune.model.graph.tables import Shapes, number_functions, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_functions,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 SPLITS.add("Split")
+
+ROLES.add(("Split",), "", Roles(places=(1,)))
 
 
 @shape_function("Split")
@@ -84,7 +92,7 @@ def _with_unread(node: Node, lives: Sequence[Live], axis: int) -> Sequence[Live]
     read = [live for live, alone in zip(lives, unread, strict=True) if not alone]
     if not any(unread) or not read or axis in read[0].axes or any(live != read[0] for live in read):
         return lives
-    if read[0].is_dead or read[0].array.dtype.kind != "b":
+    if read[0].is_dead or not read[0].is_mask:
         return lives
     return [read[0] if alone else live for live, alone in zip(lives, unread, strict=True)]
 

@@ -13,11 +13,19 @@ from onnxheadprune.model.graph.elements import (
     elements_of,
 )
 from onnxheadprune.model.graph.facts import SQUEEZES, TRANSPOSES
-from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
+from onnxheadprune.model.graph.tables import (
+    ROLES,
+    Roles,
+    Shapes,
+    number_function,
+    shape_function,
+)
 from onnxheadprune.model.graph.view import Node
 
 TRANSPOSES.add("Transpose")
 SQUEEZES.add("Unsqueeze", "Squeeze")
+
+ROLES.add(("Unsqueeze", "Squeeze"), "", Roles(places=(1,)))
 
 
 @shape_function("Transpose")

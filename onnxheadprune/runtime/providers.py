@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+import onnx.parser
+from onnx import ModelProto
 
 from onnxheadprune.errors import ProviderError
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
@@ -87,9 +88,10 @@ def probe(name: str) -> str | None:
 
 
 def _one_node_model() -> ModelProto:
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 2]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", [x], [y])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model: ModelProto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 13]> probe (float[2, 2] x) => (float[2, 2] y) { y = MatMul(x, x) }'
+    )
+    return model
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.stored import supply
 from onnxheadprune.runtime.unrounded import unrounded
+from onnxheadprune.runtime.unsaturated import saturates, unsaturated
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -103,7 +104,7 @@ class Session:
         options = _options(onnx_runtime(), optimize, deterministic)
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
-        loaded = loaded if optimize else unrounded(loaded)
+        loaded = loaded if optimize else exactly(loaded)
         self._session = create(supply(loaded, options, self), options, provider, settings, name)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -210,6 +211,12 @@ def versions() -> dict[str, str]:
     ort = onnx_runtime()
     package = getattr(ort, "package_name", "onnxruntime")
     return {"onnx": onnx.__version__, "onnxruntime": ort.__version__, "onnxruntime_package": package}
+
+
+def exactly(model: LoadedModel) -> LoadedModel:
+    """The model in a form whose integer products lose nothing on this machine: what the exact settings run."""
+    model = unrounded(model)
+    return unsaturated(model) if saturates(onnx_runtime()) else model
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnx import TensorProto
 
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS, QUANTIZES, ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.view import GraphView, Node
 
 POWER = 10.0
@@ -56,7 +57,6 @@ _COARSEST_FIRST = (
 )
 INT8_LEVEL = 4
 """MatMulNBits' accuracy level that multiplies in int8."""
-_ALWAYS_QUANTIZING = ("DynamicQuantize", "QLinear", "QAttention", "QGemm", "QEmbed", "QOrdered")
 
 
 def tolerance_for(view: GraphView) -> Tolerance:
@@ -78,9 +78,9 @@ def tolerance_for(view: GraphView) -> Tolerance:
 
 def _quantizes(node: Node) -> bool:
     """Whether a node rounds activations to a few levels."""
-    if node.op_type.startswith(_ALWAYS_QUANTIZING):
+    if node in ROUNDS_ACTIVATIONS:
         return True
-    if node.op_type == "QuantizeLinear":
+    if node in QUANTIZES:
         value = node.input(0)
         return value is not None and not value.is_constant
     return False
@@ -88,4 +88,4 @@ def _quantizes(node: Node) -> bool:
 
 def _rounds_for_speed(node: Node) -> bool:
     """Whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`."""
-    return node.op_type == "MatMulNBits" and node.attribute("accuracy_level", 0) == INT8_LEVEL
+    return node in PACKS_BLOCKS and node.attribute("accuracy_level", 0) == INT8_LEVEL

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import ModelProto, NodeProto
 
+from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.load import LoadedModel
 
 LEVEL = "accuracy_level"
@@ -39,7 +40,7 @@ def _level(node: NodeProto) -> int:
 
 def _packed(model: ModelProto) -> Iterator[NodeProto]:
     for nodes in (model.graph.node, *(function.node for function in model.functions)):
-        yield from (node for node in _all(nodes) if node.op_type == "MatMulNBits")
+        yield from (node for node in _all(nodes) if node in PACKS_BLOCKS)
 
 
 def _all(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:

@@ -11,19 +11,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
-from onnxheadprune.attention.sites.trace import Core, Tracer
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
@@ -31,8 +34,6 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
-ZERO_POINT = {"QLinearMatMul": 7}
-"""Which input of a product of integers is the zero of its output."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Tap:
         value: name of its input.
         axes: contracted axes of that input.
         gone: the positions on those axes that belong to the heads.
+        zero: name of the number that an integer input means by zero, which dynamic quantization finds anew for
+            every input of the model; None where zero is zero, or is stored.
     """
 
     site: str
@@ -52,10 +55,18 @@ class Tap:
     value: str
     axes: tuple[int, ...]
     gone: Array
+    zero: str | None = None
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Values that have to be outputs of the model."""
+        return (self.value,) if self.zero is None else (self.value, self.zero)
 
     def rest(self, outputs: Mapping[str, Array]) -> tuple[Array, float]:
         """What is there, [positions, everything else], and the scale of the whole input."""
         array = outputs[self.value]
+        if self.zero is not None:
+            array = array.astype(np.int32) - outputs[self.zero].astype(np.int32)
         front = np.moveaxis(array, self.axes, range(len(self.axes)))
         rows = front.reshape(self.gone.size, -1)
         scale = float(np.abs(rows.astype(np.float64)).max(initial=0.0))
@@ -112,7 +123,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
     known = {info.name for info in model.graph.output}
-    for name in dict.fromkeys(tap.value for tap in taps if tap.value not in known):
+    for name in dict.fromkeys(name for tap in taps for name in tap.shown if name not in known):
         model.graph.output.append(ValueInfoProto(name=name))
     return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
 
@@ -124,7 +135,15 @@ def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> T
     if value is None or value.scope.parent is not None:
         return None
     name = f"site {site.index} ({site.name})"
-    return Tap(name, projection.node.label, value.name, axes, ~projection.live_without(heads))
+    gone = ~projection.live_without(heads)
+    return Tap(name, projection.node.label, value.name, axes, gone, _found_zero(projection.node, index))
+
+
+def _found_zero(node: Node, index: int) -> str | None:
+    """The zero point of an integer input, where a node finds it when the model runs."""
+    at = roles_of(node).zero_points.get(index)
+    zero = None if at is None else node.input(at)
+    return None if zero is None or zero.is_constant else zero.name
 
 
 def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
@@ -173,7 +192,13 @@ def _mask(core: Core, gone: set[int]) -> Array | None:
 
 
 def _can_mask(node: Node) -> bool:
-    return node.out.elem_type in (0, *FLOATS, *COUNTED) or node.op_type in ZERO_POINT
+    return node.out.elem_type in (0, *FLOATS, *COUNTED) or _zero_point(node) is not None
+
+
+def _zero_point(node: Node) -> Value | None:
+    """What a product of integers means by zero in its output."""
+    index = roles_of(node).output_zero
+    return None if index is None else node.input(index)
 
 
 def _insert(model: ModelProto, node: Node, mask: Array) -> None:
@@ -186,26 +211,25 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
     held = stem
     model.graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
-    created = []
+    created: list[InsertNode] = []
     symbolic = [axis for axis, size in enumerate(mask.shape) if size > 1 and not isinstance(shape[axis], int)]
     for axis in symbolic:
-        created += list(_tiled(model, raw, stem, mask.shape, axis))
-        held = created[-1].output[0]
+        created += _tiled(model, raw, stem, mask.shape, axis)
+        held = created[-1].outputs[0]
     if counted:
-        created.append(helper.make_node("Mul", [raw, held], [name], name=f"{stem}/mask"))
+        created.append(nodes.multiply(node.ref, raw, held, name))
     else:
-        zero = f"{stem}/zero"
-        if node.op_type in ZERO_POINT:
-            zero = node.proto.input[ZERO_POINT[node.op_type]]
-        else:
-            created.append(helper.make_node("Sub", [raw, raw], [zero], name=zero))
-        created.append(helper.make_node("Where", [held, raw, zero], [name], name=f"{stem}/mask"))
+        known = _zero_point(node)
+        zero = f"{stem}/zero" if known is None else known.name
+        if known is None:
+            created.append(nodes.subtract(node.ref, raw, raw, zero))
+        created.append(nodes.choose(node.ref, held, raw, zero, name))
     graph.node[node.position].output[0] = raw
     for new in reversed(created):
-        graph.node.insert(node.position + 1, new)
+        graph.node.insert(node.position + 1, nodes.as_proto(new))
 
 
-def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> Iterator[NodeProto]:
+def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:
     """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
     numbers = {
         "axis": [axis],
@@ -216,16 +240,16 @@ def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis
     for name, values in numbers.items():
         tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
         model.graph.initializer.append(tensor)
-    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
-        ("Shape", [source], "shape", {}),
-        ("Gather", [f"{mask}/shape", f"{mask}/axis"], "length", {"axis": 0}),
-        ("Div", [f"{mask}/length", f"{mask}/period"], "times", {}),
-        ("Concat", [f"{mask}/before", f"{mask}/times", f"{mask}/after"], "repeats", {"axis": 0}),
-        ("Tile", [mask, f"{mask}/repeats"], "tiled", {}),
+    shape, length, times, repeats, tiled = (
+        f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "tiled")
     )
-    for op_type, inputs, output, attributes in steps:
-        name = f"{mask}/{output}"
-        yield helper.make_node(op_type, inputs, [name], name=name, **attributes)
+    return [
+        nodes.shape_of("", source, shape),
+        nodes.gather("", shape, f"{mask}/axis", 0, length),
+        nodes.divide("", length, f"{mask}/period", times),
+        nodes.concat("", (f"{mask}/before", times, f"{mask}/after"), repeats),
+        nodes.tile("", mask, repeats, tiled),
+    ]
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto
 
-STORED = "value"
-"""The attribute of a Constant node that holds a tensor."""
+from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.graph.facts import IDENTITIES
 
 
 class Place(enum.Enum):
@@ -75,7 +75,7 @@ class Scope:
             found = scope.made.get(name)
             if found is None:
                 scope = scope.parent
-            elif found.place is Place.NODE and found.thing.op_type == "Identity" and not found.thing.domain:
+            elif found.place is Place.NODE and found.thing in IDENTITIES:
                 name, scope = found.thing.input[0], found.scope
             else:
                 return found
@@ -93,7 +93,7 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
     for sparse in graph.sparse_initializer:
         own.made[sparse.values.name] = Made(Place.SPARSE, own, sparse.values.name, sparse)
     for node in graph.node:
-        tensor = _constant(node)
+        tensor = stored_tensor(node)
         for index, name in enumerate(node.output):
             if tensor is not None:
                 own.made[name] = Made(Place.TENSOR, own, name, tensor)
@@ -107,16 +107,10 @@ def scopes_of(graph: GraphProto, parent: Scope | None = None) -> list[Scope]:
     return found
 
 
-def _constant(node: NodeProto) -> TensorProto | None:
-    if node.op_type != "Constant" or node.domain:
-        return None
-    return next((item.t for item in node.attribute if item.name == STORED), None)
-
-
 def nodes_of(graph: GraphProto) -> Iterator[NodeProto]:
     """Nodes of a graph and of the bodies in it that compute something."""
     for node in graph.node:
-        if _constant(node) is None and (node.op_type != "Identity" or node.domain):
+        if stored_tensor(node) is None and node not in IDENTITIES:
             yield node
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:

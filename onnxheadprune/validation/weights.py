@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
 from onnxheadprune.edit.edits import AddConstant, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory, same_bytes
 from onnxheadprune.model.storage.spans import is_outside
@@ -115,8 +116,9 @@ def _tensors(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 yield from _tensors(attribute.g)
-            elif node.op_type == "Constant" and attribute.name == "value":
-                yield node.output[0], attribute.t
+        tensor = stored_tensor(node)
+        if tensor is not None:
+            yield node.output[0], tensor
 
 
 def _cut(tensor: TensorProto, edit: SliceTensor, model: LoadedModel) -> TensorProto:

@@ -15,6 +15,7 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import HeadPruneError
+from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
@@ -25,6 +26,7 @@ from onnxheadprune.runtime.feeds import Feed, FeedMaker, Input, Role, graph_inpu
 from onnxheadprune.runtime.feeds.tables import tables_behind
 from onnxheadprune.validation.scopes import nodes_of
 
+TAKES_A_PART = SLICES | GATHERS
 LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)
 """Lengths that are always tried."""
 LONGEST = 1025
@@ -169,12 +171,7 @@ def _table_lengths(view: GraphView) -> set[int]:
     found: set[int] = set()
     for node in view.nodes:
         table = node.input(0)
-        if (
-            node.op_type not in ("Slice", "Gather")
-            or table is None
-            or not table.is_constant
-            or table.shape is None
-        ):
+        if node not in TAKES_A_PART or table is None or not table.is_constant or table.shape is None:
             continue
         if any(value is not None and not value.is_constant for value in node.inputs[1:]):
             found |= {dim for dim in table.shape if isinstance(dim, int)}

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto
 
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.planning import planned
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.liveness.live import FULL
@@ -56,12 +55,13 @@ def close(got: Array, want: Array) -> bool:
 def check(plan: Blueprint, heads: list[int]) -> PrunePlan:
     """Removes `heads` from every layer and compares with the masked reference."""
     model, feed = build(plan)
-    sites = find_sites(model)
+    analysis = analysis_of(model, "composed")
+    sites = analysis.sites
     found = [(site.num_heads, site.kv_num_heads, site.head_size, site.v_head_size) for site in sites]
     assert found == [(plan.H, plan.K, plan.D, plan.Dv)] * plan.layers
     assert [site.reason for site in sites] == [None] * plan.layers
     assert all(len(heads) == plan.H or is_legal(site.groups, set(heads)) for site in sites)
-    planning = analyse(model, {"*": heads}, "composed")
+    planning = planned(analysis, {"*": heads})
     pruned = apply_plan(planning.plan, model)
     masked = masked_reference(planning.view, planning.sites, planning.heads)
     io = planning.io
@@ -72,17 +72,17 @@ def check(plan: Blueprint, heads: list[int]) -> PrunePlan:
     whole = run(model, feed)
     assert not all(close(whole[name], array) for name, array in want.items()), "masking changed nothing"
     if plan.past:
-        check_kept_cache(model, heads, want, feed)
+        check_kept_cache(analysis, heads, want, feed)
     return planning.plan
 
 
 def check_kept_cache(
-    model: ModelProto, heads: list[int], want: dict[str, Array], feed: dict[str, Array]
+    analysis: Analysis, heads: list[int], want: dict[str, Array], feed: dict[str, Array]
 ) -> None:
     """With the old contract, the pruned model takes and gives caches of all heads; those of removed heads are alike."""
-    planning = analyse(model, {"*": heads}, "composed", Contract(keep_cache_shape=True))
+    planning = planned(analysis, {"*": heads}, Contract(keep_cache_shape=True))
     assert not planning.io
-    got = run(apply_plan(planning.plan, model), feed)
+    got = run(apply_plan(planning.plan, analysis.model), feed)
     for name, array in want.items():
         assert close(got[name], array), f"{name}, with --keep-cache-shape"
 

@@ -23,6 +23,10 @@ def sigmoid(toy: Toy, scores: str) -> str:
     return toy.node("Sigmoid", [scores], f"{scores}_weights")
 
 
+def hard_swish(toy: Toy, scores: str) -> str:
+    return toy.node("HardSwish", [scores], f"{scores}_weights")
+
+
 def spelled_out(toy: Toy, scores: str) -> str:
     powers = toy.node("Exp", [scores], f"{scores}_powers")
     total = toy.node("ReduceSum", [powers, toy.constant(f"{scores}_last", np.array([-1]))], f"{scores}_total")
@@ -60,7 +64,7 @@ def lists(found: ModelProto) -> tuple[int, list[str], list[str]]:
     return len(sites), missed, without
 
 
-@pytest.mark.parametrize("spell", [softmax, sigmoid, spelled_out, masked_and_quantized])
+@pytest.mark.parametrize("spell", [softmax, sigmoid, hard_swish, spelled_out, masked_and_quantized])
 def test_a_context_without_a_projection_is_a_near_miss(spell: Callable[[Toy, str], str]) -> None:
     toy = Toy()
     found, missed, without = lists(model(toy, merged(toy, attended(toy, spell))))
@@ -197,3 +201,15 @@ def test_what_stops_the_trace_is_the_reason() -> None:
     reverse = toy.node("Slice", [attended(toy, softmax), *bounds], "reverse")
     _, missed, _ = lists(model(toy, projected(toy, reverse)))
     assert ["Slice re-arranges" in sentence for sentence in missed] == [True]
+
+
+@pytest.mark.parametrize("op_type", ["Abs", "Relu", "Exp"])
+def test_statistics_over_all_heads_are_seen_behind_any_element_wise_operator(op_type: str) -> None:
+    def shared(toy: Toy, scores: str) -> str:
+        prepared = toy.node(op_type, [scores], "prepared")
+        total = toy.node("ReduceSum", [prepared, toy.constant("heads", np.array([1]))], "total")
+        return toy.node("Div", [scores, total], "weights")
+
+    toy = Toy()
+    (site,) = find_sites(model(toy, projected(toy, attended(toy, shared))))
+    assert site.reason is not None and "statistics over all heads" in site.reason.sentence

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onnxheadprune.liveness.live import DEAD, FULL, Live, fits, spread
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
 from onnxheadprune.model.graph.dims import multiply, symbol
 from tests.engine.masks import Array, compact
 
@@ -99,7 +99,7 @@ def test_periods_repeat_on_symbolic_axes() -> None:
     assert fits(item, (merged,))
     assert not fits(item, (multiply(batch, 4),))
     assert not fits(item, (6,))
-    assert fits(spread(Live.over((0,), np.array([True, False, True])), (merged,)), (merged,))
+    assert fits(Live.over((0,), np.array([True, False, True])), (merged,))
     assert item.narrow(merged, 0) == multiply(batch, 4)
     assert item.narrow(batch, 0) == batch
     other = Live.over((0,), np.array([True, False]))

@@ -10,7 +10,8 @@ import pytest
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason
-from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
 from tests.engine.masks import Array
 from tests.engine.one_node import Case, build_model, default_setup
 from tests.engine.strategies import INT64, vector

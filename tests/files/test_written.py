@@ -21,23 +21,13 @@ from onnxheadprune.cli.report.heatmap import save_heatmap
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
 from onnxheadprune.workflow.batch import RECORD, prune_batch
-from tests import crashes, toys
+from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
-from tests.crashes import complete, in_child
+from tests.crashes import complete, in_child, killed_at
 from tests.files.filesystems import no_links
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-
-
-def killed_at(step: int, action: Any) -> bool:
-    """Whether a child that does something is killed before it is through."""
-
-    def run() -> None:
-        with crashes._watched(crashes._counted(), step):
-            action()
-
-    return os.WIFSIGNALED(os.waitpid(in_child(run), 0)[1])
 
 
 @pytest.mark.parametrize("older", [b"an older one", None])

@@ -112,11 +112,9 @@ def feed(
     random = np.random.default_rng(1)
     made: dict[str, Any] = {"x": random.standard_normal((batch, sequence, HIDDEN)).astype(dtype)}
     lowest = np.finfo(dtype).min
+    sizes = {"batch": batch, "sequence": sequence, "other": sequence, "past": 3, "total": 3 + sequence}
     for item in model.graph.input:
-        shape = [
-            dim.dim_value or {"batch": batch, "sequence": sequence, "other": sequence}.get(dim.dim_param, 3)
-            for dim in item.type.tensor_type.shape.dim
-        ]
+        shape = [dim.dim_value or sizes[dim.dim_param] for dim in item.type.tensor_type.shape.dim]
         if item.name == "mask":
             mask = np.zeros(shape, dtype)
             mask[..., -1] = lowest

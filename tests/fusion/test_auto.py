@@ -19,6 +19,7 @@ from onnxheadprune import benchmark, prune
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.workflow import fuse as fusing
+from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block
 
 BATCH, LENGTH = 2, 64
@@ -92,6 +93,7 @@ def kinds(model: ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node} & {"MultiHeadAttention", "Attention", "Softmax"}
 
 
+@patient
 def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     # From a path, as on the command line: the candidates are measured, not the file that they came from.
     onnx.save(slow(), tmp_path / "m.onnx")
@@ -104,7 +106,7 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     assert result.validation is not None and result.validation.verdict == "passed"
     assert result.pruned.path is None
     unfused = prune(slow(), {0: [1]}, validate=False).model
-    measured = benchmark(unfused, result.model, provider="cpu", repeats=10, memory=False)
+    measured = benchmark(unfused, result.model, provider="cpu", repeats=10, memory=False, threads=1)
     assert measured.least_speedup(1) > 1.1
 
 
@@ -112,6 +114,7 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     ("modes", "chosen", "kind"),
     [(("onnx",), "contrib", "MultiHeadAttention"), (("contrib",), "onnx", "Attention")],
 )
+@patient
 def test_the_slow_candidate_is_left(
     monkeypatch: pytest.MonkeyPatch, modes: tuple[FuseMode, ...], chosen: FuseMode, kind: str
 ) -> None:
@@ -121,6 +124,7 @@ def test_the_slow_candidate_is_left(
     assert kinds(result.model) == {kind}
 
 
+@patient
 def test_nothing_faster_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     slow_candidates(monkeypatch, ("contrib", "onnx"))
     result = prune(sized(block(EAGER)), {0: [1]}, fuse="auto", provider="cpu", data=DATA)
@@ -132,6 +136,7 @@ def test_nothing_faster_leaves_the_model(monkeypatch: pytest.MonkeyPatch) -> Non
         prune(sized(block(EAGER)), {}, fuse="auto", provider="cpu", data=DATA)
 
 
+@patient
 def test_a_candidate_that_is_not_exact_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     original = fusing.fuse
 

@@ -124,12 +124,20 @@ CACHED = """
     p = Softmax<axis=-1>(scaled)
     context = MatMul(p, present_value)
 """
+CACHED_NAN_TO_ZERO = f"""
+    present_key = Concat<axis=2>(past_key, k)
+    present_value = Concat<axis=2>(past_value, v)
+    {NAN_TO_ZERO.replace("(k)", "(present_key)").replace("(p, v)", "(p, present_value)")}
+"""
 PAST = f"float[batch, {HEADS}, past, {SIZE}] past_key, float[batch, {HEADS}, past, {SIZE}] past_value"
 PRESENT = (
     f"float[batch, {HEADS}, total, {SIZE}] present_key, float[batch, {HEADS}, total, {SIZE}] present_value"
 )
+CONDITION_OF_ALL = "bool[batch, 1, sequence, total] visible"
 LOWEST = {"lowest": np.float32(np.finfo(np.float32).min)}
 INFINITE = {"zero": np.float32(0), "minus": np.float32(-np.inf)}
+LOW = {"zero": np.float32(0), "minus": LOWEST["lowest"]}
+"""A softmax of such rows is a number after all, so that nothing of them is made zero."""
 POSITION = {"position": np.random.default_rng(2).standard_normal((1, HEADS, 1, 1)).astype(np.float32)}
 JOINED = {
     "open": np.array([-1]),
@@ -147,6 +155,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "split-scale": (SPLIT_SCALE + "p = Softmax<axis=-1>(raw)\ncontext = MatMul(p, v)", {}),
     "scale-from-shape": (BY_SIZE, {"numbers": {"three": np.int64(3)}}),
     "nan-to-zero": (NAN_TO_ZERO, {"inputs": CONDITION, "numbers": INFINITE}),
+    "low-nan-to-zero": (NAN_TO_ZERO, {"inputs": CONDITION, "numbers": LOW}),
+    "cached-nan-to-zero": (
+        CACHED_NAN_TO_ZERO,
+        {"inputs": f"{PAST}, {CONDITION_OF_ALL}", "outputs": PRESENT, "numbers": INFINITE},
+    ),
+    "cached-low-nan-to-zero": (
+        CACHED_NAN_TO_ZERO,
+        {"inputs": f"{PAST}, {CONDITION_OF_ALL}", "outputs": PRESENT, "numbers": LOW},
+    ),
     "filled": (FILLED, {"inputs": CONDITION, "numbers": LOWEST}),
     "filled-inverse": (FILLED_INVERSE, {"inputs": CONDITION, "numbers": LOWEST}),
     "biased-twice": (BIASED_TWICE, {"inputs": KEY_MASK, "numbers": POSITION}),
@@ -173,9 +190,12 @@ def build(name: str) -> ModelProto:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["nan-to-zero", "filled", "filled-inverse"])
+@pytest.mark.parametrize("name", [name for name in CASES if "nan-to-zero" in name or "filled" in name])
 def test_rows_without_a_visible_key_are_as_in_the_original(name: str, mode: FuseMode) -> None:
-    """Left padding leaves the first tokens of a causal model nothing to attend to."""
+    """Left padding leaves the first tokens of a causal model nothing to attend to.
+
+    A softmax of minus infinities is no number and made zeros, one of lowest numbers is the mean of all values.
+    """
     model = build(name)
     result, fusion = fused(model, mode)
     assert fusion.sites[0].operator

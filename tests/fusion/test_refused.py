@@ -20,12 +20,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "soft-cap": (
         SCORES + "capped = Tanh(scaled)\np = Softmax<axis=-1>(capped)\ncontext = MatMul(p, v)",
         {},
-        "(Tanh) stands between the scores and the softmax",
+        "Tanh -> capped stands between the scores and the softmax",
     ),
     "scale-per-head": (
         SCORES + "more = Mul(scaled, each)\np = Softmax<axis=-1>(more)\ncontext = MatMul(p, v)",
         {"numbers": {"each": np.linspace(1, 2, HEADS, dtype=np.float32).reshape(HEADS, 1, 1)}},
-        "(Mul) scales the scores by more than one number",
+        "Mul -> more scales the scores by more than one number",
     ),
     "weak-fill": (
         SCORES
@@ -51,12 +51,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "weights-masked-after": (
         SCORES + "soft = Softmax<axis=-1>(scaled)\np = Mul(soft, visible2)\ncontext = MatMul(p, v)",
         {"inputs": "float[batch, 1, 1, sequence] visible2"},
-        "(Mul) stands between the softmax and the values",
+        "Mul -> p stands between the softmax and the values",
     ),
     "dropout-in-training": (
         SCORES + "soft = Softmax<axis=-1>(scaled)\np = Dropout(soft, ratio, yes)\ncontext = MatMul(p, v)",
         {"numbers": {"ratio": np.float32(0.5), "yes": np.bool_(True)}},
-        "(Dropout) stands between the softmax and the values",
+        "Dropout -> p stands between the softmax and the values",
     ),
     "double": (EAGER, {"dtype": np.float64}, "has no kernel for double"),
 }

@@ -22,7 +22,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection import speed as speeding
 from onnxheadprune.selection.speed import smallest_reaching, speedups
-from tests.clocks import HEADS, heavy
+from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
 
@@ -64,6 +64,7 @@ def with_feed_forward(model: onnx.ModelProto, inner: int) -> onnx.ModelProto:
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     options = ("--target-speedup", 1.6, "-o", out, "--no-validate", "--provider", "cpu")
@@ -86,6 +87,7 @@ def test_the_smallest_cut_that_is_fast_enough_is_fast(command: Command, many: Pa
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_the_sizes_of_a_wish_are_said(command: Command, many: Path) -> None:
     outcome = command("prune", many, "--target-speedup", 1.6, "--dry-run", "--provider", "cpu")
     words = " ".join(outcome.stdout.split())
@@ -94,6 +96,7 @@ def test_the_sizes_of_a_wish_are_said(command: Command, many: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_a_speed_that_no_cut_reaches_is_refused_with_what_is_reached(command: Command, many: Path) -> None:
     outcome = command("prune", many, "--target-speedup", 99, "--dry-run", "--provider", "cpu")
     found = re.search(r"without all 15 heads .* is (\d+\.\d\d) times as fast, not 99 times", said(outcome))
@@ -109,6 +112,7 @@ def test_heads_that_cost_next_to_nothing_buy_no_speed(command: Command, tmp_path
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
     sizes = {"repeats": 5}
     result = prune(
@@ -125,6 +129,7 @@ def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: Path) -> None:
     random, out = np.random.default_rng(0), tmp_path / "curve.svg"
     np.savez(tmp_path / "data.npz", x=random.standard_normal((12, 48, 16)).astype(np.float32))
@@ -142,6 +147,7 @@ def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("short_clocks")
+@patient
 def test_cuts_share_the_clock_of_one_original(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both cuts, the original and its twin take turns: four lanes in place of twice three."""
     lanes: list[int] = []
@@ -183,6 +189,7 @@ def test_noise_reaches_no_wish() -> None:
     assert str(speed(sure, unsure)) == "batch 1: 1.33x; batch 2: no measurable difference (1.33x)"
 
 
+@patient
 def test_bench_wishes_and_limits_name_one_number() -> None:
     result = benchmark(heavy(), heavy(4), heavy(), **SHORT)
     for index in (1, 2):

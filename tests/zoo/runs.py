@@ -10,6 +10,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.session import exactly
+
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 
@@ -17,25 +20,11 @@ ort.set_default_logger_severity(4)
 _TYPES = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
 
 
-def _unrounded(model: ModelProto) -> ModelProto:
-    """The model with MatMulNBits computing in the precision of its inputs.
-
-    At accuracy level 4 activations are rounded to int8 on the way, and two results that differ in the last
-    bit may end a whole step apart.
-    """
-    if all(attribute.name != "accuracy_level" for node in model.graph.node for attribute in node.attribute):
-        return model
-    copy = ModelProto()
-    copy.CopyFrom(model)
-    for node in copy.graph.node:
-        kept = [attribute for attribute in node.attribute if attribute.name != "accuracy_level"]
-        del node.attribute[:]
-        node.attribute.extend(kept)
-    return copy
-
-
 class Runner:
-    """A model as it is written: without ONNX Runtime's optimizations, on one thread."""
+    """A model as it is written: without ONNX Runtime's optimizations, on one thread.
+
+    Products that round activations for speed, or saturate on this machine, are computed exactly (`runtime/session.py`).
+    """
 
     def __init__(self, model: ModelProto) -> None:
         options = ort.SessionOptions()
@@ -43,7 +32,9 @@ class Runner:
         options.intra_op_num_threads = 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = ort.InferenceSession(
-            _unrounded(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+            exactly(LoadedModel(model, "the model")).proto.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
         )
         self._types = {item.name: item.type for item in self._session.get_inputs()}
         self._outputs = [item.name for item in self._session.get_outputs()]

@@ -10,13 +10,21 @@ from onnxheadprune.attention.sites.fused import is_attention_operator
 from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.contraction import Contraction, operand_indices
 from onnxheadprune.model.graph.dims import Dim, divisor
-from onnxheadprune.model.graph.facts import DIVIDES, MULTIPLIES, WEIGHS
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES,
+    DIVIDES,
+    DIVIDES_BY_NORM,
+    MULTIPLIES,
+    RAISES,
+    SUMS,
+    SUMS_MAGNITUDES,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-ACTIVATIONS = frozenset(
-    "Sigmoid HardSigmoid QLinearSigmoid Relu Tanh Exp Softplus Elu Gelu LpNormalization Pow".split()
-)
+MAPS_SCORES = ACTIVATES | RAISES | DIVIDES_BY_NORM
 """Operators that make weights of scores if these are products of queries and keys."""
+SUMS_WEIGHTS = SUMS | SUMS_MAGNITUDES
 MAX_HOPS = 24
 """Nodes between a map, or scores, and what reads them; behind more of them lies something else."""
 
@@ -79,7 +87,7 @@ def _is_map(node: Node, scored: dict[Node, int]) -> bool:
     """Whether a node turns scores into weights."""
     if node in WEIGHS:
         return True
-    if node.op_type in ACTIVATIONS:
+    if node in MAPS_SCORES:
         return _distance(node.input(0), scored) < MAX_HOPS
     # A softmax spelled out, or any other division by the sum.
     return node in DIVIDES and _is_sum_of(node.input(1), node.input(0))
@@ -90,7 +98,7 @@ def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:
     producer = None if value is None else value.producer
     if producer is None or not hops:
         return False
-    if producer.op_type in ("ReduceSum", "ReduceL1"):
+    if producer in SUMS_WEIGHTS:
         return producer.input(0) is of
     computed = [item for item in producer.inputs if item is not None and not item.is_constant]
     return bool(computed) and _is_sum_of(computed[0], of, hops - 1)

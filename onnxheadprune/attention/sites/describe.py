@@ -1,31 +1,28 @@
-"""Numbers of a site: KV groups, head sizes, cache, weights. All read off sweeps, none guessed."""
+"""What a site is made of: KV groups, head sizes, cache, attention maps. All read off sweeps, none guessed."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.fused import fused_anatomy, is_fused_core
 from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
-from onnxheadprune.attention.sites.trace import Core
-from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.attention.sites.query_width import query_width
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.carriers import carrier_outputs
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
-from onnxheadprune.liveness.observers import carrier_outputs
-from onnxheadprune.liveness.registry import Answer, rule_for
-from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.view import Node, Value
-
-MAX_UPSTREAM = 512
-"""Nodes between a core and the weights above it."""
-MAX_VIEWS = 16
 
 
 @dataclass(frozen=True)
@@ -51,67 +48,124 @@ class Anatomy:
 
 def anatomy(block: Block) -> Anatomy:
     """Walks from the cores of a block up both operands."""
-    tokens = max(core.tokens for core in block.cores)
-    v_head_size = max(len(channels) for channels in block.projections[0].channels) // tokens
-    everyone = (1 << block.num_heads) - 1
-    groups: Partition[int] = Partition()
-    for head in range(block.num_heads):
-        groups.root(head)
-    free: set[Value] = set()
-    maps: set[Value] = set()
-    nodes: set[Node] = set()
-    head_size: int | None = None
-    labelled: list[bool] = []
+    survey = _Survey(block)
     for core in block.cores:
         if is_fused_core(core.node):
-            fused, owner = fused_anatomy(core.node), _owners(block, core)
-            for shared in fused.groups:
-                groups.join({owner[position] for position in shared})
-            # As below: what one head reads alone says whose it is, what all of several read says nothing.
-            own = sum({1 << head for head in owner}) if len(owner) > 1 else everyone
-            free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
-            maps |= fused.maps
-            head_size = head_size or fused.head_size
-            if fused.value is not None:
-                # What repeats KV heads before the node shows upstream of it.
-                walk = _fused_walk(core, (fused.value,), owner, own)
-                labelled.append(_join_shared(groups, walk, block.num_heads, own))
-            continue
-        bits = _head_bits(block, core)
-        # What all heads of this core read alike says nothing; other cores may have heads of their own.
-        own = int(np.bitwise_or.reduce(bits.array, axis=None)) if bits.axes else everyone
-        value_walk, weight_walk = _operand_walks(core, bits, own)
-        labelled.append(_join_shared(groups, value_walk, block.num_heads, own))
-        free |= _endpoints(value_walk)
-        products = [node for node in _visited(weight_walk) if _head_product(node)]
-        scores = products[0] if products else core.node
-        head_size = head_size or _query_width(core)
-        nodes |= {node for node in _visited(weight_walk) if products and node.index > scores.index}
-        below = _walk_from(scores, weight_walk, own) if products else weight_walk
-        free |= _endpoints(below)
-    if labelled and not any(labelled):
-        # One of several cores may read a table of relative positions, which has no heads: that groups none.
-        groups.join(range(block.num_heads))
-    found = tuple(tuple(sorted(members)) for members in groups.sets())
-    groups_found = tuple(sorted(found))
-    return Anatomy(groups_found, head_size, v_head_size, frozenset(free), frozenset(nodes), frozenset(maps))
+            survey.read_fused(core)
+        else:
+            survey.read_product(core)
+    return survey.summary()
+
+
+class _Survey:
+    """What the cores of a block say about its heads, read one after the other.
+
+    Attributes:
+        block: the block.
+        groups: heads that are known to share a KV head.
+        head_size: width of a query or key head, once a core tells it.
+        free, maps, probability_nodes: as in `Anatomy`.
+        values_have_heads: for each operand of values that was walked up, whether it has heads at all.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.groups: Partition[int] = Partition()
+        for head in range(block.num_heads):
+            self.groups.root(head)
+        self.head_size: int | None = None
+        self.free: set[Value] = set()
+        self.maps: set[Value] = set()
+        self.probability_nodes: set[Node] = set()
+        self.values_have_heads: list[bool] = []
+
+    def read_fused(self, core: Core) -> None:
+        """A fused operator: its attributes say most."""
+        fused, owner = fused_anatomy(core.node), _owners(self.block, core)
+        for shared in fused.groups:
+            self.groups.join({owner[position] for position in shared})
+        own = self._own_bits(owner)
+        self.free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
+        self.maps |= fused.maps
+        self.head_size = self.head_size or fused.head_size
+        if fused.value is not None:
+            # What repeats KV heads before the node shows upstream of it.
+            self._read_values(_fused_walk(core, (fused.value,), owner, own), own)
+
+    def read_product(self, core: Core) -> None:
+        """A product of attention weights and values."""
+        owner = _owners(self.block, core)
+        own = self._own_bits(owner)
+        values, weights = _operand_walks(core, _head_bits(core, owner), own)
+        self.head_size = self.head_size or query_width(core)
+        self.free |= _endpoints(values)
+        self._read_values(values, own)
+        self._read_weights(weights, own)
+
+    def _own_bits(self, owner: Sequence[int]) -> int:
+        """The bits of all heads of a core.
+
+        What all of them read alike says nothing; other cores may have heads of their own. What one head alone reads
+        says whose it is.
+        """
+        heads = set(owner)
+        return bits_of(heads if len(heads) > 1 else range(self.block.num_heads))
+
+    def _read_values(self, walk: Sweep, own: int) -> None:
+        """Which heads share their values."""
+        self.values_have_heads.append(_join_shared(self.groups, walk, self.block.num_heads, own))
+
+    def _read_weights(self, walk: Sweep, own: int) -> None:
+        """What lies between scores and core, and the cache of the keys."""
+        visited = _visited(walk)
+        scores = next((node for node in visited if is_product(node) is not None), None)
+        if scores is None:
+            self.free |= _endpoints(walk)
+            return
+        self.probability_nodes |= {node for node in visited if node.index > scores.index}
+        self.free |= _endpoints(_walk_from(scores, walk, own))
+
+    def summary(self) -> Anatomy:
+        """What all cores say together."""
+        if self.values_have_heads and not any(self.values_have_heads):
+            # One of several cores may read a table of relative positions, which has no heads: that groups none.
+            self.groups.join(range(self.block.num_heads))
+        groups = sorted(tuple(sorted(members)) for members in self.groups.sets())
+        tokens = max(core.tokens for core in self.block.cores)
+        channels = max(len(channels) for channels in self.block.projections[0].channels)
+        return Anatomy(
+            tuple(groups),
+            self.head_size,
+            channels // tokens,
+            frozenset(self.free),
+            frozenset(self.probability_nodes),
+            frozenset(self.maps),
+        )
+
+
+def bits_of(heads: Iterable[int]) -> int:
+    """A set of heads as one number: bit `h` stands for head `h`."""
+    bits = 0
+    for head in heads:
+        bits |= 1 << head
+    return bits
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
     """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
-    layout, entry = layout_of(core.node), rule_for(core.node)
-    if layout is None or entry is None:
+    layout = layout_of(core.node)
+    if layout is None:
         return Sweep()
-    bits = np.array([1 << head for head in owner], dtype=object)
+    bits = np.array([bits_of([head]) for head in owner], dtype=object)
     if len(layout.out_axes) == 1:
         bits = np.repeat(bits, layout.v_head_size)
     lives = [Live.over(layout.out_axes[:1], bits), *(DEAD for _ in core.node.outputs[1:])]
-    answer = entry.function(core.node, lives)
-    if not isinstance(answer, Answer):
+    answer = ask(core.node, lives, Labels(everyone))
+    if isinstance(answer, Refusal):
         return Sweep()
     return sweep(
         [Seed(core.node, index, answer.inputs[index], "") for index in indices if index in answer.inputs],
-        labels=everyone,
+        domain=Labels(everyone),
     )
 
 
@@ -126,9 +180,9 @@ def _owners(block: Block, core: Core) -> list[int]:
     return [owner[position] for position in range(len(core.heads))]
 
 
-def _head_bits(block: Block, core: Core) -> Live:
-    """One bit per head at every head position of the core's output."""
-    bits = np.array([1 << head for head in _owners(block, core)], dtype=object)
+def _head_bits(core: Core, owner: Sequence[int]) -> Live:
+    """The bit of the head at every head position of the core's output."""
+    bits = np.array([bits_of([head]) for head in owner], dtype=object)
     return Live.over(core.head_axes, bits.reshape(_head_shape(core)))
 
 
@@ -146,16 +200,15 @@ def _head_shape(core: Core) -> tuple[int, ...]:
 def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
     """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
     found = core_product(core.node)
-    entry = rule_for(core.node)
-    assert found is not None and entry is not None
-    answer = entry.function(core.node, [bits])
-    assert isinstance(answer, Answer)
+    answer = ask(core.node, [bits], Labels(everyone))
+    assert found is not None and not isinstance(answer, Refusal)
     feature = found.out_axes[core.feature_axes[0]]
     value_index = found.owners(feature)[0]
     others = [index for index in found.indices if index != value_index]
     walks = [
         sweep(
-            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices], labels=everyone
+            [Seed(core.node, index, answer.inputs.get(index, FULL), "") for index in indices],
+            domain=Labels(everyone),
         )
         for indices in ([value_index], others)
     ]
@@ -168,81 +221,13 @@ def _visited(walk: Sweep) -> list[Node]:
     return sorted(nodes, key=lambda node: -node.index)
 
 
-def _query_width(core: Core) -> int | None:
-    """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
-    found = is_product(core.node)
-    if found is None:
-        return None  # stored maps have neither queries nor keys
-    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
-    scores = [
-        node for index in found.indices if index != values for node in _first_products(core.node, index)
-    ]
-    if scores:
-        return _contracted_size(scores[0])
-    # Queries read a summary of keys and values: the core itself sums over them.
-    return _contracted_size(core.node) if _first_products(core.node, values) else None
-
-
-def _first_products(node: Node, index: int) -> list[Node]:
-    """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
-    start = node.inputs[index]
-    queue = deque([] if start is None or start.producer is None else [start.producer])
-    seen = set(queue)
-    products: list[Node] = []
-    while queue and len(seen) < MAX_UPSTREAM:
-        current = queue.popleft()
-        if is_product(current) is not None:
-            products.append(current)
-        elif contraction_of(current) is not None:
-            continue
-        for value in current.inputs:
-            if value is not None and value.producer is not None and value.producer not in seen:
-                seen.add(value.producer)
-                queue.append(value.producer)
-    return [item for item in products if not _reads_products(item)]
-
-
-def _reads_products(node: Node) -> bool:
-    """Whether a product multiplies what other products made, as an inverse of a matrix does."""
-    found = is_product(node)
-    return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
-
-
-def _product_behind(value: Value | None) -> bool:
-    for _ in range(MAX_VIEWS):
-        node = None if value is None else value.producer
-        if node is None or not node.inputs:
-            return False
-        if contraction_of(node) is not None:
-            return is_product(node) is not None
-        value = node.inputs[0]
-    return False
-
-
-def _head_product(node: Node) -> bool:
-    return is_product(node) is not None
-
-
-def _contracted_size(node: Node) -> int | None:
-    found = contraction_of(node)
-    if found is None:
-        return None
-    first = found.indices[0]
-    shape = node.shape(first)
-    if shape is None:
-        return None
-    sizes = [shape[axis] for axis, letter in enumerate(found.axes_of(first)) if letter in found.contracted]
-    numbers = [size for size in sizes if isinstance(size, int)]
-    return math.prod(numbers) if len(numbers) == len(sizes) else None
-
-
 def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
     """The walk continued from the operands of the score product alone."""
     found = is_product(scores)
     assert found is not None
     return sweep(
         [Seed(scores, index, walk.edges.get((scores.index, index), FULL), "") for index in found.indices],
-        labels=everyone,
+        domain=Labels(everyone),
     )
 
 
@@ -288,7 +273,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
     labelled = False
     for live in _leaves(walk):
         found = {int(item) for item in live.array.reshape(-1)}
-        if not live.axes and (live.array.dtype.kind == "b" or found == {everyone}):
+        if not live.axes and (live.is_mask or found == {everyone}):
             continue
         labelled = True
         for bits in found:
@@ -296,33 +281,6 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
             if len(shared) > 1:
                 groups.join(shared)
     return labelled
-
-
-def weights_of(walk: Sweep) -> tuple[int, int, int]:
-    """`(elements, bytes, flops per token)` that a mask sweep removes from stored tensors."""
-    elements = size_in_bytes = flops = 0
-    for value in walk.reached:
-        if value.tensor is None or value.shape is None:
-            continue
-        needs = [walk.edge(use) for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
-        # Without a consumer it is what a branch of an `If` hands out.
-        live = (needs[0] if needs else walk.kept[value]).as_mask()
-        total = math.prod(dim for dim in value.shape if isinstance(dim, int))
-        gone = total - round(total * float(np.mean(live.array != 0)))
-        elements += gone
-        size_in_bytes += gone * element_bits(value.elem_type) // 8
-        flops += 2 * gone if len(value.shape) > 1 else 0
-    return elements, size_in_bytes, flops
-
-
-def element_bits(elem_type: int) -> int:
-    """Bits per element of an ONNX tensor type."""
-    name = onnx.TensorProto.DataType.Name(elem_type)
-    if name in ("INT4", "UINT4", "FLOAT4E2M1"):
-        return 4
-    if name in ("INT2", "UINT2"):
-        return 2
-    return int(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize) * 8 if name != "UNDEFINED" else 0
 
 
 def first_group(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from onnxheadprune.attention.sites.products import core_product, is_weight
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.registry import Answer, rule_for
-from onnxheadprune.liveness.sweep import Seed, Sweep, sweep
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
 from onnxheadprune.model.graph.view import Node
 
 MAX_TOLD_APART = 2**12
@@ -67,16 +69,16 @@ def told_apart(node: Node, axis: int, size: int) -> list[int] | None:
         For each position the number of its class: positions that read the same weights are in one class. None where
         that cannot be seen, because an operator on the way has no rule or a shape is unknown.
     """
-    found, entry = core_product(node), rule_for(node)
-    if found is None or entry is None or size > MAX_TOLD_APART:
+    found = core_product(node)
+    if found is None or size > MAX_TOLD_APART:
         return None
     everyone = (1 << size) - 1
     bits = np.array([1 << position for position in range(size)], dtype=object)
-    answer = entry.function(node, [Live.over((axis,), bits)])
-    if not isinstance(answer, Answer):
+    answer = ask(node, [Live.over((axis,), bits)], Labels(everyone))
+    if isinstance(answer, Refusal):
         return None
     seeds = [Seed(node, index, live, "") for index, live in answer.inputs.items() if index in found.indices]
-    walk = sweep(seeds, labels=everyone)
+    walk = sweep(seeds, domain=Labels(everyone))
     cells = {int(item) for live in _read_weights(walk) for item in live.array.reshape(-1)} - {everyone, 0}
     if not cells and walk.refusals:
         return None
@@ -95,10 +97,11 @@ def _read_weights(walk: Sweep) -> Iterable[Live]:
 
 
 def _weights(node: Node) -> list[int]:
-    stored = CONVOLUTIONS.of(node)
-    found = contraction_of(node)
-    indices = ([] if stored is None else [stored[0]]) if found is None else list(found.indices)
-    values: list[Any] = [node.input(index) for index in indices]
-    return [
-        index for index, value in zip(indices, values, strict=True) if value is not None and is_weight(value)
-    ]
+    """Input indices of stored weights that a node multiplies or convolves with."""
+    product, kernel = contraction_of(node), CONVOLUTIONS.of(node)
+    indices: tuple[int, ...] = ()
+    if product is not None:
+        indices = product.indices
+    elif kernel is not None:
+        indices = (kernel.weight,)
+    return [index for index in indices if (value := node.input(index)) is not None and is_weight(value)]

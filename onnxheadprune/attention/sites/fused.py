@@ -9,9 +9,9 @@ import numpy as np
 
 from onnxheadprune.attention.sites.evidence import tokens_of, without_blind
 from onnxheadprune.attention.sites.generation import comes_or_goes
+from onnxheadprune.liveness.carriers import carrier_outputs
 from onnxheadprune.liveness.fused import is_fused, layout_of
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.observers import carrier_outputs
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.model.graph.view import Node, Value
 
@@ -111,8 +111,8 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
     free = {*presents, *(output for value in presents for output in carrier_outputs(value))}
     free |= {
         value
-        for index, (_, parts) in layout.inputs.items()
-        if index in layout.memory and parts[0][1] == 1 and (value := node.inputs[index]) is not None
+        for index, carrier in layout.inputs.items()
+        if index in layout.memory and carrier.runs[0].width == 1 and (value := node.inputs[index]) is not None
     }
     drawn = [value for index in layout.maps if (value := node.outputs[index]) is not None]
     maps = frozenset(
@@ -122,5 +122,6 @@ def fused_anatomy(node: Node) -> FusedAnatomy:
         if value.is_graph_output and value.scope.parent is None
     )
     own = frozenset(value for value in free if comes_or_goes(value))
-    repeats = layout.kv_num_heads == layout.num_heads and len(layout.inputs.get(2, (0, ()))[1]) == 1
+    values = layout.inputs.get(2)
+    repeats = layout.kv_num_heads == layout.num_heads and values is not None and len(values.runs) == 1
     return FusedAnatomy(groups, layout.head_size, own, 2 if repeats else None, layout.memory, maps)

@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.model.graph.facts import GENERATES
 from onnxheadprune.model.graph.view import Node, Value
-
-GENERATORS = frozenset({"BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch"})
 
 
 def generator_of(value: Value) -> Node | None:
     """The generation operator to whose subgraph a value belongs itself, None if there is none."""
     owner = value.scope.owner
-    return (
-        owner
-        if owner is not None and owner.op_type in GENERATORS and owner.domain == "com.microsoft"
-        else None
-    )
+    return owner if owner is not None and owner in GENERATES else None
 
 
 def comes_or_goes(value: Value) -> bool:

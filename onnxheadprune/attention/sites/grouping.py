@@ -7,21 +7,17 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import Projection
-from onnxheadprune.attention.sites.trace import Core
 from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
 T = TypeVar("T", bound=Hashable)
 VALUES = 2
 """Where fused operators with separate queries, keys and values take the values."""
-PAST_VALUES = {
-    ("", "Attention"): 5,
-    ("com.microsoft", "MultiHeadAttention"): 7,
-    ("com.microsoft", "GroupQueryAttention"): 4,
-}
 
 
 class Partition(Generic[T]):
@@ -180,7 +176,7 @@ def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
 
 def _weights_made(node: Node) -> Hashable | None:
     """What a fused node makes its attention weights of: all but its values; None where those are packed."""
-    past = PAST_VALUES.get((node.domain, node.op_type))
+    past = roles_of(node).past_values
     if node.input(VALUES) is None:
         return None
     read = tuple(None if index in (VALUES, past) else value for index, value in enumerate(node.inputs))

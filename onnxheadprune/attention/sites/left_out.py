@@ -12,15 +12,20 @@ from onnxheadprune.attention.sites.fused import is_attention_operator, why_unkno
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import NearMiss
+from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.model.graph.facts import ADDS, RESHAPES
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    RESHAPES,
+    TRANSPOSES,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
+RELAYS = RESHAPES | TRANSPOSES
 MAX_AXIS = 2**20
 """Positions of an axis that are told apart; more are no heads."""
 MAX_HOPS = 12
@@ -174,7 +179,7 @@ def _hidden_below(node: Node) -> Refusal | None:
     for _ in range(MAX_HOPS):
         below = [use.node for value in values for use in value.consumers]
         for other in below:
-            if rule_for(other) is None and not operand_indices(other):
+            if not has_law(other) and not operand_indices(other):
                 sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"
                 return Refusal(Reason.NO_RULE, other.label, other.out.name, sentence)
             if operand_indices(other) and other.out.shape is None:
@@ -204,7 +209,7 @@ def _folding_reshape(node: Node, hops: int = 3) -> Node | None:
                     continue
                 if reshape_back(Live.over((axis,), np.arange(1, dim + 1)), shape, out_shape or ()) is None:
                     return follower
-        if follower.op_type in ("Reshape", "Transpose") and use.input_index == 0:
+        if follower in RELAYS and use.input_index == 0:
             found = _folding_reshape(follower, hops - 1)
             if found is not None:
                 return found

@@ -9,11 +9,15 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.sweep import Sweep
-from onnxheadprune.model.graph.facts import FLATTENS, VIEWS
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.facts import (
+    ELEMENTWISE,
+    FLATTENS,
+    REDUCES,
+    VIEWS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
-PREPARATION = frozenset({"Pow", "Mul", "Abs", "Sub", "Cast", "Identity", "Add", "Div", "Sqrt", "Reciprocal"})
 SAME_ELEMENTS = VIEWS | FLATTENS
 MAX_HOPS = 8
 
@@ -147,7 +151,7 @@ def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
 
 def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
     """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
-    if node.op_type.startswith("Reduce"):
+    if node in REDUCES:
         shape, axes = node.shape(0), node.int_list("axes", 1)
         if shape is None:
             return None
@@ -157,7 +161,7 @@ def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
         if not node.attribute("keepdims", 1):
             left = [axis for axis in range(len(shape)) if axis not in reduced]
             live = live.renumbered({axis: left.index(axis) for axis in live.axes})
-    elif node.op_type not in PREPARATION:
+    elif node not in ELEMENTWISE:
         return None
     if hops == 0:
         return None

@@ -21,16 +21,23 @@ from onnxheadprune.attention.sites.evidence import without_blind
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.products import is_product, is_weight
+from onnxheadprune.liveness.asking import ask_about, has_law
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.liveness.sweep import Sweep, admissible
-from onnxheadprune.model.graph.facts import OBSERVES, SPLITS
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.facts import (
+    DIVIDES,
+    MULTIPLIES,
+    MULTIPLIES_QUANTIZED,
+    OBSERVES,
+)
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 
+MULTIPLIES_ANY = MULTIPLIES | MULTIPLIES_QUANTIZED
 MAX_VALUES = 512
 """Values that are looked at; what lies between a context and its projection are some ten."""
 MAX_UPSTREAM = 2**12
@@ -103,15 +110,15 @@ class _Search:
             return None if self._is_of_cores(value) else value
         sources = _sources(node, value, live)
         if sources is None:
-            made = rule_for(node) is None or value in self.makers or is_product(node) is not None
+            made = not has_law(node) or value in self.makers or is_product(node) is not None
             return None if made and self._dies(value, live) else value
         if not sources:
             # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
             return value if _is_picked(node) else None
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
-        if node.op_type in ("Mul", "QLinearMul") and None in found.values():
+        if node in MULTIPLIES_ANY and None in found.values():
             return None
-        if (node.domain, node.op_type) == ("", "Div") and 0 in found:
+        if node in DIVIDES and 0 in found:
             return found[0]
         return next((item for item in found.values() if item is not None), None)
 
@@ -189,12 +196,9 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
     Returns:
         None where the node makes them: weights, a product, or an operator of which nobody knows more.
     """
-    entry, product = rule_for(node), contraction_of(node)
-    if entry is None or is_fused_core(node) or is_product(node) is not None:
+    if not has_law(node) or is_fused_core(node) or is_product(node) is not None:
         return None
-    # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if node in SPLITS else FULL
-    answer = entry.function(node, [live if output is value else others for output in node.outputs])
+    answer = ask_about(value, live, POSITIONS)
     if isinstance(answer, Refusal):
         seen = without_blind(live, live.axes)
         if seen.axes != live.axes:
@@ -210,8 +214,7 @@ def _sources(node: Node, value: Value, live: Live) -> dict[int, tuple[Value, Liv
         source = node.input(index)
         if source is None or source.is_constant or (contents is not None and index not in contents):
             continue
-        checked = admissible(labels, source)
-        if checked is None or (product is not None and not checked.axes):
+        if not labels.axes and contraction_of(node) is not None:
             return None
-        found[index] = (source, checked)
+        found[index] = (source, labels)
     return found

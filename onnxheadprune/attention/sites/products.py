@@ -5,10 +5,19 @@ from __future__ import annotations
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.model.graph.facts import CARRIERS, GATHERS, GATHERS_ROWS, MULTIPLIES, QUANTIZES
+from onnxheadprune.model.graph.facts import (
+    CARRIERS,
+    GATHERS,
+    GATHERS_ROWS,
+    MULTIPLIES,
+    QUANTIZES,
+    SOFTMAXES,
+    SUMS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
-PICKED_FROM = CARRIERS | GATHERS | GATHERS_ROWS | QUANTIZES
+PICKS_ROWS = GATHERS | GATHERS_ROWS
+PICKED_FROM = CARRIERS | PICKS_ROWS | QUANTIZES
 """Nodes through which a stored matrix stays one."""
 
 
@@ -50,7 +59,7 @@ def _weighted_sum(node: Node) -> Contraction | None:
     if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
         return None
     after = [use.node for use in node.out.consumers if not looks_only(use)]
-    if len(after) != 1 or after[0].op_type != "ReduceSum" or node.out.is_graph_output:
+    if len(after) != 1 or after[0] not in SUMS or node.out.is_graph_output:
         return None
     terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
     found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
@@ -77,7 +86,7 @@ def _is_softmax(node: Node, index: int) -> bool:
         producer = None if value is None else value.producer
         if producer is None:
             return False
-        if producer.op_type == "Softmax":
+        if producer in SOFTMAXES:
             return True
         if producer not in CARRIERS:
             return False
@@ -94,7 +103,7 @@ def is_weight(value: Value) -> bool:
         if node is None or node.domain or node not in PICKED_FROM:
             return False
         source = node.inputs[0]
-        if source is None or (node.op_type.startswith("Gather") and len(source.shape or ()) < 3):
+        if source is None or (node in PICKS_ROWS and len(source.shape or ()) < 3):
             # Rows of a matrix are embeddings: an activation like any other.
             return False
         value = source

@@ -14,7 +14,7 @@ from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.sweep import Seed
+from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import Node, Value
 
 

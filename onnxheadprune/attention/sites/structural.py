@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 
-from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group, weights_of
+from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
     Block,
@@ -22,12 +23,14 @@ from onnxheadprune.attention.sites.naming import site_names
 from onnxheadprune.attention.sites.obstacles import obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
-from onnxheadprune.attention.sites.site import AttentionSite, united
+from onnxheadprune.attention.sites.site import AttentionSite, Projection, united
 from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.attention.sites.zeros import why_zero_is_lost
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import ADDS, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
@@ -155,9 +158,8 @@ def _is_single_head_attention(block: Block) -> bool:
     )
 
 
-def _reaches(node: Node, index: int, found: object) -> bool:
+def _reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
     """Whether a node of some kind lies upstream, nearest first, not looking behind contractions."""
-    assert callable(found)
     start = node.inputs[index]
     queue = deque([] if start is None or start.producer is None else [start.producer])
     seen: set[Node] = set(queue)
@@ -176,7 +178,7 @@ def _reaches(node: Node, index: int, found: object) -> bool:
 
 
 def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> AttentionSite:
-    parts: Anatomy = anatomy(block)
+    parts = anatomy(block)
     kv = len(parts.groups)
     site = AttentionSite(
         index=index,
@@ -194,42 +196,62 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         original_num_heads=block.num_heads,
         original_kv_num_heads=kv,
     )
-    may_shrink = parts.free | parts.maps
     if block.num_heads == 1:
-        trial = sweep(list(site.seeds((0,))), may_shrink)
+        trial = _trial(site, (0,))
         return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
-    units = _units(block)
-    site = replace(site, units=units)
-    removed = united(first_group(parts.groups), units)
-    if len(removed) == block.num_heads:
-        removed = units[0]
-    apart = units if len(units) > 1 else ((0,),)
-    packed = next((reason for item in block.projections if (reason := item.why_not_cut(apart))), None)
+    site = replace(site, units=_units(block))
+    reason = _why_not_cut(site)
+    if reason is not None:
+        return replace(site, reason=reason)
+    return _tried(site, block, parts, mixers)
+
+
+def _why_not_cut(site: AttentionSite) -> Refusal | None:
+    """Why the projections of a site cannot lose heads as they are stored."""
+    units = site.units if len(site.units) > 1 else ((0,),)
+    packed = next((why for item in site.projections if (why := item.why_not_cut(units))), None)
     if packed is not None:
-        node = block.projections[0].node
-        return replace(site, reason=Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, packed))
-    for item in block.projections:
+        return _refused(Reason.OPAQUE_WEIGHTS, site.projections[0], packed)
+    for item in site.projections:
         lost = why_zero_is_lost(item)
         if lost is not None:
-            return replace(site, reason=Refusal(Reason.COUPLED, item.node.label, item.node.out.name, lost))
-    trial = sweep(list(site.seeds(removed)), may_shrink)
+            return _refused(Reason.COUPLED, item, lost)
+    return None
+
+
+def _refused(reason: Reason, projection: Projection, sentence: str) -> Refusal:
+    return Refusal(reason, projection.node.label, projection.node.out.name, sentence)
+
+
+def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
+    """A site with what a trial removal tells: whether its heads can go, and what all of them weigh."""
+    removed = united(first_group(parts.groups), site.units)
+    if len(removed) == block.num_heads:
+        removed = site.units[0]
+    trial = _trial(site, removed)
+    held = obstacle(
+        block, trial, removed, mixers, parts.probability_nodes, lambda node: _trial(site, removed, node)
+    )
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
     return replace(
         site,
-        reason=obstacle(
-            block,
-            trial,
-            removed,
-            mixers,
-            parts.probability_nodes,
-            lambda node: sweep(list(site.seeds(removed)), may_shrink, through=node),
-        )
-        or foreign(block, trial, removed),
+        reason=held or foreign(block, trial, removed),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:
+    """What is live without some heads.
+
+    Args:
+        site: the site.
+        heads: those heads.
+        through: a node that mixes heads, taken as if it passed them on.
+    """
+    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through)
 
 
 def _units(block: Block) -> tuple[tuple[int, ...], ...]:

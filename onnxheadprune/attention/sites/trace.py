@@ -1,92 +1,30 @@
 """Following a contracted axis upstream to the products that made it.
 
 Every position of the axis gets a label, and the labels travel through the same rules that liveness
-uses. Where they reach a product of two activations and spread over a batch axis and an axis of its
-own, the batch axis is the head axis and the other one the head size. Nothing is recognised by name.
+uses, until they reach a product of two activations; `classify.py` reads there what its axes are. Nothing is
+recognised by name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from onnxheadprune.attention.sites.evidence import tokens_of, told_apart, without_blind
+from onnxheadprune.attention.sites.classify import classify
+from onnxheadprune.attention.sites.core import Core, Trace
+from onnxheadprune.attention.sites.evidence import without_blind
 from onnxheadprune.attention.sites.fused import is_fused_core, split_fused
 from onnxheadprune.attention.sites.products import is_product, is_weight, stored_map
 from onnxheadprune.attention.sites.within import Classes, within_heads
-from onnxheadprune.liveness.contraction import Contraction, contraction_of
-from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
+from onnxheadprune.liveness.asking import ask_about
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.domain import POSITIONS
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.liveness.registry import rule_for
-from onnxheadprune.liveness.sweep import admissible
-from onnxheadprune.model.graph.facts import JOINS, SPLITS
+from onnxheadprune.model.graph.facts import JOINS
 from onnxheadprune.model.graph.view import Node, Value
-
-Heads: TypeAlias = tuple[frozenset[int], ...]
-"""For each position of the head axes, the labels found there."""
-MAX_STEPS = 16
-"""Nodes between a product and the next one: a softmax, masks, views."""
-
-
-@dataclass(frozen=True, eq=False)
-class Core:
-    """A product reached by labels.
-
-    Attributes:
-        node: the product, or a fused attention node.
-        heads: for each position of the head axes, the labels found there.
-        head_axes: axes of the core's output that enumerate heads.
-        feature_axes: axes of the core's output that lie within a head.
-        tokens: how many positions of a head are told apart that are no features: tokens that are summed over too.
-    """
-
-    node: Node
-    heads: Heads
-    head_axes: tuple[int, ...]
-    feature_axes: tuple[int, ...]
-    tokens: int = 1
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Everything that one axis leads to.
-
-    Attributes:
-        cores: products with heads and features along it.
-        mixes_heads: whether it leads to attention maps along their heads.
-        refusals: of operators that labels did not pass.
-        blocked: nodes at which labels stopped.
-    """
-
-    cores: tuple[Core, ...] = ()
-    mixes_heads: bool = False
-    refusals: tuple[Refusal, ...] = ()
-    blocked: tuple[Node, ...] = ()
-
-    def __or__(self, other: Trace) -> Trace:
-        return Trace(
-            (*self.cores, *(core for core in other.cores if core not in self.cores)),
-            self.mixes_heads or other.mixes_heads,
-            (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
-            (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
-        )
-
-    def told_apart(self, classes: Classes | None) -> Trace:
-        """The same with every label replaced by those that it stands for."""
-        if classes is None or not self.cores:
-            return self
-        cores = tuple(
-            replace(
-                core,
-                heads=tuple(frozenset().union(*(classes[label] for label in head)) for head in core.heads),
-            )
-            for core in self.cores
-        )
-        return replace(self, cores=cores)
 
 
 class Step(NamedTuple):
@@ -147,38 +85,38 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
         return (Trace(), []) if split is None else (Trace((Core(node, *split),)), [])
     product = is_product(node)
     if product is not None:
-        return _classify(node, product, live), []
-    entry = rule_for(node)
-    if entry is None:
+        return classify(node, product, live), []
+    answer = ask_about(value, live, POSITIONS)
+    if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
         return Trace(blocked=(node,)), []
-    # The other pieces of a Split have no say in what this one reads.
-    others = DEAD if node in SPLITS else FULL
-    lives = [live if output is value else others for output in node.outputs]
-    answer = entry.function(node, lives)
     if isinstance(answer, Refusal):
-        seen = without_blind(live, live.axes)
-        if seen.axes != live.axes:
-            # Positions that were cut off say nothing; without them the operator may have an answer.
-            return _step(value, seen)
-        if answer.reason is Reason.COUPLED and _keeps_shape(node, value):
-            # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
-            source = node.inputs[0]
-            return Trace(), [Step(source, live)] if source is not None else []
-        return Trace(refusals=(answer,), blocked=(node,)), []
+        return _refused(value, live, answer)
     upstream = []
     for index, labels in answer.inputs.items():
         source = node.input(index)
         if source is None or source.is_constant or not labels.axes or labels.is_full:
             continue
-        checked = admissible(labels, source)
-        if checked is None:
-            continue
-        if node in JOINS or _same_labels(checked, live):
-            upstream.append(Step(source, checked))
+        if node in JOINS or _same_labels(labels, live):
+            upstream.append(Step(source, labels))
         elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
     return Trace(mixes_heads=_is_map_by_stored(node, live)), upstream
+
+
+def _refused(value: Value, live: Live, refusal: Refusal) -> tuple[Trace, list[Step]]:
+    """Where labels go on that an operator does not let through as they are."""
+    node = value.producer
+    assert node is not None
+    seen = without_blind(live, live.axes)
+    if seen.axes != live.axes:
+        # Positions that were cut off say nothing; without them the operator may have an answer.
+        return _step(value, seen)
+    if refusal.reason is Reason.COUPLED and _keeps_shape(node, value):
+        # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
+        source = node.inputs[0]
+        return Trace(), [Step(source, live)] if source is not None else []
+    return Trace(refusals=(refusal,), blocked=(node,)), []
 
 
 def _is_map_by_stored(node: Node, live: Live) -> bool:
@@ -212,109 +150,6 @@ def _keeps_shape(node: Node, value: Value) -> bool:
     return node.shape(0) is not None and node.shape(0) == value.shape
 
 
-def _classify(node: Node, product: Contraction, live: Live) -> Trace:
-    """Which axes of a product enumerate heads, which lie within one, and which are only tokens."""
-    live = _without_positions(node, product, live)
-    letters = {axis: product.out_axes[axis] for axis in live.axes}
-    batch = [axis for axis in live.axes if letters[axis] in product.batch]
-    free = [axis for axis in live.axes if axis not in batch]
-    feature = _feature(node, product, live, free)
-    if feature is None:
-        return Trace(mixes_heads=bool(batch), blocked=(node,))
-    tokens: list[int] = []
-    classes: dict[int, Sequence[int]] = {}
-    own = product.owners(product.out_axes[feature])
-    # Multi-query attention folds heads into the rows: [B, S*H, D] x [B, D, S].
-    for axis in [axis for axis in free if product.owners(letters[axis]) != own]:
-        found = told_apart(node, axis, live.period(axis))
-        if found is not None and len(set(found)) == 1:
-            tokens.append(axis)
-            continue
-        classes |= {} if found is None else {len(batch): found}
-        batch.append(axis)
-    free = [axis for axis in free if axis not in (*batch, *tokens)] or [feature]
-    heads = _sharing(head_sets(live, batch), [live.period(axis) for axis in batch], classes)
-    return Trace((Core(node, heads, tuple(batch), tuple(free), tokens_of(live, tokens)),))
-
-
-def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
-    """Labels without the axes that are no evidence: live labels do not differ there.
-
-    Of heads that are picked one by one only one is live, too; those have weights of their own.
-    """
-    rows = [axis for axis in live.axes if product.out_axes[axis] not in product.batch]
-    live = without_blind(live, rows)
-    batch = [axis for axis in live.axes if product.out_axes[axis] in product.batch]
-    seen = without_blind(live, batch)
-    if any(axis in seen.axes for axis in batch):
-        return seen
-    picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or ())) > 1]
-    return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
-
-
-def _feature(node: Node, product: Contraction, live: Live, free: Sequence[int]) -> int | None:
-    """An axis within heads, None if the product makes attention maps: of axes of two operands heads are the slower."""
-    owners = {product.owners(product.out_axes[axis]) for axis in free}
-    if len(owners) > 1:
-        return min(free, key=lambda axis: _stride(live, axis))
-    single = _single_feature(node, product)
-    if single is None or product.owners(product.out_axes[single]) in owners:
-        return free[0] if free else None
-    # Rows of the map are what is told apart beside heads of one channel, unless weights tell them apart.
-    tokens = all(len(set(told_apart(node, axis, live.period(axis)) or (0, 1))) == 1 for axis in free)
-    return single if tokens else free[0]
-
-
-def _single_feature(node: Node, product: Contraction) -> int | None:
-    """The axis of a context whose heads have one channel each, None if the product makes attention maps.
-
-    A context is made of a map, and values that have an axis of size 1 of their own.
-    """
-    shape = node.out.shape
-    if shape is None or len(product.indices) != 2:
-        return None
-    for axis, letter in enumerate(product.out_axes):
-        if shape[axis] == 1 and letter not in product.batch:
-            (values,) = product.owners(letter)
-            (weights,) = set(product.indices) - {values}
-            if _makes_maps(node, weights) and not _makes_maps(node, values):
-                return axis
-    return None
-
-
-def _makes_maps(node: Node, index: int) -> bool:
-    """Whether an operand comes from another product, as attention maps do."""
-    value = node.inputs[index]
-    for _ in range(MAX_STEPS):
-        producer = None if value is None else value.producer
-        if producer is None or not producer.inputs:
-            return False
-        if contraction_of(producer) is not None:
-            return is_product(producer) is not None
-        value = producer.inputs[0]
-    return False
-
-
-def _sharing(
-    heads: Sequence[frozenset[int]], sizes: Sequence[int], classes: Mapping[int, Sequence[int]]
-) -> Heads:
-    """Label sets of head positions, united over positions that read the same weights.
-
-    Args:
-        heads: one set per position of the head axes, row-major.
-        sizes: lengths of the head axes.
-        classes: per head axis (its place among them) the class of each of its positions.
-    """
-    united: dict[tuple[int, ...], frozenset[int]] = {}
-    keys = [
-        tuple(classes[axis][at] if axis in classes else at for axis, at in enumerate(position))
-        for position in np.ndindex(*sizes)
-    ]
-    for key, labels in zip(keys, heads, strict=True):
-        united[key] = united.get(key, frozenset()) | labels
-    return tuple(united[key] for key in keys)
-
-
 def _by_stored_maps(value: Value, live: Live) -> Trace:
     """The core that a product with a stored map per head is, where nothing upstream of it is one.
 
@@ -329,29 +164,13 @@ def _by_stored_maps(value: Value, live: Live) -> Trace:
     within = letters - found.batch
     if not letters & found.batch or not within or any(found.owners(letter) != (mixed,) for letter in within):
         return Trace()
-    return _classify(node, found, live)
+    return classify(node, found, live)
 
 
 def _operand(node: Node, index: int) -> Value:
     value = node.inputs[index]
     assert value is not None
     return value
-
-
-def _stride(live: Live, axis: int) -> int:
-    """How far apart neighbours along `axis` are on the traced axis."""
-    labels = np.moveaxis(live.array, live.axes.index(axis), 0).astype(np.int64)
-    # All neighbours, not the first two: a group's queries in a row share one label as long as their head lasts.
-    return int(np.abs(np.diff(labels, axis=0)).max())
-
-
-def head_sets(live: Live, head_axes: Sequence[int]) -> tuple[frozenset[int], ...]:
-    """The labels found at each position of the head axes."""
-    positions = [live.axes.index(axis) for axis in head_axes]
-    array: Array = np.moveaxis(live.array, positions, range(len(positions)))
-    count = int(np.prod(array.shape[: len(positions)], dtype=np.int64))
-    rows = array.reshape(count, -1)
-    return tuple(frozenset(int(label) for label in row if label) for row in rows)
 
 
 def coupling(trace: Trace) -> Refusal | None:

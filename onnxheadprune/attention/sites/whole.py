@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.branch import Remnant, detach, meetings
+from onnxheadprune.liveness.branch import detach, meetings
 from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.remnant import Remnant
 from onnxheadprune.liveness.stand_in import stand_in
-from onnxheadprune.liveness.sweep import Sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Value
 

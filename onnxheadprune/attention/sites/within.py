@@ -8,9 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
-from onnxheadprune.liveness.registry import Answer, rule_for
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.view import Node
 
 Classes = Mapping[int, frozenset[int]]
@@ -53,16 +55,15 @@ def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | N
 
 
 def _label_sets(node: Node, index: int, live: Live) -> Live:
-    """What the rule makes of labels that are sets, one bit per label."""
-    bits = np.array([1 << int(label) >> 1 for label in live.array.reshape(-1)], dtype=object)
-    entry = rule_for(node)
-    answer = (
-        None
-        if entry is None
-        else entry.function(node, [Live.over(live.axes, bits.reshape(live.array.shape))])
-    )
-    return answer.inputs[index] if isinstance(answer, Answer) else FULL
+    """What the law makes of labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
+    bits = np.array([_bit(int(label)) for label in live.array.reshape(-1)], dtype=object)
+    answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape))], Labels())
+    return FULL if isinstance(answer, Refusal) else answer.inputs[index]
+
+
+def _bit(label: int) -> int:
+    return 0 if label == 0 else 1 << (label - 1)
 
 
 def _members(bits: int) -> frozenset[int]:
-    return frozenset(label for label in range(1, bits.bit_length() + 1) if bits >> label - 1 & 1)
+    return frozenset(label for label in range(1, bits.bit_length() + 1) if bits & _bit(label))

@@ -6,11 +6,22 @@ Whoever needs another mixture joins kinds with `|` where it is needed, and says 
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
-from onnxheadprune.model.graph.view import Node
+from collections.abc import Iterator
+from typing import Protocol, TypeAlias
 
 Key: TypeAlias = tuple[str, str]
+
+
+class Operation(Protocol):
+    """What has a kind: a node of a view, a NodeProto, or an operator by its name."""
+
+    @property
+    def op_type(self) -> str:
+        """The name of the operator."""
+
+    @property
+    def domain(self) -> str:
+        """Its domain, "" or "ai.onnx" for the standard one."""
 
 
 class Kind:
@@ -40,11 +51,14 @@ class Kind:
                 raise ValueError(f"{domain or 'ai.onnx'}.{op_type} is said twice to {self.what}")
             self._keys.add((domain, op_type))
 
-    def __contains__(self, node: Node) -> bool:
+    def __contains__(self, node: Operation) -> bool:
         keys = self._all
         if keys is None:
             keys = self._all = self._joined()
         return (node.domain, node.op_type) in keys
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._joined())
 
     def __or__(self, other: Kind) -> Kind:
         return Kind(f"{self.what} or {other.what}", self, other)
@@ -52,7 +66,8 @@ class Kind:
     def _joined(self) -> frozenset[Key]:
         if not self._parts and not self._keys:
             raise LookupError(f"no operator is known to {self.what}: import onnxheadprune.operators first")
-        return frozenset(self._keys).union(*(part._joined() for part in self._parts))
+        own = self._keys | {("ai.onnx", op_type) for domain, op_type in self._keys if not domain}
+        return frozenset(own).union(*(part._joined() for part in self._parts))
 
 
 RESHAPES = Kind("read one buffer under other axes that an input lists")
@@ -66,6 +81,7 @@ CASTS_LIKE = Kind("change the type to that of another input")
 QUANTIZES = Kind("quantize with a scale that is given")
 MEASURES_SCALE = Kind("quantize with a scale of their own")
 DEQUANTIZES = Kind("dequantize")
+ROUNDS_ACTIVATIONS = Kind("compute with activations of a few levels")
 SLICES = Kind("cut a stretch out of axes")
 GATHERS = Kind("pick indices of one axis")
 GATHERS_ROWS = Kind("pick rows at places")
@@ -78,16 +94,45 @@ PADS = Kind("put something around")
 EXPANDS = Kind("repeat axes of size 1")
 TILES = Kind("repeat axes")
 FILLS = Kind("only write")
+COUNTS = Kind("count from one number to another")
 SHOWS_SHAPE = Kind("tell a shape")
 SHOWS_SIZE = Kind("tell how many elements there are")
+
+ELEMENTWISE = Kind("compute element by element, with broadcasting")
 DIVIDES = Kind("divide two values, element by element")
 SUBTRACTS = Kind("subtract two values")
-CHOOSES_ELEMENTS = Kind("choose each element by a condition")
 ADDS = Kind("add two values")
+ADDS_ALL = Kind("add any number of values")
 MULTIPLIES = Kind("multiply two values, element by element")
-CHOOSES = Kind("run one of two subgraphs")
-SUMS_PRODUCTS = Kind("sum products, and add nothing but a plain bias")
+MULTIPLIES_QUANTIZED = Kind("multiply two quantized values, element by element")
+RAISES = Kind("raise to a power")
+CHOOSES_ELEMENTS = Kind("choose each element by a condition")
+TESTS_NAN = Kind("tell what is no number")
+REMAINDERS = Kind("give the remainder of a division")
+EXTREMES = Kind("take the larger or the smaller of values, element by element")
+SIGMOIDS = Kind("squash each element between 0 and 1, along a sigmoid")
+CLIPS = Kind("keep each element between bounds")
+ACTIVATES = Kind("apply an activation function to each element")
+
+REDUCES = Kind("reduce axes to one number")
+SUMS = Kind("sum along axes")
+SUMS_MAGNITUDES = Kind("sum absolute values along axes")
+NORMALIZES = Kind("normalise by a mean and a variance of what they read")
+DIVIDES_BY_NORM = Kind("divide by a norm along one axis")
+ADDS_AND_NORMALIZES = Kind("add a residual stream and normalise the sum")
+SOFTMAXES = Kind("divide exponentials by their sum")
 WEIGHS = Kind("make weights that sum to one")
+
+SUMS_PRODUCTS = Kind("sum products, and add nothing but a plain bias")
+SUMS_INTEGERS = Kind("sum products of integers, into 32 bits")
+MULTIPLIES_MATRICES = Kind("multiply matrices, and perhaps add a bias")
+MULTIPLIES_FLOATS = Kind("multiply two floating-point tensors, and add nothing")
+ACTIVATES_PRODUCTS = Kind("apply an activation function to a sum of products")
+PACKS_BLOCKS = Kind("read weights that are packed in blocks of a few bits")
+CHOOSES = Kind("run one of two subgraphs")
+GENERATES = Kind("run a decoder of their own over and over")
+
+STANDS_FOR_PATTERN = Kind("stand for several nodes of other exporters")
 
 REREADS = RESHAPES | SQUEEZES
 """One buffer under other axes that the node is told."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 from onnx import TypeProto, ValueInfoProto, helper
 
+from onnxheadprune.model.graph.facts import COUNTS
+from onnxheadprune.model.graph.schemas import is_function
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_FOLDED = 64
@@ -27,7 +27,8 @@ def fold(node: Node) -> npt.NDArray[np.generic] | None:
     """
     if node.domain or node.bodies or len(node.outputs) != 1 or not node.inputs or not _is_small(node):
         return None
-    if not _is_function(node.op_type, node.opset):
+    # onnx before 1.23 judges a Range by the loop that defines it, as not deterministic.
+    if node not in COUNTS and not is_function(node.op_type, node.opset):
         return None
     literals: dict[str, npt.NDArray[np.generic]] = {}
     for value in node.inputs:
@@ -45,17 +46,6 @@ def _is_small(node: Node) -> bool:
     if shape is None or not all(isinstance(dim, int) for dim in shape):
         return False
     return math.prod(dim for dim in shape if isinstance(dim, int)) <= MAX_FOLDED
-
-
-@functools.cache
-def _is_function(op_type: str, opset: int) -> bool:
-    """Whether a standard operator gives the same for the same inputs."""
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    told: Any = schema  # onnx's stubs lack the attribute
-    return bool(told.node_determinism != onnx.defs.OpSchema.NodeDeterminism.NonDeterministic)
 
 
 def _run(node: Node, literals: dict[str, npt.NDArray[np.generic]]) -> npt.NDArray[np.generic] | None:

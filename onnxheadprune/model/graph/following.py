@@ -9,13 +9,12 @@ import math
 
 from onnx import ValueInfoProto
 
+from onnxheadprune.model.graph.facts import GATHERS, JOINS, OBSERVES
+from onnxheadprune.model.graph.schemas import follows_elements
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Value
 
 MAX_FOLLOWED = 2**20
 """Elements of all values together; a hundred bytes each."""
-_KEEPS = frozenset(
-    "Add Sub Mul Div Mod Neg Cast Identity Slice Squeeze Unsqueeze Reshape Min Max Where Equal Flatten".split()
-)
 
 
 def follows_few(view: GraphView) -> bool:
@@ -41,16 +40,16 @@ def _declared(view: GraphView) -> list[ValueInfoProto]:
 
 def _count(node: Node, counts: dict[Value, int], longest: int) -> int:
     """At most so many elements of a node's output are followed."""
-    if node.op_type in ("Shape", "Size"):
+    if node in OBSERVES:
         return longest
-    if node.op_type not in _KEEPS and node.op_type not in ("Concat", "Gather"):
+    if node.domain or not follows_elements(node.op_type, node.opset):
         return 0
     given = [_known(value, counts) for value in node.inputs if value is not None]
     if not given or 0 in given:
         return 0
-    if node.op_type == "Concat":
+    if node in JOINS:
         return sum(given)
-    return given[-1] if node.op_type == "Gather" else max(given)
+    return given[-1] if node in GATHERS else max(given)
 
 
 def _known(value: Value, counts: dict[Value, int]) -> int:

@@ -10,19 +10,25 @@ from __future__ import annotations
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
+from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.elements import as_elements
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.facts import (
+    CHOOSES,
+    DEQUANTIZES,
+    NORMALIZES,
+    SPLITS,
+    SUMS_PRODUCTS,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
-from onnxheadprune.model.graph.tables import NUMBERS, SHAPES
+from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
 
-SHAPE_ONLY = frozenset(
-    {"MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "DequantizeLinear", "Split"}
-)
+COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
 """Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""
 
 
@@ -47,18 +53,23 @@ def annotate(view: GraphView) -> GraphView:
     for node in view.nodes:
         if not whole and not node.domain:
             adopt_type(node)
-            if SHAPES.of(node) is None and node.op_type != "Constant":
+            if SHAPES.of(node) is None and not is_constant(node):
                 adopt_shapes(node)
         _annotate_node(node)
     return view
 
 
 def _annotate_node(node: Node) -> None:
-    if node.op_type == "Constant" or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
+    if is_constant(node) or node.domain not in ("", "com.microsoft", "ai.onnx.preview"):
         return
     if node in CHOOSES:
         _annotate_if(node)
         return
+    operands = INPUT_SHAPES.of(node)
+    if operands is not None:
+        for value, shape in zip(node.inputs, operands(node), strict=False):
+            if value is not None and shape is not None:
+                value.shape = shape
     function = SHAPES.of(node)
     if function is not None:
         for value, shape in zip(node.outputs, function(node), strict=False):
@@ -71,7 +82,7 @@ def _annotate_node(node: Node) -> None:
         for value, elements in zip(node.outputs, follow(node), strict=False):
             if value is not None:
                 value.elements = elements
-    if node.out.elements is None and node.op_type not in SHAPE_ONLY:
+    if node.out.elements is None and node not in COMPUTES_NO_SHAPE:
         folded = fold(node)
         node.out.elements = None if folded is None else as_elements(folded)
         node.out.folded = folded if node.out.elements is None else None

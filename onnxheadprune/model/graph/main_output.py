@@ -5,16 +5,24 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 
-from onnxheadprune.model.graph.facts import CASTS, IDENTITIES
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    CLIPS,
+    IDENTITIES,
+    MULTIPLIES_MATRICES,
+    REREADS,
+    SIGMOIDS,
+    SOFTMAXES,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
 SAME = CASTS | IDENTITIES
 _LOGIT_NAMES = ("logit", "prob", "score", "class")
-_HANDS_ON = frozenset(
-    {"Add", "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Clip"}
-)
-_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+_HANDS_ON = ADDS | CASTS | IDENTITIES | REREADS | WEIGHS | SIGMOIDS | CLIPS
+"""What stands between a projection and an output that holds logits or probabilities."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ def _is_softmax(value: Value) -> bool:
     node: Node | None = value.producer
     while node is not None and node in SAME:
         node = node.inputs[0].producer if node.inputs[0] is not None else None
-    if node is None or node.op_type != "Softmax":
+    if node is None or node not in SOFTMAXES:
         return False
     axis = node.attribute("axis", -1 if node.opset >= 13 else 1)
     return axis == -1 or (value.shape is not None and axis == len(value.shape) - 1)
@@ -73,10 +81,10 @@ def _is_softmax(value: Value) -> bool:
 def _comes_from_projection(value: Value) -> bool:
     """Whether a product with weights makes the value. Hidden states come out of a normalisation instead."""
     node: Node | None = value.producer
-    while node is not None and node.op_type in _HANDS_ON:
+    while node is not None and node in _HANDS_ON:
         operands = [item for item in node.inputs if item is not None and not item.is_constant]
         # A residual connection adds two computed values: a hidden state.
         if len(operands) != 1:
             return False
         node = operands[0].producer
-    return node is not None and node.op_type in _PRODUCTS
+    return node is not None and node in MULTIPLIES_MATRICES

@@ -13,6 +13,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper, shape_inference
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.schemas import schema_of
 from onnxheadprune.model.graph.view import Node, Value
 
 _GIVEN = ("to", "dtype")
@@ -36,9 +37,8 @@ def adopt_type(node: Node) -> None:
 @functools.cache
 def _sources(op_type: str, opset: int) -> tuple[int | str | None, ...]:
     """Per output the input whose type it has, or the one type that it may have; None where neither is so."""
-    try:
-        schema = onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
+    schema = schema_of(op_type, opset)
+    if schema is None:
         return ()
     allowed = {item.type_param_str: list(item.allowed_type_strs) for item in schema.type_constraints}
     found: list[int | str | None] = []

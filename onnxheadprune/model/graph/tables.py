@@ -13,6 +13,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.elements import Elements
+from onnxheadprune.model.graph.facts import Operation
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
@@ -23,6 +24,8 @@ Shapes: TypeAlias = Sequence[Shape | None]
 ShapeFunction: TypeAlias = Callable[[Node], Shapes]
 NumbersOfAll: TypeAlias = Callable[[Node], Sequence[Elements | None]]
 Cost: TypeAlias = Callable[[Node], int | None]
+Arithmetic: TypeAlias = Callable[[Node, Sequence[float | None]], float | None]
+"""From one number per input, None where that is not known, to the number of the output."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +34,33 @@ class Roles:
 
     Attributes:
         contents: inputs whose contents it hands on, where others choose or say how large numbers are.
+        places: inputs that say where or how large: axes, bounds, target shapes, numbers of repetitions.
         target: the shape that its output is to have.
+        rows: per input that counts rows the input with the table that these are rows of.
+        alike: inputs of the type that the output has, where onnx has no schema that says so.
+        past_keys, past_values: the cache of an attention that takes keys and values apart.
         bias: what it adds to its product, in units of its output.
         zero_points: per quantized input the input with its zero point.
         scales: those of a quantized product's operands.
         weight_scale, weight_zero: those of stored weights.
+        integer_weight: the weight of an integer product, which `weight_zero` belongs to.
         output_scale, output_zero: those that its output is quantized with.
         integer_bias: a bias in units of the operands' scales multiplied.
     """
 
     contents: tuple[int, ...] | None = None
+    places: tuple[int, ...] = ()
     target: int | None = None
+    rows: Mapping[int, int] = field(default_factory=dict)
+    alike: tuple[int, ...] = ()
+    past_keys: int | None = None
+    past_values: int | None = None
     bias: int | None = None
     zero_points: Mapping[int, int] = field(default_factory=dict)
     scales: tuple[int, int] | None = None
     weight_scale: int | None = None
     weight_zero: int | None = None
+    integer_weight: int | None = None
     output_scale: int | None = None
     output_zero: int | None = None
     integer_bias: int | None = None
@@ -77,7 +91,7 @@ class Table(Generic[Entry]):
                 raise ValueError(f"two entries of {self.what} for {domain or 'ai.onnx'}.{op_type}")
             self._entries[domain, op_type] = entry
 
-    def of(self, node: Node) -> Entry | None:
+    def of(self, node: Operation) -> Entry | None:
         """The entry of a node's operator, None if it has none.
 
         Raises:
@@ -95,10 +109,16 @@ class Table(Generic[Entry]):
 
 
 SHAPES: Table[ShapeFunction] = Table("shape functions")
+INPUT_SHAPES: Table[ShapeFunction] = Table("shapes of inputs")
+"""What inputs of a node tell of each other's shapes, one shape per input; None where nothing is known."""
 NUMBERS: Table[NumbersOfAll] = Table("numbers")
 """What small whole numbers become (`elements.py`), one entry per output."""
 COSTS: Table[Cost] = Table("costs")
 """How many operations a node takes; None where its shapes are not known."""
+TRIPS: Table[Callable[[Node], int]] = Table("trips")
+"""How often loops run their bodies; once where that is not known."""
+ARITHMETIC: Table[Arithmetic] = Table("arithmetic")
+"""What operators make of inputs that hold one number each."""
 ROLES: Table[Roles] = Table("roles")
 
 
@@ -112,6 +132,16 @@ def shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction]
 
     def register(function: ShapeFunction) -> ShapeFunction:
         SHAPES.add(op_types, domain, function)
+        return function
+
+    return register
+
+
+def input_shape_function(*op_types: str, domain: str = "") -> Callable[[ShapeFunction], ShapeFunction]:
+    """Registers what the inputs of an operator tell of each other's shapes; it is asked before the shape function."""
+
+    def register(function: ShapeFunction) -> ShapeFunction:
+        INPUT_SHAPES.add(op_types, domain, function)
         return function
 
     return register
@@ -144,6 +174,16 @@ def cost_function(*op_types: str, domain: str = "") -> Callable[[Cost], Cost]:
 
     def register(function: Cost) -> Cost:
         COSTS.add(op_types, domain, function)
+        return function
+
+    return register
+
+
+def arithmetic(*op_types: str) -> Callable[[Arithmetic], Arithmetic]:
+    """Registers what a standard operator makes of inputs that hold one number each."""
+
+    def register(function: Arithmetic) -> Arithmetic:
+        ARITHMETIC.add(op_types, "", function)
         return function
 
     return register

@@ -19,7 +19,9 @@ import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
+from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.graph.schemas import is_random
 
 _NO_BODIES: Mapping[str, Scope] = MappingProxyType({})
 MAX_LITERAL_ELEMENTS = 4096
@@ -136,7 +138,10 @@ class Node:
     @property
     def label(self) -> str:
         """How to name the node to a person."""
-        return f"{self.proto.name or self.ref} ({self.op_type})"
+        if self.proto.name:
+            return f"{self.proto.name} ({self.op_type})"
+        given = next((value.name for value in self.outputs if value is not None), self.ref)
+        return f"{self.op_type} -> {given}"
 
     def input(self, index: int) -> Value | None:
         """Input `index`, None where it is omitted or past the end."""
@@ -278,18 +283,22 @@ class GraphView:
     @staticmethod
     def _mark_constants(node: Node) -> None:
         """Constant means: depends on no graph input. Shape nodes count as dynamic, as do random ones."""
-        if node.op_type == "Constant" and node.domain == "":
+        if is_constant(node):
             tensor = _constant_tensor(node.proto)
             node.out.tensor, node.out.is_constant = tensor, True
             if tensor is not None:
                 node.out.elem_type, node.out.shape = tensor.data_type, tuple(tensor.dims)
             return
-        if node.bodies or node.op_type.startswith("Random") or not any(node.inputs):
+        if node.bodies or not any(node.inputs):
             return
-        if all(value is None or value.is_constant for value in node.inputs):
+        if all(value is None or value.is_constant for value in node.inputs) and not _is_random(node):
             for output in node.outputs:
                 if output is not None:
                     output.is_constant = True
+
+
+def _is_random(node: Node) -> bool:
+    return not node.domain and is_random(node.op_type, node.opset)
 
 
 def _constant_tensor(proto: NodeProto) -> TensorProto | None:

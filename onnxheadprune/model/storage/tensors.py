@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+from onnxheadprune.model.constants import is_constant
+
 
 class Role(enum.Enum):
     """What holds a tensor."""
@@ -91,7 +93,7 @@ def _plain_constants(model: ModelProto) -> Iterator[tuple[int, int]]:
                 graphs += [graph.node for graph in attribute.graphs]
                 if attribute.HasField("g"):
                     graphs.append(attribute.g.node)
-                if node.op_type == "Constant" and attribute.name in _PLAIN:
+                if is_constant(node) and attribute.name in _PLAIN:
                     count = max(len(attribute.floats), len(attribute.ints), len(attribute.strings), 1)
                     text = sum(map(len, attribute.strings)) + len(attribute.s)
                     yield count, text if "string" in attribute.name else _PLAIN[attribute.name] * count

@@ -23,12 +23,13 @@ _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mod: lambda a, b: a % b,
     ast.Pow: lambda a, b: a**b,
 }
+# Sympy writes Max where Python writes max.
 _CALLS: dict[str, Callable[..., Any]] = {
-    "Max": max,
-    "Min": min,
+    "max": max,
+    "min": min,
     "floor": math.floor,
     "ceiling": math.ceil,
-    "Mod": lambda a, b: a % b,
+    "mod": lambda a, b: a % b,
 }
 
 
@@ -80,7 +81,7 @@ def _names(node: ast.expr) -> tuple[str, ...]:
             return tuple(dict.fromkeys((*_names(left), *_names(right))))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return _names(operand)
-        case ast.Call(func=ast.Name(id=function), args=args, keywords=[]) if function in _CALLS:
+        case ast.Call(func=ast.Name(id=function), args=args, keywords=[]) if function.lower() in _CALLS:
             return tuple(dict.fromkeys(name for item in args for name in _names(item)))
     raise ValueError("not arithmetic")
 
@@ -96,7 +97,7 @@ def _evaluate(node: ast.expr, numbers: Mapping[str, int]) -> Any:
         case ast.UnaryOp(operand=operand):
             return -_evaluate(operand, numbers)
         case ast.Call(func=ast.Name(id=function), args=args):
-            return _CALLS[function](*(_evaluate(item, numbers) for item in args))
+            return _CALLS[function.lower()](*(_evaluate(item, numbers) for item in args))
     raise ValueError(f"no arithmetic: {ast.dump(node)}")
 
 

@@ -6,28 +6,38 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.fused import Heads, layout_of
 from onnxheadprune.model.graph.facts import (
     ADDS,
     CASTS,
+    CASTS_LIKE,
     CHOOSES_ELEMENTS,
+    CLIPS,
+    ELEMENTWISE,
     EXPANDS,
+    EXTREMES,
     FLATTENS,
     GATHERS,
     JOINS,
+    MULTIPLIES,
+    PACKS_BLOCKS,
+    REMAINDERS,
     SLICES,
     SPLITS,
+    SUBTRACTS,
     TILES,
     VIEWS,
 )
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 _MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
-_COMPUTES = frozenset({"Clip", "Mul", "Mod", "Add", "Sub", "Max", "Min"})
-_ELEMENTWISE = frozenset({"Cast", "CastLike", "Identity", "Add", "Sub", "Mul", "Div"})
-_EMBEDDING = ("com.microsoft", "EmbedLayerNormalization")
-_EMBEDDING_TABLES = {0: 2, 1: 4, 8: 3}
-"""Which table of ONNX Runtime's fused embedding each of its integer inputs indexes."""
+_COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOOSES_ELEMENTS
+"""Arithmetic after which a row number is one still; a comparison gives something else."""
+_SHIFTS = ADDS | SUBTRACTS
+_HANDS_ON = _MOVES | _COMPUTES
+_SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
 
 
 def row_bound(value: Value) -> int | None:
@@ -66,34 +76,34 @@ def tables_behind(value: Value) -> list[Value]:
             if _rows_indexed(use) is None:
                 queue += _handed_on(use)
                 continue
-            fused = (use.node.domain, use.node.op_type) == _EMBEDDING
-            table = use.node.input(_EMBEDDING_TABLES[use.input_index] if fused else 0)
+            table = _table(use)
             if table is not None:
                 found[table] = None
     return list(found)
 
 
 def _rows_indexed(use: Use) -> int | None:
-    node = use.node
-    if (node.domain, node.op_type) == _EMBEDDING:
-        return _dim(node.input(_EMBEDDING_TABLES.get(use.input_index, -1)), 0)
-    if node.op_type in ("Gather", "GatherBlockQuantized") and use.input_index == 1:
-        return _dim(node.input(0), node.attribute("axis", node.attribute("gather_axis", 0)))
-    return None
+    return _dim(_table(use), use.node.attribute("axis", use.node.attribute("gather_axis", 0)))
+
+
+def _table(use: Use) -> Value | None:
+    """The table whose rows a use picks, None if it picks none."""
+    rows = roles_of(use.node).rows
+    return use.node.input(rows[use.input_index]) if use.input_index in rows else None
 
 
 def _handed_on(use: Use) -> Iterator[Value]:
-    node = use.node
-    passes = node in _MOVES or node.op_type in _COMPUTES or (node in CHOOSES_ELEMENTS and use.input_index > 0)
+    node, roles = use.node, roles_of(use.node)
     # The shape of a Reshape and the axes of a Slice are inputs too; they are no data.
-    is_data = use.input_index == 0 or node.op_type in ("Add", "Concat", "Where", "Max", "Min", "Sub")
-    if node.domain == "" and passes and is_data:
+    is_data = use.input_index not in roles.places
+    is_data = is_data and (roles.contents is None or use.input_index in roles.contents)
+    if node.domain == "" and node in _HANDS_ON and is_data:
         yield from (output for output in node.outputs if output is not None)
 
 
 def _added(use: Use) -> int:
     """What a node adds to the value at most (a constant offset of position tables)."""
-    if use.node.op_type not in ("Add", "Sub") or len(use.node.inputs) != 2:
+    if use.node not in _SHIFTS:
         return 0
     other = use.node.literal(1 - use.input_index)
     if other is None or other.size == 0 or not np.issubdtype(other.dtype, np.integer):
@@ -116,7 +126,7 @@ def feature_width(value: Value, axis: int) -> int | None:
             found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
             if found is not None:
                 return found
-            if use.node.op_type in _ELEMENTWISE and use.node.outputs[0] not in seen:
+            if use.node in _SAME_WIDTH and use.node.outputs[0] not in seen:
                 seen.add(use.node.out)
                 queue.append(use.node.out)
     return None
@@ -126,12 +136,17 @@ def _contracted(node: Node, axis: int, rank: int) -> int | None:
     weight = node.input(1)
     if weight is None or not weight.is_constant:
         return None
-    if node.op_type == "Conv" and axis == 1:
-        channels = _dim(weight, 1)
-        return None if channels is None else channels * int(node.attribute("group", 1))
-    if node.op_type in ("MatMul", "Gemm") and axis == rank - 1:
-        return _dim(weight, -1 if node.attribute("transB", 0) else max(-2, -(weight.rank or 1)))
-    return None
+    groups = int(node.attribute("group", 1))
+    if groups > 1:
+        channels = _dim(weight, 1) if CONVOLUTIONS.of(node) is not None and axis == 1 else None
+        return None if channels is None else channels * groups
+    found = contraction_of(node)
+    if found is None or node in PACKS_BLOCKS or len(found.axes_of(0)) != rank:
+        return None
+    letter = found.axes_of(0)[axis]
+    if letter not in found.contracted or letter not in found.axes_of(1):
+        return None
+    return _dim(weight, found.axes_of(1).index(letter))
 
 
 def _joined(node: Node, axis: int, rank: int) -> int | None:
@@ -146,11 +161,11 @@ def _cached(use: Use, axis: int, rank: int) -> int | None:
     layout = layout_of(use.node)
     if layout is None or rank < 4 or use.input_index not in layout.inputs:
         return None
-    carrier, parts = layout.inputs[use.input_index]
-    if carrier != rank - 3 or len(parts) != 1:
+    carrier = layout.inputs[use.input_index]
+    if carrier.axis != rank - 3 or len(carrier.runs) != 1:
         return None
-    if axis == carrier:
-        return layout.num_heads if parts[0][0] == "q" else layout.kv_num_heads
+    if axis == carrier.axis:
+        return layout.num_heads if carrier.runs[0].heads is Heads.QUERY else layout.kv_num_heads
     return layout.head_size if axis == rank - 1 and layout.head_size == layout.v_head_size else None
 
 

@@ -12,7 +12,10 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite, Projection
 from onnxheadprune.edit.extract import tapped
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
-from onnxheadprune.model.graph.facts import QUANTIZERS
+from onnxheadprune.model.graph.facts import (
+    PACKS_BLOCKS,
+    QUANTIZERS,
+)
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
@@ -123,7 +126,7 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     if linear is not None:
         return linear.matrix.read()
     node = projection.node
-    if node.op_type == "MatMulNBits":
+    if node in PACKS_BLOCKS:
         return _by_identity(node, int(np.prod(projection.sizes)))
     index, axes = projection.weight
     value = node.inputs[index]

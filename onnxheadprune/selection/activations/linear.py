@@ -10,11 +10,17 @@ from onnxheadprune.attention.matrices import Array, Matrix, matrix_of
 from onnxheadprune.attention.sites.site import Projection
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.model.graph.facts import ADDS, DROPOUTS, IDENTITIES
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES_PRODUCTS,
+    ADDS,
+    ADDS_AND_NORMALIZES,
+    DROPOUTS,
+    IDENTITIES,
+)
+from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
 
-SKIP_NORMS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 PASSING = IDENTITIES | DROPOUTS
 
 
@@ -116,7 +122,7 @@ def _linear(
     x, operand = node.inputs[source], node.inputs[weight]
     if found is None or x is None or operand is None or not operand.is_constant or not axes:
         return None
-    if x.elem_type not in FLOATS or node.op_type in ("FusedGemm", "FusedConv", "FusedMatMulActivation"):
+    if x.elem_type not in FLOATS or node in ACTIVATES_PRODUCTS:
         return None
     if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
         return None
@@ -127,7 +133,7 @@ def _linear(
     matrix = matrix_of(operand, weight_axes, free)
     if matrix is None:
         return None
-    own = node.input(2) if node.op_type in ("Gemm", "Conv") else None
+    own = None if (index := roles_of(node).bias) is None else node.input(index)
     bias, out = _bias(node, own, out_axes)
     other, late_bias = _joined(out)
     return Linear(node, x, axes, matrix, out, out_axes, bias or late_bias, other)
@@ -191,7 +197,7 @@ def _joined(out: Value) -> tuple[Value | None, Value | None]:
         ):
             return None, None
         return other, None
-    if node.op_type in SKIP_NORMS and use.input_index < 2:
+    if node in ADDS_AND_NORMALIZES and use.input_index < 2:
         other, bias = node.inputs[1 - use.input_index], node.input(4)
         return other, bias if bias is not None and _is_own(bias) else None
     return None, None

@@ -21,6 +21,7 @@ from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
+from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.slices import read_ranges
 from onnxheadprune.model.storage.reading import in_memory
@@ -149,10 +150,9 @@ def _whole(array: Array, original: Array, edit: SliceTensor | None) -> Array | N
 def _tensors(model: ModelProto) -> Mapping[str, TensorProto]:
     found = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            for item in node.attribute:
-                if item.name == "value":
-                    found[node.output[0]] = item.t
+        tensor = stored_tensor(node)
+        if tensor is not None:
+            found[node.output[0]] = tensor
     return found
 
 

@@ -16,6 +16,7 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.extract import assembled, needed_nodes, read_by, tapped, type_of
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.constants import is_constant, stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.selection.activations.contexts import context_of
@@ -129,8 +130,10 @@ def _open(model: ModelProto, names: frozenset[str]) -> None:
             model.graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
-    for node in [node for node in model.graph.node if node.op_type == "Constant" and node.output[0] in names]:
-        value = next(item.t for item in node.attribute if item.name == "value")
+    for node in [node for node in model.graph.node if node.output[0] in names]:
+        value = stored_tensor(node)
+        if value is None:
+            continue
         model.graph.input.append(
             helper.make_tensor_value_info(node.output[0], value.data_type, list(value.dims))
         )
@@ -148,7 +151,7 @@ def _downstream(
         if changed & read_by(node):
             after.append(node)
             changed.update(node.output)
-    constants = [node for node in needed if node.op_type == "Constant" and node not in after]
+    constants = [node for node in needed if is_constant(node) and node not in after]
     read = {name for node in after for name in read_by(node)} | set(outputs)
     made = {name for node in after for name in node.output}
     kept = [node for node in constants if set(node.output) & read]

@@ -1,0 +1,70 @@
+"""What tracing finds: the products that heads are made in, and what kept labels from getting there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from onnxheadprune.attention.sites.within import Classes
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.graph.view import Node
+
+Heads: TypeAlias = tuple[frozenset[int], ...]
+"""For each position of the head axes, the labels found there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """A product reached by labels.
+
+    Attributes:
+        node: the product, or a fused attention node.
+        heads: for each position of the head axes, the labels found there.
+        head_axes: axes of the core's output that enumerate heads.
+        feature_axes: axes of the core's output that lie within a head.
+        tokens: how many positions of a head are told apart that are no features: tokens that are summed over too.
+    """
+
+    node: Node
+    heads: Heads
+    head_axes: tuple[int, ...]
+    feature_axes: tuple[int, ...]
+    tokens: int = 1
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything that one axis leads to.
+
+    Attributes:
+        cores: products with heads and features along it.
+        mixes_heads: whether it leads to attention maps along their heads.
+        refusals: of operators that labels did not pass.
+        blocked: nodes at which labels stopped.
+    """
+
+    cores: tuple[Core, ...] = ()
+    mixes_heads: bool = False
+    refusals: tuple[Refusal, ...] = ()
+    blocked: tuple[Node, ...] = ()
+
+    def __or__(self, other: Trace) -> Trace:
+        return Trace(
+            (*self.cores, *(core for core in other.cores if core not in self.cores)),
+            self.mixes_heads or other.mixes_heads,
+            (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
+            (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
+        )
+
+    def told_apart(self, classes: Classes | None) -> Trace:
+        """The same with every label replaced by those that it stands for."""
+        if classes is None or not self.cores:
+            return self
+        cores = tuple(
+            replace(
+                core,
+                heads=tuple(frozenset().union(*(classes[label] for label in head)) for head in core.heads),
+            )
+            for core in self.cores
+        )
+        return replace(self, cores=cores)

@@ -1,0 +1,79 @@
+"""How wide a query head is: the length of the axis that the nearest product above the core sums over."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.model.graph.view import Node, Value
+
+MAX_UPSTREAM = 512
+"""Nodes between a core and the weights above it."""
+MAX_VIEWS = 16
+
+
+def query_width(core: Core) -> int | None:
+    """The width of a query head; None where there are no queries and keys, or where weights mix maps."""
+    found = is_product(core.node)
+    if found is None:
+        return None  # stored maps have neither queries nor keys
+    values = found.owners(found.out_axes[core.feature_axes[0]])[0]
+    scores = [
+        node for index in found.indices if index != values for node in _first_products(core.node, index)
+    ]
+    if scores:
+        return _contracted_size(scores[0])
+    # Queries read a summary of keys and values: the core itself sums over them.
+    return _contracted_size(core.node) if _first_products(core.node, values) else None
+
+
+def _first_products(node: Node, index: int) -> list[Node]:
+    """Products upstream of an operand, nearest first, that read no other ones; what lies behind weights is not seen."""
+    start = node.inputs[index]
+    queue = deque([] if start is None or start.producer is None else [start.producer])
+    seen = set(queue)
+    products: list[Node] = []
+    while queue and len(seen) < MAX_UPSTREAM:
+        current = queue.popleft()
+        if is_product(current) is not None:
+            products.append(current)
+        elif contraction_of(current) is not None:
+            continue
+        for value in current.inputs:
+            if value is not None and value.producer is not None and value.producer not in seen:
+                seen.add(value.producer)
+                queue.append(value.producer)
+    return [item for item in products if not _reads_products(item)]
+
+
+def _reads_products(node: Node) -> bool:
+    """Whether a product multiplies what other products made, as an inverse of a matrix does."""
+    found = is_product(node)
+    return found is not None and any(_product_behind(node.inputs[index]) for index in found.indices)
+
+
+def _product_behind(value: Value | None) -> bool:
+    for _ in range(MAX_VIEWS):
+        node = None if value is None else value.producer
+        if node is None or not node.inputs:
+            return False
+        if contraction_of(node) is not None:
+            return is_product(node) is not None
+        value = node.inputs[0]
+    return False
+
+
+def _contracted_size(node: Node) -> int | None:
+    found = contraction_of(node)
+    if found is None:
+        return None
+    first = found.indices[0]
+    shape = node.shape(first)
+    if shape is None:
+        return None
+    sizes = [shape[axis] for axis, letter in enumerate(found.axes_of(first)) if letter in found.contracted]
+    numbers = [size for size in sizes if isinstance(size, int)]
+    return math.prod(numbers) if len(numbers) == len(sizes) else None

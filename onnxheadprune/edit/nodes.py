@@ -1,0 +1,120 @@
+"""New nodes as edits: one function for each operator that a cut or a mask writes, with its inputs in their order.
+
+Each takes the reference of the node that the new one goes before, and the name of what it gives last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnx import NodeProto, helper
+
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
+
+BOUNDS_ARE_INPUTS = 10
+"""The opset since which a Slice takes its bounds as inputs."""
+
+
+def add(before: str, left: str, right: str, output: str) -> InsertNode:
+    """`left + right`."""
+    return InsertNode(before, "Add", (left, right), (output,))
+
+
+def subtract(before: str, left: str, right: str, output: str) -> InsertNode:
+    """`left - right`."""
+    return InsertNode(before, "Sub", (left, right), (output,))
+
+
+def multiply(before: str, left: str, right: str, output: str) -> InsertNode:
+    """`left * right`."""
+    return InsertNode(before, "Mul", (left, right), (output,))
+
+
+def divide(before: str, left: str, right: str, output: str) -> InsertNode:
+    """`left / right`, without a rest for whole numbers."""
+    return InsertNode(before, "Div", (left, right), (output,))
+
+
+def choose(before: str, condition: str, yes: str, no: str, output: str) -> InsertNode:
+    """`yes` where the condition holds, `no` elsewhere."""
+    return InsertNode(before, "Where", (condition, yes, no), (output,))
+
+
+def cast(before: str, source: str, elem_type: int, output: str) -> InsertNode:
+    """The same numbers in another type."""
+    return InsertNode(before, "Cast", (source,), (output,), (("to", elem_type),))
+
+
+def quantize(before: str, source: str, scale: str, zero: str, output: str) -> InsertNode:
+    """Rounded to multiples of a scale around a zero point."""
+    return InsertNode(before, "QuantizeLinear", (source, scale, zero), (output,))
+
+
+def same(before: str, source: str, output: str) -> InsertNode:
+    """The same value under another name."""
+    return InsertNode(before, "Identity", (source,), (output,))
+
+
+def shape_of(before: str, source: str, output: str) -> InsertNode:
+    """The shape of a value, as a list."""
+    return InsertNode(before, "Shape", (source,), (output,))
+
+
+def gather(before: str, source: str, indices: str, axis: int, output: str) -> InsertNode:
+    """Entries of one axis."""
+    return InsertNode(before, "Gather", (source, indices), (output,), (("axis", axis),))
+
+
+def concat(before: str, parts: tuple[str, ...], output: str) -> InsertNode:
+    """Lists one after the other."""
+    return InsertNode(before, "Concat", parts, (output,), (("axis", 0),))
+
+
+def reshape(before: str, source: str, shape: str, output: str) -> InsertNode:
+    """The same elements under other axes."""
+    return InsertNode(before, "Reshape", (source, shape), (output,))
+
+
+def expand(before: str, source: str, shape: str, output: str) -> InsertNode:
+    """Axes of size 1 repeated, up to a shape."""
+    return InsertNode(before, "Expand", (source, shape), (output,))
+
+
+def tile(before: str, source: str, repeats: str, output: str) -> InsertNode:
+    """Every axis repeated as often as is said for it."""
+    return InsertNode(before, "Tile", (source, repeats), (output,))
+
+
+def cut_list(
+    before: str, scope: tuple[str, int], source: str, bounds: tuple[int, int], output: str
+) -> list[Edit]:
+    """The part of a list between two bounds.
+
+    Args:
+        before: the node that the new one goes before.
+        scope: the reference of its graph, for the bounds, and the graph's opset.
+        source: the list.
+        bounds: where the part starts, and the first place behind it.
+        output: what to call the part.
+    """
+    graph, opset = scope
+    start, end = bounds
+    names = (f"{output}_start", f"{output}_end")
+    constants: list[Edit] = [AddConstant(graph, names[0], (start,)), AddConstant(graph, names[1], (end,))]
+    new = InsertNode(before, "Slice", (source, *names), (output,))
+    if opset >= BOUNDS_ARE_INPUTS:
+        return [*constants, new]
+    listed = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
+    return [replace(new, inputs=(source,), attributes=listed)]
+
+
+def as_proto(edit: InsertNode) -> NodeProto:
+    """The new node as it is stored, named after what it gives."""
+    output = edit.outputs[0]
+    # No exporter gave the name to a node of its own.
+    name = output if MARK in output else f"{output}/{MARK}"
+    node = helper.make_node(
+        edit.op_type, list(edit.inputs), list(edit.outputs), name=name, domain=edit.domain
+    )
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in edit.attributes)
+    return node

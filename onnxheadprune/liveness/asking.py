@@ -1,0 +1,97 @@
+"""The doorway to the laws of operators. Nobody else calls one, and nobody gets an answer that was not checked.
+
+A law is a local function, written for one operator. What it says is measured here against what is known of the node: a
+live set has to fit the shape of its value, a mask that is no outer product of axes goes only to laws that take such
+masks, and what an input keeps has to be a tensor again. An answer that does not hold becomes a refusal, so that a
+mistake in a law costs a gather and not a wrong model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.liveness.domain import Domain
+from onnxheadprune.liveness.live import DEAD, FULL, Live, fits
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import RULES, Answer, inexpressible, refuse, unknown_shape
+from onnxheadprune.model.graph.facts import MAKES_CHUNKS, SPLITS
+from onnxheadprune.model.graph.view import Node, Value
+
+
+def has_law(node: Node) -> bool:
+    """Whether there is a law for a node's operator."""
+    return RULES.of(node) is not None
+
+
+def ask(node: Node, lives: Sequence[Live], domain: Domain) -> Answer | Refusal:
+    """What of a node's inputs is live, if this is live of its outputs.
+
+    Args:
+        node: the node.
+        lives: one live set per output.
+        domain: what they stand for.
+
+    Returns:
+        The checked answer of the operator's law. A refusal if there is no law, if the law refuses, if it cannot take
+        these live sets, or if its answer does not fit the node.
+    """
+    entry = RULES.of(node)
+    if entry is None:
+        operator = f"{node.domain or 'ai.onnx'}.{node.op_type}"
+        return refuse(node, Reason.NO_RULE, f"there is no rule for {operator}")
+    for live, output in zip(lives, node.outputs, strict=True):
+        if output is not None and not fits(live, output.shape):
+            return unknown_shape(node)
+    if not entry.ragged and any(domain.is_ragged(live) for live in lives):
+        return inexpressible(node)
+    answer = entry.function(node, lives)
+    return answer if isinstance(answer, Refusal) else checked(node, lives, answer, domain)
+
+
+def ask_about(output: Value, live: Live, domain: Domain) -> Answer | Refusal:
+    """What is live of the inputs of the node that makes `output`, if this is live of that output.
+
+    Its other outputs ask for everything; pieces of a Split have no say in what another piece reads.
+    """
+    node = output.producer
+    assert node is not None
+    others = DEAD if node in SPLITS else FULL
+    return ask(node, [live if other is output else others for other in node.outputs], domain)
+
+
+def checked(node: Node, lives: Sequence[Live], answer: Answer, domain: Domain) -> Answer | Refusal:
+    """What a law answered for `node`, whose outputs are asked for `lives`; a refusal if that cannot be true."""
+    for index, live in answer.inputs.items():
+        value = node.input(index)
+        if value is None:
+            continue
+        if not fits(live, value.shape):
+            return unknown_shape(node) if value.shape is None else inexpressible(node)
+        # Chunks of a sequence may have different shapes, so nothing about it has to be one tensor.
+        if not makes_chunks(value) and not domain.can_be_kept(live):
+            return inexpressible(node)
+    for value, live in answer.bodies.items():
+        if value.shape is not None and not fits(live, value.shape):
+            return inexpressible(node)
+    if answer.kept is not None and not _holds(node, lives, answer.kept):
+        return inexpressible(node)
+    return answer
+
+
+def makes_chunks(value: Value) -> bool:
+    """Whether a value is a sequence of chunks, which is seen as a tensor with one more axis."""
+    return value.producer is not None and value.producer in MAKES_CHUNKS
+
+
+def _holds(node: Node, lives: Sequence[Live], kept: Sequence[Live]) -> bool:
+    """Whether outputs that keep `kept` hold all that was asked for; an output that nobody reads may hold anything."""
+    if len(kept) != len(lives):
+        return False
+    for output, asked, have in zip(node.outputs, lives, kept, strict=True):
+        if output is None or have is asked:
+            continue
+        if output.shape is not None and not fits(have, output.shape):
+            return False
+        if (output.consumers or output.is_graph_output) and not have.covers(asked):
+            return False
+    return True

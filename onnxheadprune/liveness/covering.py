@@ -1,0 +1,42 @@
+"""A Reshape that hands on more than was asked for, where what was asked for is no block of its input.
+
+A relative shift cuts positions out of scores whose rows it has folded anew: those it keeps, the heads it need not.
+"""
+
+from __future__ import annotations
+
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.carriers import carried
+from onnxheadprune.liveness.domain import MASKS
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.model.graph.facts import RESHAPES
+from onnxheadprune.model.graph.view import Node
+
+
+def covering(node: Node, live: Live) -> Answer | None:
+    """The answer of a Reshape that keeps the smallest block of its input that covers what was asked for.
+
+    Args:
+        node: a node whose law could not follow `live`.
+        live: the mask that its output was asked for.
+
+    Returns:
+        None for other operators, where the block is all of the input, or where it is no block of the output.
+    """
+    source, shape = node.shape(0), node.out.shape
+    if node not in RESHAPES or source is None or shape is None:
+        return None
+    back = reshape_back(live, source, shape)
+    if back is None or back.dense_shape() is not None:
+        return None
+    block = back.as_mask().dense_closure()
+    through = None if block.is_full else carried(node, block)
+    if through is None or through.dense_shape() is None:
+        return None
+    answer = ask(node, [through], MASKS)
+    if isinstance(answer, Refusal) or answer.inputs.get(0) != block:
+        return None
+    return Answer(answer.inputs, answer.rewrite, kept=(through,))

@@ -1,0 +1,155 @@
+"""What the arrays of live sets stand for: the two algebras that one sweep carries.
+
+*Masks* say what is needed. What they leave out is cut off, so everybody's needs count, and what is left of a tensor has
+to be a tensor again. *Labels* say by whom it is needed (which heads read this?). They cut nothing: whoever has no label
+says nothing, and labels that fall together are united.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.model.graph.view import Node
+
+
+class Domain(ABC):
+    """One algebra of live sets.
+
+    Attributes:
+        cuts: whether what is not live is cut off. Then readers that no demand has reached need all that they read in
+            the original, and model inputs and outputs stay as they are unless somebody allows otherwise.
+    """
+
+    cuts: ClassVar[bool]
+
+    @abstractmethod
+    def says_nothing(self, live: Live) -> bool:
+        """Whether a demand is that of a reader who asks for everything: it need not be followed upstream."""
+
+    @abstractmethod
+    def united(self, first: Live, second: Live) -> Live:
+        """What two readers of one value need together."""
+
+    @abstractmethod
+    def narrowed(self, live: Live) -> Live:
+        """What a value keeps whose readers need `live` together: no less."""
+
+    @abstractmethod
+    def refused(self, live: Live) -> Live:
+        """What an output keeps that is asked for `live`, if the law of its operator refuses."""
+
+    @abstractmethod
+    def is_ragged(self, live: Live) -> bool:
+        """Whether only laws can take it that say they take ragged masks."""
+
+    @abstractmethod
+    def can_be_kept(self, live: Live) -> bool:
+        """Whether a tensor can be narrowed to it."""
+
+    @abstractmethod
+    def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
+        """Those demands on the inputs of a node, by index, that are followed further upstream."""
+
+
+@dataclass(frozen=True)
+class Masks(Domain):
+    """What is needed, as booleans."""
+
+    cuts = True
+
+    def says_nothing(self, live: Live) -> bool:
+        """Whether everything is needed."""
+        return live.is_full
+
+    def united(self, first: Live, second: Live) -> Live:
+        """What either needs."""
+        return first | second
+
+    def narrowed(self, live: Live) -> Live:
+        """The mask itself if it is dense, else the smallest outer product that covers it."""
+        return live.as_mask().dense_closure()
+
+    def refused(self, live: Live) -> Live:
+        """Everything: nothing can be cut off what an operator makes whose law refuses."""
+        return FULL
+
+    def is_ragged(self, live: Live) -> bool:
+        """Whether it is no outer product of one mask per axis."""
+        return not live.is_product
+
+    def can_be_kept(self, live: Live) -> bool:
+        """Whether it is dense: what is left fills a rectangle."""
+        return live.dense_shape() is not None
+
+    def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
+        """All of them."""
+        return inputs
+
+
+@dataclass(frozen=True)
+class Labels(Domain):
+    """Who needs it: numbers of positions, or sets of labels as Python integers, one bit each.
+
+    Attributes:
+        everyone: the bits of all labels, which say as little as none. 0 where labels are numbers of positions.
+    """
+
+    cuts = False
+    everyone: int = 0
+
+    def says_nothing(self, live: Live) -> bool:
+        """Whether it has no label, or all of them. A value of one head alone still carries its label."""
+        return live.is_full and (live.is_mask or live.array == self.everyone)
+
+    def united(self, first: Live, second: Live) -> Live:
+        """The labels of both; a mask has all of them where it is live."""
+        return self._labelled(first) | self._labelled(second)
+
+    def _labelled(self, live: Live) -> Live:
+        if not live.is_mask:
+            return live
+        labels = np.empty(live.array.shape, dtype=object)
+        labels[...] = 0
+        labels[live.array] = self.everyone
+        return Live(live.axes, labels)
+
+    def narrowed(self, live: Live) -> Live:
+        """The same: nothing is cut, so it may have any form."""
+        return live
+
+    def refused(self, live: Live) -> Live:
+        """The same: whose it is stays true where the labels end."""
+        return live
+
+    def is_ragged(self, live: Live) -> bool:
+        """Never: laws pass labels on one by one."""
+        return False
+
+    def can_be_kept(self, live: Live) -> bool:
+        """Always: nothing is cut."""
+        return True
+
+    def passed(self, node: Node, inputs: Mapping[int, Live]) -> Mapping[int, Live]:
+        """All but those on what weights mix as a whole: that is no longer one head's own."""
+        convolution = CONVOLUTIONS.of(node)
+        kernel = None if convolution is None else node.input(convolution.weight)
+        if kernel is not None and kernel.is_constant:
+            return {index: live for index, live in inputs.items() if index > 0}
+        product = contraction_of(node)
+        operands = () if product is None else product.indices
+        weights = [i for i in operands if (value := node.input(i)) is not None and value.is_constant]
+        if not weights:
+            return inputs
+        return {index: live for index, live in inputs.items() if live.axes or index in weights}
+
+
+MASKS = Masks()
+POSITIONS = Labels()
+"""Labels that number positions, as site tracing sends them."""

@@ -1,0 +1,181 @@
+"""What is left of a projection that sums over nothing, and how far that can be followed.
+
+It is the projection's bias, the same for every token: a constant along one axis, or zero. Nodes that only move it,
+scale it or add a constant to it leave a constant again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
+from onnxheadprune.liveness.axes import reshape_back
+from onnxheadprune.liveness.contraction import CONVOLUTIONS
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import refuse
+from onnxheadprune.model.graph.facts import (
+    ADDS,
+    CASTS,
+    DROPOUTS,
+    IDENTITIES,
+    MULTIPLIES,
+    RESHAPES,
+    SLICES,
+    SUMS_PRODUCTS,
+    TRANSPOSES,
+)
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+PASSING = IDENTITIES | DROPOUTS | CASTS
+
+
+@dataclass(frozen=True)
+class Remnant:
+    """A value of which only a constant is left.
+
+    Attributes:
+        value: the value.
+        name: of the constant vector, None for zero.
+        axis: the axis of `value` that the vector runs along.
+        edits: what computes the vector.
+    """
+
+    value: Value
+    name: str | None
+    axis: int
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How far a projection's branch was followed.
+
+    Attributes:
+        end: the last value that is a constant.
+        joint: where that is added to something else, None if it is not.
+        passed: all values on the way, the projection's output and the last one included.
+    """
+
+    end: Remnant
+    joint: Use | None
+    passed: frozenset[Value]
+
+
+def followed(projection: Node) -> Followed | Refusal:
+    """Follows what is left of a projection up to where it joins something else, or is no constant any more.
+
+    Returns:
+        A refusal if the operator adds something that is no plain bias.
+    """
+    remnant = _bias_of(projection)
+    if isinstance(remnant, Refusal):
+        return remnant
+    passed = [remnant.value]
+    while True:
+        use = _only_reader(remnant.value)
+        joint = use if use is not None and _joins(use) else None
+        step = None if use is None or joint is not None else _through(use, remnant)
+        if step is None:
+            return Followed(remnant, joint, frozenset(passed))
+        remnant = step
+        passed.append(remnant.value)
+
+
+def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
+    """Edits that make the constant `target` of `source`, under another shape, before a node."""
+    return (
+        AddConstant(node.scope.ref, f"{target}_shape", shape),
+        nodes.reshape(node.ref, source, f"{target}_shape", target),
+    )
+
+
+def _bias_of(node: Node) -> Remnant | Refusal:
+    """What a projection gives if it sums over nothing."""
+    index = roles_of(node).bias
+    bias = None if index is None else node.input(index)
+    scale = node.attribute("beta", 1.0)
+    if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
+        why = f"removing all heads before a {node.op_type} is not supported"
+        return refuse(node, Reason.NO_PROJECTION, why)
+    axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
+    return Remnant(node.out, None if bias is None or not scale else bias.name, axis)
+
+
+def _only_reader(value: Value) -> Use | None:
+    """The one node that reads the contents of a value; None if there are others, or the model hands it out."""
+    uses = [use for use in value.consumers if not looks_only(use)]
+    return None if value.is_graph_output or len(uses) != 1 else uses[0]
+
+
+def _joins(use: Use) -> bool:
+    """Whether a node adds the branch to a computed value of the same shape."""
+    if use.node not in ADDS:
+        return False
+    other = use.node.inputs[1 - use.input_index]
+    return other is not None and not other.is_constant and other.shape == use.node.out.shape
+
+
+def _through(use: Use, remnant: Remnant) -> Remnant | None:
+    """What is left behind one more node, None if that is no constant along one axis."""
+    node, source, target = use.node, remnant.value.shape, use.node.out.shape
+    on = replace(remnant, value=node.out)
+    if node in PASSING:
+        return on if node not in CASTS or remnant.name is None else None
+    if node in TRANSPOSES:
+        order = node.attribute("perm", list(reversed(range(len(source or ())))))
+        return replace(on, axis=order.index(remnant.axis))
+    if node in SLICES and use.input_index == 0:
+        if source is None or target is None or source[remnant.axis] != target[remnant.axis]:
+            return None
+        return on
+    if node in RESHAPES and use.input_index == 0:
+        axis = _axis_behind(node, remnant)
+        return None if axis is None else replace(on, axis=axis)
+    if node in MULTIPLIES and remnant.name is None and source == target:
+        return on
+    if node in ADDS or node in MULTIPLIES:
+        return _with_constant(use, remnant)
+    return None
+
+
+def _axis_behind(node: Node, remnant: Remnant) -> int | None:
+    """The axis that the constant runs along behind a Reshape, None if it does not come through whole."""
+    source, target = remnant.value.shape, node.out.shape
+    if source is None or target is None:
+        return None
+    size = source[remnant.axis]
+    for axis, dim in enumerate(target):
+        if dim != size or not isinstance(dim, int) or dim < 2:
+            continue
+        back = reshape_back(Live.over((axis,), np.arange(1, dim + 1)), source, target)
+        if back is not None and back.axes == (remnant.axis,) and back.period(remnant.axis) == dim:
+            return axis
+    return None
+
+
+def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
+    """What is left behind a bias or a layer scale: constants that vary along the same axis, their last one, alone."""
+    node, other = use.node, use.node.inputs[1 - use.input_index]
+    on = replace(remnant, value=node.out)
+    if other is None or not other.is_constant or other.shape is None:
+        return None
+    # Axes are counted from the last one.
+    if remnant.axis != len(node.out.shape or ()) - 1 or any(dim != 1 for dim in other.shape[:-1]):
+        return None
+    if remnant.name is None and node in MULTIPLIES:
+        return on
+    flat, edits = other.name, remnant.edits
+    if len(other.shape) > 1:
+        flat = f"{other.name}/{MARK}_flat{node.index}"
+        edits += reshaped(node, other.name, flat, (-1,))
+    if remnant.name is None:
+        return replace(on, name=flat, edits=edits)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (remnant.name, flat), (name,))
+    return replace(on, name=name, edits=(*edits, made))

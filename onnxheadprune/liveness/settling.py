@@ -1,0 +1,84 @@
+"""What is left to say once a mask sweep has met everything: what readers that choose for themselves can spare others.
+
+A sweep asks for the least. Where a value keeps more for the sake of one reader, others that pick from it (a Slice, a
+Gather) need no gather in front, and views and caches that only carry it follow it.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+
+from onnxheadprune.liveness.carriers import carried, leads_out, only_passed_on, outlet, passes_on
+from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.relaxing import relaxed, source_of
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.liveness.unread import selecting_answer
+from onnxheadprune.model.graph.view import Use, Value
+
+
+def settle(result: Sweep, free: frozenset[Value]) -> None:
+    """Completes the result of a mask sweep.
+
+    Args:
+        result: what the sweep found; every reached value is in `kept`.
+        free: graph inputs and outputs that may be narrowed.
+    """
+    for value in result.reached:
+        if value.holds_tensor:
+            _leave_unread(result, value)
+    _relax(result)
+    for value, live in list(result.narrowed()):
+        _pass_on(result, free, value, live)
+
+
+def _leave_unread(result: Sweep, value: Value) -> None:
+    """A stored tensor is cut to what its readers ask for: that is all but heads where they can pick from it."""
+    kept = result.kept[value]
+    edges = {use: result.edge(use) for use in value.consumers if not looks_only(use)}
+    asked = reduce(or_, edges.values(), DEAD)
+    if kept == asked.as_mask().dense_closure():
+        return
+    picking = [_picking(result, use) for use in edges]
+    if all(answer is not None and answer.accepts(kept) for answer in picking):
+        result.edges |= {(use.node.index, use.input_index): kept for use in edges}
+
+
+def _relax(result: Sweep) -> None:
+    """Views of shared values hand on what these keep, where all who read them can pick from it."""
+    for node in sorted(result.answers, key=lambda node: node.index):
+        value = source_of(node)
+        have = FULL if value is None else result.kept.get(value, FULL)
+        if value is None or result.edges.get((node.index, 0), FULL) in (have, DEAD):
+            continue
+        views = relaxed(node, have, lambda use: _picking(result, use))
+        for view, (reads, hands_on, answer) in (views or {}).items():
+            result.edges[(view.index, 0)] = reads
+            result.kept[view.out] = hands_on
+            result.answers[view] = answer
+
+
+def _picking(result: Sweep, use: Use) -> Answer | None:
+    """The answer of a node that picks from this input, None for any other."""
+    answer = result.answers.get(use.node)
+    if answer is None:
+        return selecting_answer(use)
+    return answer if use.input_index in answer.selects else None
+
+
+def _pass_on(result: Sweep, free: frozenset[Value], value: Value, live: Live) -> None:
+    """Tells the values that only carry a narrowed one what is left of them."""
+    for use in value.consumers:
+        if (use.node.index, use.input_index) in result.edges or not passes_on(use.node):
+            continue
+        if use.node.out not in result.kept and only_passed_on(use.node, free):
+            through = carried(use.node, live)
+            if through is not None:
+                result.kept[use.node.out] = through
+                _pass_on(result, free, use.node.out, through)
+    output = outlet(value)
+    if output is not None and output not in result.kept and leads_out(output, free):
+        result.kept[output] = live
+        _pass_on(result, free, output, live)

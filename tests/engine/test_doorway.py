@@ -1,0 +1,177 @@
+"""The doorway to the laws: nobody else calls one, and answers that cannot be true do not get through."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.liveness.asking import ask, ask_about, checked
+from onnxheadprune.liveness.domain import MASKS, POSITIONS, Domain, Labels
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.registry import Answer
+from onnxheadprune.liveness.repeating import Repeats
+from onnxheadprune.model.graph.view import GraphView, Node
+from tests.graph_text import model_of
+
+PACKAGE = Path(__file__).parents[2] / "onnxheadprune"
+DOORWAY = "liveness/asking.py"
+TABLE = "liveness/registry.py"
+
+GRAPH = """
+<ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
+g (float[2, 4, 6] x, float[N, M] open) => (float[2, 4, 6] y, float[2, 2, 6] a, float[2, 2, 6] b, float o, float n)
+<uint8[1, 4, 6] stored, float scale, uint8 zero>
+{
+    y = Relu(x)
+    a, b = Split<axis = 1>(x)
+    real = DequantizeLinear(stored, scale, zero)
+    read = Mul(real, x)
+    o = ReduceSum<keepdims = 0>(read)
+    n = LRN<size = 3>(open)
+}
+"""
+RAGGED = Live.over((1, 2), np.array([[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]] * 2, dtype=bool))
+"""Three columns of each row, but not the same ones: dense, and no product of axes."""
+SPARSE = Live.over((1, 2), np.tri(4, 6, dtype=bool))
+"""One column of the first row, two of the next: what is left fills no rectangle."""
+ROWS = Live.over((1,), np.array([True, False, True, True]))
+
+
+@pytest.fixture(scope="module")
+def view() -> GraphView:
+    return view_of(model_of(GRAPH))
+
+
+def node_of(view: GraphView, op_type: str) -> Node:
+    return next(node for node in view.nodes if node.op_type == op_type)
+
+
+def calls_of_laws(source: str) -> Iterator[str]:
+    """Calls of the function of a registered law."""
+    for call in ast.walk(ast.parse(source)):
+        if (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and call.func.attr == "function"
+        ):
+            yield ast.unparse(call)
+
+
+def readers_of_the_table(source: str) -> Iterator[str]:
+    """Names of the table of laws, or of one of its entries."""
+    for name in ast.walk(ast.parse(source)):
+        if isinstance(name, ast.Name) and name.id in ("RULES", "RuleEntry"):
+            yield name.id
+
+
+def test_only_the_doorway_calls_laws() -> None:
+    sources = {
+        path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+    callers = {path for path, source in sources.items() if list(calls_of_laws(source))}
+    assert callers == {DOORWAY}
+    readers = {path for path, source in sources.items() if list(readers_of_the_table(source))}
+    assert readers == {DOORWAY, TABLE}
+
+
+def test_calls_of_laws_are_seen() -> None:
+    source = "from registry import RULES\nanswer = RULES.of(node).function(node, lives)\n"
+    assert list(calls_of_laws(source)) == ["RULES.of(node).function(node, lives)"]
+    assert list(readers_of_the_table(source)) == ["RULES"]
+
+
+WRONG: dict[str, tuple[Answer, Reason]] = {
+    "too short for its axis": (Answer({0: Live.over((1,), np.array([True, False]))}), Reason.INEXPRESSIBLE),
+    "on an axis that is not there": (Answer({0: Live.over((3,), ROWS.array)}), Reason.INEXPRESSIBLE),
+    "nothing that fills a rectangle": (Answer({0: SPARSE}), Reason.INEXPRESSIBLE),
+    "keeps less than was asked for": (
+        Answer({0: ROWS}, kept=(Live.over((1,), np.array([True, False, False, True])),)),
+        Reason.INEXPRESSIBLE,
+    ),
+    "keeps what does not fit": (
+        Answer({0: ROWS}, kept=(Live.over((1,), np.array([True, True, False])),)),
+        Reason.INEXPRESSIBLE,
+    ),
+    "keeps of another number of outputs": (Answer({0: ROWS}, kept=(FULL, FULL)), Reason.INEXPRESSIBLE),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_answer_is_a_refusal(name: str, view: GraphView) -> None:
+    answer, reason = WRONG[name]
+    got = checked(node_of(view, "Relu"), [ROWS], answer, MASKS)
+    assert isinstance(got, Refusal)
+    assert got.reason is reason
+    assert "Relu" in got.node
+
+
+RIGHT: dict[str, tuple[Mapping[int, Live], tuple[Live, ...] | None]] = {
+    "the same": ({0: ROWS}, None),
+    "more than was asked for": ({0: FULL}, (FULL,)),
+    "of an input that the node lacks": ({0: ROWS, 7: Live.over((9,), ROWS.array)}, None),
+    "a dense mask that is no product": ({0: RAGGED}, None),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_right_answer_gets_through_as_it_is(name: str, view: GraphView) -> None:
+    answer = Answer(RIGHT[name][0], kept=RIGHT[name][1])
+    assert checked(node_of(view, "Relu"), [ROWS], answer, MASKS) is answer
+
+
+def test_labels_need_not_be_dense(view: GraphView) -> None:
+    relu, labels = node_of(view, "Relu"), Live.over((1, 2), np.where(SPARSE.array, 3, 0))
+    answer = ask(relu, [labels], POSITIONS)
+    assert isinstance(answer, Answer)
+    assert answer.inputs[0] == labels
+    assert isinstance(ask(relu, [SPARSE], MASKS), Refusal)
+
+
+def test_an_answer_of_labels_has_to_fit_too(view: GraphView) -> None:
+    wrong = Answer({0: Live.over((1,), np.array([1, 2, 3]))})
+    assert isinstance(checked(node_of(view, "Relu"), [FULL], wrong, POSITIONS), Refusal)
+
+
+@pytest.mark.parametrize("domain", [MASKS, POSITIONS, Labels(7)])
+def test_what_does_not_fit_the_output_is_not_asked(domain: Domain, view: GraphView) -> None:
+    got = ask(node_of(view, "Relu"), [Live.over((1,), np.array([True, False, True]))], domain)
+    assert isinstance(got, Refusal)
+    assert got.reason is Reason.UNKNOWN_SHAPE
+
+
+def test_an_operator_without_a_law(view: GraphView) -> None:
+    got = ask(node_of(view, "LRN"), [FULL], MASKS)
+    assert isinstance(got, Refusal)
+    assert got.reason is Reason.NO_RULE
+    assert "ai.onnx.LRN" in got.sentence
+
+
+def test_ragged_masks_go_to_laws_that_take_them(view: GraphView) -> None:
+    dequantize = node_of(view, "DequantizeLinear")
+    got = ask(dequantize, [RAGGED], MASKS)
+    assert isinstance(got, Refusal)
+    assert got.reason is Reason.INEXPRESSIBLE
+    assert isinstance(ask(dequantize, [ROWS], MASKS), Answer)
+    assert isinstance(ask(dequantize, [Live.over((1, 2), RAGGED.array.astype(int))], POSITIONS), Answer)
+
+
+def test_nothing_is_computed_once_more_against_its_law(view: GraphView) -> None:
+    """A stored tensor could be cut to the ragged mask; the law of its DequantizeLinear does not say that it may."""
+    real, reader = view.main.values["real"], node_of(view, "Mul")
+    assert Repeats({}).of(real, RAGGED, reader) is None
+    assert Repeats({}).of(real, ROWS, reader) is not None
+
+
+def test_pieces_of_a_split_ask_for_nothing_of_each_other(view: GraphView) -> None:
+    piece = view.main.values["b"]
+    live = Live.over((1,), np.array([1, 2]))
+    answer = ask_about(piece, live, POSITIONS)
+    assert isinstance(answer, Answer)
+    assert answer.inputs[0].array.tolist() == [0, 0, 1, 2]

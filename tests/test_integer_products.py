@@ -1,0 +1,136 @@
+"""Products of integers: exact where a processor's kernel saturates, and compared by what they mean by zero."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import prune, validate
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.session import onnx_runtime
+from onnxheadprune.runtime.unsaturated import saturates, unsaturated
+from tests import toys
+
+RANDOM = np.random.default_rng(0)
+OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+
+
+def model_of(nodes: list[Any], stored: dict[str, Any], shape: list[int], made: int) -> ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("y", made, None)],
+        [numpy_helper.from_array(array, name) for name, array in stored.items()],
+    )
+    return helper.make_model(graph, opset_imports=OPSETS, ir_version=9)
+
+
+def run(model: ModelProto, feed: dict[str, Any]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, feed)[0]
+
+
+def moved(model: ModelProto) -> ModelProto:
+    changed = unsaturated(LoadedModel(model, "m")).proto
+    assert changed is not model
+    return changed
+
+
+A = np.full((3, 64), 250, np.uint8)
+B = RANDOM.integers(100, 128, (64, 16)).astype(np.int8)
+
+
+@pytest.mark.parametrize("zero", [None, np.int8(-7), RANDOM.integers(-9, 9, 16).astype(np.int8)])
+def test_a_product_is_what_integers_give(zero: Any) -> None:
+    stored = {"b": B, "a0": np.uint8(3)} | ({} if zero is None else {"b0": np.asarray(zero)})
+    inputs = ["a", "b", "a0", *(["b0"] if zero is not None else [])]
+    node = helper.make_node("MatMulInteger", inputs, ["y"])
+    found = run(moved(model_of([node], stored, [3, 64], TensorProto.INT32)), {"a": A})
+    right = B.astype(np.int64) - (0 if zero is None else zero.astype(np.int64))
+    assert np.array_equal(found, (A.astype(np.int64) - 3) @ right)
+
+
+def test_a_convolution_is_what_integers_give() -> None:
+    pictures = np.full((1, 32, 4, 4), 250, np.uint8)
+    weight = RANDOM.integers(100, 128, (8, 32, 1, 1)).astype(np.int8)
+    node = helper.make_node("ConvInteger", ["a", "w"], ["y"])
+    found = run(moved(model_of([node], {"w": weight}, [1, 32, 4, 4], TensorProto.INT32)), {"a": pictures})
+    wanted = np.einsum("nchw,kc->nkhw", pictures.astype(np.int64), weight[:, :, 0, 0].astype(np.int64))
+    assert np.array_equal(found, wanted)
+
+
+def test_quantized_sums_are_what_integers_give() -> None:
+    scale, small, zero = np.float32(1.0), np.float32(1 / 8000), np.uint8(0)
+    stored = {
+        "s": scale,
+        "t": np.float32(1 / 8000 * 80),
+        "u8": zero,
+        "i8": np.int8(0),
+        "b": B,
+        "small": small,
+    }
+    node = helper.make_node("QLinearMatMul", ["a", "s", "u8", "b", "small", "i8", "t", "u8"], ["y"])
+    found = run(moved(model_of([node], stored, [3, 64], TensorProto.UINT8)), {"a": A})
+    wanted = np.clip(np.rint(A.astype(np.int64) @ B.astype(np.int64) / 80), 0, 255)
+    assert np.abs(found.astype(int) - wanted).max() <= 1
+
+
+def test_products_in_bodies_and_shared_weights_are_moved() -> None:
+    def body(name: str) -> Any:
+        nodes = [
+            helper.make_node("MatMulInteger", ["a", "b"], [f"{name}_one"]),
+            helper.make_node("MatMulInteger", ["a", "b"], [f"{name}_two"]),
+            helper.make_node("Add", [f"{name}_one", f"{name}_two"], [name]),
+        ]
+        return helper.make_graph(
+            nodes, name, [], [helper.make_tensor_value_info(name, TensorProto.INT32, None)]
+        )
+
+    choose = helper.make_node("If", ["yes"], ["y"], then_branch=body("then"), else_branch=body("else"))
+    stored = {"b": B, "yes": np.array(True)}
+    found = run(moved(model_of([choose], stored, [3, 64], TensorProto.INT32)), {"a": A})
+    assert np.array_equal(found, 2 * (A.astype(np.int64) @ B.astype(np.int64)))
+
+
+def test_what_has_no_such_product_is_left_alone() -> None:
+    plain = LoadedModel(toys.attention(), "m")
+    unsigned = model_of(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        {"b": B.astype(np.uint8)},
+        [3, 64],
+        TensorProto.INT32,
+    )
+    loaded = LoadedModel(unsigned, "m")
+    assert unsaturated(plain) is plain and unsaturated(loaded) is loaded
+
+
+def test_the_probe_tells_what_this_machine_does() -> None:
+    node = helper.make_node("MatMulInteger", ["a", "b"], ["y"])
+    found = run(model_of([node], {"b": B}, [3, 64], TensorProto.INT32), {"a": A})
+    exact = np.array_equal(found, A.astype(np.int64) @ B.astype(np.int64))
+    assert saturates(onnx_runtime()) == (not exact)
+
+
+@pytest.mark.parametrize("gone", [[1], [0, 2]])
+def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path) -> None:
+    """The zero point of a projection's input changes with the input; positions of silenced heads hold just that."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
+    onnx.save(toys.attention(hidden=64, heads=4), source)
+    quantize_dynamic(source, quantized, weight_type=QuantType.QInt8)
+    assert any(node.op_type == "MatMulInteger" for node in onnx.load(quantized).graph.node)
+    prune(quantized, {0: gone}, cut)
+    assert validate(quantized, cut).verdict == "passed"
+    assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
