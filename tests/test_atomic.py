@@ -34,7 +34,7 @@ from tests.crashes import (
     pruned_and_killed_at,
 )
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 ELEMENTS = 200_000
 
 

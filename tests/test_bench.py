@@ -25,6 +25,8 @@ from tests import toys
 from tests.clocks import patient
 from tests.conftest import Outcome
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 QUICK: dict[str, Any] = {"provider": "cpu", "repeats": 5, "memory": False, "threads": 1}
 """One thread: test workers share the cores."""

@@ -15,6 +15,8 @@ from onnxheadprune.benchmarking.statistics import (
     paired_ratio,
 )
 
+pytestmark = pytest.mark.long
+
 ROUNDS, BLOCKS = 5, 40
 
 

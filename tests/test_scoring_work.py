@@ -24,6 +24,8 @@ from onnxheadprune.selection.scoring.executors import open_executor, run_all
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
 
+pytestmark = pytest.mark.long
+
 HERE = Provider(CPU, "test")
 
 

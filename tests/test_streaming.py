@@ -33,6 +33,8 @@ from onnxheadprune.runtime import CPU, Provider, Session, stored
 from tests import toys
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.long
+
 SMALL = Shape(layers=2, width=256, heads=8, groups=4, inner=512, vocabulary=1000, context=64)
 ELEMENTS = 40_000
 

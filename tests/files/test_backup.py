@@ -21,7 +21,7 @@ from tests.crashes import complete, in_child, litter, pruned_and_killed_at
 from tests.files.filesystems import no_links
 
 Command = Callable[..., Outcome]
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def fresh(place: Path, *, outside: bool) -> Path:

@@ -22,6 +22,8 @@ from onnxheadprune.workflow import fuse as fusing
 from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block
 
+pytestmark = pytest.mark.long
+
 BATCH, LENGTH = 2, 64
 DATA = [{"x": np.random.default_rng(0).standard_normal((BATCH, LENGTH, HIDDEN)).astype(np.float32)}]
 NUMBERS = {"two": np.array(2, np.float32), "half": np.array(0.5, np.float32)}

@@ -134,6 +134,7 @@ def test_every_parameter_has_an_entry() -> None:
     assert set(MODES) == set(TRIALS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "mode"), CASES, ids=[f"{command}-{mode}" for command, mode in CASES])
 def test_no_option_is_ignored(name: str, mode: str, look: Callable[[str, Words], Seen]) -> None:
     ignored = [

@@ -12,6 +12,8 @@ from onnxheadprune import Budget, Recovery, UsageError, prune
 from onnxheadprune.selection.recovery import beside
 from tests import toys_recovery
 
+pytestmark = pytest.mark.long
+
 HEADS = {0: [1, 2], 1: [0]}
 EPOCHS = 4
 

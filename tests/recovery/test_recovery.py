@@ -19,6 +19,8 @@ from onnxheadprune.fusion import fuse
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome
 
+pytestmark = pytest.mark.long
+
 HEADS = {0: [1, 2], 1: [0]}
 SENTENCES = toys_recovery.sentences()
 UNSEEN = toys_recovery.sentences(seed=77)

@@ -19,6 +19,8 @@ from tests import toys_scores
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
 
@@ -132,7 +134,7 @@ def test_rounds_measure_again_on_what_the_earlier_ones_left(
         assert sum(site.num_heads for site in find_sites(out)) == total / 2
     toy = folder / "toy.onnx"
     first, second = (command("prune", toy, "--dry-run", *options).document for _ in range(2))
-    assert first == second
+    assert first.pop("run")["command"] == second.pop("run")["command"] and first == second
     for wrong in (("--rounds", 0), ("--keep", 2, "--rounds", 2), ("--ratio", 0.5, "--rounds", 2)):
         assert command("prune", toy, *wrong, "--dry-run", *CPU).exit_code == 2
 

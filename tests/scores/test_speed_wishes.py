@@ -26,6 +26,8 @@ from tests.clocks import HEADS, heavy, patient
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 HERE = Provider(CPU, "for the test")
 SHORT: dict[str, Any] = {"provider": "cpu", "repeats": 10, "memory": False}
