@@ -21,6 +21,8 @@ from tests import toys
 from tests.asked import asked
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -24,6 +24,8 @@ from onnxheadprune.validation.gates import drift_gate
 from tests import toys, toys_scores
 from tests.conftest import Outcome
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 HERE = Provider(CPU, "for the test")
 LOGITS = MainOutput("y", True)

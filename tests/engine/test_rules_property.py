@@ -24,6 +24,8 @@ from tests.engine import (
 from tests.engine.one_node import check_drawn
 from tests.engine.strategies import EXEMPT, STRATEGIES, Key
 
+pytestmark = pytest.mark.long
+
 assert operators
 assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
 assert cases_pieces and cases_views and cases_fused and cases_quantized

@@ -23,6 +23,8 @@ from tests.conftest import Outcome
 from tests.folders import exports
 from tests.folders.exports import contents
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., Outcome]
 
 
