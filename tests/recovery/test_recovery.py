@@ -72,6 +72,21 @@ def test_the_document_tells_how_it_went(result: PruneResult) -> None:
     assert found["steps"] == 18 and len(losses) == 7 and not found["constant"]
 
 
+def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneResult, tmp_path: Path) -> None:
+    source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
+    settings: dict[str, Any] = {"data": SENTENCES, "recover": Budget(epochs=6), "provider": "cpu"}
+    stored = prune(source, HEADS, out, compensate=False, **settings)
+    assert stored.validation is not None and stored.validation.passed
+    numbers = [
+        {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+        for model in (result.model, stored.model)
+    ]
+    assert numbers[0].keys() == numbers[1].keys()
+    for name, array in numbers[0].items():
+        np.testing.assert_array_equal(numbers[1][name], array, err_msg=name)
+
+
 def test_rows_of_removed_heads_are_as_they_were(result: PruneResult) -> None:
     assert result.chosen is not None and result.chosen.recovery is not None
     before = {item.name: numpy_helper.to_array(item) for item in toys_recovery.encoder().graph.initializer}
