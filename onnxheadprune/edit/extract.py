@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import (
-    AttributeProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -17,6 +16,7 @@ from onnx import (
     numpy_helper,
 )
 
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.constants import stored_tensor
 
 Array = npt.NDArray[Any]
@@ -36,13 +36,11 @@ def needed_nodes(graph: GraphProto, wanted: Iterable[str]) -> tuple[list[NodePro
 def read_by(node: NodeProto) -> set[str]:
     """Names a node reads, those that its bodies read from around them included."""
     names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        bodies = [attribute.g] if attribute.type == AttributeProto.GRAPH else list(attribute.graphs)
-        for body in bodies:
-            inner = {name for item in body.node for name in read_by(item)} | {out.name for out in body.output}
-            made = {name for item in body.node for name in item.output}
-            made |= {item.name for item in body.initializer} | {item.name for item in body.input}
-            names |= inner - made
+    for body in bodies_of(node):
+        inner = {name for item in body.node for name in read_by(item)} | {out.name for out in body.output}
+        made = {name for item in body.node for name in item.output}
+        made |= {item.name for item in body.initializer} | {item.name for item in body.input}
+        names |= inner - made
     return names
 
 

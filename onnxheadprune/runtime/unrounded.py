@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from onnx import ModelProto, NodeProto
 
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.load import LoadedModel
 
@@ -47,6 +48,5 @@ def _all(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes, and those in the bodies of control flow."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _all(graph.node)
+        for graph in bodies_of(node):
+            yield from _all(graph.node)

@@ -9,7 +9,7 @@ of uint8 by uint8 is exact everywhere, and moving a weight and its zero point by
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.edit import nodes
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.tables import ROLES
 from onnxheadprune.model.load import LoadedModel
 
@@ -61,7 +62,7 @@ def _signed(graph: GraphProto, outer: Mapping[str, TensorProto]) -> Iterator[_Pr
         product = _product(node, stored)
         if product is not None:
             yield product
-        for body in _bodies(node):
+        for body in bodies_of(node):
             yield from _signed(body, stored)
 
 
@@ -80,13 +81,6 @@ def _product(node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | N
         # The product of int8 by int8 saturates nowhere, and of int8 by uint8 there is no kernel.
         return None
     return _Product(node, roles.integer_weight, roles.weight_zero)
-
-
-def _bodies(node: NodeProto) -> Iterable[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 @dataclass
@@ -117,7 +111,7 @@ def _rewrite(graph: GraphProto, outer: Mapping[str, TensorProto]) -> None:
     order: list[NodeProto] = []
     moved = _Moved()
     for node in graph.node:
-        for body in _bodies(node):
+        for body in bodies_of(node):
             _rewrite(body, stored)
         product = _product(node, stored)
         if product is not None:

@@ -6,6 +6,7 @@ references: shapes are all that is read, and values of a few whole numbers (targ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -14,6 +15,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 from onnxheadprune.edit.edits import AddConstant, InsertNode, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.model.bodies import bodies_of
 
 What: TypeAlias = Literal[
     "narrowed",
@@ -92,9 +94,8 @@ class _Names:
                 self.tensors[key] = stored
                 continue
             self.nodes[key] = node
-            for attribute in node.attribute:
-                for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                    self._read(body)
+            for body in bodies_of(node):
+                self._read(body)
 
     def shown(self, name: str) -> str:
         """A value as a reader wants to see it: the numbers of a small constant, else its name."""
@@ -115,9 +116,7 @@ def _shape(tensor: TensorProto) -> str:
 
 
 def _shown(tensor: TensorProto, name: str) -> str:
-    size = 1
-    for dim in tensor.dims:
-        size *= dim
+    size = math.prod(tensor.dims)
     inside = tensor.data_location != TensorProto.EXTERNAL
     if tensor.data_type in (TensorProto.INT64, TensorProto.INT32) and size <= FEW and inside:
         return str(numpy_helper.to_array(tensor).tolist())

@@ -15,6 +15,7 @@ from onnxheadprune.edit.gradients import (
     UnknownShapeError,
 )
 from onnxheadprune.edit.terms import Term, Writer
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 from onnxheadprune.model.tensors import FLOATS
@@ -64,9 +65,8 @@ def names_of(graph: GraphProto) -> set[str]:
     names = {info.name for info in (*graph.input, *graph.output)} | {item.name for item in graph.initializer}
     for node in graph.node:
         names |= {node.name, *node.output, *node.input}
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                names |= names_of(body)
+        for body in bodies_of(node):
+            names |= names_of(body)
     return names
 
 
