@@ -129,7 +129,7 @@ def test_a_session_that_fell_back_is_exit_code_4(monkeypatch: pytest.MonkeyPatch
     class Module:
         """An onnxruntime that takes the CPU without a word, as older ones do."""
 
-        def InferenceSession(self, source: Any, options: Any = None, **_: Any) -> Any:
+        def InferenceSession(self, source: Any, options: Any, **_: Any) -> Any:
             return ort.InferenceSession(source, options, providers=[CPU])
 
         def __getattr__(self, name: str) -> Any:

@@ -27,7 +27,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.stored import supply
 from onnxheadprune.runtime.unrounded import unrounded
-from onnxheadprune.runtime.unsaturated import saturates, unsaturated
+from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -228,7 +228,8 @@ def versions() -> dict[str, str]:
 def exactly(model: LoadedModel) -> LoadedModel:
     """The model in a form whose integer products lose nothing on this machine: what the exact settings run."""
     model = unrounded(model)
-    return unsaturated(model) if saturates(onnx_runtime()) else model
+    # The probe opens a session, so only models that it matters for pay for it.
+    return unsaturated(model) if may_saturate(model) and saturates(onnx_runtime()) else model
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:

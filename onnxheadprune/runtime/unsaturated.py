@@ -33,7 +33,7 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     Args:
         model: in memory, or a structure; not changed.
     """
-    if not any(_signed(model.proto.graph, {})):
+    if not may_saturate(model):
         return model
     copy = ModelProto()
     copy.CopyFrom(model.proto)
@@ -44,6 +44,11 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
     _rewrite(copy.graph, {})
     copy.graph.initializer.extend(constants)
     return model.changed(copy)
+
+
+def may_saturate(model: LoadedModel) -> bool:
+    """Whether a model has a product of uint8 by int8 weights."""
+    return any(_signed(model.proto.graph, {}))
 
 
 @dataclass(frozen=True)
