@@ -240,7 +240,11 @@ def main(
         if rounds > 1:
             ours(judge, model, calibration, ratio, f"refit in {rounds} rounds", rounds=rounds)
         if more:
-            ours(judge, model, feeds(sentences[: 4 * CALIBRATION]), ratio, "refit, 2,048 sentences")
+            larger = feeds(sentences[: 4 * CALIBRATION])
+            ours(judge, model, larger, ratio, "refit, 2,048 sentences")
+            for budget in recover:
+                way = f"refit, 2,048 sentences, trained for {parse_budget(budget)}"
+                ours(judge, model, larger, ratio, way, recover=budget)
         if with_rivals:
             rivals(judge, model, calibration, ratio, finetune)
     if output is not None:
