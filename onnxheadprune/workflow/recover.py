@@ -18,8 +18,9 @@ from onnxheadprune.selection.compensation import Compensation, restored
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.validation import validate
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.workflow.prune import PruneResult, carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+from onnxheadprune.workflow.result import PruneResult
 
 
 def recover(

@@ -14,7 +14,8 @@ from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.workflow.prune import PruneResult, size_warnings
+from onnxheadprune.workflow.result import PruneResult
+from onnxheadprune.workflow.sizes import size_warnings
 
 _WORDS = {
     "slice": "tensor cut",

@@ -16,7 +16,7 @@ from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.feeding import data_if_it_fits
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice
 
 
