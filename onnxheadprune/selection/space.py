@@ -80,6 +80,13 @@ class SearchSpace:
         """The most heads that can go."""
         return removable_heads(self.sites, self.paths, self.limits, self.gone)
 
+    def has_cut(self, count: int) -> bool:
+        """Whether some cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
+        try:
+            return self.removing(count).count > 0
+        except RefusedError:
+            return False
+
     def removing(self, count: int) -> Selection:
         """The cheapest way to remove so many heads.
 

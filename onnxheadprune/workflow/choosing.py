@@ -8,7 +8,9 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.chooser import Chooser, Trying, named
+from onnxheadprune.selection.choose import choose
+from onnxheadprune.selection.completing import named
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.recovery import Recovering, beside
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.requests import Request
@@ -42,12 +44,12 @@ def chosen_for(
     if choice.wish is None and not choice.compensate and choice.recover is None:
         return None, data
     where = provider or resolve_provider(request.run.provider)
-    chooser = Chooser(model, data, where, _trying(request), progress)
-    chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
-    if chooser.held is None:
+    cutter = Cutter(model, data, where, _trying(request), progress)
+    chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
+    if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
-    return chosen, chooser.held.subset(SAMPLES_TO_VALIDATE)
+    return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
 
 
 def _trying(request: Request) -> Trying:

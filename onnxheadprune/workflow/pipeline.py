@@ -14,8 +14,8 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import commit, stage_model, staged_model
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.chooser import renumbered
 from onnxheadprune.selection.compensation import sealed
+from onnxheadprune.selection.cutting import renumbered
 from onnxheadprune.selection.recovery import beside
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
