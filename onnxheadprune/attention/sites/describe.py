@@ -301,7 +301,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
             continue
         labelled = True
         for bits in found:
-            shared = [head for head in range(num_heads) if bits >> head & 1]
+            shared = [head for head in range(num_heads) if bits & bits_of([head])]
             if len(shared) > 1:
                 groups.join(shared)
     return labelled
