@@ -24,12 +24,7 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 MICROSOFT = (

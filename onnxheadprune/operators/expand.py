@@ -16,12 +16,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast, named
-from onnxheadprune.model.graph.elements import (
-    MAX_ELEMENTS,
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node

@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.contraction import (
-    PRODUCTS,
-    Contraction,
-    Letters,
-    Product,
-    contraction_of,
-)
+from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.mixing import coupled
 from onnxheadprune.liveness.refusal import Refusal

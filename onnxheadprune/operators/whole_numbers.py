@@ -8,13 +8,7 @@ import numpy as np
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.elements import (
-    INTEGER_TYPES,
-    MAX_ELEMENTS,
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import INTEGER_TYPES, MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.tables import number_function
 from onnxheadprune.model.graph.view import Node
 
