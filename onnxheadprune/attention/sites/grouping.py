@@ -11,6 +11,7 @@ from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
@@ -219,13 +220,24 @@ def has_folded_heads(block: Block) -> bool:
     """
     if block.num_heads > 1 or len(block.cores) != 1:
         return False
-    core, shape = block.cores[0], block.cores[0].node.out.shape
+    core = block.cores[0]
+    features = _features(core)
+    if features is None:
+        return False
+    return any(len(item.channels[0]) > features * core.tokens for item in block.projections)
+
+
+def _features(core: Core) -> int | None:
+    """Features that the context of one head has; None where their number is not known."""
+    layout = layout_of(core.node)
+    if layout is not None:
+        # A fused operator may have heads and features in one axis.
+        return layout.v_head_size
+    shape = core.node.out.shape
     if shape is None:
-        return False
+        return None
     sizes = [dim for axis in core.feature_axes if isinstance(dim := shape[axis], int)]
-    if len(sizes) != len(core.feature_axes):
-        return False
-    return any(len(item.channels[0]) > math.prod(sizes) * core.tokens for item in block.projections)
+    return math.prod(sizes) if len(sizes) == len(core.feature_axes) else None
 
 
 def merge_branches(blocks: list[Block]) -> list[Block]:
