@@ -1,0 +1,44 @@
+"""What is said about a head spec that cannot be carried out, and whether what is offered instead can."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from onnxheadprune.attention.heads import MAX_LISTED, parse_heads, resolve_heads
+from onnxheadprune.attention.planning import plan_pruning
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.errors import RefusedError, UsageError
+from tests import golden_file, toys
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def test_a_mapping_that_lists_too_much() -> None:
+    with pytest.raises(UsageError, match="lists more than 1,048,576 heads"):
+        parse_heads({0: itertools.repeat(1, MAX_LISTED + 1)})
+
+
+def test_a_name_that_two_sites_have() -> None:
+    (site,) = find_sites(toys.attention())
+    names = ("encoder.layer.0.attention", "decoder.layer.0.attention")
+    sites = [replace(site, index=index, name=name) for index, name in enumerate(names)]
+    with pytest.raises(UsageError, match=f"site 'layer.0' is ambiguous: {', '.join(names)}; use the full"):
+        resolve_heads("layer.0:1", sites)
+    assert resolve_heads("decoder.layer.0:1", sites) == {1: (1,)}
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (3,)])
+def test_the_nearest_legal_sets_of_grouped_queries_can_go(gone: tuple[int, ...]) -> None:
+    """Four query heads on two KV heads, {0, 1} and {2, 3}."""
+    model = golden_file.read(GOLDEN / "grouped_whole_group.txt").model
+    with pytest.raises(RefusedError, match="different numbers of query heads") as refused:
+        plan_pruning(model, {0: gone})
+    offered = re.findall(r"\d+(?:[,-]\d+)*", str(refused.value).rpartition("nearest legal sets are")[2])
+    assert offered
+    for heads in offered:
+        assert plan_pruning(model, f"0:{heads}").removed
