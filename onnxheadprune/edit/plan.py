@@ -11,7 +11,7 @@ from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto
 
-from onnxheadprune.edit.edits import EdgeGather, Edit, SliceTensor, edit_from_dict, edit_to_dict
+from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_dict
 from onnxheadprune.errors import UsageError
 
 FORMAT = 1
@@ -201,8 +201,3 @@ def _hash_graph(graph: GraphProto, digest: Any) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _hash_graph(attribute.g, digest)
-
-
-def sliced(plan: PrunePlan) -> dict[str, SliceTensor]:
-    """The plan's tensor cuts by the name of the resulting tensor."""
-    return {item.edit.target: item.edit for item in plan.edits if isinstance(item.edit, SliceTensor)}

@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.edits import SliceTensor
+from onnxheadprune.edit.edits import DropInputs, SetOutput, SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import REMOVED_KEY
 from onnxheadprune.errors import RefusedError, UsageError
@@ -143,3 +143,8 @@ def test_what_the_plan_does_not_name_is_bit_identical() -> None:
     assert pruned.opset_import == model.opset_import
     assert list(pruned.graph.input) == list(model.graph.input)
     assert list(pruned.graph.output) == list(model.graph.output)
+
+
+def test_seldom_edits_say_what_they_do() -> None:
+    assert str(SetOutput("main[1]", 0, "shape/raw")) == "output 0 of main[1] = shape/raw"
+    assert str(DropInputs("main[2]", (1, 3))) == "drop inputs [1, 3] of main[2]"

@@ -16,7 +16,8 @@ pytest.importorskip("torch")
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.plan import PrunePlan, sliced
+from onnxheadprune.edit.edits import SliceTensor
+from onnxheadprune.edit.plan import PrunePlan
 from tests.zoo import check as checking
 from tests.zoo.check import check
 from tests.zoo.folder import Folder
@@ -97,7 +98,8 @@ def test_another_mask_is_wrong(
 def test_one_corrupted_weight_is_wrong(store: Store, monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
     def corrupting(plan: PrunePlan, model: ModelProto) -> ModelProto:
         pruned = apply_plan(plan, model)
-        weight = next(t for t in pruned.graph.initializer if t.name in sliced(plan) and len(t.dims) == 2)
+        cut = {item.edit.target for item in plan.edits if isinstance(item.edit, SliceTensor)}
+        weight = next(t for t in pruned.graph.initializer if t.name in cut and len(t.dims) == 2)
         weight.CopyFrom(corrupted(weight))
         return pruned
 
