@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Accuracy",

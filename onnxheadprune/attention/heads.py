@@ -261,8 +261,9 @@ def _nearest_whole(
         for chosen in itertools.combinations(near[:MAX_UNITS], count)
     ]
     legal = [heads for heads in sets if is_legal(groups, heads)]
-    fewest = min((len(heads ^ gone) for heads in legal), default=0)
-    return sorted((heads for heads in legal if len(heads ^ gone) == fewest), key=sorted)[:3]
+    differing = [len(heads.symmetric_difference(gone)) for heads in legal]
+    nearest = [heads for heads, count in zip(legal, differing, strict=True) if count == min(differing)]
+    return sorted(nearest, key=sorted)[:3]
 
 
 def original_groups(site: Site) -> tuple[tuple[int, ...], ...]:

@@ -34,6 +34,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
@@ -110,7 +111,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
     Raises:
         HeadPruneError: as `plan_pruning` does.
     """
-    with analysing(analysis.model, analysis.name):
+    with paused(), analysing(analysis.model, analysis.name):
         return _planned(analysis, heads, contract)
 
 

@@ -76,8 +76,10 @@ class BatchResult:
     @property
     def exit_code(self) -> int:
         """0 if every model is done, 1 if one was not shown to be exact, else 3."""
-        codes = {item.exit_code for item in self.items}
-        return 0 if codes <= {0} else 1 if 1 in codes else 3
+        codes = [item.exit_code for item in self.items]
+        if not any(codes):
+            return 0
+        return 1 if 1 in codes else 3
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

@@ -64,7 +64,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
-    with analysing(view.model, name):
+    with paused(), analysing(view.model, name):
         found, left_out = find_structural(view)
         record = pruning_record(view.model)
         sites = tuple(with_history(found, record))

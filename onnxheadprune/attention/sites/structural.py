@@ -140,7 +140,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     site = AttentionSite(
         index=index,
         name=name,
-        kind="mha" if kv == block.num_heads else "mqa" if kv == 1 else "gqa",
+        kind=_kind(block.num_heads, kv),
         num_units=block.num_heads,
         kv_num_heads=kv,
         head_size=parts.head_size,
@@ -161,6 +161,13 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     if reason is not None:
         return replace(site, reason=reason)
     return _tried(site, block, parts, mixers)
+
+
+def _kind(heads: int, kv_heads: int) -> str:
+    """Multi-head attention, multi-query attention (one KV head for all), or grouped-query attention."""
+    if kv_heads == heads:
+        return "mha"
+    return "mqa" if kv_heads == 1 else "gqa"
 
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:

@@ -92,8 +92,12 @@ class _SiteTable:
         """Chooses the columns by the width at hand."""
         sites, wide = self.sites, options.max_width >= WIDE
         removed_before = any(site.removed for site in sites)
-        columns = ["#", "site", "kind", "heads", "kv", "size", "params", *["share"] * wide, "removable"]
-        columns += ["removed before"] * removed_before
+        columns = ["#", "site", "kind", "heads", "kv", "size", "params"]
+        if wide:
+            columns.append("share")
+        columns.append("removable")
+        if removed_before:
+            columns.append("removed before")
         made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
         most = max(site.params for site in sites) or 1
         for site in sites:
@@ -109,7 +113,9 @@ class _SiteTable:
             if wide:
                 cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
             cells.append(Text("yes", "green") if site.removable else Text("no", "red"))
-            made.add_row(*cells, *([heads(site.removed) or "-"] * removed_before))
+            if removed_before:
+                cells.append(heads(site.removed) or "-")
+            made.add_row(*cells)
         yield made
 
 
