@@ -158,7 +158,7 @@ def _plan_ahead(
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, request.fuse)
-    sizes = planned_size(plan, model) if plan.removed else None
+    sizes = planned_size(plan, model) if plan.cuts_something else None
     told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
     if sizes is not None:
         told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection import SearchSpace
+from onnxheadprune.selection import Space
 from onnxheadprune.selection.completing import completed, drift
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.wishes import Chosen, Trial
@@ -15,7 +15,7 @@ ROUNDING = 1e-3
 """Part of a limit on drift that is left free: other kernels and batches of the same model round otherwise."""
 
 
-def largest_near(cutter: Cutter, space: SearchSpace, limit: float) -> Chosen:
+def largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
     """The largest cut that stays within a drift.
 
     Held-out data tells how the model will do elsewhere, and a later `validate` looks at all of the data: the drift

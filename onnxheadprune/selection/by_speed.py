@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection import SearchSpace, Selection
+from onnxheadprune.selection import Selection, Space
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.speed import smallest_reaching, speedups
 from onnxheadprune.selection.wishes import Chosen, Trial
 
 
-def smallest_fast(cutter: Cutter, space: SearchSpace, wanted: float, sizes: BenchSettings) -> Chosen:
+def smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSettings) -> Chosen:
     """The smallest cut that reaches a speed-up.
 
     Args:

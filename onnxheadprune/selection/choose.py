@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import UsageError
-from onnxheadprune.selection import Requirements, SearchSpace
+from onnxheadprune.selection import Requirements, Space
 from onnxheadprune.selection.by_drift import largest_near
 from onnxheadprune.selection.by_speed import smallest_fast
 from onnxheadprune.selection.completing import completed
@@ -40,9 +40,7 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
             return largest_near(cutter, space, target.drift)
 
 
-def _after_rounds(
-    cutter: Cutter, space: SearchSpace, requirements: Requirements, share: Share
-) -> SearchSpace:
+def _after_rounds(cutter: Cutter, space: Space, requirements: Requirements, share: Share) -> Space:
     """The search space after all rounds but the last: measured on what the earlier ones left.
 
     Raises:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxheadprune.attention.heads import HeadSpec, resolve_heads
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Sample
@@ -26,7 +27,7 @@ def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
         UsageError: if the spec is wrong.
         RefusedError: if they cannot be removed.
     """
-    return completed(cutter, Selection(resolve_heads(heads, cutter.sites), "named"))
+    return completed(cutter, Selection(resolve_units(heads, cutter.sites), "named"))
 
 
 def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:

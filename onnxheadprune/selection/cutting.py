@@ -16,7 +16,7 @@ from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection import Evidence, Requirements, SearchSpace, Selection, search_space
+from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation import Compensation, compensate, refitted
@@ -102,7 +102,7 @@ class Cutter:
         requirements: Requirements,
         analysis: Analysis | None = None,
         gone: Mapping[int, frozenset[int]] | None = None,
-    ) -> SearchSpace:
+    ) -> Space:
         """The paths that choices follow.
 
         Args:
@@ -130,15 +130,16 @@ class Cutter:
         return self.held is not self.learn
 
     def present(self, heads: Mapping[int, tuple[int, ...]]) -> dict[int, frozenset[int]]:
-        """Heads of every site by their numbers in the model as it is, given those of the very first original."""
-        return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in self.sites}
+        """Units of every site by their numbers in the model as it is, given those of the very first original."""
+        sites = self.sites.concerned(heads)
+        return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""
         assert self.learn is not None
         gone = self.present(heads)
         return compensate(
-            self.view, self.sites.sites, gone, self.learn, self.provider, progress=self.progress
+            self.view, self.sites.concerned(heads), gone, self.learn, self.provider, progress=self.progress
         )
 
     def planned(self, chosen: Chosen) -> Chosen:

@@ -49,7 +49,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     chosen, data = chosen_for(original, request, provider, progress)
     plan, cut = _cut(original, request, chosen)
     setting = Setting(provider, data, request.run.seed)
-    made, fusion = fused(original, cut, request.fuse, bool(plan.removed), setting)
+    made, fusion = fused(original, cut, request.fuse, plan.cuts_something, setting)
     pruned = original.changed(made, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
