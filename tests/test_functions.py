@@ -11,10 +11,11 @@ import pytest
 from onnx import ModelProto, helper
 
 from onnxheadprune import apply_plan, plan_pruning, prune, validate
-from tests import toys
+from tests import golden_file, toys
 from tests.lossless import unexplained
 
 DOMAIN = "local"
+GOLDEN = Path(__file__).parent / "golden"
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
 
 
@@ -137,3 +138,30 @@ def test_the_order_of_nodes_stays_as_stored(tmp_path: Path) -> None:
         toys.get_initializer(found, "attn.q.bias"),
         toys.get_initializer(model, "attn.q.bias")[[*range(4), *range(8, 16)]],
     )
+
+
+@pytest.mark.parametrize("golden", ["edge_gather", "if_branches", "reshape_targets", "shared_weights"])
+def test_edits_of_all_places_find_theirs_beside_a_function(golden: str) -> None:
+    """New nodes, edits within branches and copies of weights: each at its place in the model as it is stored."""
+    case = golden_file.read(GOLDEN / f"{golden}.txt")
+    model = case.model
+    twice = helper.make_node("Twice", ["y"], ["doubled"], domain=DOMAIN)
+    # In front of all others, so that every position is another one once the call is inlined.
+    first = helper.make_node("Twice", ["x"], ["x_doubled"], domain=DOMAIN)
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend([first, *nodes, twice])
+    for name in ("doubled", "x_doubled"):
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[-1].name = name
+    parts = [
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Sub", ["a", "b"], ["c"]),
+    ]
+    model.functions.append(function("Twice", parts, ["a"], ["c"]))
+    model.opset_import.append(OPSETS[1])
+    model.ir_version = 10
+    result = prune(model, case.heads, provider="cpu", **case.flags)
+    assert result.validation is not None and result.validation.verdict == "passed"
+    assert names(result.model) == ["Twice"]
+    assert [node.op_type for node in result.model.graph.node].count("Twice") == 2
