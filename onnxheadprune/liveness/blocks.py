@@ -30,10 +30,6 @@ def block_size(node: Node) -> int:
     return int(node.attribute("block_size", 32))
 
 
-def _blocks(node: Node) -> int:
-    return -(-int(node.attribute("K")) // block_size(node))
-
-
 def why_not_cut(node: Node, mask: Mask) -> str | None:
     """Why the inputs outside `mask` cannot be cut off the packed weight, None if they can."""
     size = block_size(node)
