@@ -1,6 +1,6 @@
 """The Python API: everything the commands do, as functions that never print.
 
-Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never changed.
+Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; they are never changed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
@@ -23,6 +23,7 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode, Fusion
+from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, load_model, open_structure
 from onnxheadprune.model.save import check_backup, check_target, commit, stage_model, staged_model
 from onnxheadprune.model.storage.claims import named_files
@@ -43,6 +44,10 @@ from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.fuse import Setting, fused
 from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+    import onnx_ir
 
 NOT_VALIDATED = "skipped (--no-validate)"
 SAMPLES_TO_VALIDATE = 128
@@ -101,6 +106,26 @@ class PruneResult:
         if self.output is not None and self.pruned.sources:
             return load_model(self.output)
         return hydrated(self.pruned.proto, self.pruned.sources)
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon, which is made anew by every call.
+
+        graphsurgeon has no place for the metadata of a model, where the removed heads are noted: it is in the graph's
+        attribute `metadata_props`, and is found there by whatever of this package takes the graph.
+
+        Raises:
+            ModelError: if the weights cannot be read.
+        """
+        return to_graphsurgeon(self.model)
+
+    def to_onnx_ir(self) -> onnx_ir.Model:
+        """The pruned model as a model of onnx_ir, which is made anew by every call.
+
+        Raises:
+            UsageError: if onnx_ir is not installed.
+            ModelError: if the weights cannot be read.
+        """
+        return to_onnx_ir(self.model)
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:
