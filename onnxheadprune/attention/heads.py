@@ -129,7 +129,7 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
         raise RefusedError("no attention site was found in this model, so there are no heads to remove")
     chosen: dict[int, set[int]] = {}
     for key, heads in parse_heads(spec).items():
-        for site in _sites_of(key, sites):
+        for site in sites_of_key(key, sites):
             for head in heads:
                 if head >= site.original_num_heads:
                     raise UsageError(
@@ -146,7 +146,12 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
     return resolved
 
 
-def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
+def sites_of_key(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
+    """The sites that a key of a head spec means: all for "*", else one by its name, its index or a part of its name.
+
+    Raises:
+        UsageError: if there is none, or there are several.
+    """
     if key == ALL:
         return list(sites)
     found = [site for site in sites if site.name == key]

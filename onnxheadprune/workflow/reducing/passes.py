@@ -1,0 +1,130 @@
+"""Kinds of candidates: fewer nodes, nodes that are stepped over, smaller sizes, fewer heads, fewer known numbers."""
+
+from __future__ import annotations
+
+from onnx import ModelProto, TensorProto
+
+from onnxheadprune.model.storage.tensors import Stored, tensors_of
+from onnxheadprune.workflow.reducing.anonymous import renamed
+from onnxheadprune.workflow.reducing.hollow import hollow_out, is_hollow
+from onnxheadprune.workflow.reducing.line import Heads
+from onnxheadprune.workflow.reducing.minimize import minimized
+from onnxheadprune.workflow.reducing.parts import (
+    assembled,
+    bypassed,
+    opened,
+    part_of,
+    types_of,
+    without_input,
+)
+from onnxheadprune.workflow.reducing.search import Pass, Search
+from onnxheadprune.workflow.reducing.sizes import bases, scaled, targets
+
+
+def fewer_nodes(search: Search) -> None:
+    """Leaves nodes out."""
+    model = search.case.model
+    types = types_of(model)
+    minimized(range(len(model.graph.node)), lambda kept: search.tries(part_of(model, kept, types)))
+
+
+def fewer_steps(search: Search) -> None:
+    """Lets readers of a node read what it reads, and nodes of bodies take the place of their node."""
+    position = len(search.case.model.graph.node) - 1
+    while position >= 0:
+        model = search.case.model
+        types = types_of(model)
+        candidates = [*bypassed(model, position, types), *opened(model, position, types)]
+        if any(search.tries(candidate) for candidate in candidates):
+            position = min(position, len(search.case.model.graph.node))
+        position -= 1
+
+
+def fewer_inputs(search: Search) -> None:
+    """Leaves out what nodes can do without: biases, masks, bounds."""
+    position = 0
+    while position < len(search.case.model.graph.node):
+        types = types_of(search.case.model)
+        for index in reversed(range(1, len(search.case.model.graph.node[position].input))):
+            model = search.case.model
+            given = model.graph.node[position].input
+            if index < len(given) and given[index]:
+                search.tries(without_input(model, position, index, types))
+        position += 1
+
+
+def smaller_sizes(search: Search) -> None:
+    """Makes sizes smaller, those that belong together at once."""
+    shrunk = True
+    while shrunk:
+        shrunk = False
+        for base in bases(search.case.model):
+            shrunk |= any(search.tries(scaled(search.case.model, base, size)) for size in targets(base))
+
+
+def fewer_heads(search: Search) -> None:
+    """Leaves out heads that the command names."""
+    if search.case.heads is None:
+        return
+    named = [(site, head) for site, heads in search.case.heads for head in heads]
+    model = search.case.model
+
+    def fails(kept: list[tuple[str, int]]) -> bool:
+        sites = dict.fromkeys(site for site, _ in kept)
+        heads: Heads = tuple((site, tuple(head for at, head in kept if at == site)) for site in sites)
+        return bool(heads) and search.tries(model, heads)
+
+    minimized(named, fails)
+
+
+def fewer_numbers(search: Search) -> None:
+    """Makes numbers random that were left as they are: what they are may not matter."""
+    model = search.case.model
+    known = [index for index, stored in enumerate(tensors_of(model)) if tells_something(stored)]
+
+    def fails(kept: list[int]) -> bool:
+        made = ModelProto()
+        made.CopyFrom(model)
+        for index, stored in enumerate(tensors_of(made)):
+            if index in known and index not in kept:
+                hollow_out(stored.tensor)
+        return search.tries(made)
+
+    if known and not fails([]):
+        minimized(known, fails)
+
+
+def tells_something(stored: Stored) -> bool:
+    """Whether a tensor has numbers of the original that are more than sizes and axes: real ones, or whole tables."""
+    tensor = stored.tensor
+    if is_hollow(tensor):
+        return False
+    return (
+        tensor.data_type not in (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+        or len(tensor.dims) > 1
+    )
+
+
+def tidied(search: Search) -> None:
+    """Leaves out declarations and operator sets that nothing needs, and numbers names anew."""
+    model = search.case.model
+    bare = ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    search.tries(bare)
+    model = search.case.model
+    for index in reversed(range(len(model.opset_import))):
+        lean = ModelProto()
+        lean.CopyFrom(search.case.model)
+        del lean.opset_import[index]
+        search.tries(lean)
+    search.tries(
+        assembled(search.case.model, list(search.case.model.graph.node), types_of(search.case.model))
+    )
+    search.tries(renamed(search.case.model))
+
+
+ROUND: tuple[Pass, ...] = (fewer_nodes, fewer_steps, fewer_inputs, smaller_sizes, fewer_heads)
+"""Tried again and again until nothing changes."""
+FIRST: tuple[Pass, ...] = (smaller_sizes,)
+LAST: tuple[Pass, ...] = (fewer_numbers, tidied)
