@@ -16,9 +16,14 @@ from multiprocessing.context import SpawnProcess
 from typing import Protocol, TypeAlias
 
 from onnxheadprune.workflow.reducing.ending import TIMEOUT, Ending
+from onnxheadprune.workflow.reducing.running import runs
 
 Attempt: TypeAlias = Callable[[tuple[str, ...]], Ending]
 """Runs a command line and says how it ended; a function of a module, so that another process finds it."""
+
+
+Task: TypeAlias = tuple[str, ...] | str
+"""A command line to run, or a model to see whether it runs."""
 
 
 class Trier(Protocol):
@@ -26,6 +31,9 @@ class Trier(Protocol):
 
     def run(self, arguments: tuple[str, ...]) -> Ending:
         """How a command line ends."""
+
+    def runs(self, model: str) -> bool:
+        """Whether the model of a path runs."""
 
     def renew(self) -> None:
         """Forgets what earlier command lines left in memory."""
@@ -48,19 +56,28 @@ class ProcessTrier:
 
     def run(self, arguments: tuple[str, ...]) -> Ending:
         """How a command line ends; the death of the process and the limit are endings."""
+        answer = self._answer(arguments)
+        assert isinstance(answer, Ending)
+        return answer
+
+    def runs(self, model: str) -> bool:
+        """Whether the model of a path runs, within the limit and without killing the process."""
+        return self._answer(model) is True
+
+    def _answer(self, task: Task) -> Ending | bool:
         if self._process is None or not self._process.is_alive():
             self.renew()
             self._start()
         assert self._pipe is not None
         try:
-            self._pipe.send(arguments)
+            self._pipe.send(task)
             if not self._pipe.poll(self._seconds):
                 self.renew()
                 return Ending(TIMEOUT)
-            ending: Ending = self._pipe.recv()
+            answer: Ending | bool = self._pipe.recv()
         except (EOFError, OSError):
             return Ending(self._died())
-        return ending
+        return answer
 
     def renew(self) -> None:
         """Ends the process; the next command line gets a fresh one."""
@@ -109,7 +126,8 @@ def _serve(pipe: Connection, attempt: Attempt, memory: int | None) -> None:
     _limit(memory)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(attempt(pipe.recv()))
+            task: Task = pipe.recv()
+            pipe.send(runs(task) if isinstance(task, str) else attempt(task))
 
 
 def _limit(memory: int | None) -> None:

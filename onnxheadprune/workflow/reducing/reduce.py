@@ -24,7 +24,7 @@ from onnxheadprune.workflow.reducing.line import Heads, Line, read_heads
 from onnxheadprune.workflow.reducing.parts import nodes_of
 from onnxheadprune.workflow.reducing.passes import FIRST, LAST, ROUND, tells_something
 from onnxheadprune.workflow.reducing.process import Trier
-from onnxheadprune.workflow.reducing.search import SAME_NAME, Bench, OutOfTimeError, Search
+from onnxheadprune.workflow.reducing.search import SAME_NAME, Bench, OutOfTimeError, Search, Soundness
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def reduce_model(path: Path, request: ReduceRequest, trier: Trier, progress: Pro
         ending = bench.run(path, heads)
         _require_failure(ending, request)
         failure = Failure(ending, _plain_names(loaded, path), request.saying)
-        search = Search(bench, failure, _is_valid(loaded), progress)
+        search = Search(bench, failure, Soundness(_is_valid(loaded), trier.runs(str(path))), progress)
         stopped = _searched(search, loaded, heads)
         return _written(search, loaded, target, stopped)
 
@@ -264,6 +264,6 @@ def _written(search: Search, loaded: LoadedModel, target: Path, stopped: str) ->
         search.trials,
         stopped,
         search.failure.is_shown_by(ending),
-        search.valid,
+        search.soundness.valid,
         made,
     )

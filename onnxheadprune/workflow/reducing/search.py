@@ -43,6 +43,19 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Soundness:
+    """How good a model is, apart from the failure.
+
+    Attributes:
+        valid: whether `onnx.checker` accepts it.
+        runs: whether ONNX Runtime runs it.
+    """
+
+    valid: bool
+    runs: bool
+
+
+@dataclass(frozen=True)
 class Bench:
     """What trials are made with.
 
@@ -71,16 +84,16 @@ class Bench:
 class Search:
     """The smallest case so far that fails as it must."""
 
-    def __init__(self, bench: Bench, failure: Failure, valid: bool, progress: Progress) -> None:
+    def __init__(self, bench: Bench, failure: Failure, soundness: Soundness, progress: Progress) -> None:
         """Nothing is tried yet.
 
         Args:
             bench: what trials are made with.
             failure: what must be shown.
-            valid: whether models must be valid, as the original is.
+            soundness: what the original is, and candidates must be.
             progress: told how small the case is.
         """
-        self.bench, self.failure, self.valid = bench, failure, valid
+        self.bench, self.failure, self.soundness = bench, failure, soundness
         self.best: Case | None = None
         self.trials = 0
         self._progress = progress
@@ -116,6 +129,8 @@ class Search:
             # Sites before the one that matters may be gone.
             found = next((other for other in shifted(heads) if self._shows(other)), None)
         shown = found is not None or self.failure.is_shown_by(ending)
+        if shown and self.soundness.runs:
+            shown = self.bench.trier.runs(str(self.bench.folder / SAME_NAME))
         if shown:
             self.best = Case(model, found)
             nodes = sum(1 for _ in nodes_of(model))
@@ -141,7 +156,7 @@ class Search:
             finished: whether it has numbers already.
         """
         made = model if finished else filled(model, self.bench.seed)
-        if self.valid:
+        if self.soundness.valid:
             try:
                 check_model(made, "the model", full=True)
             except ModelError:
