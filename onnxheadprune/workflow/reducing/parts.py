@@ -11,6 +11,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.extract import read_by
 from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.workflow.reducing.hollow import is_hollow
 
@@ -25,19 +26,13 @@ def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
         model: with hollow tensors.
     """
     known = {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
-    shapes_only = ModelProto()
-    shapes_only.CopyFrom(model)
-    for tensor, _ in tensors_of(shapes_only):
-        if is_hollow(tensor):
-            # As if the numbers were in a file that is never opened.
-            tensor.data_location = TensorProto.EXTERNAL
     try:
-        view = view_of(shapes_only)
+        view = viewed(model)
     except Exception:
         # It may be the very failure that is to be shown; then only what the file declares is known.
         return known
     for value in view.main.values.values():
-        if value.name in known or value.holds_tensor:
+        if value.name in known:
             continue
         shape = None if value.shape is None else [d if isinstance(d, int) else str(d) for d in value.shape]
         kind = value.elem_type
@@ -45,6 +40,21 @@ def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
             kind = next((item.elem_type for item in value.producer.inputs if item is not None), 0)
         known[value.name] = helper.make_tensor_value_info(value.name, kind or TensorProto.FLOAT, shape)
     return known
+
+
+def viewed(model: ModelProto) -> GraphView:
+    """An annotated view of a model with hollow tensors.
+
+    Raises:
+        Exception: of any kind, where an analysis fails.
+    """
+    shapes_only = ModelProto()
+    shapes_only.CopyFrom(model)
+    for tensor, _ in tensors_of(shapes_only):
+        if is_hollow(tensor):
+            # As if the numbers were in a file that is never opened.
+            tensor.data_location = TensorProto.EXTERNAL
+    return view_of(shapes_only)
 
 
 def part_of(model: ModelProto, kept: Iterable[int], types: Types) -> ModelProto | None:
@@ -67,6 +77,9 @@ def assembled(model: ModelProto, nodes: list[NodeProto], types: Types) -> ModelP
         types: of values that were computed before and are inputs now.
     """
     graph = model.graph
+    wanted = {name for node in nodes for name in read_by(node)} | {info.name for info in graph.output}
+    # A constant that nobody reads is no end that anybody would look at.
+    nodes = [node for node in nodes if node.input or wanted.intersection(node.output)]
     made = {name for node in nodes for name in node.output if name}
     read = Counter(name for node in nodes for name in sorted(read_by(node)))
     stored = {tensor.name for tensor in graph.initializer}

@@ -18,7 +18,23 @@ from onnxheadprune.workflow.reducing.parts import (
     without_input,
 )
 from onnxheadprune.workflow.reducing.search import Pass, Search
+from onnxheadprune.workflow.reducing.shapes import computed_shapes, with_literals
 from onnxheadprune.workflow.reducing.sizes import bases, scaled, targets
+
+
+def literal_shapes(search: Search) -> None:
+    """Writes shapes that the graph computes as numbers, so that what computes them can go."""
+    found = computed_shapes(search.case.model)
+    if search.tries(with_literals(search.case.model, found)):
+        return
+    # What one operator takes as a size, another one does not: one kind after the other, then one by one.
+    groups = [
+        [place for place in found if place[0] == kind] for kind in sorted({place[0] for place in found})
+    ]
+    for places in groups:
+        if not search.tries(with_literals(search.case.model, {place: found[place] for place in places})):
+            for place in reversed(places):
+                search.tries(with_literals(search.case.model, {place: found[place]}))
 
 
 def fewer_nodes(search: Search) -> None:
@@ -124,7 +140,7 @@ def tidied(search: Search) -> None:
     search.tries(renamed(search.case.model))
 
 
-ROUND: tuple[Pass, ...] = (fewer_nodes, fewer_steps, fewer_inputs, smaller_sizes, fewer_heads)
+ROUND: tuple[Pass, ...] = (literal_shapes, fewer_nodes, fewer_steps, fewer_inputs, smaller_sizes, fewer_heads)
 """Tried again and again until nothing changes."""
 FIRST: tuple[Pass, ...] = (smaller_sizes,)
 LAST: tuple[Pass, ...] = (fewer_numbers, tidied)
