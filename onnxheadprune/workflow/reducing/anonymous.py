@@ -153,11 +153,15 @@ class _Renaming:
         public = self._is_public(node)
         for attribute in node.attribute:
             self._attribute(attribute, public)
-        node.name = self.name("n", node.name)
+        # A field that is not there stays so: errors of onnx tell a node without a name from one whose name is empty.
+        if node.name:
+            node.name = self.name("n", node.name)
         if not public:
             node.op_type = self.name("Op", node.op_type)
+        if node.overload:
             node.overload = self.name("overload", node.overload)
-        node.domain = self._domain(node.domain)
+        if node.domain:
+            node.domain = self._domain(node.domain)
         for names in (node.input, node.output):
             names[:] = [self.name("v", name) for name in names]
 

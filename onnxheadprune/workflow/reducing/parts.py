@@ -3,58 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.extract import read_by
 from onnxheadprune.model.bodies import bodies_of
-from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.storage.tensors import tensors_of
-from onnxheadprune.workflow.reducing.hollow import is_hollow
-
-Types: TypeAlias = Mapping[str, ValueInfoProto]
-"""Types and shapes of values by name."""
-
-
-def types_of(model: ModelProto) -> dict[str, ValueInfoProto]:
-    """What is known of the values of the main graph.
-
-    Args:
-        model: with hollow tensors.
-    """
-    known = {info.name: info for info in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
-    try:
-        view = viewed(model)
-    except Exception:
-        # It may be the very failure that is to be shown; then only what the file declares is known.
-        return known
-    for value in view.main.values.values():
-        if value.name in known:
-            continue
-        shape = None if value.shape is None else [d if isinstance(d, int) else str(d) for d in value.shape]
-        kind = value.elem_type
-        if not kind and value.producer is not None:
-            kind = next((item.elem_type for item in value.producer.inputs if item is not None), 0)
-        known[value.name] = helper.make_tensor_value_info(value.name, kind or TensorProto.FLOAT, shape)
-    return known
-
-
-def viewed(model: ModelProto) -> GraphView:
-    """An annotated view of a model with hollow tensors.
-
-    Raises:
-        Exception: of any kind, where an analysis fails.
-    """
-    shapes_only = ModelProto()
-    shapes_only.CopyFrom(model)
-    for tensor, _ in tensors_of(shapes_only):
-        if is_hollow(tensor):
-            # As if the numbers were in a file that is never opened.
-            tensor.data_location = TensorProto.EXTERNAL
-    return view_of(shapes_only)
+from onnxheadprune.workflow.reducing.values import Types
 
 
 def part_of(model: ModelProto, kept: Iterable[int], types: Types) -> ModelProto | None:

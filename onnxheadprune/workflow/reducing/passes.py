@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.model.storage.tensors import Stored, tensors_of
+from onnxheadprune.model.storage.tensors import Stored, stored_size, tensors_of
 from onnxheadprune.workflow.reducing.anonymous import renamed
 from onnxheadprune.workflow.reducing.hollow import hollow_out, is_hollow
 from onnxheadprune.workflow.reducing.line import Heads
@@ -14,12 +16,15 @@ from onnxheadprune.workflow.reducing.parts import (
     bypassed,
     opened,
     part_of,
-    types_of,
     without_input,
 )
 from onnxheadprune.workflow.reducing.search import Pass, Search
 from onnxheadprune.workflow.reducing.shapes import computed_shapes, with_literals
 from onnxheadprune.workflow.reducing.sizes import bases, scaled, targets
+from onnxheadprune.workflow.reducing.values import types_of
+
+MANY_ELEMENTS = 10_000_000
+"""Random numbers that take about as long to make and write as a model takes to analyse."""
 
 
 def literal_shapes(search: Search) -> None:
@@ -75,7 +80,16 @@ def smaller_sizes(search: Search) -> None:
     while shrunk:
         shrunk = False
         for base in bases(search.case.model):
-            shrunk |= any(search.tries(scaled(search.case.model, base, size)) for size in targets(base))
+            ways = itertools.product(targets(base), (False, True))
+            shrunk |= any(
+                search.tries(scaled(search.case.model, base, target, deep=deep)) for target, deep in ways
+            )
+
+
+def smaller_first(search: Search) -> None:
+    """Makes sizes smaller before anything else, where every trial would write a large file."""
+    if stored_size(search.case.model).elements > MANY_ELEMENTS:
+        smaller_sizes(search)
 
 
 def fewer_heads(search: Search) -> None:
@@ -142,5 +156,5 @@ def tidied(search: Search) -> None:
 
 ROUND: tuple[Pass, ...] = (literal_shapes, fewer_nodes, fewer_steps, fewer_inputs, smaller_sizes, fewer_heads)
 """Tried again and again until nothing changes."""
-FIRST: tuple[Pass, ...] = (smaller_sizes,)
+FIRST: tuple[Pass, ...] = (smaller_first,)
 LAST: tuple[Pass, ...] = (fewer_numbers, tidied)

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.workflow.reducing.parts import viewed
+from onnxheadprune.workflow.reducing.values import viewed
 
 Place: TypeAlias = tuple[str, str, int]
 """The operator and the first output of a node of the main graph, and which of its inputs."""

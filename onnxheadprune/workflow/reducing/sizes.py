@@ -36,18 +36,23 @@ def targets(base: int) -> list[int]:
     return sorted({size for size in tried if 2 <= size < base})
 
 
-def scaled(model: ModelProto, base: int, target: int) -> ModelProto:
+def scaled(model: ModelProto, base: int, target: int, *, deep: bool = False) -> ModelProto:
     """A copy in which multiples of a size are as many times another.
 
     Args:
         model: with hollow tensors.
         base: the size.
         target: the size in its place.
+        deep: exchange it as often as it is a factor: eight heads of eight are 64, and two of two are 4.
     """
 
     def new(size: int) -> int:
-        fits = base <= abs(size) < _INFINITE and size % base == 0
-        return size // base * target if fits else size
+        factor = 1
+        while base <= abs(size) < _INFINITE and size % base == 0:
+            size, factor = size // base, factor * target
+            if not deep:
+                break
+        return size * factor
 
     made = ModelProto()
     made.CopyFrom(model)
