@@ -15,8 +15,10 @@ from onnxheadprune.cli import group
 from onnxheadprune.cli.attempting import attempt
 from onnxheadprune.cli.when import read_when
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime.progress import silent
 from onnxheadprune.workflow.reducing.ending import TIMEOUT, Ending
+from onnxheadprune.workflow.reducing.line import read_heads
 from onnxheadprune.workflow.reducing.reduce import ReduceRequest, Reduction, reduce_model
 from tests import toys
 from tests.conftest import SAMPLES
@@ -38,31 +40,33 @@ def operators(result: Reduction) -> list[str]:
     return [node.op_type for node in onnx.load(result.output).graph.node]
 
 
-def test_a_site_that_is_refused(tmp_path: Path) -> None:
-    original = stack()
-    result = reduced(original, "prune --heads 1:0", tmp_path)
-    assert operators(result) == ["MatMul", "Transpose", "Reshape", "LayerNormalization", "MatMul"]
-    assert result.command == "onnxheadprune prune small.onnx --heads 0:0 -o out.onnx"
-    assert (result.ending.exit_code, result.ending.kind) == (3, "RefusedError")
-    assert "LayerNormalization mixes values across heads" in result.ending.sentence
-    assert result.confirmed and result.valid and not result.numbers and not result.stopped
-    again = attempt(("prune", result.output, "--heads", "0:0", "-o", str(tmp_path / "out.onnx")))
-    assert again.sentence == result.ending.sentence
-    onnx.checker.check_model(result.output, full_check=True)
-    assert result.elements[1] < 30 and result.nodes == (len(original.graph.node), 5)
+@pytest.fixture(scope="module")
+def mixing(tmp_path_factory: pytest.TempPathFactory) -> Reduction:
+    """Of a model with a block whose heads are mixed."""
+    return reduced(stack(), "prune --heads 1:0", tmp_path_factory.mktemp("mixing"))
 
 
-def test_nothing_of_the_original_survives(tmp_path: Path) -> None:
-    original = stack()
-    result = reduced(original, "prune --heads 1:0", tmp_path)
-    written = Path(result.output).read_bytes()
+def test_a_site_that_is_refused(mixing: Reduction, tmp_path: Path) -> None:
+    assert operators(mixing) == ["MatMul", "Transpose", "Reshape", "LayerNormalization", "MatMul"]
+    assert mixing.command == "onnxheadprune prune small.onnx --heads 0:0 -o out.onnx"
+    assert (mixing.ending.exit_code, mixing.ending.kind) == (3, "RefusedError")
+    assert "LayerNormalization mixes values across heads" in mixing.ending.sentence
+    assert mixing.confirmed and mixing.valid and not mixing.numbers and not mixing.stopped
+    again = attempt(("prune", mixing.output, "--heads", "0:0", "-o", str(tmp_path / "out.onnx")))
+    assert again.sentence == mixing.ending.sentence
+    onnx.checker.check_model(mixing.output, full_check=True)
+    assert mixing.elements[1] < 30 and mixing.nodes == (len(stack().graph.node), 5)
+
+
+def test_nothing_of_the_original_survives(mixing: Reduction) -> None:
+    written = Path(mixing.output).read_bytes()
     assert SECRET.encode() not in written.lower()
-    assert SECRET not in str(result.to_dict() | {"model": "", "output": ""}).lower()
-    made = onnx.load(result.output)
+    assert SECRET not in str(mixing.to_dict() | {"model": "", "output": ""}).lower()
+    made = onnx.load(mixing.output)
     assert not made.metadata_props and not made.producer_name and not made.doc_string and not made.domain
     assert not any(node.metadata_props or node.doc_string for node in made.graph.node)
     numbers = list(numbers_of(made))
-    assert numbers and not {*numbers} & {*numbers_of(original)}
+    assert numbers and not {*numbers} & {*numbers_of(stack())}
 
 
 @pytest.mark.long
@@ -76,11 +80,18 @@ def test_a_head_that_is_not_there(tmp_path: Path, digits: Path) -> None:
     }
 
 
-def test_a_site_by_its_name(tmp_path: Path) -> None:
-    site = find_sites(stack())[1]
-    assert SECRET in site.name
-    result = reduced(stack(), f"prune --heads {site.name}:0", tmp_path)
-    assert result.command == "onnxheadprune prune small.onnx --heads 0:0 -o out.onnx"
+def test_sites_by_their_names() -> None:
+    loaded = open_structure(stack())
+    names = [site.name for site in find_sites(loaded)]
+    assert all(SECRET in name for name in names)
+    assert read_heads(f"{names[2]}:0,3 {names[1]}:4 2:5 *:1", loaded) == (
+        ("2", (0, 3, 5)),
+        ("1", (4,)),
+        ("*", (1,)),
+    )
+    assert read_heads(f"{SECRET}_unknown:0", loaded) == (("nowhere", (0,)),)
+    with pytest.raises(UsageError, match="cannot read"):
+        read_heads("no heads", loaded)
 
 
 @pytest.mark.parametrize("when", ["inspect", "prune --heads 0:0"])
@@ -93,7 +104,7 @@ def test_a_near_miss(tmp_path: Path, when: str) -> None:
 
 def test_what_is_printed(tmp_path: Path) -> None:
     """What is no failure to the command may be one to its user."""
-    result = reduced(stack(2), "inspect", tmp_path, saying="mixes values across heads")
+    result = reduced(stack(1, mixing=0), "inspect", tmp_path, saying="mixes values across heads")
     assert result.ending.exit_code == 0 and "LayerNormalization" in operators(result)
     assert result.nodes[1] <= 5
 
@@ -121,7 +132,7 @@ def when_softmax_reads_mul(model: ModelProto) -> Ending:
 
 
 def reduced_by(trier: InProcess, folder: Path, *, seed: int = 0, seconds: float = 600.0) -> Reduction:
-    onnx.save(stack(), folder / f"{SECRET}.onnx")
+    onnx.save(stack(2), folder / f"{SECRET}.onnx")
     line, _ = read_when("inspect", group)
     request = ReduceRequest(line, None, folder / "small.onnx", seconds=seconds, seed=seed)
     return reduce_model(folder / f"{SECRET}.onnx", request, trier)
@@ -206,7 +217,7 @@ def test_a_failure_of_one_number_keeps_it_and_tells(tmp_path: Path) -> None:
 
 
 def test_failures_that_hang_on_what_must_go_are_refused(tmp_path: Path) -> None:
-    weight = numpy_helper.to_array(stack().graph.initializer[2])
+    weight = numpy_helper.to_array(stack(2).graph.initializer[2])
     on: dict[str, Callable[[ModelProto], bool]] = {
         "random weights": lambda model: any(
             np.array_equal(numpy_helper.to_array(tensor), weight) for tensor in model.graph.initializer
@@ -270,7 +281,7 @@ def test_models_that_are_not_valid_can_be_reduced(tmp_path: Path) -> None:
 
 def test_progress_tells_how_small_it_is(tmp_path: Path) -> None:
     told: list[str] = []
-    onnx.save(stack(), tmp_path / "a.onnx")
+    onnx.save(stack(1), tmp_path / "a.onnx")
     line, _ = read_when("inspect", group)
     trier = Failing(when_softmax_reads_mul)
     reduce_model(
