@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ class ReduceOptions:
     "--memory",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GIB",
-    help="How much memory the command may take (on Linux).",
+    help="How much memory the command may take, on Linux [default: nine tenths of what the machine has].",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random weights."
@@ -96,7 +97,7 @@ def reduce_(given: ReduceOptions) -> int:
 
     line, heads = read_when(given.when, group)
     request = ReduceRequest(line, heads, given.output, given.saying, given.patience, given.seed)
-    memory = None if given.memory is None else int(given.memory * 2**30)
+    memory = most_memory() if given.memory is None else int(given.memory * 2**30)
     with progress_on(err()) as progress, trier_with(given.limit, memory) as trier:
         result = reduce_model(given.model, request, trier, progress)
     if given.as_json:
@@ -104,6 +105,17 @@ def reduce_(given: ReduceOptions) -> int:
     else:
         out().print(*reduction_report(result), sep="\n")
     return INTERRUPTED if result.stopped == "interrupted" else 0
+
+
+def most_memory() -> int | None:
+    """Nine tenths of the machine's memory in bytes, None where the system does not tell.
+
+    A candidate may compute with sizes that nobody meant.
+    """
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 9 // 10
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime.progress import silent
 from onnxheadprune.workflow.reducing.ending import TIMEOUT, Ending
-from onnxheadprune.workflow.reducing.line import read_heads
-from onnxheadprune.workflow.reducing.reduce import ReduceRequest, Reduction, reduce_model
+from onnxheadprune.workflow.reducing.line import Line, read_heads
+from onnxheadprune.workflow.reducing.parts import nodes_of
+from onnxheadprune.workflow.reducing.reduce import ReduceRequest, Reduction, anonymous_forms, reduce_model
 from tests import toys
 from tests.conftest import SAMPLES
 from tests.reducing.models import SECRET, InProcess, numbers_of, stack
@@ -149,6 +150,40 @@ def test_what_takes_too_long(tmp_path: Path) -> None:
         lambda model: Ending(TIMEOUT if any(n.op_type == "Softmax" for n in model.graph.node) else 0)
     )
     assert operators(reduced_by(slow, tmp_path)) == ["Softmax"]
+
+
+BODIES = """<ir_version: 10, opset_import: ["" : 18]>
+    graph (float[2, 4] x, bool c, int64 n) => (float[2, 4] y, float[2, 4] z)
+    {
+        a = Neg (x)
+        y = If (c) <
+            then_branch = t () => (float[2, 4] b) { b = Softmax (a) },
+            else_branch = e () => (float[2, 4] d) { d = Relu (a) }
+        >
+        z = Loop (n, c, x) <
+            body = l (int64 i, bool k, float[2, 4] s) => (bool o, float[2, 4] r)
+            { o = Identity (k)  r = HardSwish (s) }
+        >
+    }"""
+
+
+@pytest.mark.parametrize("inside", ["Softmax", "HardSwish"])
+def test_what_is_in_a_body_comes_out(tmp_path: Path, inside: str) -> None:
+    path = tmp_path / "a.onnx"
+    onnx.save(onnx.parser.parse_model(BODIES), path)
+    trier = Failing(lambda model: Ending(int(any(node.op_type == inside for node in nodes_of(model)))))
+    result = reduce_model(path, ReduceRequest(Line("inspect"), None, tmp_path / "small.onnx"), trier)
+    assert operators(result) == [inside]
+
+
+def test_constants_without_a_tensor_are_hollow_too() -> None:
+    """Their numbers are a user's as those of any other weight."""
+    text = """<ir_version: 10, opset_import: ["" : 18]> graph (float[3] x) => (float[3] z)
+    { y = Constant <value_floats = [0.3141592, 0.25, 0.5]> ()  z = Add (x, y) }"""
+    loaded = open_structure(onnx.parser.parse_model(text))
+    assert np.float32(0.3141592).tobytes() in loaded.proto.SerializeToString()
+    for candidate in anonymous_forms(loaded):
+        assert np.float32(0.3141592).tobytes() not in candidate.SerializeToString()
 
 
 def test_the_last_trial_is_made_afresh(tmp_path: Path) -> None:

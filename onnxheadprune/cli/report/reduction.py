@@ -32,8 +32,8 @@ def warnings_of(found: Reduction) -> Iterator[str]:
         yield f"{found.stopped}, so more could go"
     if found.numbers:
         yield (
-            f"{many(found.numbers, 'tensor')} kept the original's numbers, without which the failure goes away; look"
-            " at them before you hand the file on"
+            f"{many(found.numbers, 'tensor')} with numbers of the original: the failure goes away without them, or that"
+            " was not tried yet; look at them before you hand the file on"
         )
     if not found.valid:
         yield "it is no valid ONNX model, as the original is none"

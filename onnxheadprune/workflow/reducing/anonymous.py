@@ -190,7 +190,7 @@ class _Renaming:
 
 
 def _as_tensor(node: NodeProto) -> None:
-    """Lets a Constant that holds bare real numbers or texts hold a tensor of them."""
+    """Lets a Constant that holds bare numbers or texts hold a tensor of them, as all others are."""
     if not is_constant(node) or not node.attribute:
         return
     (attribute,) = node.attribute[:1]
@@ -203,6 +203,8 @@ def _as_tensor(node: NodeProto) -> None:
     elif attribute.name in ("value_float", "value_floats"):
         numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
         tensor = numpy_helper.from_array(np.asarray(numbers, np.float32))
+    elif attribute.name == "value_ints":
+        tensor = numpy_helper.from_array(np.asarray(attribute.ints, np.int64))
     else:
         return
     attribute.CopyFrom(helper.make_attribute(STORED, tensor))

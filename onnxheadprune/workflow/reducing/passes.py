@@ -156,5 +156,5 @@ def tidied(search: Search) -> None:
 
 ROUND: tuple[Pass, ...] = (literal_shapes, fewer_nodes, fewer_steps, fewer_inputs, smaller_sizes, fewer_heads)
 """Tried again and again until nothing changes."""
-FIRST: tuple[Pass, ...] = (smaller_first,)
+FIRST: tuple[Pass, ...] = (fewer_numbers, smaller_first)
 LAST: tuple[Pass, ...] = (fewer_numbers, tidied)

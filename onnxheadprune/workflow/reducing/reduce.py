@@ -203,7 +203,7 @@ def _start(search: Search, loaded: LoadedModel, heads: Heads | None) -> None:
     Raises:
         RefusedError: if it does not fail as the original does.
     """
-    for candidate in _anonymous(loaded):
+    for candidate in anonymous_forms(loaded):
         if search.tries(candidate, heads):
             search.write(candidate)
             # From here on sentences are compared with one that has no names in it.
@@ -213,16 +213,15 @@ def _start(search: Search, loaded: LoadedModel, heads: Heads | None) -> None:
     raise RefusedError(f"the failure goes away {_what_it_hangs_on(search, loaded, heads)}")
 
 
-def _anonymous(loaded: LoadedModel) -> Iterator[ModelProto]:
+def anonymous_forms(loaded: LoadedModel) -> Iterator[ModelProto]:
     """The model without names and weights: functions inlined or not, tables of indices random or not."""
     for proto in (loaded.proto, *([] if loaded.stored is None else [loaded.stored])):
         for tables in (False, True):
-            made = ModelProto()
-            made.CopyFrom(proto)
+            made = renamed(stripped(proto))
             for stored in tensors_of(made):
                 if not is_structure(stored) and not (tables and stored.tensor.data_type in INDICES):
                     hollow_out(stored.tensor)
-            yield renamed(stripped(made))
+            yield made
 
 
 def _what_it_hangs_on(search: Search, loaded: LoadedModel, heads: Heads | None) -> str:
