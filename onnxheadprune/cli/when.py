@@ -11,6 +11,7 @@ from onnxheadprune.cli.options import Output
 from onnxheadprune.errors import UsageError
 
 if TYPE_CHECKING:
+    from onnxheadprune.attention.heads import HeadSpec
     from onnxheadprune.workflow.reducing.line import Line
 
 WRITES: dict[str, tuple[str, str] | tuple[()]] = {
@@ -22,12 +23,14 @@ WRITES: dict[str, tuple[str, str] | tuple[()]] = {
     "sweep": ("-o", "curve.json"),
 }
 """Commands that take one model, and how they are told where to write if they must be."""
+UNITS = ("heads", "neurons", "layers")
+"""Options that name sites by their numbers, which change in a smaller model."""
 PLACE = "MODEL"
 """May stand where the model goes, behind the command."""
 
 
-def read_when(text: str, group: click.Group) -> tuple[Line, str | None]:
-    """The command line, and the heads that it names.
+def read_when(text: str, group: click.Group) -> tuple[Line, HeadSpec | None]:
+    """The command line, and the heads and other units that it names, as one spec.
 
     Args:
         text: as it is typed, without the program's name and without the model.
@@ -36,6 +39,7 @@ def read_when(text: str, group: click.Group) -> tuple[Line, str | None]:
     Raises:
         UsageError: if it is no command line of this program, or says where to write.
     """
+    from onnxheadprune.attention.units import combined
     from onnxheadprune.workflow.reducing.line import Line
 
     try:
@@ -55,9 +59,14 @@ def read_when(text: str, group: click.Group) -> tuple[Line, str | None]:
     command = group.commands[name]
     _check_writes_nowhere(command, given)
     written = () if "--dry-run" in given else WRITES[name]
-    heads = _parsed(command, name, [*given, *written]).get("heads")
-    rest = _without_heads(given) if heads is not None else given
-    return Line(name, tuple(rest), written=written), None if heads is None else str(heads)
+    params = _parsed(command, name, [*given, *written])
+    heads, neurons, layers = (_text(params.get(option)) for option in UNITS)
+    spec = combined(heads, neurons, layers)
+    return Line(name, tuple(_without_units(given)), written=written), spec
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
 
 
 def _check_writes_nowhere(command: click.Command, given: list[str]) -> None:
@@ -96,12 +105,13 @@ def _parsed(command: click.Command, name: str, words: list[str]) -> dict[str, ob
     return dict(params)
 
 
-def _without_heads(words: list[str]) -> list[str]:
+def _without_units(words: list[str]) -> list[str]:
+    options = [f"--{name}" for name in UNITS]
     kept = []
     waiting = iter(words)
     for word in waiting:
-        if word == "--heads":
+        if word in options:
             next(waiting, None)
-        elif not word.startswith("--heads="):
+        elif word.partition("=")[0] not in options:
             kept.append(word)
     return kept

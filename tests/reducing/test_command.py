@@ -105,6 +105,10 @@ def test_the_model_and_the_program_may_be_named() -> None:
         assert line.arguments(Path("m"), (("0", (1, 2)), ("*", (3,))), Path("f")) == (
             "prune", "m", "--heads", "0:1,2 *:3", "--seed", "1", "-o", "f/out.onnx",
         )  # fmt: skip
+    line, heads = read_when("prune --neurons 3:0-2 --layers 4 --heads=1:0 --seed 1", group)
+    assert heads == {"1": (0,), "ffn.3": (0, 1, 2), "layer.4": "*"} and line.words == ("--seed", "1")
+    named = (("1", (0,)), ("layer.4", ()))
+    assert line.arguments(Path("m"), named, Path("f"))[2:4] == ("--heads", "1:0 layer.4:*")
     line, heads = read_when("sweep 0:0.5:0.5 --data d.npz", group)
     assert line.arguments(Path("m"), None, Path("f"))[:3] == ("sweep", "m", "0:0.5:0.5")
     assert read_when("prune --ratio 0.5 --dry-run", group)[0].written == ()

@@ -18,7 +18,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime.progress import silent
 from onnxheadprune.workflow.reducing.ending import TIMEOUT, Ending
-from onnxheadprune.workflow.reducing.line import Line, read_heads
+from onnxheadprune.workflow.reducing.line import Line, read_heads, shifted
 from onnxheadprune.workflow.reducing.parts import nodes_of
 from onnxheadprune.workflow.reducing.reduce import ReduceRequest, Reduction, anonymous_forms, reduce_model
 from tests import toys
@@ -91,6 +91,8 @@ def test_sites_by_their_names() -> None:
         ("*", (1,)),
     )
     assert read_heads(f"{SECRET}_unknown:0", loaded) == (("nowhere", (0,)),)
+    assert read_heads(f"ffn.3:1 {names[1]}:*", loaded) == (("ffn.3", (1,)), ("1", ()))
+    assert shifted((("ffn.3", (1,)), ("1", ()), ("*", (0,)))) == [(("ffn.2", (1,)), ("0", ()), ("*", (0,)))]
     with pytest.raises(UsageError, match="cannot read"):
         read_heads("no heads", loaded)
 
@@ -274,7 +276,7 @@ def test_a_bug_is_known_by_its_place(tmp_path: Path) -> None:
         raise ZeroDivisionError("division by zero")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("onnxheadprune.attention.planning.resolve_heads", broken)
+        patch.setattr("onnxheadprune.attention.planning.resolve_units", broken)
         ending = attempt(("prune", str(tmp_path / "a.onnx"), "--heads", "0:0", "--dry-run"))
     assert (ending.exit_code, ending.kind) == (70, "ZeroDivisionError")
     assert ending.place == "attention/planning.py:_planned"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from onnxheadprune.attention.heads import parse_heads, sites_of_key
+from onnxheadprune.attention.heads import ALL, NEURONS, HeadSpec, sites_of_key
 from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.units import HEADS, LAYERS, apart
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.load import LoadedModel
 
 Heads: TypeAlias = tuple[tuple[str, tuple[int, ...]], ...]
-"""Heads per site, a site by its number or "*"."""
+"""Units per site as `--heads` takes them, a site by its number or "*"; no units stand for all of them."""
 NOWHERE = "nowhere"
 """Stands for a site that the model has not."""
 
@@ -54,15 +55,12 @@ class Line:
     def _options(self, heads: Heads | None) -> tuple[str, ...]:
         if heads is None:
             return self.words
-        return (
-            "--heads",
-            " ".join(f"{site}:{','.join(map(str, numbers))}" for site, numbers in heads),
-            *self.words,
-        )
+        spelled = (f"{key}:{','.join(map(str, units)) or ALL}" for key, units in heads)
+        return ("--heads", " ".join(spelled), *self.words)
 
 
-def read_heads(spec: str | None, model: LoadedModel) -> Heads | None:
-    """A head spec with numbers in the place of names, since names do not survive.
+def read_heads(spec: HeadSpec | None, model: LoadedModel) -> Heads | None:
+    """A spec of units with numbers in the place of names, since names do not survive.
 
     Args:
         spec: as `--heads` takes it, None without.
@@ -73,29 +71,40 @@ def read_heads(spec: str | None, model: LoadedModel) -> Heads | None:
     """
     if spec is None:
         return None
-    parsed = parse_heads(spec)
+    partly, whole = apart(spec)
     numbered: dict[str, tuple[int, ...]] = {}
-    for key, heads in parsed.items():
-        number = _number(key, model)
-        numbered[number] = tuple(sorted({*numbered.get(number, ()), *heads}))
-    return tuple(numbered.items())
+    for key, units in partly.items():
+        number = _numbered(key, model)
+        numbered[number] = tuple(sorted({*numbered.get(number, ()), *units}))
+    return tuple((numbered | {_numbered(key, model): () for key in whole}).items())
 
 
-def _number(key: str, model: LoadedModel) -> str:
-    if key == "*" or key.isdecimal():
+def _split(key: str) -> tuple[str, str]:
+    """A key as its kind ("ffn.", "attn.", "layer." or "") and the site of that kind."""
+    kind = next((prefix for prefix in (NEURONS, HEADS, LAYERS) if key.startswith(prefix)), "")
+    return kind, key.removeprefix(kind)
+
+
+def _numbered(key: str, model: LoadedModel) -> str:
+    kind, site = _split(key)
+    if site == ALL or site.isdecimal():
         return key
     try:
-        (site,) = sites_of_key(key, find_sites(model))
+        sites = find_sites(model)
+        (found,) = sites_of_key(site, list(sites.neurons) if kind == NEURONS else list(sites))
     except Exception as error:
         # Sites that are not found, for whatever reason, are a failure that the command shows itself.
-        return NOWHERE if isinstance(error, HeadPruneError) else "0"
-    return str(site.index)
+        return f"{kind}{NOWHERE if isinstance(error, HeadPruneError) else 0}"
+    return f"{kind}{found.number}"
 
 
 def shifted(heads: Heads) -> list[Heads]:
-    """The same heads of earlier sites: in a smaller model, a site may have fewer before it."""
-    numbers = [int(site) for site, _ in heads if site.isdecimal()]
+    """The same units of earlier sites: in a smaller model, a site may have fewer before it."""
+    keys = [(_split(key), units) for key, units in heads]
+    numbers = [int(site) for (_, site), _ in keys if site.isdecimal()]
     return [
-        tuple((str(int(site) - by) if site.isdecimal() else site, heads_of) for site, heads_of in heads)
+        tuple(
+            (f"{kind}{int(site) - by if site.isdecimal() else site}", units) for (kind, site), units in keys
+        )
         for by in range(1, min(numbers, default=0) + 1)
     ]

@@ -93,15 +93,17 @@ def smaller_first(search: Search) -> None:
 
 
 def fewer_heads(search: Search) -> None:
-    """Leaves out heads that the command names."""
+    """Leaves out heads and other units that the command names."""
     if search.case.heads is None:
         return
-    named = [(site, head) for site, heads in search.case.heads for head in heads]
+    named = [(site, unit) for site, units in search.case.heads for unit in units or (None,)]
     model = search.case.model
 
-    def fails(kept: list[tuple[str, int]]) -> bool:
-        sites = dict.fromkeys(site for site, _ in kept)
-        heads: Heads = tuple((site, tuple(head for at, head in kept if at == site)) for site in sites)
+    def fails(kept: list[tuple[str, int | None]]) -> bool:
+        heads: Heads = tuple(
+            (site, tuple(unit for at, unit in kept if at == site and unit is not None))
+            for site in dict.fromkeys(site for site, _ in kept)
+        )
         return bool(heads) and search.tries(model, heads)
 
     minimized(named, fails)

@@ -11,6 +11,7 @@ from typing import Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel, check_model, open_structure
 from onnxheadprune.model.save import check_target, save_model
@@ -41,7 +42,7 @@ class ReduceRequest:
     """
 
     line: Line
-    heads: str | None
+    heads: HeadSpec | None
     output: Path
     saying: str | None = None
     seconds: float = 600.0
