@@ -61,7 +61,7 @@ def select_heads(
     """The heads whose removal should cost least.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         ratio: share of all heads of the model to remove.
         keep: heads that every site keeps.
         scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that

@@ -121,6 +121,13 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "reduce": {
+        "plain": {
+            "model": ("{model}.onnx",),
+            "when": ("--when", "prune --heads 0:99"),
+            "output": ("-o", "small.onnx"),
+        }
+    },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
@@ -283,6 +290,17 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "reduce": {
+        "model": shown("{model}.onnx"),
+        "when": shown("--when", "prune --heads 99:0"),
+        "output": shown("-o", "other.onnx"),
+        "saying": shown("--saying", "no such words"),
+        "patience": shown("--budget", "0.001"),
+        "limit": shown("--limit", "0.001", along=("--budget", "3s")),
+        "memory": shown("--memory", "0.001", along=("--budget", "3s")),
+        "seed": shown("--seed", "7"),
+        "as_json": shown("--json"),
+    },
     "report": {
         "results": shown("curve.json"),
         "output": shown("-o", "page.html"),

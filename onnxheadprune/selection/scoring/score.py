@@ -63,7 +63,7 @@ def score_heads(
     """Scores of all heads; the larger, the more the head is worth.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
             the data, "ablation" about half a pass per head.
         data: calibration data; see `feeds.load_data` for the forms.
