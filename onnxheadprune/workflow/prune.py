@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.branched import FIRST_TOKENS, branch
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, plan_pruning, require_something
@@ -21,7 +23,7 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY
-from onnxheadprune.errors import InferenceError, ModelError, UsageError, ValidationFailedError
+from onnxheadprune.errors import InferenceError, ModelError, RefusedError, UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode, Fusion
 from onnxheadprune.model.load import LoadedModel, ModelLike, check_model, load_model, open_structure
 from onnxheadprune.model.save import check_backup, check_target, commit, stage_model, staged_model
@@ -356,10 +358,36 @@ def _chosen(
     trying = Trying(
         choice.compensate, choice.effect, request.contract, request.fuse, recovering, choice.given
     )
-    chooser = Chooser(loaded, data, where, trying, progress)
+    first = None if data is None else _first_tokens(loaded)
+    chooser = Chooser(first or loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
+    if first is not None:
+        chosen = _for_all_tokens(chosen, loaded)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
+
+
+def _first_tokens(loaded: LoadedModel) -> LoadedModel | None:
+    """Of a merged decoder the model for the first tokens, whose numbers can be read; None for any other model."""
+    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    first = branch(analysis.view, analysis.sites, FIRST_TOKENS)
+    return None if first is None else loaded.changed(first.model)
+
+
+def _for_all_tokens(chosen: Chosen, loaded: LoadedModel) -> Chosen:
+    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
+
+    Raises:
+        RefusedError: if the branch for later tokens would not read the new numbers.
+    """
+    shared = {tensor.name for tensor in loaded.proto.graph.initializer}
+    own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
+    if own:
+        raise RefusedError(
+            f"{loaded.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
+            " not reach the others; choose the same heads with --no-compensate"
+        )
+    return replace(chosen, plan=None, io={})
 
 
 def _recovering(request: Request) -> Recovering | None:
