@@ -150,7 +150,7 @@ def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile
 
 
 def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
-    """Tensors that make what the leader gives as a cache, and the other file only reads: keys and values of an encoder."""
+    """Tensors that make the caches that the leader gives and the other file only reads: those of an encoder."""
     read = _caches(other, given=False).keys() - _caches(other, given=True).keys()
     made = [value for key, value in _caches(leader, given=True).items() if key in read]
     found: set[str] = set()
