@@ -8,6 +8,7 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.branches import BRANCHES, answered, asking
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
 
 FIRST_TOKENS = False
 """The answer for tokens that come before there is a cache: `use_cache_branch` is false."""
@@ -35,6 +36,17 @@ def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
         for whole, part in zip(sites.sites, found.sites.sites, strict=True)
     )
     return found if alike else None
+
+
+def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
+    """Of a merged decoder the model for the first tokens, with the sites of the whole; None for any other model.
+
+    Raises:
+        ModelError: if the graph is not valid.
+    """
+    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    found = branch(analysis.view, analysis.sites, FIRST_TOKENS)
+    return None if found is None else loaded.changed(found.model)
 
 
 def branches(view: GraphView, sites: Sites) -> Iterator[Analysis]:

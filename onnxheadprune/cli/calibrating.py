@@ -186,7 +186,7 @@ def _texts(loaded: LoadedModel, text: Path, samples: Samples, provider: str, in_
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.activations import Reading, beside, text_feeds
-    from onnxheadprune.selection.activations.beside import tokenizer_of
+    from onnxheadprune.selection.activations.beside import has_decoder, tokenizer_of
     from onnxheadprune.selection.activations.prompts import takes_target
 
     tokenizer = samples.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
@@ -196,7 +196,8 @@ def _texts(loaded: LoadedModel, text: Path, samples: Samples, provider: str, in_
             click.get_current_context(),
         )
     inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
-    if samples.target_field is not None and not in_folder and not takes_target(inputs):
+    beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
+    if samples.target_field is not None and not takes_target(inputs) and not beside_decoder:
         raise click.UsageError(
             "--target-field is for models with an encoder and a decoder, and this one reads one text only",
             click.get_current_context(),

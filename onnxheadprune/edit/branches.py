@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.edit.extract import needed_nodes
+from onnxheadprune.edit.nodes import as_proto, same
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Node
 
@@ -64,7 +65,7 @@ def _inlined(body: GraphProto, choice: NodeProto) -> Iterator[NodeProto]:
     yield from body.node
     for inner, outer in zip(body.output, choice.output, strict=True):
         if outer and inner.name != outer:
-            yield helper.make_node("Identity", [inner.name], [outer], name=f"{choice.name}/{outer}")
+            yield as_proto(same("", inner.name, outer))
 
 
 def _is_unambiguous(graph: GraphProto) -> bool:

@@ -13,8 +13,7 @@ from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.attention.branched import FIRST_TOKENS, branch
+from onnxheadprune.attention.branched import first_tokens
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, plan_pruning, require_something
@@ -358,20 +357,13 @@ def _chosen(
     trying = Trying(
         choice.compensate, choice.effect, request.contract, request.fuse, recovering, choice.given
     )
-    first = None if data is None else _first_tokens(loaded)
+    first = None if data is None else first_tokens(loaded)
     chooser = Chooser(first or loaded, data, where, trying, progress)
     chosen = named(chooser, choice.heads or {}) if choice.wish is None else chooser.choose(choice.wish)
     if first is not None:
         chosen = _for_all_tokens(chosen, loaded)
     # Exactness shows on few samples; more would only take time.
     return chosen, None if chooser.held is None else chooser.held.subset(SAMPLES_TO_VALIDATE)
-
-
-def _first_tokens(loaded: LoadedModel) -> LoadedModel | None:
-    """Of a merged decoder the model for the first tokens, whose numbers can be read; None for any other model."""
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
-    first = branch(analysis.view, analysis.sites, FIRST_TOKENS)
-    return None if first is None else loaded.changed(first.model)
 
 
 def _for_all_tokens(chosen: Chosen, loaded: LoadedModel) -> Chosen:

@@ -49,11 +49,12 @@ def keeps_all_logits(item: Input) -> bool:
     return len(item.dims) < 2 and _ALL_LOGITS.search(item.name.lower()) is not None
 
 
-def following(item: Input, mask: Mask, length: int) -> Array:
+def following(item: Input, inputs: Sequence[Input], mask: Mask, length: int) -> Array:
     """The values of an input that `follows`.
 
     Args:
         item: the input.
+        inputs: all of them.
         mask: [rows, past + length], 1 for tokens and 0 for padding.
         length: of the sequence; what `mask` holds in front of it lies in the cache already.
 
@@ -62,7 +63,9 @@ def following(item: Input, mask: Mask, length: int) -> Array:
     """
     rows, total = mask.shape
     if item.is_cache:
-        return np.zeros(_empty_cache(item, rows), item.dtype)
+        # Where a flag says that there is no cache, nobody reads it.
+        unread = any(other.role is Role.FLAG for other in inputs)
+        return np.zeros(_empty_cache(item, rows, unread=unread), item.dtype)
     if item.role is Role.POSITIONS:
         return _positions(item, mask, length).astype(item.dtype)
     if item.role is Role.LENGTHS:
@@ -94,7 +97,7 @@ def completed(feed: Mapping[str, Array], inputs: Sequence[Input]) -> Feed:
     for item in inputs:
         # Half a cache is a mistake, and a flag follows from whether there is one.
         if item.name not in feed and follows(item, inputs) and not (full and item.is_cache):
-            found[item.name] = following(item, mask, length)
+            found[item.name] = following(item, inputs, mask, length)
             if item.role is Role.FLAG:
                 found[item.name] |= full
     return found
@@ -128,8 +131,10 @@ def _lengths(item: Input, mask: Mask, past: int) -> npt.NDArray[Any]:
     return np.reshape(each, (rows, *(1 for _ in item.dims[1:])))
 
 
-def _empty_cache(item: Input, rows: int) -> tuple[int, ...]:
+def _empty_cache(item: Input, rows: int, *, unread: bool) -> tuple[int, ...]:
     """The shape of a cache that holds nothing yet. Beside its length all sizes are written down or follow from weights.
+
+    One that is not read may have any sizes.
 
     Raises:
         UsageError: if not.
@@ -139,7 +144,7 @@ def _empty_cache(item: Input, rows: int) -> tuple[int, ...]:
         for axis, dim in enumerate(item.dims)
         if axis and not isinstance(dim, int) and axis not in item.widths
     ]
-    if len(unknown) > 1:
+    if len(unknown) > 1 and not unread:
         raise UsageError(
             f"the cache {item.name} ({item.describe()}) has {len(unknown)} sizes that neither the model nor its weights"
             " tell, so no empty one can be made; give the model's inputs with --data"

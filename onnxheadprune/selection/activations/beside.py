@@ -180,6 +180,11 @@ def tokenizer_of(model: Path) -> Path | None:
     return next((place for place in home_of(model.parent.resolve()) if has_tokenizer(place)), None)
 
 
+def has_decoder(model: Path) -> bool:
+    """Whether a decoder lies beside a model, which may be its encoder."""
+    return any(_DECODER.match(path.stem) is not None for path in model.parent.glob("*.onnx"))
+
+
 def _encoders(model: Path) -> Iterator[Path]:
     """Where the encoder of a decoder may lie: in the same precision, or in the usual one."""
     found = _DECODER.match(model.stem)

@@ -187,7 +187,7 @@ class Prompts:
             elif item.role is Role.MASK:
                 made[item.name] = about.astype(item.dtype)
             elif follows(item, self.inputs):
-                made[item.name] = following(item, about, about.shape[1])
+                made[item.name] = following(item, self.inputs, about, about.shape[1])
             else:
                 made[item.name] = np.zeros(about.shape, item.dtype)
         return made
