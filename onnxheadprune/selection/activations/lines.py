@@ -112,11 +112,12 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
             f"{path} needs pyarrow to be read; pip install onnxheadprune[parquet], or save it as JSON lines"
         ) from error
     file = regular_file(path, "the text")
-    wanted = [name.split(".")[0] for name in (reading.field or FIELD, reading.target) if name is not None]
+    named = [name for name in (reading.field or FIELD, reading.target) if name is not None]
     held = 0
     try:
         with parquet.ParquetFile(file) as table:
             known = table.schema_arrow.names
+            wanted = list(dict.fromkeys(name if name in known else name.split(".")[0] for name in named))
             missing = [name for name in wanted if name not in known]
             if missing:
                 raise UsageError(_lacks(str(path), missing[0], known))
@@ -152,7 +153,7 @@ def _field(row: Mapping[str, object], name: str, where: str) -> str:
         UsageError: if there is no such field, or it is no text.
     """
     value: object = row
-    for part in name.split("."):
+    for part in (name,) if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise UsageError(_lacks(where, name, row))
         value = value[part]
