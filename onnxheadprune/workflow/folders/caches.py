@@ -14,11 +14,7 @@ _TENSE = re.compile(r"^(past_key_values?|present_key_values?|past|present)(?=[._
 
 
 def plain(name: str) -> str:
-    """What a cache is called as past and as present alike.
-
-    >>> plain("past_key_values.0.key") == plain("present.0.key")
-    True
-    """
+    """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
     return _TENSE.sub("", name)
 
 
