@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.branches import BRANCHES, answered, asking
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 
@@ -44,6 +45,8 @@ def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
     Raises:
         ModelError: if the graph is not valid.
     """
+    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+        return None
     analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
     found = branch(analysis.view, analysis.sites, FIRST_TOKENS)
     return None if found is None else loaded.changed(found.model)

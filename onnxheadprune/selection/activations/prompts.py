@@ -118,13 +118,17 @@ class Prompts:
                     f"{tokenizer} gives the token {largest}, but the model's vocabulary has {item.rows} entries; it is"
                     " the tokenizer of another model"
                 )
-        longest = max(len(sample.source) for sample in samples)
-        known = [item.rows for item in self.inputs if item.role is Role.POSITIONS and item.rows is not None]
-        if known and longest > min(known):
-            raise UsageError(
-                f"a text has {longest} tokens, and the model knows {min(known)} positions; cut texts off with"
-                f" --max-length {min(known)}"
-            )
+        for item in self.inputs:
+            lengths = (len(pair.target if self._is_target(item) else pair.source) for pair in samples)
+            if (
+                item.role is Role.POSITIONS
+                and item.rows is not None
+                and (longest := max(lengths)) > item.rows
+            ):
+                raise UsageError(
+                    f"a text has {longest} tokens, and the model knows {item.rows} positions; cut texts off with"
+                    f" --max-length {item.rows}"
+                )
         for inner in (self._encoder, self._embedding):
             if inner is not None:
                 inner.check(samples, tokenizer)
