@@ -147,7 +147,7 @@ def read_data(
     """
     given = [samples.text is not None, samples.images is not None, samples.random_data]
     context = click.get_current_context()
-    if sum(given) + (running.data is not None) > 1:
+    if [*given, running.data is not None].count(True) > 1:
         raise click.UsageError("give data in one way: --data, --text, --images or --random-data", context)
     if samples.text is None and samples.tokenizer is not None:
         raise click.UsageError("--text and --tokenizer belong together", context)

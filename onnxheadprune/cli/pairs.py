@@ -16,6 +16,7 @@ from onnxheadprune.cli.options import Running
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.workflow.folders.export import ModelFile
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     from onnxheadprune.workflow.folders.prune import opened
 
     _, match = opened(model, follow_links=follow_links)
-    files = [file for network in match.networks for file in (network.files[:1] if leaders else network.files)]
+    files: list[ModelFile] = []
+    for network in match.networks:
+        files += [network.leader] if leaders else network.files
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     pairs = []
     for file in files:

@@ -86,7 +86,7 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.chooser import Chooser, Trying
+    from onnxheadprune.selection.cutting import Cutter, Trying
     from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
@@ -105,8 +105,8 @@ def run_sweep(given: SweepOptions) -> int:
         trying = Trying(given.refitting.compensate, effect, recovering=recovering)
         loaded = open_structure(given.model)
         subject = loaded if data is None else first_tokens(loaded) or loaded
-        chooser = Chooser(subject, data, provider, trying, progress)
-        curve = sweep_ratios(chooser, requirements, ratios, executor)
+        cutter = Cutter(subject, data, provider, trying, progress)
+        curve = sweep_ratios(cutter, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
         save_curve(curve, picture)

@@ -166,7 +166,7 @@ def _changeable(
     view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], *, trained: bool
 ) -> frozenset[str]:
     """Names of the stored tensors that a refit of a cut may change, or a training after it."""
-    found = refittable(view, sites.sites, heads)
+    found = refittable(view, sites.concerned(heads), heads)
     return found | trainable(view).keys() if trained else found
 
 
