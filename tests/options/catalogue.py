@@ -132,10 +132,14 @@ MODES: dict[str, dict[str, Mode]] = {
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
+ROWS = ("--text", "rows.jsonl", "--tokenizer", "tokenizer.json")
 PICTURES = ("--images", "pictures")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
     "text": shown(*TEXT, model="toy"),
+    "text_field": shown("--text-field", "question", along=ROWS, model="toy"),
+    "target_field": shown("--target-field", "question", along=ROWS, model="toy"),
+    "max_samples": shown("--max-samples", "2", along=TEXT, model="toy"),
     "tokenizer": shown(*TEXT, model="toy"),
     "max_length": shown("--max-length", "2", along=TEXT, model="toy"),
     "images": shown(*PICTURES, model="vision"),
