@@ -160,7 +160,8 @@ def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:
     return (sentence,)
 
 
-def _file_bytes(loaded: LoadedModel) -> int:
+def file_bytes(loaded: LoadedModel) -> int:
+    """What the files of a model take, those of weights beside it included."""
     assert loaded.path is not None
     return sum(file.stat().st_size for file in (loaded.path, *loaded.data_files) if file.is_file())
 
@@ -266,7 +267,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     loaded = open_structure(model)
     if writing.external_data not in ("auto", "always", "never"):
         raise UsageError(f"external data is auto, always or never, not {writing.external_data!r}")
-    taken = None if loaded.path is None else _file_bytes(loaded)
+    taken = None if loaded.path is None else file_bytes(loaded)
     target, kept = _places(loaded, request)
     # A provider that is asked for by name must be usable, also where only the choice of a fusion would run on it.
     named_provider = request.proving.validate or run.provider.lower() != AUTO
@@ -311,7 +312,7 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     apply.set_metadata(pruned.proto, VALIDATION_KEY, _stamp(verdict))
     written = None if target is None else str(target)
     sizes = _size_before(loaded), stored_size(pruned.proto)
-    files = None if taken is None or written is None else (taken, _file_bytes(open_structure(written)))
+    files = None if taken is None or written is None else (taken, file_bytes(open_structure(written)))
     return PruneResult(pruned, plan, verdict, written, *sizes, fusion, chosen, files, loaded)
 
 
