@@ -74,6 +74,7 @@ PRUNE = (
     Law("accept_inconclusive", against="no_validate"),
     Law("jobs", needs="batch sweep"),
     Law("dask", needs="sweep"),
+    Law("jobs", against="dask", unless="dask=local"),
     # How heads are chosen and what is left is refitted.
     Law("scores protect floor multiple_of uniform", needs=f"{WISH} sweep"),
     Law("rounds", needs="ratio"),
@@ -101,6 +102,7 @@ PRUNE = (
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
 SWEEP = (
+    Law("jobs", against="dask", unless="dask=local"),
     Law("compensate=False", needs=DATA),
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
@@ -108,6 +110,7 @@ SWEEP = (
     Law("seed", needs="random_data recover"),
 )
 BATCH = (
+    Law("jobs", against="dask", unless="dask=local"),
     Law("accept_inconclusive", against="no_validate"),
     Law("scores protect floor multiple_of uniform", needs=WISH),
     Law("rounds", needs="ratio"),
@@ -135,6 +138,7 @@ RECOVER = (
 )
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
+    Law("jobs", against="dask", unless="dask=local"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
     Law("max_length", needs="text"),
@@ -165,6 +169,7 @@ JOB = (
     Law("score", needs=_WISHES),
     Law("score", against="prune.scores"),
     Law("score.effect score.jobs score.dask", needs="score.method=ablation"),
+    Law("score.jobs", against="score.dask", unless="score.dask=local"),
     Law("prune", needs=f"prune.heads {_WISHES}"),
     Law("prune.heads", against=_WISHES),
     Law("prune.ratio", against="prune.keep prune.target_speedup prune.max_drift"),

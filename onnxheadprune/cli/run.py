@@ -91,7 +91,7 @@ def _run(job: Job, given: RunOptions) -> int:
     else:
         out().print(*job_report(result), sep="\n")
     if result.error is not None:
-        print_error(str(result.error))
+        print_error(f"the step {result.failed} failed: {result.error}")
     return result.exit_code
 
 

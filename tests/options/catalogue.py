@@ -221,6 +221,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "folder": shown("folder-{model}"),
         "output": shown("-o", "other"),
         "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
     },
     "sweep": CALIBRATING
     | RESPECTING

@@ -13,12 +13,14 @@ from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import BenchRequest, Measuring
 from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection import Limits
 from onnxheadprune.selection.activations.drift import Measure, named_measure
 from onnxheadprune.selection.recovery import Budget, parse_budget
 from onnxheadprune.selection.scoring import HeadScores, read_scores
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation import ValidationRequest
+from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.workflow.jobs.keys import RecoverKeys
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
@@ -36,9 +38,13 @@ def measure_of(spec: str | None) -> Measure | None:
 
 def source_of(job: Job, spec: str) -> str:
     """Where data comes from: a path of the job, or "module:function" as it is."""
+    return spec if is_function(spec) else str(job.at(spec))
+
+
+def is_function(spec: str) -> bool:
+    """Whether a text is "module:function", and no path."""
     module, colon, function = spec.rpartition(":")
-    is_function = colon and all(part.isidentifier() for part in (*module.split("."), function))
-    return spec if is_function else str(job.at(spec))
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
 def heads_of(job: Job) -> HeadSpec | None:
@@ -137,6 +143,33 @@ def measuring(job: Job) -> BenchRequest:
         cuda_graph=keys.cuda_graph,
         memory=keys.memory,
     )
+
+
+def require_askable(job: Job, output: Path) -> None:
+    """Whether all requests can be made: what a late step would be refused for is said before the first one.
+
+    Args:
+        job: the job.
+        output: its folder.
+
+    Raises:
+        UsageError: if a value has no sense, or a function or a file of scores cannot be read.
+        ProviderError: if the provider is named and does not run here.
+    """
+    keys = job.keys
+    pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
+    if keys.score is not None:
+        measure_of(keys.score.effect)
+    if keys.recover is not None:
+        recovering(job, None, output, resume=False)
+    if keys.validate is not None:
+        validating(job)
+        if keys.validate.metric is not None:
+            load_metric(keys.validate.metric)
+    if keys.bench is not None:
+        measuring(job)
+    if keys.provider.lower() != AUTO:
+        resolve_provider(keys.provider)
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,11 @@ class JobResult:
         return self.error is None and all(gate.passed for gate in self.gates)
 
     @property
+    def failed(self) -> str | None:
+        """The step that failed, None if none did."""
+        return next((step.name for step in self.steps if step.status == "failed"), None)
+
+    @property
     def exit_code(self) -> int:
         """0 if accepted, 1 if a limit is broken, else that of what a step failed with."""
         if self.error is not None:

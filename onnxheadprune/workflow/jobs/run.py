@@ -11,13 +11,13 @@ from pathlib import Path
 
 from onnxheadprune import __version__
 from onnxheadprune.errors import HeadPruneError, UsageError
-from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.documents import kind_of, parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_makings, named_files
 from onnxheadprune.model.storage.leftovers import locations
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.workflow.batch_worker import Digests, digests
-from onnxheadprune.workflow.jobs.asked import Document, Given
+from onnxheadprune.workflow.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.workflow.jobs.digests import digest_of, digests_of
 from onnxheadprune.workflow.jobs.limits import gates_of
 from onnxheadprune.workflow.jobs.reading import Job
@@ -52,9 +52,11 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     """
     shop = Workshop(job, given)
     with importable(job.folder):
-        steps = list(shop.steps())
-        state = _furnished(shop, steps)
-        return _Run(shop, steps, state, progress).result()
+        require_inputs(shop)
+        require_askable(job, shop.folder)
+        model = digests(str(shop.model))
+        state = _furnished(shop)
+        return _Run(shop, model, state, progress).result()
 
 
 @contextlib.contextmanager
@@ -94,7 +96,30 @@ def _names(steps: list[Step]) -> list[str]:
     return [name for step in steps for name in (*step.makes, *step.beside)]
 
 
-def _furnished(shop: Workshop, steps: list[Step]) -> State:
+def require_inputs(shop: Workshop) -> None:
+    """Whether what a job reads is there, and is none of what it makes.
+
+    Raises:
+        UsageError: if not; the sentence names the key and its line.
+    """
+    job = shop.job
+    named = {"model": str(shop.model)}
+    for step in shop.steps():
+        named |= step.reads
+    for key, value in named.items():
+        if is_function(value):
+            continue
+        path = Path(value)
+        if kind_of(path) is None:
+            raise job.refused(f"{key} {path} does not exist")
+        if path.is_dir() and shop.folder.resolve().is_relative_to(path.resolve()):
+            raise job.refused(
+                f"output {shop.folder} lies in the folder {path} that {key} reads, which would change with every run;"
+                " name a place outside"
+            )
+
+
+def _furnished(shop: Workshop) -> State:
     """The state of the job's folder, which is there and whose files are the job's.
 
     Raises:
@@ -106,7 +131,7 @@ def _furnished(shop: Workshop, steps: list[Step]) -> State:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
-    names = [*_names(steps), *TOLD]
+    names = [*_names(list(shop.steps())), *TOLD]
     makings = [Making("the result", folder / name) for name in (*names, STATE)]
     check_makings(makings, lambda: readings(shop.job))
     state = State.read(folder)
@@ -123,9 +148,8 @@ def _furnished(shop: Workshop, steps: list[Step]) -> State:
 class _Run:
     """One run of a job."""
 
-    def __init__(self, shop: Workshop, steps: list[Step], state: State, progress: Progress) -> None:
-        self.shop, self.steps, self.state, self.progress = shop, steps, state, progress
-        self.model: Digests = digests(str(shop.model))
+    def __init__(self, shop: Workshop, model: Digests, state: State, progress: Progress) -> None:
+        self.shop, self.model, self.state, self.progress = shop, model, state, progress
         self.versions = {"onnxheadprune": __version__, **versions()}
         self.keys: dict[str, str] = {}
         self.ran: set[str] = set()
@@ -138,7 +162,7 @@ class _Run:
         """Runs the steps and asks the limits."""
         outcomes: list[StepOutcome] = []
         error: HeadPruneError | None = None
-        for step in self.steps:
+        for step in self.shop.steps():
             if error is not None:
                 outcomes.append(StepOutcome(step.name, "not reached"))
                 continue

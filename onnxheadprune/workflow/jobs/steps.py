@@ -26,10 +26,10 @@ from onnxheadprune.workflow.jobs.asked import (
     pruning,
     recovering,
     scores_file,
-    source_of,
     validating,
 )
 from onnxheadprune.workflow.jobs.reading import Job
+from onnxheadprune.workflow.jobs.reads import reads_of
 from onnxheadprune.workflow.prune import carried_through
 from onnxheadprune.workflow.recover import recovery_request
 
@@ -130,35 +130,7 @@ class Workshop:
             # Latencies of another machine say nothing about this one.
             about = machine()
             settings["machine"] = [about["processor"], about["cores"], about["cards"]]
-        return Step(name, behind, settings, dict(self._reads(name)), makes, work, beside)
-
-    def _reads(self, name: Name) -> Iterator[tuple[str, str]]:
-        """What a step reads of the user's, by the names of the keys."""
-        job, keys = self.job, self.job.keys
-        if name == "score" and keys.score is not None and keys.score.effect is not None:
-            yield "score.effect", keys.score.effect
-        if name == "prune":
-            named = keys.prune.heads
-            if isinstance(named, str) and named.endswith(".json"):
-                yield "prune.heads", str(job.at(named))
-            if keys.prune.scores is not None:
-                yield "prune.scores", str(job.at(keys.prune.scores))
-            if keys.prune.drift is not None:
-                yield "prune.drift", keys.prune.drift
-        if name == "recover" and keys.recover is not None and keys.recover.drift is not None:
-            yield "recover.drift", keys.recover.drift
-        if name == "validate" and keys.validate is not None:
-            asked = keys.validate
-            named_by = (("drift", asked.drift), ("metric", asked.metric))
-            yield from ((f"validate.{key}", value) for key, value in named_by if value is not None)
-            if asked.data is not None:
-                yield "validate.data", source_of(job, asked.data)
-        if name in ("score", "prune", "recover") and keys.data is not None:
-            data = keys.data
-            if data.path is not None:
-                yield "data.path", source_of(job, data.path)
-            files = (("text", data.text), ("tokenizer", data.tokenizer), ("images", data.images))
-            yield from ((f"data.{key}", str(job.at(path))) for key, path in files if path is not None)
+        return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
 
     def _score(self, progress: Progress, _resumed: bool) -> None:
         keys, provider = self.job.keys.score, self.job.keys.provider
