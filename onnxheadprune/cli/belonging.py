@@ -73,7 +73,7 @@ PRUNE = (
     Law("no_validate accept_inconclusive external_data data_name", against="dry_run"),
     Law("accept_inconclusive", against="no_validate"),
     Law("jobs", needs="batch sweep"),
-    Law("dask", needs="sweep"),
+    Law("dask", needs="batch sweep"),
     Law("jobs", against="dask", unless="dask=local"),
     # How heads are chosen and what is left is refitted.
     Law("scores protect floor multiple_of uniform", needs=f"{WISH} sweep"),

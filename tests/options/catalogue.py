@@ -122,6 +122,7 @@ MODES: dict[str, dict[str, Mode]] = {
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
+    "run": {"plain": {"job": ("job-{model}.yaml",)}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
@@ -280,6 +281,13 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "run": {
+        "job": shown("job-{model}.yaml"),
+        "settings": shown("--set", "prune.heads=0:2"),
+        "junit": shown("--junit", "gates.xml"),
+        "schema": shown("--schema", instead="job"),
+        "as_json": shown("--json"),
+    },
     "report": {
         "results": shown("curve.json"),
         "output": shown("-o", "page.html"),
