@@ -59,6 +59,7 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
     for name in ("validate", "bench"):
         if name in result.results:
             documents.add(result.results[name], name)
+    documents.limits.extend(gate.to_dict() for gate in result.gates)
     if documents.cuts:
         write_text(folder / PAGE, page_of(documents))
     write_text(folder / SUMMARY, summary(result))
