@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.wishes import Chosen, Wish
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.folders.api import prune_folder
+    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import (
         PruneResult,
         StoredSize,
@@ -71,6 +73,7 @@ __all__ = [
     "Comparison",
     "Compensation",
     "Drift",
+    "FolderResult",
     "Fusion",
     "GridPoint",
     "HeadPruneError",
@@ -108,6 +111,7 @@ __all__ = [
     "find_sites",
     "plan_pruning",
     "prune",
+    "prune_folder",
     "read_scores",
     "recover",
     "score_heads",
@@ -126,6 +130,8 @@ _HOMES = {
         "prune",
         "validate",
     ),
+    "workflow.folders.api": ("prune_folder",),
+    "workflow.folders.result": ("FolderResult",),
     "workflow.recover": ("recover",),
     "benchmarking": (
         "Benchmark",
