@@ -22,7 +22,7 @@ from tests.test_jobs_reading import dotted_keys, sections
 
 Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
-(EXAMPLE, *_) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLE = (SAMPLES / "digits_job.yaml").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -32,6 +32,10 @@ def place(tmp_path: Path) -> Path:
     for name in ("digits_vit.onnx", "digits_calibration.npz", "digits_test.npz"):
         shutil.copy(SAMPLES / name, tmp_path)
     return tmp_path
+
+
+def test_the_documentation_shows_the_example() -> None:
+    assert f'```text title="sample_models/digits_job.yaml"\n{EXAMPLE}```' in PAGE
 
 
 def test_the_documentation_names_every_key() -> None:
