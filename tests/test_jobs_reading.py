@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -244,3 +245,13 @@ def test_the_laws_name_keys_that_there_are() -> None:
 
 def test_the_schema_is_in_the_package() -> None:
     assert (ROOT / "onnxheadprune" / "workflow" / "jobs" / "schema.json").is_file()
+
+
+def test_packages_that_are_missing_are_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "yaml" else found(name))
+    outcome = command("run", tmp_path / "job.yaml")
+    assert outcome.exit_code == 2
+    assert 'packages that are not here (yaml): pip install "onnxheadprune[jobs]"' in outcome.stderr

@@ -332,6 +332,11 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "no measure": (("prune.drift=luck",), 2, "a drift is measured by auto, kl, cosine or module:function"),
     "no provider": (("provider=nowhere",), 4, "nowhereExecutionProvider does not run here"),
     "no budget": (("recover={budget: 1y}",), 2, "a recovery takes a number of epochs"),
+    "a folder of models": (
+        ("model=.",),
+        2,
+        "is a folder, and a job takes a single model; name one of its files",
+    ),
     "no link": (("model=loop.onnx",), 2, "does not exist"),
     "a model that is none": (("model=job.yaml",), 3, "job.yaml"),
 }

@@ -103,6 +103,10 @@ def require_inputs(shop: Workshop) -> None:
         UsageError: if not; the sentence names the key and its line.
     """
     job = shop.job
+    if shop.model.is_dir():
+        raise job.refused(
+            f"model {shop.model} is a folder, and a job takes a single model; name one of its files, or use prune FOLDER"
+        )
     named = {"model": str(shop.model)}
     for step in shop.steps():
         named |= step.reads

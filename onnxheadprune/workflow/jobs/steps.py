@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -59,6 +60,13 @@ class Step:
     makes: tuple[str, ...]
     work: Callable[[Progress, bool], None]
     beside: tuple[str, ...] = ()
+
+
+@functools.cache
+def _here() -> list[object]:
+    """The machine: latencies of another one say nothing about this one. A process stays where it is."""
+    about = machine()
+    return [about["processor"], about["cores"], about["cards"]]
 
 
 @dataclass(frozen=True)
@@ -127,9 +135,7 @@ class Workshop:
             "data": None if keys.data is None or name in ("validate", "bench") else asdict(keys.data),
         }
         if name == "bench":
-            # Latencies of another machine say nothing about this one.
-            about = machine()
-            settings["machine"] = [about["processor"], about["cores"], about["cards"]]
+            settings["machine"] = _here()
         return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
 
     def _score(self, progress: Progress, _resumed: bool) -> None:
