@@ -105,7 +105,8 @@ def require_inputs(shop: Workshop) -> None:
     job = shop.job
     if shop.model.is_dir():
         raise job.refused(
-            f"model {shop.model} is a folder, and a job takes a single model; name one of its files, or use prune FOLDER"
+            f"model {shop.model} is a folder, and a job takes a single model; name one of its files, or use"
+            " prune FOLDER"
         )
     named = {"model": str(shop.model)}
     for step in shop.steps():
