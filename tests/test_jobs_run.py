@@ -13,7 +13,10 @@ import onnx
 import pytest
 from junitparser import JUnitXml
 
+from onnxheadprune.attention.units import combined
 from onnxheadprune.cli import main
+from onnxheadprune.workflow.jobs.asked import pruning
+from onnxheadprune.workflow.jobs.reading import read_job
 from onnxheadprune.workflow.jobs.run import TOLD
 from onnxheadprune.workflow.jobs.state import STATE
 from tests import toys, toys_scores
@@ -409,3 +412,13 @@ def test_a_recovery_goes_on_from_its_checkpoint(
     assert run(command, place, *settings, "recover.budget=3").exit_code == 130
     (place / "out" / "recovered.onnx.recovery").unlink()
     assert seen == [False, True, False]
+
+
+def test_neurons_and_layers_are_asked_for(place: Path) -> None:
+    """What the step asks for is what the options of the command ask for."""
+    job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
+    request = pruning(job, None, None, place / "out")
+    assert request.choice.heads == combined("0:1", "1:0-3", "1") and request.choice.wish is None
+    job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
+    wish = pruning(job, None, None, place / "out").choice.wish
+    assert wish is not None and (wish.units, wish.multiple_of_neurons) == (frozenset({"heads", "neurons"}), 4)

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.units import combined
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import BenchRequest, Measuring
@@ -76,6 +77,8 @@ def wish_of(job: Job, scores: HeadScores | None) -> Wish | None:
         limits=Limits(keys.floor, keys.multiple_of, keys.uniform),
         protect=keys.protect,
         rounds=keys.rounds,
+        units=frozenset(keys.units),
+        multiple_of_neurons=keys.neurons_multiple_of,
     )
 
 
@@ -94,7 +97,9 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     keys = job.keys.prune
     wish = wish_of(job, None if scores is None else read_scores(scores))
     return Request(
-        Choice(heads_of(job), wish, keys.compensate, measure_of(keys.drift)),
+        Choice(
+            combined(heads_of(job), keys.neurons, keys.layers), wish, keys.compensate, measure_of(keys.drift)
+        ),
         Contract(keys.keep_cache_shape, keys.allow_io_change),
         keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),

@@ -21,7 +21,7 @@ Positive: TypeAlias = Annotated[float, Field(gt=0)]
 Limit: TypeAlias = Annotated[float, Field(ge=0)]
 Counts: TypeAlias = Annotated[tuple[Count, ...], Field(min_length=1)]
 Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1)]
-Heads: TypeAlias = dict[str, tuple[int, ...]]
+Heads: TypeAlias = dict[str, tuple[int, ...] | Literal["*"]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,16 @@ class PruneKeys:
         Words | Heads | None,
         Field(description='Heads to remove: "0:1,3 5:0-3", {0: [1, 3]}, or a JSON file.'),
     ] = None
-    ratio: Annotated[Share | None, Field(description="Share of all heads to remove.")] = None
+    neurons: Annotated[
+        Words | None, Field(description='Neurons of feed-forward blocks to remove: "3:0-15 4:7".')
+    ] = None
+    layers: Annotated[
+        Words | None, Field(description='Layers and sublayers to remove as a whole: "3 5-7 attn.9 ffn.4".')
+    ] = None
+    ratio: Annotated[
+        Share | None,
+        Field(description="Share of all heads to remove; of operations, where more than heads may go."),
+    ] = None
     keep: Annotated[Count | None, Field(description="Heads that every site keeps.")] = None
     target_speedup: Annotated[
         Annotated[float, Field(gt=1, lt=100)] | None,
@@ -95,6 +104,13 @@ class PruneKeys:
     max_drift: Annotated[
         Positive | None, Field(description="The largest cut whose drift stays at or below this.")
     ] = None
+    units: Annotated[
+        tuple[Literal["heads", "neurons", "layers"], ...],
+        Field(description="What may go where it is said how many.", min_length=1),
+    ] = ("heads",)
+    neurons_multiple_of: Annotated[
+        Count, Field(description="Neurons that a feed-forward block keeps are a multiple of this.")
+    ] = 8
     rounds: Annotated[Count, Field(description="Reach the ratio in so many rounds.")] = 1
     scores: Annotated[
         File | None, Field(description="What heads are worth, in a file; in place of the step score.")

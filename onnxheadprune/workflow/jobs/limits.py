@@ -12,7 +12,7 @@ from onnxheadprune.validation.gates import drift_gate
 from onnxheadprune.validation.result import Drift
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.keys import GateKeys
-from onnxheadprune.workflow.prune import file_bytes
+from onnxheadprune.workflow.sizes import file_bytes
 
 
 def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
@@ -66,7 +66,9 @@ def _speedup(result: Document) -> float | None:
 
 
 def _bytes(model: Path) -> int:
-    return file_bytes(open_structure(model))
+    taken = file_bytes(open_structure(model))
+    assert taken is not None
+    return taken
 
 
 def _operations(result: Document) -> float | None:

@@ -31,7 +31,7 @@ from onnxheadprune.workflow.jobs.asked import (
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.recover import recovery_request
 
 Name: TypeAlias = Literal["score", "prune", "recover", "validate", "bench"]
