@@ -85,7 +85,7 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
 
 
 def test_the_published_schema_is_that_of_the_types() -> None:
-    """To write it anew: onnxheadprune/workflow/jobs/schema.json gets what `published_text` gives."""
+    """To write it anew: `workflow/jobs/schema.json` gets what `published_text` gives, with today's pydantic."""
     assert schema.published() == schema.published_text()
     document = json.loads(schema.published())
     jsonschema.Draft202012Validator.check_schema(document)

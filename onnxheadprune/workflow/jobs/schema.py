@@ -36,7 +36,7 @@ def published() -> str:
 
 
 def published_text() -> str:
-    """What the published schema has to be; pydantic puts keys in another order from version to version."""
+    """What the published schema has to be; pydantic orders keys as it likes."""
     return json.dumps(schema_of_types(), indent=2, sort_keys=True) + "\n"
 
 
