@@ -207,7 +207,10 @@ def _on_cluster(executor: Executor, jobs: Sequence[Job], settle: Callable[[int, 
             try:
                 outcome = future.result()
             except Exception as error:  # what a cluster says about a lost worker is of its own kinds
-                reason = f"the worker that pruned it was lost ({type(error).__name__}); no output was written"
+                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                reason = (
+                    f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
+                )
                 outcome = Outcome("crashed", BUG, reason)
             settle(waiting[future], outcome)
     finally:
