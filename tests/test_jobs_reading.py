@@ -47,7 +47,8 @@ def dotted_keys() -> Iterator[str]:
 
 VALUES: dict[str, Any] = {
     "model": "other.onnx", "output": "elsewhere", "version": 1, "name": "mine", "provider": "cpu", "seed": 7,
-    "data.path": "d.npz", "data.text": "t.txt", "data.tokenizer": "t.json", "data.max_length": 64,
+    "data.path": "d.npz", "data.text": "t.txt", "data.tokenizer": "t.json",
+    "data.text_field": "t", "data.target_field": "u", "data.max_samples": 3, "data.max_length": 64,
     "data.images": "i", "data.image_size": [8, 16], "data.image_mean": [0.5], "data.image_std": [0.5],
     "data.random": True, "score.method": "ablation", "score.effect": "m:f", "score.jobs": 2, "score.dask": "local",
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1",
@@ -224,7 +225,7 @@ def test_words_mean_what_yaml_1_2_says() -> None:
         ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads would do nothing beside prune.ratio"),
         ("prune: {heads: '0:1', floor: 2}", "prune.floor would do nothing"),
         ("prune: {keep: 1}\nrecover: {}", "recover would do nothing: it can only go with data"),
-        ("prune: {keep: 1}\ndata: {text: t}", "data.text would do nothing: it can only go with data.tokenizer"),
+        ("prune: {keep: 1}\ndata: {path: t, tokenizer: t}", "data.tokenizer would do nothing"),
         ("prune: {keep: 1}\ndata: {path: t, random: true}", "data.path would do nothing beside data.random"),
         ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup would do nothing: it can only go with bench"),
         ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift would do nothing: it can only go with validate"),

@@ -94,7 +94,7 @@ PRUNE = (
     Law("drift effect", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
     # What models are run on, and where.
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
     Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
     Law(DATA, against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
@@ -108,7 +108,7 @@ SWEEP = (
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
     Law("recover", needs=DATA),
     Law("seed", needs="random_data recover"),
@@ -139,7 +139,7 @@ FUSE = (
 )
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
 )
 SCORE = (
@@ -147,7 +147,7 @@ SCORE = (
     Law("jobs", against="dask", unless="dask=local"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
 )
 BENCH = (
@@ -169,8 +169,8 @@ JOB = (
     Law("data.path", against="data.text data.images data.random=True"),
     Law("data.text", against="data.images data.random=True"),
     Law("data.images", against="data.random=True"),
-    Law("data.text", needs="data.tokenizer"),
     Law("data.tokenizer data.max_length", needs="data.text"),
+    Law("data.text_field data.target_field data.max_samples", needs="data.text"),
     Law("data.image_size data.image_mean data.image_std", needs="data.images"),
     Law("score", needs=_WISHES),
     Law("score", against="prune.scores prune.units"),

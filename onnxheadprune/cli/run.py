@@ -108,6 +108,9 @@ def _calibration(job: Job, model: Path) -> DataSource | None:
     size = keys.image_size
     samples = Samples(
         text,
+        keys.text_field,
+        keys.target_field,
+        keys.max_samples,
         tokenizer,
         keys.max_length,
         images,

@@ -133,6 +133,7 @@ CALLS = (
         {"junit": ("--junit", "gates.xml")},
         (*MODEL, "job.yaml", "data.npz", "scores.json", "feeds/0.npz", "mine_for_files.py"),
     ),
+    Call("reduce", "@model.onnx --when inspect", {"output": ("-o", "small.onnx")}, MODEL),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())

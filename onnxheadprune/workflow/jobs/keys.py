@@ -34,9 +34,21 @@ class DataKeys:
         Words | None,
         Field(description="An .npz file, a folder of .npz feeds, or module:function that yields feeds."),
     ] = None
-    text: Annotated[File | None, Field(description="A text file, one sample a line.")] = None
+    text: Annotated[
+        File | None, Field(description="Text: one sample a line, or a field of .jsonl or .parquet.")
+    ] = None
+    text_field: Annotated[
+        Words | None, Field(description="The field of .jsonl and .parquet with the text; text if not given.")
+    ] = None
+    target_field: Annotated[
+        Words | None, Field(description="The field with what an encoder and a decoder are to give for it.")
+    ] = None
+    max_samples: Annotated[Count | None, Field(description="Read so many samples of the text.")] = None
     tokenizer: Annotated[
-        File | None, Field(description="The tokenizer.json for the text, or its folder.")
+        File | None,
+        Field(
+            description="The tokenizer.json for the text, or its folder; if not given, the one beside the model."
+        ),
     ] = None
     max_length: Annotated[
         Annotated[int, Field(ge=2)], Field(description="Tokens of a line that are used.")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from onnxheadprune.workflow.jobs.asked import heads_of, is_function, source_of
 from onnxheadprune.workflow.jobs.keys import DataKeys, RecoverKeys, ScoreKeys, ValidateKeys
 from onnxheadprune.workflow.jobs.reading import Job
 
-TOKENIZER = "tokenizer.json"
+VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx", "*embed*.onnx")
+"""What text and data may be completed by, beside the model: `selection/activations/beside.py`."""
+SHELF = "onnx"
+"""A folder of models whose vocabulary may lie above it."""
 
 
 def reads_of(job: Job, step: str) -> dict[str, str]:
@@ -42,16 +47,30 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
 
 def _data(job: Job) -> dict[str, str | None]:
     data = job.keys.data or DataKeys()
+    found: dict[str, str | None] = {}
     tokenizer = None if data.tokenizer is None else job.at(data.tokenizer)
     if tokenizer is not None and tokenizer.is_dir():
-        # Of the folder of a tokenizer this one file is read.
-        tokenizer /= TOKENIZER
-    return {
+        found |= _files("data.tokenizer", tokenizer, VOCABULARY)
+    elif tokenizer is not None:
+        found["data.tokenizer"] = str(tokenizer)
+    if data.path is not None or data.text is not None:
+        own = VOCABULARY if data.text is not None and tokenizer is None else ()
+        model = job.at(job.keys.model)
+        folders = (model.parent, model.parent.parent) if model.parent.name == SHELF else (model.parent,)
+        for folder in folders:
+            beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
+            found |= {name: path for name, path in beside.items() if Path(path) != model}
+    return found | {
         "data.path": None if data.path is None else source_of(job, data.path),
         "data.text": _path(job, data.text),
-        "data.tokenizer": None if tokenizer is None else str(tokenizer),
         "data.images": _path(job, data.images),
     }
+
+
+def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """The files of a folder with such names."""
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {f"{what}: {path.name}": str(path) for path in paths}
 
 
 def _path(job: Job, path: str | None) -> str | None:
