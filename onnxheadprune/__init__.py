@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from onnxheadprune.validation import validate
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.folders.api import prune_folder
+    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import apply_plan, prune
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
@@ -68,6 +70,7 @@ __all__ = [
     "Comparison",
     "Compensation",
     "Drift",
+    "FolderResult",
     "Fusion",
     "GridPoint",
     "HeadPruneError",
@@ -105,6 +108,7 @@ __all__ = [
     "find_sites",
     "plan_pruning",
     "prune",
+    "prune_folder",
     "read_scores",
     "recover",
     "score_heads",
@@ -114,6 +118,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "workflow.folders.api": ("prune_folder",),
+    "workflow.folders.result": ("FolderResult",),
     "workflow.prune": ("apply_plan", "prune"),
     "workflow.recover": ("recover",),
     "workflow.result": ("PruneResult",),

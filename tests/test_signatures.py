@@ -14,6 +14,7 @@ FRONT_DOORS = {
     "selection.scoring.score.score_heads",
     "selection.select.select_heads",
     "validation.validate",
+    "workflow.folders.api.prune_folder",
     "workflow.prune.prune",
     "workflow.recover.recover",
 }

@@ -25,6 +25,7 @@ from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.recover import recover
 from onnxheadprune.cli.reduce import reduce_
 from onnxheadprune.cli.reporting import report
+from onnxheadprune.cli.run import run
 from onnxheadprune.cli.score import score
 from onnxheadprune.cli.sweep import sweep
 from onnxheadprune.cli.validate import validate
@@ -54,6 +55,7 @@ for _command in (
     recover,
     reduce_,
     report,
+    run,
     score,
     sweep,
     validate,

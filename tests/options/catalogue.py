@@ -129,6 +129,7 @@ MODES: dict[str, dict[str, Mode]] = {
         }
     },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
+    "run": {"plain": {"job": ("job-{model}.yaml",)}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
@@ -236,6 +237,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "folder": shown("folder-{model}"),
         "output": shown("-o", "other"),
         "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
     },
     "sweep": CALIBRATING
     | RESPECTING
@@ -294,6 +296,13 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "run": {
+        "job": shown("job-{model}.yaml"),
+        "settings": shown("--set", "prune.heads=0:2"),
+        "junit": shown("--junit", "gates.xml"),
+        "schema": shown("--schema", instead="job"),
+        "as_json": shown("--json"),
+    },
     "reduce": {
         "model": shown("{model}.onnx"),
         "when": shown("--when", "prune --heads 99:0"),

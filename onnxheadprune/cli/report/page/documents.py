@@ -38,12 +38,14 @@ class Documents:
         validations: results of `validate`.
         benchmarks: results of `bench`.
         curves: results of `sweep`.
+        limits: of a pipeline, each with whether it was kept.
     """
 
     cuts: list[Document] = field(default_factory=list)
     validations: list[Document] = field(default_factory=list)
     benchmarks: list[Document] = field(default_factory=list)
     curves: list[Document] = field(default_factory=list)
+    limits: list[Document] = field(default_factory=list)
 
     def add(self, document: Any, source: str) -> None:
         """Files a document where it belongs.
@@ -67,6 +69,7 @@ class Documents:
             raise UsageError(
                 f"{source} is no result of prune, fuse, sweep, validate or bench; save one with --json > FILE"
             )
+        self.limits.extend(document.get("gates") or ())
         match kind:
             case "cut":
                 # A plan of a dry run is told like the result that it would have.
