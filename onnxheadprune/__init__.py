@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         prune,
         validate,
     )
+    from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
 
 __version__ = "0.1.0"
@@ -86,6 +87,7 @@ __all__ = [
     "ProviderError",
     "PrunePlan",
     "PruneResult",
+    "QuantizeResult",
     "Ratio",
     "Reason",
     "Recovery",
@@ -108,6 +110,7 @@ __all__ = [
     "find_sites",
     "plan_pruning",
     "prune",
+    "quantize",
     "read_scores",
     "recover",
     "score_heads",
@@ -126,6 +129,7 @@ _HOMES = {
         "prune",
         "validate",
     ),
+    "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
     "benchmarking": (
         "Benchmark",

@@ -15,6 +15,7 @@ FRONT_DOORS = {
     "selection.select.select_heads",
     "validation.validate",
     "workflow.prune.prune",
+    "workflow.quantize.quantize",
     "workflow.recover.recover",
 }
 """Functions of the public API that take what users say as keywords; behind them are typed requests."""

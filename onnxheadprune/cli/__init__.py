@@ -22,6 +22,7 @@ from onnxheadprune.cli.fuse import fuse
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
+from onnxheadprune.cli.quantize import quantize
 from onnxheadprune.cli.recover import recover
 from onnxheadprune.cli.reporting import report
 from onnxheadprune.cli.score import score
@@ -43,7 +44,7 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (batch, bench, doctor, fuse, inspect, prune, recover, report, score, sweep, validate):
+for _command in (batch, bench, doctor, fuse, inspect, prune, quantize, recover, report, score, sweep, validate):
     group.add_command(guarded(_command))
 
 
