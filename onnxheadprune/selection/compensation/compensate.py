@@ -178,7 +178,7 @@ class _Work:
         columns = list(rows)
         original = self.walk.original([linear.out, *other])
         current = self.walk.changed([linear.source, *other]) if values is None else values.read
-        width = linear.matrix.columns
+        width, offset = linear.matrix.columns, linear.read_offset()
         found: list[Moments] = []
         for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
@@ -190,6 +190,8 @@ class _Work:
                     stream = target + self._rows(there, value, linear.out_axes, feed, part)
                     weights = _weights(stream)
                     target = stream - self._rows(here, value, linear.out_axes, feed, part)
+                if offset is not None:
+                    target = target - offset.astype(target.dtype)
                 x = self._rows(here, linear.source, linear.axes, feed, part)
                 if len(x) != len(target):
                     return None
@@ -228,7 +230,7 @@ class _Work:
             silenced[list(rows)] = found.weight
             self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
-            self.stored[linear.bias.name] = linear.written_bias(found.bias)
+            self.stored[linear.bias.stored.name] = linear.written_bias(found.bias)
 
 
 def _silent_maps(sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
