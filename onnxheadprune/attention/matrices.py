@@ -75,10 +75,17 @@ class Grid:
         """What can be held that is nearest to each number of a matrix [in, out]."""
         return self.levels.numbers(self.levels.nearest(numbers, self.limits))
 
+    def of_rows(self, rows: Sequence[int]) -> Grid:
+        """What some of the rows can hold."""
+        scale, zero = (
+            side[list(rows)] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
+        )
+        return Grid(Levels(scale, zero), self.limits)
+
     def row(self, row: int) -> Grid:
         """What one row [out] can hold."""
         scale, zero = (
-            side[min(row, len(side) - 1)] if side.ndim > 1 else side
+            side[row] if side.ndim > 1 else side
             for side in (self.levels.scale, self.levels.zero)
         )
         return Grid(Levels(scale, zero), self.limits)

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.matrices import Array, Grid
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
@@ -138,9 +138,13 @@ class _Work:
         held: Moments,
     ) -> None:
         weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
-        first = last = fit(learned.first(count), held.first(count), weight[rows], linear.read_bias())
+        grid = linear.matrix.grid()
+        kept = None if grid is None else grid.of_rows(rows)
+        first = last = fit(
+            learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
+        )
         if values is not None and learned.count >= len(learned.x_sum):
-            better = _with_values(values, first, learned, held)
+            better = _with_values(values, first, learned, held, kept)
             if better is not None:
                 change, last = better
                 self._keep_values(values, change)
@@ -149,9 +153,8 @@ class _Work:
                     Refit(name, task.site_index, None, first.after / scale, last.after / scale)
                 )
         self._keep(linear, rows, weight, last)
-        self.refits.append(
-            Refit(task.name, task.site_index, first.strength, first.before / scale, last.after / scale)
-        )
+        found = (first.before / scale, last.after / scale)
+        self.refits.append(Refit(task.name, task.site_index, first.strength, *found, kept=last.lost))
 
     def _values(self, task: Task, linear: Linear) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
@@ -266,13 +269,15 @@ def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str 
     return None
 
 
-def _with_values(values: Values, first: Fit, learned: Moments, held: Moments) -> tuple[Array, Fit] | None:
+def _with_values(
+    values: Values, first: Fit, learned: Moments, held: Moments, grid: Grid | None
+) -> tuple[Array, Fit] | None:
     """A change of the values and the projection's fit behind it, None if held-out rows gain nothing from it."""
     change = fit_values(learned, held, first.weight, values.layout)
     if change is None:
         return None
     mixing = values.layout.mixing(change)
-    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias)
+    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias, grid=grid)
     return (change, again) if again.after < first.after else None
 
 
