@@ -190,7 +190,26 @@ class Chooser:
         if self.held is None:
             return chosen
         meter = self.drift(chosen, self.held.samples)
-        return replace(chosen, drift=meter.mean(), unit=meter.name, held_out=self.is_held_out)
+        chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=self.is_held_out)
+        return self._worth_it(chosen)
+
+    def _worth_it(self, chosen: Chosen) -> Chosen:
+        """The choice without its refit, where that was rounded to few levels and does harm in the end.
+
+        Each output of a map is refitted only if held-out rows gain by it, and still the levels of many maps together
+        can lose more than that.
+        """
+        refit = chosen.compensation
+        if refit is None or not refit.quantized or chosen.recovery is not None or self.trying.given is not None:
+            return chosen
+        assert self.held is not None and chosen.drift is not None
+        bare = self._planned(Chosen(chosen.selection))
+        drift = self.drift(bare, self.held.samples).mean()
+        if chosen.drift <= drift:
+            return chosen
+        return replace(
+            bare, drift=drift, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift
+        )
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""

@@ -73,7 +73,9 @@ def compensate(
         for number, task in enumerate(todo, 1):
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
-    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
+    levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
+    found = (work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
+    return Compensation(*found, quantized=levels)
 
 
 class _Work:

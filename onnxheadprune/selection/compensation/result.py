@@ -55,6 +55,7 @@ class Compensation:
         samples: how many samples that were.
         silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
         steps: of training behind the contents, if they were read from a model that was trained.
+        quantized: whether some of the refitted weights are stored in levels.
     """
 
     stored: Mapping[str, Array]
@@ -63,6 +64,7 @@ class Compensation:
     samples: int
     silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
     steps: int = 0
+    quantized: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the numbers themselves."""
