@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.wishes import Chosen, Wish
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.combine import Combination, combine
     from onnxheadprune.workflow.prune import (
         PruneResult,
         StoredSize,
@@ -69,6 +70,7 @@ __all__ = [
     "CaseResult",
     "Cell",
     "Chosen",
+    "Combination",
     "Comparison",
     "Compensation",
     "Drift",
@@ -107,6 +109,7 @@ __all__ = [
     "__version__",
     "apply_plan",
     "benchmark",
+    "combine",
     "find_sites",
     "plan_pruning",
     "prune",
@@ -129,6 +132,7 @@ _HOMES = {
         "prune",
         "validate",
     ),
+    "workflow.combine": ("Combination", "combine"),
     "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
     "benchmarking": (

@@ -84,10 +84,7 @@ class Grid:
 
     def row(self, row: int) -> Grid:
         """What one row [out] can hold."""
-        scale, zero = (
-            side[row] if side.ndim > 1 else side
-            for side in (self.levels.scale, self.levels.zero)
-        )
+        scale, zero = (side[row] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
         return Grid(Levels(scale, zero), self.limits)
 
 
@@ -245,9 +242,9 @@ def matrix_of(
     if value.tensor.data_type in FLOATS:
         if scaled or levels is not None:
             return None
-    elif not steps and levels is None:
-        return None
-    elif scaled and (levels is not None or len(scaled) > 1 or steps[-1] is not scaled[0]):
+    elif (not steps and levels is None) or (
+        scaled and (levels is not None or len(scaled) > 1 or steps[-1] is not scaled[0])
+    ):
         return None
     sizes = tuple(int(dim) for dim in shape if isinstance(dim, int))
     order = (*contracted, *sorted(rest))

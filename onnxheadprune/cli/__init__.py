@@ -17,6 +17,7 @@ from onnxheadprune import __version__
 from onnxheadprune.cli.batch import batch
 from onnxheadprune.cli.bench import bench
 from onnxheadprune.cli.claiming import guarded
+from onnxheadprune.cli.combine import combine
 from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.fuse import fuse
 from onnxheadprune.cli.inspect import inspect
@@ -44,7 +45,11 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (batch, bench, doctor, fuse, inspect, prune, quantize, recover, report, score, sweep, validate):
+_COMMANDS = (
+    *(batch, bench, combine, doctor, fuse, inspect, prune, quantize, recover),
+    *(report, score, sweep, validate),
+)
+for _command in _COMMANDS:
     group.add_command(guarded(_command))
 
 

@@ -136,6 +136,14 @@ QUANTIZE = (
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
 )
+COMBINE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("time_budget", against="repeats"),
+    Law("external_data", needs="output"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
     Law("max_length", needs="text"),

@@ -200,16 +200,19 @@ class Chooser:
         can lose more than that.
         """
         refit = chosen.compensation
-        if refit is None or not refit.quantized or chosen.recovery is not None or self.trying.given is not None:
+        if (
+            refit is None
+            or not refit.quantized
+            or chosen.recovery is not None
+            or self.trying.given is not None
+        ):
             return chosen
         assert self.held is not None and chosen.drift is not None
         bare = self._planned(Chosen(chosen.selection))
         drift = self.drift(bare, self.held.samples).mean()
         if chosen.drift <= drift:
             return chosen
-        return replace(
-            bare, drift=drift, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift
-        )
+        return replace(bare, drift=drift, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift)
 
     def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
         """Refitted weights for a set of heads (indices of the original model)."""

@@ -110,6 +110,4 @@ class Reference:
                 hits.add(sample.labels, before[main.name], after[main.name])
             if metric is not None:
                 metric.add(sample.feed, sample.labels, before, after)
-        return Distance(
-            meter.mean(), meter.name, hits.result(), None if metric is None else metric.result()
-        )
+        return Distance(meter.mean(), meter.name, hits.result(), None if metric is None else metric.result())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto
@@ -157,7 +156,9 @@ def quantized_through(
     target = None if writing.output is None else check_target(writing.output, loaded, others=others)
     earlier = quantized_record(loaded.proto)
     if earlier is not None:
-        raise RefusedError(f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats")
+        raise RefusedError(
+            f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats"
+        )
     how = request.how.checked()
     data = _data(loaded, request.run.data)
     learn, held = _parts(data, how)

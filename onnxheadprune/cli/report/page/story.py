@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from onnxheadprune.cli.report.combination import Comparison, comparison_of
 from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
@@ -58,6 +59,7 @@ class Story:
         latencies: of each `bench`.
         curves: of each sweep.
         validations: verdicts of `validate` on files, beside those of the cuts.
+        combinations: pruned and quantized models side by side, of each `combine`.
     """
 
     title: str
@@ -66,6 +68,7 @@ class Story:
     latencies: tuple[Latency, ...]
     curves: tuple[CurveChart, ...]
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
+    combinations: tuple[Comparison, ...] = ()
 
 
 def story_of(documents: Documents) -> Story:
@@ -86,7 +89,9 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    return Story(_title(cuts, curves), cuts, names, latencies, curves, validations)
+    combinations = tuple(comparison_of(item) for item in documents.combinations)
+    title = _title(cuts, curves)
+    return Story(title, cuts, names, latencies, curves, validations, combinations)
 
 
 def _title(cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
