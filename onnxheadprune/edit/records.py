@@ -1,8 +1,8 @@
 """What this tool writes into a model's metadata, and how it is read back.
 
 There is one entry for each thing that was done: heads removed, tensors refitted, sites fused, weights quantized, the
-verdict. Each is a JSON object with a version, but for the verdict, which is a sentence. An entry of an older version is read as one of
-today's; one of a newer version is refused by name.
+verdict. Each is a JSON object with a version, but for the verdict, which is a sentence. An entry of an older version is
+read as one of today's; one of a newer version is refused by name.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def combine(
     data: DataSource,
     output: str | Path | None = None,
     provider: str = AUTO,
-    measuring: Measuring = Measuring(),
+    measuring: Measuring | None = None,
 ) -> Combination:
     """Quantizes a model and what was pruned of it, prunes the quantized one too, and compares all of them.
 
@@ -143,14 +143,17 @@ def combine(
         data: the user's inputs. A fifth is held out: all figures are of it, ranges and refits of the rest.
         output: where to write the better of both orders; None writes nothing.
         provider: where to run.
-        measuring: what latency is measured at.
+        measuring: what latency is measured at; None takes what `benchmark` does.
 
     Raises:
         UsageError: if the models do not belong together, or the data does not fit.
         RefusedError: if ONNX Runtime cannot quantize a model.
     """
     request = CombineRequest(
-        Quantizing(to), Run(provider, 0, data), measuring=measuring, writing=Writing(output)
+        Quantizing(to),
+        Run(provider, 0, data),
+        measuring=measuring or Measuring(),
+        writing=Writing(output),
     )
     return combined_through(model, pruned, request)
 
@@ -260,9 +263,7 @@ def _better(corners: tuple[Corner, ...], refused: Mapping[str, str]) -> tuple[st
     best, other = sorted(found, key=lambda name: found[name].drift)
     near, far, unit = found[best].drift, found[other].drift, found[best].unit
     if far - near <= ALIKE * far:
-        return (
-            QUANTIZED_FIRST,
-            f"both drift alike ({found[QUANTIZED_FIRST].drift:.3g} and {found[PRUNED_FIRST].drift:.3g},"
-            f" {unit}), and a cut of a quantized model is proven exact against it",
-        )
+        both = f"{found[QUANTIZED_FIRST].drift:.3g} and {found[PRUNED_FIRST].drift:.3g}, {unit}"
+        reason = f"both drift alike ({both}), and a cut of a quantized model is proven exact against it"
+        return QUANTIZED_FIRST, reason
     return best, f"it drifts by {near:.3g} ({unit}) from the original on held-out data, {other} by {far:.3g}"

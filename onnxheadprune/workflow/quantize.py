@@ -122,7 +122,7 @@ def quantize(
         model: the model, in floats.
         output: where to write; None writes nothing.
         to: "int8-dynamic", "int8-qdq" (needs data) or "int4" (needs the package onnx-ir).
-        data: the user's inputs; see `feeds.load_data` for the forms. What ranges are found on, and drift is measured on.
+        data: the user's inputs, that ranges are found on and drift is measured on; see `feeds.load_data` for the forms.
         per_channel: int8 weights get a scale per output; else one per tensor.
         reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
             int8 saturates.
@@ -236,8 +236,6 @@ def _notes(asked: Quantizing, used: Quantizing) -> tuple[str, ...]:
     if used.to == "int4" or asked.reduce_range is not None:
         return ()
     if used.reduce_range:
-        return (
-            "weights use seven of their eight bits, since this processor's product of uint8 by int8 saturates;"
-            " say --full-range for one that does not",
-        )
+        reason = "since this processor's product of uint8 by int8 saturates"
+        return (f"weights use seven of their eight bits, {reason}; say --full-range for one that does not",)
     return ("weights use all eight bits; say --reduce-range for x86 processors without VNNI, which saturate",)

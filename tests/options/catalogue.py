@@ -124,8 +124,12 @@ MODES: dict[str, dict[str, Mode]] = {
     "quantize": {
         "dynamic": OUT | {"to": ("--to", "int8-dynamic")},
         "on data": OUT | {"to": ("--to", "int8-qdq")} | DATA,
+        "in blocks": OUT | {"to": ("--to", "int4")},
     },
-    "combine": {"plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")}},
+    "combine": {
+        "plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")},
+        "in blocks": PAIR | QUICK | DATA | {"to": ("--to", "int4")},
+    },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
@@ -197,7 +201,7 @@ ROUNDING = {
     "to": shown("--to", "int8-dynamic"),
     "per_channel": shown("--per-tensor"),
     "reduced": Trial((("--reduce-range",), ("--full-range",))),
-    "block_size": shown("--block-size", "16", along=("--to", "int4")),
+    "block_size": shown("--block-size", "16"),
     "exclude": shown("--exclude", "nowhere"),
 }
 TRIALS: dict[str, dict[str, Trial]] = {

@@ -1,7 +1,8 @@
 """Products of integers as maps of floats: what was quantized on one side, and what is made a float on the other.
 
 Dynamic quantization writes `Mul(Cast(MatMulInteger(x, W)), Mul(scale of x, scale of W))`, static quantization
-`DequantizeLinear(QLinearMatMul(...))`, and fused operators do all of it. Each is `y = x W` of floats, W stored in levels.
+`DequantizeLinear(QLinearMatMul(...))`, and fused operators do all of it. Each is `y = x W` of
+floats, W stored in levels.
 """
 
 from __future__ import annotations
