@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 from onnxheadprune import RefusedError, UsageError, Wish, combine, find_sites, prune, quantize, validate
 from onnxheadprune.attention.packed import packed_again, packed_matrix, unpacked
@@ -18,6 +20,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking import Measuring
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.cli.report.combination import combine_report
 from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
 from onnxheadprune.runtime import quantizing
 from onnxheadprune.selection.activations.linear import linear_at
@@ -98,10 +101,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(
 
 
 def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.ModelProto) -> None:
+    alone = toys.no_attention()
+    alone.graph.node[0].name = "product"
     with pytest.raises(RefusedError, match="is quantized to int8"):
         quantize(rounded, to="int8-dynamic")
     with pytest.raises(RefusedError, match="finds nothing"):
-        quantize(toys.no_attention(), to="int8-dynamic")
+        quantize(alone, to="int8-dynamic", exclude=("product",))
 
 
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
@@ -169,10 +174,10 @@ def test_levels_survive_packing(bits: int) -> None:
 
 
 def test_blocks_of_four_bits_are_read_and_written() -> None:
-    model = toys_nbits.packed(toys.attention(head_size=toys_nbits.BLOCK), 0)
+    model = toys_nbits.packed(toys.attention(hidden=32), 0)
     nodes = [node for node in view_of(model).main.nodes if node.op_type == "MatMulNBits"]
     floats = {
-        item.name: onnx.numpy_helper.to_array(item) for item in toys.attention(head_size=16).graph.initializer
+        item.name: onnx.numpy_helper.to_array(item) for item in toys.attention(hidden=32).graph.initializer
     }
     assert nodes
     for node in nodes:
@@ -183,7 +188,7 @@ def test_blocks_of_four_bits_are_read_and_written() -> None:
         np.testing.assert_array_equal(matrix.written(matrix.read()), matrix.stored.numbers())
 
 
-def test_both_orders_are_compared(toy: Path, tmp_path: Path) -> None:
+def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, compensate=True, provider="cpu")
     assert cut.output is not None
     out = tmp_path / "both.onnx"
@@ -200,7 +205,7 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path) -> None:
     assert len(found.to_dict()["corners"]) == 5
 
 
-def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path) -> None:
+def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """Heads of this toy are narrower than a block of sixteen."""
     pytest.importorskip("onnx_ir", reason="int4 needs it")
     cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
@@ -209,7 +214,9 @@ def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path) -> None
     assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
 
 
-def test_the_comparison_is_told_in_every_form(toy: Path, tmp_path: Path, command: Command) -> None:
+def test_the_comparison_is_told_in_every_form(
+    toy: Path, tmp_path: Path, command: Command, short_clocks: None
+) -> None:
     prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
     np.savez(tmp_path / "d.npz", input_ids=np.concatenate([feed["input_ids"] for feed in DATA]))
     words = [
@@ -235,8 +242,16 @@ def test_the_comparison_is_told_in_every_form(toy: Path, tmp_path: Path, command
     outcome = command("combine", *words, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     document = json.loads(outcome.stdout)
-    page, table = (tmp_path / name for name in ("r.html", "t.md"))
-    for text in (page.read_text(), table.read_text()):
-        assert document["recommended"] in text and "pruned, then quantized" in text
-    shown = command("combine", *words)
-    assert "recommended" in shown.stdout and "quantized, then pruned" in shown.stdout
+    for text in ((tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "t.md")):
+        assert f"Recommended: {document['recommended']}" in text and "quantized, then pruned" in text
+
+
+def test_the_comparison_is_a_table(toy: Path, tmp_path: Path, short_clocks: None) -> None:
+    cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
+    assert cut.output is not None
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", measuring=QUICK)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(*combine_report(found), sep="\n")
+    shown = console.export_text()
+    assert "recommended" in shown and all(corner.name in shown for corner in found.corners)
+    assert "was not refitted" in shown

@@ -29,9 +29,9 @@ class ReportOptions:
 @json_option
 @bundled(ReportOptions)
 def report(given: ReportOptions) -> int:
-    """Make one HTML page of RESULTS: what other commands printed with --json.
+    """Make one HTML page of RESULTS: what prune, fuse, sweep, validate, bench or combine print with --json.
 
-    These are prune, fuse, sweep, validate, bench and combine. One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
+    One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
     cuts are shown side by side.
     """
     from onnxheadprune.cli.report.console import out
