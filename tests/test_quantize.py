@@ -150,9 +150,9 @@ def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto)
 def test_a_refit_that_does_harm_is_given_up(
     rounded: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onnxheadprune.selection import chooser
+    from onnxheadprune.selection import cutting
 
-    real = chooser.compensate
+    real = cutting.compensate
 
     def harmful(*args: Any, **settings: Any) -> Any:
         found = real(*args, **settings)
@@ -161,7 +161,7 @@ def test_a_refit_that_does_harm_is_given_up(
                 found.stored[name] = np.ascontiguousarray(array[..., ::-1])
         return found
 
-    monkeypatch.setattr(chooser, "compensate", harmful)
+    monkeypatch.setattr(cutting, "compensate", harmful)
     chosen = prune(rounded, {0: [1]}, data=DATA, compensate=True, provider="cpu").chosen
     assert chosen is not None and chosen.compensation is None
     assert chosen.given_up is not None and chosen.drift is not None and chosen.given_up > chosen.drift

@@ -23,7 +23,7 @@ from onnxheadprune.runtime.quantizing import Quantizing, To
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import HELD_OUT, QuantizeRequest, QuantizeResult, quantized_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 
