@@ -203,8 +203,13 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
     assert drifts[found.recommended] <= drifts[other] * 1.03
     assert find_sites(out)[0].removed == (1,)
     assert len(found.to_dict()["corners"]) == 5
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(*combine_report(found), sep="\n")
+    shown = console.export_text()
+    assert "recommended" in shown and all(name in shown for name in names)
 
 
+@pytest.mark.long
 def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """Heads of this toy are narrower than a block of sixteen."""
     pytest.importorskip("onnx_ir", reason="int4 needs it")
@@ -214,6 +219,7 @@ def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_c
     assert found.recommended == "pruned, then quantized" and set(found.refused) == {"quantized, then pruned"}
 
 
+@pytest.mark.long
 def test_the_comparison_is_told_in_every_form(
     toy: Path, tmp_path: Path, command: Command, short_clocks: None
 ) -> None:
@@ -244,14 +250,3 @@ def test_the_comparison_is_told_in_every_form(
     document = json.loads(outcome.stdout)
     for text in ((tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "t.md")):
         assert f"Recommended: {document['recommended']}" in text and "quantized, then pruned" in text
-
-
-def test_the_comparison_is_a_table(toy: Path, tmp_path: Path, short_clocks: None) -> None:
-    cut = prune(toy, {0: [1]}, tmp_path / "cut.onnx", provider="cpu")
-    assert cut.output is not None
-    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", measuring=QUICK)
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(*combine_report(found), sep="\n")
-    shown = console.export_text()
-    assert "recommended" in shown and all(corner.name in shown for corner in found.corners)
-    assert "was not refitted" in shown
