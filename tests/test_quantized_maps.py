@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx.parser
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -15,7 +16,6 @@ from onnxheadprune.selection.activations.linear import linear_at
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.compensation.fit import fit
 from onnxheadprune.selection.compensation.rounding import on_grid
-from tests.graph_text import model_of
 
 RANDOM = np.random.default_rng(7)
 K, N = 32, 6
@@ -30,7 +30,7 @@ STORED: dict[str, Any] = {
     "whole": RANDOM.integers(-500, 500, N).astype(np.int32),
     "xs": np.float32(0.03),
     "xz": np.uint8(128),
-    "ys": np.float32(0.2),
+    "ys": np.float32(0.3),
     "yz": np.uint8(128),
     "blocks": RANDOM.integers(0, 255, (N, 2, 8)).astype(np.uint8),
     "steps": RANDOM.uniform(0.01, 0.03, 2 * N).astype(np.float32),
@@ -107,9 +107,9 @@ def test_a_map_is_what_it_computes(form: str) -> None:
     bias = linear.read_bias()
     expected = x @ linear.matrix.read() + (0 if bias is None else bias)
     assert linear.matrix.is_quantized and linear.out.name == "y"
-    # The activation is rounded to a hundredth or so, and two forms round what they give to fifths.
+    # The activation is rounded to a hundredth or so, and two forms round what they give to thirds.
     apart = np.abs(y - expected).max()
-    assert apart < 0.35 < np.abs(expected).max(), apart
+    assert apart < 0.5 < np.abs(expected).max() / 10, apart
     np.testing.assert_array_equal(linear.matrix.written(linear.matrix.read()), linear.matrix.stored.numbers())
 
 
@@ -159,7 +159,8 @@ def test_what_does_not_pay_in_levels_stays() -> None:
 def test_a_bias_that_comes_late_or_is_shared_is_counted() -> None:
     """What a map is fitted to holds the first one not yet, and the second one already."""
     text = """<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]>
-        g (float[2, 3, 4] x, float[2, 3, 4] s) => (y, z) <float[4, 4] w, float[4, 4] v, float[4] b, float[4] c, float[4] g> {
+        g (float[2, 3, 4] x, float[2, 3, 4] s) => (y, z)
+        <float[4, 4] w, float[4, 4] v, float[4] b, float[4] c, float[4] g> {
             a = MatMul(x, w)
             y = com.microsoft.SkipLayerNormalization(a, s, g, g, b)
             d = MatMul(x, v)
@@ -167,7 +168,7 @@ def test_a_bias_that_comes_late_or_is_shared_is_counted() -> None:
             f = Add(e, c)
             z = Add(f, s)
         }"""
-    model = model_of(text)
+    model = onnx.parser.parse_model(text)
     bias = RANDOM.standard_normal(4).astype(np.float32)
     for tensor in model.graph.initializer:
         if list(tensor.dims) == [4]:
