@@ -25,6 +25,7 @@ from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.quantize import quantize
 from onnxheadprune.cli.recover import recover
+from onnxheadprune.cli.reduce import reduce_
 from onnxheadprune.cli.reporting import report
 from onnxheadprune.cli.score import score
 from onnxheadprune.cli.sweep import sweep
@@ -45,11 +46,22 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-_COMMANDS = (
-    *(batch, bench, combine, doctor, fuse, inspect, prune, quantize, recover),
-    *(report, score, sweep, validate),
-)
-for _command in _COMMANDS:
+for _command in (
+    batch,
+    bench,
+    combine,
+    doctor,
+    fuse,
+    inspect,
+    prune,
+    quantize,
+    recover,
+    reduce_,
+    report,
+    score,
+    sweep,
+    validate,
+):
     group.add_command(guarded(_command))
 
 

@@ -15,7 +15,10 @@ SECTIONS = (
     ),
     (
         "Data",
-        "data text tokenizer max_length images image_size image_mean image_std random_data",
+        (
+            "data text text_field target_field max_samples tokenizer max_length"
+            " images image_size image_mean image_std random_data"
+        ),
     ),
     ("How it is quantized", "to per_channel reduced block_size exclude"),
     ("What else changes", "mode fuse keep_cache_shape allow_io_change client"),

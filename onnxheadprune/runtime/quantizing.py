@@ -28,7 +28,7 @@ To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
 LEAST_BLOCK = 16
 MISSING = (
     "int4 is written by a part of ONNX Runtime's quantizer that needs the package onnx-ir, which is not installed;"
-    " pip install 'onnxheadprune[int4]'"
+    " pip install 'onnxheadprune[ir]'"
 )
 
 
