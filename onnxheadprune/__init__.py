@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from onnxheadprune.validation import validate
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.combine import Combination, combine
     from onnxheadprune.workflow.folders.api import prune_folder
     from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import apply_plan, prune
+    from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
 
@@ -67,6 +69,7 @@ __all__ = [
     "CaseResult",
     "Cell",
     "Chosen",
+    "Combination",
     "Comparison",
     "Compensation",
     "Drift",
@@ -86,6 +89,7 @@ __all__ = [
     "ProviderError",
     "PrunePlan",
     "PruneResult",
+    "QuantizeResult",
     "Ratio",
     "Reason",
     "Recovery",
@@ -105,10 +109,12 @@ __all__ = [
     "__version__",
     "apply_plan",
     "benchmark",
+    "combine",
     "find_sites",
     "plan_pruning",
     "prune",
     "prune_folder",
+    "quantize",
     "read_scores",
     "recover",
     "score_heads",
@@ -121,6 +127,8 @@ _HOMES = {
     "workflow.folders.api": ("prune_folder",),
     "workflow.folders.result": ("FolderResult",),
     "workflow.prune": ("apply_plan", "prune"),
+    "workflow.combine": ("Combination", "combine"),
+    "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),

@@ -137,6 +137,22 @@ FUSE = (
     Law("data seed", against="dry_run"),
     Law("data seed", against="no_validate", unless="mode=auto"),
 )
+QUANTIZE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("drift", needs=DATA),
+    Law("seed", needs="random_data"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
+COMBINE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("time_budget", against="repeats"),
+    Law("external_data", needs="output"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
     Law("max_length text_field target_field max_samples", needs="text"),
