@@ -71,7 +71,7 @@ def score(given: ScoreOptions) -> int:
     """
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.figure import check_picture
-    from onnxheadprune.cli.report.heatmap import heat_rows, save_heatmap
+    from onnxheadprune.cli.report.heatmap import heat_rows
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
@@ -109,6 +109,8 @@ def score(given: ScoreOptions) -> int:
     if output is not None:
         write_scores(scores, output)
     if heatmap is not None:
+        from onnxheadprune.cli.report.pictures.heads import save_heatmap
+
         save_heatmap(scores.by_site(), heatmap, title=f"{given.model.name}: {scores.unit}")
     if given.as_json:
         emit_json(scores.to_dict())

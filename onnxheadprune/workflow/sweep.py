@@ -17,6 +17,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
@@ -43,6 +44,7 @@ class CurvePoint:
         speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
             not measured.
         speed: the measurement behind it, None where there is none.
+        elements: what the stored tensors hold after it, None where that was not counted.
     """
 
     ratio: float
@@ -52,6 +54,7 @@ class CurvePoint:
     accuracy: float | None
     speedup: float | None
     speed: SpeedUp | None = None
+    elements: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -63,6 +66,7 @@ class CurvePoint:
             "accuracy": self.accuracy,
             "speedup": self.speedup,
             "speed": None if self.speed is None else self.speed.to_dict(),
+            "elements": self.elements,
         }
 
 
@@ -76,6 +80,7 @@ class Curve:
         unit: of the drift.
         points: the cuts, the empty one first.
         knee: position of the point where further cuts begin to cost much more.
+        elements: what the stored tensors of the original hold, None where that was not counted.
     """
 
     model: str
@@ -83,6 +88,7 @@ class Curve:
     unit: str
     points: tuple[CurvePoint, ...]
     knee: int | None
+    elements: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -93,6 +99,7 @@ class Curve:
             "drift_unit": self.unit,
             "points": [point.to_dict() for point in self.points],
             "knee": self.knee,
+            "elements": self.elements,
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -183,9 +190,8 @@ def sweep_ratios(
         points = run_all(measure_point, tasks, executor, done)
     points = _timed(chooser, points, selections, requirements.sizes)
     unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.trying.effect).name
-    return Curve(
-        chooser.model.name, space.total, unit, tuple(points), knee([point.drift for point in points], ratios)
-    )
+    bend = knee([point.drift for point in points], ratios)
+    return Curve(chooser.model.name, space.total, unit, tuple(points), bend, _elements(chooser.model))
 
 
 def measure_point(task: PointTask) -> CurvePoint:
@@ -197,10 +203,17 @@ def measure_point(task: PointTask) -> CurvePoint:
 
 def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
+        accuracy = _accuracy(chooser, chooser.model, {})
+        return CurvePoint(ratio, 0, {}, 0.0, accuracy, None, elements=_elements(chooser.model))
     chosen = chooser.completed(selection)
-    accuracy = _accuracy(chooser, chooser.cut(chosen), chosen.io)
-    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
+    cut = chooser.cut(chosen)
+    accuracy, drift = _accuracy(chooser, cut, chosen.io), chosen.drift or 0.0
+    return CurvePoint(ratio, selection.count, selection.spec, drift, accuracy, None, elements=_elements(cut))
+
+
+def _elements(model: LoadedModel) -> int:
+    """What the stored tensors hold; a local function counts at each of its calls, before a cut as after it."""
+    return stored_size(model.proto).elements
 
 
 def _timed(
