@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         Ratio,
         benchmark,
     )
+    from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
         validate,
     )
     from onnxheadprune.workflow.recover import recover
+    from onnxheadprune.workflow.sweep import Curve, CurvePoint, sweep
 
 __version__ = "0.1.0"
 
@@ -70,6 +72,8 @@ __all__ = [
     "Chosen",
     "Comparison",
     "Compensation",
+    "Curve",
+    "CurvePoint",
     "Drift",
     "Fusion",
     "GridPoint",
@@ -107,11 +111,15 @@ __all__ = [
     "benchmark",
     "find_sites",
     "plan_pruning",
+    "plot_curve",
+    "plot_heads",
+    "plot_latency",
     "prune",
     "read_scores",
     "recover",
     "score_heads",
     "select_heads",
+    "sweep",
     "validate",
     "write_scores",
 ]
@@ -127,6 +135,8 @@ _HOMES = {
         "validate",
     ),
     "workflow.recover": ("recover",),
+    "workflow.sweep": ("Curve", "CurvePoint", "sweep"),
+    "cli.report.pictures": ("plot_curve", "plot_heads", "plot_latency"),
     "benchmarking": (
         "Benchmark",
         "Cell",

@@ -101,6 +101,7 @@ PRUNE = (
     Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
 )
 SWEEP = (
+    Law("x", needs="output"),
     Law("compensate=False", needs=DATA),
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),

@@ -41,6 +41,7 @@ from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.validation import Validation, validate
 from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.fuse import Setting, fused
+from onnxheadprune.workflow.notebook import cut_html
 from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
@@ -79,6 +80,9 @@ class PruneResult:
     chosen: Chosen | None = None
     file_bytes: tuple[int, int] | None = None
     original: LoadedModel | None = None
+
+    def _repr_html_(self) -> str:
+        return cut_html(self.plan, (self.before, self.after), self.validation, self.chosen, self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:

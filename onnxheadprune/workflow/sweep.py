@@ -15,14 +15,19 @@ import numpy as np
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.notebook import card, table
+from onnxheadprune.model.spelling import count, share
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection import Requirements, Selection
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.chooser import Chooser, Trying
@@ -102,6 +107,21 @@ class Curve:
             "elements": self.elements,
         }
 
+    def _repr_html_(self) -> str:
+        columns = ("heads removed", "elements left", f"drift ({self.unit})", "accuracy", "times as fast", "")
+        rows = [
+            (
+                f"{point.removed} of {self.heads}",
+                "" if point.elements is None else count(point.elements),
+                f"{point.drift:.3g}",
+                "" if point.accuracy is None else share(point.accuracy),
+                "" if point.speedup is None else f"{point.speedup:.2f}",
+                "knee" if position == self.knee else "",
+            )
+            for position, point in enumerate(self.points)
+        ]
+        return card(f"{self.model}: what cuts cost", table(columns, rows, columns[:5]))
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the curve as JSON.
 
@@ -137,6 +157,40 @@ class PointTask:
     data: Calibration
     provider: Provider
     trying: Trying
+
+
+def sweep(
+    model: ModelLike,
+    ratios: str | Sequence[float],
+    data: DataSource,
+    *,
+    limits: Limits | None = None,
+    compensate: bool = True,
+    provider: str = AUTO,
+    progress: Progress = silent,
+) -> Curve:
+    """Cuts of many sizes, each with its own choice and refit: drift, accuracy, size and measured speed.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+        ratios: shares of all heads, as numbers or as "0:0.7:0.1".
+        data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
+        limits: floors, multiples, uniformity.
+        compensate: refit what is left to the original's activations.
+        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        progress: told what is being done, how much of it is done, and of how much (0: unknown).
+
+    Raises:
+        UsageError: if the ratios or the data are wrong.
+        RefusedError: if nothing can be removed.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    shares = parse_sweep(ratios) if isinstance(ratios, str) else tuple(ratios)
+    if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
+        raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
+    where = resolve_provider(provider)
+    chooser = Chooser(open_structure(model), data, where, Trying(compensate), progress)
+    return sweep_ratios(chooser, Requirements(limits=limits or Limits()), shares)
 
 
 def sweep_ratios(

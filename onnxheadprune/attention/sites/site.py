@@ -16,6 +16,8 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
+from onnxheadprune.model.spelling import count, many
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +236,18 @@ class Sites(Sequence[AttentionSite]):
     def __getitem__(self, index: Any) -> Any:
         return self.sites[index]
 
+    def _repr_html_(self) -> str:
+        total = sum(site.num_heads for site in self)
+        columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
+        missed = [*self.near_misses, *self.no_heads]
+        return card(
+            f"{self.model}: {many(len(self), 'attention site')}, {many(total, 'head')}",
+            table(columns, map(_row, self), ("#", *columns[3:7])),
+            table(
+                ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)
+            ),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The contract of `inspect --json`."""
         return {
@@ -243,3 +257,11 @@ class Sites(Sequence[AttentionSite]):
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
         }
+
+
+def _row(site: AttentionSite) -> tuple[str | Html, ...]:
+    """Cells of a table in a notebook."""
+    size = site.v_head_size if site.head_size is None else site.head_size
+    removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
+    counts = (str(site.num_heads), str(site.kv_num_heads), str(size), count(site.params))
+    return str(site.index), site.name, site.kind, *counts, removable
