@@ -82,7 +82,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Colle
 
 
 def squares(values: Sequence[float | None], gone: Collection[int] = (), words: Sequence[str] = ()) -> Html:
-    """A square per head, darker for more worth, with a cross where the head goes.
+    """A square per head, bluer for more worth, with a cross where the head goes.
 
     Args:
         values: from 0 to 1; None where nothing is known.

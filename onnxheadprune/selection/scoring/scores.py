@@ -106,7 +106,7 @@ class HeadScores:
         return card(
             f"{self.model}: heads scored by {self.method}",
             table(
-                ("#", "site", "darker: worth more, by rank"),
+                ("#", "site", "the bluer the more it is worth, by rank"),
                 ((str(site.index), site.name, drawn(site)) for site in self.sites),
             ),
             line("unit", self.unit),
