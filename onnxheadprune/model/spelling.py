@@ -100,6 +100,11 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def file_name(name: str) -> str:
+    """The last part of a path, whatever else is a model's name."""
+    return PurePath(name).name or name
+
+
 def shortened(text: str, most: int) -> str:
     """The text, or its beginning and its end where it is longer: both may be what tells it from another.
 

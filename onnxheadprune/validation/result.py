@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
-from onnxheadprune.model.spelling import many, measure, share
+from onnxheadprune.model.spelling import many, measure, share, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
@@ -217,8 +217,12 @@ class Validation:
         ]
         names = ("inputs", "settings", "error", "allowed", "effect of the heads", "")
         found = self.accuracy
+        moved = self.drift
+        drift = None
+        if moved is not None and moved.value is not None:
+            drift = f"{moved.value:.3g} ({moved.measure}) from the original on {moved.source} inputs"
         return card(
-            f"{self.pruned} against {self.original}",
+            " against ".join(short_names([self.pruned, self.original])),
             self.verdict_line(),
             *(line("problem", problem, BAD) for problem in self.problems[1:]),
             table(names, rows, names[2:5]),
@@ -228,6 +232,7 @@ class Validation:
                 "accuracy",
                 f"{share(found.original)} -> {share(found.pruned)} of {many(found.count, 'label')}",
             ),
+            None if drift is None else line("drift", drift),
             line("ran on", f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"),
             *(line("note", note, DOUBTFUL) for note in self.notes),
         )

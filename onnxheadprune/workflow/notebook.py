@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnxheadprune.edit.plan import PrunePlan, SiteCut
 from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
-from onnxheadprune.model.spelling import change, count, heads, many, size
+from onnxheadprune.model.spelling import change, count, file_name, heads, many, size
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
@@ -41,7 +41,7 @@ def cut_html(
         ("bytes of weights", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes)),
     ]
     return card(
-        f"{plan.model}: {many(gone, 'head')} of {total} removed",
+        f"{file_name(plan.model)}: {many(gone, 'head')} of {total} removed",
         table(("", "before", "after", "change"), rows, ("before", "after", "change")),
         table(("#", "site", "removed", "heads"), map(_site, plan.cuts), ("#",)),
         line("chosen by", chosen.selection.basis) if chosen is not None else None,

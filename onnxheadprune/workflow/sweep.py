@@ -17,7 +17,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.notebook import card, table
-from onnxheadprune.model.spelling import count, share
+from onnxheadprune.model.spelling import count, file_name, share
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
@@ -120,7 +120,7 @@ class Curve:
             )
             for position, point in enumerate(self.points)
         ]
-        return card(f"{self.model}: what cuts cost", table(columns, rows, columns[:5]))
+        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:5]))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the curve as JSON.

@@ -17,7 +17,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
-from onnxheadprune.model.spelling import count, many
+from onnxheadprune.model.spelling import count, file_name, many
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +241,7 @@ class Sites(Sequence[AttentionSite]):
         columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
         missed = [*self.near_misses, *self.no_heads]
         return card(
-            f"{self.model}: {many(len(self), 'attention site')}, {many(total, 'head')}",
+            f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
             table(columns, map(_row, self), ("#", *columns[3:7])),
             table(
                 ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)

@@ -17,7 +17,7 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.notebook import Html, card, line, squares, table
-from onnxheadprune.model.spelling import many
+from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_text
 
 FORMAT = 1
@@ -104,7 +104,7 @@ class HeadScores:
             return squares(ranks, words=told)
 
         return card(
-            f"{self.model}: heads scored by {self.method}",
+            f"{file_name(self.model)}: heads scored by {self.method}",
             table(
                 ("#", "site", "the bluer the more it is worth, by rank"),
                 ((str(site.index), site.name, drawn(site)) for site in self.sites),
