@@ -30,7 +30,8 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.chooser import Chooser, Trying
+from onnxheadprune.selection.completing import completed
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
@@ -108,19 +109,21 @@ class Curve:
         }
 
     def _repr_html_(self) -> str:
-        columns = ("heads removed", "elements left", f"drift ({self.unit})", "accuracy", "times as fast", "")
+        labelled = any(point.accuracy is not None for point in self.points)
+        measured = ("elements left", f"drift ({self.unit})", *["accuracy"] * labelled, "times as fast")
         rows = [
             (
                 f"{point.removed} of {self.heads}",
                 "" if point.elements is None else count(point.elements),
                 f"{point.drift:.3g}",
-                "" if point.accuracy is None else share(point.accuracy),
+                *["" if point.accuracy is None else share(point.accuracy)] * labelled,
                 "" if point.speedup is None else f"{point.speedup:.2f}",
                 "knee" if position == self.knee else "",
             )
             for position, point in enumerate(self.points)
         ]
-        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:5]))
+        columns = ("heads removed", *measured, "")
+        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the curve as JSON.
@@ -189,17 +192,17 @@ def sweep(
     if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
         raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
     where = resolve_provider(provider)
-    chooser = Chooser(open_structure(model), data, where, Trying(compensate), progress)
-    return sweep_ratios(chooser, Requirements(limits=limits or Limits()), shares)
+    cutter = Cutter(open_structure(model), data, where, Trying(compensate), progress)
+    return sweep_ratios(cutter, Requirements(limits=limits or Limits()), shares)
 
 
 def sweep_ratios(
-    chooser: Chooser, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
+    cutter: Cutter, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
 ) -> Curve:
     """The curve over some ratios, each with its own choice, compensation and measurements.
 
     Args:
-        chooser: the model and its data.
+        cutter: the model and its data.
         requirements: scores, limits and protected heads, and how speed is measured.
         ratios: shares of all heads.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
@@ -209,10 +212,10 @@ def sweep_ratios(
         UsageError: without data.
         RefusedError: if nothing can be removed.
     """
-    chooser.hold_out("a sweep measures on data")
-    data = chooser.data
+    cutter.hold_out("a sweep measures on data")
+    data = cutter.data
     assert data is not None
-    space = chooser.search_space(requirements)
+    space = cutter.search_space(requirements)
     selections = []
     for ratio in ratios:
         wanted = min(round(space.total * ratio), space.most())
@@ -223,45 +226,45 @@ def sweep_ratios(
         selections.append(selection)
 
     def done(position: int, _point: CurvePoint) -> None:
-        chooser.progress("sweeping", position + 1, len(ratios))
+        cutter.progress("sweeping", position + 1, len(ratios))
 
     cuts = list(zip(ratios, selections, strict=True))
     if executor is None:
-        points = run_all(lambda cut: _measured(chooser, *cut), cuts, None, done)
+        points = run_all(lambda cut: _measured(cutter, *cut), cuts, None, done)
     else:
-        content = sent(chooser.model)
+        content = sent(cutter.model)
         tasks = [
             PointTask(
                 ratio,
                 selection,
                 content,
                 data,
-                chooser.provider,
-                replace(chooser.trying, compensate=chooser.compensate),
+                cutter.provider,
+                replace(cutter.trying, compensate=cutter.compensate),
             )
             for ratio, selection in cuts
         ]
         points = run_all(measure_point, tasks, executor, done)
-    points = _timed(chooser, points, selections, requirements.sizes)
-    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.trying.effect).name
+    points = _timed(cutter, points, selections, requirements.sizes)
+    unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
     bend = knee([point.drift for point in points], ratios)
-    return Curve(chooser.model.name, space.total, unit, tuple(points), bend, _elements(chooser.model))
+    return Curve(cutter.model.name, space.total, unit, tuple(points), bend, _elements(cutter.model))
 
 
 def measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    chooser = Chooser(arrived(task.model), task.data, task.provider, task.trying)
-    chooser.hold_out("a sweep measures on data")
-    return _measured(chooser, task.ratio, task.selection)
+    cutter = Cutter(arrived(task.model), task.data, task.provider, task.trying)
+    cutter.hold_out("a sweep measures on data")
+    return _measured(cutter, task.ratio, task.selection)
 
 
-def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoint:
+def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        accuracy = _accuracy(chooser, chooser.model, {})
-        return CurvePoint(ratio, 0, {}, 0.0, accuracy, None, elements=_elements(chooser.model))
-    chosen = chooser.completed(selection)
-    cut = chooser.cut(chosen)
-    accuracy, drift = _accuracy(chooser, cut, chosen.io), chosen.drift or 0.0
+        accuracy = _accuracy(cutter, cutter.model, {})
+        return CurvePoint(ratio, 0, {}, 0.0, accuracy, None, elements=_elements(cutter.model))
+    chosen = completed(cutter, selection)
+    cut = cutter.cut(chosen)
+    accuracy, drift = _accuracy(cutter, cut, chosen.io), chosen.drift or 0.0
     return CurvePoint(ratio, selection.count, selection.spec, drift, accuracy, None, elements=_elements(cut))
 
 
@@ -271,16 +274,16 @@ def _elements(model: LoadedModel) -> int:
 
 
 def _timed(
-    chooser: Chooser,
+    cutter: Cutter,
     points: Sequence[CurvePoint],
     selections: Sequence[Selection],
     sizes: BenchSettings,
 ) -> list[CurvePoint]:
     """The points with their speed-ups; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}
-    makers = [functools.partial(chooser.timed, selection) for selection in different.values()]
-    chooser.progress("measuring latencies", 0, 0)
-    found = dict(zip(different, speedups(chooser.model, makers, chooser.provider, sizes), strict=True))
+    makers = [functools.partial(cutter.timed, selection) for selection in different.values()]
+    cutter.progress("measuring latencies", 0, 0)
+    found = dict(zip(different, speedups(cutter.model, makers, cutter.provider, sizes), strict=True))
     timed = []
     for point, selection in zip(points, selections, strict=True):
         speed = found.get(repr(selection.spec))
@@ -288,14 +291,14 @@ def _timed(
     return timed
 
 
-def _accuracy(chooser: Chooser, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
+def _accuracy(cutter: Cutter, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
     """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut narrows."""
-    assert chooser.held is not None
-    labelled = [sample for sample in chooser.held.samples if sample.labels is not None]
+    assert cutter.held is not None
+    labelled = [sample for sample in cutter.held.samples if sample.labels is not None]
     if not labelled:
         return None
-    main = require_main(chooser.view).name
-    session = Session(model, chooser.provider, name="the pruned model", optimize=True)
+    main = require_main(cutter.view).name
+    session = Session(model, cutter.provider, name="the pruned model", optimize=True)
     hits = count = 0
     for sample in labelled:
         output = session.run(narrowed(sample.feed, io))[main]

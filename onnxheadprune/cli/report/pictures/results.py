@@ -9,7 +9,7 @@ from onnxheadprune.cli.report.heatmap import Removed, Scores
 from onnxheadprune.cli.report.pictures.heads import heads_picture
 from onnxheadprune.cli.report.pictures.style import Picture
 from onnxheadprune.selection.scoring.scores import HeadScores
-from onnxheadprune.workflow.prune import PruneResult
+from onnxheadprune.workflow.result import PruneResult
 
 
 def plot_heads(found: HeadScores | PruneResult) -> Picture:
