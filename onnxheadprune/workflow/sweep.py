@@ -110,19 +110,21 @@ class Curve:
 
     def _repr_html_(self) -> str:
         labelled = any(point.accuracy is not None for point in self.points)
-        measured = ("elements left", f"drift ({self.unit})", *["accuracy"] * labelled, "times as fast")
+        columns = ["heads removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
         rows = [
-            (
+            [
                 f"{point.removed} of {self.heads}",
                 "" if point.elements is None else count(point.elements),
                 f"{point.drift:.3g}",
-                *["" if point.accuracy is None else share(point.accuracy)] * labelled,
                 "" if point.speedup is None else f"{point.speedup:.2f}",
                 "knee" if position == self.knee else "",
-            )
+            ]
             for position, point in enumerate(self.points)
         ]
-        columns = ("heads removed", *measured, "")
+        if labelled:
+            columns.insert(3, "accuracy")
+            for row, point in zip(rows, self.points, strict=True):
+                row.insert(3, "" if point.accuracy is None else share(point.accuracy))
         return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
 
     def write(self, path: str | os.PathLike[str]) -> None:

@@ -31,10 +31,16 @@ FEW = 4
 """Sites from which the scale of colours is high enough for round numbers."""
 WORTH = "what a head is worth"
 STAYS = "#dfe2e5"
-"""Of heads without a score, which stay in any case."""
+"""Of heads without a score."""
 
 
-def heads_picture(scores: Scores, removed: Removed | None = None, title: str = "", unit: str = "") -> Picture:
+def heads_picture(
+    scores: Scores,
+    removed: Removed | None = None,
+    title: str = "",
+    unit: str = "",
+    unscored: str = "stays in any case",
+) -> Picture:
     """A square per head, one row per site: brighter for more worth, crossed where the head goes.
 
     Args:
@@ -43,6 +49,7 @@ def heads_picture(scores: Scores, removed: Removed | None = None, title: str = "
         removed: heads that go, per site.
         title: above the picture.
         unit: what a score means.
+        unscored: what a head without a score is, where others have one.
     """
     columns = max((len(values) for values in scores.values()), default=1)
     cell = CELL if columns <= MANY else SMALL_CELL
@@ -56,7 +63,14 @@ def heads_picture(scores: Scores, removed: Removed | None = None, title: str = "
         else:
             colours = ListedColormap([STAYS, SPEED])
             axes.imshow(_cut(scores, removed, columns), cmap=colours, vmin=0, vmax=1, aspect="auto")
-        _dress(axes, scores, removed, columns)
+        has_unscored = _mark(axes, scores, removed or {})
+        words = []
+        if has_unscored:
+            words.append(f"grey: {unscored}")
+        if any((removed or {}).values()):
+            words.append("crossed: removed")
+        axes.set_xlabel(f"head ({', '.join(words)})" if words else "head")
+        _dress(axes, len(scores), columns)
         axes.set_yticks(range(len(scores)), [shortened(escaped(name), NAMES) for name in scores])
         axes.set_title(textwrap.fill(shortened(escaped(title), 100), max(28, int(width / LETTER))))
         around(figure, axes, width, height)
@@ -132,25 +146,32 @@ def _cut(scores: Scores, removed: Removed | None, columns: int) -> Grid:
     return grid
 
 
-def _dress(axes: Axes, scores: Scores, removed: Removed | None, columns: int) -> None:
-    """White gaps between heads, crosses, ticks."""
-    has_stays = False
-    any_known = any(value is not None for values in scores.values() for value in values)
+def _mark(axes: Axes, scores: Scores, removed: Removed) -> bool:
+    """Crosses heads that go, and makes those grey that have no score where others have one.
+
+    Returns:
+        Whether there are any of the latter.
+    """
+    is_scored = any(value is not None for values in scores.values() for value in values)
+    has_unscored = False
     for row, (name, values) in enumerate(scores.items()):
-        gone = set((removed or {}).get(name, ()))
+        gone = set(removed.get(name, ()))
         for head, value in enumerate(values):
-            if value is None and any_known and head not in gone:
-                axes.add_patch(Rectangle((head - 0.5, row - 0.5), 1, 1, color=STAYS, linewidth=0))
-                has_stays = True
             if head in gone:
                 axes.plot(head, row, marker="x", color="white", markersize=9, markeredgewidth=4)
                 axes.plot(head, row, marker="x", color=DRIFT, markersize=8, markeredgewidth=2.2)
-    words = [*["grey: stays in any case"] * has_stays, *["crossed: removed"] * any((removed or {}).values())]
-    axes.set_xlabel("head" + (f" ({', '.join(words)})" if words else ""))
+            elif value is None and is_scored:
+                axes.add_patch(Rectangle((head - 0.5, row - 0.5), 1, 1, color=STAYS, linewidth=0))
+                has_unscored = True
+    return has_unscored
+
+
+def _dress(axes: Axes, rows: int, columns: int) -> None:
+    """White gaps between heads, numbers below, and nothing else around."""
     step = 1 if columns <= MANY else 4
     axes.set_xticks(range(0, columns, step), [str(head) for head in range(0, columns, step)])
     axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(max(len(scores), 1) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(max(rows, 1) + 1) - 0.5, minor=True)
     axes.grid(visible=False, which="major")
     axes.grid(which="minor", color="white", linewidth=1.6)
     axes.tick_params(which="both", length=0)

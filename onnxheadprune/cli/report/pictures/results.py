@@ -20,7 +20,10 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
     """
     if isinstance(found, HeadScores):
         name = PurePath(found.model).name
-        return heads_picture(found.by_site(), title=f"{name}: {found.method}", unit=found.unit)
+        scores = found.by_site()
+        return heads_picture(
+            scores, title=f"{name}: {found.method}", unit=found.unit, unscored="gone already"
+        )
     plan = found.plan
     gone = sum(len(cut.removed) for cut in plan.cuts)
     title = f"{PurePath(plan.model).name}: {gone} of {sum(cut.num_heads for cut in plan.cuts)} heads removed"
