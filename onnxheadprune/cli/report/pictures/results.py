@@ -19,11 +19,8 @@ def plot_heads(found: HeadScores | PruneResult) -> Picture:
         found: scores, or a pruned model; heads that were named by the user have no worth.
     """
     if isinstance(found, HeadScores):
-        name = PurePath(found.model).name
-        scores = found.by_site()
-        return heads_picture(
-            scores, title=f"{name}: {found.method}", unit=found.unit, unscored="gone already"
-        )
+        title = f"{PurePath(found.model).name}: {found.method}"
+        return heads_picture(found.by_site(), title=title, unit=found.unit, unscored="gone already")
     plan = found.plan
     gone = sum(len(cut.removed) for cut in plan.cuts)
     title = f"{PurePath(plan.model).name}: {gone} of {sum(cut.num_heads for cut in plan.cuts)} heads removed"
