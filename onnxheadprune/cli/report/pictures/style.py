@@ -11,6 +11,7 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from onnxheadprune.model.spelling import escaped, shortened
 
@@ -112,7 +113,13 @@ def around(figure: Figure, axes: Axes, width: float, height: float) -> None:
     # In a large figure first, where nothing is cut off that is to be measured.
     figure.set_size_inches(4 * width + 20, 4 * height + 20)
     _place(figure, axes, 10, 10, width, height)
-    box = figure.get_tightbbox()
+    own = figure.get_tightbbox()
+    # Labels have their places now. Older versions of matplotlib take one for no longer than its axis.
+    labels = [
+        part for each in (axes, *axes.child_axes) for part in (each.title, each.xaxis.label, each.yaxis.label)
+    ]
+    extents = [part.get_window_extent() for part in labels if part.get_text()]
+    box = Bbox.union([own, *(extent.transformed(figure.dpi_scale_trans.inverted()) for extent in extents)])
     left, below = 10 - box.x0 + MARGIN, 10 - box.y0 + MARGIN
     figure.set_size_inches(box.width + 2 * MARGIN, box.height + 2 * MARGIN)
     _place(figure, axes, left, below, width, height)
