@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Ratio,
         benchmark,
     )
+    from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
+    from onnxheadprune.workflow.sweep import Curve, CurvePoint, sweep
 
 __version__ = "0.2.0"
 
@@ -72,6 +74,8 @@ __all__ = [
     "Combination",
     "Comparison",
     "Compensation",
+    "Curve",
+    "CurvePoint",
     "Drift",
     "FolderResult",
     "Fusion",
@@ -112,6 +116,9 @@ __all__ = [
     "combine",
     "find_sites",
     "plan_pruning",
+    "plot_curve",
+    "plot_heads",
+    "plot_latency",
     "prune",
     "prune_folder",
     "quantize",
@@ -119,6 +126,7 @@ __all__ = [
     "recover",
     "score_heads",
     "select_heads",
+    "sweep",
     "validate",
     "write_scores",
 ]
@@ -130,6 +138,8 @@ _HOMES = {
     "workflow.combine": ("Combination", "combine"),
     "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
+    "workflow.sweep": ("Curve", "CurvePoint", "sweep"),
+    "cli.report.pictures": ("plot_curve", "plot_heads", "plot_latency"),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
     "attention.sites.find": ("find_sites",),

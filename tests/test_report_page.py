@@ -12,7 +12,7 @@ import pytest
 
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.cli.report.page.charts import scale_of_times, scale_over
-from onnxheadprune.cli.report.page.latency import short_names
+from onnxheadprune.model.spelling import short_names
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_report import benchmark_document, curve_document, cut_document
 

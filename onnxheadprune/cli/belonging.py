@@ -105,6 +105,7 @@ PRUNE = (
 )
 SWEEP = (
     Law("jobs", against="dask", unless="dask=local"),
+    Law("x", needs="output"),
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),

@@ -287,6 +287,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),
+        "x": shown("--x", "parameters"),
         "seed": shown("--seed", "7", along=("--random-data",)),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),

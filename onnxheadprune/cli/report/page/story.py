@@ -14,9 +14,10 @@ from onnxheadprune.cli.report.page.difference import DifferenceList, difference_
 from onnxheadprune.cli.report.page.documents import Document, Documents
 from onnxheadprune.cli.report.page.glance import Quantity, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
-from onnxheadprune.cli.report.page.latency import Latency, latency_of, short_names
+from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
+from onnxheadprune.model.spelling import short_names
 
 
 @dataclass(frozen=True)
