@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 
@@ -22,6 +23,8 @@ from onnxheadprune.cli.choosing import (
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
+Against = Literal["heads", "parameters", "speedup"]
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -37,6 +40,7 @@ class SweepOptions:
     jobs: int
     dask: str | None
     as_json: bool
+    x: Against = "heads"
 
 
 @click.command(
@@ -50,6 +54,13 @@ class SweepOptions:
     type=OUTPUT,
     metavar="OUT",
     help="Where to write the curve: a picture (.png, .svg) with the JSON beside it, or the reverse.",
+)
+@click.option(
+    "--x",
+    type=click.Choice(get_args(Against)),
+    default="heads",
+    show_default=True,
+    help="The horizontal axis of the picture: heads removed, parameters left, or measured speed.",
 )
 @respecting_options
 @refitting_options
@@ -79,6 +90,7 @@ def run_sweep(given: SweepOptions) -> int:
     Raises:
         click.UsageError: if options contradict each other.
     """
+    from onnxheadprune.attention.branched import first_tokens
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
     from onnxheadprune.cli.report.figure import check_picture
@@ -102,11 +114,13 @@ def run_sweep(given: SweepOptions) -> int:
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         trying = Trying(given.refitting.compensate, effect, recovering=recovering)
-        cutter = Cutter(open_structure(given.model), data, provider, trying, progress)
+        loaded = open_structure(given.model)
+        subject = loaded if data is None else first_tokens(loaded) or loaded
+        cutter = Cutter(subject, data, provider, trying, progress)
         curve = sweep_ratios(cutter, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
-        save_curve(curve, picture)
+        save_curve(curve, picture, given.x)
     if given.as_json:
         emit_json(curve.to_dict())
     else:

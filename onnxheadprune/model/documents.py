@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -70,13 +71,16 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
     return Path(path)
 
 
-def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) -> str:
+def read_text(
+    path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT, *, beginning: bool = False
+) -> str:
     """A UTF-8 file.
 
     Args:
         path: where it is.
         what: how to call it in errors.
         limit: bytes that it may have.
+        beginning: of a larger file the lines that fit, in place of an error.
 
     Raises:
         UsageError: if it is none, or larger.
@@ -85,6 +89,8 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
     try:
         with file.open("rb") as stream:
             content = stream.read(limit + 1)
+        if len(content) > limit and beginning:
+            content = content[: content.rfind(b"\n", 0, limit) + 1]
         if len(content) > limit:
             raise UsageError(
                 f"{what} {path} is larger than {limit:,} bytes, the most that is read of such a file"
@@ -94,3 +100,12 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
         raise UsageError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+
+
+def finite(value: object) -> object:
+    """A document as JSON can hold it, which has no infinities: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

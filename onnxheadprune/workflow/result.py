@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.fusion import Fusion
+from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
 from onnxheadprune.workflow.differences import Difference, differences
+from onnxheadprune.workflow.notebook import cut_html
 from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.sizes import file_warnings, size_warnings
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+    import onnx_ir
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,9 @@ class PruneResult:
     file_bytes: tuple[int, int] | None = None
     original: LoadedModel | None = None
 
+    def _repr_html_(self) -> str:
+        return cut_html(self.plan, (self.before, self.after), self.validation, self.chosen, self.warnings)
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know although the result is exact, one sentence each."""
@@ -69,6 +78,26 @@ class PruneResult:
         if self.output is not None and self.pruned.sources:
             return load_model(self.output)
         return hydrated(self.pruned.proto, self.pruned.sources)
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon, which is made anew by every call.
+
+        graphsurgeon has no place for the metadata of a model, where the removed heads are noted: it is in the graph's
+        attribute `metadata_props`, and is found there by whatever of this package takes the graph.
+
+        Raises:
+            ModelError: if the weights cannot be read.
+        """
+        return to_graphsurgeon(self.model)
+
+    def to_onnx_ir(self) -> onnx_ir.Model:
+        """The pruned model as a model of onnx_ir, which is made anew by every call.
+
+        Raises:
+            UsageError: if onnx_ir is not installed.
+            ModelError: if the weights cannot be read.
+        """
+        return to_onnx_ir(self.model)
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
@@ -23,6 +24,7 @@ from onnxheadprune.runtime.feeds import (
     first_that_runs,
     load_data,
 )
+from onnxheadprune.runtime.feeds.narrowing import narrowed
 
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
@@ -85,6 +87,18 @@ class Calibration(Iterable[Sample]):
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
 
+    def narrowed(self, io: Mapping[str, Live]) -> Calibration:
+        """The same feeds for a pruned model, whose caches may be narrower.
+
+        Args:
+            io: what is left of its inputs and outputs.
+        """
+        if not io:
+            return self
+        return self._part(
+            [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]
+        )
+
     def _part(self, samples: Sequence[Sample]) -> Calibration:
         return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)
 
@@ -134,25 +148,29 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
 
 
 def _rows(feed: Feed, inputs: Sequence[Input]) -> int:
-    return next((feed[item.name].shape[0] for item in inputs if item.dims and feed[item.name].ndim), 1)
+    axes = ((item.name, item.batch_axis) for item in inputs)
+    return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
 
 
 def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
     """One feed as two, so that a part can be held out, where the batch allows."""
     rows = _rows(sample.feed, inputs)
-    batched = [item for item in inputs if item.dims]
+    batched = {item: axis for item in inputs if (axis := item.batch_axis) is not None}
     free = all(
-        not isinstance(item.dims[0], int) and sample.feed[item.name].shape[0] == rows for item in batched
+        not isinstance(item.dims[axis], int) and sample.feed[item.name].shape[axis] == rows
+        for item, axis in batched.items()
     )
     if rows < 2 or not free:
         yield sample
         return
-    for part in (slice(0, rows - rows // 2), slice(rows - rows // 2, rows)):
+    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
         feed = {
-            item.name: sample.feed[item.name][part] if item.dims else sample.feed[item.name]
+            item.name: sample.feed[item.name].take(part, axis=batched[item])
+            if item in batched
+            else sample.feed[item.name]
             for item in inputs
         }
-        labels = None if sample.labels is None else sample.labels[part]
+        labels = None if sample.labels is None else sample.labels[list(part)]
         yield Sample(feed, labels, sample.source)
 
 
