@@ -104,8 +104,8 @@ PRUNE = (
     Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
 )
 SWEEP = (
-    Law("x", needs="output"),
     Law("jobs", against="dask", unless="dask=local"),
+    Law("x", needs="output"),
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
