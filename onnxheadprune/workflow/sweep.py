@@ -177,7 +177,7 @@ def sweep(
     """Cuts of many sizes, each with its own choice and refit: drift, accuracy, size and measured speed.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         ratios: shares of all heads, as numbers or as "0:0.7:0.1".
         data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
         limits: floors, multiples, uniformity.
