@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import NEURONS_FROM
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel
@@ -52,28 +54,31 @@ def chosen_for(
     cutter = Cutter(first or model, data, where, _trying(request), progress)
     chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
     if first is not None:
-        chosen = _for_all_tokens(chosen, model)
+        chosen = _for_all_tokens(chosen, cutter.sites, model)
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
     return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
 
 
-def _for_all_tokens(chosen: Chosen, model: LoadedModel) -> Chosen:
+def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
 
     Args:
         chosen: heads and refitted weights.
+        sites: those of the model for the first tokens.
         model: the merged decoder.
 
     Raises:
         RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
     """
     if any(index >= NEURONS_FROM for index in chosen.selection.heads):
-        raise RefusedError(
-            f"the feed-forward blocks of {model.name} lie in both branches of a merged decoder, so no neurons are"
-            " chosen on data; choose heads alone, or cut the decoders that are not merged"
-        )
+        whole = analysis_of(model.proto, model.name, model.sources).sites
+        if _blocks(whole) != _blocks(sites):
+            raise RefusedError(
+                f"the feed-forward blocks of {model.name} are not the same in both branches, so no neurons are chosen"
+                " on data; choose heads alone, or cut the decoders that are not merged"
+            )
     shared = {tensor.name for tensor in model.proto.graph.initializer}
     own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
     if own:
@@ -82,6 +87,10 @@ def _for_all_tokens(chosen: Chosen, model: LoadedModel) -> Chosen:
             " not reach the others; choose the same heads with --no-compensate"
         )
     return replace(chosen, plan=None, io={})
+
+
+def _blocks(sites: Sites) -> list[tuple[int, str, int]]:
+    return [(site.index, site.name, site.num_units) for site in sites.neurons]
 
 
 def _trying(request: Request) -> Trying:
