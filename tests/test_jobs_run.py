@@ -17,6 +17,7 @@ from onnxheadprune.attention.units import combined
 from onnxheadprune.cli import main
 from onnxheadprune.workflow.jobs.asked import pruning
 from onnxheadprune.workflow.jobs.reading import read_job
+from onnxheadprune.workflow.jobs.reads import reads_of
 from onnxheadprune.workflow.jobs.run import TOLD
 from onnxheadprune.workflow.jobs.state import STATE
 from tests import toys, toys_scores
@@ -422,3 +423,25 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
     wish = pruning(job, None, None, place / "out").choice.wish
     assert wish is not None and (wish.units, wish.multiple_of_neurons) == (frozenset({"heads", "neurons"}), 4)
+
+
+def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
+    """A tokenizer that is not named, an encoder that makes states: another one is another job."""
+    for name in ("tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx", "notes.json"):
+        (place / name).write_text("{}")
+    (place / "words").mkdir()
+    (place / "words" / "tokenizer.json").write_text("{}")
+
+    def read(*settings: str) -> set[str]:
+        return {
+            Path(path).name for path in reads_of(read_job(place / "job.yaml", settings), "prune").values()
+        }
+
+    assert read("data={text: lines.txt}") == {
+        "lines.txt", "tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx",
+    }  # fmt: skip
+    assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
+    assert read("data={images: pictures}") == {"pictures"}
+    named = reads_of(read_job(place / "job.yaml", ["data={text: lines.txt, tokenizer: words}"]), "score")
+    assert str(place / "words" / "tokenizer.json") in named.values()
+    assert str(place / "tokenizer.json") not in named.values()
