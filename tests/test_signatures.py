@@ -16,6 +16,7 @@ FRONT_DOORS = {
     "validation.validate",
     "workflow.folders.api.prune_folder",
     "workflow.prune.prune",
+    "workflow.quantize.quantize",
     "workflow.recover.recover",
 }
 """Functions of the public API that take what users say as keywords; behind them are typed requests."""

@@ -105,6 +105,7 @@ PRUNE = (
 )
 SWEEP = (
     Law("jobs", against="dask", unless="dask=local"),
+    Law("x", needs="output"),
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
@@ -136,6 +137,22 @@ FUSE = (
     Law("accept_inconclusive", against="no_validate"),
     Law("data seed", against="dry_run"),
     Law("data seed", against="no_validate", unless="mode=auto"),
+)
+QUANTIZE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("drift", needs=DATA),
+    Law("seed", needs="random_data"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
+COMBINE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("time_budget", against="repeats"),
+    Law("external_data", needs="output"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
 )
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),

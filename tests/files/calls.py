@@ -133,6 +133,22 @@ CALLS = (
         {"junit": ("--junit", "gates.xml")},
         (*MODEL, "job.yaml", "data.npz", "scores.json", "feeds/0.npz", "mine_for_files.py"),
     ),
+    Call(
+        "quantize",
+        "@model.onnx --to int8-qdq --data @data.npz",
+        {"output": ("-o", "out.onnx")},
+        (*MODEL, "data.npz"),
+    ),
+    Call(
+        "combine",
+        "@model.onnx @pruned.onnx --to int8-dynamic --data @data.npz",
+        {
+            "output": ("-o", "out.onnx"),
+            "markdown": ("--export-markdown", "c.md"),
+            "report": ("--report", "r.html"),
+        },
+        (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
+    ),
     Call("reduce", "@model.onnx --when inspect", {"output": ("-o", "small.onnx")}, MODEL),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )

@@ -121,6 +121,15 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "quantize": {
+        "dynamic": OUT | {"to": ("--to", "int8-dynamic")},
+        "on data": OUT | {"to": ("--to", "int8-qdq")} | DATA,
+        "in blocks": OUT | {"to": ("--to", "int4")},
+    },
+    "combine": {
+        "plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")},
+        "in blocks": PAIR | QUICK | DATA | {"to": ("--to", "int4")},
+    },
     "reduce": {
         "plain": {
             "model": ("{model}.onnx",),
@@ -204,6 +213,13 @@ AT_ONE_MODEL = {
     "in_place": shown("--in-place", "--backup", "kept.onnx"),
     "backup": shown("--in-place", "--backup", "kept.onnx"),
 }
+ROUNDING = {
+    "to": shown("--to", "int8-dynamic"),
+    "per_channel": shown("--per-tensor"),
+    "reduced": Trial((("--reduce-range",), ("--full-range",))),
+    "block_size": shown("--block-size", "16"),
+    "exclude": shown("--exclude", "nowhere"),
+}
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
     | CUTTING
@@ -231,6 +247,31 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "report": AT_ONE_MODEL["report"],
     },
     "fuse": WRITING | AT_ONE_MODEL | {"mode": shown("--mode", "onnx")},
+    "quantize": CALIBRATING
+    | ROUNDING
+    | {
+        "model": shown("{model}.onnx"),
+        "output": WRITING["output"],
+        "drift": RESPECTING["drift"],
+        "seed": shown("--seed", "7", along=("--random-data",)),
+        "external_data": WRITING["external_data"],
+        "as_json": shown("--json"),
+    },
+    "combine": CALIBRATING
+    | MEASURING
+    | ROUNDING
+    | {
+        "model": shown("{model}.onnx"),
+        "pruned": shown("{model}-less.onnx"),
+        "output": shown("-o", "both.onnx"),
+        "drift": RESPECTING["drift"],
+        "metric": shown("--metric", "mine_for_options:mean"),
+        "seed": shown("--seed", "7"),
+        "external_data": shown("--external-data", "always", along=("-o", "both.onnx"), model="heavy"),
+        "markdown": shown("--export-markdown", "table.md"),
+        "report": AT_ONE_MODEL["report"],
+        "as_json": shown("--json"),
+    },
     "batch": CUTTING
     | WRITING
     | {
@@ -246,6 +287,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),
+        "x": shown("--x", "parameters"),
         "seed": shown("--seed", "7", along=("--random-data",)),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
