@@ -58,7 +58,9 @@ VALUES: dict[str, Any] = {
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",
     "prune.fuse": "auto", "prune.keep_cache_shape": True, "prune.allow_io_change": True,
     "prune.accept_inconclusive": True, "prune.external_data": "always", "recover.budget": "90s",
-    "recover.drift": "cosine", "validate.data": "v.npz", "validate.metric": "m:f", "validate.drift": "kl",
+    "recover.drift": "cosine", "quantize.to": "int8-qdq", "quantize.per_channel": False,
+    "quantize.reduce_range": True, "quantize.block_size": 64, "quantize.exclude": ["a node"],
+    "validate.data": "v.npz", "validate.metric": "m:f", "validate.drift": "kl",
     "bench.batch": [1, 8], "bench.seq": [16], "bench.past": [4], "bench.dims": {"height": 32}, "bench.repeats": 5,
     "bench.time_budget": 2.5, "bench.threads": 1, "bench.cuda_graph": True, "bench.memory": False,
     "gate.max_drift": 0.1, "gate.min_accuracy": 0.9, "gate.max_accuracy_drop": 0.01, "gate.min_metric": -1.0,
@@ -75,7 +77,8 @@ def test_every_key_has_a_value_here() -> None:
 @pytest.mark.parametrize("key", VALUES)
 def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     """The value arrives in the typed keys, and the published schema takes it too."""
-    job = read(PLAIN, tmp_path, f"{key}={json.dumps(VALUES[key])}")
+    needed = ["quantize={to: int4}"] if key.startswith("quantize.") else []
+    job = read(PLAIN, tmp_path, *needed, f"{key}={json.dumps(VALUES[key])}")
     value = job.keys
     for name in key.split("."):
         value = getattr(value, name)
