@@ -112,8 +112,8 @@ SAYS_WRONG = {
         "line 5: gate.max_dirft is no key of a job; did you mean max_drift?",
     ),
     "an unknown section": (
-        f"{PLAIN}quantise: {{}}",
-        "line 4: quantise is no key of a job; there are model, ",
+        f"{PLAIN}deploy: {{}}",
+        "line 4: deploy is no key of a job; there are model, ",
     ),
     "a wrong type": (PLAIN.replace("0.5", "x"), 'line 3: prune.ratio should be a valid number, not "x"'),
     "text for a number": (
@@ -233,6 +233,8 @@ def test_words_mean_what_yaml_1_2_says() -> None:
         ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup would do nothing: it can only go with bench"),
         ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift would do nothing: it can only go with validate"),
         ("prune: {keep: 1}\ngate: {}", "gate would do nothing: it can only go with gate.max_drift"),
+        ("prune: {keep: 1}\nquantize: {to: int8-qdq}", "quantize.to int8-qdq would do nothing: it can only go with"),
+        ("prune: {keep: 1}\nquantize: {to: int4, per_channel: true}", "quantize.per_channel would do nothing beside"),
         ("prune: {keep: 1}\nvalidate: {metric: 'm:f'}", "validate.metric would do nothing"),
         ("prune: {keep: 1}\nbench: {repeats: 5, time_budget: 1}", "bench.time_budget would do nothing beside"),
     ],
