@@ -60,11 +60,11 @@ def test_the_example_of_the_documentation(command: Command, place: Path) -> None
     outcome = command("run", place / "job.yaml", "--json", "--junit", place / "gates.xml", *words)
     assert outcome.exit_code == 0, outcome
     verdict = outcome.document
-    assert [step["status"] for step in verdict["steps"]] == ["done"] * 5
+    assert [step["status"] for step in verdict["steps"]] == ["done"] * 6
     assert verdict["accepted"]
     assert {gate["name"] for gate in verdict["gates"]} == set(yaml.safe_load(EXAMPLE)["gate"])
     (suite,) = JUnitXml.fromfile(str(place / "gates.xml"))
-    assert (suite.tests, suite.failures, suite.errors) == (10, 0, 0)
+    assert (suite.tests, suite.failures, suite.errors) == (11, 0, 0)
     folder = place / "digits-job"
     made = {path.name for path in folder.iterdir()}
     told = re.findall(

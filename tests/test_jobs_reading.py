@@ -58,7 +58,9 @@ VALUES: dict[str, Any] = {
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",
     "prune.fuse": "auto", "prune.keep_cache_shape": True, "prune.allow_io_change": True,
     "prune.accept_inconclusive": True, "prune.external_data": "always", "recover.budget": "90s",
-    "recover.drift": "cosine", "validate.data": "v.npz", "validate.metric": "m:f", "validate.drift": "kl",
+    "recover.drift": "cosine", "quantize.to": "int8-qdq", "quantize.per_channel": False,
+    "quantize.reduce_range": True, "quantize.block_size": 64, "quantize.exclude": ["a node"],
+    "validate.data": "v.npz", "validate.metric": "m:f", "validate.drift": "kl",
     "bench.batch": [1, 8], "bench.seq": [16], "bench.past": [4], "bench.dims": {"height": 32}, "bench.repeats": 5,
     "bench.time_budget": 2.5, "bench.threads": 1, "bench.cuda_graph": True, "bench.memory": False,
     "gate.max_drift": 0.1, "gate.min_accuracy": 0.9, "gate.max_accuracy_drop": 0.01, "gate.min_metric": -1.0,
@@ -75,7 +77,8 @@ def test_every_key_has_a_value_here() -> None:
 @pytest.mark.parametrize("key", VALUES)
 def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
     """The value arrives in the typed keys, and the published schema takes it too."""
-    job = read(PLAIN, tmp_path, f"{key}={json.dumps(VALUES[key])}")
+    needed = ["quantize={to: int4}"] if key.startswith("quantize.") else []
+    job = read(PLAIN, tmp_path, *needed, f"{key}={json.dumps(VALUES[key])}")
     value = job.keys
     for name in key.split("."):
         value = getattr(value, name)
@@ -109,8 +112,8 @@ SAYS_WRONG = {
         "line 5: gate.max_dirft is no key of a job; did you mean max_drift?",
     ),
     "an unknown section": (
-        f"{PLAIN}quantise: {{}}",
-        "line 4: quantise is no key of a job; there are model, ",
+        f"{PLAIN}deploy: {{}}",
+        "line 4: deploy is no key of a job; there are model, ",
     ),
     "a wrong type": (PLAIN.replace("0.5", "x"), 'line 3: prune.ratio should be a valid number, not "x"'),
     "text for a number": (
@@ -230,6 +233,8 @@ def test_words_mean_what_yaml_1_2_says() -> None:
         ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup would do nothing: it can only go with bench"),
         ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift would do nothing: it can only go with validate"),
         ("prune: {keep: 1}\ngate: {}", "gate would do nothing: it can only go with gate.max_drift"),
+        ("prune: {keep: 1}\nquantize: {to: int8-qdq}", "quantize.to int8-qdq would do nothing: it can only go with"),
+        ("prune: {keep: 1}\nquantize: {to: int4, per_channel: true}", "quantize.per_channel would do nothing beside"),
         ("prune: {keep: 1}\nvalidate: {metric: 'm:f'}", "validate.metric would do nothing"),
         ("prune: {keep: 1}\nbench: {repeats: 5, time_budget: 1}", "bench.time_budget would do nothing beside"),
     ],

@@ -17,6 +17,7 @@ from onnxheadprune.attention.units import combined
 from onnxheadprune.cli import main
 from onnxheadprune.workflow.jobs.asked import pruning
 from onnxheadprune.workflow.jobs.reading import read_job
+from onnxheadprune.workflow.jobs.reads import reads_of
 from onnxheadprune.workflow.jobs.run import TOLD
 from onnxheadprune.workflow.jobs.state import STATE
 from tests import toys, toys_scores
@@ -422,3 +423,56 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
     wish = pruning(job, None, None, place / "out").choice.wish
     assert wish is not None and (wish.units, wish.multiple_of_neurons) == (frozenset({"heads", "neurons"}), 4)
+
+
+def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
+    """A tokenizer that is not named, an encoder that makes states: another one is another job."""
+    for name in ("tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx", "notes.json"):
+        (place / name).write_text("{}")
+    (place / "words").mkdir()
+    (place / "words" / "tokenizer.json").write_text("{}")
+
+    def read(*settings: str) -> set[str]:
+        return {
+            Path(path).name for path in reads_of(read_job(place / "job.yaml", settings), "prune").values()
+        }
+
+    assert read("data={text: lines.txt}") == {
+        "lines.txt", "tokenizer.json", "vocab.txt", "config.json", "encoder_model.onnx",
+    }  # fmt: skip
+    assert read() == {"ids.npz", "config.json", "encoder_model.onnx"}
+    assert read("data={images: pictures}") == {"pictures"}
+    named = reads_of(read_job(place / "job.yaml", ["data={text: lines.txt, tokenizer: words}"]), "score")
+    assert str(place / "words" / "tokenizer.json") in named.values()
+    assert str(place / "tokenizer.json") not in named.values()
+
+
+def test_a_quantized_model_is_what_limits_are_about(command: Command, finished: Path) -> None:
+    """The cut in floats is the one that is exact; what is measured is what came out."""
+    settings = (
+        "quantize={to: int8-dynamic}",
+        "gate={max_drift: 10, max_accuracy_drop: 1, max_size_ratio: 9}",
+    )
+    outcome = run(command, finished, *settings)
+    assert outcome.exit_code == 0, outcome
+    assert told(outcome) == {
+        "score": "unchanged",
+        "prune": "unchanged",
+        "quantize": "done",
+        "validate": "done",
+    }
+    assert outcome.document["model"].endswith("out/quantized.onnx")
+    found = json.loads((finished / "out" / "validate.json").read_text())
+    assert found["verdict"] == "passed" and found["deployed"]["drift"] != found["drift"]["value"]
+    drift, accuracy, size = outcome.document["gates"]
+    assert (drift["value"], drift["measure"]) == (found["deployed"]["drift"], found["deployed"]["drift_unit"])
+    lost = found["deployed"]["accuracy"]["original"] - found["deployed"]["accuracy"]["pruned"]
+    assert accuracy["value"] == lost and size["subject"] == "quantized.onnx"
+    assert "weights in int8-dynamic" in (finished / "out" / "summary.md").read_text()
+    assert run(command, finished, settings[0], "gate={max_drift: 0}").exit_code == 1
+    again = run(command, finished, *settings, "quantize.per_channel=false")
+    assert told(again) == {"score": "unchanged", "prune": "unchanged", "quantize": "done", "validate": "done"}
+    outcome = run(command, finished, settings[0], "validate.data=null")
+    assert outcome.exit_code == 2 and "gate.max_drift would do nothing beside quantize" in outcome.stderr
+    outcome = run(command, finished, "quantize={to: int4, block_size: 17}")
+    assert outcome.exit_code == 2 and "a block has a power of two of inputs" in outcome.stderr

@@ -187,7 +187,9 @@ def _swept(given: PruneOptions, ratios: str) -> int:
     Raises:
         click.UsageError: if heads are named or wished for.
     """
-    if given.model is None or given.cut.heads is not None or given.cut.amount.ways:
+    cut = given.cut
+    named = any(spec is not None for spec in (cut.heads, cut.neurons, cut.layers))
+    if given.model is None or named or cut.amount.ways:
         raise click.UsageError(
             "--sweep takes one MODEL and chooses heads itself, by ratios", click.get_current_context()
         )

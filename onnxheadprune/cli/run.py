@@ -46,7 +46,7 @@ class RunOptions:
 @json_option
 @bundled(RunOptions)
 def run(given: RunOptions) -> int:
-    """Do what the YAML file JOB asks for: score, prune, recover, validate, bench, gate.
+    """Do what the YAML file JOB asks for: score, prune, recover, quantize, validate, bench, gate.
 
     What an earlier run did, and is as it was, is not done again; a job that was interrupted goes on. Ends with exit
     code 1 if a limit is broken.

@@ -55,14 +55,21 @@ def _numbers(result: JobResult) -> Iterator[str]:
     if operations is not None:
         was, now = operations["before"], operations["after"]
         yield _row("operations", count(was), count(now), change(was, now))
+    stored = result.results.get("quantize")
+    if stored is not None:
+        was, now = stored["before"]["bytes"], stored["after"]["bytes"]
+        yield _row(f"weights in {stored['quantization']['to']}", size(was), size(now), change(was, now))
     validation = result.results.get("validate", {})
+    validation = validation.get("deployed", validation)
     for kind in ("accuracy", "metric"):
         measured = validation.get(kind)
         if measured is not None:
             was, now = measured["original"], measured["pruned"]
             yield _row(measured.get("name", kind), f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}")
     drift = validation.get("drift")
-    if drift is not None and drift["value"] is not None:
+    if isinstance(drift, float):
+        yield _row(f"drift ({validation['drift_unit']})", "0", f"{drift:.3g}", "")
+    elif drift is not None and drift["value"] is not None:
         yield _row(f"drift ({drift['measure']})", "0", f"{drift['value']:.3g}", "")
     speedup = result.results.get("bench", {}).get("speedups", {}).get("1")
     if speedup is not None:

@@ -15,6 +15,7 @@ from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import BenchRequest, Measuring
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection import Limits
 from onnxheadprune.selection.activations.drift import Measure, named_measure
 from onnxheadprune.selection.recovery import Budget, parse_budget
@@ -24,6 +25,7 @@ from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.metric import load_metric
 from onnxheadprune.workflow.jobs.keys import RecoverKeys
 from onnxheadprune.workflow.jobs.reading import Job
+from onnxheadprune.workflow.quantize import QuantizeRequest
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 Document: TypeAlias = dict[str, Any]
@@ -125,6 +127,20 @@ def _budget(budget: float | str) -> Budget:
     return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
 
 
+def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeRequest:
+    """What the step quantize asks for; see `pruning`.
+
+    Raises:
+        UsageError: if a setting has no sense.
+    """
+    keys = job.keys.quantize
+    assert keys is not None
+    how = Quantizing(keys.to, keys.per_channel, keys.reduce_range, keys.block_size, keys.exclude)
+    how.checked()
+    run = Run(job.keys.provider, job.keys.seed, data)
+    return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
+
+
 def validating(job: Job) -> ValidationRequest:
     """What the step validate asks for."""
     keys = job.keys.validate
@@ -167,6 +183,8 @@ def require_askable(job: Job, output: Path) -> None:
         measure_of(keys.score.effect)
     if keys.recover is not None:
         recovering(job, None, output, resume=False)
+    if keys.quantize is not None:
+        quantizing(job, None, output)
     if keys.validate is not None:
         validating(job)
         if keys.validate.metric is not None:

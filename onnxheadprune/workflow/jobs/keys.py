@@ -26,7 +26,7 @@ Heads: TypeAlias = dict[str, tuple[int, ...] | Literal["*"]]
 
 @dataclass(frozen=True)
 class DataKeys:
-    """Calibration data of score, prune and recover, in one of several forms."""
+    """Calibration data of score, prune, recover and quantize, in one of several forms."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -171,6 +171,31 @@ class RecoverKeys:
 
 
 @dataclass(frozen=True)
+class QuantizeKeys:
+    """What is left in fewer bits, by ONNX Runtime's own quantizer."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    to: Annotated[
+        Literal["int8-dynamic", "int8-qdq", "int4"],
+        Field(
+            description="int8 weights, activations measured in every run or by ranges on data; or int4 weights."
+        ),
+    ]
+    per_channel: Annotated[
+        bool, Field(description="For int8: a scale per output of a map; else one for all of it.")
+    ] = True
+    reduce_range: Annotated[
+        bool | None,
+        Field(description="For int8: seven bits; if not given, where this processor's products saturate."),
+    ] = None
+    block_size: Annotated[
+        Annotated[int, Field(ge=16)], Field(description="For int4: inputs that share a scale.")
+    ] = 32
+    exclude: Annotated[tuple[Words, ...], Field(description="Names of nodes that stay as they are.")] = ()
+
+
+@dataclass(frozen=True)
 class ValidateKeys:
     """What came out against the original with silenced heads, and how far it drifted."""
 
@@ -251,7 +276,7 @@ class GateKeys:
 
 @dataclass(frozen=True)
 class JobKeys:
-    """A job of onnxheadprune: score, prune, recover, validate, bench, gate. A step that is not named is left out."""
+    """A job: score, prune, recover, quantize, validate, bench, gate. A step that is not named is left out."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
@@ -269,6 +294,7 @@ class JobKeys:
     data: Annotated[DataKeys | None, Field(description="Calibration data.")] = None
     score: Annotated[ScoreKeys | None, Field(description="First say what every head is worth.")] = None
     recover: Annotated[RecoverKeys | None, Field(description="Train what is left.")] = None
+    quantize: Annotated[QuantizeKeys | None, Field(description="Quantize what is left.")] = None
     validate: Annotated[ValidateKeys | None, Field(description="Compare with the original.")] = None
     bench: Annotated[BenchKeys | None, Field(description="Measure latency.")] = None
     gate: Annotated[GateKeys | None, Field(description="Limits.")] = None

@@ -40,17 +40,26 @@ def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fina
 
 
 def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
+    deployed: Document | None = result.get("deployed")
     if "max_drift" in limits:
-        drift = result["drift"]
-        yield drift_gate(None if drift is None else Drift(**drift), limits["max_drift"])
+        yield _drift(limits["max_drift"], result, deployed)
     for kind, subject in (("accuracy", "output"), ("metric", "name")):
-        measured: Document = result[kind] or {}
+        measured: Document = (deployed or result)[kind] or {}
         before, after = measured.get("original"), measured.get("pruned")
         drop = None if before is None or after is None else before - after
         values = {f"min_{kind}": after, f"max_{kind}": after, f"max_{kind}_drop": drop}
         for name, value in values.items():
             if name in limits:
                 yield _gate(name, measured.get(subject, kind), limits[name], value)
+
+
+def _drift(limit: float, result: Document, deployed: Document | None) -> Gate:
+    """The drift of what came out: of a quantized model as a deployment runs it."""
+    if deployed is not None:
+        value = deployed["drift"]
+        return Gate("max_drift", "the quantized model", limit, value, value <= limit, deployed["drift_unit"])
+    drift = result["drift"]
+    return drift_gate(None if drift is None else Drift(**drift), limit)
 
 
 def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:

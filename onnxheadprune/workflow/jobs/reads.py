@@ -36,6 +36,7 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
             **_data(job),
         },
         "recover": {"recover.drift": _function(recover.drift), **_data(job)},
+        "quantize": _data(job),
         "validate": {
             "validate.data": None if validate.data is None else source_of(job, validate.data),
             "validate.metric": _function(validate.metric),

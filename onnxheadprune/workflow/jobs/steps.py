@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from onnxheadprune.benchmarking import run_benchmark
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import finite
+from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
@@ -25,17 +26,20 @@ from onnxheadprune.workflow.jobs.asked import (
     measure_of,
     measuring,
     pruning,
+    quantizing,
     recovering,
     scores_file,
     validating,
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
+from onnxheadprune.workflow.jobs.rounded import deployed_distance
 from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
 
-Name: TypeAlias = Literal["score", "prune", "recover", "validate", "bench"]
-PRUNED, RECOVERED = "pruned.onnx", "recovered.onnx"
+Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
+PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
 PARTIAL = "score.json.partial"
 
 
@@ -92,9 +96,14 @@ class Workshop:
         return self.job.at(self.job.keys.model)
 
     @property
+    def exact(self) -> str:
+        """The name of the last model that equals a masked one: quantized weights are others."""
+        return PRUNED if self.job.keys.recover is None else RECOVERED
+
+    @property
     def final(self) -> str:
         """The name of the model that comes out."""
-        return PRUNED if self.job.keys.recover is None else RECOVERED
+        return self.exact if self.job.keys.quantize is None else QUANTIZED
 
     def keep(self, name: Name, document: Document) -> None:
         """Writes the result of a step, with how it is repeated."""
@@ -112,6 +121,9 @@ class Workshop:
         if keys.recover is not None:
             beside = (f"{RECOVERED}.recovery",)
             yield self._step("recover", ("prune",), (RECOVERED, "recover.json"), self._recover, beside=beside)
+        if keys.quantize is not None:
+            yield self._step("quantize", cut, (QUANTIZED, "quantize.json"), self._quantize)
+            cut = (*cut, "quantize")
         if keys.validate is not None:
             yield self._step("validate", cut, ("validate.json",), self._validate)
         if keys.bench is not None:
@@ -171,15 +183,27 @@ class Workshop:
         request = recovery_request(self.model, self.folder / PRUNED, request)
         self.keep("recover", carried_through(self.model, request, progress).to_dict())
 
+    def _quantize(self, progress: Progress, _resumed: bool) -> None:
+        request = quantizing(self.job, self.given.read(self.folder / self.exact), self.folder / QUANTIZED)
+        self.keep("quantize", quantized_through(self.folder / self.exact, request, progress).to_dict())
+
     def _validate(self, progress: Progress, _resumed: bool) -> None:
         progress("validating", 0, 0)
-        found = prove(self.model, self.folder / self.final, validating(self.job))
+        request = validating(self.job)
+        found = prove(self.model, self.folder / self.exact, request)
         accepted = found.passed or (
             found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
         )
         if not accepted:
             raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
-        self.keep("validate", found.to_dict())
+        told = found.to_dict()
+        if self.final != self.exact and request.data is not None:
+            progress("measuring drift", 0, 0)
+            original, exact, final = map(
+                open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
+            )
+            told["deployed"] = deployed_distance(original, exact, final, request).to_dict()
+        self.keep("validate", told)
 
     def _bench(self, progress: Progress, _resumed: bool) -> None:
         models = (self.model, self.folder / self.final)

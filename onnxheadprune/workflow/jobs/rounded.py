@@ -1,0 +1,37 @@
+"""How far a quantized model is from the original, of which it is a cut with weights of fewer bits."""
+
+from __future__ import annotations
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.validation import ValidationRequest
+from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.workflow.apart import Distance, Looking, Reference
+
+
+def deployed_distance(
+    original: LoadedModel, exact: LoadedModel, rounded: LoadedModel, request: ValidationRequest
+) -> Distance:
+    """Drift, accuracy and metric of what came out, as a deployment runs it.
+
+    Args:
+        original: the model that was cut.
+        exact: the cut in floats, whose record says what is left of inputs and outputs.
+        rounded: the quantized model that was made of it.
+        request: on what and by what it is judged; with data.
+
+    Raises:
+        UsageError: if the data does not fit, or the metric fails.
+        RefusedError: if there is no float output to measure.
+    """
+    assert request.data is not None
+    claim = read_claim(original.proto, exact.proto, request.heads, (original.name, exact.name))
+    view = view_of(original.proto, original.name, original.sources)
+    asked = request.provider
+    where = asked if isinstance(asked, Provider) else resolve_provider(asked)
+    reference = Reference(original, calibration_data(request.data, view), where)
+    looking = Looking(request.effect, request.metric)
+    return reference.distance(rounded, looking, claim.planning.io)
