@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.site import Projection, Site
@@ -18,6 +19,7 @@ from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.tensors import FLOATS
 
+Mask = npt.NDArray[np.bool_]
 ZERO_POINT = 2
 """Input of a product of integers that holds the zero point of its activation, where a mask can spell it."""
 
@@ -37,11 +39,15 @@ def masked_reference(
     """
     masked = ModelProto()
     masked.CopyFrom(view.model)
-    inserts: list[tuple[Node, int, list[NodeProto]]] = []
+    left: dict[Node, tuple[Projection, Mask]] = {}
     for site in sites:
         silenced = tuple(heads.get(site.index, ()))
-        if silenced:
-            inserts += [_mask(masked, projection, silenced) for projection in site.projections]
+        for projection in site.projections if silenced else ():
+            # A projection may sum up heads and neurons, in channels of their own.
+            alive = projection.live_without(silenced)
+            before = left[projection.node][1] if projection.node in left else True
+            left[projection.node] = projection, alive & before
+    inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
     for node, index, created in sorted(inserts, key=lambda item: -item[0].index):
         graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
         for new in reversed(created):
@@ -49,9 +55,7 @@ def masked_reference(
     return masked
 
 
-def _mask(
-    model: ModelProto, projection: Projection, heads: tuple[int, ...]
-) -> tuple[Node, int, list[NodeProto]]:
+def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node, int, list[NodeProto]]:
     node, (index, axes) = projection.node, projection.activation
     value = node.inputs[index]
     assert value is not None and value.shape is not None
@@ -63,9 +67,7 @@ def _mask(
     value, rounding = _before_rounding(value)
     sizes = dict(zip(axes, projection.sizes, strict=True))
     order = np.argsort(axes)
-    mask = (
-        projection.live_without(heads).transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
-    )
+    mask = alive.transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
     elem_type = value.elem_type or (
         0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
@@ -13,7 +14,7 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.neuron_cuts import neuron_cuts, recorded_neurons
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.unit import Projection, Site
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
@@ -29,13 +30,14 @@ from onnxheadprune.edit.plan import (
 from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedSite, neurons_text, pruning_text
 from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
 
@@ -119,6 +121,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     view, sites = analysis.view, analysis.sites
     chosen = resolve_units(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
+    _require_apart(sites.losing(present), present)
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
@@ -167,6 +170,31 @@ def _swept_edits(
             f" least one {wide[0].UNIT}"
         )
     return swept, edits
+
+
+def _require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
+    """Refuses what two sites that share a projection cannot lose together.
+
+    Raises:
+        RefusedError: if the projection would sum over nothing, or is packed so that only one site at a time can be cut.
+    """
+    shared: dict[Node, list[tuple[Site, Projection]]] = {}
+    for site in sites:
+        for projection in site.projections:
+            shared.setdefault(projection.node, []).append((site, projection))
+    for node, readers in shared.items():
+        if len(readers) < 2:
+            continue
+        names = " and ".join(site.label for site, _ in readers)
+        if is_packed(node):
+            raise RefusedError(
+                f"{node.label} packs the weights of {names} in blocks; cut one, then the other"
+            )
+        alive = [projection.live_without(units[site.index]) for site, projection in readers]
+        if not np.logical_and.reduce(alive).any():
+            raise RefusedError(
+                f"{node.label} would have nothing left to sum up of {names}; leave one unit of these"
+            )
 
 
 def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:

@@ -57,10 +57,13 @@ class _Sweeper:
         self.looking = 0
         self.heap: list[tuple[int, Node]] = []
         self.queued: set[int] = set()
+        self.most: dict[tuple[int, int], Live] = {}
 
     def run(self, seeds: Sequence[Seed]) -> Sweep:
+        self.most = self._bounds(seeds)
         for seed in seeds:
-            self._ask(seed.node, seed.index, seed.live, frozenset({seed.site}))
+            bound = self.most.get((seed.node.index, seed.index), seed.live)
+            self._ask(seed.node, seed.index, bound, frozenset({seed.site}))
         while self.heap:
             self._visit(heapq.heappop(self.heap)[1])
         for value in self.result.reached:
@@ -70,10 +73,24 @@ class _Sweeper:
             settle(self.result, self.free)
         return self.result
 
+    def _bounds(self, seeds: Sequence[Seed]) -> dict[tuple[int, int], Live]:
+        """The most that a node needs of an input, whatever its law says: what all seeds leave of it.
+
+        A map may sum up what one site loses, and make what another one loses: of its weight rows and columns go.
+        """
+        found: dict[tuple[int, int], Live] = {}
+        for seed in seeds if self.domain.cuts else ():
+            key = (seed.node.index, seed.index)
+            found[key] = found[key] & seed.live if key in found else seed.live
+        return found
+
     def _ask(self, node: Node, index: int, live: Live, sites: frozenset[str]) -> None:
         """Notes what a node needs of one input, and goes on to what makes it."""
         value, key = node.input(index), (node.index, index)
         known = self.result.edges.get(key)
+        if key in self.most:
+            # Not united with what was noted for the seed: that was no reader's demand.
+            live, known = live & self.most[key], None
         if value is None or (known is None and self.domain.says_nothing(live)):
             return
         self.result.edges[key] = live if known is None else self.domain.united(known, live)

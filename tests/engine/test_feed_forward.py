@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import ModelProto, numpy_helper
 
+from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
@@ -190,6 +191,65 @@ def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
         np.testing.assert_allclose(got[name], array, atol=1e-5)
 
 
+def test_a_map_between_two_blocks_loses_rows_and_columns() -> None:
+    """Three maps in a row, as heads of classifiers and stems of networks have them."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    first = net.op("Relu", _up(net, x))
+    second = net.op("Relu", net.op("MatMul", first, net.weight("down", N, N)))
+    model = net.export([net.op("MatMul", second, net.weight("down", N, WIDTH))])
+    assert [block.num_units for block in find_sites(model).neurons] == [N, N]
+    plan = analyse(model, {"ffn.0": [1, 4], "ffn.1": [0, 7, 8]}, "the model").plan
+    assert plan.edge_gathers == ()
+    made = apply_plan(plan, model)
+    shapes = [tuple(tensor.dims) for tensor in made.graph.initializer if tensor.name.startswith("down")]
+    assert sorted(shapes) == [(N - 3, WIDTH), (N - 2, N - 3)]
+    zeroed = ModelProto()
+    zeroed.CopyFrom(model)
+    for tensor, gone in zip(
+        [t for t in zeroed.graph.initializer if t.name.startswith("down")], ([1, 4], [0, 7, 8]), strict=True
+    ):
+        array = numpy_helper.to_array(tensor).copy()
+        array[gone] = 0
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    want, got = run(zeroed, net.feed), run(made, net.feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_one_map_sums_up_heads_and_neurons() -> None:
+    """Parallel blocks with one projection: what both lose goes from it, and not all of it can."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    context = projected_context(net, x)
+    hidden = net.op("Relu", _up(net, x))
+    joined = net.op("Concat", context, hidden, axis=-1)
+    model = net.export([net.op("MatMul", joined, net.weight("down", WIDTH + N, WIDTH))])
+    sites = find_sites(model)
+    assert ([site.num_heads for site in sites], [block.num_units for block in sites.neurons]) == ([2], [N])
+    planning = analyse(model, {"0": [1], "ffn.0": [2, 3]}, "the model")
+    rows = [*range(WIDTH // 2, WIDTH), WIDTH + 2, WIDTH + 3]
+    want, got = run(_zeroed(model, rows), net.feed), run(apply_plan(planning.plan, model), net.feed)
+    masked = run(masked_reference(planning.view, planning.touched, planning.heads), net.feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+        np.testing.assert_allclose(masked[name], array, atol=1e-5)
+    with pytest.raises(RefusedError, match="nothing left to sum up"):
+        analyse(model, {"0": [0, 1], "ffn.0": range(N)}, "the model")
+
+
+def projected_context(net: Net, x: Any) -> Any:
+    """The contexts of two heads, side by side."""
+    size = WIDTH // 2
+    parts = {}
+    for name in "qkv":
+        made = net.op("Reshape", net.op("MatMul", x, net.weight(name, WIDTH, WIDTH)), net.ints(0, 0, 2, size))
+        parts[name] = net.op("Transpose", made, perm=[0, 2, 3, 1] if name == "k" else [0, 2, 1, 3])
+    weights = net.op("Softmax", net.op("MatMul", parts["q"], parts["k"]), axis=-1)
+    back = net.op("Transpose", net.op("MatMul", weights, parts["v"]), perm=[0, 2, 1, 3])
+    return net.op("Reshape", back, net.ints(0, 0, WIDTH))
+
+
 def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
     size = 3 * BLOCK
     net = Net(PLAIN)
@@ -202,8 +262,6 @@ def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
         analyse(model, {"ffn.0": [1]}, "the model")
     gone = list(range(BLOCK, 2 * BLOCK))
     planning = analyse(model, {"ffn.0": gone}, "the model")
-    from onnxheadprune.attention.masking import masked_reference
-
     want = run(masked_reference(planning.view, planning.touched, planning.heads), net.feed)
     got = run(apply_plan(planning.plan, model), net.feed)
     for name, array in want.items():
