@@ -14,7 +14,7 @@ SECTIONS = (
         "Data",
         "data text tokenizer max_length images image_size image_mean image_std random_data",
     ),
-    ("What else changes", "mode fuse keep_cache_shape allow_io_change client"),
+    ("What else changes", "mode fuse keep_cache_shape allow_io_change client per_layer_config"),
     ("Where it runs", "provider seed jobs dask follow_links"),
     ("What is written", "output in_place backup external_data data_name no_validate accept_inconclusive"),
     ("What is shown", "dry_run report heatmap as_json help"),
