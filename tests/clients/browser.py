@@ -50,13 +50,23 @@ def posted(browser: str, folder: Path, page: str) -> Any:
     """
     results: Queue[Any] = Queue()
     with (
-        ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, results=results, directory=str(folder))) as server,
+        ThreadingHTTPServer(
+            ("127.0.0.1", 0), partial(_Handler, results=results, directory=str(folder))
+        ) as server,
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"http://127.0.0.1:{server.server_address[1]}/{page}"
-        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
-        opened = subprocess.Popen([browser, *options, place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        options = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            f"--user-data-dir={profile}",
+        ]
+        opened = subprocess.Popen(
+            [browser, *options, place], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             return results.get(timeout=SECONDS)
         except Empty:

@@ -13,6 +13,8 @@ import onnxruntime_genai as og
 import tiny_hf
 import torch
 from environment import tell
+from lines import written
+from oracle import WholeSequences
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
@@ -34,6 +36,7 @@ def main() -> None:
             _export(place / "torch", place / precision, precision)
             for case, (heads, gone) in CUTS.items():
                 _check(place, precision, case, heads, gone)
+            _check_refitted(place, precision)
 
 
 def _export(model: Path, folder: Path, precision: str) -> None:
@@ -79,6 +82,22 @@ def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int
     same = (place / precision / "genai_config.json").read_bytes() == (out / "genai_config.json").read_bytes()
     assert same
     tell(CLIENT, f"Llama, {precision}, {case}", f"generation of {NEW} tokens", [])
+
+
+def _check_refitted(place: Path, precision: str) -> None:
+    out = place / f"{precision} refitted"
+    text = ("--ratio", "0.25", "--text", written(place), "--tokenizer", place / "torch")
+    tiny_hf.prune(place / precision, "-o", out, *text, "--for", "genai")
+    # What is refitted equals no silenced model: whole sequences of the pruned file stand for it.
+    wanted = WholeSequences(out / "model.onnx", tiny_hf.GENAI_HEAD).generated(PROMPT, NEW)
+    found = _generated(out)
+    assert found == wanted, f"{precision}, refitted: {found} is not {wanted}"
+    tell(
+        CLIENT,
+        f"Llama, {precision}, a quarter of the heads, chosen on text",
+        f"generation of {NEW} tokens",
+        [],
+    )
 
 
 def _export_silent(place: Path, silent: Path, precision: str) -> None:

@@ -14,6 +14,7 @@ import onnxruntime
 import tiny_hf
 import torch
 from environment import tell
+from lines import written
 from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import (
     ORTModelForCausalLM,
@@ -21,6 +22,7 @@ from optimum.onnxruntime import (
     ORTModelForSeq2SeqLM,
     ORTModelForSequenceClassification,
 )
+from oracle import WholeSequences
 
 _VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
 CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"
@@ -39,7 +41,7 @@ class Case:
         make: makes the model.
         task: as Optimum calls it.
         loads: the class that loads the folder.
-        heads: the cut, with the numbers that sites have in the folder.
+        heads: the cut, with the numbers that sites have in the folder; none for a quarter, refitted on text.
         silent: the same for PyTorch: heads per output projection.
         size: of a head.
         more: further options of `prune`.
@@ -52,6 +54,11 @@ class Case:
     silent: Mapping[str, tuple[int, ...]]
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
+
+    @property
+    def refitted(self) -> bool:
+        """Whether heads are chosen and refitted on text, in place of those that are named."""
+        return not self.heads
 
 
 def _layers(pattern: str, *heads: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -124,6 +131,12 @@ CASES = {
         _layers(GPT2, (0,), (), (1, 3)),
         more=("--for", "optimum", "--keep-cache-shape"),
     ),
+    "Llama, a quarter of the heads, refitted": Case(
+        tiny_hf.llama, "text-generation-with-past", ORTModelForCausalLM, "", {}
+    ),
+    "GPT-2, a quarter of the heads, refitted": Case(
+        tiny_hf.gpt2, "text-generation-with-past", ORTModelForCausalLM, "", {}
+    ),
     "T5, one head of each layer": Case(
         tiny_hf.t5,
         TEXT,
@@ -154,12 +167,16 @@ def main() -> None:
 def _check(name: str, case: Case, place: Path) -> None:
     model = tiny_hf.saved(case.make, place / "torch")
     main_export(str(place / "torch"), output=str(place / "onnx"), task=case.task, do_validation=False)
-    tiny_hf.prune(place / "onnx", "-o", place / "pruned", "--heads", case.heads, *case.more)
+    cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
+    tiny_hf.prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
     with torch.no_grad():
         original = _outcome(model, case)
-        tiny_hf.silence(model, case.silent, case.size)
-        wanted = _outcome(model, case)
         found = _outcome(case.loads.from_pretrained(place / "pruned"), case)
+        if case.refitted:
+            wanted = _whole(place / "pruned" / "model.onnx", found[0])
+        else:
+            tiny_hf.silence(model, case.silent, case.size)
+            wanted = _outcome(model, case)
     assert not _same(original, wanted), f"{name}: silencing the heads shows nowhere"
     assert _same(found, wanted), f"{name}: {found} is not {wanted}"
     before, after = (json.loads((place / which / "config.json").read_text()) for which in ("onnx", "pruned"))
@@ -189,6 +206,13 @@ def _outcome(model: Any, case: Case) -> list[torch.Tensor]:
         return_dict_in_generate=True,
     )
     return [made.sequences, torch.stack(made.logits)]
+
+
+def _whole(model: Path, sequences: torch.Tensor) -> list[torch.Tensor]:
+    """What the pruned file gives for the same sequences at once, without a cache."""
+    logits = torch.from_numpy(WholeSequences(model).logits(sequences.numpy()))[:, -NEW - 1 : -1]
+    made = torch.cat([sequences[:, :-NEW], logits.argmax(-1)], 1)
+    return [made, logits.transpose(0, 1)]
 
 
 def _same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:

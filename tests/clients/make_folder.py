@@ -13,16 +13,12 @@ from pathlib import Path
 import numpy as np
 import tiny_hf
 import torch
+from lines import LINES, written
 from optimum.exporters.onnx import main_export
 from transformers import AutoTokenizer
 
-HEADS = {0: (1,), 1: (0, 2, 3)}
-"""As `uneven` in cuts.py."""
-EVEN = {0: (1,), 1: (0,), 2: (3,)}
-LINES = [
-    " ".join(f"w{(7 * line + 3 * word) % tiny_hf.WORDS}" for word in range(3 + line % 9))
-    for line in range(64)
-]
+CUTS = {"original": {}, "uneven": {0: (1,), 1: (0, 2, 3)}, "uniform": {0: (1,), 1: (0,), 2: (3,)}}
+"""Heads that are silenced, per layer."""
 
 
 def main(place: Path) -> None:
@@ -32,10 +28,10 @@ def main(place: Path) -> None:
     main_export(str(place / "torch"), output=str(folder), task="feature-extraction", do_validation=False)
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"word_embedding_dimension": 32}')
-    (place / "lines.txt").write_text("\n".join(LINES))
+    written(place)
     tokens = AutoTokenizer.from_pretrained(folder)(LINES, padding=True, return_tensors="pt")
     found = {name: tokens[name].numpy() for name in ("input_ids", "attention_mask")}
-    for name, heads in (("original", {}), ("uneven", HEADS), ("uniform", EVEN)):
+    for name, heads in CUTS.items():
         model = tiny_hf.saved(tiny_hf.bert, place / "again")
         silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in heads.items()}
         tiny_hf.silence(model, silent, 8)

@@ -18,7 +18,10 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 
 ROWS = 4
-VIT, GPT = ("digits ViT", "digits_vit.onnx", "digits_test.npz"), ("character GPT", "char_gpt.onnx", "char_gpt_test.npz")
+VIT, GPT = (
+    ("digits ViT", "digits_vit.onnx", "digits_test.npz"),
+    ("character GPT", "char_gpt.onnx", "char_gpt_test.npz"),
+)
 CUTS: tuple[tuple[tuple[str, str, str], str, Mapping[int, tuple[int, ...]]], ...] = (
     (VIT, "uneven", {0: (1, 3), 2: (0, 1, 2, 5)}),
     (VIT, "uniform", {0: (1, 3), 1: (0, 2), 2: (4, 5), 3: (1, 2)}),
@@ -70,7 +73,9 @@ def pruned_folders(place: Path, client: str, *options: str) -> Iterator[Pruned]:
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes((ROOT / "sample_models" / file).read_bytes())
         spec = " ".join(f"{site}:{','.join(map(str, gone))}" for site, gone in heads.items())
-        wish = ["--heads", spec] if heads else ["--ratio", "0.25", "--data", str(ROOT / "sample_models" / data)]
+        wish = (
+            ["--heads", spec] if heads else ["--ratio", "0.25", "--data", str(ROOT / "sample_models" / data)]
+        )
         words = [sys.executable, "-m", "onnxheadprune", "prune", str(folder), "-o", str(out), *wish]
         subprocess.run([*words, "--for", client, *options], check=True)
         with np.load(ROOT / "sample_models" / data) as arrays:
