@@ -118,7 +118,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
     def validate_config(cls, config: type[BasePassConfig], accelerator_spec: AcceleratorSpec) -> bool:
         """Whether a point of a search makes sense: methods that look at activations need data."""
         given: Any = config
-        if given.method in NO_DATA or given.heads or given.data or given.text or given.data_config:
+        if _word(given.method) in NO_DATA or given.heads or given.data or given.text or given.data_config:
             return True
         LOG.warning("the method %s needs data, text or data_config", given.method)
         return False
@@ -144,7 +144,8 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
         file, given = Path(model.model_path), Path(model.get_resource("model_path"))
         settings = _settings(config, model)
         if given.is_dir():
-            target = _free(output.with_suffix(""))
+            target = output.with_suffix("")
+            target.parent.mkdir(parents=True, exist_ok=True)
             outcome = _told(cut(given, target, settings))
             place = target / file.relative_to(given)
             made = ONNXModelHandler(place.parent, place.name, model.inference_settings)
@@ -171,7 +172,8 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
             raise RefusedError(
                 "the models of a composite are pruned together, so they must lie in one folder"
             )
-        target = _free(output)
+        target = output
+        target.parent.mkdir(parents=True, exist_ok=True)
         outcome = _told(cut(root, target, _settings(config, components[0])))
         places = [target / file.relative_to(root) for file in files]
         parts = [
@@ -189,14 +191,19 @@ def _settings(config: Any, model: ONNXModelHandler) -> Settings:
     return Settings(
         heads,
         None if heads else config.ratio,
-        config.units,
-        config.method,
+        _word(config.units),
+        _word(config.method),
         config.compensate,
         calibrating,
-        config.client,
+        None if config.client is None else _word(config.client),
         Contract(keep_cache_shape=config.keep_cache_shape),
-        config.provider,
+        _word(config.provider),
     )
+
+
+def _word(value: str) -> str:
+    """A word as it was written: where there is a file of that name, Olive has made a path of it."""
+    return Path(value).name
 
 
 def _data(config: Any, model: ONNXModelHandler) -> Any:
@@ -214,12 +221,6 @@ def _data(config: Any, model: ONNXModelHandler) -> Any:
         format_data(batch[0] if isinstance(batch, (list, tuple)) else batch, model.io_config)
         for batch in batches
     ]
-
-
-def _free(target: Path) -> Path:
-    """A place for a folder, which appears at once; Olive may have made it already."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
 
 
 def _told(outcome: Outcome) -> Outcome:

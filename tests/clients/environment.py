@@ -106,6 +106,16 @@ def run(name: str, packages: Sequence[str], check: str) -> int:
     ).returncode
 
 
+def made_folder(place: Path) -> None:
+    """A small encoder as a folder, with what it must give: `make_folder.py` in the environment of Optimum.
+
+    Args:
+        place: an empty folder.
+    """
+    python, script = python_of("optimum", OPTIMUM), Path(__file__).with_name("make_folder.py")
+    subprocess.run([str(python), str(script), str(place)], check=True)
+
+
 def tell(client: str, case: str, ran: str, followed: object) -> None:
     """One line of a check's result, which `all` reads.
 
