@@ -36,7 +36,9 @@ def main() -> None:
             out = place / cut
             _prune(place / "folder", out, *options)
             hidden, mask = wanted[cut.partition(",")[0]], wanted["attention_mask"]
-            assert np.abs(hidden - wanted["original"]).max() > 100 * CLOSE, "silencing the heads shows nowhere"
+            assert np.abs(hidden - wanted["original"]).max() > 100 * CLOSE, (
+                "silencing the heads shows nowhere"
+            )
             np.testing.assert_allclose(_embedded(out, cut, lines), _means(hidden, mask), rtol=0, atol=CLOSE)
             tell(CLIENT, f"BERT, {cut}", "embed()", [])
         out = place / "refitted"
@@ -45,12 +47,24 @@ def main() -> None:
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
         hidden = session.run(None, feed)[0]
-        np.testing.assert_allclose(_embedded(out, "refitted", lines), _means(hidden, mask), rtol=0, atol=CLOSE)
+        np.testing.assert_allclose(
+            _embedded(out, "refitted", lines), _means(hidden, mask), rtol=0, atol=CLOSE
+        )
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "embed()", [])
 
 
 def _prune(folder: Path, out: Path, *options: str) -> None:
-    words = [sys.executable, "-m", "onnxheadprune", "prune", str(folder), "-o", str(out), "--for", "fastembed"]
+    words = [
+        sys.executable,
+        "-m",
+        "onnxheadprune",
+        "prune",
+        str(folder),
+        "-o",
+        str(out),
+        "--for",
+        "fastembed",
+    ]
     subprocess.run([*words, *options], check=True)
 
 
@@ -65,7 +79,9 @@ def _embedded(folder: Path, name: str, lines: list[str]) -> np.ndarray:
         model_file="model.onnx",
         additional_files=beside,
     )
-    model = TextEmbedding(f"pruned/{name}", specific_model_path=str(folder), providers=["CPUExecutionProvider"])
+    model = TextEmbedding(
+        f"pruned/{name}", specific_model_path=str(folder), providers=["CPUExecutionProvider"]
+    )
     return np.stack(list(model.embed(lines)))
 
 

@@ -1,4 +1,4 @@
-"""`olive run` prunes and then quantizes with Olive's own pass: alone, in a search, and a composite of several models."""
+"""`olive run` prunes, alone and in a search, and then quantizes with Olive's own pass: a model, and a composite."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _searched(place: Path) -> None:
     ]
     points = {(run["ratio"], run["units"], run["method"]) for run in runs}
     # Without data there is no ablation, so these points are invalid and not run.
-    assert points == {(ratio, units, "measured") for ratio in (0.25, 0.5) for units in ("heads", "groups")}, points
+    assert points == {(ratio, units, "measured") for ratio in (0.25, 0.5) for units in ("heads", "groups")}, (
+        points
+    )
     tell(CLIENT, "BERT, a search over ratio, units and method", f"olive run, {len(points)} points", [])
 
 
