@@ -21,6 +21,29 @@ CLIENT = f"Olive {version('olive-ai')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5
 SIDE = ("config.json", "tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json")
 QUANTIZE = {"type": "OnnxDynamicQuantization", "precision": "uint8"}
+DATASET = """
+from pathlib import Path
+
+import numpy as np
+import torch
+from olive.data.registry import Registry
+
+
+class Lines(torch.utils.data.Dataset):
+    files = sorted(Path("{folder}").glob("*.npz"))
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        with np.load(self.files[index]) as stored:
+            return {{name: torch.from_numpy(stored[name][0]) for name in stored}}, 0
+
+
+@Registry.register_dataset()
+def token_lines(**kwargs):
+    return Lines()
+"""
 CUTS = {"uneven": "0:1 1:0,2,3", "uniform": "0:1 1:0 2:3"}
 
 
@@ -33,6 +56,7 @@ def main() -> None:
         subprocess.run([*words, str(place / "package.json")], check=True)
         _named(place)
         _then_quantized(place)
+        _calibrated(place)
         _searched(place)
         _composite(place)
 
@@ -63,6 +87,30 @@ def _then_quantized(place: Path) -> None:
     _side_files(place, out)
     case = "BERT, a quarter of the heads, refitted on text, then Olive's dynamic quantization"
     tell(CLIENT, case, "olive run", [])
+
+
+def _calibrated(place: Path) -> None:
+    """Olive's own kind of data gives the heads, and the refit, that the same arrays give on the command line."""
+    with np.load(place / "wanted.npz") as stored:
+        ids, mask = stored["input_ids"], stored["attention_mask"]
+    arrays = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    feeds = place / "feeds"
+    feeds.mkdir()
+    for row in range(len(ids)):
+        np.savez(feeds / f"{row:03}.npz", **{name: array[row : row + 1] for name, array in arrays.items()})
+    script = place / "olive_lines.py"
+    script.write_text(DATASET.format(folder=str(feeds)))
+    data = {"name": "lines", "user_script": str(script), "load_dataset_config": {"type": "token_lines"}}
+    data["dataloader_config"] = {"batch_size": 1}
+    passes = [
+        {"type": "HeadPruning", "ratio": 0.25, **more}
+        for more in ({"data_config": "lines"}, {"data": str(feeds)})
+    ]
+    first = _run(place, "data of Olive", {"prune": passes[0]}, data_configs=[data])
+    second = _run(place, "data of a folder", {"prune": passes[1]})
+    found, wanted = (_hidden(out, arrays) for out in (first, second))
+    np.testing.assert_array_equal(found, wanted)
+    tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on data_config", "olive run", [])
 
 
 def _searched(place: Path) -> None:
