@@ -5,14 +5,20 @@ from __future__ import annotations
 import click
 
 SECTIONS = (
-    ("Which heads", "heads ratio keep target_speedup max_drift rounds"),
+    ("Which heads", "heads neurons layers ratio keep target_speedup max_drift rounds"),
     (
         "What a choice goes by",
-        "scores protect floor multiple_of uniform compensate recover budget resume drift effect",
+        (
+            "scores protect units floor multiple_of neurons_multiple_of uniform compensate recover budget resume drift"
+            " effect"
+        ),
     ),
     (
         "Data",
-        "data text tokenizer max_length images image_size image_mean image_std random_data",
+        (
+            "data text text_field target_field max_samples tokenizer max_length"
+            " images image_size image_mean image_std random_data"
+        ),
     ),
     ("What else changes", "mode fuse keep_cache_shape allow_io_change client per_layer_config"),
     ("Where it runs", "provider seed jobs dask follow_links"),

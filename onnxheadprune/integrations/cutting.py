@@ -16,7 +16,7 @@ from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.prune import opened, prune_folder
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ NO_DATA = (MEASURED, "weight")
 """Methods that work without data."""
 UNITS = ("heads", "groups")
 """What goes at a time: single heads wherever they cost least, or whole KV groups, the same share from every site."""
-TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
             "a client is asked about a folder, whose configuration follows the cut; this model is a file"
         )
     model = open_structure(source)
-    data = _reader(source.parent, settings.calibrating)(model)
+    data = _reader(source.parent, settings)(model)
     scores = _scores(model, data, settings)
     request = _request(settings, scores, Run(settings.provider, data=data), output)
     result = carried_through(model, request)
@@ -132,7 +131,7 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
-    read = _reader(source, settings.calibrating)
+    read = _reader(source, settings)
     scores = None
     if settings.ratio is not None and settings.method != MEASURED:
         _, match = opened(source)
@@ -163,25 +162,35 @@ def _scores(model: LoadedModel, data: Data, settings: Settings) -> HeadScores | 
     return None
 
 
-def _reader(folder: Path, calibrating: Calibrating) -> Callable[[LoadedModel], Data]:
+def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
     """Reads the data for one model.
 
     Args:
-        folder: where a tokenizer is looked for.
-        calibrating: the data.
+        folder: where a tokenizer is looked for if none lies beside the model.
+        settings: what is asked for.
     """
+    calibrating = settings.calibrating
 
     def read(model: LoadedModel) -> Data:
-        if calibrating.text is None:
-            return calibrating.data
-        if calibrating.data is not None:
+        if not calibrating.given:
+            return None
+        if calibrating.data is not None and calibrating.text is not None:
             raise UsageError("give data or text, not both")
         from onnxheadprune.attention.sites.find import view_of
         from onnxheadprune.runtime.feeds import graph_inputs
-        from onnxheadprune.selection.activations import text_feeds
+        from onnxheadprune.runtime.providers import resolve_provider
+        from onnxheadprune.selection.activations import beside, needs_others, supplied, text_feeds
+        from onnxheadprune.selection.activations.beside import tokenizer_of
 
-        tokenizer = folder / TOKENIZER if calibrating.tokenizer is None else Path(calibrating.tokenizer)
         inputs = graph_inputs(view_of(model.proto, model.name, model.sources))
-        return text_feeds(calibrating.text, tokenizer, inputs, max_length=calibrating.max_length)
+        near = beside(model.path, resolve_provider(settings.provider))
+        if calibrating.text is None:
+            others = needs_others(item.name for item in model.proto.graph.input)
+            data = calibrating.data
+            return data if data is None or not others else supplied(data, inputs, near)
+        own = None if model.path is None else tokenizer_of(model.path)
+        tokenizer = calibrating.tokenizer or own or folder
+        length = calibrating.max_length
+        return text_feeds(calibrating.text, tokenizer, inputs, max_length=length, beside=near)
 
     return read

@@ -61,18 +61,25 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
         )
         raise UsageError(f"{what} {path} {reason}") from error
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
+        kind = "a device or socket"
+        if stat.S_ISDIR(mode):
+            kind = "a folder"
+        elif stat.S_ISFIFO(mode):
+            kind = "a FIFO"
         raise UsageError(f"{what} {path} is {kind}; it must be a regular file, so write it to one first")
     return Path(path)
 
 
-def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) -> str:
+def read_text(
+    path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT, *, beginning: bool = False
+) -> str:
     """A UTF-8 file.
 
     Args:
         path: where it is.
         what: how to call it in errors.
         limit: bytes that it may have.
+        beginning: of a larger file the lines that fit, in place of an error.
 
     Raises:
         UsageError: if it is none, or larger.
@@ -81,6 +88,8 @@ def read_text(path: str | os.PathLike[str], what: str, limit: int = MAX_TEXT) ->
     try:
         with file.open("rb") as stream:
             content = stream.read(limit + 1)
+        if len(content) > limit and beginning:
+            content = content[: content.rfind(b"\n", 0, limit) + 1]
         if len(content) > limit:
             raise UsageError(
                 f"{what} {path} is larger than {limit:,} bytes, the most that is read of such a file"

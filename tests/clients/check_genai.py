@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime_genai as og
 import tiny_hf
 import torch
+from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
 from environment import tell
-from lines import written
-from oracle import WholeSequences
 from transformers import AutoConfig
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
@@ -39,7 +39,7 @@ def main() -> None:
             _export(place / "torch", place / precision, precision)
             for case, (heads, gone) in CUTS.items():
                 _check(place, precision, case, heads, gone)
-            _check_refitted(place, precision)
+            _check_calibrated(place, precision)
         _check_layers(place)
 
 
@@ -120,20 +120,31 @@ def _check_layers(place: Path) -> None:
     )
 
 
-def _check_refitted(place: Path, precision: str) -> None:
-    out = place / f"{precision} refitted"
-    text = ("--ratio", "0.25", "--text", written(place), "--tokenizer", place / "torch")
-    tiny_hf.prune(place / precision, "-o", out, *text, "--for", "genai")
-    # What is refitted equals no silenced model: whole sequences of the pruned file stand for it.
-    wanted = WholeSequences(out / "model.onnx", tiny_hf.GENAI_HEAD).generated(PROMPT, NEW)
-    found = _generated(out)
-    assert found == wanted, f"{precision}, refitted: {found} is not {wanted}"
-    tell(
-        CLIENT,
-        f"Llama, {precision}, a quarter of the heads, chosen on text",
-        f"generation of {NEW} tokens",
-        [],
-    )
+def _check_calibrated(place: Path, precision: str) -> None:
+    """What the client computes for a prompt is what `--text` feeds, and it goes on from a folder that was pruned so."""
+    lines, folder = write_lines(place / "lines.txt"), place / precision
+    out = place / f"{precision} by text"
+    pruned(folder, out, "--text", lines, "--for", "genai")
+    for name in (folder, out):
+        for feed in prompts(name / "model.onnx", lines):
+            ours = logits(name / "model.onnx", feed)
+            for row in range(0, len(ours), 7):
+                length = int(feed["attention_mask"][row].sum())
+                theirs = _logits(name, feed["input_ids"][row, :length].tolist())
+                require_same(ours[row : row + 1, length - 1], theirs, np.ones(1, bool), str(name))
+    (feed, *_) = prompts(out / "model.onnx", lines)
+    one = {name: array[:1] for name, array in feed.items()}
+    require_continued(out / "model.onnx", one, _generated(out), len(PROMPT))
+    told = f"logits of prompts, generation of {NEW} tokens"
+    tell(CLIENT, f"Llama, {precision}, a quarter of the heads by --text", told, [])
+
+
+def _logits(folder: Path, ids: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """What the client gives for the last token of a prompt, [1, vocabulary]."""
+    model = og.Model(str(folder))
+    generator = og.Generator(model, og.GeneratorParams(model))
+    generator.append_tokens(ids)
+    return np.asarray(generator.get_logits(), np.float32).reshape(1, -1)
 
 
 def _export_silent(place: Path, silent: Path, precision: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import onnxruntime
 import tiny_hf
 import torch
+from calibrated_optimum import check_all as check_calibrated
 from environment import tell
 from lines import written
 from optimum.exporters.onnx import main_export
@@ -171,6 +172,7 @@ def main() -> None:
             _check(name, case, Path(place) / str(number))
             if name in UNEVEN:
                 _refused(name, case, Path(place) / str(number))
+        check_calibrated(CLIENT, Path(place))
 
 
 def _check(name: str, case: Case, place: Path) -> None:

@@ -121,14 +121,25 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "reduce": {
+        "plain": {
+            "model": ("{model}.onnx",),
+            "when": ("--when", "prune --heads 0:99"),
+            "output": ("-o", "small.onnx"),
+        }
+    },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
+ROWS = ("--text", "rows.jsonl", "--tokenizer", "tokenizer.json")
 PICTURES = ("--images", "pictures")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
     "text": shown(*TEXT, model="toy"),
+    "text_field": shown("--text-field", "question", along=ROWS, model="toy"),
+    "target_field": shown("--target-field", "question", along=ROWS, model="toy"),
+    "max_samples": shown("--max-samples", "2", along=TEXT, model="toy"),
     "tokenizer": shown(*TEXT, model="toy"),
     "max_length": shown("--max-length", "2", along=TEXT, model="toy"),
     "images": shown(*PICTURES, model="vision"),
@@ -153,6 +164,8 @@ RESPECTING = {
     "uniform": shown("--uniform", along=("--scores", "scores.csv")),
     "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
     "floor": Trial(tuple(("--floor", number) for number in "0234")),
+    "units": Trial((("--units", "all"), ("--units", "neurons"))),
+    "neurons_multiple_of": shown("--neurons-multiple-of", "3", along=("--units", "neurons")),
     "protect": Trial((("--protect", "0"), ("--protect", "1"))),
     "compensate": Trial((("--compensate",), ("--no-compensate",))),
     "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
@@ -161,6 +174,8 @@ RESPECTING = {
 }
 CUTTING = RESPECTING | {
     "heads": shown("--heads", "0:2"),
+    "neurons": shown("--neurons", "0:1"),
+    "layers": shown("--layers", "attn.0"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2"),
     "target_speedup": shown("--target-speedup", "50"),
@@ -280,6 +295,17 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "reduce": {
+        "model": shown("{model}.onnx"),
+        "when": shown("--when", "prune --heads 99:0"),
+        "output": shown("-o", "other.onnx"),
+        "saying": shown("--saying", "no such words"),
+        "patience": shown("--budget", "0.001"),
+        "limit": shown("--limit", "0.001", along=("--budget", "3s")),
+        "memory": shown("--memory", "0.001", along=("--budget", "3s")),
+        "seed": shown("--seed", "7"),
+        "as_json": shown("--json"),
+    },
     "report": {
         "results": shown("curve.json"),
         "output": shown("-o", "page.html"),

@@ -16,7 +16,7 @@ from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.feeding import data_if_it_fits
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice
 
 
@@ -67,7 +67,7 @@ def cut_network(
         heads = heads_of(leader, results[0].result.plan.removed, cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
-        results.append(_cut(leader, _named(local, asked), data, cutting))
+        results.append(_cut(leader, replace(asked, heads=_spec(local), wish=None), data, cutting))
         chosen = results[0].result.chosen
     for file in network.files[1:]:
         local = heads_in(file, heads, cutting.match)
@@ -98,10 +98,6 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
     return FileResult(file.name, leads, result)
 
 
-def _named(local: Heads, asked: Choice) -> Choice:
-    return replace(asked, heads=_spec(local), wish=None)
-
-
 def _spec(local: Heads) -> dict[str, list[int]]:
     return {str(index): list(gone) for index, gone in local.items()}
 
@@ -128,7 +124,7 @@ def _followed(
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:
         return Choice(_spec(local), effect=effect)
-    own = carried(numbers, chosen.steps, leader.loaded, file.loaded)
+    own = carried(numbers, chosen.steps, leader, file)
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"

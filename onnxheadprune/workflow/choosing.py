@@ -1,0 +1,107 @@
+"""Which heads go, where a request does not name them, and new numbers for what is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.sites.unit import NEURONS_FROM
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.choose import choose
+from onnxheadprune.selection.completing import named
+from onnxheadprune.selection.cutting import Cutter, Trying
+from onnxheadprune.selection.recovery import Recovering, beside
+from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.workflow.requests import Request
+
+SAMPLES_TO_VALIDATE = 128
+"""Samples of calibration data that a compensated model is proven on, beside the random feeds."""
+
+
+def chosen_for(
+    model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
+) -> tuple[Chosen | None, DataSource | None]:
+    """The heads of a wish and refitted weights, where a request asks for either.
+
+    Args:
+        model: the original.
+        request: what is asked for.
+        provider: where to run; None resolves the one that is asked for when it is needed.
+        progress: told what is being done.
+
+    Returns:
+        What was chosen, None for plain named heads; and the data to validate on, None without any.
+
+    Raises:
+        UsageError: if heads are named and wished for.
+    """
+    choice, data = request.choice, request.run.data
+    if choice.decided is not None:
+        return choice.decided, data
+    if choice.heads and choice.wish is not None:
+        raise UsageError("name the heads, or say how many are to go, not both")
+    if choice.wish is None and not choice.compensate and choice.recover is None:
+        return None, data
+    where = provider or resolve_provider(request.run.provider)
+    first = None if data is None else first_tokens(model)
+    cutter = Cutter(first or model, data, where, _trying(request), progress)
+    chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
+    if first is not None:
+        chosen = _for_all_tokens(chosen, model)
+    if cutter.held is None:
+        return chosen, None
+    # Exactness shows on few samples; more would only take time.
+    return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
+
+
+def _for_all_tokens(chosen: Chosen, model: LoadedModel) -> Chosen:
+    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
+
+    Args:
+        chosen: heads and refitted weights.
+        model: the merged decoder.
+
+    Raises:
+        RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
+    """
+    if any(index >= NEURONS_FROM for index in chosen.selection.heads):
+        raise RefusedError(
+            f"the feed-forward blocks of {model.name} lie in both branches of a merged decoder, so no neurons are"
+            " chosen on data; choose heads alone, or cut the decoders that are not merged"
+        )
+    shared = {tensor.name for tensor in model.proto.graph.initializer}
+    own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
+    if own:
+        raise RefusedError(
+            f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
+            " not reach the others; choose the same heads with --no-compensate"
+        )
+    return replace(chosen, plan=None, io={})
+
+
+def _trying(request: Request) -> Trying:
+    """How cuts are made on the way to a choice: as the one that is written."""
+    choice = request.choice
+    return Trying(
+        compensate=choice.compensate,
+        effect=choice.effect,
+        contract=request.contract,
+        fuse=request.fuse,
+        recovering=_recovering(request),
+        given=choice.given,
+    )
+
+
+def _recovering(request: Request) -> Recovering | None:
+    """How a training is made; its state is kept where it is the only one."""
+    choice, output = request.choice, request.writing.output
+    if choice.recover is None:
+        return None
+    trains_many = choice.wish is not None and choice.wish.max_drift is not None
+    state = None if output is None or trains_many else beside(output)
+    return Recovering(choice.recover, request.run.seed, state, choice.resume)
