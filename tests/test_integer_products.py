@@ -13,8 +13,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import prune, validate
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Session, session
 from onnxheadprune.runtime.session import onnx_runtime
-from onnxheadprune.runtime.unsaturated import saturates, unsaturated
+from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
+from onnxheadprune.validation import deployed
 from tests import toys
 
 RANDOM = np.random.default_rng(0)
@@ -141,4 +143,33 @@ def test_dynamically_quantized_models_are_proven(gone: list[int], tmp_path: Path
     assert any(node.op_type == "MatMulInteger" for node in onnx.load(quantized).graph.node)
     prune(quantized, {0: gone}, cut)
     assert validate(quantized, cut).verdict == "passed"
+    assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_deployment_is_compared_without_saturation(
+    here: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On processors that saturate, a cut changes which products do, and a right one would look wrong."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    ran: list[bool] = []
+
+    class Recording(Session):
+        def __init__(self, model: Any, *given: Any, **more: Any) -> None:
+            if more.get("optimize"):
+                ran.append(may_saturate(model))
+            super().__init__(model, *given, **more)
+
+    monkeypatch.setattr(session, "saturates", lambda runtime: here)
+    monkeypatch.setattr(deployed, "Session", Recording)
+    source, quantized, cut = (tmp_path / name for name in ("m.onnx", "q.onnx", "cut.onnx"))
+    onnx.save(toys.attention(hidden=64, heads=4), source)
+    quantize_dynamic(source, quantized, weight_type=QuantType.QInt8, per_channel=True)
+    prune(quantized, {0: [1]}, cut)
+    ran.clear()
+    verdict = validate(quantized, cut)
+    assert verdict.verdict == "passed"
+    assert ran == [not here] * 2
+    assert (deployed.SATURATES in verdict.notes) == here
     assert validate(quantized, cut, heads={0: [3]}).verdict == "failed"

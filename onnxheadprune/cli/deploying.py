@@ -33,9 +33,10 @@ CLIENTS = (
 
 @dataclass(frozen=True)
 class Deploying:
-    """What the result is for: `--for`, `--data-name`, `--follow-links`."""
+    """What the result is for: `--for`, `--per-layer-config`, `--data-name`, `--follow-links`."""
 
     client: str | None
+    per_layer_config: bool
     data_name: str | None
     follow_links: bool
 
@@ -50,6 +51,12 @@ def deploying_options(function: Function) -> Function:
             metavar="CLIENT",
             help=f"What loads the folder: {', '.join(CLIENTS[:-1])} or {CLIENTS[-1]}. Cuts that it cannot express are"
             " refused, wishes are met within those that it can, and the fields of its configuration follow.",
+        ),
+        click.option(
+            "--per-layer-config",
+            is_flag=True,
+            help="Let config.json say how many KV heads each layer keeps, as transformers 5 reads it. Programs that"
+            " read one number for all layers fail on such a file.",
         ),
         click.option(
             "--data-name",
@@ -102,7 +109,7 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
     from onnxheadprune.workflow.folders.asked import FolderRequest
 
     client = None if given.client is None else client_named(given.client)
-    return FolderRequest(request, client, given.data_name, given.follow_links, read)
+    return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
 
 
 def with_own_tokenizer(folder: Path, samples: Samples) -> Samples:

@@ -112,6 +112,8 @@ def prune(given: PruneOptions) -> int:
         return _of_folder(given, given.model, showing)
     if given.deploying.client is not None:
         raise click.UsageError("--for goes with a folder, whose configuration follows the cut", context)
+    if given.deploying.per_layer_config:
+        raise click.UsageError("--per-layer-config goes with a folder, whose config.json it changes", context)
     request = _request(given)
     resolve_target(given.model, given.target, dry_run=given.dry_run)
     if request.choice.heads is None and request.choice.wish is None:

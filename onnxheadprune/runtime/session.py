@@ -228,8 +228,13 @@ def versions() -> dict[str, str]:
 def exactly(model: LoadedModel) -> LoadedModel:
     """The model in a form whose integer products lose nothing on this machine: what the exact settings run."""
     model = unrounded(model)
+    return unsaturated(model) if saturates_here(model) else model
+
+
+def saturates_here(model: LoadedModel) -> bool:
+    """Whether a model has integer products that this machine's kernel saturates."""
     # The probe opens a session, so only models that it matters for pay for it.
-    return unsaturated(model) if may_saturate(model) and saturates(onnx_runtime()) else model
+    return may_saturate(model) and saturates(onnx_runtime())
 
 
 def _options(ort: Any, optimize: bool, deterministic: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -10,11 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime_genai as og
 import tiny_hf
 import torch
 from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
 from environment import tell
+from transformers import AutoConfig
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
@@ -37,6 +40,7 @@ def main() -> None:
             for case, (heads, gone) in CUTS.items():
                 _check(place, precision, case, heads, gone)
             _check_calibrated(place, precision)
+        _check_layers(place)
 
 
 def _export(model: Path, folder: Path, precision: str) -> None:
@@ -82,6 +86,38 @@ def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int
     same = (place / precision / "genai_config.json").read_bytes() == (out / "genai_config.json").read_bytes()
     assert same
     tell(CLIENT, f"Llama, {precision}, {case}", f"generation of {NEW} tokens", [])
+
+
+def _check_layers(place: Path) -> None:
+    """transformers 5 reads from the pruned folder how many KV heads each layer keeps."""
+    (place / "fp32" / "config.json").write_bytes((place / "torch" / "config.json").read_bytes())
+    heads, _ = CUTS["other numbers of KV heads in each layer"]
+    out = place / "layers"
+    tiny_hf.prune(place / "fp32", "-o", out, "--heads", heads, "--for", "genai", "--per-layer-config")
+    config = AutoConfig.from_pretrained(out)
+    told = [layer.num_key_value_heads for layer in config.per_layer_config]
+    caches = onnx.load(out / "model.onnx", load_external_data=False).graph.input
+    kept = {
+        item.name: item.type.tensor_type.shape.dim[1].dim_value
+        for item in caches
+        if item.name.startswith("past_key_values")
+    }
+    assert told == [kept[f"past_key_values.{layer}.key"] for layer in range(len(told))] == [3, 1, 4]
+    raised = False
+    try:
+        str(config.num_key_value_heads)
+    except RuntimeError:
+        raised = True
+    assert raised, "the one number of all layers is read without an error, and --help says otherwise"
+    assert _generated(out) == _generated(place / "fp32 other numbers of KV heads in each layer")
+    changed = json.loads((out / "config.json").read_text())["per_layer_config"]
+    client = f"transformers {version('transformers')}"
+    tell(
+        client,
+        "Llama, other numbers of KV heads in each layer",
+        "the configuration",
+        [f"per_layer_config {changed}"],
+    )
 
 
 def _check_calibrated(place: Path, precision: str) -> None:

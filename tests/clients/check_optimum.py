@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ import tiny_hf
 import torch
 from calibrated_optimum import check_all as check_calibrated
 from environment import tell
+from lines import written
 from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import (
     ORTModelForCausalLM,
@@ -22,6 +26,7 @@ from optimum.onnxruntime import (
     ORTModelForSeq2SeqLM,
     ORTModelForSequenceClassification,
 )
+from oracle import WholeSequences
 
 _VERSIONS = f"transformers {version('transformers')}, onnxruntime {onnxruntime.__version__}"
 CLIENT = f"Optimum {version('optimum-onnx')} ({_VERSIONS})"
@@ -40,7 +45,7 @@ class Case:
         make: makes the model.
         task: as Optimum calls it.
         loads: the class that loads the folder.
-        heads: the cut, with the numbers that sites have in the folder.
+        heads: the cut, with the numbers that sites have in the folder; none for a quarter, refitted on text.
         silent: the same for PyTorch: heads per output projection.
         size: of a head.
         more: further options of `prune`.
@@ -53,6 +58,15 @@ class Case:
     silent: Mapping[str, tuple[int, ...]]
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
+
+    @property
+    def refitted(self) -> bool:
+        """Whether heads are chosen and refitted on text, in place of those that are named."""
+        return not self.heads
+
+
+UNEVEN = {"Llama, one KV head of each layer": "0:0,1 1:2-7", "GPT-2, one head of each layer": "0:0 2:1,3"}
+"""Cuts of caches that Optimum cannot express, by the case whose export they are made of."""
 
 
 def _layers(pattern: str, *heads: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -125,6 +139,12 @@ CASES = {
         _layers(GPT2, (0,), (), (1, 3)),
         more=("--for", "optimum", "--keep-cache-shape"),
     ),
+    "Llama, a quarter of the heads, refitted": Case(
+        tiny_hf.llama, "text-generation-with-past", ORTModelForCausalLM, "", {}
+    ),
+    "GPT-2, a quarter of the heads, refitted": Case(
+        tiny_hf.gpt2, "text-generation-with-past", ORTModelForCausalLM, "", {}
+    ),
     "T5, one head of each layer": Case(
         tiny_hf.t5,
         TEXT,
@@ -150,18 +170,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, (name, case) in enumerate(CASES.items()):
             _check(name, case, Path(place) / str(number))
+            if name in UNEVEN:
+                _refused(name, case, Path(place) / str(number))
         check_calibrated(CLIENT, Path(place))
 
 
 def _check(name: str, case: Case, place: Path) -> None:
     model = tiny_hf.saved(case.make, place / "torch")
     main_export(str(place / "torch"), output=str(place / "onnx"), task=case.task, do_validation=False)
-    tiny_hf.prune(place / "onnx", "-o", place / "pruned", "--heads", case.heads, *case.more)
+    cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
+    tiny_hf.prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
     with torch.no_grad():
         original = _outcome(model, case)
-        tiny_hf.silence(model, case.silent, case.size)
-        wanted = _outcome(model, case)
         found = _outcome(case.loads.from_pretrained(place / "pruned"), case)
+        if case.refitted:
+            wanted = _whole(place / "pruned" / "model.onnx", found[0])
+        else:
+            tiny_hf.silence(model, case.silent, case.size)
+            wanted = _outcome(model, case)
     assert not _same(original, wanted), f"{name}: silencing the heads shows nowhere"
     assert _same(found, wanted), f"{name}: {found} is not {wanted}"
     before, after = (json.loads((place / which / "config.json").read_text()) for which in ("onnx", "pruned"))
@@ -172,6 +198,21 @@ def _check(name: str, case: Case, place: Path) -> None:
         else f"generate(), {NEW} tokens through the cache, and the logits"
     )
     tell(CLIENT, name, ran, followed)
+
+
+def _refused(name: str, case: Case, place: Path) -> None:
+    """An uneven cut is refused before it is made, and the set of heads that the message names is taken."""
+    words = [sys.executable, "-m", "onnxheadprune", "prune", str(place / "onnx"), "-o", str(place / "uneven")]
+    asked = [*words, "--for", "optimum", "--heads"]
+    done = subprocess.run([*asked, UNEVEN[name]], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3 and not (place / "uneven").exists(), done.stderr
+    nearest = re.search(r'--heads "([^"]+)"', " ".join(done.stderr.split()))
+    assert nearest is not None, done.stderr
+    subprocess.run([*asked, nearest[1]], check=True)
+    with torch.no_grad():
+        _outcome(case.loads.from_pretrained(place / "uneven"), case)
+    model = name.partition(",")[0]
+    tell(CLIENT, f"{model}, uneven caches", f"refused; the named set {nearest[1]} then ran", [])
 
 
 def _outcome(model: Any, case: Case) -> list[torch.Tensor]:
@@ -191,6 +232,13 @@ def _outcome(model: Any, case: Case) -> list[torch.Tensor]:
         return_dict_in_generate=True,
     )
     return [made.sequences, torch.stack(made.logits)]
+
+
+def _whole(model: Path, sequences: torch.Tensor) -> list[torch.Tensor]:
+    """What the pruned file gives for the same sequences at once, without a cache."""
+    logits = torch.from_numpy(WholeSequences(model).logits(sequences.numpy()))[:, -NEW - 1 : -1]
+    made = torch.cat([sequences[:, :-NEW], logits.argmax(-1)], 1)
+    return [made, logits.transpose(0, 1)]
 
 
 def _same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -10,47 +11,42 @@ import numpy as np
 import onnxruntime
 import tiny_hf
 from environment import tell
+from lines import LINES, written
 from optimum.exporters.onnx import main_export
 from sentence_transformers import SentenceTransformer, models
 from transformers import AutoTokenizer
 
 CLIENT = f"sentence-transformers {version('sentence-transformers')} (onnxruntime {onnxruntime.__version__})"
-LINES = [
-    " ".join(f"w{(7 * line + 3 * word) % tiny_hf.WORDS}" for word in range(3 + line % 9))
-    for line in range(64)
-]
 CLOSE = 1e-5
-HEADS = {0: (1,), 1: (0, 2, 3)}
+CUTS = {
+    "uneven, weights inside the model": ({0: (1,), 1: (0, 2, 3)}, "auto"),
+    "uneven, weights beside the model": ({0: (1,), 1: (0, 2, 3)}, "always"),
+    "uniform": ({0: (1,), 1: (0,), 2: (3,)}, "auto"),
+}
+"""Heads per layer, and where weights go."""
 
 
 def main() -> None:
-    """An uneven cut, also with the weights beside the model, and a wish on text."""
+    """Named heads, and a wish on text."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "folder"
         model = _made(folder)
         original = model.encode(LINES)
-        silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in HEADS.items()}
-        tiny_hf.silence(model[0].auto_model, silent, 8)
-        wanted = model.encode(LINES)
-        assert np.abs(wanted - original).max() > 100 * CLOSE, "silencing the heads shows nowhere"
-        for external in ("auto", "always"):
-            out = Path(place) / external
-            options = (
-                "--heads",
-                "0:1 1:0,2,3",
-                "--for",
-                "sentence-transformers",
-                "--external-data",
-                external,
-            )
+        for name, (heads, external) in CUTS.items():
+            silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in heads.items()}
+            silenced = copy.deepcopy(model)
+            tiny_hf.silence(silenced[0].auto_model, silent, 8)
+            wanted = silenced.encode(LINES)
+            assert np.abs(wanted - original).max() > 100 * CLOSE, "silencing the heads shows nowhere"
+            out = Path(place) / name
+            spec = " ".join(f"{layer}:{','.join(map(str, gone))}" for layer, gone in heads.items())
+            options = ("--heads", spec, "--for", "sentence-transformers", "--external-data", external)
             tiny_hf.prune(folder, "-o", out, *options)
             found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE)
-            data = "weights inside the model" if external == "auto" else "weights beside the model"
-            tell(CLIENT, f"BERT, uneven, {data}", "encode()", [])
-        (Path(place) / "lines.txt").write_text("\n".join(LINES))
+            tell(CLIENT, f"BERT, {name}", "encode()", [])
         out = Path(place) / "chosen"
-        text = ("--ratio", "0.25", "--text", Path(place) / "lines.txt")
+        text = ("--ratio", "0.25", "--text", written(Path(place)))
         tiny_hf.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)

@@ -57,6 +57,31 @@ def python_of(name: str, packages: Sequence[str]) -> Path:
     return python
 
 
+def node_modules(name: str, packages: Sequence[str]) -> Path:
+    """A folder with packages for Node.js, which is made if there is none with these.
+
+    Args:
+        name: of the folder.
+        packages: as npm takes them.
+
+    Returns:
+        The folder that has `node_modules`.
+    """
+    folder = place() / name
+    mark = folder / "packages"
+    wanted = "\n".join(packages)
+    if not mark.is_file() or mark.read_text() != wanted:
+        print(f"making {folder}", file=sys.stderr)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The packages bring the library for the CPU; what they would download is for cards.
+        skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
+        subprocess.run(["npm", "init", "-y"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        npm = ["npm", "install", "--no-audit", "--no-fund", *packages]
+        subprocess.run(npm, cwd=folder, env={**os.environ, **skip}, check=True, stdout=subprocess.DEVNULL)
+        mark.write_text(wanted)
+    return folder
+
+
 def run(name: str, packages: Sequence[str], check: str) -> int:
     """Runs a check in an environment, and prints what it found.
 
@@ -73,11 +98,22 @@ def run(name: str, packages: Sequence[str], check: str) -> int:
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OLIVE_DISABLE_TELEMETRY": "1",
     }
     python = python_of(name, packages)
     return subprocess.run(
         [str(python), str(Path(__file__).with_name(check))], env=environment, check=False
     ).returncode
+
+
+def made_folder(place: Path) -> None:
+    """A small encoder as a folder, with what it must give: `make_folder.py` in the environment of Optimum.
+
+    Args:
+        place: an empty folder.
+    """
+    python, script = python_of("optimum", OPTIMUM), Path(__file__).with_name("make_folder.py")
+    subprocess.run([str(python), str(script), str(place)], check=True)
 
 
 def tell(client: str, case: str, ran: str, followed: object) -> None:

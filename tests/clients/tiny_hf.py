@@ -10,9 +10,9 @@ from typing import IO, Any
 
 import torch
 import transformers
+from lines import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-WORDS = 90
 SIZES = {"vocab_size": 100}
 GENAI_HEAD = 32
 """The size of a head there: a block of four bits."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, compose, helper, numpy_helper
 
 from tests import toys, toys_scores
 
@@ -102,6 +102,19 @@ def decoder(folder: Path) -> Path:
     onnx.save(without_past(model), folder / "decoder_model.onnx")
     config = {"model_type": "gpt2", "n_head": toys.HEADS, "n_embd": toys.HEADS * toys.HEAD_SIZE}
     side_files(folder, config)
+    return folder
+
+
+def deep_decoder(folder: Path) -> Path:
+    """A decoder of two layers whose configuration counts KV heads and layers."""
+    folder.mkdir(parents=True)
+    second = compose.add_prefix(toys.attention(cache=True), "second_")
+    weights = toys.get_initializer(second, "second_attn.out.weight")
+    toys.set_initializer(second, "second_attn.out.weight", np.ascontiguousarray(weights[::-1]))
+    model = compose.merge_models(toys.attention(cache=True), second, io_map=[("y", "second_x")])
+    onnx.save(model, folder / "model.onnx")
+    counted = {"num_attention_heads": toys.HEADS, "num_key_value_heads": toys.HEADS, "num_hidden_layers": 2}
+    side_files(folder, {"model_type": "llama", **counted})
     return folder
 
 

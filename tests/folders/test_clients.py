@@ -17,6 +17,7 @@ from onnxheadprune.selection.allocate import Limits, allocate
 from onnxheadprune.selection.scoring.moves import merged, path_by_worth, ways_of
 from onnxheadprune.workflow.clients.all import CLIENTS, client_named
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment, FileFacts
+from onnxheadprune.workflow.clients.per_layer import described
 from tests import toys, toys_scores
 from tests.conftest import ROOT, Outcome
 from tests.folders import exports
@@ -114,6 +115,55 @@ def test_clients_that_read_the_heads_of_caches_from_the_inputs(client: str) -> N
         client_named(client).check(folder)
 
 
+LAYERED = LLAMA | {"num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("config", "gone", "after"),
+    [
+        (
+            LAYERED,
+            ((0,), (1, 2)),
+            {"per_layer_config": {"0": {"num_key_value_heads": 3}, "1": {"num_key_value_heads": 2}}},
+        ),
+        (LAYERED, ((), (1, 2)), {"per_layer_config": {"1": {"num_key_value_heads": 2}}}),
+        (LAYERED, ((0,), (2,)), {"num_key_value_heads": 3}),
+        (LAYERED, ((), ()), {}),
+        (
+            LAYERED | {"per_layer_config": {"00": {"num_key_value_heads": 4, "skip": ["mlp"]}}},
+            ((0, 1), ()),
+            {"per_layer_config": {"0": {"skip": ["mlp"], "num_key_value_heads": 2}}},
+        ),
+        (
+            LAYERED | {"per_layer_config": {"01": {"num_key_value_heads": 3}}},
+            ((0,), (1,)),
+            {"num_key_value_heads": 3, "per_layer_config": {}},
+        ),
+    ],
+)
+def test_the_kv_heads_of_every_layer(
+    config: dict[str, Any], gone: tuple[tuple[int, ...], ...], after: dict[str, Any]
+) -> None:
+    changes = described(cut(config, *gone))
+    assert {"/".join(change.field): change.after for change in changes} == after
+    assert all(change.before == config.get(change.field[0]) for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"model_type": "gpt2", "n_head": 4, "n_layer": 2}, "no number of KV heads"),
+        (LLAMA, "no number of layers"),
+        (LLAMA | {"num_hidden_layers": 3}, "3 layers, and the models have caches in 2"),
+        (LAYERED | {"per_layer_config": [1]}, "no mapping"),
+        ({}, "no number of KV heads"),
+    ],
+)
+def test_configurations_that_cannot_say_it_layer_by_layer(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(RefusedError, match=told):
+        described(cut(config, (0,), ()))
+
+
 @pytest.mark.parametrize(
     ("config", "after"),
     [
@@ -152,6 +202,39 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
         outcome.document["config_changes"] == []
         and (kept / "config.json").read_bytes() == (folder / "config.json").read_bytes()
     )
+
+
+def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.deep_decoder(tmp_path / "in"), tmp_path / "out"
+    words = ("prune", folder, "--heads", "0:1 1:0,2", "--per-layer-config")
+    refused = command(*words, "-o", out, "--for", "optimum")
+    assert refused.exit_code == 3 and '--heads "0:0,1 1:0,2"' in refused.stderr and not out.exists()
+    outcome = command(*words, "-o", out, "--json")
+    assert outcome.exit_code == 0, outcome.stderr
+    before, after = (json.loads((place / "config.json").read_text()) for place in (folder, out))
+    layers = {str(layer): {"num_key_value_heads": toys.HEADS - gone} for layer, gone in ((0, 1), (1, 2))}
+    assert after == before | {"per_layer_config": layers}
+    assert not [text for text in outcome.document["warnings"] if "--for" in text]
+    (item,) = outcome.document["config_changes"]
+    assert item["field"] == "/per_layer_config" and item["after"] == layers
+    again = tmp_path / "again"
+    # One head less of the layer that has more: now they are alike, and one number says so.
+    outcome = command("prune", out, "-o", again, "--heads", "0:3", "--per-layer-config")
+    assert outcome.exit_code == 0, outcome.stderr
+    alike = {"num_key_value_heads": toys.HEADS - 2, "per_layer_config": {}}
+    assert json.loads((again / "config.json").read_text()) == before | alike
+
+
+def test_a_layered_configuration_is_that_of_a_folder(command: Command, tmp_path: Path) -> None:
+    folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--per-layer-config")
+    assert outcome.exit_code == 3 and "no number of KV heads" in outcome.stderr and not out.exists()
+    model = folder / "decoder_with_past_model.onnx"
+    outcome = command("prune", model, "-o", tmp_path / "one.onnx", "--heads", "0:1", "--per-layer-config")
+    assert outcome.exit_code == 2 and "goes with a folder" in outcome.stderr
+    kept = ("--keep-cache-shape", "--per-layer-config")
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1", *kept)
+    assert outcome.exit_code == 2 and "would do nothing" in outcome.stderr
 
 
 def test_wishes_take_whole_groups_where_a_client_counts_kv_heads() -> None:

@@ -40,7 +40,7 @@ def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
             f"{TITLE} reads the shape of caches from config.json, and there is none; --keep-cache-shape leaves the"
             " caches as they are"
         )
-    way, config = _of_decoder(cut.config)
+    way, config = of_decoder(cut.config)
     kind = config.get("model_type", cut.config.get("model_type"))
     own = next((name for name in KV_HEADS if isinstance(config.get(name), int)), None)
     if own is not None and (kind in GROUPED or kind == "falcon"):
@@ -55,7 +55,8 @@ def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
     return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})
 
 
-def _of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
+def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
+    """The configuration of the decoder, and the names that lead to it."""
     for name in NESTED:
         if isinstance(config.get(name), dict):
             return (name,), config[name]

@@ -26,6 +26,7 @@ class FolderRequest:
         client: what it must run in.
         data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
         follow_links: read files through links that lead out of the folder.
+        per_layer: let config.json say layer by layer how many KV heads are left, as transformers 5 reads it.
         read: reads data for one of its models; None takes `request.run.data` for each.
     """
 
@@ -33,4 +34,5 @@ class FolderRequest:
     client: Client | None = None
     data_name: str | None = None
     follow_links: bool = False
+    per_layer: bool = False
     read: Reader | None = None

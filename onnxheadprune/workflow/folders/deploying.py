@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxheadprune.workflow.clients.contract import ConfigChange, Deployment
+from onnxheadprune.workflow.clients.per_layer import described
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, cached_sites, facts_of
 from onnxheadprune.workflow.folders.export import Export, ModelFile
@@ -31,20 +32,23 @@ class Deploying:
         """
         if self.asked.client is not None:
             self.warnings = self.asked.client.check(self._deployment(heads))
-            self.changes(heads)
+        self.changes(heads)
 
     def changes(self, heads: Heads) -> tuple[ConfigChange, ...]:
         """The fields of configuration files that must follow a cut.
 
         Raises:
-            RefusedError: if the client cannot express it.
+            RefusedError: if the client, or the configuration layer by layer, cannot express it.
         """
-        client = self.asked.client
-        return () if client is None else client.changes(self._deployment(heads))
+        deployment = self._deployment(heads)
+        changes = () if self.asked.client is None else self.asked.client.changes(deployment)
+        more = described(deployment) if self.asked.per_layer else ()
+        return (*changes, *(change for change in more if change not in changes))
 
     def unasked(self, heads: Heads) -> Iterator[str]:
         """A sentence if caches get narrower and nobody has said what must follow."""
-        if self.asked.client is None and self.config and self._deployment(heads).cut_caches:
+        said = self.asked.client is not None or self.asked.per_layer
+        if not said and self.config and self._deployment(heads).cut_caches:
             yield (
                 "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
                 " Optimum does) need --for, which lets the fields follow"

@@ -1,0 +1,265 @@
+"""`HeadPruning`, a pass of Olive. Imported through `onnxheadprune.integrations.olive`, and only where Olive is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from olive.common.config_utils import ParamCategory, validate_config
+from olive.common.utils import format_data
+from olive.data.config import DataConfig
+from olive.hardware.accelerator import AcceleratorSpec
+from olive.model import CompositeModelHandler, OliveModelHandler, ONNXModelHandler
+from olive.passes import Pass
+from olive.passes.pass_config import BasePassConfig, PassConfigParam
+from olive.search.search_parameter import Categorical
+
+from onnxheadprune.attention.contract import Contract
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.integrations.cutting import (
+    MEASURED,
+    NO_DATA,
+    UNITS,
+    WAYS,
+    Calibrating,
+    Outcome,
+    Settings,
+    cut,
+)
+from onnxheadprune.workflow.clients.all import CLIENTS
+from onnxheadprune.workflow.folders.export import open_export
+
+LOG = logging.getLogger("olive.onnxheadprune")
+"""A child of Olive's own, so that its log level holds."""
+RATIO = 0.25
+RATIOS = (0.125, 0.25, 0.375, 0.5)
+ATTRIBUTE = "onnxheadprune_heads"
+"""Among the attributes of the model: the heads that went, per site."""
+
+
+class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
+    """Removes attention heads from an ONNX model, and proves the result equal to the masked original.
+
+    A model that is given as a folder gives a folder: the same heads go from every model in it, and all other files go
+    on with it to the next pass. The models of a composite must lie in one folder.
+    """
+
+    _accepts_composite_model = True
+
+    @classmethod
+    def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
+        return {
+            "ratio": PassConfigParam(
+                type_=float,
+                default_value=RATIO,
+                search_defaults=Categorical(list(RATIOS)),
+                description="Share of all heads to remove.",
+            ),
+            "units": PassConfigParam(
+                type_=str,
+                default_value=UNITS[0],
+                search_defaults=Categorical(list(UNITS)),
+                description="What goes at a time: heads, wherever they cost least, or groups: whole KV groups, the same"
+                " share of every layer.",
+            ),
+            "method": PassConfigParam(
+                type_=str,
+                default_value=MEASURED,
+                search_defaults=Categorical([MEASURED, "reconstruction"]),
+                description=f"How heads are chosen: {', '.join(WAYS)}. Without data, measured goes by the weights.",
+            ),
+            "heads": PassConfigParam(
+                type_=str,
+                default_value=None,
+                description='Heads that go, as in "0:1,3 5:0-3"; ratio, units and method do not count then.',
+            ),
+            "compensate": PassConfigParam(
+                type_=bool,
+                default_value=None,
+                description="Refit what is left; by default where there is data.",
+            ),
+            "data_config": PassConfigParam(
+                type_=DataConfig | dict, default_value=None, description="Calibration data of Olive."
+            ),
+            "data": PassConfigParam(
+                type_=str,
+                default_value=None,
+                category=ParamCategory.DATA,
+                description="Calibration data: an .npz file, a folder of them, or module:function.",
+            ),
+            "text": PassConfigParam(
+                type_=str,
+                default_value=None,
+                category=ParamCategory.DATA,
+                description="Calibration text, one sample a line; the tokenizer is that of the folder.",
+            ),
+            "max_length": PassConfigParam(
+                type_=int, default_value=128, description="Tokens of a line of text that are used."
+            ),
+            "client": PassConfigParam(
+                type_=str,
+                default_value=None,
+                description=f"What will load the folder: {', '.join(CLIENTS)}. Cuts that it cannot express are refused,"
+                " and the fields of its configuration follow.",
+            ),
+            "keep_cache_shape": PassConfigParam(
+                type_=bool, default_value=False, description="Leave caches as wide as they are."
+            ),
+            "provider": PassConfigParam(
+                type_=str,
+                default_value="auto",
+                description="Where models run: auto, cpu, cuda or another name.",
+            ),
+        }
+
+    @classmethod
+    def validate_config(cls, config: type[BasePassConfig], accelerator_spec: AcceleratorSpec) -> bool:
+        """Whether a point of a search makes sense: methods that look at activations need data."""
+        given: Any = config
+        if _word(given.method) in NO_DATA or given.heads or given.data or given.text or given.data_config:
+            return True
+        LOG.warning("the method %s needs data, text or data_config", given.method)
+        return False
+
+    def _run_for_config(
+        self, model: OliveModelHandler, config: type[BasePassConfig], output_model_path: str
+    ) -> OliveModelHandler:
+        """Prunes a model.
+
+        Args:
+            model: an ONNX model, or a composite of such models.
+            config: the settings.
+            output_model_path: where the result goes; the suffix of a folder is dropped.
+
+        Raises:
+            HeadPruneError: if the model is none, or as `prune` does.
+        """
+        output = Path(output_model_path)
+        if isinstance(model, CompositeModelHandler):
+            return self._of_composite(model, config, output.with_suffix(""))
+        if not isinstance(model, ONNXModelHandler):
+            raise UsageError("HeadPruning takes ONNX models; put it behind the conversion to ONNX")
+        file, given = Path(model.model_path), Path(model.get_resource("model_path"))
+        settings = _settings(config, model)
+        if given.is_dir():
+            target = output.with_suffix("")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            outcome = _told(cut(given, target, settings))
+            place = target / file.relative_to(given)
+            made = ONNXModelHandler(place.parent, place.name, model.inference_settings)
+            _remember(made, model, outcome, _beside(target, folders=True))
+            return made
+        target = output if output.suffix == ".onnx" else output / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        outcome = _told(cut(file, target, settings))
+        # The folder, so that weights beside the model belong to it.
+        made = ONNXModelHandler(target.parent, target.name, model.inference_settings)
+        _remember(made, model, outcome, ())
+        return made
+
+    def _of_composite(
+        self, model: CompositeModelHandler, config: type[BasePassConfig], output: Path
+    ) -> CompositeModelHandler:
+        components = [component for _, component in model.get_model_components()]
+        if not all(isinstance(component, ONNXModelHandler) for component in components):
+            raise UsageError("HeadPruning takes ONNX models; put it behind the conversion to ONNX")
+        files = [Path(component.model_path) for component in components]
+        given = model.get_resource("model_path")
+        root = files[0].parent if given is None else Path(given)
+        if not root.is_dir() or not all(file.is_relative_to(root) for file in files):
+            raise RefusedError(
+                "the models of a composite are pruned together, so they must lie in one folder"
+            )
+        target = output
+        target.parent.mkdir(parents=True, exist_ok=True)
+        outcome = _told(cut(root, target, _settings(config, components[0])))
+        places = [target / file.relative_to(root) for file in files]
+        parts = [
+            ONNXModelHandler(place.parent, place.name, component.inference_settings)
+            for place, component in zip(places, components, strict=True)
+        ]
+        made = CompositeModelHandler(parts, model.model_component_names, target)
+        _remember(made, model, outcome, _beside(target, folders=False))
+        return made
+
+
+def _settings(config: Any, model: ONNXModelHandler) -> Settings:
+    heads = config.heads
+    calibrating = Calibrating(_data(config, model), config.text, None, config.max_length)
+    return Settings(
+        heads,
+        None if heads else config.ratio,
+        _word(config.units),
+        _word(config.method),
+        config.compensate,
+        calibrating,
+        None if config.client is None else _word(config.client),
+        Contract(keep_cache_shape=config.keep_cache_shape),
+        _word(config.provider),
+    )
+
+
+def _word(value: str) -> str:
+    """A word as it was written: where there is a file of that name, Olive has made a path of it."""
+    return Path(value).name
+
+
+def _data(config: Any, model: ONNXModelHandler) -> Any:
+    """The calibration data, that of Olive's own kind as feeds.
+
+    Raises:
+        UsageError: if it is given in two ways.
+    """
+    if config.data_config is None:
+        return config.data
+    if config.data is not None:
+        raise UsageError("give data or data_config, not both")
+    batches = validate_config(config.data_config, DataConfig).to_data_container().create_dataloader()
+    return [
+        format_data(batch[0] if isinstance(batch, (list, tuple)) else batch, model.io_config)
+        for batch in batches
+    ]
+
+
+def _told(outcome: Outcome) -> Outcome:
+    for warning in outcome.warnings:
+        LOG.warning("%s", warning)
+    return outcome
+
+
+def _remember(
+    made: OliveModelHandler,
+    model: OliveModelHandler,
+    outcome: Outcome,
+    side: Iterator[Path] | tuple[Path, ...],
+) -> None:
+    """Gives a result the attributes of its input, the heads that went, and the files that go on with it."""
+    attributes = {**(model.model_attributes or {})}
+    attributes[ATTRIBUTE] = {str(site): list(heads) for site, heads in outcome.heads.items()}
+    found = [str(path) for path in side]
+    if found:
+        attributes["additional_files"] = sorted({*found, *attributes.get("additional_files", ())})
+    made.model_attributes = attributes
+
+
+def _beside(folder: Path, *, folders: bool) -> Iterator[Path]:
+    """What a folder holds beside its models and their weights.
+
+    Olive copies these next to the result of every pass, by their last name.
+
+    Args:
+        folder: the pruned folder.
+        folders: whether folders without models may be named as a whole; Olive copies none for a composite.
+    """
+    export = open_export(folder)
+    with_models = {PurePosixPath(file.name).parts[0] for file in export.models}
+    named: set[str] = set()
+    for other in sorted(export.others, key=lambda name: name.count("/")):
+        parts = PurePosixPath(other).parts
+        whole = folders and len(parts) > 1 and parts[0] not in with_models
+        path = folder / parts[0] if whole else folder / other
+        if path.name not in named:
+            named.add(path.name)
+            yield path

@@ -1,0 +1,95 @@
+"""FastEmbed embeds with pruned folders, given as a custom model, what the silenced PyTorch model embeds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from environment import made_folder, tell
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
+
+CLIENT = f"FastEmbed {version('fastembed')} (onnxruntime {onnxruntime.__version__})"
+CLOSE = 1e-5
+WIDTH = 32
+CUTS: dict[str, tuple[str, ...]] = {
+    "uneven": ("--heads", "0:1 1:0,2,3"),
+    "uniform": ("--heads", "0:1 1:0 2:3"),
+    "uneven, weights beside the model": ("--heads", "0:1 1:0,2,3", "--external-data", "always"),
+}
+
+
+def main() -> None:
+    """Named heads against PyTorch, and a wish on text against the file itself."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        made_folder(place)
+        lines = (place / "lines.txt").read_text().splitlines()
+        with np.load(place / "wanted.npz") as stored:
+            wanted = dict(stored)
+        for cut, options in CUTS.items():
+            out = place / cut
+            _prune(place / "folder", out, *options)
+            hidden, mask = wanted[cut.partition(",")[0]], wanted["attention_mask"]
+            assert np.abs(hidden - wanted["original"]).max() > 100 * CLOSE, (
+                "silencing the heads shows nowhere"
+            )
+            np.testing.assert_allclose(_embedded(out, cut, lines), _means(hidden, mask), rtol=0, atol=CLOSE)
+            tell(CLIENT, f"BERT, {cut}", "embed()", [])
+        out = place / "refitted"
+        _prune(place / "folder", out, "--ratio", "0.25", "--text", str(place / "lines.txt"))
+        ids, mask = wanted["input_ids"], wanted["attention_mask"]
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+        hidden = session.run(None, feed)[0]
+        np.testing.assert_allclose(
+            _embedded(out, "refitted", lines), _means(hidden, mask), rtol=0, atol=CLOSE
+        )
+        tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "embed()", [])
+
+
+def _prune(folder: Path, out: Path, *options: str) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "onnxheadprune",
+        "prune",
+        str(folder),
+        "-o",
+        str(out),
+        "--for",
+        "fastembed",
+    ]
+    subprocess.run([*words, *options], check=True)
+
+
+def _embedded(folder: Path, name: str, lines: list[str]) -> np.ndarray:
+    beside = ["model.onnx_data"] if (folder / "model.onnx_data").is_file() else []
+    TextEmbedding.add_custom_model(
+        model=f"pruned/{name}",
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(hf=f"pruned/{name}"),
+        dim=WIDTH,
+        model_file="model.onnx",
+        additional_files=beside,
+    )
+    model = TextEmbedding(
+        f"pruned/{name}", specific_model_path=str(folder), providers=["CPUExecutionProvider"]
+    )
+    return np.stack(list(model.embed(lines)))
+
+
+def _means(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Normalised means over the tokens of each line."""
+    means = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+if __name__ == "__main__":
+    main()
