@@ -5,7 +5,7 @@ in a block `text title="prints"`, or in a comment `<!-- prints ... -->` where re
 for anything. A title says what else there is to know:
 
     sh title="not run: REASON"      needs what a test has not; its options are looked up all the same
-    sh title="slow: REASON"         runs with the tests marked `long`, as does all that follows it on the page
+    sh title="slow: REASON"         runs with the tests marked `long`, and so must what needs its files
     python title="FILE"             an excerpt: these lines stand in that file of the repository
     text                            no code: a formula, a drawing, the text of a file
 """
@@ -87,10 +87,8 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def runnable(page: Path, *, slow: bool) -> list[Block]:
-    """The blocks of a page that a test runs, in their order: up to the first slow one, or all."""
-    found = [block for block in blocks_of(page) if block.runs]
-    ends = [number for number, block in enumerate(found) if block.is_slow]
-    return found if slow or not ends else found[: ends[0]]
+    """The blocks of a page that a test runs, in their order: all, or those that are not slow."""
+    return [block for block in blocks_of(page) if block.runs and (slow or not block.is_slow)]
 
 
 def has_slow(page: Path) -> bool:

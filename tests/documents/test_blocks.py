@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import Counter
@@ -12,9 +13,10 @@ import click
 import pytest
 
 from onnxheadprune.cli import group
+from onnxheadprune.cli.report import progress
 from tests.conftest import ROOT
 from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, has_slow, runnable
-from tests.documents.running import PROGRAM, WIDTH, Reader, lines_of
+from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
 
 NOT_RUN: dict[str, int] = {}
 """Why blocks cannot run in a test, and how many there are: a new one is a decision."""
@@ -35,6 +37,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setattr(progress, "QUIET_SECONDS", math.inf)
 
     def captured() -> str:
         out, err = capfd.readouterr()
@@ -130,11 +133,29 @@ def test_what_is_as_it_should_be_passes(page: Path, reader: Reader) -> None:
     assert Path("version.txt").read_text().startswith("onnxheadprune")
 
 
-def test_slow_blocks_and_what_follows_them_wait_for_the_long_tests(page: Path) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "printed", "alike"),
+    [
+        ("a\n...\nb", "a\nb\n", True),
+        ("a\n...\nb", "a\n\n  1 2\nb", True),
+        ("0.5... (kl)", "0.5123 (kl)", True),
+        ("0.5... (kl)", "0.4123 (kl)", False),
+        ("a b", "ab", False),
+        ("a.c", "abc", False),
+        ("a\n...", "a", True),
+        ("a", "a b", False),
+        ("", "a", False),
+    ],
+)
+def test_what_is_like_a_text(wanted: str, printed: str, alike: bool) -> None:
+    assert is_like(wanted, printed) == alike
+
+
+def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
     fence = "```sh{}\ntrue\n```\n\n"
     titles = ("", ' title="not run: needs a card"', ' title="slow: minutes"', "")
     page.write_text("".join(fence.format(title) for title in titles))
-    assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [1, 3]
+    assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [2, 3]
     assert has_slow(page)
 
 
