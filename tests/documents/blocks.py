@@ -7,7 +7,7 @@ for anything. A title says what else there is to know:
     sh title="not run: REASON"      needs what a test has not; its options are looked up all the same
     sh title="slow: REASON"         runs with the tests marked `long`, and so must what needs its files
     python title="FILE"             an excerpt: these lines stand in that file of the repository
-    text                            no code: a formula, a drawing, the text of a file
+    text, json, js                  not ours: a formula, a drawing, the text of a file, a line of another language
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from markdown_it.token import Token
 from tests.conftest import ROOT
 
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-LANGUAGES = ("sh", "python", "text")
+LANGUAGES = ("sh", "python", "text", "json", "js")
 TITLE = re.compile(r'\btitle="([^"]*)"')
 COMMENT = re.compile(r"<!-- prints\n(.*?)\n?-->\s*", re.DOTALL)
 PRINTS, NOT_RUN, SLOW = "prints", "not run: ", "slow: "
@@ -56,8 +56,8 @@ class Block:
 
     @property
     def is_code(self) -> bool:
-        """Whether it is more than text."""
-        return self.language != "text"
+        """Whether it is something that could run here."""
+        return self.language in ("sh", "python")
 
     @property
     def excerpt_of(self) -> str | None:
