@@ -18,8 +18,8 @@ from onnxheadprune.cli import main
 from tests.conftest import ROOT
 from tests.documents.blocks import Block
 
-Captured = Callable[[], str]
-"""What was printed since the last call."""
+Captured = Callable[[], tuple[str, str]]
+"""What was printed since the last call, on stdout and on stderr."""
 
 WIDTH = 100
 """Columns of the terminal that the pages show."""
@@ -85,11 +85,11 @@ class Reader:
             return self._in_a_shell(line)
         self.captured()
         code = main(words[1:-2] if into else words[1:])
-        printed = self.captured()
+        out, err = self.captured()
         if into is not None:
-            into.write_text(printed, encoding="utf-8")
-            printed = ""
-        return code, printed
+            into.write_text(out, encoding="utf-8")
+            out = ""
+        return code, err + out
 
     def _in_a_shell(self, line: str) -> tuple[int, str]:
         path = os.pathsep.join([str(self.programs), os.environ["PATH"]])
