@@ -24,6 +24,8 @@ Captured = Callable[[], tuple[str, str]]
 WIDTH = 100
 """Columns of the terminal that the pages show."""
 PROGRAM = "onnxheadprune"
+TOLD = ' || echo "exit code $?"'
+"""Behind a command that is meant to fail."""
 SHELLED = re.compile(r"[|&;<`$]|>>")
 """What a line needs a shell for; `> FILE` at its end is done here."""
 
@@ -79,9 +81,10 @@ class Reader:
 
     def _typed(self, line: str) -> tuple[int, str]:
         """The exit code of a line, and what it prints: warnings first."""
-        words = shlex.split(line, comments=True)
+        command = line.removesuffix(TOLD)
+        words = shlex.split(command, comments=True)
         into = Path(words[-1]) if words[-2:-1] == [">"] else None
-        if words[0] != PROGRAM or SHELLED.search(line):
+        if words[0] != PROGRAM or SHELLED.search(command):
             return self._in_a_shell(line)
         self.captured()
         code = main(words[1:-2] if into else words[1:])
@@ -89,6 +92,8 @@ class Reader:
         if into is not None:
             into.write_text(out, encoding="utf-8")
             out = ""
+        if code and command != line:
+            return 0, f"{err}{out}exit code {code}\n"
         return code, err + out
 
     def _in_a_shell(self, line: str) -> tuple[int, str]:
