@@ -1,4 +1,4 @@
-"""Makes a folder as exporters write them, of a tiny BERT with random weights: `python sample_models/make_folder.py OUT`.
+"""Makes a folder as exporters write them, of a tiny BERT: `python sample_models/make_folder.py OUT`.
 
 The folder has a model, its configuration and a tokenizer; beside it stands a text of its words, OUT.txt. What clients
 load has this form; only the weights are not worth loading.

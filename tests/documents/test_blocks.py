@@ -163,5 +163,7 @@ def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
 
 
 def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
-    page.write_text('```sh title="not run: x"\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n')
+    page.write_text(
+        '```sh title="not run: x"\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n'
+    )
     assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:1: prune --gone"]

@@ -11,7 +11,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 PROGRAM = "onnxheadprune"
-ROW = '<tr id="{anchor}"><td><code>{option}</code></td><td>{help}</td></tr>'
+ROW = '<tr id="{anchor}"><td>{option}</td><td>{help}</td></tr>'
+CODE = re.compile(r"`([^`]+)`|(?<![\w-])(--[a-z][\w-]*)")
+"""What help says in letters that are typed: quoted names, and options."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,7 +36,9 @@ def overview(commands: dict[str, click.Command]) -> str:
     Args:
         commands: by their names.
     """
-    rows = [f"| [`{name}`]({name}.md) | {command.get_short_help_str(200)} |" for name, command in commands.items()]
+    rows = [
+        f"| [`{name}`]({name}.md) | {command.get_short_help_str(200)} |" for name, command in commands.items()
+    ]
     table = "\n".join(["| command | |", "|---|---|", *rows])
     return f"# Commands\n\n{table}\n\n{EXITS}\n"
 
@@ -50,7 +54,7 @@ def page_of(name: str, command: click.Command, parent: click.Context) -> str:
     context = click.Context(command, info_name=name, parent=parent)
     text = command.get_help(context)
     usage = " ".join(text.partition("\n\n")[0].split()).removeprefix("Usage: ")
-    about = "\n\n".join(_paragraph(part) for part in (command.help or "").split("\n\n"))
+    about = "\n".join(f"<p>{_coded(part)}</p>" for part in (command.help or "").split("\n\n"))
     tables = "\n\n".join(_table(title, rows) for title, rows in sections(command, context))
     return f"# {name}\n\n```text\n{usage}\n```\n\n{about}\n\n{tables}\n"
 
@@ -84,16 +88,26 @@ class Recorded(click.HelpFormatter):
         self.found.append((self.title, list(rows)))  # type: ignore[call-overload]
 
 
-def _paragraph(text: str) -> str:
-    """A paragraph of help as Markdown that shows it letter for letter."""
-    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", " ".join(text.split()))
+def _coded(text: str) -> str:
+    """Help as HTML that shows it letter for letter, and what is typed as code."""
+    plain = escape(" ".join(text.split()), quote=False)
+    return CODE.sub(lambda match: _code(match[1] or match[2]), plain)
+
+
+def _code(text: str) -> str:
+    return f'<code class="option">{text}</code>'
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:
     made = "\n".join(
-        ROW.format(anchor=_anchor(option), option=escape(option), help=escape(text)) for option, text in rows
+        ROW.format(anchor=_anchor(option), option=_option(option), help=_coded(text)) for option, text in rows
     )
     return f'## {title}\n\n<table class="options">\n{made}\n</table>'
+
+
+def _option(option: str) -> str:
+    """An option and what it takes, broken between words only."""
+    return " ".join(_code(escape(word, quote=False)) for word in option.split() if word != "/")
 
 
 def _anchor(option: str) -> str:

@@ -29,7 +29,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     while waiting:
         uri, text = waiting.pop()
         for target in _targets(uri, text, root, docs):
-            place = f"{FOLDER}/{target}"
+            place = _place(target, docs.relative_to(root))
             if files.get_file_from_path(place) is None:
                 source = str(root / target)
                 added = File.generated(
@@ -50,10 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = _target(uri, match[1], root, docs)
         if target is None:
             return match[1]
-        inside = PurePosixPath(docs.relative_to(root).as_posix())
-        path = PurePosixPath(target)
-        site = str(path.relative_to(inside)) if path.is_relative_to(inside) else f"{FOLDER}/{target}"
-        return relpath(site, str(PurePosixPath(uri).parent))
+        return relpath(_place(target, docs.relative_to(root)), str(PurePosixPath(uri).parent))
 
     return LINK.sub(led, markdown)
 
@@ -67,6 +64,18 @@ def _targets(uri: str, text: str, root: Path, docs: Path) -> Iterator[str]:
             yield target
 
 
+def _place(target: str, docs: Path) -> str:
+    """Where a file of the repository lies on the site."""
+    path = PurePosixPath(target)
+    if target == "README.md":
+        return "index.md"
+    return (
+        str(path.relative_to(docs.as_posix()))
+        if path.is_relative_to(docs.as_posix())
+        else f"{FOLDER}/{target}"
+    )
+
+
 def _target(uri: str, link: str, root: Path, docs: Path) -> str | None:
     """The file of the repository that a link leads to, None if it is one of docs/ as it stands, or none."""
     if uri.startswith(f"{FOLDER}/"):
@@ -76,4 +85,4 @@ def _target(uri: str, link: str, root: Path, docs: Path) -> str | None:
     else:
         return None
     target = normpath(str(here / link))
-    return target if (root / target).is_file() else None
+    return target if not target.startswith("..") and (root / target).is_file() else None
