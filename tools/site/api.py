@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 
 PACKAGE = "onnxheadprune"
 INTRO = {
-    "functions": "What the commands do, after `import onnxheadprune as ohp`. Names are loaded when they are first used.",
+    "functions": "What the commands do, after `import onnxheadprune as ohp`. Names are loaded when first used.",
     "classes": "What functions take and give.",
     "errors": "Everything that is raised on purpose is a `HeadPruneError`, with one sentence that says what to do.",
 }
