@@ -23,24 +23,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     context = click.Context(group, info_name=PROGRAM)
     commands = {name: group.get_command(context, name) for name in group.list_commands(context)}
     shown = {name: command for name, command in commands.items() if command and not command.hidden}
-    files.append(File.generated(config, "commands/index.md", content=overview(shown)))
+    files.append(File.generated(config, "commands/index.md", content=overview(shown, group.epilog or "")))
     for name, command in shown.items():
         content = page_of(name, command, context)
         files.append(File.generated(config, f"commands/{name}.md", content=content))
     return files
 
 
-def overview(commands: dict[str, click.Command]) -> str:
+def overview(commands: dict[str, click.Command], epilog: str) -> str:
     """All commands with a line about each.
 
     Args:
         commands: by their names.
+        epilog: what the program says below its commands.
     """
     rows = [
         f"| [`{name}`]({name}.md) | {command.get_short_help_str(200)} |" for name, command in commands.items()
     ]
     table = "\n".join(["| command | |", "|---|---|", *rows])
-    return f"# Commands\n\n{table}\n\n{EXITS}\n"
+    return f"# Commands\n\n{table}\n\n<p>{_coded(epilog)}</p>\n"
 
 
 def page_of(name: str, command: click.Command, parent: click.Context) -> str:
@@ -113,20 +114,3 @@ def _option(option: str) -> str:
 def _anchor(option: str) -> str:
     """`--ratio` is `ratio`, so pages can lead to it."""
     return next((word[2:] for word in re.findall(r"--[\w-]+", option)), option.split()[0].lstrip("-"))
-
-
-EXITS = """## Exit codes
-
-| code | |
-|---|---|
-| 0 | done |
-| 1 | validation failed, or a limit is broken |
-| 2 | wrong usage |
-| 3 | refused, unsupported or unreadable model |
-| 4 | the asked-for execution provider is not usable |
-| 70 | a bug |
-| 74 | all was done, but stdout could not be written |
-| 130 | interrupted |
-
-A reader that leaves (`| head`) or a closed stdout change no exit code.
-With `--json`, stdout is one document and nothing else."""
