@@ -15,6 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxheadprune.attention.planning import plan_pruning
+    from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.benchmarking import (
         Benchmark,
@@ -38,26 +40,21 @@ if TYPE_CHECKING:
     )
     from onnxheadprune.fusion import Fusion, SiteFusion
     from onnxheadprune.liveness.refusal import Reason, Refusal
+    from onnxheadprune.model.storage.tensors import StoredSize
     from onnxheadprune.selection import Limits, Selection, select_heads
     from onnxheadprune.selection.activations import Calibration
     from onnxheadprune.selection.compensation import Compensation, Refit
     from onnxheadprune.selection.recovery import Budget, Recovery
     from onnxheadprune.selection.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
     from onnxheadprune.selection.wishes import Chosen, Wish
+    from onnxheadprune.validation import validate
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
-    from onnxheadprune.workflow.prune import (
-        PruneResult,
-        StoredSize,
-        apply_plan,
-        find_sites,
-        plan_pruning,
-        prune,
-        validate,
-    )
+    from onnxheadprune.workflow.prune import apply_plan, prune
     from onnxheadprune.workflow.recover import recover
+    from onnxheadprune.workflow.result import PruneResult
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Accuracy",
@@ -117,16 +114,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "workflow.prune": (
-        "PruneResult",
-        "StoredSize",
-        "apply_plan",
-        "find_sites",
-        "plan_pruning",
-        "prune",
-        "validate",
-    ),
+    "workflow.prune": ("apply_plan", "prune"),
     "workflow.recover": ("recover",),
+    "workflow.result": ("PruneResult",),
+    "attention.planning": ("plan_pruning",),
+    "attention.sites.find": ("find_sites",),
+    "model.storage.tensors": ("StoredSize",),
+    "validation": ("validate",),
     "benchmarking": (
         "Benchmark",
         "Cell",

@@ -5,27 +5,25 @@ Writes `char_gpt.onnx`, `char_gpt_test.npz`, `char_gpt_calibration.npz` and `cha
 
 from __future__ import annotations
 
-import json
 import math
 import platform
-import warnings
 from pathlib import Path
 
 import click
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 from char_gpt_model import CONTEXT, VOCABULARY, CharGPT
 from char_gpt_text import Ids, streams
 from onnx_export import export, name_weights
 from torch.nn import functional
+from training import begin, exported_logits, output_option, step, write_facts
 
 SEED = 0
 STEPS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 1800, 32, 3e-3, 0.05
 TEST_WINDOWS, CALIBRATION_WINDOWS = 384, 256
 TRACED_BATCH, TRACED_SEQUENCE = 3, 41
-LARGEST_PERPLEXITY, TOLERANCE = 6.0, 1e-5
+LARGEST_PERPLEXITY = 6.0
 
 Windows = tuple[Ids, Ids]
 
@@ -56,50 +54,30 @@ def train(stream: Ids) -> CharGPT:
         optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1, cycle_momentum=False
     )
     recent: list[float] = []
-    for step in range(STEPS):
+    for number in range(STEPS):
         starts = random.integers(0, len(stream) - CONTEXT, BATCH)
         ids, labels = (torch.from_numpy(part) for part in windows(stream, starts))
         loss = functional.cross_entropy(model(ids).flatten(0, 1), labels.flatten())
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        step(model, loss, optimizer, schedule)
         recent.append(loss.item())
-        if step % 100 == 99:
-            click.echo(f"step {step + 1:4}: perplexity {math.exp(np.mean(recent[-100:])):.2f} in training")
+        if number % 100 == 99:
+            click.echo(f"step {number + 1:4}: perplexity {math.exp(np.mean(recent[-100:])):.2f} in training")
     return model.eval()
 
 
 def evaluate(path: Path, model: CharGPT, test: Windows) -> float:
     """Gives the perplexity of the exported file; stops where it is not what PyTorch computes."""
-    onnx.checker.check_model(path, full_check=True)
     ids, labels = test
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (logits,) = session.run(["logits"], {"input_ids": ids})
-    with torch.no_grad():
-        expected = model(torch.from_numpy(ids)).numpy()
-    error = float(np.abs(logits - expected).max() / np.abs(expected).max())
-    if not error <= TOLERANCE:
-        raise click.ClickException(f"{path.name} differs from PyTorch by {error:.1e}.")
-    rows = torch.from_numpy(np.asarray(logits)).double().flatten(0, 1)
+    logits = exported_logits(path, model, "input_ids", torch.from_numpy(ids))
+    rows = torch.from_numpy(logits).double().flatten(0, 1)
     return math.exp(functional.cross_entropy(rows, torch.from_numpy(labels).flatten()).item())
 
 
 @click.command()
-@click.option(
-    "--output",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(__file__).parent,
-    help="Folder to write to; by default the one of this script.",
-)
+@output_option
 def main(output: Path) -> None:
     """Trains, exports and measures the character sample (about ten minutes on one slow core)."""
-    warnings.filterwarnings("ignore")
-    # The same sums in the same order everywhere; more threads gain little with tensors this small.
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    output.mkdir(parents=True, exist_ok=True)
+    begin(output)
     training, held_out = streams()
     test, calibration = spread(held_out, TEST_WINDOWS), spread(training, CALIBRATION_WINDOWS)
     click.echo(f"{len(training)} characters to train on, {len(held_out)} held out")
@@ -122,7 +100,7 @@ def main(output: Path) -> None:
         "torch": torch.__version__,
         "onnxruntime": ort.__version__,
     }
-    (output / "char_gpt.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_facts(output / "char_gpt.json", facts)
     click.echo(f"{path.name}: {path.stat().st_size / 1e3:.0f} kB, held-out perplexity {perplexity:.2f}")
     if not perplexity <= LARGEST_PERPLEXITY:
         raise click.ClickException(f"the perplexity is above {LARGEST_PERPLEXITY}.")

@@ -57,13 +57,13 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (used + more, used + more))
 
 
-def bounded(*arguments: object) -> Outcome:
-    """The command line in a child of this process, with 1.5 GB more memory and 20 seconds of work."""
+def bounded(*arguments: object, memory: int = 1_500_000_000) -> Outcome:
+    """The command line in a child of this process, with so many more bytes of memory and 20 seconds of work."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
 
         def run() -> None:
-            limit_memory(1_500_000_000)
+            limit_memory(memory)
             limit_work(20)
             with (
                 out.open("w", encoding="utf-8") as stdout,

@@ -226,7 +226,7 @@ def test_bad_data_is_refused_at_once(
     def never(*_args: Any, **_settings: Any) -> None:
         raise AssertionError("long work began")
 
-    for where in ("selection.select.measured_paths", "selection.chooser.compensate"):
+    for where in ("selection.select.measured_paths", "selection.cutting.compensate"):
         monkeypatch.setattr(f"onnxheadprune.{where}", never)
     arrays, why = BAD[what]
     path, out = tmp_path / "data.npz", tmp_path / "out"

@@ -22,9 +22,11 @@ from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import run_feed
-from onnxheadprune.selection.chooser import Chooser, Trying, named
+from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.compensation import compensate
 from onnxheadprune.selection.compensation.fit import fit
+from onnxheadprune.selection.completing import named
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import SAMPLES
@@ -74,10 +76,10 @@ def test_the_held_out_error_of_every_map_falls_and_drift_is_smaller(refitted: An
     assert sum(item.site is None for item in refits) == 9 and all(item.skipped is None for item in refits)
     assert all(item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
-    chooser = Chooser(
+    cutter = Cutter(
         open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, Trying(compensate=False)
     )
-    bare = named(chooser, refitted.chosen.selection.spec)
+    bare = named(cutter, refitted.chosen.selection.spec)
     assert bare.compensation is None and bare.unit == "kl"
     assert refitted.chosen.drift < 0.5 * bare.drift
 
@@ -354,6 +356,6 @@ def test_data_may_fill_a_cache_that_the_cut_narrows() -> None:
     found = prune(model, wish=Wish(ratio=0.5), data=data, provider="cpu")
     assert found.chosen is not None and found.chosen.drift is not None and found.chosen.drift > 0
     assert found.validation is not None and found.validation.verdict == "passed"
-    chooser = Chooser(open_structure(model), data, HERE)
-    chooser.hold_out("a drift is measured on data")
-    assert chooser.choose(Wish(ratio=0.5)).held_out
+    cutter = Cutter(open_structure(model), data, HERE)
+    cutter.hold_out("a drift is measured on data")
+    assert choose(cutter, Wish(ratio=0.5)).held_out

@@ -18,7 +18,8 @@ from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.chooser import Chooser, Trying
+from onnxheadprune.selection.choose import choose
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation.gates import drift_gate
 from tests import toys, toys_scores
@@ -221,9 +222,9 @@ def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) ->
     def unknown(*_: Any) -> float:
         return float("nan")
 
-    chooser = Chooser(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
+    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(), HERE, Trying(effect=unknown))
     with pytest.raises(Exception, match="which is no number to compare"):
-        chooser.choose(Wish(max_drift=5.0))
+        choose(cutter, Wish(max_drift=5.0))
 
 
 def test_prune_and_validate_give_one_number_as_a_library() -> None:
@@ -235,6 +236,6 @@ def test_prune_and_validate_give_one_number_as_a_library() -> None:
 
 
 def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
-    chooser = Chooser(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
+    cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can go"):
-        chooser.choose(Wish(max_drift=1.0, protect="0 1"))
+        choose(cutter, Wish(max_drift=1.0, protect="0 1"))

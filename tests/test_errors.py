@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites, pr
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
 from tests import toys
 from tests.conftest import ROOT, Command
+from tests.limits import bounded
 
 
 @pytest.fixture
@@ -92,12 +94,30 @@ def test_folder_as_model(refused: Refused, tmp_path: Path) -> None:
     assert refused(2, "fuse", tmp_path, "--dry-run") == f"{tmp_path} is not a file"
 
 
-def test_unreadable_file(refused: Refused, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def denied(_: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """A block that root, who may read and write everything, runs as nobody."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
 
-    monkeypatch.setattr("onnxheadprune.model.load._structure_of", denied)
-    assert refused(3, "inspect", toy) == f"{toy} cannot be read: Permission denied"
+
+def test_unreadable_file(command: Command, toy: Path) -> None:
+    # Not in `tmp_path`, whose parents nobody may enter.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = Path(shutil.copy(toy, folder / "m.onnx"))
+        path.chmod(0)
+        folder.chmod(0o755)
+        with without_privileges():
+            result = command("inspect", path)
+    sentence = f"error: {path} cannot be read: Permission denied\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", sentence)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no model\n", b"\x00" * 100, b"PK\x03\x04 a zip archive"])
@@ -276,15 +296,9 @@ def test_folder_that_cannot_be_written(command: Command, toy: Path) -> None:
         folder = Path(name)
         shutil.copy(toy, folder / "m.onnx")
         folder.chmod(0o555)
-        is_root = os.geteuid() == 0
-        if is_root:  # who may write everywhere
-            os.seteuid(65534)
-        try:
+        with without_privileges():
             result = command("prune", folder / "m.onnx", "-o", folder / "o.onnx", "--heads", "0:1")
-        finally:
-            if is_root:
-                os.seteuid(0)
-            folder.chmod(0o755)
+        folder.chmod(0o755)
         assert [path.name for path in folder.iterdir()] == ["m.onnx"]
     sentence = f"error: {folder}/o.onnx cannot be written: its folder takes no files (Permission denied)\n"
     assert (result.exit_code, result.stderr) == (2, sentence)
@@ -380,12 +394,17 @@ def test_negative_seed(refused: Refused, toy: Path, tmp_path: Path) -> None:
         prune(toy, "0:1", seed=-1, provider="cpu")
 
 
-def test_out_of_memory(refused: Refused, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def starved(_: Path) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr("onnxheadprune.model.load._structure_of", starved)
-    assert refused(3, "inspect", toy) == "there is not enough memory for this"
+def test_out_of_memory(toy: Path) -> None:
+    """A real shortage: text of 120 MB, which belongs to a model's structure, and room for 60 MB."""
+    model = onnx.load(toy)
+    model.doc_string = "x" * 120_000_000
+    onnx.save(model, toy)
+    result = bounded("inspect", toy, memory=60_000_000)
+    sentence = "error: there is not enough memory for this\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (3, "", sentence)
+    model.doc_string = ""
+    onnx.save(model, toy)
+    assert bounded("inspect", toy, memory=60_000_000).exit_code == 0
 
 
 def test_unknown_kind_of_external_data(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection import Requirements
-from onnxheadprune.selection.chooser import Chooser, Trying
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.scoring import HeadScores, score, score_heads
 from onnxheadprune.selection.scoring.executors import open_executor, run_all
 from onnxheadprune.workflow import sweep as sweeping
@@ -180,8 +180,8 @@ def test_a_sweep_in_two_processes_is_the_same_curve(pool: Executor) -> None:
     model: Any = open_structure(toys_scores.stack())
 
     def curve(executor: Executor | None) -> sweeping.Curve:
-        chooser = Chooser(model, toys_scores.ids(24), HERE, Trying(effect=largest_change))
-        return sweeping.sweep_ratios(chooser, Requirements(), (0.0, 0.25, 0.5), executor)
+        cutter = Cutter(model, toys_scores.ids(24), HERE, Trying(effect=largest_change))
+        return sweeping.sweep_ratios(cutter, Requirements(), (0.0, 0.25, 0.5), executor)
 
     alone, shared = curve(None), curve(pool)
     assert untimed(shared) == untimed(alone) and shared.unit == "largest_change"

@@ -179,7 +179,18 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
     channels = tuple(tuple(range(head * size, (head + 1) * size)) for head in range(heads))
     projection = Projection(last, (0, (2,)), (1, (0,)), (width,), channels)
     groups = tuple((head,) for head in range(heads))
-    site = AttentionSite(0, "it", "mha", heads, heads, size, size, groups, (projection,), (core,))
+    site = AttentionSite(
+        index=0,
+        name="it",
+        kind="mha",
+        num_units=heads,
+        kv_num_heads=heads,
+        head_size=size,
+        v_head_size=size,
+        groups=groups,
+        projections=(projection,),
+        cores=(core,),
+    )
     plan: Any = None
     return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, {})
 
@@ -226,7 +237,7 @@ def test_validation_fails_where_a_site_is_wrong(monkeypatch: pytest.MonkeyPatch)
     model = no_projection(1, norm=True, mapped=False)
     wrong = named_site(model, 1, HIDDEN).sites
     assert not [site for site in find_sites(model) if site.num_heads > 1]
-    site = dataclasses.replace(wrong[0], original_num_heads=1, original_kv_num_heads=1, units=((0,),))
+    site = dataclasses.replace(wrong[0], original_num_units=1, original_kv_num_heads=1, units=((0,),))
     monkeypatch.setattr(analysis, "sites_of", lambda view, name: relocated(site, view))
     planning = analyse(model, {0: [0]}, "the model")
     found = validate(model, apply_plan(planning.plan, model), provider="cpu")

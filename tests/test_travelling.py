@@ -17,7 +17,8 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.spans import is_outside
 from onnxheadprune.model.travelling import arrived, sent
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection.chooser import Chooser
+from onnxheadprune.selection.choose import choose
+from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.scoring.work import ablate, site_tasks
 from onnxheadprune.selection.wishes import Wish
 from tests import toys_scores
@@ -77,11 +78,11 @@ def test_a_wish_reads_weights_block_by_block_and_finds_the_same(outside: tuple[M
     feeds: Any = toys_scores.ids(30)
     found = []
     for given in (open_structure(model), open_structure(path)):
-        chooser = Chooser(given, feeds, HERE)
-        chosen = chooser.choose(Wish(ratio=0.25))
+        cutter = Cutter(given, feeds, HERE)
+        chosen = choose(cutter, Wish(ratio=0.25))
         assert chosen.compensation is not None
         found.append((chosen.selection.heads, dict(chosen.compensation.stored), chosen.drift))
-    weights = [tensor for tensor in chooser.model.proto.graph.initializer if len(tensor.dims) == 2]
+    weights = [tensor for tensor in cutter.model.proto.graph.initializer if len(tensor.dims) == 2]
     assert weights and all(map(is_outside, weights)), "the wish has read the weights into the model"
     assert found[0][0] == found[1][0] and found[0][2] == pytest.approx(found[1][2])
     assert set(found[0][1]) == set(found[1][1])

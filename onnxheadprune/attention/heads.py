@@ -1,4 +1,4 @@
-"""Head specs: which heads of which sites. Parsing, resolving against a model, GQA legality."""
+"""Specs: which heads or neurons of which sites. Parsing, resolving against a model, GQA legality."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import itertools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
-HeadSpec: TypeAlias = str | Path | Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]]
+HeadSpec: TypeAlias = (
+    str | Path | Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]]
+)
 MAX_UNITS = 12
 """Units of heads of which all unions are looked at for the nearest legal set."""
+MAX_SPELLED = 64
+"""Units that are named one by one in a sentence."""
 ALL = "*"
 """The key that means every site."""
 MAX_HEAD = 9_999
 """The largest head and site index that a spec may name; the widest models have a few hundred heads."""
 MAX_LISTED = 2**20
-"""Heads that a spec may list."""
+"""Heads or neurons that a spec may list."""
+MAX_NEURON = MAX_LISTED - 1
+"""The largest neuron that a spec may name; the widest feed-forward blocks have some fifty thousand."""
+NEURONS = "ffn."
+"""What keys of feed-forward blocks begin with."""
 EXAMPLE = '"0:1,3 5:0-3 *:7"'
 
 
@@ -55,11 +64,16 @@ def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
             raise UsageError(
                 f"cannot read {_short(token)} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
             )
-        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token))
+        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, _most(key)))
     return parsed
 
 
-def _numbers(text: str, token: str) -> list[int]:
+def _most(key: str) -> int:
+    """The largest number of a unit that a key may go with."""
+    return MAX_NEURON if key.startswith(NEURONS) else MAX_HEAD
+
+
+def _numbers(text: str, token: str, most: int) -> list[int]:
     heads: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -67,8 +81,8 @@ def _numbers(text: str, token: str) -> list[int]:
             raise UsageError(
                 f"cannot read {_short(part)} in {_short(token)}: heads are numbers or ranges like 0-3"
             )
-        if max(len(first), len(last)) > len(str(MAX_HEAD)):
-            raise UsageError(f"cannot read {_short(part)}: heads are numbers up to {MAX_HEAD}")
+        if max(len(first), len(last)) > len(str(most)):
+            raise UsageError(f"cannot read {_short(part)}: heads are numbers up to {most}")
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise UsageError(f"the range {_short(part)} in {_short(token)} runs backwards")
@@ -94,31 +108,35 @@ def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
 
 
 def _from_mapping(
-    data: Mapping[str, Iterable[int]] | Mapping[int, Iterable[int]], where: str
+    data: Mapping[str, Iterable[int]] | Mapping[str, Iterable[int] | str] | Mapping[int, Iterable[int]],
+    where: str,
 ) -> dict[str, tuple[int, ...]]:
     parsed: dict[str, tuple[int, ...]] = {}
     for key, heads in data.items():
         listed = isinstance(heads, Iterable) and not isinstance(heads, str)
-        numbers = list(itertools.islice(heads, MAX_LISTED + 1)) if listed else None
-        if numbers is None or not all(_is_head(head) for head in numbers):
+        numbers: list[Any] | None = list(itertools.islice(heads, MAX_LISTED + 1)) if listed else None
+        most = _most(str(key))
+        if numbers is None or not all(_is_unit(head, most) for head in numbers):
             raise UsageError(
-                f"{where}: the heads of {_short(str(key))} must be a list of numbers from 0 to {MAX_HEAD}"
+                f"{where}: the heads of {_short(str(key))} must be a list of numbers from 0 to {most}"
             )
         if len(numbers) > MAX_LISTED:
             raise UsageError(f"{where} lists more than {MAX_LISTED:,} heads")
-        parsed[str(key)] = _merge(parsed.get(str(key), ()), [int(head) for head in numbers])
+        parsed[str(key)] = _merge(parsed.get(str(key), ()), [operator.index(head) for head in numbers])
     return parsed
 
 
-def _is_head(head: object) -> bool:
-    return not isinstance(head, bool) and hasattr(head, "__index__") and 0 <= operator.index(head) <= MAX_HEAD
+def _is_unit(number: object, most: int) -> bool:
+    return (
+        not isinstance(number, bool) and hasattr(number, "__index__") and 0 <= operator.index(number) <= most
+    )
 
 
 def _merge(known: Iterable[int], more: Iterable[int]) -> tuple[int, ...]:
     return tuple(sorted({*known, *more}))
 
 
-def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, tuple[int, ...]]:
+def resolve_heads(spec: HeadSpec, sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
     """A spec as `{site index: heads}` for a model's sites; heads are indices of the original model.
 
     Raises:
@@ -127,38 +145,57 @@ def resolve_heads(spec: HeadSpec, sites: Sequence[AttentionSite]) -> dict[int, t
     """
     if not sites:
         raise RefusedError("no attention site was found in this model, so there are no heads to remove")
+    return resolved(parse_heads(spec), sites)
+
+
+def resolved(parsed: Mapping[str, Iterable[int]], sites: Sequence[Site]) -> dict[int, tuple[int, ...]]:
+    """Units (of the original) per site index, which exist and may go together.
+
+    Args:
+        parsed: units per key: an index, a name, a part of one, or "*".
+        sites: the sites of one kind.
+
+    Raises:
+        HeadPruneError: as `resolve_heads` does.
+    """
     chosen: dict[int, set[int]] = {}
-    for key, heads in parse_heads(spec).items():
-        for site in _sites_of(key, sites):
-            for head in heads:
-                if head >= site.original_num_heads:
+    for key, units in parsed.items():
+        for site in sites_of_key(key, sites):
+            for unit in units:
+                if unit >= site.original_num_units:
                     raise UsageError(
-                        f"site {site.index} ({site.name}) has no head {head}: its heads are"
-                        f" 0-{site.original_num_heads - 1}"
+                        f"{site.label} has no {site.UNIT} {unit}: its {site.UNIT}s are"
+                        f" 0-{site.original_num_units - 1}"
                     )
-                if head in site.removed:
-                    raise UsageError(f"head {head} of site {site.index} ({site.name}) was removed before")
-            chosen.setdefault(site.index, set()).update(heads)
+            before = set(units) & set(site.removed)
+            if before:
+                raise UsageError(f"{site.UNIT} {min(before)} of {site.label} was removed before")
+            chosen.setdefault(site.index, set()).update(units)
     by_index = {site.index: site for site in sites}
-    resolved = {index: tuple(sorted(heads)) for index, heads in sorted(chosen.items()) if heads}
-    for index, heads in resolved.items():
-        check_legal(by_index[index], heads)
+    resolved = {index: tuple(sorted(units)) for index, units in sorted(chosen.items()) if units}
+    for index, units in resolved.items():
+        check_legal(by_index[index], units)
     return resolved
 
 
-def _sites_of(key: str, sites: Sequence[AttentionSite]) -> list[AttentionSite]:
+def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
+    """The sites that a key names.
+
+    Raises:
+        UsageError: if there is none, or a part of a name fits several.
+    """
     if key == ALL:
         return list(sites)
     found = [site for site in sites if site.name == key]
     if not found and key.isdecimal() and len(key) <= len(str(MAX_HEAD)):
-        found = [site for site in sites if site.index == int(key)]
+        found = [site for site in sites if site.number == int(key)]
     if not found:
         found = [site for site in sites if _is_part(key, site.name)]
     if not found:
-        known = ", ".join(f"{site.index} ({site.name})" for site in sites[:6]) + (
+        known = ", ".join(f"{site.key} ({site.name})" for site in sites[:6]) + (
             ", ..." if len(sites) > 6 else ""
         )
-        raise UsageError(f"there is no site {_short(key)}; this model has {known}")
+        raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {known}")
     if len(found) > 1:
         names = ", ".join(site.name for site in found[:4])
         raise UsageError(f"site {_short(key)} is ambiguous: {names}; use the full name or the index")
@@ -170,8 +207,8 @@ def _is_part(key: str, name: str) -> bool:
     return f".{key}." in f".{name}."
 
 
-def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
-    """Whether `heads` (original indices) may be removed from a site together.
+def check_legal(site: Site, units: Iterable[int]) -> None:
+    """Whether `units` (original indices) may be removed from a site together.
 
     Every KV head that survives must keep equally many query heads, since the graph repeats KV heads
     a fixed number of times. Where it repeats some more often than others, that holds for each kind.
@@ -179,37 +216,37 @@ def check_legal(site: AttentionSite, heads: Iterable[int]) -> None:
     Raises:
         RefusedError: with the reason, and the nearest legal sets.
     """
-    gone = set(heads)
+    gone = set(units)
     if site.reason is not None:
-        raise RefusedError(f"site {site.index} ({site.name}) cannot lose heads: {site.reason}")
-    if len(gone) == site.num_heads:
+        raise RefusedError(f"{site.label} cannot lose {site.UNIT}s: {site.reason}")
+    if len(gone) == site.num_units:
         return
-    groups, units = original_groups(site), _original_units(site)
-    torn = [unit for unit in units if unit & gone and not unit <= gone]
+    groups, whole = original_groups(site), _original_units(site)
+    torn = [unit for unit in whole if unit & gone and not unit <= gone]
     even = is_legal(groups, gone)
     if even and not torn:
         return
-    if any(len(unit) > 1 for unit in units):
-        nearest = _nearest_whole(units, groups, gone)
+    if any(len(unit) > 1 for unit in whole):
+        nearest = _nearest_whole(whole, groups, gone)
     else:
         touched = set[int]().union(*(group for group in groups if gone & set(group)))
         nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
     options = " or ".join(map(_spell, nearest))
-    who = f"heads {_spell(gone)} of site {site.index} ({site.name})"
+    who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
     why = (
-        f"leave its {site.kv_num_heads} KV heads with different numbers of query heads"
+        f"leave its {len(groups)} KV heads with different numbers of query heads"
         f" (groups {', '.join(map(_spell, groups))})"
     )
     if torn:
         why = (
-            "share blocks of its packed projection with heads that stay:"
-            f" {' and '.join(map(_spell, torn))} only go together"
+            f"share blocks of its packed projection with {site.UNIT}s that stay:"
+            f" {' and '.join(map(_spell, torn[:4]))} only go together"
         )
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
 
 
-def _original_units(site: AttentionSite) -> list[set[int]]:
-    """Heads that only go together, in indices of the original model."""
+def _original_units(site: Site) -> list[set[int]]:
+    """Units that only go together, in indices of the original model."""
     return [set(site.original(unit)) for unit in site.units]
 
 
@@ -224,12 +261,13 @@ def _nearest_whole(
         for chosen in itertools.combinations(near[:MAX_UNITS], count)
     ]
     legal = [heads for heads in sets if is_legal(groups, heads)]
-    fewest = min((len(heads ^ gone) for heads in legal), default=0)
-    return sorted((heads for heads in legal if len(heads ^ gone) == fewest), key=sorted)[:3]
+    differing = [len(heads.symmetric_difference(gone)) for heads in legal]
+    nearest = [heads for heads, count in zip(legal, differing, strict=True) if count == min(differing)]
+    return sorted(nearest, key=sorted)[:3]
 
 
-def original_groups(site: AttentionSite) -> tuple[tuple[int, ...], ...]:
-    """The site's KV groups in indices of the original model."""
+def original_groups(site: Site) -> tuple[tuple[int, ...], ...]:
+    """The site's groups (KV groups of heads) in indices of the original model."""
     return tuple(site.original(group) for group in site.groups)
 
 
@@ -262,5 +300,7 @@ def nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[i
     return options
 
 
-def _spell(heads: Iterable[int]) -> str:
-    return ",".join(str(head) for head in sorted(heads))
+def _spell(units: Iterable[int]) -> str:
+    """Heads one by one; neurons are too many for that."""
+    listed = sorted(units)
+    return ",".join(map(str, listed)) if len(listed) <= MAX_SPELLED else spelled(listed)

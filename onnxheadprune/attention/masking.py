@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
@@ -23,14 +23,14 @@ ZERO_POINT = 2
 
 
 def masked_reference(
-    view: GraphView, sites: Iterable[AttentionSite], heads: Mapping[int, Iterable[int]]
+    view: GraphView, sites: Iterable[Site], heads: Mapping[int, Iterable[int]]
 ) -> ModelProto:
-    """A copy of the viewed model in which the given heads contribute nothing.
+    """A copy of the viewed model in which the given units contribute nothing.
 
     Args:
         view: an annotated view of the original.
-        sites: its sites.
-        heads: present head indices to silence, per site index.
+        sites: its sites, or those that lose units.
+        heads: present units to silence, per site index.
 
     Raises:
         RefusedError: if the context of a projection is quantized and its zero point is not known.

@@ -9,10 +9,13 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
-from onnxheadprune.attention.heads import ALL, HeadSpec, parse_heads, resolve_heads
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.neuron_cuts import neuron_cuts, recorded_neurons
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
+from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import (
@@ -23,7 +26,7 @@ from onnxheadprune.edit.plan import (
     SiteCut,
     fingerprint,
 )
-from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
+from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedSite, neurons_text, pruning_text
 from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.cleanup import settled
@@ -31,6 +34,7 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
@@ -44,7 +48,7 @@ class Planning:
         plan: the edits.
         view: the model as it was analysed.
         sites: its sites.
-        heads: heads to remove per site index, as *present* head indices.
+        heads: units to remove per site index, as *present* indices; those of feed-forward blocks are neurons.
         io: what is live of each narrowed graph input and output.
     """
 
@@ -53,6 +57,16 @@ class Planning:
     sites: Sites
     heads: Mapping[int, tuple[int, ...]]
     io: Mapping[str, Live]
+
+    @property
+    def concerned(self) -> tuple[Site, ...]:
+        """All attention sites, and the feed-forward blocks that lose neurons."""
+        return self.sites.concerned(self.heads)
+
+    @property
+    def touched(self) -> tuple[Site, ...]:
+        """The sites that lose units, of all kinds."""
+        return self.sites.losing(self.heads)
 
 
 def plan_pruning(
@@ -97,20 +111,23 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
     Raises:
         HeadPruneError: as `plan_pruning` does.
     """
-    with analysing(analysis.model, analysis.name):
+    with paused(), analysing(analysis.model, analysis.name):
         return _planned(analysis, heads, contract)
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
     view, sites = analysis.view, analysis.sites
-    chosen = resolve_heads(heads, sites)
-    present = {site.index: site.present(chosen[site.index]) for site in sites if site.index in chosen}
+    chosen = resolve_units(heads, sites)
+    present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
     swept, edits = _swept_edits(view, sites, present, contract)
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
+    neurons = neuron_cuts(view, sites, chosen)
+    if neurons:
+        edits[SetMetadata(NEURONS_KEY, neurons_text(recorded_neurons(neurons, view, sites)))] = frozenset()
     io = _narrowed_io(swept)
     interface = [_io_changes(view, name, live) for name, live in sorted(io.items())]
     plan = PrunePlan(
@@ -120,8 +137,9 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         _planned_edits(view, edits),
         tuple(_io_sentence(changes) for changes in interface),
         elements_removed(view, edits),
-        _left_out(sites) if ALL in parse_heads(heads) else (),
+        _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
+        neurons,
     )
     return Planning(plan, view, sites, present, io)
 
@@ -141,12 +159,12 @@ def _swept_edits(
     # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
     edits = _edits(view, sites, heads, swept)
-    whole = [site for site in sites if goes_whole(site, heads)]
+    whole = [site for site in sites.losing(heads) if goes_whole(site, heads)]
     wide = [site for site in whole if any(item.sums_more for item in site.projections)]
     if wide and half_dead(swept, edits):
         raise RefusedError(
-            f"site {wide[0].index} ({wide[0].name}) cannot be removed as a whole: the shape of its context"
-            " is used elsewhere; leave at least one head"
+            f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
+            f" least one {wide[0].UNIT}"
         )
     return swept, edits
 
@@ -182,11 +200,10 @@ def _edits(
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
     edits |= detached(sites, heads)
-    for site in sites:
-        if heads.get(site.index):
-            left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
-            own = [edit for item in left for edit in item.edits(heads[site.index])]
-            edits |= dict.fromkeys(own, frozenset({site.name}))
+    for site in sites.losing(heads):
+        left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
+        own = [edit for item in left for edit in item.edits(heads[site.index])]
+        edits |= dict.fromkeys(own, frozenset({site.name}))
     return settled(view, edits)
 
 
@@ -197,19 +214,19 @@ def _sweep(
     contract: Contract,
     emptied: bool = True,
 ) -> Sweep:
-    chosen = [site for site in sites if heads.get(site.index)]
+    chosen = sites.losing(heads)
     seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
     for site in chosen:
         if site.maps and not contract.allow_io_change and not goes_whole(site, heads):
             names = ", ".join(sorted(value.name for value in site.maps))
             raise RefusedError(
-                f"site {site.index} ({site.name}) cannot lose heads while the model hands out a map per head"
+                f"{site.label} cannot lose heads while the model hands out a map per head"
                 f" ({names}); --allow-io-change narrows that output"
             )
     free: set[Value] = set()
     if not contract.keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
-        partly = [site for site in sites if 0 < len(heads.get(site.index, ())) < site.num_heads]
+        partly = [site for site in chosen if not goes_whole(site, heads)]
         free.update(*(site.free for site in partly))
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
@@ -284,9 +301,9 @@ def require_something(plan: PrunePlan) -> None:
     """Refuses a plan that removes nothing.
 
     Raises:
-        RefusedError: if no head goes.
+        RefusedError: if no unit goes.
     """
-    if not plan.removed:
+    if not plan.cuts_something:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 

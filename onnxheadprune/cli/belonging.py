@@ -75,13 +75,15 @@ PRUNE = (
     Law("jobs", needs="batch sweep"),
     Law("dask", needs="sweep"),
     # How heads are chosen and what is left is refitted.
-    Law("scores protect floor multiple_of uniform", needs=f"{WISH} sweep"),
+    Law("scores protect floor multiple_of units uniform", needs=f"{WISH} sweep"),
     Law("rounds", needs="ratio"),
+    Law("rounds scores", against="units"),
+    Law("neurons_multiple_of", needs="units"),
     Law("uniform", against="keep"),
-    Law("compensate=True", needs=f"heads {WISH} sweep"),
+    Law("compensate=True", needs=f"heads neurons layers {WISH} sweep"),
     Law("compensate=False", needs=f"{WISH} sweep recover"),
     Law("compensate=False", needs=DATA),
-    Law("recover", needs=f"heads {WISH} sweep"),
+    Law("recover", needs=f"heads neurons layers {WISH} sweep"),
     Law("recover", needs=DATA),
     Law("recover", against="dry_run"),
     Law("resume", needs="recover"),
@@ -98,9 +100,11 @@ PRUNE = (
     Law("seed", against="sweep dry_run", unless="random_data recover"),
     Law("seed", against="no_validate", unless="random_data recover fuse=auto"),
     # What a cut does to inputs and outputs.
-    Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
+    Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
 )
 SWEEP = (
+    Law("scores", against="units"),
+    Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
     Law("max_length", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
@@ -109,18 +113,20 @@ SWEEP = (
 )
 BATCH = (
     Law("accept_inconclusive", against="no_validate"),
-    Law("scores protect floor multiple_of uniform", needs=WISH),
+    Law("scores protect floor multiple_of units uniform", needs=WISH),
     Law("rounds", needs="ratio"),
+    Law("rounds scores", against="units"),
+    Law("neurons_multiple_of", needs="units"),
     Law("uniform", against="keep"),
-    Law("compensate=True", needs=f"heads {WISH}"),
+    Law("compensate=True", needs=f"heads neurons layers {WISH}"),
     Law("compensate=False", needs=f"{WISH} recover"),
     Law("compensate=False", needs="data"),
-    Law("recover", needs=f"heads {WISH}"),
+    Law("recover", needs=f"heads neurons layers {WISH}"),
     Law("recover", needs="data"),
     Law("drift effect", against="no_validate", unless="data"),
     Law("data", against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
     Law("seed", against="no_validate", unless="recover fuse=auto"),
-    Law("keep_cache_shape allow_io_change", needs=f"heads {WISH}"),
+    Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
 )
 FUSE = (
     Law("no_validate accept_inconclusive external_data", against="dry_run"),

@@ -34,10 +34,10 @@ def bundled(cls: type[Bundle]) -> Callable[[Callable[[Bundle], int]], Callable[.
 def _made(cls: type[Bundle], values: dict[str, object]) -> Bundle:
     """The dataclass with the values of its fields, which are taken out of the dict."""
     hints = get_type_hints(cls)
-    given = {
-        item.name: _made(kind, values) if _is_bundle(kind := hints[item.name]) else values.pop(item.name)
-        for item in fields(cls)  # type: ignore[arg-type]
-    }
+    given: dict[str, object] = {}
+    for item in fields(cls):  # type: ignore[arg-type]
+        kind = hints[item.name]
+        given[item.name] = _made(kind, values) if _is_bundle(kind) else values.pop(item.name)
     return cls(**given)
 
 

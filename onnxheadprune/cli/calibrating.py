@@ -117,7 +117,7 @@ def read_data(model: Path | LoadedModel | None, samples: Samples, running: Runni
     """
     given = [samples.text is not None, samples.images is not None, samples.random_data]
     context = click.get_current_context()
-    if sum(given) + (running.data is not None) > 1:
+    if [*given, running.data is not None].count(True) > 1:
         raise click.UsageError("give data in one way: --data, --text, --images or --random-data", context)
     if (samples.text is None) != (samples.tokenizer is None):
         raise click.UsageError("--text and --tokenizer belong together", context)

@@ -81,6 +81,8 @@ class Respecting:
     protect: str | None
     floor: int
     multiple_of: int
+    neurons_multiple_of: int
+    units: str
     uniform: bool
 
 
@@ -100,6 +102,22 @@ def respecting_options(function: Function) -> Function:
             default=1,
             metavar="N",
             help="Heads that a site keeps are a multiple of N.",
+        ),
+        click.option(
+            "--neurons-multiple-of",
+            type=click.IntRange(min=1),
+            default=8,
+            show_default=True,
+            metavar="N",
+            help="Neurons that a feed-forward block keeps are a multiple of N.",
+        ),
+        click.option(
+            "--units",
+            default="heads",
+            show_default=True,
+            metavar="KINDS",
+            help='What may go: "heads", "neurons" and "layers" (attention or feed-forward blocks as a whole) with'
+            ' commas between, or "all". With more than heads, --ratio is the share of these blocks\' operations.',
         ),
         click.option(
             "--floor",
@@ -206,6 +224,8 @@ def read_wish(amount: Amount, respecting: Respecting) -> Wish | None:
         limits=wanted.limits,
         protect=wanted.protect,
         rounds=amount.rounds,
+        units=wanted.units,
+        multiple_of_neurons=wanted.multiple_of_neurons,
     )
 
 
@@ -220,7 +240,30 @@ def read_requirements(respecting: Respecting) -> Requirements:
 
     scores = None if respecting.scores is None else read_scores(respecting.scores)
     limits = Limits(respecting.floor, respecting.multiple_of, respecting.uniform)
-    return Requirements(scores, limits, respecting.protect)
+    return Requirements(
+        scores,
+        limits,
+        respecting.protect,
+        units=read_units(respecting.units),
+        multiple_of_neurons=respecting.neurons_multiple_of,
+    )
+
+
+def read_units(text: str) -> frozenset[str]:
+    """The kinds of units that `--units` names.
+
+    Raises:
+        click.UsageError: if there is no such kind.
+    """
+    from onnxheadprune.selection.requirements import KINDS
+
+    named = frozenset(KINDS) if text.strip() == "all" else frozenset(map(str.strip, text.split(",")))
+    if not named <= set(KINDS):
+        strange = ", ".join(sorted(named - set(KINDS))) or "nothing"
+        raise click.UsageError(
+            f"--units are {', '.join(KINDS)} or all, not {strange}", click.get_current_context()
+        )
+    return named
 
 
 def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
@@ -244,16 +287,16 @@ def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
     return import_function(spec, "the measure")
 
 
-def require_one_way(heads: str | None, wish: Wish | None, fuse: str) -> None:
+def require_one_way(named: bool, wish: Wish | None, fuse: str) -> None:
     """Whether it is said, once, what is to be done.
 
     Raises:
         click.UsageError: if not.
     """
     context = click.get_current_context()
-    if heads is not None and wish is not None:
+    if named and wish is not None:
         raise click.UsageError("name the heads, or say how many are to go, not both", context)
-    if heads is None and wish is None and fuse == "none":
+    if not named and wish is None and fuse == "none":
         raise click.UsageError(
             "name the heads to remove with --heads, say how many are to go with --ratio, or fuse with --fuse",
             context,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,13 +111,10 @@ def _readings(context: click.Context) -> Iterator[Reading]:
             continue
         is_model = isinstance(option, click.Argument)
         what = option.human_readable_name if is_model else max(option.opts, key=len)
-        for value in _values(context.params.get(option.name or "")):
+        given = context.params.get(option.name or "")
+        for value in given if isinstance(given, (tuple, list)) else [given]:
             yield from named_files(what, value)
             if is_model and isinstance(value, Path):
                 with contextlib.suppress(OSError):
                     for location in locations(value):
                         yield Reading(f"the weights of {what},", value.parent / location)
-
-
-def _values(value: object) -> Iterable[object]:
-    return value if isinstance(value, (tuple, list)) else (value,)

@@ -25,10 +25,10 @@ from onnxheadprune.cli.options import (
     Shaping,
     checking_options,
     fuse_option,
-    heads_option,
     run_options,
     shaping_options,
     stacked,
+    units_options,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Cut:
     """Which heads go, what makes up for them, and what must hold of the result."""
 
     heads: str | None
+    neurons: str | None
+    layers: str | None
     amount: Amount
     respecting: Respecting
     refitting: Refitting
@@ -55,7 +57,7 @@ class Cut:
 def cut_options(function: Function) -> Function:
     """The options of `Cut`."""
     options = (
-        heads_option,
+        units_options,
         amount_options,
         respecting_options,
         refitting_options,
@@ -74,13 +76,15 @@ def read_choice(cut: Cut) -> Choice:
         click.UsageError: if they do not say it, or say it twice.
         UsageError: if scores or a measure cannot be read.
     """
+    from onnxheadprune.attention.units import combined
     from onnxheadprune.workflow.requests import Choice
 
     wish = read_wish(cut.amount, cut.respecting)
     effect = read_effect(cut.refitting.drift, cut.refitting.effect)
-    require_one_way(cut.heads, wish, cut.fuse)
+    spec = combined(cut.heads, cut.neurons, cut.layers)
+    require_one_way(spec is not None, wish, cut.fuse)
     recover = read_recover(cut.refitting.recover)
-    return Choice(cut.heads, wish, cut.refitting.compensate, effect, recover)
+    return Choice(spec, wish, cut.refitting.compensate, effect, recover)
 
 
 def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writing) -> Request:

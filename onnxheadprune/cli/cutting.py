@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.workflow.prune import PruneResult
     from onnxheadprune.workflow.requests import Request
+    from onnxheadprune.workflow.result import PruneResult
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> Prun
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
-    from onnxheadprune.workflow.prune import carried_through
+    from onnxheadprune.workflow.pipeline import carried_through
 
     if showing.heatmap is not None:
         check_picture(showing.heatmap)
@@ -144,7 +144,7 @@ def _plan_ahead(
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report
     from onnxheadprune.workflow.fuse import planned_fusion
-    from onnxheadprune.workflow.prune import planned_size, size_warnings
+    from onnxheadprune.workflow.sizes import planned_size, size_warnings
 
     contract = request.contract
     plan = plan_pruning(
@@ -158,7 +158,7 @@ def _plan_ahead(
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, request.fuse)
-    sizes = planned_size(plan, model) if plan.removed else None
+    sizes = planned_size(plan, model) if plan.cuts_something else None
     told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
     if sizes is not None:
         told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,6 @@ def prune_export(
     Returns:
         The exit code.
     """
-    from dataclasses import replace
-
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.folder import folder_report
     from onnxheadprune.cli.report.page import save_page

@@ -58,6 +58,25 @@ def heads_option(function: Function) -> Function:
     )(function)
 
 
+def units_options(function: Function) -> Function:
+    """`--heads`, `--neurons` and `--layers`."""
+    options = (
+        heads_option,
+        click.option(
+            "--neurons",
+            metavar="N",
+            help='Neurons to remove from feed-forward blocks: "0:0-511 ffn.4:7 *:3", or a JSON file like that of'
+            " --heads.",
+        ),
+        click.option(
+            "--layers",
+            metavar="L",
+            help='Layers and sublayers to remove: "3 5-7 attn.9 ffn.4". Of each its bias stays, where it has one.',
+        ),
+    )
+    return stacked(function, options)
+
+
 def fuse_option(function: Function) -> Function:
     """`--fuse`."""
     return click.option(

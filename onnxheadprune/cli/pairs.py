@@ -13,6 +13,7 @@ from onnxheadprune.cli.deploying import is_folder, subject_of
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.workflow.folders.export import ModelFile
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Pair:
 
     def data_of(self, data: str | None) -> str | None:
         """The user's data, if it is for this model; two models alone take what they are given."""
-        return data if data is None or self.file is None or _fits(self.model, data) is None else None
+        if data is None or self.file is None:
+            return data
+        return data if _fits(self.model, data) is None else None
 
 
 def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
@@ -61,7 +64,9 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     from onnxheadprune.workflow.folders.prune import opened
 
     _, match = opened(model, follow_links=follow_links)
-    files = [file for network in match.networks for file in (network.files[:1] if leaders else network.files)]
+    files: list[ModelFile] = []
+    for network in match.networks:
+        files += [network.leader] if leaders else network.files
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     pairs = []
     for file in files:

@@ -133,6 +133,11 @@ def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
         )
     if given.heatmap is not None:
         raise click.UsageError("--heatmap is the picture of a single model; score one of the files", context)
+    if given.cut.neurons is not None or given.cut.layers is not None or given.cut.respecting.units != "heads":
+        raise click.UsageError(
+            "of a folder heads are cut, the same in every file; cut neurons and layers of single files",
+            context,
+        )
     if given.resume:
         raise click.UsageError("a folder appears at once, so there is nothing to --resume", context)
     resolve_target(folder, given.target, dry_run=given.dry_run)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import click
 
 SECTIONS = (
-    ("Which heads", "heads ratio keep target_speedup max_drift rounds"),
+    ("Which heads", "heads neurons layers ratio keep target_speedup max_drift rounds"),
     (
         "What a choice goes by",
-        "scores protect floor multiple_of uniform compensate recover budget resume drift effect",
+        (
+            "scores protect units floor multiple_of neurons_multiple_of uniform compensate recover budget resume drift"
+            " effect"
+        ),
     ),
     (
         "Data",

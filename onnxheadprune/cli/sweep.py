@@ -85,7 +85,7 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.chooser import Chooser, Trying
+    from onnxheadprune.selection.cutting import Cutter, Trying
     from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
@@ -102,8 +102,8 @@ def run_sweep(given: SweepOptions) -> int:
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         trying = Trying(given.refitting.compensate, effect, recovering=recovering)
-        chooser = Chooser(open_structure(given.model), data, provider, trying, progress)
-        curve = sweep_ratios(chooser, requirements, ratios, executor)
+        cutter = Cutter(open_structure(given.model), data, provider, trying, progress)
+        curve = sweep_ratios(cutter, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
         save_curve(curve, picture)

@@ -47,11 +47,11 @@ def resolve_target(model: Path, target: Target, *, dry_run: bool) -> Path | None
         click.UsageError: if options contradict each other.
     """
     context = click.get_current_context()
-    in_place, backup = target.in_place, target.backup
-    if in_place != (backup is not None):
-        missing = "--backup FILE, where the original is kept" if in_place else "--in-place"
-        raise click.UsageError(f"{'--in-place' if in_place else '--backup'} needs {missing}", context)
-    if in_place:
+    if target.in_place and target.backup is None:
+        raise click.UsageError("--in-place needs --backup FILE, where the original is kept", context)
+    if target.backup is not None and not target.in_place:
+        raise click.UsageError("--backup needs --in-place", context)
+    if target.in_place:
         if target.output is not None:
             raise click.UsageError("--in-place writes to MODEL itself, so there is no -o OUT", context)
         return model

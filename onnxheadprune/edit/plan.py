@@ -12,6 +12,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto
 
 from onnxheadprune.edit.edits import EdgeGather, Edit, SliceTensor, edit_from_dict, edit_to_dict
+from onnxheadprune.edit.ranges import read_ranges, spelled
 from onnxheadprune.errors import UsageError
 
 FORMAT = 1
@@ -33,6 +34,46 @@ class SiteCut:
     def heads_left(self) -> int:
         """Query heads that remain."""
         return self.num_heads - len(self.removed) - len(self.removed_before)
+
+
+@dataclass(frozen=True)
+class NeuronCut:
+    """What the plan does to one feed-forward block; neurons are indices of the original, unpruned model."""
+
+    number: int
+    name: str
+    num_neurons: int
+    removed: tuple[int, ...]
+    removed_before: tuple[int, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """How a spec names the block."""
+        return f"ffn.{self.number}"
+
+    @property
+    def left(self) -> int:
+        """Neurons that remain."""
+        return self.num_neurons - len(self.removed) - len(self.removed_before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; neurons as ranges, since they are many."""
+        return {
+            "key": self.key,
+            "number": self.number,
+            "name": self.name,
+            "num_neurons": self.num_neurons,
+            "removed": spelled(self.removed),
+            "removed_before": spelled(self.removed_before),
+            "neurons_left": self.left,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NeuronCut:
+        """The inverse of `to_dict`."""
+        size = int(data["num_neurons"])
+        removed, before = (read_ranges(data[key], size - 1) for key in ("removed", "removed_before"))
+        return cls(int(data["number"]), str(data["name"]), size, removed, before)
 
 
 @dataclass(frozen=True)
@@ -83,6 +124,7 @@ class PrunePlan:
         elements_removed: elements that stored tensors lose.
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
         interface: what `io_changes` says, axis by axis.
+        neurons: every feed-forward block of a model that loses neurons, now or before.
     """
 
     model: str
@@ -93,6 +135,25 @@ class PrunePlan:
     elements_removed: int
     left_out: tuple[LeftOutNode, ...] = ()
     interface: tuple[IoChange, ...] = ()
+    neurons: tuple[NeuronCut, ...] = ()
+
+    @property
+    def spec(self) -> dict[str, list[int]]:
+        """The units that this plan removes, as a spec."""
+        found = {str(cut.index): list(cut.removed) for cut in self.cuts if cut.removed}
+        return found | {cut.key: list(cut.removed) for cut in self.neurons if cut.removed}
+
+    @property
+    def kinds(self) -> str:
+        """What goes, in words: "heads", "neurons", both, or nothing."""
+        neurons = any(cut.removed for cut in self.neurons)
+        named = (("heads", bool(self.removed)), ("neurons", neurons))
+        return " and ".join(name for name, goes in named if goes)
+
+    @property
+    def cuts_something(self) -> bool:
+        """Whether any unit goes."""
+        return bool(self.removed) or any(cut.removed for cut in self.neurons)
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -127,6 +188,7 @@ class PrunePlan:
                 }
                 for cut in self.cuts
             ],
+            "neurons": [cut.to_dict() for cut in self.neurons],
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
             "interface": [asdict(change) for change in self.interface],
@@ -167,8 +229,18 @@ class PrunePlan:
         # Plans of earlier versions do not say.
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
-        elements = data["elements_removed"]
-        return cls(data["model"], data["fingerprint"], cuts, edits, changes, elements, missed, interface)
+        neurons = tuple(NeuronCut.from_dict(item) for item in data.get("neurons", ()))
+        return cls(
+            data["model"],
+            data["fingerprint"],
+            cuts,
+            edits,
+            changes,
+            data["elements_removed"],
+            missed,
+            interface,
+            neurons,
+        )
 
     def to_json(self) -> str:
         """The plan as a JSON document."""
@@ -182,6 +254,11 @@ class PrunePlan:
                 lines.append(
                     f"site {cut.index} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
                 )
+        lines += [
+            f"block {cut.key} {cut.name}: neurons {spelled(cut.removed)} of {cut.num_neurons} go, {cut.left} stay"
+            for cut in self.neurons
+            if cut.removed
+        ]
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from onnx import ModelProto
 
+from onnxheadprune.edit.ranges import read_ranges, spelled
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.documents import parse_json
 
@@ -21,6 +22,9 @@ VALIDATION_KEY = "onnxheadprune.validation"
 REMOVED_KEY = "onnxheadprune.removed"
 REMOVED_VERSION = 2
 """1 does not say by what a site is recognised."""
+NEURONS_KEY = "onnxheadprune.neurons"
+NEURONS_VERSION = 1
+MAX_NEURONS = 2**20
 COMPENSATED_KEY = "onnxheadprune.compensated"
 COMPENSATED_VERSION = 3
 """1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
@@ -58,6 +62,30 @@ class RecordedSite:
 
 
 @dataclass(frozen=True)
+class RecordedNeurons:
+    """What is written about one feed-forward block of the original model. Neurons are indices of that model.
+
+    Attributes:
+        number: its position among the feed-forward blocks of the original.
+        name: module path, as far as the original told it.
+        num_neurons: neurons in the original.
+        removed: the neurons that are gone.
+        projections: names of what its projections give, by which it is recognised: no cut changes them.
+    """
+
+    number: int
+    name: str
+    num_neurons: int
+    removed: tuple[int, ...]
+    projections: tuple[str, ...]
+
+    @property
+    def left(self) -> int:
+        """Neurons that remain."""
+        return self.num_neurons - len(self.removed)
+
+
+@dataclass(frozen=True)
 class RefitRecord:
     """Which initializers of the original were refitted, and on what data.
 
@@ -84,11 +112,13 @@ class Records:
         removed: the sites of the original, with the heads that each has lost; empty where none was pruned.
         refit: the refitted tensors, None without.
         fused: indices of the sites that this tool has fused.
+        neurons: the feed-forward blocks of the original, with the neurons that each has lost; empty where none was cut.
     """
 
     removed: tuple[RecordedSite, ...]
     refit: RefitRecord | None
     fused: tuple[int, ...]
+    neurons: tuple[RecordedNeurons, ...] = ()
 
 
 def read_records(model: ModelProto) -> Records:
@@ -97,7 +127,7 @@ def read_records(model: ModelProto) -> Records:
     Raises:
         ModelError: if one cannot be read, or a newer version of this tool wrote it.
     """
-    return Records(pruning_record(model), refit_record(model), fused_record(model))
+    return Records(pruning_record(model), refit_record(model), fused_record(model), neurons_record(model))
 
 
 def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
@@ -107,6 +137,15 @@ def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
         ModelError: as `read_records` does.
     """
     return _read(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
+
+
+def neurons_record(model: ModelProto) -> tuple[RecordedNeurons, ...]:
+    """The feed-forward blocks of the original with the neurons that they have lost, nothing for one that lost none.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return _read(model, NEURONS_KEY, NEURONS_VERSION, _neurons) or ()
 
 
 def refit_record(model: ModelProto) -> RefitRecord | None:
@@ -141,6 +180,21 @@ def pruning_text(sites: Sequence[RecordedSite]) -> str:
         for site in sites
     ]
     return json.dumps({"version": REMOVED_VERSION, "sites": entries})
+
+
+def neurons_text(blocks: Sequence[RecordedNeurons]) -> str:
+    """The metadata entry of `neurons_record`."""
+    entries = [
+        {
+            "number": block.number,
+            "name": block.name,
+            "num_neurons": block.num_neurons,
+            "removed": spelled(block.removed),
+            "projections": list(block.projections),
+        }
+        for block in blocks
+    ]
+    return json.dumps({"version": NEURONS_VERSION, "blocks": entries})
 
 
 def refit_text(record: RefitRecord) -> str:
@@ -178,6 +232,19 @@ def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
             tuple(str(name) for name in item.get("projections", ())),
         )
         for item in content["sites"]
+    )
+
+
+def _neurons(content: Mapping[str, Any]) -> tuple[RecordedNeurons, ...]:
+    return tuple(
+        RecordedNeurons(
+            int(item["number"]),
+            str(item["name"]),
+            int(item["num_neurons"]),
+            read_ranges(str(item["removed"]), MAX_NEURONS),
+            tuple(str(name) for name in item["projections"]),
+        )
+        for item in content["blocks"]
     )
 
 

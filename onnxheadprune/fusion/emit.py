@@ -240,8 +240,8 @@ def _permutation(layout: Layout, target: Layout, order: dict[str, int]) -> tuple
         return (*filled, *empty)
     perm: list[int] = []
     for atoms in target:
-        source = filled if atoms and filled else empty if empty else filled
-        perm.append(source.pop(0))
+        takes_empty = bool(empty) and not (atoms and filled)
+        perm.append(empty.pop(0) if takes_empty else filled.pop(0))
     return tuple(perm)
 
 

@@ -9,6 +9,7 @@ In the examples labels stand in for masks, because they show where each index ca
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import NamedTuple
@@ -32,14 +33,15 @@ class Group(NamedTuple):
     out_stop: int
 
 
-def align(in_shape: Shape, out_shape: Shape) -> list[Group]:
+@functools.lru_cache(maxsize=1024)  # Layers are alike.
+def align(in_shape: Shape, out_shape: Shape) -> tuple[Group, ...]:
     """Splits the two shapes of a reshape into the finest groups that their products prove.
 
     Examples:
         Heads and features become one axis:
 
         >>> align((4, 5), (20,))
-        [Group(in_start=0, in_stop=2, out_start=0, out_stop=1)]
+        (Group(in_start=0, in_stop=2, out_start=0, out_stop=1),)
 
         Axes before them stay what they are:
 
@@ -67,7 +69,7 @@ def align(in_shape: Shape, out_shape: Shape) -> list[Group]:
     for (in_start, out_start), (in_stop, out_stop) in itertools.pairwise(cuts):
         if (in_start, out_start) != (in_stop, out_stop):
             groups.append(Group(in_start, in_stop, out_start, out_stop))
-    return groups
+    return tuple(groups)
 
 
 def _matches(in_shape: Shape, out_shape: Shape) -> list[tuple[int, int]]:

@@ -43,9 +43,7 @@ class Live:
         if not array.size:
             # An axis without positions: there is nothing that could be needed.
             return cls((), np.zeros((), dtype=array.dtype))
-        order = sorted(range(len(axes)), key=lambda position: axes[position])
-        array = np.transpose(array, order) if len(axes) > 1 else array
-        kept = sorted(axes)
+        kept, array = _sorted(axes, array)
         for position in reversed(range(len(kept))):
             if not _varies(array, position):
                 array = array.take(0, axis=position)
@@ -82,7 +80,7 @@ class Live:
     @property
     def mask(self) -> npt.NDArray[np.bool_]:
         """The array as booleans."""
-        return np.asarray(self.array != 0)
+        return self.array if self.is_mask else np.asarray(self.array != 0)
 
     def as_mask(self) -> Live:
         """The same liveness without labels."""
@@ -109,7 +107,9 @@ class Live:
         axes = tuple(mapping[axis] for axis in self.axes)
         if axes == self.axes:
             return self
-        return Live.over(axes, self.array)
+        # The array varies along each of its axes, whatever they are called.
+        kept, array = _sorted(axes, self.array)
+        return Live(tuple(kept), array)
 
     def aligned(self, axes: Sequence[int], sizes: Sequence[int]) -> Array:
         """The array broadcast and tiled to `sizes` over `axes` (a superset of its own, sorted)."""
@@ -208,13 +208,21 @@ class Live:
         return dim if whole is None else multiply(whole, live)
 
 
+def _sorted(axes: Sequence[int], array: Array) -> tuple[list[int], Array]:
+    """Axes in increasing order, and the array with its dimensions in that order."""
+    kept = sorted(axes)
+    if kept != list(axes):
+        array = np.transpose(array, [axes.index(axis) for axis in kept])
+    return kept, array
+
+
 def _varies(array: Array, position: int) -> bool:
     """Whether an array is not the same all along one dimension."""
     if array.shape[position] == 1:
         return False
     rows = array.swapaxes(0, position)
     # Where neighbours differ, nearly always, the rest need not be read.
-    return bool(np.any(rows[0] != rows[1]) or np.any(rows[2:] != rows[0]))
+    return bool((rows[:1] != rows[1:2]).any() or (rows[2:] != rows[:1]).any())
 
 
 FULL = Live((), np.array(True))

@@ -43,10 +43,12 @@ def _read(value: Value) -> Live:
     """What the consumers of a value read in the original."""
     total: Live = DEAD
     for use in value.consumers:
-        if not looks_only(use):
-            total = total | _picked(use)
-        if total.is_full:
-            break
+        if looks_only(use):
+            continue
+        picked = _picked(use)
+        if picked.is_full:
+            return FULL
+        total = total | picked
     return total
 
 

@@ -61,7 +61,11 @@ def regular_file(path: str | os.PathLike[str], what: str) -> Path:
         )
         raise UsageError(f"{what} {path} {reason}") from error
     if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO" if stat.S_ISFIFO(mode) else "a device or socket"
+        kind = "a device or socket"
+        if stat.S_ISDIR(mode):
+            kind = "a folder"
+        elif stat.S_ISFIFO(mode):
+            kind = "a FIFO"
         raise UsageError(f"{what} {path} is {kind}; it must be a regular file, so write it to one first")
     return Path(path)
 

@@ -24,12 +24,7 @@ from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, refuse, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import STANDS_FOR_PATTERN
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
 MICROSOFT = (
@@ -63,13 +58,15 @@ def _standard_layout(node: Node) -> FusedLayout | None:
     four = len(query) == 4
     heads = number(query, 1) if four else node.attribute("q_num_heads")
     kv = number(key, 1) if four else node.attribute("kv_num_heads")
-    widths = [number(shape, 3 if four else 2) for shape in (query, value)]
-    if not heads or not kv or heads % kv or widths[1] is None:
+    # The last axis has one head, or all of them side by side.
+    last = 3 if four else 2
+    head_size, v_size = number(query, last), number(value, last)
+    if not heads or not kv or heads % kv or v_size is None:
         return None
-    v_size = widths[1] if four else widths[1] // kv
-    head_size = None if widths[0] is None else widths[0] if four else widths[0] // heads
-    if not four and head_size is None:
-        return None
+    if not four:
+        if head_size is None:
+            return None
+        head_size, v_size = head_size // heads, v_size // kv
     axis = 1 if four else 2
     unit, v_unit = (1, 1) if four else (head_size or 0, v_size)
     inputs = {0: queries(axis, unit), 1: key_values(axis, unit), 2: key_values(axis, v_unit)}

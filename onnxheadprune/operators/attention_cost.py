@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from onnxheadprune.liveness.fused import layout_of
-from onnxheadprune.model.graph.tables import (
-    cost_function,
-    roles_of,
-)
+from onnxheadprune.model.graph.tables import cost_function, roles_of
 from onnxheadprune.model.graph.view import Node
 
 _PACKED_PAST = {"Attention": 4, "QAttention": 8}

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, number, queries
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 ROLES.add(("LinearAttention",), "com.microsoft", Roles(alike=(0,)))

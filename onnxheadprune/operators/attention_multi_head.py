@@ -17,12 +17,7 @@ from onnxheadprune.liveness.fused import (
     queries,
 )
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     Scores,

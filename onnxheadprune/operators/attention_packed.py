@@ -9,12 +9,7 @@ from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, layout_reader, number, per_head, queries
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_multi_head import padding_bias
 from onnxheadprune.operators.attention_parts import (

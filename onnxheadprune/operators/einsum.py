@@ -8,10 +8,7 @@ from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.equations import einsum_terms
-from onnxheadprune.model.graph.facts import (
-    MULTIPLIES_FLOATS,
-    SUMS_PRODUCTS,
-)
+from onnxheadprune.model.graph.facts import MULTIPLIES_FLOATS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 

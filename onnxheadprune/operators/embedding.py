@@ -7,12 +7,7 @@ from onnx import TensorProto
 from onnxheadprune.edit.gradients import Step, decomposition
 from onnxheadprune.edit.terms import Term
 from onnxheadprune.model.graph.facts import ROUNDS_ACTIVATIONS
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 _TABLES = {0: 2, 1: 4, 8: 3}

@@ -16,12 +16,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import broadcast, named
-from onnxheadprune.model.graph.elements import (
-    MAX_ELEMENTS,
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import EXPANDS, FILLS, TILES
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
@@ -148,8 +143,10 @@ def _fill_numbers(node: Node) -> Elements | None:
     shape, fill = elements_of(node, 0), node.attribute("value")
     if shape is None or shape.ndim != 1 or shape.size > 1 or fill is None:
         return None
-    count = int(shape[0]) if shape.size and isinstance(shape[0], int) else (1 if not shape.size else -1)
-    if not 0 <= count <= MAX_ELEMENTS or (not fill.int64_data and not fill.raw_data):
+    count = shape[0] if shape.size else 1
+    if not isinstance(count, int) or not 0 <= count <= MAX_ELEMENTS:
+        return None
+    if not fill.int64_data and not fill.raw_data:
         return None
     number = numpy_helper.to_array(fill).reshape(-1)
     if number.dtype.kind not in "iu" or number.size != 1:

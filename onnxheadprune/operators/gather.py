@@ -18,12 +18,7 @@ from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.elements import (
-    MAX_ELEMENTS,
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import GATHERS, GATHERS_ELEMENTS, GATHERS_ROWS
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node

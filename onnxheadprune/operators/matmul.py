@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.contraction import (
-    PRODUCTS,
-    Contraction,
-    Letters,
-    Product,
-    contraction_of,
-)
+from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Letters, Product, contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.mixing import coupled
 from onnxheadprune.liveness.refusal import Refusal
@@ -297,25 +291,26 @@ def _matmul_letters(node: Node, right_index: int, columns: tuple[int, ...]) -> C
     left, right, out = node.shape(0), node.shape(right_index), node.out.shape
     if left is None or right is None or len(left) < 1 or len(right) < 1:
         return None
-    swapped_batch = (node.attribute("transBatchA", 0), node.attribute("transBatchB", 0))
+    # MatMul has none of these; asked for one by one they would cost more than all the rest.
+    turned = {item.name for item in node.proto.attribute if item.i}
     rows: list[str | None] = ["m"] if len(left) > 1 else []
     columns_letter: list[str | None] = ["n"] if len(right) > 1 else []
     left_batch, right_batch = left[:-2], right[:-2]
-    if swapped_batch[0]:
+    if "transBatchA" in turned:
         left_batch = left[1:-1]
-    if swapped_batch[1]:
+    if "transBatchB" in turned:
         right_batch = right[1:-1]
     rank = max(len(left_batch), len(right_batch))
     left_axes = _batch_letters(left_batch, right_batch, rank) + rows + ["k"]
     right_axes = [*_batch_letters(right_batch, left_batch, rank), "k", *columns_letter]
     out_letters = tuple([f"b{i}" for i in range(rank)] + [str(c) for c in rows + columns_letter])
-    if node.attribute("transA", 0) and len(left) > 1:
+    if "transA" in turned and len(left) > 1:
         _swap(left_axes)
-    if node.attribute("transB", 0) and len(right) > 1:
+    if "transB" in turned and len(right) > 1:
         _swap(right_axes)
-    if swapped_batch[0]:
+    if "transBatchA" in turned:
         _rotate_batch(left_axes)
-    if swapped_batch[1]:
+    if "transBatchB" in turned:
         _rotate_batch(right_axes)
     if out is not None and len(out) != len(out_letters):
         return None

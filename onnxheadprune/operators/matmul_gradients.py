@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnxheadprune.edit.gradients import Constant, Partials, Step, decomposition, gradient, summed
 from onnxheadprune.edit.terms import MICROSOFT, Term
+from onnxheadprune.model.graph.dims import Dim
 
 
 @gradient("MatMul")
@@ -16,21 +17,16 @@ def matmul_gradient(step: Step) -> Partials:
     a, b, grad = step.input(0), step.input(1), step.grad
     ranks = len(a_shape), len(b_shape)
     if ranks[0] >= 2 and ranks[1] == 2:
-        rows = (
-            grad if ranks[0] == 2 else grad.reshape([-1, b_shape[1]]) if isinstance(b_shape[1], int) else None
-        )
-        flat = a if ranks[0] == 2 else a.reshape([-1, b_shape[0]]) if isinstance(b_shape[0], int) else None
+        rows, flat = _rows(grad, ranks[0], b_shape[1]), _rows(a, ranks[0], b_shape[0])
         if rows is not None and flat is not None:
             back = rows.op("Gemm", b, transB=1)
             return {0: _like(back, a, ranks[0]), 1: flat.op("Gemm", rows, transA=1)}
     # A vector is a matrix with one row, or one column.
-    a_shape, b_shape = (
-        ((1, *a_shape) if ranks[0] == 1 else a_shape),
-        ((*b_shape, 1) if ranks[1] == 1 else b_shape),
-    )
-    wide_a, wide_b = a.unsqueeze([0] if ranks[0] == 1 else []), b.unsqueeze([1] if ranks[1] == 1 else [])
-    for axis in (-2,) * (ranks[0] == 1) + (-1,) * (ranks[1] == 1):
-        grad = grad.unsqueeze([axis])
+    wide_a, wide_b = a, b
+    if ranks[0] == 1:
+        a_shape, wide_a, grad = (1, *a_shape), a.unsqueeze([0]), grad.unsqueeze([-2])
+    if ranks[1] == 1:
+        b_shape, wide_b, grad = (*b_shape, 1), b.unsqueeze([1]), grad.unsqueeze([-1])
     da, db = grad @ wide_b.swapped(len(b_shape)), wide_a.swapped(len(a_shape)) @ grad
     da = summed(da, wide_a, a_shape, [(*b_shape[:-2], *a_shape[-2:])])
     db = summed(db, wide_b, b_shape, [(*a_shape[:-2], *b_shape[-2:])])
@@ -38,6 +34,13 @@ def matmul_gradient(step: Step) -> Partials:
         0: da.squeeze([0]) if ranks[0] == 1 else da,
         1: db.squeeze([1]) if ranks[1] == 1 else db,
     }
+
+
+def _rows(term: Term, rank: int, width: Dim) -> Term | None:
+    """A term of so many axes as a matrix; None where its last axis has no known width."""
+    if rank == 2:
+        return term
+    return term.reshape([-1, width]) if isinstance(width, int) else None
 
 
 def _like(term: Term, other: Term, rank: int) -> Term:

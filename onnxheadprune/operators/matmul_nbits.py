@@ -6,20 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.blocks import cut_columns
-from onnxheadprune.liveness.contraction import (
-    PRODUCTS,
-    Contraction,
-    Product,
-    contraction_of,
-)
+from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product, contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
-from onnxheadprune.model.graph.facts import (
-    MULTIPLIES_MATRICES,
-    PACKS_BLOCKS,
-    SUMS_PRODUCTS,
-)
+from onnxheadprune.model.graph.facts import MULTIPLIES_MATRICES, PACKS_BLOCKS, SUMS_PRODUCTS
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
 from onnxheadprune.model.graph.view import Node
 

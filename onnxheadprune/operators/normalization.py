@@ -18,12 +18,7 @@ from onnxheadprune.model.graph.facts import (
     NORMALIZES,
     STANDS_FOR_PATTERN,
 )
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 NORMALIZES.add(

@@ -12,12 +12,7 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.facts import PADS
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 PADS.add("Pad")

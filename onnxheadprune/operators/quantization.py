@@ -11,9 +11,7 @@ from onnxheadprune.edit.edits import DropInputs, Edit
 from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
 from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.contraction import (
-    contraction_of,
-)
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.mixing import coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal

@@ -13,19 +13,9 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
 from onnxheadprune.model.graph.facts import REDUCES, SUMS, SUMS_MAGNITUDES
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    number_function,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 REDUCTIONS = (

@@ -14,10 +14,7 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim, product
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import FLATTENS, RESHAPES
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node

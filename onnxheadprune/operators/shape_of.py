@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim, Shape
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    boxed,
-    shape_range,
-)
+from onnxheadprune.model.graph.elements import Elements, boxed, shape_range
 from onnxheadprune.model.graph.facts import SHOWS_SHAPE, SHOWS_SIZE
 from onnxheadprune.model.graph.tables import Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node

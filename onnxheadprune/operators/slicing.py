@@ -24,13 +24,7 @@ from onnxheadprune.model.graph.broadcasting import named
 from onnxheadprune.model.graph.dims import Dim
 from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SLICES
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    number_function,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 SLICES.add("Slice")

@@ -9,16 +9,8 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import mixing, rank_of
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
-from onnxheadprune.model.graph.facts import (
-    SOFTMAXES,
-    WEIGHS,
-)
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    shape_function,
-)
+from onnxheadprune.model.graph.facts import SOFTMAXES, WEIGHS
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
 SOFTMAXES.add("Softmax")

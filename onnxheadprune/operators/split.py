@@ -13,18 +13,9 @@ from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SPLITS
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    number_functions,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_functions, shape_function
 from onnxheadprune.model.graph.view import Node
 
 SPLITS.add("Split")

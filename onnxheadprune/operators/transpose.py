@@ -8,18 +8,9 @@ from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
-from onnxheadprune.model.graph.elements import (
-    Elements,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import Elements, elements_of
 from onnxheadprune.model.graph.facts import SQUEEZES, TRANSPOSES
-from onnxheadprune.model.graph.tables import (
-    ROLES,
-    Roles,
-    Shapes,
-    number_function,
-    shape_function,
-)
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
 TRANSPOSES.add("Transpose")

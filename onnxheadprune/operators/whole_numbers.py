@@ -8,13 +8,7 @@ import numpy as np
 
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.dims import Dim
-from onnxheadprune.model.graph.elements import (
-    INTEGER_TYPES,
-    MAX_ELEMENTS,
-    Elements,
-    boxed,
-    elements_of,
-)
+from onnxheadprune.model.graph.elements import INTEGER_TYPES, MAX_ELEMENTS, Elements, boxed, elements_of
 from onnxheadprune.model.graph.tables import number_function
 from onnxheadprune.model.graph.view import Node
 
@@ -88,7 +82,13 @@ def _where(node: Node) -> Elements | None:
         return None
     if triples.size > MAX_ELEMENTS:
         return None
-    return boxed([None if c is None else (a if c else b) for c, a, b in triples], triples.shape)
+    chosen: list[Dim | None] = []
+    for known, first, second in triples:
+        if known is None:
+            chosen.append(None)
+        else:
+            chosen.append(first if known else second)
+    return boxed(chosen, triples.shape)
 
 
 def _truncating_divide(left: Dim, right: Dim) -> Dim | None:

@@ -41,8 +41,9 @@ def advice(name: str, obstacle: str = "", *, driver: bool | None = None, plain_b
             "remove both packages (pip uninstall onnxruntime onnxruntime-gpu), then install"
             ' "onnxheadprune[cuda]": the plain one hides the other'
         )
-    first = "remove the onnxruntime package (pip uninstall onnxruntime), then " * (
-        "built without" in obstacle
-    )
-    last = "; no NVIDIA driver answers here (nvidia-smi)" * (driver is False)
-    return f"{first}{_CUDA_ADVICE}{last}"
+    sentence = _CUDA_ADVICE
+    if "built without" in obstacle:
+        sentence = f"remove the onnxruntime package (pip uninstall onnxruntime), then {sentence}"
+    if driver is False:
+        sentence += "; no NVIDIA driver answers here (nvidia-smi)"
+    return sentence

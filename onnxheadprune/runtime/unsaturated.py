@@ -9,8 +9,8 @@ of uint8 by uint8 is exact everywhere, and moving a weight and its zero point by
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,41 +37,57 @@ def unsaturated(model: LoadedModel) -> LoadedModel:
         return model
     copy = ModelProto()
     copy.CopyFrom(model.proto)
+    for graph, products in list(_products(copy.graph, {})):
+        _rewrite(graph, products)
     constants = [
         numpy_helper.from_array(np.array(SHIFT, np.int32), _SHIFT_NAME),
         numpy_helper.from_array(np.array(SHIFT, np.uint8), _UINT8_ZERO),
     ]
-    _rewrite(copy.graph, {})
     copy.graph.initializer.extend(constants)
     return model.changed(copy)
 
 
 def may_saturate(model: LoadedModel) -> bool:
     """Whether a model has a product of uint8 by int8 weights."""
-    return any(_signed(model.proto.graph, {}))
+    return any(products for _, products in _products(model.proto.graph, {}))
 
 
 @dataclass(frozen=True)
 class _Product:
-    """An integer product by an int8 weight: its node, and which inputs are the weight and its zero point."""
+    """An integer product by an int8 weight.
 
-    node: NodeProto
+    Attributes:
+        position: of its node in the graph.
+        weight: input index of the weight.
+        zero: input index of the weight's zero point.
+    """
+
+    position: int
     weight: int
     zero: int
 
 
-def _signed(graph: GraphProto, outer: Mapping[str, TensorProto]) -> Iterator[_Product]:
-    """Products by int8 weights in a graph and the graphs inside it."""
+def _products(
+    graph: GraphProto, outer: Mapping[str, TensorProto]
+) -> Iterator[tuple[GraphProto, list[_Product]]]:
+    """Each graph with its products by int8 weights, the graphs inside its nodes first.
+
+    Args:
+        graph: the main graph, or a body.
+        outer: stored tensors of the graphs around it.
+    """
     stored = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
-    for node in graph.node:
-        product = _product(node, stored)
-        if product is not None:
-            yield product
+    products = []
+    for position, node in enumerate(graph.node):
         for body in bodies_of(node):
-            yield from _signed(body, stored)
+            yield from _products(body, stored)
+        product = _product(position, node, stored)
+        if product is not None:
+            products.append(product)
+    yield graph, products
 
 
-def _product(node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | None:
+def _product(position: int, node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | None:
     roles = ROLES.of(node)
     if roles is None or roles.integer_weight is None or roles.weight_zero is None:
         return None
@@ -85,58 +101,40 @@ def _product(node: NodeProto, stored: Mapping[str, TensorProto]) -> _Product | N
     if zero is not None and zero.data_type == TensorProto.INT8:
         # The product of int8 by int8 saturates nowhere, and of int8 by uint8 there is no kernel.
         return None
-    return _Product(node, roles.integer_weight, roles.weight_zero)
+    return _Product(position, roles.integer_weight, roles.weight_zero)
 
 
-@dataclass
-class _Moved:
-    """What was moved already in one graph, by its old name, and the nodes that do it."""
-
-    names: dict[str, str] = field(default_factory=dict)
-    nodes: list[NodeProto] = field(default_factory=list)
-
-    def of(self, name: str) -> str:
-        """The uint8 form of an int8 value."""
-        if name not in self.names:
-            base = f"{name}/unsaturated"
-            self.nodes += [
-                nodes.as_proto(edit)
-                for edit in (
-                    nodes.cast("", name, TensorProto.INT32, f"{base}/wide"),
-                    nodes.add("", f"{base}/wide", _SHIFT_NAME, f"{base}/moved"),
-                    nodes.cast("", f"{base}/moved", TensorProto.UINT8, base),
-                )
-            ]
-            self.names[name] = base
-        return self.names[name]
-
-
-def _rewrite(graph: GraphProto, outer: Mapping[str, TensorProto]) -> None:
-    stored = {**outer, **{tensor.name: tensor for tensor in graph.initializer}}
+def _rewrite(graph: GraphProto, products: Sequence[_Product]) -> None:
+    """Lets products read their weights and zero points moved by 128; each is moved before the first that reads it."""
+    moved: dict[str, str] = {}
+    movers: dict[int, list[NodeProto]] = {}
+    for product in products:
+        node = graph.node[product.position]
+        inputs = list(node.input)
+        inputs += [""] * (product.zero + 1 - len(inputs))
+        for index in (product.weight, product.zero):
+            name = inputs[index]
+            if name and name not in moved:
+                moved[name] = f"{name}/unsaturated"
+                movers.setdefault(product.position, []).extend(_movers(name, moved[name]))
+            inputs[index] = moved[name] if name else _UINT8_ZERO
+        del node.input[:]
+        node.input.extend(inputs)
     order: list[NodeProto] = []
-    moved = _Moved()
-    for node in graph.node:
-        for body in bodies_of(node):
-            _rewrite(body, stored)
-        product = _product(node, stored)
-        if product is not None:
-            _move(product, moved)
-            order += moved.nodes
-            moved.nodes = []
-        order.append(node)
-    copied = [NodeProto.FromString(node.SerializeToString()) for node in order]
+    for position, node in enumerate(graph.node):
+        order += [*movers.get(position, ()), NodeProto.FromString(node.SerializeToString())]
     del graph.node[:]
-    graph.node.extend(copied)
+    graph.node.extend(order)
 
 
-def _move(product: _Product, moved: _Moved) -> None:
-    """Lets a product read the moved weight, and its zero point with it."""
-    inputs = list(product.node.input)
-    inputs += [""] * (product.zero + 1 - len(inputs))
-    inputs[product.weight] = moved.of(inputs[product.weight])
-    inputs[product.zero] = moved.of(inputs[product.zero]) if inputs[product.zero] else _UINT8_ZERO
-    del product.node.input[:]
-    product.node.input.extend(inputs)
+def _movers(name: str, moved: str) -> list[NodeProto]:
+    """Nodes that make the uint8 form of an int8 value."""
+    edits = (
+        nodes.cast("", name, TensorProto.INT32, f"{moved}/wide"),
+        nodes.add("", f"{moved}/wide", _SHIFT_NAME, f"{moved}/moved"),
+        nodes.cast("", f"{moved}/moved", TensorProto.UINT8, moved),
+    )
+    return [nodes.as_proto(edit) for edit in edits]
 
 
 @functools.cache

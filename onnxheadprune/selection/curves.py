@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain, Cut
@@ -30,6 +30,14 @@ NO_NUMBER = 1e30
 """What a cut costs whose outputs are not finite."""
 POINTS = 6
 """Steps of a path to measure; the others are interpolated along their error."""
+
+SAMPLES_TO_MEASURE = 128
+"""Samples on which the effect of cuts is measured; Gram matrices see all of them."""
+SITES_TO_MEASURE = 6
+"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
+measured on fewer samples, and a site costs the same everywhere."""
+LEAST_TO_MEASURE = 16
+"""Samples that are used in any case."""
 
 
 def _refits(
@@ -49,7 +57,7 @@ def _refits(
         yield refit
 
 
-def _cuts(site: AttentionSite, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
+def _cuts(site: Site, steps: Sequence[Step], moments: Sequence[Moments]) -> list[Cut]:
     """The cuts of some steps, what is left refitted."""
     refits: list[dict[str, Array]] = [{} for _ in steps]
     for projection, moment in zip(site.projections, moments, strict=True):
@@ -65,7 +73,7 @@ def _cuts(site: AttentionSite, steps: Sequence[Step], moments: Sequence[Moments]
 
 def measured_paths(
     view: GraphView,
-    sites: Sequence[AttentionSite],
+    sites: Sequence[Site],
     paths: Mapping[int, Sequence[Sequence[Step]]],
     moments: Mapping[int, Sequence[Moments]],
     evidence: Evidence,
@@ -118,3 +126,9 @@ def _smooth(path: Sequence[Step], measured: Sequence[Step], means: Sequence[floa
     errors = [step.error for step in measured]
     smooth = np.interp([step.error for step in path], [0.0, *errors], [0.0, *drifts])
     return tuple(Step(step.removed, float(drift)) for step, drift in zip(path, smooth, strict=True))
+
+
+def samples_to_measure(sites: int) -> int:
+    """Samples on which the effect of cuts is measured in a model of so many sites."""
+    share = (SITES_TO_MEASURE + 1) / (sites + 1)
+    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))

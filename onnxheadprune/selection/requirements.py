@@ -8,6 +8,11 @@ from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.scoring.scores import HeadScores
 
+HEADS, NEURONS, LAYERS = "heads", "neurons", "layers"
+KINDS = (HEADS, NEURONS, LAYERS)
+"""The kinds of units that a wish may ask for."""
+HEADS_ALONE = frozenset({HEADS})
+
 
 @dataclass(frozen=True)
 class Requirements:
@@ -18,9 +23,13 @@ class Requirements:
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay; a bare site protects all of its heads.
         sizes: how a speed-up is measured, where one is: settings of `benchmark`.
+        units: the kinds of units that may go: heads, neurons, and layers: sublayers as a whole.
+        multiple_of_neurons: how many neurons a block keeps is a multiple of this.
     """
 
     scores: HeadScores | None = None
     limits: Limits = field(default_factory=Limits)
     protect: str | None = None
     sizes: BenchSettings = field(default_factory=BenchSettings)
+    units: frozenset[str] = HEADS_ALONE
+    multiple_of_neurons: int = 8

@@ -9,8 +9,6 @@ from math import prod
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.branch import detach
-from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
@@ -21,22 +19,15 @@ from onnxheadprune.selection.activations.contexts import context_moments, requir
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.curves import measured_paths
+from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.joint import can_go_whole, joint_space
+from onnxheadprune.selection.requirements import HEADS_ALONE, Requirements
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
-from onnxheadprune.selection.space import SearchSpace, Selection
-
-SAMPLES_TO_MEASURE = 128
-"""Samples on which the effect of cuts is measured; Gram matrices see all of them."""
-SITES_TO_MEASURE = 6
-"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
-measured on fewer samples, and a site costs the same everywhere."""
-LEAST_TO_MEASURE = 16
-"""Samples that are used in any case."""
+from onnxheadprune.selection.space import SearchSpace, Selection, Space
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,7 @@ def search_space(
     evidence: Evidence | None = None,
     progress: Progress = silent,
     gone: Mapping[int, Heads] | None = None,
-) -> SearchSpace:
+) -> Space:
     """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
     Args:
@@ -118,6 +109,8 @@ def search_space(
         UsageError: if data, scores or protected heads do not fit the model.
         RefusedError: if no site can lose heads.
     """
+    if requirements.units != HEADS_ALONE:
+        return joint_space(analysis, requirements, evidence, progress)
     sites = tuple(site for site in analysis.sites if site.removable)
     if not sites:
         why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
@@ -172,12 +165,6 @@ def _measured_paths(
     return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
 
 
-def samples_to_measure(sites: int) -> int:
-    """Samples on which the effect of cuts is measured in a model of so many sites."""
-    share = (SITES_TO_MEASURE + 1) / (sites + 1)
-    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))
-
-
 def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
     """Present indices of the heads among these that are still there."""
     return frozenset(site.present(head for head in site.original_heads if head in heads))
@@ -188,7 +175,7 @@ def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads
     whole = frozenset(range(site.num_heads))
     if kept[site.index] or not steps or steps[-1].removed == whole:
         return ()
-    if any(isinstance(detach(projection.node), Refusal) for projection in site.projections):
+    if not can_go_whole(site):
         return ()
     left = len(whole) - len(steps[-1].removed)
     last = steps[-1].error - (steps[-2].error if len(steps) > 1 else 0.0)

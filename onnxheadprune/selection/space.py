@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site, key_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.selection.allocate import (
     Choice,
@@ -43,8 +44,8 @@ class Selection:
 
     @property
     def spec(self) -> dict[str, list[int]]:
-        """The heads as a head spec."""
-        return {str(index): list(heads) for index, heads in self.heads.items()}
+        """The units as a spec."""
+        return {key_of(index): list(units) for index, units in self.heads.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; `heads` is a head spec."""
@@ -54,6 +55,33 @@ class Selection:
             "costs": {str(index): cost for index, cost in self.costs.items()},
             "scores": {str(index): list(values) for index, values in self.scores.items()},
         }
+
+
+class Space(Protocol):
+    """What a choice of any size is made from; sizes are whole numbers, of heads or of parts of a budget."""
+
+    @property
+    def total(self) -> int:
+        """What ratios are taken of."""
+
+    @property
+    def basis(self) -> str:
+        """How choices are made."""
+
+    def most(self) -> int:
+        """The largest size."""
+
+    def has_cut(self, count: int) -> bool:
+        """Whether some cut has so large a size, or a smaller one."""
+
+    def removing(self, count: int) -> Selection:
+        """The cheapest cut of a size."""
+
+    def ratio(self, share: float) -> Selection:
+        """The cheapest cut of a share of all there is."""
+
+    def keeping(self, count: int) -> Selection:
+        """The cheapest cut that leaves so many heads to every site."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +107,13 @@ class SearchSpace:
     def most(self) -> int:
         """The most heads that can go."""
         return removable_heads(self.sites, self.paths, self.limits, self.gone)
+
+    def has_cut(self, count: int) -> bool:
+        """Whether some cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
+        try:
+            return self.removing(count).count > 0
+        except RefusedError:
+            return False
 
     def removing(self, count: int) -> Selection:
         """The cheapest way to remove so many heads.
@@ -118,7 +153,7 @@ class SearchSpace:
         heads, costs, scores = {}, {}, {}
         for site in self.sites:
             steps = self.paths[site.index]
-            scores[site.index] = _worth(site, steps)
+            scores[site.index] = worth(site, steps)
             if site.index in choice:
                 heads[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(
@@ -127,16 +162,16 @@ class SearchSpace:
         return Selection(heads, self.basis, costs, scores)
 
 
-def _worth(site: AttentionSite, steps: Sequence[Step]) -> tuple[float | None, ...]:
+def worth(site: Site, steps: Sequence[Step]) -> tuple[float | None, ...]:
     """The cost per head of the step in which each head would go, None for heads that are gone or stay."""
-    worth: list[float | None] = [None] * site.original_num_heads
-    names = site.original_heads
+    found: list[float | None] = [None] * site.original_num_units
+    names = site.original_units
     before, done = 0.0, frozenset[int]()
     for step in steps:
         fresh = step.removed - done
         if not step.removed > done:
             continue
         for head in fresh:
-            worth[names[head]] = (step.error - before) / len(fresh)
+            found[names[head]] = (step.error - before) / len(fresh)
         before, done = step.error, step.removed
-    return tuple(worth)
+    return tuple(found)

@@ -14,6 +14,7 @@ from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.recovery import Recovery
+from onnxheadprune.selection.requirements import HEADS_ALONE, KINDS
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
@@ -66,6 +67,9 @@ class Wish:
         protect: a head spec of heads that stay.
         rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
             again. Needs data and compensation.
+        units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
+            heads a ratio is the share of the operations of the blocks, not of the heads.
+        multiple_of_neurons: how many neurons a feed-forward block keeps is a multiple of this.
         sizes: of the inputs that a speed-up is measured with; see `benchmark`.
     """
 
@@ -78,6 +82,8 @@ class Wish:
     protect: str | None = None
     rounds: int = 1
     sizes: BenchSettings | None = None
+    units: frozenset[str] = HEADS_ALONE
+    multiple_of_neurons: int = 8
 
     @property
     def target(self) -> Target:
@@ -94,7 +100,14 @@ class Wish:
     @property
     def requirements(self) -> Requirements:
         """What the choice goes by and respects."""
-        return Requirements(self.scores, self.limits or Limits(), self.protect, self.sizes or BenchSettings())
+        return Requirements(
+            self.scores,
+            self.limits or Limits(),
+            self.protect,
+            self.sizes or BenchSettings(),
+            self.units,
+            self.multiple_of_neurons,
+        )
 
     def __post_init__(self) -> None:
         ways = (self.ratio, self.keep, self.target_speedup, self.max_drift)
@@ -104,6 +117,10 @@ class Wish:
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
                 " drift"
             )
+        if not self.units or not self.units <= set(KINDS):
+            raise UsageError(f"units are {', '.join(KINDS)}, not {', '.join(sorted(self.units)) or 'none'}")
+        if self.units != HEADS_ALONE and (self.rounds > 1 or self.scores is not None):
+            raise UsageError("rounds and given scores are for heads alone")
         if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
             raise UsageError("rounds are 1 or more, and go with a ratio")
         if self.ratio is not None:

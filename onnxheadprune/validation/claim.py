@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import Planning, planned
@@ -26,6 +26,7 @@ from onnxheadprune.edit.records import (
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.validation.claimed_neurons import claimed_neurons
 
 CONTRACTS = (
     Contract(),
@@ -76,12 +77,12 @@ def read_claim(
     gone = [entry for entry in analysis.sites.record if not entry.heads_left]
     pairs = _paired(theirs.removed, analysis.sites)
     fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
-    spec = _recorded(theirs, gone, pairs, names) if heads is None else heads
+    spec = _recorded(theirs, gone, pairs, analysis, names) if heads is None else heads
     _check_same_sites(theirs.removed, gone, pairs, names)
     first: Claim | None = None
     for contract in CONTRACTS:
         planning = planned(analysis, spec, contract)
-        if not planning.plan.removed and not fused:
+        if not planning.plan.cuts_something and not fused:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
         claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
@@ -112,15 +113,16 @@ def _recorded(
     records: Records,
     gone: Sequence[RecordedSite],
     pairs: Mapping[int, AttentionSite],
+    analysis: Analysis,
     names: tuple[str, str],
-) -> dict[int, list[int]]:
-    """Heads per site of the original that the pruned model's record has and the original's has not."""
-    if not records.removed:
+) -> dict[str, list[int]]:
+    """Units per site of the original that the pruned model's record has and the original's has not."""
+    if not records.removed and not records.neurons:
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
         )
     whole = {entry.index: entry.removed for entry in gone}
-    spec: dict[int, list[int]] = {}
+    spec: dict[str, list[int]] = {}
     for entry in records.removed:
         site = pairs.get(entry.index)
         earlier = set(whole.get(entry.index, ()) if site is None else site.removed)
@@ -130,7 +132,8 @@ def _recorded(
             )
         heads = sorted(set(entry.removed) - earlier)
         if heads:
-            spec[entry.index if site is None else site.index] = heads
+            spec[str(entry.index if site is None else site.index)] = heads
+    spec |= claimed_neurons(records.neurons, analysis, names)
     if not spec and not records.fused:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"

@@ -18,7 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
@@ -105,15 +105,14 @@ def silenced_cores(planning: Planning) -> Silenced:
     taps: list[Tap] = []
     skipped: list[str] = []
     hidden = False
-    for site in planning.sites:
-        heads = planning.heads.get(site.index, ())
-        if not heads:
-            continue
-        own = _masks(site, heads, tracer)
+    for site in planning.touched:
+        heads = planning.heads[site.index]
+        own = _masks(site, heads, tracer) if isinstance(site, AttentionSite) else _neuron_masks(site, heads)
         if own is None:
-            skipped.append(f"site {site.index} ({site.name})")
+            skipped.append(site.label)
             continue
-        masks |= own
+        for node, mask in own.items():
+            masks[node] = mask & masks[node] if node in masks else mask
         for projection in site.projections:
             tap = _tap(site, projection, heads)
             if tap is None:
@@ -128,15 +127,14 @@ def silenced_cores(planning: Planning) -> Silenced:
     return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
 
 
-def _tap(site: AttentionSite, projection: Projection, heads: Sequence[int]) -> Tap | None:
+def _tap(site: Site, projection: Projection, heads: Sequence[int]) -> Tap | None:
     """None where the projection lies in the body of a control-flow operator, whose values no output shows."""
     index, axes = projection.activation
     value = projection.node.inputs[index]
     if value is None or value.scope.parent is not None:
         return None
-    name = f"site {site.index} ({site.name})"
     gone = ~projection.live_without(heads)
-    return Tap(name, projection.node.label, value.name, axes, gone, _found_zero(projection.node, index))
+    return Tap(site.label, projection.node.label, value.name, axes, gone, _found_zero(projection.node, index))
 
 
 def _found_zero(node: Node, index: int) -> str | None:
@@ -162,6 +160,26 @@ def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[No
                 return None
             earlier = found.get(core.node)
             found[core.node] = mask if earlier is None else earlier & mask
+    return found
+
+
+def _neuron_masks(site: Site, neurons: Sequence[int]) -> dict[Node, Array] | None:
+    """What stays of the values that a block's projections read, for whoever reads them; None where none can be masked.
+
+    A neuron has no core of its own: it is the position that a projection reads.
+    """
+    found: dict[Node, Array] = {}
+    for projection in site.projections:
+        index, axes = projection.activation
+        value = projection.node.inputs[index]
+        assert value is not None and value.shape is not None
+        node = value.producer
+        if node is None or node.out is not value or not _can_mask(node):
+            return None
+        spread = dict(zip(axes, projection.sizes, strict=True))
+        cells = projection.live_without(neurons).transpose(np.argsort(axes))
+        mask = cells.reshape([spread.get(axis, 1) for axis in range(len(value.shape))])
+        found[node] = mask & found[node] if node in found else mask
     return found
 
 
@@ -271,9 +289,9 @@ def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMod
 
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
     """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
-    for site in planning.sites:
-        heads = planning.heads.get(site.index, ())
-        if heads:
+    for site in planning.touched:
+        if isinstance(site, AttentionSite):
+            heads = planning.heads[site.index]
             maps = _weights_before(site)
             for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
                 if value in maps and value.scope.parent is None:

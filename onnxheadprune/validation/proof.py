@@ -57,7 +57,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
 
     found = NOTHING_RAN
     if not problems:
-        bare = masked_reference(planning.view, planning.sites, planning.heads)
+        bare = masked_reference(planning.view, planning.touched, planning.heads)
         wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
         models = Models(
             original=before,
@@ -76,7 +76,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         found = run_all(models, request, meter)
 
     problems += [*altered, *found.problems]
-    words = words_for(bool(plan.removed), bool(claim.fused), bool(refits))
+    words = words_for(plan.kinds, bool(claim.fused), bool(refits))
     verdict, reason = judge(problems, found, tolerance, provider, words)
     if verdict == "passed":
         steps = 0 if claim.refit is None else claim.refit.steps

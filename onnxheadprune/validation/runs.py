@@ -225,7 +225,9 @@ class _Bench:
     def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
         """How far a mistake would move the outputs: the least of what silencing heads and fused sites does."""
         alive = before if self.refitted is None else self.refitted.run(feed)
-        effects = [worst(reference, alive, names)[1].relative] if self.models.planning.plan.removed else []
+        effects = (
+            [worst(reference, alive, names)[1].relative] if self.models.planning.plan.cuts_something else []
+        )
         if self.silenced is not None:
             effects.append(worst(self.silenced.run(feed), before, names)[1].relative)
         return min(effects, default=0.0)

@@ -29,19 +29,19 @@ class Words:
     mistake: str
 
 
-def words_for(removed: bool, fused: bool, refitted: bool) -> Words:
+def words_for(removed: str, fused: bool, refitted: bool) -> Words:
     """What the verdict on a model speaks of.
 
     Args:
-        removed: whether heads are gone.
+        removed: what is gone, "heads" for example; nothing if nothing is.
         fused: whether sites are fused.
         refitted: whether tensors are taken from the pruned model.
     """
     if not removed:
         return Words("the original", "the fused sites", "a wrong fusion")
     if refitted:
-        return Words("the refitted and masked original", "the heads", "a wrong cut")
-    silenced = "the heads or the fused sites" if fused else "the heads"
+        return Words("the refitted and masked original", f"the {removed}", "a wrong cut")
+    silenced = f"the {removed} or the fused sites" if fused else f"the {removed}"
     return Words("the masked reference", silenced, "a wrong cut")
 
 

@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,10 @@ class BatchResult:
     @property
     def exit_code(self) -> int:
         """0 if every model is done, 1 if one was not shown to be exact, else 3."""
-        codes = {item.exit_code for item in self.items}
-        return 0 if codes <= {0} else 1 if 1 in codes else 3
+        codes = [item.exit_code for item in self.items]
+        if not any(codes):
+            return 0
+        return 1 if 1 in codes else 3
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -226,6 +228,11 @@ def _check_outputs(source: Path, target: Path, models: Sequence[str], others: Se
     check_distinct([*(Making("the output", target / name) for name in models), record], lambda: inputs)
 
 
+def _listed(units: Iterable[int] | str) -> list[int] | str:
+    """Units in order; "*" is all of them."""
+    return units if isinstance(units, str) else sorted(map(int, units))
+
+
 def _digest(request: Request) -> str:
     """A digest of what is asked for, and of the version that does it."""
     heads = request.choice.heads
@@ -233,7 +240,7 @@ def _digest(request: Request) -> str:
     if isinstance(heads, (str, os.PathLike)) and os.fspath(heads).endswith(".json") and Path(heads).is_file():
         spec = read_text(heads, "the head spec file")
     elif isinstance(heads, Mapping):
-        spec = sorted((str(site), sorted(map(int, given))) for site, given in heads.items())
+        spec = sorted((str(site), _listed(units)) for site, units in heads.items())
     rest = dataclasses.replace(request, choice=dataclasses.replace(request.choice, heads=None))
     asked = [FORMAT, __version__, spec, repr(rest)]
     return hashlib.sha256(json.dumps(asked, default=str).encode()).hexdigest()

@@ -154,7 +154,7 @@ def _done(job: Job) -> Outcome:
 
 
 def _pruned(job: Job) -> Outcome:
-    from onnxheadprune.workflow.prune import carried_through
+    from onnxheadprune.workflow.pipeline import carried_through
 
     output = Path(job.output)
     try:

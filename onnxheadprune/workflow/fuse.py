@@ -168,6 +168,6 @@ def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
     loaded = open_structure(model)
     pruned = apply.apply_plan(plan, loaded.proto)
     looked_at: FuseMode = "contrib" if mode == "auto" else mode
-    _, fusion = fused(loaded, pruned, looked_at, bool(plan.removed), Setting())
+    _, fusion = fused(loaded, pruned, looked_at, plan.cuts_something, Setting())
     assert fusion is not None
     return fusion

@@ -18,8 +18,9 @@ from onnxheadprune.selection.compensation import Compensation, restored
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.validation import validate
 from onnxheadprune.validation.claim import read_claim
-from onnxheadprune.workflow.prune import PruneResult, carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+from onnxheadprune.workflow.result import PruneResult
 
 
 def recover(
@@ -88,14 +89,13 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
         )
     claim = read_claim(original.proto, made.proto, None, names)
     plan = claim.planning.plan
-    if not plan.removed:
+    if not plan.cuts_something:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
     given, refit = None, claim.refit
     if refit is not None:
         stored, _ = restored(original, made, claim.planning, refit)
         given = Compensation(stored, (), refit.data, refit.samples, steps=refit.steps)
-    heads = {index: list(gone) for index, gone in plan.removed.items()}
-    choice = replace(request.choice, heads=heads, compensate=False, given=given)
+    choice = replace(request.choice, heads=plan.spec, compensate=False, given=given)
     return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
 
 

@@ -24,7 +24,8 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection import Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.chooser import Chooser, Trying
+from onnxheadprune.selection.completing import completed
+from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
@@ -133,12 +134,12 @@ class PointTask:
 
 
 def sweep_ratios(
-    chooser: Chooser, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
+    cutter: Cutter, requirements: Requirements, ratios: Sequence[float], executor: Executor | None = None
 ) -> Curve:
     """The curve over some ratios, each with its own choice, compensation and measurements.
 
     Args:
-        chooser: the model and its data.
+        cutter: the model and its data.
         requirements: scores, limits and protected heads, and how speed is measured.
         ratios: shares of all heads.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
@@ -148,10 +149,10 @@ def sweep_ratios(
         UsageError: without data.
         RefusedError: if nothing can be removed.
     """
-    chooser.hold_out("a sweep measures on data")
-    data = chooser.data
+    cutter.hold_out("a sweep measures on data")
+    data = cutter.data
     assert data is not None
-    space = chooser.search_space(requirements)
+    space = cutter.search_space(requirements)
     selections = []
     for ratio in ratios:
         wanted = min(round(space.total * ratio), space.most())
@@ -162,58 +163,58 @@ def sweep_ratios(
         selections.append(selection)
 
     def done(position: int, _point: CurvePoint) -> None:
-        chooser.progress("sweeping", position + 1, len(ratios))
+        cutter.progress("sweeping", position + 1, len(ratios))
 
     cuts = list(zip(ratios, selections, strict=True))
     if executor is None:
-        points = run_all(lambda cut: _measured(chooser, *cut), cuts, None, done)
+        points = run_all(lambda cut: _measured(cutter, *cut), cuts, None, done)
     else:
-        content = sent(chooser.model)
+        content = sent(cutter.model)
         tasks = [
             PointTask(
                 ratio,
                 selection,
                 content,
                 data,
-                chooser.provider,
-                replace(chooser.trying, compensate=chooser.compensate),
+                cutter.provider,
+                replace(cutter.trying, compensate=cutter.compensate),
             )
             for ratio, selection in cuts
         ]
         points = run_all(measure_point, tasks, executor, done)
-    points = _timed(chooser, points, selections, requirements.sizes)
-    unit = EffectMeter(require_main(chooser.view), data.inputs, chooser.trying.effect).name
+    points = _timed(cutter, points, selections, requirements.sizes)
+    unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
     return Curve(
-        chooser.model.name, space.total, unit, tuple(points), knee([point.drift for point in points], ratios)
+        cutter.model.name, space.total, unit, tuple(points), knee([point.drift for point in points], ratios)
     )
 
 
 def measure_point(task: PointTask) -> CurvePoint:
     """One point of the curve, without its latency."""
-    chooser = Chooser(arrived(task.model), task.data, task.provider, task.trying)
-    chooser.hold_out("a sweep measures on data")
-    return _measured(chooser, task.ratio, task.selection)
+    cutter = Cutter(arrived(task.model), task.data, task.provider, task.trying)
+    cutter.hold_out("a sweep measures on data")
+    return _measured(cutter, task.ratio, task.selection)
 
 
-def _measured(chooser: Chooser, ratio: float, selection: Selection) -> CurvePoint:
+def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(chooser, chooser.model, {}), None)
-    chosen = chooser.completed(selection)
-    accuracy = _accuracy(chooser, chooser.cut(chosen), chosen.io)
+        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(cutter, cutter.model, {}), None)
+    chosen = completed(cutter, selection)
+    accuracy = _accuracy(cutter, cutter.cut(chosen), chosen.io)
     return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
 
 
 def _timed(
-    chooser: Chooser,
+    cutter: Cutter,
     points: Sequence[CurvePoint],
     selections: Sequence[Selection],
     sizes: BenchSettings,
 ) -> list[CurvePoint]:
     """The points with their speed-ups; each set of heads is measured once."""
     different = {repr(selection.spec): selection for selection in selections if selection.count}
-    makers = [functools.partial(chooser.timed, selection) for selection in different.values()]
-    chooser.progress("measuring latencies", 0, 0)
-    found = dict(zip(different, speedups(chooser.model, makers, chooser.provider, sizes), strict=True))
+    makers = [functools.partial(cutter.timed, selection) for selection in different.values()]
+    cutter.progress("measuring latencies", 0, 0)
+    found = dict(zip(different, speedups(cutter.model, makers, cutter.provider, sizes), strict=True))
     timed = []
     for point, selection in zip(points, selections, strict=True):
         speed = found.get(repr(selection.spec))
@@ -221,14 +222,14 @@ def _timed(
     return timed
 
 
-def _accuracy(chooser: Chooser, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
+def _accuracy(cutter: Cutter, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
     """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut narrows."""
-    assert chooser.held is not None
-    labelled = [sample for sample in chooser.held.samples if sample.labels is not None]
+    assert cutter.held is not None
+    labelled = [sample for sample in cutter.held.samples if sample.labels is not None]
     if not labelled:
         return None
-    main = require_main(chooser.view).name
-    session = Session(model, chooser.provider, name="the pruned model", optimize=True)
+    main = require_main(cutter.view).name
+    session = Session(model, cutter.provider, name="the pruned model", optimize=True)
     hits = count = 0
     for sample in labelled:
         output = session.run(narrowed(sample.feed, io))[main]

@@ -20,40 +20,33 @@ GENAI_HEAD = 32
 
 def bert() -> Any:
     """An encoder."""
-    config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, **SIZES
-    )
-    return transformers.BertModel(config)
+    return transformers.BertModel(_bert(layers=3))
 
 
 def classifier() -> Any:
     """An encoder with classes."""
-    config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, **SIZES
+    return transformers.BertForSequenceClassification(_bert(layers=2))
+
+
+def _bert(layers: int) -> Any:
+    return transformers.BertConfig(
+        hidden_size=32, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=48, **SIZES
     )
-    return transformers.BertForSequenceClassification(config)
 
 
 def llama() -> Any:
     """A decoder with grouped queries."""
-    config = transformers.LlamaConfig(
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=128,
-        bos_token_id=2,
-        eos_token_id=3,
-        **SIZES,
-    )
-    return transformers.LlamaForCausalLM(config)
+    return _llama(head_size=8)
 
 
 def llama_of_64() -> Any:
     """The same with heads of the size that onnxruntime-genai's blocks of four bits want."""
+    return _llama(GENAI_HEAD)
+
+
+def _llama(head_size: int) -> Any:
     config = transformers.LlamaConfig(
-        hidden_size=8 * GENAI_HEAD,
+        hidden_size=8 * head_size,
         num_hidden_layers=3,
         num_attention_heads=8,
         num_key_value_heads=4,

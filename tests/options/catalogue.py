@@ -153,6 +153,8 @@ RESPECTING = {
     "uniform": shown("--uniform", along=("--scores", "scores.csv")),
     "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
     "floor": Trial(tuple(("--floor", number) for number in "0234")),
+    "units": Trial((("--units", "all"), ("--units", "neurons"))),
+    "neurons_multiple_of": shown("--neurons-multiple-of", "3", along=("--units", "neurons")),
     "protect": Trial((("--protect", "0"), ("--protect", "1"))),
     "compensate": Trial((("--compensate",), ("--no-compensate",))),
     "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
@@ -161,6 +163,8 @@ RESPECTING = {
 }
 CUTTING = RESPECTING | {
     "heads": shown("--heads", "0:2"),
+    "neurons": shown("--neurons", "0:1"),
+    "layers": shown("--layers", "attn.0"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2"),
     "target_speedup": shown("--target-speedup", "50"),

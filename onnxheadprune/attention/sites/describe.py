@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.carriers import MAX_HOPS, carried, outlet, passes_on
+from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
 from onnxheadprune.liveness.live import DEAD, FULL, Live
@@ -240,9 +240,13 @@ def _endpoints(walk: Sweep) -> set[Value]:
     """
     ends: dict[Value, list[Live]] = defaultdict(list)
     for value in walk.reached:
-        for end, live in ((value, walk.kept[value]), *_carried_on(value, walk.kept[value])):
-            if comes_or_goes(end):
-                ends[end].append(live)
+        if comes_or_goes(value):
+            ends[value].append(walk.kept[value])
+        # Laws have to be asked for the labels behind carriers, and few of these lead anywhere.
+        if any(map(comes_or_goes, carrier_outputs(value))):
+            for end, live in _carried_on(value, walk.kept[value]):
+                if comes_or_goes(end):
+                    ends[end].append(live)
     apart = {value for value, lives in ends.items() if any(map(_one_per_head, lives))}
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
@@ -297,7 +301,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
             continue
         labelled = True
         for bits in found:
-            shared = [head for head in range(num_heads) if bits >> head & 1]
+            shared = [head for head in range(num_heads) if bits & bits_of([head])]
             if len(shared) > 1:
                 groups.join(shared)
     return labelled

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.history import with_history
+from onnxheadprune.attention.sites.history import neurons_with_history, with_history
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.neurons import find_neurons
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.records import pruning_record
+from onnxheadprune.edit.records import neurons_record, pruning_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
@@ -62,8 +64,25 @@ def sites_of(view: GraphView, name: str) -> Sites:
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
-    with analysing(view.model, name):
+    with paused(), analysing(view.model, name):
         found, left_out = find_structural(view)
         record = pruning_record(view.model)
         sites = tuple(with_history(found, record))
-        return Sites(name, sites, left_out.near_misses, left_out.no_heads, record)
+    return Sites(
+        name,
+        sites,
+        left_out.near_misses,
+        left_out.no_heads,
+        record,
+        find_neurons=lambda: neurons_of(view, name),
+    )
+
+
+def neurons_of(view: GraphView, name: str) -> tuple[NeuronSite, ...]:
+    """The feed-forward blocks of an annotated view, with the record of earlier pruning applied.
+
+    Raises:
+        ModelError: if the model is not valid, or its record of earlier pruning does not fit.
+    """
+    with analysing(view.model, name):
+        return tuple(neurons_with_history(find_neurons(view), neurons_record(view.model)))

@@ -238,11 +238,11 @@ def merge_branches(blocks: list[Block]) -> list[Block]:
     uses: dict[tuple[str, str, tuple[str, ...]], int] = {}
     first: dict[tuple[str, tuple[str, ...], int], int] = {}
     for block in blocks:
-        place = _branch(block.projections[0].node)
+        place = branch_of(block.projections[0].node)
         if place is None:
             merged.append(block)
             continue
-        weights = tuple(_weight_name(projection) for projection in block.projections)
+        weights = tuple(weight_name(projection) for projection in block.projections)
         number = uses.get((*place, weights), 0)
         uses[(*place, weights)] = number + 1
         key = (place[0], weights, number)
@@ -254,7 +254,7 @@ def merge_branches(blocks: list[Block]) -> list[Block]:
     return merged
 
 
-def _branch(node: Node) -> tuple[str, str] | None:
+def branch_of(node: Node) -> tuple[str, str] | None:
     """The outermost `If` around a node and which of its branches the node is in."""
     found = None
     scope = node.scope
@@ -265,7 +265,8 @@ def _branch(node: Node) -> tuple[str, str] | None:
     return found
 
 
-def _weight_name(projection: Projection) -> str:
+def weight_name(projection: Projection) -> str:
+    """The stored tensor behind the weight of a projection, with the graph that holds it; nothing where none is."""
     value = projection.node.inputs[projection.weight[0]]
     while value is not None and value.tensor is None and value.producer is not None and value.producer.inputs:
         value = value.producer.inputs[0]

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite
+from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedNeurons, RecordedSite
 from onnxheadprune.errors import ModelError
 
 
@@ -51,6 +52,39 @@ def with_history(sites: Sequence[AttentionSite], record: Sequence[RecordedSite])
     return sorted(found, key=lambda site: site.index)
 
 
+def neurons_with_history(sites: Sequence[NeuronSite], record: Sequence[RecordedNeurons]) -> list[NeuronSite]:
+    """Original numbers, names and neurons of feed-forward blocks, from the record of earlier pruning.
+
+    Args:
+        sites: as they are found, numbered in graph order.
+        record: what earlier pruning wrote, nothing for a model that lost no neurons.
+
+    Raises:
+        ModelError: if the record does not fit the blocks.
+    """
+    if not record:
+        return list(sites)
+    owners = {name: entry for entry in record for name in entry.projections}
+    behind = max(entry.number for entry in record) + 1
+    found: list[NeuronSite] = []
+    for site in sites:
+        entry = next((owners[name] for name in site.projection_names if name in owners), None)
+        if entry is None:
+            found.append(numbered(site, behind))
+            behind += 1
+        elif entry.left == site.num_units:
+            known = numbered(site, entry.number)
+            found.append(
+                replace(known, name=entry.name, removed=entry.removed, original_num_units=entry.num_neurons)
+            )
+        else:
+            raise ModelError(
+                f"the record of an earlier pruning ({NEURONS_KEY} in the metadata) says that {entry.name} has"
+                f" {entry.left} neurons, and it has {site.num_units}; was the model changed since?"
+            )
+    return sorted(found, key=lambda site: site.number)
+
+
 def recognised(sites: Sequence[AttentionSite], entries: Sequence[RecordedSite]) -> dict[int, RecordedSite]:
     """The entries of a record by the index of the site that each speaks of, as far as names tell.
 
@@ -76,6 +110,6 @@ def _original(site: AttentionSite, entry: RecordedSite) -> AttentionSite:
         index=entry.index,
         name=entry.name,
         removed=entry.removed,
-        original_num_heads=entry.num_heads,
+        original_num_units=entry.num_heads,
         original_kv_num_heads=entry.kv_num_heads,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.site import Projection
@@ -15,8 +15,20 @@ GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)"
 
 
 def site_names(blocks: Sequence[Block]) -> list[str]:
-    """One name per block; equal names get a running number."""
-    names = [_name(block) or f"attention_{index}" for index, block in enumerate(blocks)]
+    """One name per block of heads; equal names get a running number."""
+    return named_apart(
+        [(block.projections, [core.node for core in block.cores]) for block in blocks], "attention"
+    )
+
+
+def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], kind: str) -> list[str]:
+    """One name per block, of what its nodes have in common; equal names get a running number.
+
+    Args:
+        blocks: the projections of each, and the nodes that make its units.
+        kind: the name, with a number, of blocks whose nodes have no names.
+    """
+    names = [_name(*block) or f"{kind}_{index}" for index, block in enumerate(blocks)]
     counts = Counter(names)
     seen: Counter[str] = Counter()
     unique = []
@@ -26,10 +38,10 @@ def site_names(blocks: Sequence[Block]) -> list[str]:
     return unique
 
 
-def _name(block: Block) -> str:
-    cores = [module_path(core.node) for core in block.cores]
-    projections = [_projection_path(projection) for projection in block.projections]
-    known = [path for path in (*projections, *cores) if path]
+def _name(projections: Sequence[Projection], makers: Sequence[Node]) -> str:
+    """The path that the known paths of all nodes begin with."""
+    paths = [*(_projection_path(projection) for projection in projections), *map(module_path, makers)]
+    known = [path for path in paths if path]
     if not known:
         return ""
     common = list(known[0])

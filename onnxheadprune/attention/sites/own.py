@@ -114,7 +114,7 @@ class _Search:
             return None if made and self._dies(value, live) else value
         if not sources:
             # Rows of a table, picked by the inputs, or stored numbers that are only spread out.
-            return value if _is_picked(node) else None
+            return value if is_picked(node) else None
         found = {index: self.foreign(source, labels) for index, (source, labels) in sources.items()}
         if node in MULTIPLIES_ANY and None in found.values():
             return None
@@ -152,7 +152,7 @@ class _Search:
         return True
 
 
-def _is_picked(node: Node) -> bool:
+def is_picked(node: Node) -> bool:
     """Whether an operator chooses by what is computed."""
     reads = roles_of(node).contents
     return reads is not None and any(

@@ -2,170 +2,59 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from onnxheadprune.edit.edits import Edit
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
-from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
-from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.swept import Seed
-from onnxheadprune.model.graph.view import Node, Value
+
+__all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
 
 
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """One contraction with weights that sums over the heads of a site.
-
-    Attributes:
-        node: the contraction.
-        activation: input index of the context, and its contracted axes.
-        weight: input index of the weight, and its contracted axes in the same order.
-        sizes: lengths of the contracted axes (usually one, num_heads * head_size).
-        channels: for each head, the row-major positions on the contracted axes that belong to it.
-    """
-
-    node: Node
-    activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]]
-    sizes: tuple[int, ...]
-    channels: tuple[tuple[int, ...], ...]
-
-    @property
-    def sums_more(self) -> bool:
-        """Whether it also sums over what is no head's: a feed-forward block beside the attention."""
-        return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
-
-    def is_emptied_by(self, heads: Iterable[int]) -> bool:
-        """Whether it sums over nothing once `heads` are gone, be they all heads of the site or those that it reads."""
-        return not self.live_without(heads).any()
-
-    def live_without(self, heads: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Mask over the contracted axes with the channels of `heads` dead."""
-        mask = np.ones(math.prod(self.sizes), dtype=bool)
-        for head in heads:
-            mask[list(self.channels[head])] = False
-        return mask.reshape(self.sizes)
-
-    def seeds(self, heads: Iterable[int], site: str) -> Iterator[Seed]:
-        """The demands that removing `heads` leaves on the operands (none at all if no head is left)."""
-        mask = self.live_without(heads)
-        index, axes = self.activation
-        yield Seed(self.node, index, Live.over(axes, mask), site)
-        if is_packed(self.node):
-            for index, live in cut_inputs(self.node, mask.reshape(-1)):
-                yield Seed(self.node, index, live, site)
-            return
-        index, axes = self.weight
-        yield Seed(self.node, index, Live.over(axes, mask), site)
-
-    def edits(self, heads: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself (a packed weight states its width in an attribute)."""
-        return input_edits(self.node, self.live_without(heads).reshape(-1)) if is_packed(self.node) else []
-
-    def packed_together(self) -> Iterator[set[int]]:
-        """Heads that share blocks of a packed weight, so that one cannot go without the other."""
-        return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
-
-    def why_not_cut(self, units: Iterable[Sequence[int]]) -> str | None:
-        """Why some of these sets of heads cannot be cut off the weight, None if each can."""
-        if not is_packed(self.node):
-            return None
-        masks = (self.live_without(unit).reshape(-1) for unit in units)
-        return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
+def _no_neurons() -> tuple[NeuronSite, ...]:
+    return ()
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionSite:
-    """One attention block.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionSite(Site):
+    """One attention block; its units are heads.
 
     Attributes:
         index: position in graph order of the cores; stable when the model is pruned.
-        name: module path, as far as the model still tells it.
         kind: "mha", "gqa" or "mqa".
-        num_heads: query heads.
         kv_num_heads: key/value heads.
         head_size: width of a query or key head, None where the core has no such product.
         v_head_size: width of a context head.
-        groups: the query heads that share each KV head.
-        units: the heads that can only go together, because a projection packs them in one block; else each alone.
-        projections: the contractions that sum over the heads.
-        cores: the nodes that produce the contexts.
-        free: graph inputs and outputs that hold this site's keys and values (the cache).
-        maps: graph outputs with one attention map per head, which only shrink with the caller's consent.
-        reason: why no head can be removed, None if some can.
-        params: elements of all weights and biases that belong to the heads.
-        bytes: their size in bytes.
-        flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
-        removed: heads that an earlier pruning removed (indices of the original model).
-        original_num_heads: query heads before any pruning.
         original_kv_num_heads: key/value heads before any pruning.
     """
 
-    index: int
-    name: str
+    UNIT = "head"
+    BLOCK = "site"
+
     kind: str
-    num_heads: int
     kv_num_heads: int
     head_size: int | None
     v_head_size: int
-    groups: tuple[tuple[int, ...], ...]
-    projections: tuple[Projection, ...]
-    cores: tuple[Node, ...]
-    units: tuple[tuple[int, ...], ...] = ()
-    free: frozenset[Value] = frozenset()
-    maps: frozenset[Value] = frozenset()
-    reason: Refusal | None = None
-    params: int = 0
-    bytes: int = 0
-    flops_per_token: int = 0
-    removed: tuple[int, ...] = ()
-    original_num_heads: int = 0
     original_kv_num_heads: int = 0
 
     @property
-    def removable(self) -> bool:
-        """Whether heads can be removed exactly."""
-        return self.reason is None
+    def num_heads(self) -> int:
+        """Query heads."""
+        return self.num_units
 
     @property
-    def projection_names(self) -> tuple[str, ...]:
-        """Names of what the projections give: what the site is known by when the model is pruned."""
-        outputs = (projection.node.outputs[0] for projection in self.projections)
-        return tuple(value.name for value in outputs if value is not None)
+    def original_num_heads(self) -> int:
+        """Query heads before any pruning."""
+        return self.original_num_units
 
     @property
     def original_heads(self) -> tuple[int, ...]:
         """The original model's index of each present head."""
-        gone = set(self.removed)
-        return tuple(head for head in range(self.original_num_heads) if head not in gone)
-
-    def present(self, heads: Iterable[int]) -> tuple[int, ...]:
-        """The present index of each head that is named by its index in the original model."""
-        names = self.original_heads
-        return tuple(names.index(head) for head in heads)
-
-    def original(self, heads: Iterable[int]) -> tuple[int, ...]:
-        """The index in the original model of each head that is named by its present one."""
-        names = self.original_heads
-        return tuple(names[head] for head in heads)
-
-    def seeds(self, heads: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
-        """The first demands of the sweep when `heads` (present indices) are removed.
-
-        Args:
-            heads: what goes.
-            emptied: whether projections that then sum over nothing demand nothing; else they say nothing.
-        """
-        heads = tuple(heads)
-        for projection in self.projections:
-            if emptied or not projection.is_emptied_by(heads):
-                yield from projection.seeds(heads, self.name)
+        return self.original_units
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-ready data (the contract of `inspect --json`)."""
@@ -186,12 +75,6 @@ class AttentionSite:
             "removed": list(self.removed),
             "projections": [projection.node.proto.name for projection in self.projections],
         }
-
-
-def united(heads: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Some heads, and all that can only go with them."""
-    asked = set(heads)
-    return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
 
 
 @dataclass(frozen=True)
@@ -219,6 +102,7 @@ class Sites(Sequence[AttentionSite]):
         no_heads: attention in which no axis can enumerate heads.
         record: what earlier pruning wrote about the sites of the original, nothing for a model that was not pruned.
         elements: elements of all stored tensors of the model, None where they were not counted.
+        find_neurons: finds the feed-forward blocks, which few ask for.
     """
 
     model: str
@@ -227,6 +111,36 @@ class Sites(Sequence[AttentionSite]):
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
     record: tuple[RecordedSite, ...] = ()
     elements: int | None = None
+    find_neurons: Callable[[], tuple[NeuronSite, ...]] = field(default=_no_neurons, compare=False, repr=False)
+
+    @cached_property
+    def neurons(self) -> tuple[NeuronSite, ...]:
+        """The feed-forward blocks, in graph order."""
+        return self.find_neurons()
+
+    def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
+        """The sites of all kinds that lose units.
+
+        Args:
+            units: what goes, per site index.
+        """
+        found: list[Site] = [site for site in self.sites if units.get(site.index)]
+        if any(index >= NEURONS_FROM for index in units):
+            found += [site for site in self.neurons if units.get(site.index)]
+        return tuple(found)
+
+    def concerned(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
+        """All attention sites, and the feed-forward blocks that lose neurons.
+
+        Args:
+            units: what goes, per site index.
+        """
+        return (*self.sites, *(site for site in self.losing(units) if site not in self.sites))
+
+    @property
+    def every(self) -> tuple[Site, ...]:
+        """The sites of all kinds."""
+        return (*self.sites, *self.neurons)
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -242,4 +156,5 @@ class Sites(Sequence[AttentionSite]):
             "near_misses": [miss.to_dict() for miss in self.near_misses],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
+            "feed_forward": [site.to_dict() for site in self.neurons],
         }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,29 +12,25 @@ from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
     Block,
     Candidate,
-    Partition,
     group,
     has_folded_heads,
     merge_branches,
 )
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out
+from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contraction
 from onnxheadprune.attention.sites.naming import site_names
 from onnxheadprune.attention.sites.obstacles import obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
-from onnxheadprune.attention.sites.site import AttentionSite, Projection, united
+from onnxheadprune.attention.sites.site import AttentionSite, united
+from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
 from onnxheadprune.attention.sites.weights import weights_of
-from onnxheadprune.attention.sites.zeros import why_zero_is_lost
-from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import ADDS, WEIGHS
-from onnxheadprune.model.graph.view import GraphView, Node, Value
-
-MAX_CONTRACTED = 2**20
-"""Positions of a context; the widest transformers have some ten thousand."""
+from onnxheadprune.model.graph.facts import WEIGHS
+from onnxheadprune.model.graph.view import GraphView, Node
 
 
 def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
@@ -60,58 +55,27 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
     return sites, left_out(view, claimed, refused, folded, pools)
 
 
-def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
-    """A product of one activation and one constant, with their input indices."""
-    found = contraction_of(node)
-    if found is None or len(found.terms) != 2:
-        return None
-    first, second = found.indices
-    constant = [value.is_constant for value in operands(node, found)]
-    if constant == [False, True]:
-        return found, first, second
-    return (found, second, first) if constant == [True, False] else None
-
-
 def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refused]]:
     tracer = Tracer()
     candidates: list[Candidate] = []
     mixers: set[Node] = set()
     refused: list[Refused] = []
     for node in view.nodes:
-        found = weight_contraction(node)
-        if found is None:
+        read = summed(node)
+        if read is None:
             continue
-        contraction, activation, weight = found
-        value = node.inputs[activation]
-        assert value is not None
-        letters = [letter for letter in contraction.axes_of(activation) if letter in contraction.contracted]
-        on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
-        on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
-        sizes = _sizes(value, on_activation)
-        if sizes is None:
-            continue
-        trace = tracer.trace(value, on_activation, sizes)
+        trace = tracer.trace(read.value, read.activation[1], read.sizes)
         if not trace.cores and (
-            trace.mixes_heads or (mixers and _reaches(node, activation, mixers.__contains__))
+            trace.mixes_heads or (mixers and _reaches(node, read.activation[0], mixers.__contains__))
         ):
             mixers.add(node)
         if trace.cores:
-            candidates.append(
-                Candidate(node, (activation, on_activation), (weight, on_weight), sizes, trace.cores)
-            )
+            candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
         elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))
     return candidates, frozenset(mixers), refused
-
-
-def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
-    """The sizes of contracted axes, None unless all are known, credible, and there is something to tell apart."""
-    if value.shape is None:
-        return None
-    found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
-    return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
@@ -125,17 +89,10 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
             continue
         for value in node.inputs[:1] if node in blocked else node.inputs:
             producer = None if value is None else value.producer
-            if producer is not None and producer not in seen and not _is_residual(producer):
+            if producer is not None and producer not in seen and not is_residual(producer):
                 seen.add(producer)
                 stack.append(producer)
     return None
-
-
-def _is_residual(node: Node) -> bool:
-    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
-    if node not in ADDS:
-        return False
-    return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1
 
 
 def _is_single_head_attention(block: Block) -> bool:
@@ -183,8 +140,8 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
     site = AttentionSite(
         index=index,
         name=name,
-        kind="mha" if kv == block.num_heads else "mqa" if kv == 1 else "gqa",
-        num_heads=block.num_heads,
+        kind=_kind(block.num_heads, kv),
+        num_units=block.num_heads,
         kv_num_heads=kv,
         head_size=parts.head_size,
         v_head_size=parts.v_head_size,
@@ -193,34 +150,24 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
         maps=parts.maps,
-        original_num_heads=block.num_heads,
+        original_num_units=block.num_heads,
         original_kv_num_heads=kv,
     )
     if block.num_heads == 1:
         trial = _trial(site, (0,))
         return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
-    site = replace(site, units=_units(block))
-    reason = _why_not_cut(site)
+    site = replace(site, units=units_together(block.projections, block.num_heads))
+    reason = why_not_cut(site)
     if reason is not None:
         return replace(site, reason=reason)
     return _tried(site, block, parts, mixers)
 
 
-def _why_not_cut(site: AttentionSite) -> Refusal | None:
-    """Why the projections of a site cannot lose heads as they are stored."""
-    units = site.units if len(site.units) > 1 else ((0,),)
-    packed = next((why for item in site.projections if (why := item.why_not_cut(units))), None)
-    if packed is not None:
-        return _refused(Reason.OPAQUE_WEIGHTS, site.projections[0], packed)
-    for item in site.projections:
-        lost = why_zero_is_lost(item)
-        if lost is not None:
-            return _refused(Reason.COUPLED, item, lost)
-    return None
-
-
-def _refused(reason: Reason, projection: Projection, sentence: str) -> Refusal:
-    return Refusal(reason, projection.node.label, projection.node.out.name, sentence)
+def _kind(heads: int, kv_heads: int) -> str:
+    """Multi-head attention, multi-query attention (one KV head for all), or grouped-query attention."""
+    if kv_heads == heads:
+        return "mha"
+    return "mqa" if kv_heads == 1 else "gqa"
 
 
 def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
@@ -252,14 +199,3 @@ def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = N
         through: a node that mixes heads, taken as if it passed them on.
     """
     return sweep(list(site.seeds(heads)), site.free | site.maps, through=through)
-
-
-def _units(block: Block) -> tuple[tuple[int, ...], ...]:
-    """Heads that only go together."""
-    found: Partition[int] = Partition()
-    for head in range(block.num_heads):
-        found.root(head)
-    for item in block.projections:
-        for heads in item.packed_together():
-            found.join(heads)
-    return tuple(sorted(tuple(sorted(members)) for members in found.sets()))

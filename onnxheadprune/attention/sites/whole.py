@@ -1,4 +1,4 @@
-"""Projections that lose all heads they read: their branch goes, and what they kept alive goes with it.
+"""Projections that lose all units they read: their branch goes, and what they kept alive goes with it.
 
 That happens to every projection of a site that goes as a whole, and to those of single heads that are projected apart.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.branch import detach, meetings
@@ -19,13 +20,13 @@ from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Value
 
 
-def goes_whole(site: AttentionSite, heads: Mapping[int, tuple[int, ...]]) -> bool:
-    """Whether a site loses all its heads."""
-    return len(heads.get(site.index, ())) == site.num_heads
+def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether a site loses all its units."""
+    return len(heads.get(site.index, ())) == site.num_units
 
 
 def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
-    """Edits that take the branches of projections without any head off the residual stream.
+    """Edits that take the branches of projections without any unit off the residual stream.
 
     Raises:
         RefusedError: if what a projection computes without heads cannot be spelled.
@@ -33,8 +34,7 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
     edits: dict[Edit, frozenset[str]] = {}
     gone = [
         (site, projection)
-        for site in sites
-        if heads.get(site.index)
+        for site in sites.losing(heads)
         for projection in site.projections
         if projection.is_emptied_by(heads[site.index])
     ]
@@ -50,11 +50,12 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
         elif isinstance(found, Refusal) and roles_of(projection.node).scales is not None:
             found = stand_in(projection.node, None, others.vanished)
         if isinstance(found, Refusal):
-            what = f"site {site.index} ({site.name})"
             if goes_whole(site, heads):
-                raise RefusedError(f"{what} cannot be removed as a whole: {found}; leave at least one head")
+                raise RefusedError(
+                    f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
+                )
             raise RefusedError(
-                f"the heads of {what} that {projection.node.label} projects alone cannot go: {found}"
+                f"the {site.UNIT}s of {site.label} that {projection.node.label} projects alone cannot go: {found}"
             )
         edits |= dict.fromkeys(found, frozenset({site.name}))
     return edits

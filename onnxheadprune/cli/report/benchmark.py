@@ -84,22 +84,29 @@ class _Latencies:
             "sizes", "#", "p50 ms", *tail, "speed-up", "interval", *bound, "", numeric=numeric, grows="sizes"
         )
         for point, noise in zip(self.result.points, self.result.noise, strict=True):
-            for cell in (cell for cell in self.result.cells if cell.point == point):
-                twin = Text(f"A/A {1 / noise.value:.3f}", "dim")
-                compared = _compared(cell.comparison, wide) or [""] * (len(bound) + 2) + [twin]
-                made.add_row(point.label if not cell.model else "", *_numbers(cell, wide), *compared)
+            for cell in self.result.cells:
+                if cell.point != point:
+                    continue
+                if cell.comparison is None:
+                    # The first model is compared with itself, in the last column.
+                    twin = Text(f"A/A {1 / noise.value:.3f}", "dim")
+                    compared: list[str | Text] = ["", "", *("" for _ in bound), twin]
+                else:
+                    compared = _compared(cell.comparison, wide)
+                label = point.label if cell.model == 0 else ""
+                made.add_row(label, *_numbers(cell, wide), *compared)
         yield made
 
 
 def _numbers(cell: Cell, wide: bool) -> list[str]:
     latency = cell.latency
-    times = [f"{1000 * value:.3g}" for value in (latency.p50, latency.p90, latency.p99)]
-    return [str(cell.model), *times, f"{latency.throughput:,.4g}"] if wide else [str(cell.model), times[0]]
+    p50, p90, p99 = (f"{1000 * value:.3g}" for value in (latency.p50, latency.p90, latency.p99))
+    if wide:
+        return [str(cell.model), p50, p90, p99, f"{latency.throughput:,.4g}"]
+    return [str(cell.model), p50]
 
 
-def _compared(comparison: Comparison | None, wide: bool) -> list[str | Text]:
-    if comparison is None:
-        return []
+def _compared(comparison: Comparison, wide: bool) -> list[str | Text]:
     ratio, bound, reached = comparison.ratio, comparison.bound, comparison.reached
     bounds: list[str | Text] = ["" if bound is None else f"{bound:.3f}"] if wide else []
     return [
@@ -145,13 +152,15 @@ def _fused_rows(result: Benchmark) -> Iterator[RenderableType]:
         ", ".join(f"{number} {name}" for name, number in fused(facts.operators).items())
         for facts in result.models
     ]
+    everywhere = len(listed) > 1 and len(set(listed)) == 1
     for index, text in enumerate(listed):
-        if index and text == listed[0]:
+        if index > 0 and text == listed[0]:
             continue
-        same = " in every model" if len(set(listed)) == 1 and len(listed) > 1 else ""
-        which = "" if same else f"#{index}: "
-        known = text or ("none" if result.models[index].operators else "not told by this provider")
-        yield row("fused" if not index else "", f"{which}{known}{same}")
+        told = text
+        if not told:
+            told = "none" if result.models[index].operators else "not told by this provider"
+        told = f"{told} in every model" if everywhere else f"#{index}: {told}"
+        yield row("fused" if index == 0 else "", told)
     kernels = {
         index: facts.footprint.kernels
         for index, facts in enumerate(result.models)

@@ -24,13 +24,14 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen is None:
         return
     yield row("chosen by", chosen.selection.basis)
+    counted = "unit" if any(cut.removed for cut in plan.neurons) else "head"
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"
         unit = f" ({chosen.unit})" if trial.speed is None and chosen.unit else ""
         times = (
             f"{trial.measured:.3g}{unit}" if trial.speed is None else f"{trial.measured:.2f} times as fast"
         )
-        yield bullet(f"{many(trial.removed, 'head')}: {times}, {word}")
+        yield bullet(f"{many(trial.removed, counted)}: {times}, {word}")
     if chosen.speed is not None:
         yield row("speed", f"{chosen.speed} on {chosen.speed.provider.label}")
     compensation = chosen.compensation
@@ -89,5 +90,5 @@ def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
     """What every head is worth, and which ones go, per site."""
     names = {cut.index: f"{cut.index} {cut.name}" for cut in plan.cuts}
     scores = {names[index]: values for index, values in chosen.selection.scores.items()}
-    removed = {names[index]: heads for index, heads in chosen.selection.heads.items()}
+    removed = {names[index]: units for index, units in chosen.selection.heads.items() if index in names}
     return scores, removed

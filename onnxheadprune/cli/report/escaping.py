@@ -24,6 +24,8 @@ def escaped(text: str, *, lines: bool = False) -> str:
 
 def _spelled(found: re.Match[str]) -> str:
     number = ord(found[0])
-    return (
-        f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
-    )
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    if number < 0x10000:
+        return f"\\u{number:04x}"
+    return f"\\U{number:08x}"

@@ -14,7 +14,8 @@ from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.workflow.prune import PruneResult, size_warnings
+from onnxheadprune.workflow.result import PruneResult
+from onnxheadprune.workflow.sizes import size_warnings
 
 _WORDS = {
     "slice": "tensor cut",
@@ -37,7 +38,7 @@ def plan_report(
     yield from _cuts(plan)
     if sizes is not None:
         yield from _sizes(*sizes)
-        if plan.removed:
+        if plan.cuts_something:
             yield from _warnings(size_warnings(*sizes))
     yield from _changes(plan)
     yield from choice_rows(chosen, plan)
@@ -46,11 +47,15 @@ def plan_report(
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
+    neurons = sum(len(cut.removed) for cut in plan.neurons)
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    yield heading(f"{plan.model}: {what}")
+    yield heading(f"{plan.model}: {what}" + (f", removing {many(neurons, 'neuron')}" if neurons else ""))
     yield ""
     if gone:
         yield _table(plan)
+        yield ""
+    if neurons:
+        yield _neuron_table(plan)
         yield ""
 
 
@@ -79,6 +84,18 @@ def _table(plan: PrunePlan) -> RenderableType:
             made.add_row(
                 str(cut.index), cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
             )
+    return made
+
+
+def _neuron_table(plan: PrunePlan) -> RenderableType:
+    made = table(
+        "#", "feed-forward block", "removed", "left", numeric=("removed", "left"), grows="feed-forward block"
+    )
+    for cut in plan.neurons:
+        if cut.removed:
+            before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
+            left = f"{count(cut.left)} of {count(cut.num_neurons)}"
+            made.add_row(cut.key, cut.name, f"{count(len(cut.removed))}{before}", left)
     return made
 
 

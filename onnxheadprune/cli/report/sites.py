@@ -29,6 +29,7 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
         for site in blocked:
             yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
     yield from near_misses(sites)
+    yield from _blocks(sites)
     yield ""
     yield from _prospects(sites)
 
@@ -46,6 +47,26 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
     if spare > 1:
         model = shlex.quote(sites.model)
         yield row("next", f"onnxheadprune prune {model} --ratio 0.25 --data YOURS.npz -o smaller.onnx")
+
+
+def _blocks(sites: Sites) -> Iterator[RenderableType]:
+    """The feed-forward blocks, whose neurons can go like heads."""
+    if not sites.neurons:
+        return
+    total = sum(block.num_units for block in sites.neurons)
+    number = many(len(sites.neurons), "feed-forward block")
+    yield Text(f"\n{number}, {many(total, 'neuron')} (--neurons)", style="bold")
+    made = table("#", "block", "neurons", "params", "removable", numeric=("neurons", "params"), grows="block")
+    for block in sites.neurons:
+        yes = Text("yes", "green") if block.removable else Text("no", "red")
+        neurons = f"{count(block.num_units)}"
+        if block.removed:
+            neurons += f" of {count(block.original_num_units)}"
+        made.add_row(block.key, block.name, neurons, count(block.params), yes)
+    yield made
+    for block in sites.neurons:
+        if block.reason is not None:
+            yield item(f"{block.key} {block.name}: {block.reason}", "yellow")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
@@ -71,8 +92,12 @@ class _SiteTable:
         """Chooses the columns by the width at hand."""
         sites, wide = self.sites, options.max_width >= WIDE
         removed_before = any(site.removed for site in sites)
-        columns = ["#", "site", "kind", "heads", "kv", "size", "params", *["share"] * wide, "removable"]
-        columns += ["removed before"] * removed_before
+        columns = ["#", "site", "kind", "heads", "kv", "size", "params"]
+        if wide:
+            columns.append("share")
+        columns.append("removable")
+        if removed_before:
+            columns.append("removed before")
         made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
         most = max(site.params for site in sites) or 1
         for site in sites:
@@ -88,7 +113,9 @@ class _SiteTable:
             if wide:
                 cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
             cells.append(Text("yes", "green") if site.removable else Text("no", "red"))
-            made.add_row(*cells, *([heads(site.removed) or "-"] * removed_before))
+            if removed_before:
+                cells.append(heads(site.removed) or "-")
+            made.add_row(*cells)
         yield made
 
 

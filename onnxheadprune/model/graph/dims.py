@@ -8,6 +8,7 @@ so that equal expressions stay equal.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable
@@ -50,6 +51,7 @@ def symbol(name: str) -> Symbolic:
     return Symbolic((((name,), 1),))
 
 
+@functools.lru_cache(maxsize=1024)  # A model has thousands of values, and few names of dimensions.
 def spelled(name: str) -> Dim:
     """What a declared name stands for: torch.export writes `4*batch` for a batch of folded heads.
 
@@ -111,6 +113,8 @@ def multiply(left: Dim, right: Dim) -> Dim:
     """`left * right`."""
     if isinstance(left, int) and isinstance(right, int):
         return _credible(left * right)
+    if left == 1:
+        return right
     terms: dict[Monomial, int] = {}
     for left_atoms, left_factor in _terms(left).items():
         for right_atoms, right_factor in _terms(right).items():

@@ -8,6 +8,7 @@ which a body's nodes come before the node that owns the body, so a reverse sweep
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ class Value:
             return known.astype(np.int64)
         if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type == TensorProto.STRING:
             return None
-        if int(np.prod(tensor.dims, dtype=np.int64)) > MAX_LITERAL_ELEMENTS:
+        if math.prod(tensor.dims) > MAX_LITERAL_ELEMENTS:
             return None
         return numpy_helper.to_array(tensor)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from onnx import helper
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed
@@ -26,7 +26,7 @@ from onnxheadprune.selection.activations.silence import context_of, silenced
 IN_MEMORY = 2**27
 """Bytes of what enters a block that stay in memory."""
 Passed = Callable[[int], None]
-Visit = Callable[[AttentionSite, int, Mapping[str, Array]], None]
+Visit = Callable[[Site, int, Mapping[str, Array]], None]
 """Told the site, the position of the feed, and the site's contexts among other values."""
 
 
@@ -68,7 +68,7 @@ class Outcome:
 class Chain:
     """A model in blocks, one per site and one behind the last."""
 
-    def __init__(self, parts: Parts, sites: Sequence[AttentionSite], outputs: Sequence[Value] = ()) -> None:
+    def __init__(self, parts: Parts, sites: Sequence[Site], outputs: Sequence[Value] = ()) -> None:
         """Cuts the model in front of every site's projections.
 
         Args:
@@ -223,7 +223,7 @@ class Chain:
         return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
 
 
-def _readers_of_weights(site: AttentionSite) -> Iterator[Node]:
+def _readers_of_weights(site: Site) -> Iterator[Node]:
     """The nodes that compute with what a refit of a site's projections may change."""
     for projection in site.projections:
         yield projection.node

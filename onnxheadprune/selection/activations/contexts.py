@@ -9,7 +9,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.facts import PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
@@ -27,7 +27,7 @@ from onnxheadprune.selection.activations.silence import context_of
 
 def context_moments(
     view: GraphView,
-    sites: Sequence[AttentionSite],
+    sites: Sequence[Site],
     data: Calibration,
     provider: Provider,
     progress: Progress = silent,
@@ -50,7 +50,7 @@ def context_moments(
     }
     done = 0
 
-    def add(site: AttentionSite, feed: int, values: Mapping[str, Array]) -> None:
+    def add(site: Site, feed: int, values: Mapping[str, Array]) -> None:
         nonlocal done
         for projection, moment in zip(site.projections, found[site.index], strict=True):
             value = context_of(projection)

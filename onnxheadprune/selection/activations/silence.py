@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import Value
@@ -30,7 +30,7 @@ def context_of(projection: Projection) -> Value:
     return value
 
 
-def silenced(site: AttentionSite, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
+def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) -> dict[str, Array]:
     """The contexts of a site, by name, with zeros where some of its heads are.
 
     Args:

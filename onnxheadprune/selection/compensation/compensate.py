@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.runtime import Provider
@@ -42,7 +42,7 @@ from onnxheadprune.selection.compensation.values import Context, Values, value_m
 
 def compensate(
     view: GraphView,
-    sites: Sequence[AttentionSite],
+    sites: Sequence[Site],
     heads: Mapping[int, Iterable[int]],
     data: Calibration,
     provider: Provider,
@@ -54,8 +54,8 @@ def compensate(
 
     Args:
         view: an annotated view of the original.
-        sites: its sites.
-        heads: present head indices that go, per site index.
+        sites: its attention sites, and the blocks that lose neurons.
+        heads: present units that go, per site index.
         data: calibration data; a part of it is held out to choose the ridge with.
         provider: where to run.
         other_maps: refit the maps between the sites too, not only the sites' own projections.
@@ -231,9 +231,9 @@ class _Work:
             self.stored[linear.bias.name] = linear.written_bias(found.bias)
 
 
-def _silent_maps(sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
-    """The projections of sites that lose all their heads, where their weights can be written."""
-    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
+    """The projections of sites that lose all their units, where their weights can be written."""
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_units]
     found = (linear_of(projection) for site in gone for projection in site.projections)
     return [item for item in found if item is not None and not item.matrix.shared]
 

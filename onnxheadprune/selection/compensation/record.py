@@ -126,7 +126,7 @@ def restored(
     slices = {edit.name: edit for edit in _slices(planning.plan)}
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
-    allowed = refittable(planning.view, planning.sites, planning.heads)
+    allowed = refittable(planning.view, planning.concerned, planning.heads)
     allowed |= trainable(planning.view).keys() if record.steps else set()
     stored: dict[str, Array] = {}
     problems = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
 from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
@@ -25,15 +25,15 @@ class Task:
     Attributes:
         name: of its node.
         linear: the map, None where its weights are in no form to rewrite.
-        site: the site whose projection it is and that loses heads, else None.
+        site: the site whose projection it is and that loses units, else None.
         projection: that projection.
-        heads: present heads of the site that stay.
+        heads: present units of the site that stay.
         kept: rows of the matrix that stay, None for all.
     """
 
     name: str
     linear: Linear | None
-    site: AttentionSite | None = None
+    site: Site | None = None
     projection: Projection | None = None
     heads: tuple[int, ...] = ()
     kept: tuple[int, ...] | None = None
@@ -56,11 +56,11 @@ class Task:
         return None
 
 
-def attention_maps(sites: Sequence[AttentionSite]) -> Counter[int]:
+def attention_maps(sites: Sequence[Site]) -> Counter[int]:
     """How many projections read the attention that each map feeds, by the index of its node."""
     found: Counter[int] = Counter()
     for site in sites:
-        for projection in site.projections:
+        for projection in site.projections if isinstance(site, AttentionSite) else ():
             context = projection.node.inputs[projection.activation[0]]
             found.update(item.node.index for item in (() if context is None else feeders(context)))
     return found
@@ -68,20 +68,20 @@ def attention_maps(sites: Sequence[AttentionSite]) -> Counter[int]:
 
 def tasks(
     view: GraphView,
-    sites: Sequence[AttentionSite],
+    sites: Sequence[Site],
     heads: Mapping[int, Iterable[int]],
     attention: Container[int],
     other_maps: bool = True,
 ) -> list[Task]:
     """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
 
-    Output projections of the sites that lose heads; with `other_maps` every other map that is not read by attention
+    Projections of the sites that lose units; with `other_maps` every other map that is not read by attention
     (queries, keys and values: their refit to what they gave before has not paid).
 
     Args:
         view: an annotated view of the original.
-        sites: its sites.
-        heads: present head indices that go, per site index.
+        sites: its attention sites, and the blocks that lose neurons.
+        heads: present units that go, per site index.
         attention: nodes of the maps that attention reads.
         other_maps: refit the maps between the sites too.
     """
@@ -94,7 +94,7 @@ def tasks(
             if not len(kept):
                 whole.add(projection.node.index)
                 continue
-            left = tuple(head for head in range(site.num_heads) if head not in gone)
+            left = tuple(unit for unit in range(site.num_units) if unit not in gone)
             found[projection.node.index] = Task(
                 projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
             )
@@ -110,22 +110,20 @@ def tasks(
     return [found[index] for index in sorted(found)]
 
 
-def refittable(
-    view: GraphView, sites: Sequence[AttentionSite], heads: Mapping[int, Iterable[int]]
-) -> frozenset[str]:
+def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> frozenset[str]:
     """Names of all stored tensors that a refit of this cut may change.
 
     Weights and biases of the maps to refit, and of those that make the values of the heads that stay.
 
     Args:
         view: an annotated view of the original.
-        sites: its sites.
-        heads: present head indices that go, per site index.
+        sites: its attention sites, and the blocks that lose neurons.
+        heads: present units that go, per site index.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers)
     # A site may have been refitted before it went as a whole, and its projection's bias stays.
-    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_heads]
+    gone = [site for site in sites if len(set(heads.get(site.index, ()))) == site.num_units]
     todo += [Task(item.node.label, linear_of(item)) for site in gone for item in site.projections]
     found: set[str] = set()
     for task in todo:

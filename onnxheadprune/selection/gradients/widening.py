@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.model.bodies import bodies_of
+
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPES = ("to", "dtype")
 """Attributes that name the type of an output."""
@@ -35,12 +37,10 @@ def _has_halves(graph: GraphProto) -> bool:
 
 
 def _mentions_halves(node: NodeProto) -> bool:
-    return any(
-        (item.name in _TYPES and item.i in HALVES)
-        or item.t.data_type in HALVES
-        or any(_has_halves(body) for body in (item.g, *item.graphs))
-        for item in node.attribute
-    )
+    for item in node.attribute:
+        if (item.name in _TYPES and item.i in HALVES) or item.t.data_type in HALVES:
+            return True
+    return any(_has_halves(body) for body in bodies_of(node))
 
 
 def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str]) -> None:
@@ -64,7 +64,9 @@ def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str])
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
         for attribute in node.attribute:
-            _widen_attribute(attribute, renamed)
+            _widen_attribute(attribute)
+        for body in bodies_of(node):
+            _widen(body, frozenset(), renamed)
     for info in graph.output:
         if info.type.tensor_type.elem_type in HALVES:
             info.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -76,11 +78,9 @@ def _widen(graph: GraphProto, masters: frozenset[str], outer: Mapping[str, str])
     graph.value_info.extend(spare.value_info)
 
 
-def _widen_attribute(attribute: AttributeProto, renamed: Mapping[str, str]) -> None:
+def _widen_attribute(attribute: AttributeProto) -> None:
     if attribute.name in _TYPES and attribute.i in HALVES:
         attribute.i = TensorProto.FLOAT
     if attribute.type == AttributeProto.TENSOR and attribute.t.data_type in HALVES:
         array = numpy_helper.to_array(attribute.t).astype(np.float32)
         attribute.t.CopyFrom(numpy_helper.from_array(array, attribute.t.name))
-    for body in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
-        _widen(body, frozenset(), renamed)

@@ -79,8 +79,10 @@ class Aim:
         found = [self._distribution(main, mask) if self.main.is_logits else self._direction(main, mask)]
         for number, state in enumerate(self.hidden):
             target = outputs[state.value.name].astype(np.float32)
-            # The last state counts for itself, and as one of all.
-            share = 1 / len(self.hidden) + (number == len(self.hidden) - 1)
+            share = 1 / len(self.hidden)
+            if number == len(self.hidden) - 1:
+                # The last state counts for itself, too.
+                share += 1
             found.append({"target": target, "weight": share * _weights(target, state, mask)})
         return found
 

@@ -14,40 +14,7 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
-
-Matrix64 = npt.NDArray[np.float64]
-DAMPING = 1e-2
-"""Added to the covariance, relative to its mean diagonal: what few data say about weak directions is noise."""
-
-
-class _Surgeon:
-    """A projection whose channels go, one group after the other, the rest refitted each time."""
-
-    def __init__(self, covariance: Matrix64, weights: Matrix64) -> None:
-        size = len(covariance)
-        damping = DAMPING * float(np.trace(covariance)) / max(size, 1) + 1e-30
-        self._inverse = np.linalg.inv(covariance + damping * np.eye(size))
-        self._weights = weights.copy()
-        self._left = np.arange(size)
-        self.variance = float(np.sum(weights * (covariance @ weights)))
-        self._damping = damping
-        self._all = weights
-
-    def error(self, channels: Sequence[int]) -> float:
-        """What the output loses if these channels go too."""
-        at = np.searchsorted(self._left, channels)
-        block = self._weights[at]
-        lost = float(np.sum(block * np.linalg.solve(self._inverse[np.ix_(at, at)], block)))
-        # The damping also punishes the mere length of the weights that go; that part is no error.
-        return max(lost - self._damping * float(np.square(self._all[list(channels)]).sum()), 0.0)
-
-    def remove(self, channels: Sequence[int]) -> None:
-        at = np.searchsorted(self._left, channels)
-        rest = np.setdiff1d(np.arange(len(self._left)), at)
-        gain = np.linalg.solve(self._inverse[np.ix_(at, at)], self._inverse[np.ix_(at, rest)]).T
-        self._weights = self._weights[rest] - gain @ self._weights[at]
-        self._inverse = self._inverse[np.ix_(rest, rest)] - gain @ self._inverse[np.ix_(at, rest)]
-        self._left = self._left[rest]
+from onnxheadprune.selection.scoring.surgeon import Surgeon
 
 
 def path(
@@ -67,7 +34,7 @@ def path(
         ways: in which grouped-query attention may lose heads; see `moves`.
     """
     surgeons = [
-        _Surgeon(moment.centred().covariance, projection_matrix(projection))
+        Surgeon(moment.centred().covariance, projection_matrix(projection))
         for projection, moment in zip(site.projections, moments, strict=True)
     ]
     variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
@@ -89,7 +56,7 @@ def path(
         steps.append(Step(gone, total / variance))
 
 
-def _alone(site: AttentionSite, surgeons: Sequence[_Surgeon], removed: Heads) -> list[float] | None:
+def _alone(site: AttentionSite, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
     """What each head would cost if it went by itself; asked for only where KV heads group them."""
     if all(len(group) == 1 for group in site.groups):
         return None
@@ -99,7 +66,7 @@ def _alone(site: AttentionSite, surgeons: Sequence[_Surgeon], removed: Heads) ->
     ]
 
 
-def _error(site: AttentionSite, surgeons: Sequence[_Surgeon], move: Move) -> float:
+def _error(site: AttentionSite, surgeons: Sequence[Surgeon], move: Move) -> float:
     return sum(s.error(channels) for s, channels in zip(surgeons, _channels(site, move), strict=True))
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from onnxheadprune.attention.heads import MAX_HEAD, parse_heads
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.site import AttentionSite, Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.storage.folder import write_text
@@ -205,7 +205,7 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     )
 
 
-def is_protected(protected: str | None, sites: Sequence[AttentionSite]) -> dict[int, frozenset[int]]:
+def is_protected(protected: str | None, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
     """Heads that must stay, per site index (indices of the original model), from a head spec.
 
     A bare site ("3" or a name) protects all of its heads.
@@ -217,14 +217,14 @@ def is_protected(protected: str | None, sites: Sequence[AttentionSite]) -> dict[
     for token in (protected or "").split():
         spec = token if ":" in token else None
         key = token if spec is None else token.rpartition(":")[0]
-        matching = [site for site in sites if key in ("*", str(site.index), site.name)]
+        matching = [site for site in sites if key in ("*", site.key, site.name)]
         if not matching:
             raise UsageError(f"there is no site {key!r} to protect")
         for site in matching:
-            heads = range(site.original_num_heads) if spec is None else parse_heads(spec)[key]
-            if any(head >= site.original_num_heads for head in heads):
+            heads = range(site.original_num_units) if spec is None else parse_heads(spec)[key]
+            if any(head >= site.original_num_units for head in heads):
                 raise UsageError(
-                    f"site {site.index} ({site.name}) has {site.original_num_heads} heads, so {token!r} protects none"
+                    f"{site.label} has {site.original_num_units} {site.UNIT}s, so {token!r} protects none"
                 )
             found[site.index] = found.get(site.index, frozenset()) | frozenset(heads)
     return found

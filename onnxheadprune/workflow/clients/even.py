@@ -22,7 +22,8 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     sizes = {site.head_size for site in cut.sites}
     if len(counts) == 1 and len(sizes) == 1:
         return counts.pop(), sizes.pop()
-    told = ", ".join(f"{number} in {many} layer{'s' * (many > 1)}" for number, many in _counted(cut.sites))
+    layers = sorted(Counter(site.after for site in cut.sites).items())
+    told = ", ".join(f"{heads} in {many} {'layer' if many == 1 else 'layers'}" for heads, many in layers)
     keep = "--keep-cache-shape leaves the caches as they are, and any set of heads may go then"
     if len(sizes) > 1:
         raise RefusedError(
@@ -34,10 +35,6 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
         f"{client} cannot say this cut: it takes one number of KV heads for all layers, and the caches would have"
         f" {told}{better}; {keep}"
     )
-
-
-def _counted(sites: tuple[CachedSite, ...]) -> list[tuple[int, int]]:
-    return sorted(Counter(site.after for site in sites).items())
 
 
 def _nearest(sites: tuple[CachedSite, ...]) -> str:

@@ -37,11 +37,13 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
                 shapes[file.name, value.name] = value.shape
     for (file_name, name), axes in changes.items():
         for other in kinds[_TENSE.sub("", name)]:
+            shape = shapes[other]
+            if len(shape) != len(shapes[file_name, name]):
+                continue
             for axis, (before, after) in axes.items():
-                shape = shapes[other]
-                if len(shape) != len(shapes[file_name, name]) or shape[axis] != before:
-                    continue
-                if changes.get(other, {}).get(axis, (before, before))[1] != after:
+                theirs = changes.get(other, {}).get(axis)
+                after_there = before if theirs is None else theirs[1]
+                if shape[axis] == before and after_there != after:
                     raise RefusedError(
                         f"{name} of {file_name} would have {after} in place of {before} on axis {axis}, and {other[1]}"
                         f" of {other[0]} would stay as it is, so the files would not work together; --keep-cache-shape"

@@ -154,7 +154,12 @@ def _precision(loaded: LoadedModel) -> int:
     """By the type in which most numbers of matrices are stored."""
     sizes = dict.fromkeys((FLOAT, HALF, QUANTIZED), 0)
     for tensor, _ in tensors_of(loaded.proto):
-        if len(tensor.dims) > 1:
-            halved, packed = tensor.data_type in _HALVES, tensor.data_type in _PACKED
-            sizes[QUANTIZED if packed else HALF if halved else FLOAT] += math.prod(tensor.dims)
+        if len(tensor.dims) < 2:
+            continue
+        kind = FLOAT
+        if tensor.data_type in _PACKED:
+            kind = QUANTIZED
+        elif tensor.data_type in _HALVES:
+            kind = HALF
+        sizes[kind] += math.prod(tensor.dims)
     return max(sizes, key=lambda kind: (sizes[kind], -kind))

@@ -88,7 +88,7 @@ def matched(export: Export) -> Match:
     found = []
     for position, item in enumerate(shared):
         index = position if several else _number(position, item, networks[0])
-        name = f"{_label(networks[item.network])}/{item.site.name}" if several else item.site.name
+        name = f"{networks[item.network].leader.part}/{item.site.name}" if several else item.site.name
         found.append(replace(item, index=index, site=replace(item.site, index=index, name=name)))
     return Match(tuple(networks), tuple(found))
 
@@ -97,10 +97,6 @@ def _number(position: int, item: SharedSite, network: Network) -> int:
     """The number of a site of the only network: that of its leader, if it holds it."""
     places = item.places.get(network.leader.name)
     return position + len(network.leader.sites) if places is None else places[0]
-
-
-def _label(network: Network) -> str:
-    return network.leader.part
 
 
 def _groups(files: Sequence[ModelFile]) -> list[list[Place]]:

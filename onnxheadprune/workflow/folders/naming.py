@@ -41,7 +41,10 @@ def data_names(export: Export, pattern: str | None) -> dict[str, str]:
     Raises:
         UsageError: if two models of one folder, or another file, would have the same name.
     """
-    found = {file.name: _filled(pattern or _usual(file, export), file) for file in export.models}
+    found = {}
+    for file in export.models:
+        asked = pattern or _usual(file, export)
+        found[file.name] = asked.replace(ITSELF, PurePosixPath(file.name).name)
     taken = {file.name for file in export.models} | set(export.others)
     seen: dict[PurePosixPath, str] = {}
     for file in export.models:
@@ -66,7 +69,3 @@ def _usual(file: ModelFile, export: Export) -> str:
         if source.path in file.loaded.data_files and users[source.path] == 1:
             return PurePosixPath(location).name.replace(PurePosixPath(file.name).name, ITSELF)
     return USUAL
-
-
-def _filled(pattern: str, file: ModelFile) -> str:
-    return pattern.replace(ITSELF, PurePosixPath(file.name).name)

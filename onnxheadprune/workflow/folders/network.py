@@ -16,7 +16,7 @@ from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.feeding import data_if_it_fits
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
-from onnxheadprune.workflow.prune import carried_through
+from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice
 
 
@@ -67,7 +67,7 @@ def cut_network(
         heads = heads_of(leader, results[0].result.plan.removed, cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
-        results.append(_cut(leader, _named(local, asked), data, cutting))
+        results.append(_cut(leader, replace(asked, heads=_spec(local), wish=None), data, cutting))
         chosen = results[0].result.chosen
     for file in network.files[1:]:
         local = heads_in(file, heads, cutting.match)
@@ -96,10 +96,6 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
         raise RefusedError(f"{file.name}: {error}") from error
     leads = any(network.leader is file for network in cutting.match.networks)
     return FileResult(file.name, leads, result)
-
-
-def _named(local: Heads, asked: Choice) -> Choice:
-    return replace(asked, heads=_spec(local), wish=None)
 
 
 def _spec(local: Heads) -> dict[str, list[int]]:

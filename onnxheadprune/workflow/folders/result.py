@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
-from onnxheadprune.workflow.prune import PruneResult
+from onnxheadprune.workflow.result import PruneResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,75 @@
+"""Maps with weights: products of one activation and one stored operand, and what they sum over."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
+from onnxheadprune.model.graph.facts import ADDS
+from onnxheadprune.model.graph.view import Node, Value
+
+MAX_CONTRACTED = 2**20
+"""Positions of a summed axis; the widest transformers have some ten thousand."""
+
+
+class Summed(NamedTuple):
+    """What a map with weights sums over.
+
+    Attributes:
+        node: the map.
+        value: what it reads.
+        activation: the index of that input, and its summed axes.
+        weight: the index of the weight, and its summed axes in the same order.
+        sizes: their lengths.
+    """
+
+    node: Node
+    value: Value
+    activation: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]]
+    sizes: tuple[int, ...]
+
+
+def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
+    """A product of one activation and one constant, with their input indices."""
+    found = contraction_of(node)
+    if found is None or len(found.terms) != 2:
+        return None
+    first, second = found.indices
+    constant = [value.is_constant for value in operands(node, found)]
+    if constant == [False, True]:
+        return found, first, second
+    return (found, second, first) if constant == [True, False] else None
+
+
+def summed(node: Node) -> Summed | None:
+    """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief."""
+    found = weight_contraction(node)
+    if found is None:
+        return None
+    contraction, activation, weight = found
+    value = node.inputs[activation]
+    assert value is not None
+    letters = [letter for letter in contraction.axes_of(activation) if letter in contraction.contracted]
+    on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
+    on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
+    sizes = _sizes(value, on_activation)
+    if sizes is None:
+        return None
+    return Summed(node, value, (activation, on_activation), (weight, on_weight), sizes)
+
+
+def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sizes of summed axes, None unless all are known, credible, and there is something to tell apart."""
+    if value.shape is None:
+        return None
+    found = [dim for axis in axes if isinstance(dim := value.shape[axis], int)]
+    return tuple(found) if len(found) == len(axes) and 1 < math.prod(found) <= MAX_CONTRACTED else None
+
+
+def is_residual(node: Node) -> bool:
+    """Adding two computed values: the way back into the residual stream, behind which all layers lie."""
+    if node not in ADDS:
+        return False
+    return sum(1 for value in node.inputs if value is not None and not value.is_constant) > 1

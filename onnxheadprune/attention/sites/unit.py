@@ -1,0 +1,198 @@
+"""What a site is, whatever its units are: contractions with weights that sum over units, each of which can go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxheadprune.edit.edits import Edit
+from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.view import Node, Value
+
+NEURONS_FROM = 1_000_000
+"""Where the indices of feed-forward blocks begin, so that no cut of heads shifts them."""
+
+
+def key_of(index: int) -> str:
+    """How a spec names the site with an index."""
+    return str(index) if index < NEURONS_FROM else f"ffn.{index - NEURONS_FROM}"
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """One contraction with weights that sums over the units of a site: heads, or neurons.
+
+    Attributes:
+        node: the contraction.
+        activation: input index of what it reads (a context), and its contracted axes.
+        weight: input index of the weight, and its contracted axes in the same order.
+        sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
+        channels: for each unit, the row-major positions on the contracted axes that belong to it.
+    """
+
+    node: Node
+    activation: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]]
+    sizes: tuple[int, ...]
+    channels: tuple[tuple[int, ...], ...]
+
+    @property
+    def sums_more(self) -> bool:
+        """Whether it also sums over what is no unit's: a feed-forward block beside the attention."""
+        return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
+
+    def is_emptied_by(self, units: Iterable[int]) -> bool:
+        """Whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
+        return not self.live_without(units).any()
+
+    def live_without(self, units: Iterable[int]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Mask over the contracted axes with the channels of `units` dead."""
+        mask = np.ones(math.prod(self.sizes), dtype=bool)
+        mask[[position for unit in units for position in self.channels[unit]]] = False
+        return mask.reshape(self.sizes)
+
+    def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
+        """The demands that removing `units` leaves on the operands (none at all if no unit is left)."""
+        mask = self.live_without(units)
+        index, axes = self.activation
+        yield Seed(self.node, index, Live.over(axes, mask), site)
+        if is_packed(self.node):
+            for index, live in cut_inputs(self.node, mask.reshape(-1)):
+                yield Seed(self.node, index, live, site)
+            return
+        index, axes = self.weight
+        yield Seed(self.node, index, Live.over(axes, mask), site)
+
+    def edits(self, units: Iterable[int]) -> list[Edit]:
+        """Edits on the projection itself (a packed weight states its width in an attribute)."""
+        return input_edits(self.node, self.live_without(units).reshape(-1)) if is_packed(self.node) else []
+
+    def packed_together(self) -> Iterator[set[int]]:
+        """Units that share blocks of a packed weight, so that one cannot go without the other."""
+        return packed_together(self.node, self.channels) if is_packed(self.node) else iter(())
+
+    def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
+        """Why some of these sets of units cannot be cut off the weight, None if each can."""
+        if not is_packed(self.node):
+            return None
+        masks = (self.live_without(unit).reshape(-1) for unit in sets)
+        return next((reason for mask in masks if (reason := why_not_cut(self.node, mask))), None)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Site:
+    """One block of removable units.
+
+    Attributes:
+        index: names the site among all sites of all kinds; stable when the model is pruned.
+        name: module path, as far as the model still tells it.
+        num_units: units that are there.
+        groups: the units that have to stay equally many: heads by KV head; else each is a group of its own.
+        projections: the contractions that sum over the units.
+        cores: the nodes that make the units.
+        units: the units that can only go together, because a projection packs them in one block; else each alone.
+        free: graph inputs and outputs that belong to the units (the cache of heads).
+        maps: graph outputs with one map per unit, which only shrink with the caller's consent.
+        reason: why no unit can be removed, None if some can.
+        params: elements of all weights and biases that belong to the units.
+        bytes: their size in bytes.
+        flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
+        removed: units that an earlier pruning removed (indices of the original model).
+        original_num_units: units before any pruning.
+    """
+
+    UNIT: ClassVar[str]
+    """What one unit is called."""
+    BLOCK: ClassVar[str]
+    """What a site of this kind is called."""
+
+    index: int
+    name: str
+    num_units: int
+    groups: tuple[tuple[int, ...], ...]
+    projections: tuple[Projection, ...]
+    cores: tuple[Node, ...]
+    units: tuple[tuple[int, ...], ...] = ()
+    free: frozenset[Value] = frozenset()
+    maps: frozenset[Value] = frozenset()
+    reason: Refusal | None = None
+    params: int = 0
+    bytes: int = 0
+    flops_per_token: int = 0
+    removed: tuple[int, ...] = ()
+    original_num_units: int = 0
+
+    @property
+    def number(self) -> int:
+        """Position among the sites of its kind in the original."""
+        return self.index
+
+    @property
+    def key(self) -> str:
+        """How a spec names the site."""
+        return key_of(self.index)
+
+    @property
+    def label(self) -> str:
+        """How a sentence names the site."""
+        return f"{self.BLOCK} {self.key} ({self.name})"
+
+    @property
+    def removable(self) -> bool:
+        """Whether units can be removed exactly."""
+        return self.reason is None
+
+    @property
+    def projection_names(self) -> tuple[str, ...]:
+        """Names of what the projections give: what the site is known by when the model is pruned."""
+        outputs = (projection.node.outputs[0] for projection in self.projections)
+        return tuple(value.name for value in outputs if value is not None)
+
+    @cached_property
+    def original_units(self) -> tuple[int, ...]:
+        """The original model's index of each present unit."""
+        gone = set(self.removed)
+        return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
+
+    def present(self, units: Iterable[int]) -> tuple[int, ...]:
+        """The present index of each unit that is named by its index in the original model."""
+        return tuple(self._present[unit] for unit in units)
+
+    @cached_property
+    def _present(self) -> dict[int, int]:
+        return {original: now for now, original in enumerate(self.original_units)}
+
+    def original(self, units: Iterable[int]) -> tuple[int, ...]:
+        """The index in the original model of each unit that is named by its present one."""
+        names = self.original_units
+        return tuple(names[unit] for unit in units)
+
+    def goes_whole(self, units: Sequence[int]) -> bool:
+        """Whether nothing is left without some units."""
+        return len(units) == self.num_units
+
+    def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
+        """The first demands of the sweep when `units` (present indices) are removed.
+
+        Args:
+            units: what goes.
+            emptied: whether projections that then sum over nothing demand nothing; else they say nothing.
+        """
+        gone = tuple(units)
+        for projection in self.projections:
+            if emptied or not projection.is_emptied_by(gone):
+                yield from projection.seeds(gone, self.name)
+
+
+def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Some units, and all that can only go with them."""
+    asked = set(some)
+    return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))

@@ -1,0 +1,57 @@
+"""From a wish ("half of the heads", "1.3 times as fast") to heads, and to weights that make up for them."""
+
+from __future__ import annotations
+
+from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.errors import UsageError
+from onnxheadprune.selection import Requirements, Space
+from onnxheadprune.selection.by_drift import largest_near
+from onnxheadprune.selection.by_speed import smallest_fast
+from onnxheadprune.selection.completing import completed
+from onnxheadprune.selection.cutting import Cutter
+from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Wish
+
+
+def choose(cutter: Cutter, wish: Wish) -> Chosen:
+    """Heads for a wish, with refitted weights where that is wanted.
+
+    Args:
+        cutter: the model and its data.
+        wish: how many heads are to go, and what the choice goes by.
+
+    Raises:
+        UsageError: if the wish needs data and there is none.
+        RefusedError: if it cannot be met.
+    """
+    target = wish.target
+    if isinstance(target, Near):
+        cutter.hold_out("a drift is measured on data")
+    space = cutter.search_space(wish.requirements)
+    match target:
+        case Share():
+            space = _after_rounds(cutter, space, wish.requirements, target)
+            return completed(cutter, space.ratio(target.ratio))
+        case Keep():
+            return completed(cutter, space.keeping(target.heads))
+        case Faster():
+            return smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
+        case Near():
+            return largest_near(cutter, space, target.drift)
+
+
+def _after_rounds(cutter: Cutter, space: Space, requirements: Requirements, share: Share) -> Space:
+    """The search space after all rounds but the last: measured on what the earlier ones left.
+
+    Raises:
+        UsageError: if there are rounds, and nothing that each would measure anew.
+    """
+    wanted = space.ratio(share.ratio).count
+    if share.rounds > 1 and (not cutter.compensate or requirements.scores is not None):
+        raise UsageError("rounds measure and refit again, so they need data, and neither given scores")
+    for number in range(1, share.rounds):
+        selection = space.removing(round(wanted * number / share.rounds))
+        left = with_stored(cutter.model.proto, cutter.compensation(selection.heads).silenced)
+        analysis = analysis_of(left, cutter.model.name, cutter.model.sources)
+        space = cutter.search_space(requirements, analysis, cutter.present(selection.heads))
+    return space

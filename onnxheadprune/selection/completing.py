@@ -1,0 +1,85 @@
+"""From heads to the cut that would be written: refitted, trained, planned, and how far its outputs drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime import Session
+from onnxheadprune.runtime.feeds import Sample
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.selection import Selection
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.parts import run_feed
+from onnxheadprune.selection.cutting import Cutter
+from onnxheadprune.selection.recovery import Recovering, Recovery, Subject, recover
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.wishes import Chosen
+
+
+def named(cutter: Cutter, heads: HeadSpec) -> Chosen:
+    """Heads that the user named, with refitted weights.
+
+    Raises:
+        UsageError: if the spec is wrong.
+        RefusedError: if they cannot be removed.
+    """
+    return completed(cutter, Selection(resolve_units(heads, cutter.sites), "named"))
+
+
+def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
+    """A selection with its compensation, its recovery, its plan and its drift.
+
+    Args:
+        cutter: the model and its data.
+        selection: the heads.
+        among: selections that share the time for recoveries.
+    """
+    compensation = cutter.trying.given
+    if compensation is None and cutter.compensate:
+        compensation = cutter.compensation(selection.heads)
+    chosen = cutter.planned(Chosen(selection, compensation))
+    if cutter.trying.recovering is not None:
+        recovery = _recovery(cutter, chosen, cutter.trying.recovering.shared(among))
+        chosen = cutter.planned(Chosen(selection, compensation, recovery))
+    if cutter.held is None:
+        return chosen
+    meter = drift(cutter, chosen, cutter.held.samples)
+    return replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
+
+
+def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
+    """What training makes of a cut."""
+    assert cutter.learn is not None and cutter.held is not None and chosen.plan is not None
+    cut = cutter.cut(chosen)
+    subject = Subject(
+        cutter.view,
+        require_main(cutter.view, chosen.io),
+        hydrated(cut.proto, cut.sources),
+        chosen.plan,
+        chosen.io,
+        {} if chosen.compensation is None else chosen.compensation.stored,
+    )
+    return recover(subject, cutter.learn, cutter.held, cutter.provider, how, cutter.progress)
+
+
+def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMeter:
+    """How far the outputs move: measured as `validate` does, with the same main output and exact settings.
+
+    Args:
+        cutter: the model and its data.
+        chosen: the cut, planned.
+        samples: of the data.
+    """
+    assert cutter.data is not None
+    meter = EffectMeter(require_main(cutter.view, chosen.io), cutter.data.inputs, cutter.trying.effect)
+    pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model")
+    for sample in samples:
+        before = run_feed(cutter.original_session, sample.feed, cutter.data.source)
+        # A cache in the data is as wide as the original's.
+        after = run_feed(pruned, narrowed(sample.feed, chosen.io), cutter.data.source)
+        meter.add(before, after, sample.feed)
+    return meter

@@ -1,0 +1,177 @@
+"""Cuts of one model: made, refitted and measured with what all of them share."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from onnxheadprune.attention import planning
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.contract import Contract
+from onnxheadprune.edit import apply
+from onnxheadprune.errors import UsageError
+from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
+from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.compensation import Compensation, compensate, refitted
+from onnxheadprune.selection.recovery import RECOVERY_HELD_OUT, Recovering, require_recoverable
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.wishes import Chosen
+
+
+@dataclass(frozen=True)
+class Trying:
+    """How cuts are made and judged on the way to a choice.
+
+    Attributes:
+        compensate: refit what is left; None does so where there is data.
+        effect: the measure of drift; see `EffectMeter`.
+        contract: of the cuts that are tried, as of the one that is written.
+        fuse: the same; "auto" is tried without, since it keeps what is faster.
+        recovering: how what is left is trained after the refit, None to leave it at that.
+        given: a refit that was made before, in the place of one.
+    """
+
+    compensate: bool | None = None
+    effect: Measure | None = None
+    contract: Contract = field(default_factory=Contract)
+    fuse: FuseMode = "none"
+    recovering: Recovering | None = None
+    given: Compensation | None = None
+
+
+class Cutter:
+    """One model and what all cuts of it share: its sites, the data in two parts, where it runs.
+
+    Attributes:
+        model: the original.
+        analysis: of it; `view` and `sites` are parts of it.
+        data: all calibration data, None without any.
+        learn: the part that refits learn from.
+        held: the part that drift is measured on; the same as `learn` until one is held out.
+        compensate: whether what is left is refitted.
+        provider: where to run.
+        trying: how cuts are made and judged.
+        progress: told what is being done.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        data: DataSource | None,
+        provider: Provider,
+        trying: Trying = Trying(),
+        progress: Progress = silent,
+    ) -> None:
+        """Reads and checks the data; nothing long happens yet.
+
+        Args:
+            model: the original.
+            data: calibration data, None to go by the weights or by given scores.
+            provider: where to run.
+            trying: how cuts are made and judged.
+            progress: told what is being done.
+
+        Raises:
+            UsageError: if the data does not fit, or compensation is asked for without any.
+        """
+        self.model = open_structure(model)
+        self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
+        self.view, self.sites = self.analysis.view, self.analysis.sites
+        self.provider, self.trying, self.progress = provider, trying, progress
+        self.data = None if data is None else calibration_data(data, self.view)
+        if trying.compensate and self.data is None:
+            raise UsageError("compensation learns from data; give some with --data, --text or --images")
+        self.compensate = self.data is not None if trying.compensate is None else trying.compensate
+        # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
+        self.learn = self.held = self.data
+        if trying.recovering is not None:
+            if self.data is None:
+                raise UsageError("a recovery learns from data; give some with --data, --text or --images")
+            require_recoverable(self.view, require_main(self.view), self.data)
+            self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
+
+    def search_space(
+        self,
+        requirements: Requirements,
+        analysis: Analysis | None = None,
+        gone: Mapping[int, frozenset[int]] | None = None,
+    ) -> Space:
+        """The paths that choices follow.
+
+        Args:
+            requirements: what choices go by and respect.
+            analysis: of a model that has lost heads already, None for the original.
+            gone: present heads per site index that it has lost; paths go on from there.
+        """
+        evidence = None if self.learn is None else Evidence(self.learn, self.provider, self.trying.effect)
+        return search_space(analysis or self.analysis, requirements, evidence, self.progress, gone)
+
+    def hold_out(self, why: str) -> None:
+        """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.
+
+        Raises:
+            UsageError: if there is no data.
+        """
+        if self.data is None:
+            raise UsageError(f"{why}; give some with --data, --text or --images")
+        if not self.is_held_out:
+            self.learn, self.held = self.data.split()
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether drift is measured on data that no refit has seen."""
+        return self.held is not self.learn
+
+    def present(self, heads: Mapping[int, tuple[int, ...]]) -> dict[int, frozenset[int]]:
+        """Units of every site by their numbers in the model as it is, given those of the very first original."""
+        sites = self.sites.concerned(heads)
+        return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
+
+    def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
+        """Refitted weights for a set of heads (indices of the original model)."""
+        assert self.learn is not None
+        gone = self.present(heads)
+        return compensate(
+            self.view, self.sites.concerned(heads), gone, self.learn, self.provider, progress=self.progress
+        )
+
+    def planned(self, chosen: Chosen) -> Chosen:
+        """The plan of a cut, made for the model that is cut: refitted weights are other numbers to plan with."""
+        analysis = self.analysis
+        if chosen.numbers is not None:
+            subject = renumbered(self.model, chosen)
+            analysis = analysis_of(subject.proto, subject.name, subject.sources)
+        made = planning.planned(analysis, chosen.selection.spec, self.trying.contract)
+        return replace(chosen, plan=made.plan, io=made.io)
+
+    def cut(self, chosen: Chosen) -> LoadedModel:
+        """The model without the chosen heads."""
+        assert chosen.plan is not None
+        subject = renumbered(self.model, chosen)
+        return subject.changed(apply.apply_plan(chosen.plan, subject.proto), "the pruned model")
+
+    def timed(self, selection: Selection) -> LoadedModel:
+        """The model without the selected heads as it will be written, but for refitted weights."""
+        cut = self.cut(self.planned(Chosen(selection)))
+        if self.trying.fuse in ("none", "auto"):
+            return cut
+        return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
+
+    @functools.cached_property
+    def original_session(self) -> Session:
+        """The original, ready to run."""
+        return Session(self.model, self.provider, name="the original model")
+
+
+def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:
+    """The original with the new numbers of a choice; itself where there are none."""
+    if chosen.numbers is None:
+        return model
+    return refitted(model, chosen.numbers, chosen.steps)

@@ -1,0 +1,261 @@
+"""Heads, neurons and whole sublayers under one budget: the share of the prunable blocks' operations that goes.
+
+Every site has a path of steps, each with what it costs (the drift of the outputs, measured) and what it saves
+(operations). The cheapest combination that saves enough is a knapsack with one choice per site, solved exactly on a
+grid of budgets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.branch import detach
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
+from onnxheadprune.selection.curves import measured_paths, samples_to_measure
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.requirements import HEADS, LAYERS, NEURONS, Requirements
+from onnxheadprune.selection.scoring.moves import Heads, Step, ways_of
+from onnxheadprune.selection.scoring.neurons import neuron_path
+from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.scores import is_protected
+from onnxheadprune.selection.space import Selection, worth
+
+PARTS = 200
+"""Into how many parts the operations of all blocks are divided: sizes that a search tries."""
+FINE = 50
+"""Into how many pieces the knapsack divides a part."""
+
+
+def joint_space(
+    analysis: Analysis, requirements: Requirements, evidence: Evidence | None, progress: Progress = silent
+) -> JointSpace:
+    """Paths for the sites of all kinds that a wish names, their costs measured on data.
+
+    Args:
+        analysis: the model and its sites.
+        requirements: what choices go by and respect.
+        evidence: what costs are measured on.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: if there is no data, or it does not fit.
+        RefusedError: if no site can lose units.
+    """
+    if evidence is None:
+        raise UsageError(
+            "what heads and neurons are worth beside each other is measured; give --data, --text or --images"
+        )
+    sites = _sites(analysis.sites, requirements.units)
+    if not sites:
+        kinds = " and ".join(sorted(requirements.units))
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}")
+    protected = is_protected(requirements.protect, sites)
+    kept = {site.index: frozenset(_present(site, protected.get(site.index, frozenset()))) for site in sites}
+    data = evidence.data
+    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
+    with algebra_threads(widest):
+        moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
+        require_rows(moments, data.source)
+        paths = {
+            site.index: _paths(site, moments[site.index], kept[site.index], requirements) for site in sites
+        }
+        some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
+        costs = measured_paths(analysis.view, sites, paths, moments, some, progress)
+    length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
+    operations = {site.index: _operations(site, length) for site in sites}
+    whole = sum(operations[site.index] * site.num_units for site in sites)
+    basis = "measured drift after refit, over the operations that are saved"
+    return JointSpace(sites, costs, operations, whole, basis, requirements.limits.uniform)
+
+
+def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
+    """The sites that may lose units of some kinds."""
+    heads = sites.sites if units & {HEADS, LAYERS} else ()
+    neurons = sites.neurons if units & {NEURONS, LAYERS} else ()
+    return tuple(site for site in (*heads, *neurons) if site.removable)
+
+
+def _present(site: Site, units: frozenset[int]) -> Iterable[int]:
+    """Present indices of the units among these that are still there."""
+    return site.present(unit for unit in site.original_units if unit in units)
+
+
+def _paths(
+    site: Site, moments: Sequence[Moments], kept: Heads, requirements: Requirements
+) -> list[tuple[Step, ...]]:
+    """Ways for a site to lose units, with what a refit cannot restore as errors."""
+    found: list[tuple[Step, ...]] = []
+    if isinstance(site, NeuronSite) and NEURONS in requirements.units:
+        found = [neuron_path(site, moments, requirements.multiple_of_neurons, kept)]
+    elif isinstance(site, AttentionSite) and HEADS in requirements.units:
+        limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
+        ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
+        found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]
+    if LAYERS in requirements.units and not kept and can_go_whole(site):
+        whole = Step(frozenset(range(site.num_units)), 1.0)
+        return [(*path, whole) for path in found] or [(whole,)]
+    return found
+
+
+def can_go_whole(site: Site) -> bool:
+    """Whether nothing but a bias stays of a site without its units."""
+    return not any(isinstance(detach(projection.node), Refusal) for projection in site.projections)
+
+
+def _operations(site: Site, length: float) -> float:
+    """Multiply-adds x 2 per token of one unit; of a head with its scores and its context.
+
+    Args:
+        site: the site.
+        length: positions of a sequence.
+    """
+    maps = site.flops_per_token / site.num_units
+    if not isinstance(site, AttentionSite):
+        return maps
+    return maps + 2 * length * ((site.head_size or site.v_head_size) + site.v_head_size)
+
+
+@dataclass(frozen=True, eq=False)
+class JointSpace:
+    """What choices over sites of several kinds are made from.
+
+    Attributes:
+        sites: sites that may lose units.
+        paths: steps per site index, with costs that add up across sites.
+        operations: of one unit, per site index: multiply-adds x 2 per token.
+        whole: operations of all these units.
+        basis: what the costs are.
+        uniform: every site loses the same share.
+    """
+
+    sites: tuple[Site, ...]
+    paths: Paths
+    operations: Mapping[int, float]
+    whole: float
+    basis: str
+    uniform: bool = False
+
+    @property
+    def total(self) -> int:
+        """The parts of which ratios are taken."""
+        return PARTS
+
+    def most(self) -> int:
+        """The largest cut, in parts of `PARTS`."""
+        pieces = sum(
+            max((self._pieces(site, step) for step in self._steps(site)), default=0) for site in self.sites
+        )
+        return pieces // FINE
+
+    def has_cut(self, count: int) -> bool:
+        """Whether some cut saves so many parts."""
+        return 0 < count <= self.most()
+
+    def removing(self, count: int) -> Selection:
+        """The cheapest way to save so many parts of `PARTS`.
+
+        Raises:
+            RefusedError: if that much cannot go.
+        """
+        if count > self.most():
+            raise RefusedError(
+                f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
+                f" {self.most() / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
+            )
+        return self._selection(self._even(count) if self.uniform else self._cheapest(count))
+
+    def ratio(self, share: float) -> Selection:
+        """The cheapest way to save a share of the operations of all blocks.
+
+        Raises:
+            UsageError: if it is no share.
+            RefusedError: if that much cannot go.
+        """
+        check_ratio(share)
+        return self.removing(max(round(share * PARTS), 1))
+
+    def keeping(self, count: int) -> Selection:
+        """Never possible: blocks of several kinds have no number of units in common.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            f"--keep {count} counts heads; with other units say --ratio, --target-speedup or --max-drift"
+        )
+
+    def _steps(self, site: Site) -> Sequence[Step]:
+        return self.paths[site.index]
+
+    def _saved(self, site: Site, step: Step) -> float:
+        return self.operations[site.index] * len(step.removed)
+
+    def _cheapest(self, count: int) -> Choice:
+        """One step or none for each site, so that at least `count` parts are saved at the least cost.
+
+        f(sites, b) is the least cost that saves at least b pieces: the minimum over the last site's steps of
+        f(sites before, b - pieces of the step) plus its cost.
+        """
+        wanted = count * FINE
+        costs = np.full(wanted + 1, np.inf)
+        costs[0] = 0.0
+        picks: list[np.ndarray] = []
+        for site in self.sites:
+            best, pick = costs.copy(), np.full(wanted + 1, -1)
+            for number, step in enumerate(self._steps(site)):
+                pieces = min(self._pieces(site, step), wanted)
+                reached = (
+                    np.concatenate([np.full(pieces, costs[0]), costs[: wanted + 1 - pieces]]) + step.error
+                )
+                better = reached < best
+                best[better], pick[better] = reached[better], number
+            picks.append(pick)
+            costs = best
+        choice: Choice = {}
+        left = wanted
+        for site, pick in zip(reversed(self.sites), reversed(picks), strict=True):
+            if pick[left] >= 0:
+                step = self._steps(site)[pick[left]]
+                choice[site.index] = step.removed
+                left = max(left - self._pieces(site, step), 0)
+        return choice
+
+    def _pieces(self, site: Site, step: Step) -> int:
+        """Whole pieces that a step saves: what is promised is saved."""
+        return int(self._saved(site, step) / self.whole * PARTS * FINE)
+
+    def _even(self, count: int) -> Choice:
+        """The same share of every site, the smallest that saves enough."""
+        share = count / PARTS
+        choice: Choice = {}
+        for site in self.sites:
+            wanted = share * site.num_units
+            steps = sorted(self._steps(site), key=lambda step: len(step.removed))
+            fitting = [step for step in steps if len(step.removed) >= wanted] or steps[-1:]
+            if fitting:
+                choice[site.index] = fitting[0].removed
+        return choice
+
+    def _selection(self, choice: Choice) -> Selection:
+        units, costs, scores = {}, {}, {}
+        for site in self.sites:
+            steps = self._steps(site)
+            if site.UNIT == "head":
+                scores[site.index] = worth(site, steps)
+            if site.index in choice:
+                units[site.index] = tuple(sorted(site.original(choice[site.index])))
+                costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
+        return Selection(units, self.basis, costs, scores)

@@ -1,0 +1,88 @@
+"""In which order a feed-forward block best loses its neurons, some at a time, and what each step costs.
+
+OSSCAR (Meng et al. 2024, 2403.12983): the neurons go that cost the output least once the others make up for them, and
+after each step the weights of the others are refitted, by updates of the inverse and not by new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.selection.activations.contexts import projection_matrix
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.scoring.moves import Step
+from onnxheadprune.selection.scoring.surgeon import Surgeon
+
+STEPS = 64
+"""Steps from all neurons to few."""
+
+
+def neuron_path(
+    site: NeuronSite, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
+) -> tuple[Step, ...]:
+    """The path of a block, with errors as shares of its output's variance.
+
+    Args:
+        site: the block.
+        moments: of what each of its projections reads.
+        multiple: how many neurons are left is a multiple of this after each step.
+        protected: present neurons that stay.
+    """
+    surgeons = [
+        Surgeon(moment.centred().covariance, projection_matrix(projection))
+        for projection, moment in zip(site.projections, moments, strict=True)
+    ]
+    variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
+    owners = _owners(site)
+    left = [unit for unit in site.units if not set(unit) & set(protected)]
+    gone: frozenset[int] = frozenset()
+    total, steps = 0.0, []
+    for count in _counts(site.num_units, multiple, len(protected)):
+        going: list[int] = []
+        costs = _costs(site, surgeons, owners)
+        ranked = sorted(left, key=lambda unit: (sum(costs[neuron] for neuron in unit) / len(unit), unit))
+        for unit in ranked:
+            if site.num_units - len(gone) - len(going) - len(unit) >= count:
+                going += unit
+        if not going:
+            continue
+        for surgeon, projection in zip(surgeons, site.projections, strict=True):
+            channels = sorted(channel for neuron in going for channel in projection.channels[neuron])
+            total += surgeon.error(channels)
+            surgeon.remove(channels)
+        gone |= frozenset(going)
+        left = [unit for unit in left if not gone & set(unit)]
+        steps.append(Step(gone, total / variance))
+    return tuple(steps)
+
+
+def _counts(size: int, multiple: int, protected: int) -> list[int]:
+    """How many neurons are left after each step, few at last."""
+    least = max(multiple, -(-protected // multiple) * multiple)
+    stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
+    first = (size - 1) // multiple * multiple
+    return list(range(first, least - 1, -stride))
+
+
+def _owners(site: NeuronSite) -> list[np.ndarray]:
+    """For each projection, the neuron that each of its channels belongs to; -1 for channels of nobody."""
+    found = []
+    for projection in site.projections:
+        owner = np.full(int(np.prod(projection.sizes)), -1)
+        for neuron, channels in enumerate(projection.channels):
+            owner[list(channels)] = neuron
+        found.append(owner)
+    return found
+
+
+def _costs(site: NeuronSite, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
+    """What each neuron would cost if it went by itself, [neurons]; nothing for those that are gone."""
+    costs = np.zeros(site.num_units)
+    for surgeon, owner in zip(surgeons, owners, strict=True):
+        mine = owner[surgeon.left]
+        owned = mine >= 0
+        np.add.at(costs, mine[owned], surgeon.errors()[owned])
+    return costs

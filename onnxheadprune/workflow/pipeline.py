@@ -1,0 +1,118 @@
+"""One cut from end to end: read, choose, cut, fuse, prove, write."""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.planning import analyse, require_something
+from onnxheadprune.edit import apply
+from onnxheadprune.edit.functions import carried_out
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.records import VALIDATION_KEY
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.save import commit, stage_model, staged_model
+from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.compensation import sealed
+from onnxheadprune.selection.cutting import renumbered
+from onnxheadprune.selection.recovery import beside
+from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.validation import Validation
+from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
+from onnxheadprune.workflow.choosing import chosen_for
+from onnxheadprune.workflow.fuse import Setting, fused
+from onnxheadprune.workflow.proving import Proof, validation_note
+from onnxheadprune.workflow.requests import Request
+from onnxheadprune.workflow.result import PruneResult
+from onnxheadprune.workflow.sizes import file_bytes, size_in_file
+
+
+def carried_through(model: ModelLike, request: Request, progress: Progress = silent) -> PruneResult:
+    """What `prune` does, for a request.
+
+    Args:
+        model: the model to prune.
+        request: what is asked for.
+        progress: told what is being done; see `prune`.
+
+    Raises:
+        HeadPruneError: as `prune` does.
+    """
+    original = open_structure(model)
+    # Before anything is written: the output may take the original's place.
+    bytes_before = file_bytes(original)
+    places = free_places(original, request)
+    provider = provider_of(request)
+    require_sound(original)
+
+    chosen, data = chosen_for(original, request, provider, progress)
+    plan, cut = _cut(original, request, chosen)
+    setting = Setting(provider, data, request.run.seed)
+    made, fusion = fused(original, cut, request.fuse, plan.cuts_something, setting)
+    pruned = original.changed(made, "the pruned model")
+    apply.drop_metadata(pruned.proto, VALIDATION_KEY)
+
+    proof = Proof(original, request, provider, data)
+    verdict = proof.of(pruned) if places.output is None else _written(pruned, places, request, proof)
+    apply.set_metadata(pruned.proto, *validation_note(verdict))
+    output = None if places.output is None else str(places.output)
+    bytes_after = None if output is None else file_bytes(open_structure(output))
+    return PruneResult(
+        pruned=pruned,
+        plan=plan,
+        validation=verdict,
+        output=output,
+        before=size_in_file(original),
+        after=stored_size(pruned.proto),
+        fusion=fusion,
+        chosen=chosen,
+        file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
+        original=original,
+    )
+
+
+def _cut(original: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, ModelProto]:
+    """The plan, and a copy of the model with the plan carried out.
+
+    Args:
+        original: the model as it was.
+        request: names the heads where none were chosen.
+        chosen: the heads, and numbers that take the place of the original's.
+
+    Raises:
+        RefusedError: if the heads cannot be removed exactly, or there is nothing to do.
+    """
+    spec: HeadSpec
+    if chosen is None:
+        subject, spec = original, {} if request.choice.heads is None else request.choice.heads
+    else:
+        subject, spec = renumbered(original, chosen), chosen.selection.spec
+
+    def planned(proto: ModelProto) -> PrunePlan:
+        return analyse(proto, spec, original.name, request.contract).plan
+
+    plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
+    if request.fuse == "none":
+        require_something(plan)
+        cut = carried_out(plan, subject, planned)
+    else:
+        cut = apply.apply_plan(plan, subject.proto)
+    sealed(subject.changed(cut), plan)
+    return plan, cut
+
+
+def _written(pruned: LoadedModel, places: Places, request: Request, proof: Proof) -> Validation | None:
+    """Writes a model whose files get their names only after its proof: what is proven is read back from the disk.
+
+    Raises:
+        ValidationFailedError: if it is not shown to be exact. Nothing is written.
+    """
+    assert places.output is not None
+    writing = request.writing
+    with stage_model(pruned, places.output, writing.external_data, writing.data_name) as stage:
+        verdict = proof.of(staged_model(stage)) if request.proving.validate else None
+        commit(stage, validation_note(verdict), places.backup)
+    if request.choice.recover is not None:
+        beside(places.output).unlink(missing_ok=True)
+    return verdict

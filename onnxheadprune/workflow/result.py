@@ -1,0 +1,107 @@
+"""What `prune` gives: the pruned model, and everything that is known about how it came about."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.fusion import Fusion
+from onnxheadprune.model.load import LoadedModel, load_model
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.validation import Validation
+from onnxheadprune.workflow.differences import Difference, differences
+from onnxheadprune.workflow.operations import Operations, operations
+from onnxheadprune.workflow.sizes import file_warnings, size_warnings
+
+
+@dataclass(frozen=True, eq=False)
+class PruneResult:
+    """A pruned model and how it came about.
+
+    Attributes:
+        pruned: the pruned model; weights that were not in memory are still where the original has them.
+        plan: what was changed.
+        validation: the verdict, None if validation was skipped.
+        output: where the model was written, None if it was not.
+        before: what the original's stored tensors hold, Constants included.
+        after: what the pruned model's stored tensors hold.
+        fusion: what became of each site, None if no fusion was asked for.
+        chosen: how the heads were chosen and what was refitted, None for plain named heads.
+        file_bytes: what the original's and the written model's files take, weights beside them included; None if
+            there are not both.
+        original: the model as it was; large weights are where its files have them.
+    """
+
+    pruned: LoadedModel
+    plan: PrunePlan
+    validation: Validation | None
+    output: str | None
+    before: StoredSize
+    after: StoredSize
+    fusion: Fusion | None = None
+    chosen: Chosen | None = None
+    file_bytes: tuple[int, int] | None = None
+    original: LoadedModel | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader should know although the result is exact, one sentence each."""
+        if not self.plan.cuts_something:
+            return ()
+        grown = size_warnings(self.before, self.after)
+        if grown or self.file_bytes is None:
+            return grown
+        return file_warnings(*self.file_bytes)
+
+    @functools.cached_property
+    def model(self) -> ModelProto:
+        """The pruned model with its weights in memory, which are read now if they were not before.
+
+        Raises:
+            ModelError: if its files were changed or removed since.
+        """
+        if self.output is not None and self.pruned.sources:
+            return load_model(self.output)
+        return hydrated(self.pruned.proto, self.pruned.sources)
+
+    @functools.cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """What tells the pruned model from the original, name by name."""
+        if self.original is None:
+            return ()
+        compensation = None if self.chosen is None else self.chosen.compensation
+        refits = () if compensation is None else tuple(compensation.stored)
+        return differences(self.original.proto, self.pruned.proto, self.plan, refits)
+
+    @functools.cached_property
+    def operations(self) -> Operations | None:
+        """Operations of one run, before and after; None where validation ran nothing."""
+        if self.original is None or self.validation is None or not self.validation.cases:
+            return None
+        return operations(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the model itself."""
+        files = None
+        if self.file_bytes is not None:
+            files = {"before": self.file_bytes[0], "after": self.file_bytes[1]}
+        return {
+            "model": self.plan.model,
+            "output": self.output,
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "plan": self.plan.to_dict(),
+            "validation": None if self.validation is None else self.validation.to_dict(),
+            "fusion": None if self.fusion is None else self.fusion.to_dict(),
+            "choice": None if self.chosen is None else self.chosen.to_dict(),
+            "file_bytes": files,
+            "warnings": list(self.warnings),
+            "operations": None if self.operations is None else self.operations.to_dict(),
+            "differences": [item.to_dict() for item in self.differences],
+        }

@@ -1,0 +1,210 @@
+"""Neurons are found by structure in every spelling of a feed-forward block, and cut as exactly as heads.
+
+The oracle knows nothing of sites: the weights of the last map, with zeros in the rows of the neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import ModelProto, numpy_helper
+
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.errors import RefusedError
+from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.one_node import run
+from tests.toys_nbits import BLOCK, packed
+
+B, S, WIDTH, N = 2, 3, 8, 12
+Make = Callable[[Net, Any], Any]
+
+
+def _up(net: Net, x: Any, columns: int = N) -> Any:
+    return net.op("Add", net.op("MatMul", x, net.weight("up", WIDTH, columns)), net.weight("b", columns))
+
+
+def _down(net: Net, hidden: Any, rows: int = N) -> Any:
+    return net.op("MatMul", hidden, net.weight("down", rows, WIDTH))
+
+
+def relu(net: Net, x: Any) -> Any:
+    return _down(net, net.op("Relu", _up(net, x)))
+
+
+def spelled_gelu(net: Net, x: Any) -> Any:
+    made = _up(net, x)
+    half = net.op("Mul", made, _number(net, 0.5))
+    return _down(
+        net,
+        net.op(
+            "Mul",
+            half,
+            net.op("Add", net.op("Erf", net.op("Mul", made, _number(net, 0.7))), _number(net, 1.0)),
+        ),
+    )
+
+
+def gated(net: Net, x: Any) -> Any:
+    gate = net.op("MatMul", x, net.weight("gate", WIDTH, N))
+    return _down(net, net.op("Mul", net.op("Mul", gate, net.op("Sigmoid", gate)), _up(net, x)))
+
+
+def gated_in_one_map(net: Net, x: Any) -> Any:
+    gate, made = net.op("Split", _up(net, x, 2 * N), net.ints(N, N), outputs=2, axis=-1)
+    return _down(net, net.op("Mul", net.op("Sigmoid", gate), made))
+
+
+def with_a_convolution(net: Net, x: Any) -> Any:
+    turned = net.op("Transpose", _up(net, x), perm=[0, 2, 1])
+    mixed = net.op("Conv", turned, net.weight("kernel", N, 1, 3), group=N, pads=[1, 1], kernel_shape=[3])
+    return _down(net, net.op("Relu", net.op("Transpose", mixed, perm=[0, 2, 1])))
+
+
+def of_convolutions(net: Net, x: Any) -> Any:
+    turned = net.op("Transpose", x, perm=[0, 2, 1])
+    made = net.op("Relu", net.op("Conv", turned, net.weight("up", N, WIDTH, 1), kernel_shape=[1]))
+    back = net.op("Conv", made, net.weight("downs", WIDTH, N, 1), kernel_shape=[1])
+    return net.op("Transpose", back, perm=[0, 2, 1])
+
+
+def of_gemms(net: Net, x: Any) -> Any:
+    flat = net.op("Reshape", x, net.ints(-1, WIDTH))
+    made = net.op("Gemm", flat, net.weight("up", N, WIDTH), net.weight("b", N), transB=1)
+    back = net.op(
+        "Gemm", net.op("Tanh", made), net.weight("downs", WIDTH, N), net.weight("c", WIDTH), transB=1
+    )
+    return net.op("Reshape", back, net.op("Shape", x))
+
+
+def of_pieces(net: Net, x: Any) -> Any:
+    """Hidden units that come in two pieces, as parallel maps are joined."""
+    left, right = (net.op("MatMul", x, net.weight(f"up{i}", WIDTH, N // 2)) for i in (0, 1))
+    return _down(net, net.op("Relu", net.op("Concat", left, right, axis=-1)))
+
+
+def _number(net: Net, number: float) -> Any:
+    return gs.Constant(net.name("number"), np.array(number, dtype=np.float32))
+
+
+MAKERS: tuple[Make, ...] = (
+    relu,
+    spelled_gelu,
+    gated,
+    gated_in_one_map,
+    with_a_convolution,
+    of_convolutions,
+    of_gemms,
+    of_pieces,
+)
+
+
+def _block(make: Make) -> tuple[ModelProto, Net]:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    return net.export([net.op("Add", make(net, x), x)]), net
+
+
+def _zeroed(model: ModelProto, gone: Sequence[int]) -> ModelProto:
+    """The model with zeros where the last map reads some neurons: rows, or columns where it is stored turned."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if tensor.name.startswith("down"):
+            array = numpy_helper.to_array(tensor).copy()
+            if tensor.name.startswith("downs"):
+                array[:, list(gone)] = 0
+            else:
+                array[list(gone)] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return made
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("gone", [[0], [3, 4, 9], list(range(N))], ids=["one", "some", "all"])
+def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
+    model, net = _block(make)
+    (block,) = find_sites(model).neurons
+    assert (block.num_units, block.reason) == (N, None)
+    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    assert plan.edge_gathers == ()
+    made = apply_plan(plan, model)
+    want, got = run(_zeroed(model, gone), net.feed), run(made, net.feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+    wide = {size for tensor in made.graph.initializer for size in tensor.dims}
+    assert N not in wide and 2 * N not in wide, "some weight kept the neurons"
+    # The check can fail: without another neuron the outputs differ.
+    if len(gone) < N:
+        other = run(_zeroed(model, [n for n in range(N) if n not in gone][:1]), net.feed)
+        assert any(np.abs(got[name] - other[name]).max() > 1e-3 for name in want)
+
+
+def test_a_normalisation_between_the_maps_mixes_neurons() -> None:
+    def normed(net: Net, x: Any) -> Any:
+        made = net.op(
+            "LayerNormalization", _up(net, x), net.weight("scale", N), net.weight("shift", N), axis=-1
+        )
+        return _down(net, made)
+
+    model, _ = _block(normed)
+    (block,) = find_sites(model).neurons
+    assert not block.removable and "mixes" in str(block.reason)
+    with pytest.raises(RefusedError, match=r"block ffn\.0 .* cannot lose neurons"):
+        analyse(model, {"ffn.0": [1]}, "the model")
+
+
+def test_the_residual_stream_is_no_hidden_layer() -> None:
+    """Every map reads the stream and adds to it: its channels are nobody's own."""
+    net = Net(PLAIN)
+    stream = net.input("x", (B, S, WIDTH), "bs-")
+    for _ in range(3):
+        stream = net.op("Add", relu(net, stream), stream)
+    found = find_sites(net.export([stream])).neurons
+    assert [(block.key, block.num_units) for block in found] == [("ffn.0", N), ("ffn.1", N), ("ffn.2", N)]
+
+
+def test_what_is_also_an_output_stays() -> None:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    hidden = net.op("Relu", _up(net, x))
+    assert find_sites(net.export([_down(net, hidden), hidden])).neurons == ()
+
+
+def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    hidden = net.op("Relu", _up(net, x))
+    model = net.export([_down(net, hidden), _down(net, hidden)])
+    (block,) = find_sites(model).neurons
+    assert len(block.projections) == 2
+    made = apply_plan(analyse(model, {"ffn.0": [2, 5]}, "the model").plan, model)
+    want, got = run(_zeroed(model, [2, 5]), net.feed), run(made, net.feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
+    size = 3 * BLOCK
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, BLOCK), "bs-")
+    hidden = net.op("Relu", net.op("MatMul", x, net.weight("up", BLOCK, size)))
+    model = packed(net.export([net.op("MatMul", hidden, net.weight("down", size, BLOCK))]), 0)
+    (block,) = find_sites(model).neurons
+    assert {len(unit) for unit in block.units} == {BLOCK}
+    with pytest.raises(RefusedError, match="only go together"):
+        analyse(model, {"ffn.0": [1]}, "the model")
+    gone = list(range(BLOCK, 2 * BLOCK))
+    planning = analyse(model, {"ffn.0": gone}, "the model")
+    from onnxheadprune.attention.masking import masked_reference
+
+    want = run(masked_reference(planning.view, planning.touched, planning.heads), net.feed)
+    got = run(apply_plan(planning.plan, model), net.feed)
+    for name, array in want.items():
+        np.testing.assert_allclose(got[name], array, atol=1e-5)
