@@ -69,21 +69,14 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     ] == []
 
 
-@pytest.mark.parametrize(
-    ("link", "complaint"),
-    [
-        ("nowhere.md", "nowhere.md"),
-        ("proof.md#no-such-heading", "no-such-heading"),
-        ("../tools/nothing", "nothing"),
-        ("commands/prune.md#no-such-option", "no-such-option"),
-    ],
-)
-def test_a_link_to_nothing_is_noticed(copy: Path, link: str, complaint: str) -> None:
+def test_links_to_nothing_are_noticed(copy: Path) -> None:
+    links = ("nowhere.md", "proof.md#no-heading", "../tools/nothing", "commands/prune.md#no-option")
     page = copy / "docs" / "glossary.md"
-    page.write_text(f"{page.read_text(encoding='utf-8')}\n[there]({link})\n", encoding="utf-8")
+    lines = "\n".join(f"[there]({link})" for link in links)
+    page.write_text(f"{page.read_text(encoding='utf-8')}\n{lines}\n", encoding="utf-8")
     done = build(copy, copy / "site")
     assert done.returncode == 1
-    assert complaint in done.stderr
+    assert [link for link in links if link not in done.stderr] == []
 
 
 def test_links_to_options_and_to_files_outside_of_docs_work(copy: Path) -> None:
