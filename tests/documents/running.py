@@ -100,7 +100,7 @@ class Reader:
         path = os.pathsep.join([str(self.programs), os.environ["PATH"]])
         environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": str(WIDTH)}
         done = subprocess.run(
-            ["bash", "-c", line],
+            ["bash", "-o", "pipefail", "-c", line],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,
