@@ -93,6 +93,11 @@ def digits() -> Path:
 
 
 @pytest.fixture
+def digits_calibration() -> Path:
+    return SAMPLES / "digits_calibration.npz"
+
+
+@pytest.fixture
 def digits_test() -> Path:
     return SAMPLES / "digits_test.npz"
 

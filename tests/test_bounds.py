@@ -528,7 +528,7 @@ def test_paths_that_cannot_be(path: str, tmp_path: Path, words: Path) -> None:
 
 def test_models_of_another_library() -> None:
     class Model:
-        """As onnx_ir's: no path, no message."""
+        """No path, no message, and of no library that is known."""
 
     with pytest.raises(
         UsageError, match=r"a model is a path, .* not tests.test_bounds.Model; convert it first"

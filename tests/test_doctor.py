@@ -20,6 +20,7 @@ from onnxheadprune.runtime.advice import advice
 from onnxheadprune.runtime.doctor import diagnose
 from onnxheadprune.runtime.host import cards, cuda_of_driver, read_smi
 from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
+from onnxheadprune.runtime.requirements import unmet
 from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
@@ -61,6 +62,47 @@ def test_two_runtimes_at_once_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip uninstall onnxruntime onnxruntime-gpu" in warning
     cuda_advice = found.check("cuda").advice
     assert cuda_advice is not None and "remove both packages" in cuda_advice
+
+
+NEEDS = (
+    "click>=8.2",
+    "onnx-graphsurgeon>=0.6.1",
+    "tokenizers>=0.19",
+    'onnxruntime-gpu>=1.27; sys_platform == "linux" and platform_machine == "x86_64"',
+    'onnxruntime>=1.27; sys_platform != "linux"',
+    'torch>=2.6; extra == "samples"',
+)
+
+
+def test_beside_another_build_of_the_runtime_nothing_is_missing() -> None:
+    there = {"click": "8.2", "onnx-graphsurgeon": "0.6.1", "tokenizers": "1.0", "onnxruntime": "1.27.0"}
+    assert list(unmet("1.27.0", NEEDS, there)) == []
+
+
+def test_what_an_installation_without_dependencies_lacks_is_told() -> None:
+    there = {"click": "8.1.9", "onnx-graphsurgeon": "0.10", "onnxruntime-openvino": "1.26"}
+    assert list(unmet("1.26", NEEDS, there)) == [
+        "click>=8.2 (there is 8.1.9)",
+        "onnxruntime>=1.27 (there is 1.26)",
+        "tokenizers>=0.19 (there is none)",
+    ]
+
+
+def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not [warning for warning in diagnose().warnings if "needs" in warning]
+    monkeypatch.setattr(doctor_module, "unmet", lambda _: iter(["tokenizers>=0.19 (there is none)"]))
+    (warning,) = [warning for warning in diagnose().warnings if "needs" in warning]
+    assert warning.endswith('install what is missing (pip install "tokenizers>=0.19")')
+
+
+def test_a_card_beside_a_runtime_that_cannot_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two builds at once must not come of the advice."""
+    pretend(
+        monkeypatch, cards=(Card("NVIDIA H100", "580.1", 81559, "9.0"),), runtimes={"onnxruntime": "1.31"}
+    )
+    monkeypatch.setattr(doctor_module.onnx_runtime(), "cuda_version", "", raising=False)
+    (warning,) = [warning for warning in diagnose().warnings if "cannot use it" in warning]
+    assert "pip uninstall onnxruntime" in warning
 
 
 def test_an_old_driver_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -251,7 +251,7 @@ def test_wrong_data(refused: Refused, toy: Path, tmp_path: Path) -> None:
     data = tmp_path / "data.npz"
     np.savez(data, wrong=np.zeros(3, dtype=np.float32))
     for given, message in {
-        data: f"{data} lacks the input x; it holds wrong",
+        data: f"{data} lacks the input x (float32 [batch, sequence, 12]); it holds wrong [3]",
         tmp_path / "missing.npz": f"the data {tmp_path / 'missing.npz'} does not exist",
     }.items():
         arguments = ("prune", toy, "-o", tmp_path / "o.onnx", "--heads", "0:1", "--data", given)

@@ -395,8 +395,12 @@ IDS = np.ones((4, 5), dtype=np.int64)
 @pytest.mark.parametrize(
     ("model", "arrays", "message"),
     [
-        (TEXT, {"input_ids": IDS}, "lacks the input attention_mask; it holds input_ids"),
-        (IMAGES, {}, "lacks the input x; it holds nothing"),
+        (
+            TEXT,
+            {"input_ids": IDS},
+            r"lacks the input attention_mask \(int64 \[batch, sequence\]\); it holds input_ids \[4, 5\]",
+        ),
+        (IMAGES, {}, r"lacks the input x \(float32 \[batch, 2, 3\]\); it holds nothing"),
         (
             IMAGES,
             {"x": GOOD.astype(np.int64)},

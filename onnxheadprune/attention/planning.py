@@ -75,7 +75,7 @@ def plan_pruning(
     """What removing `heads` changes in a model. The model itself is not touched.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
         keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.

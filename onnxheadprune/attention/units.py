@@ -41,7 +41,7 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         UsageError: if a site or unit does not exist, or was removed before.
         RefusedError: if a site cannot lose units, or the set is not legal.
     """
-    partly, whole = _apart(spec)
+    partly, whole = apart(spec)
     neurons = {key.removeprefix(NEURONS): gone for key, gone in partly.items() if key.startswith(NEURONS)}
     heads = {key.removeprefix(HEADS): gone for key, gone in partly.items() if not key.startswith(NEURONS)}
     for site in (site for key in whole for site in _whole_sites(key, sites)):
@@ -53,10 +53,10 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
 
 def names_all(spec: HeadSpec) -> bool:
     """Whether a spec names heads of all attention sites."""
-    return ALL in _apart(spec)[0]
+    return ALL in apart(spec)[0]
 
 
-def _apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """The keys of a spec with their units, and the keys of which everything goes."""
     if isinstance(spec, Mapping):
         items = {str(key): units for key, units in spec.items()}
@@ -99,10 +99,10 @@ def combined(heads: HeadSpec | None, neurons: str | None, layers: str | None) ->
     """
     if neurons is None and layers is None:
         return heads
-    partly, whole = ({}, []) if heads is None else _apart(heads)
+    partly, whole = ({}, []) if heads is None else apart(heads)
     spec: dict[str, Iterable[int] | str] = {**partly, **dict.fromkeys(whole, ALL)}
     if neurons is not None:
-        partly, whole = _apart(_of_blocks(neurons))
+        partly, whole = apart(_of_blocks(neurons))
         spec |= {**partly, **dict.fromkeys(whole, ALL)}
     for key in () if layers is None else _named_layers(layers):
         spec[key] = ALL

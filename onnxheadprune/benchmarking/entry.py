@@ -69,7 +69,7 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
     """Opens a model for measuring.
 
     Args:
-        model: a path, a `ModelProto` or a graphsurgeon graph.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         spare: a folder to make and write it to if it has no file.
         seed: of its feeds.
 

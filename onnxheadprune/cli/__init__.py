@@ -23,6 +23,7 @@ from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.recover import recover
+from onnxheadprune.cli.reduce import reduce_
 from onnxheadprune.cli.reporting import report
 from onnxheadprune.cli.score import score
 from onnxheadprune.cli.sweep import sweep
@@ -43,7 +44,20 @@ def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
 
 
-for _command in (batch, bench, doctor, fuse, inspect, prune, recover, report, score, sweep, validate):
+for _command in (
+    batch,
+    bench,
+    doctor,
+    fuse,
+    inspect,
+    prune,
+    recover,
+    reduce_,
+    report,
+    score,
+    sweep,
+    validate,
+):
     group.add_command(guarded(_command))
 
 

@@ -93,7 +93,7 @@ PRUNE = (
     Law("drift effect", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
     # What models are run on, and where.
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
     Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
     Law(DATA, against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
@@ -106,7 +106,7 @@ SWEEP = (
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
     Law("recover", needs=DATA),
     Law("seed", needs="random_data recover"),
@@ -136,14 +136,14 @@ FUSE = (
 )
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
 )
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
-    Law("max_length", needs="text"),
+    Law("max_length text_field target_field max_samples", needs="text"),
     Law("image_size image_mean image_std", needs="images"),
 )
 BENCH = (

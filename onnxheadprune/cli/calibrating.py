@@ -47,6 +47,9 @@ class Samples:
     """Other forms of data than `--data`."""
 
     text: Path | None
+    text_field: str | None
+    target_field: str | None
+    max_samples: int | None
     tokenizer: Path | None
     max_length: int
     images: Path | None
@@ -59,9 +62,33 @@ class Samples:
 def calibration_options(function: Function) -> Function:
     """The options of `Samples`."""
     options = (
-        click.option("--text", type=FILE, metavar="FILE", help="Calibration text, one sample a line."),
         click.option(
-            "--tokenizer", type=FILE, metavar="FILE", help="The tokenizer.json for --text, or its folder."
+            "--text",
+            type=FILE,
+            metavar="FILE",
+            help="Calibration text: one sample a line, or a field of .jsonl or .parquet.",
+        ),
+        click.option(
+            "--text-field",
+            metavar="NAME",
+            help="The field of .jsonl and .parquet with the text [default: text].",
+        ),
+        click.option(
+            "--target-field",
+            metavar="NAME",
+            help="The field with what an encoder and a decoder are to give for it [default: the text itself].",
+        ),
+        click.option(
+            "--max-samples",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Read the first N samples of --text.",
+        ),
+        click.option(
+            "--tokenizer",
+            type=FILE,
+            metavar="FILE",
+            help="The tokenizer.json for --text, or its folder [default: the one beside MODEL].",
         ),
         click.option(
             "--max-length",
@@ -103,13 +130,16 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
     )
 
 
-def read_data(model: Path | LoadedModel | None, samples: Samples, running: Running) -> DataSource | None:
+def read_data(
+    model: Path | LoadedModel | None, samples: Samples, running: Running, *, in_folder: bool = False
+) -> DataSource | None:
     """The data that the options name.
 
     Args:
         model: what it is read for, None for many.
         samples: text, pictures or random inputs.
         running: `--data`; provider and seed of random inputs.
+        in_folder: the model is one of several, of which some may use less of it than others.
 
     Raises:
         click.UsageError: if options contradict each other.
@@ -119,10 +149,12 @@ def read_data(model: Path | LoadedModel | None, samples: Samples, running: Runni
     context = click.get_current_context()
     if [*given, running.data is not None].count(True) > 1:
         raise click.UsageError("give data in one way: --data, --text, --images or --random-data", context)
-    if (samples.text is None) != (samples.tokenizer is None):
+    if samples.text is None and samples.tokenizer is not None:
         raise click.UsageError("--text and --tokenizer belong together", context)
     if any(given) and model is None:
         raise click.UsageError("text and pictures are read for one MODEL; --batch takes --data", context)
+    if running.data is not None and model is not None:
+        return data_for(model, running.data, running.provider)
     if not any(given) or model is None:
         return running.data
     from onnxheadprune.attention.sites.find import view_of
@@ -130,14 +162,76 @@ def read_data(model: Path | LoadedModel | None, samples: Samples, running: Runni
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data, text_feeds
+    from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data
 
     loaded = open_structure(model)
+    if samples.text is not None:
+        return _texts(loaded, samples.text, samples, running.provider, in_folder)
     view = view_of(loaded.proto, loaded.name, loaded.sources)
-    if samples.text is not None and samples.tokenizer is not None:
-        return text_feeds(samples.text, samples.tokenizer, graph_inputs(view), max_length=samples.max_length)
     if samples.images is not None:
         mean, std = samples.image_mean or (0.5,), samples.image_std or (0.5,)
         return image_feeds(samples.images, graph_inputs(view), Preprocessing(samples.image_size, mean, std))
     err().print("warning: calibrating on random inputs; heads look different on real ones", style="yellow")
     return random_data(view, resolve_provider(running.provider), running.seed)
+
+
+def _texts(loaded: LoadedModel, text: Path, samples: Samples, provider: str, in_folder: bool) -> DataSource:
+    """Feeds of `--text`, by the tokenizer that is named or lies beside the model.
+
+    Raises:
+        click.UsageError: if there is none, or a target for a model that takes none.
+        UsageError: if the text cannot be read, or is not for the model.
+    """
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.selection.activations import Reading, beside, text_feeds
+    from onnxheadprune.selection.activations.beside import has_decoder, tokenizer_of
+    from onnxheadprune.selection.activations.prompts import takes_target
+
+    tokenizer = samples.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
+    if tokenizer is None:
+        raise click.UsageError(
+            "--text and --tokenizer belong together, unless a tokenizer lies beside the model",
+            click.get_current_context(),
+        )
+    inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
+    beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
+    if samples.target_field is not None and not takes_target(inputs) and not beside_decoder:
+        raise click.UsageError(
+            "--target-field is for models with an encoder and a decoder, and this one reads one text only",
+            click.get_current_context(),
+        )
+    return text_feeds(
+        text,
+        tokenizer,
+        inputs,
+        max_length=samples.max_length,
+        reading=Reading(samples.text_field, samples.target_field, samples.max_samples),
+        beside=beside(loaded.path, resolve_provider(provider)),
+    )
+
+
+def data_for(model: Path | LoadedModel, data: str, provider: str) -> DataSource:
+    """The user's own data for one model, with what the models beside it make of it.
+
+    Args:
+        model: what it is for.
+        data: what `--data` names.
+        provider: where the models beside it run.
+
+    Raises:
+        UsageError: if it cannot be read.
+        HeadPruneError: if a model cannot be read or run.
+    """
+    from onnxheadprune.attention.sites.find import view_of
+    from onnxheadprune.model.load import open_structure
+    from onnxheadprune.runtime.feeds import graph_inputs
+    from onnxheadprune.runtime.providers import resolve_provider
+    from onnxheadprune.selection.activations import beside, needs_others, supplied
+
+    loaded = open_structure(model)
+    if not needs_others(item.name for item in loaded.proto.graph.input):
+        return data
+    inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
+    return supplied(data, inputs, beside(loaded.path, resolve_provider(provider)))

@@ -107,7 +107,9 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
 
 def with_own_tokenizer(folder: Path, samples: Samples) -> Samples:
     """The samples with the tokenizer of the folder, where text is given and no tokenizer."""
-    if samples.text is not None and samples.tokenizer is None and (folder / "tokenizer.json").is_file():
+    from onnxheadprune.selection.activations.vocabulary import has_tokenizer
+
+    if samples.text is not None and samples.tokenizer is None and has_tokenizer(folder):
         return replace(samples, tokenizer=folder)
     return samples
 
@@ -126,6 +128,6 @@ def reader_of(folder: Path, samples: Samples, running: Running) -> Reader | None
         return None
 
     def read(model: LoadedModel) -> Data:
-        return read_data(model, samples, running)
+        return read_data(model, samples, running, in_folder=True)
 
     return read

@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -39,33 +40,55 @@ def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
     return code
 
 
-def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
+@dataclass(frozen=True)
+class Ended:
+    """How a command came to its end.
+
+    Attributes:
+        exit_code: of the command.
+        message: of the error, None without one.
+        error: the exception behind the message.
+    """
+
+    exit_code: int
+    message: str | None = None
+    error: BaseException | None = None
+
+
+def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
+    """Runs a command line and says how it ended, but prints no error."""
     try:
         result = group.main(
             args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
         )
     except click.ClickException as error:
-        return _fail(_with_help(error), 2, as_json)
-    except ValidationFailedError as error:
-        return _fail(str(error), error.exit_code, as_json, validation=error.validation)
+        return Ended(2, _with_help(error), error)
     except HeadPruneError as error:
-        return _fail(str(error), error.exit_code, as_json)
-    except MemoryError:
-        return _fail("there is not enough memory for this", HeadPruneError.exit_code, as_json)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED, as_json)
+        return Ended(error.exit_code, str(error), error)
+    except MemoryError as error:
+        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", error)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return Ended(INTERRUPTED, "interrupted", error)
     except (Exception, SystemExit) as error:
+        if _is_interrupt(error):
+            return Ended(INTERRUPTED, "interrupted", error)
+        what = (
+            f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above"
+        )
+        return Ended(BUG, what, error)
+    return Ended(result if isinstance(result, int) else 0)
+
+
+def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
+    end = ended(group, arguments)
+    if end.message is None:
+        return end.exit_code
+    if end.exit_code == BUG and end.error is not None:
         from onnxheadprune.cli.report.console import err
 
-        if _is_interrupt(error):
-            return _fail("interrupted", INTERRUPTED, as_json)
-        err().print(traceback.format_exc(), soft_wrap=True)
-        return _fail(
-            f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above",
-            BUG,
-            as_json,
-        )
-    return result if isinstance(result, int) else 0
+        err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)
+    validation = end.error.validation if isinstance(end.error, ValidationFailedError) else None
+    return _fail(end.message, end.exit_code, as_json, validation)
 
 
 def _is_interrupt(error: BaseException | None) -> bool:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from onnxheadprune.cli.calibrating import data_for
 from onnxheadprune.cli.deploying import is_folder, subject_of
+from onnxheadprune.cli.options import Running
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.workflow.folders.export import ModelFile
 
 
@@ -30,11 +33,15 @@ class Pair:
     model: Path | LoadedModel
     others: tuple[Path | LoadedModel, ...]
 
-    def data_of(self, data: str | None) -> str | None:
-        """The user's data, if it is for this model; two models alone take what they are given."""
-        if data is None or self.file is None:
-            return data
-        return data if _fits(self.model, data) is None else None
+    def data_of(self, running: Running) -> DataSource | None:
+        """The user's data, if it is for this model; two models alone take what they are given.
+
+        Raises:
+            UsageError: if two models alone cannot take it.
+        """
+        if running.data is None or (self.file is not None and _misfit(self.model, running) is not None):
+            return None
+        return data_for(self.model, running.data, running.provider)
 
 
 def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders: bool = False) -> list[Pair]:
@@ -81,7 +88,7 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     return pairs
 
 
-def require_for_each(pairs: Sequence[Pair], heads: str | None, data: str | None) -> None:
+def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
     """Whether what is said about two models can be said about folders.
 
     Raises:
@@ -95,8 +102,8 @@ def require_for_each(pairs: Sequence[Pair], heads: str | None, data: str | None)
             "--heads is for two models; the files of a folder say themselves what they lost",
             click.get_current_context(),
         )
-    if data is not None:
-        reasons = [_fits(pair.model, data) for pair in pairs]
+    if running.data is not None:
+        reasons = [_misfit(pair.model, running) for pair in pairs]
         if all(reason is not None for reason in reasons):
             from onnxheadprune.errors import UsageError
 
@@ -112,7 +119,7 @@ def joined(pairs: Sequence[Pair], documents: Sequence[dict[str, object]]) -> dic
     }
 
 
-def _fits(model: Path | LoadedModel, data: str) -> str | None:
+def _misfit(model: Path | LoadedModel, running: Running) -> str | None:
     """Why data is not for a model, None where it is."""
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.errors import UsageError
@@ -120,7 +127,9 @@ def _fits(model: Path | LoadedModel, data: str) -> str | None:
     from onnxheadprune.selection.activations.data import calibration_data
 
     try:
-        calibration_data(data, view_of(open_structure(model).proto))
+        data = None if running.data is None else data_for(model, running.data, running.provider)
+        if data is not None:
+            calibration_data(data, view_of(open_structure(model).proto))
     except UsageError as error:
         return str(error)
     return None

@@ -15,7 +15,10 @@ SECTIONS = (
     ),
     (
         "Data",
-        "data text tokenizer max_length images image_size image_mean image_std random_data",
+        (
+            "data text text_field target_field max_samples tokenizer max_length"
+            " images image_size image_mean image_std random_data"
+        ),
     ),
     ("What else changes", "mode fuse keep_cache_shape allow_io_change client"),
     ("Where it runs", "provider seed jobs dask follow_links"),

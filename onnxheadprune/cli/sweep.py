@@ -79,6 +79,7 @@ def run_sweep(given: SweepOptions) -> int:
     Raises:
         click.UsageError: if options contradict each other.
     """
+    from onnxheadprune.attention.branched import first_tokens
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
     from onnxheadprune.cli.report.figure import check_picture
@@ -102,7 +103,9 @@ def run_sweep(given: SweepOptions) -> int:
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
         trying = Trying(given.refitting.compensate, effect, recovering=recovering)
-        cutter = Cutter(open_structure(given.model), data, provider, trying, progress)
+        loaded = open_structure(given.model)
+        subject = loaded if data is None else first_tokens(loaded) or loaded
+        cutter = Cutter(subject, data, provider, trying, progress)
         curve = sweep_ratios(cutter, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)

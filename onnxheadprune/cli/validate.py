@@ -81,11 +81,11 @@ def validate(given: ValidateOptions) -> int:
     running = given.running
     effect = read_effect(given.drift)
     pairs = pairs_of(given.model, (given.pruned,), follow_links=given.follow_links)
-    require_for_each(pairs, given.heads, running.data)
+    require_for_each(pairs, given.heads, running)
     documents, accepted = [], True
     for pair in pairs:
         (other,) = pair.others
-        data = pair.data_of(running.data)
+        data = pair.data_of(running)
         request = ValidationRequest(given.heads, data, running.provider, running.seed, given.metric, effect)
         with err().status("validating"):
             result = prove(pair.model, other, request)

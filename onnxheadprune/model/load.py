@@ -1,14 +1,14 @@
-"""Reading models: from files, from memory, from graphsurgeon; with clear errors where that fails."""
+"""Reading models: from files, from memory, from other libraries; with clear errors where that fails."""
 
 from __future__ import annotations
 
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx
 import onnx.inliner
@@ -19,16 +19,20 @@ from onnx import ModelProto
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.documents import kind_of
+from onnxheadprune.model.exchange import brought_in, is_onnx_ir, name_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.model.storage.reading import Opened, hydrated
-from onnxheadprune.model.storage.sources import Source, inside, source_at
+from onnxheadprune.model.storage.sources import Source, Sources, inside, source_at
 from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
-from onnxheadprune.model.storage.tensors import BITS, bytes_needed, tensors_of
+from onnxheadprune.model.storage.tensors import BITS, Stored, bytes_needed, tensors_of
 from onnxheadprune.model.storage.wire import BIG, WireError, not_a_model, structure
 
-ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | LoadedModel"
+if TYPE_CHECKING:
+    import onnx_ir
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | onnx_ir.Model | LoadedModel"
 INLINE_LIMIT = 2**31 - 2**25
 """Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
 for nodes, names and types."""
@@ -87,7 +91,7 @@ class LoadedModel:
 
 
 def load_model(source: ModelLike) -> ModelProto:
-    """A model with its weights, from a path, a `ModelProto` (used as it is) or a graphsurgeon graph.
+    """A model with its weights, from a path, a `ModelProto` (used as it is) or a model of another library.
 
     Raises:
         UsageError: if the path does not exist.
@@ -127,19 +131,12 @@ def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedMo
     """
     if isinstance(source, LoadedModel):
         return source
-    if isinstance(source, (ModelProto, gs.Graph)):
-        name = model_name(source)
-        exported: Any = source if isinstance(source, ModelProto) else gs.export_onnx(source)
-        assert isinstance(exported, ModelProto)
-        _check_in_memory(exported, name)
-        check_names(exported, name)
-        check_tensors(tensors_of(exported), name, {})
-        made = prepared(exported)
-        return LoadedModel(made, name, stored=None if made is exported else exported)
+    if isinstance(source, (ModelProto, gs.Graph)) or is_onnx_ir(source):
+        return _from_memory(source)
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(
-            f"a model is a path, an onnx.ModelProto or an onnx_graphsurgeon Graph, not {_kind(source)};"
-            " convert it first, onnx_ir's with onnx_ir.to_proto"
+            "a model is a path, an onnx.ModelProto, an onnx_graphsurgeon Graph or an onnx_ir Model, not"
+            f" {_kind(source)}; convert it first"
         )
     path = Path(source)
     model, own, references = parse_structure(path)
@@ -182,15 +179,42 @@ def structure_of(
                 sources[location] = inside(folder, location, name, follow_links=follow_links)
     own = next(iter(known))
     check_tensors(tensors, name, sources)
+    _read_small(tensors, sources)
+    beside = tuple(item.path for location, item in sources.items() if location != own)
+    made = prepared(model)
+    kept = None if made is model else model
+    return LoadedModel.of_file(path, made, name, data_files=beside, sources=sources, inline=own, stored=kept)
+
+
+def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
+    """A model that somebody holds, checked; of onnx_ir's, large weights stay in the files they refer to.
+
+    Raises:
+        ModelError: if it is damaged, or refers to data that is not to be had.
+    """
+    name = model_name(source)
+    model, sources = (source, {}) if isinstance(source, ModelProto) else brought_in(source, name)
+    if not sources:
+        _check_in_memory(model, name)
+    check_names(model, name)
+    tensors = list(tensors_of(model))
+    check_tensors(tensors, name, sources)
+    _read_small(tensors, sources)
+    made = prepared(model)
+    return LoadedModel(made, name, sources, stored=None if made is model else model)
+
+
+def _read_small(tensors: Iterable[Stored], sources: Sources) -> None:
+    """Puts the small ones into memory, since they may decide about shapes.
+
+    Raises:
+        ModelError: if a file cannot be read.
+    """
     with Opened(sources) as opened:
         for stored in tensors:
             if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
                 span = span_of(stored.tensor)
                 hold(stored.tensor, opened.read(span), outside=span.offset)
-    beside = tuple(item.path for location, item in sources.items() if location != own)
-    made = prepared(model)
-    kept = None if made is model else model
-    return LoadedModel.of_file(path, made, name, data_files=beside, sources=sources, inline=own, stored=kept)
 
 
 def _refers_to(model: ModelProto, location: str) -> int:
@@ -242,8 +266,8 @@ def model_name(source: ModelLike) -> str:
         return source.name
     if isinstance(source, ModelProto):
         return source.graph.name or "model"
-    if isinstance(source, gs.Graph):
-        return str(source.name or "model")
+    if isinstance(source, gs.Graph) or is_onnx_ir(source):
+        return name_of(source)
     return str(source)
 
 

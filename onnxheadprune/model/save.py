@@ -54,8 +54,10 @@ def check_target(
 def _readings(source: LoadedModel) -> Iterator[Reading]:
     if source.path is not None:
         yield Reading("the model", source.path)
-    for path in source.data_files:
-        yield Reading("the model's weights", path)
+    files = (item.path for item in source.sources.values())
+    for path in dict.fromkeys((*source.data_files, *files)):
+        if path != source.path:
+            yield Reading("the model's weights", path)
 
 
 def check_backup(backup: str | os.PathLike[str], target: Path | None, source: LoadedModel) -> Path:

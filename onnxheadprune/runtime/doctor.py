@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,9 @@ from onnxheadprune.runtime import (
 )
 from onnxheadprune.runtime.advice import advice
 from onnxheadprune.runtime.providers import AUTO, full_name, probe, resolve_provider
+from onnxheadprune.runtime.requirements import unmet
 
+_WITHOUT = "built without it"
 NVIDIA = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 
 
@@ -133,7 +135,10 @@ def diagnose(*asked: str) -> Diagnosis:
         usable_cores(),
         checks,
         resolve_provider(AUTO),
-        tuple(_warnings(packages, built_for, driver_cuda, bool(found))),
+        (
+            *_warnings(packages, built_for, driver_cuda, bool(found)),
+            *_lacking(versions["onnxruntime"]),
+        ),
     )
 
 
@@ -162,10 +167,19 @@ def _warnings(
             " the driver"
         )
     if driver and not built_for:
-        found.append(
-            'there is an NVIDIA card, and this onnxruntime cannot use it: install "onnxheadprune[cuda]"'
-        )
+        found.append(f"there is an NVIDIA card, and this onnxruntime cannot use it: {advice(CUDA, _WITHOUT)}")
     return found
+
+
+def _lacking(runtime: str) -> Iterator[str]:
+    """A sentence if dependencies are missing, as after an installation without them."""
+    missing = list(unmet(runtime))
+    if missing:
+        yield f"onnxheadprune needs {', '.join(missing)}: install what is missing (pip install {_quoted(missing)})"
+
+
+def _quoted(missing: list[str]) -> str:
+    return " ".join(f'"{item.split()[0]}"' for item in missing)
 
 
 def _major(version: str) -> int:

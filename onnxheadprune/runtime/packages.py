@@ -24,22 +24,28 @@ def runtimes(distributions: Iterable[metadata.Distribution] | None = None) -> di
 
     More than one is a mistake: their files lie in the same folder, and the last one installed wins.
     """
-    found = _versions(distributions)
+    found = installed(distributions)
     return {name: version for name, version in found.items() if _ORT.match(name) and not _NOT_ORT.match(name)}
 
 
 def cuda_libraries(distributions: Iterable[metadata.Distribution] | None = None) -> dict[str, str]:
     """Versions of the pip packages that `onnxruntime.preload_dlls()` looks into, by name."""
-    return {name: version for name, version in _versions(distributions).items() if _LIBRARIES.match(name)}
+    return {name: version for name, version in installed(distributions).items() if _LIBRARIES.match(name)}
 
 
-def _versions(distributions: Iterable[metadata.Distribution] | None) -> dict[str, str]:
+def installed(distributions: Iterable[metadata.Distribution] | None = None) -> dict[str, str]:
+    """Versions of all installed packages by name."""
     found = {}
     for item in metadata.distributions() if distributions is None else distributions:
         name = item.metadata["Name"]
         if name:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = item.version
+            found[canonical(name)] = item.version
     return dict(sorted(found.items()))
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a package's name: "onnx-graphsurgeon" for "onnx_graphsurgeon"."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def loaded_libraries() -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.branched import first_tokens
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
@@ -61,7 +62,7 @@ def select_heads(
     """The heads whose removal should cost least.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         ratio: share of all heads of the model to remove.
         keep: heads that every site keeps.
         scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
@@ -80,6 +81,8 @@ def select_heads(
     if (ratio is None) == (keep is None):
         raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
     loaded = open_structure(model)
+    if data is not None:
+        loaded = first_tokens(loaded) or loaded
     analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
     evidence = None
     if data is not None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from onnxheadprune.errors import UsageError
+from dataclasses import replace
+
+from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.sites.unit import NEURONS_FROM
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
@@ -44,12 +48,40 @@ def chosen_for(
     if choice.wish is None and not choice.compensate and choice.recover is None:
         return None, data
     where = provider or resolve_provider(request.run.provider)
-    cutter = Cutter(model, data, where, _trying(request), progress)
+    first = None if data is None else first_tokens(model)
+    cutter = Cutter(first or model, data, where, _trying(request), progress)
     chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
+    if first is not None:
+        chosen = _for_all_tokens(chosen, model)
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
     return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
+
+
+def _for_all_tokens(chosen: Chosen, model: LoadedModel) -> Chosen:
+    """What was chosen on the model for the first tokens, for the merged one, in which sites have the same numbers.
+
+    Args:
+        chosen: heads and refitted weights.
+        model: the merged decoder.
+
+    Raises:
+        RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
+    """
+    if any(index >= NEURONS_FROM for index in chosen.selection.heads):
+        raise RefusedError(
+            f"the feed-forward blocks of {model.name} lie in both branches of a merged decoder, so no neurons are"
+            " chosen on data; choose heads alone, or cut the decoders that are not merged"
+        )
+    shared = {tensor.name for tensor in model.proto.graph.initializer}
+    own = set() if chosen.numbers is None else set(chosen.numbers.stored) - shared
+    if own:
+        raise RefusedError(
+            f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
+            " not reach the others; choose the same heads with --no-compensate"
+        )
+    return replace(chosen, plan=None, io={})
 
 
 def _trying(request: Request) -> Trying:

@@ -1,6 +1,6 @@
 """The Python API of one cut: what the commands do, as functions that never print.
 
-Models are given as a path, a `ModelProto` or a `gs.Graph`; they are never changed.
+Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; they are never changed.
 """
 
 from __future__ import annotations

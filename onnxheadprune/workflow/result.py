@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.fusion import Fusion
+from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
@@ -18,6 +19,10 @@ from onnxheadprune.validation import Validation
 from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.sizes import file_warnings, size_warnings
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+    import onnx_ir
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,26 @@ class PruneResult:
         if self.output is not None and self.pruned.sources:
             return load_model(self.output)
         return hydrated(self.pruned.proto, self.pruned.sources)
+
+    def to_graphsurgeon(self) -> gs.Graph:
+        """The pruned model as a graph of onnx-graphsurgeon, which is made anew by every call.
+
+        graphsurgeon has no place for the metadata of a model, where the removed heads are noted: it is in the graph's
+        attribute `metadata_props`, and is found there by whatever of this package takes the graph.
+
+        Raises:
+            ModelError: if the weights cannot be read.
+        """
+        return to_graphsurgeon(self.model)
+
+    def to_onnx_ir(self) -> onnx_ir.Model:
+        """The pruned model as a model of onnx_ir, which is made anew by every call.
+
+        Raises:
+            UsageError: if onnx_ir is not installed.
+            ModelError: if the weights cannot be read.
+        """
+        return to_onnx_ir(self.model)
 
     @functools.cached_property
     def differences(self) -> tuple[Difference, ...]:

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import onnxruntime_genai as og
 import tiny_hf
 import torch
+from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
 from environment import tell
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
@@ -34,6 +36,7 @@ def main() -> None:
             _export(place / "torch", place / precision, precision)
             for case, (heads, gone) in CUTS.items():
                 _check(place, precision, case, heads, gone)
+            _check_calibrated(place, precision)
 
 
 def _export(model: Path, folder: Path, precision: str) -> None:
@@ -79,6 +82,33 @@ def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int
     same = (place / precision / "genai_config.json").read_bytes() == (out / "genai_config.json").read_bytes()
     assert same
     tell(CLIENT, f"Llama, {precision}, {case}", f"generation of {NEW} tokens", [])
+
+
+def _check_calibrated(place: Path, precision: str) -> None:
+    """What the client computes for a prompt is what `--text` feeds, and it goes on from a folder that was pruned so."""
+    lines, folder = write_lines(place / "lines.txt"), place / precision
+    out = place / f"{precision} by text"
+    pruned(folder, out, "--text", lines, "--for", "genai")
+    for name in (folder, out):
+        for feed in prompts(name / "model.onnx", lines):
+            ours = logits(name / "model.onnx", feed)
+            for row in range(0, len(ours), 7):
+                length = int(feed["attention_mask"][row].sum())
+                theirs = _logits(name, feed["input_ids"][row, :length].tolist())
+                require_same(ours[row : row + 1, length - 1], theirs, np.ones(1, bool), str(name))
+    (feed, *_) = prompts(out / "model.onnx", lines)
+    one = {name: array[:1] for name, array in feed.items()}
+    require_continued(out / "model.onnx", one, _generated(out), len(PROMPT))
+    told = f"logits of prompts, generation of {NEW} tokens"
+    tell(CLIENT, f"Llama, {precision}, a quarter of the heads by --text", told, [])
+
+
+def _logits(folder: Path, ids: list[int]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """What the client gives for the last token of a prompt, [1, vocabulary]."""
+    model = og.Model(str(folder))
+    generator = og.Generator(model, og.GeneratorParams(model))
+    generator.append_tokens(ids)
+    return np.asarray(generator.get_logits(), np.float32).reshape(1, -1)
 
 
 def _export_silent(place: Path, silent: Path, precision: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import onnxruntime
 import tiny_hf
 import torch
+from calibrated_optimum import check_all as check_calibrated
 from environment import tell
 from optimum.exporters.onnx import main_export
 from optimum.onnxruntime import (
@@ -149,6 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, (name, case) in enumerate(CASES.items()):
             _check(name, case, Path(place) / str(number))
+        check_calibrated(CLIENT, Path(place))
 
 
 def _check(name: str, case: Case, place: Path) -> None:

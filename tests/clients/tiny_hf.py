@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import transformers
@@ -151,10 +151,36 @@ def silence(model: Any, heads: Mapping[str, tuple[int, ...]], size: int) -> None
                 rows[head * size : (head + 1) * size] = 0
 
 
-def prune(*arguments: object) -> None:
+def whisper() -> Any:
+    """An encoder of sound and a decoder."""
+    config = transformers.WhisperConfig(
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        num_mel_bins=12,
+        max_target_positions=64,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        decoder_start_token_id=3,
+        **SIZES,
+    )
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+def prune(*arguments: object, stdout: IO[str] | None = None) -> None:
     """Runs the command line.
+
+    Args:
+        arguments: of `prune`.
+        stdout: where its output goes, None for the terminal.
 
     Raises:
         CalledProcessError: if it fails.
     """
-    subprocess.run([sys.executable, "-m", "onnxheadprune", "prune", *map(str, arguments)], check=True)
+    command = [sys.executable, "-m", "onnxheadprune", "prune", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=stdout)

@@ -6,6 +6,7 @@ for anything. A title says what else there is to know:
 
     sh title="not run: REASON"      needs what a test has not; its options are looked up all the same
     sh title="slow: REASON"         runs with the tests marked `long`, and so must what needs its files
+    sh title="run by FILE"          a test of its own runs it, on files of its own
     python title="FILE"             an excerpt: these lines stand in that file of the repository
     text, json, js                  not ours: a formula, a drawing, the text of a file, a line of another language
 """
@@ -26,7 +27,7 @@ PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 LANGUAGES = ("sh", "python", "text", "json", "js")
 TITLE = re.compile(r'\btitle="([^"]*)"')
 COMMENT = re.compile(r"<!-- prints\n(.*?)\n?-->\s*", re.DOTALL)
-PRINTS, NOT_RUN, SLOW = "prints", "not run: ", "slow: "
+PRINTS, NOT_RUN, RUN_BY, SLOW = "prints", "not run: ", "run by ", "slow: "
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Block:
     @property
     def excerpt_of(self) -> str | None:
         """The file of the repository that it is taken from, if it is."""
-        return self.title if self.title and not self.title.startswith((NOT_RUN, SLOW)) else None
+        return self.title if self.title and not self.title.startswith((NOT_RUN, RUN_BY, SLOW)) else None
 
     @property
     def not_run(self) -> str | None:
@@ -70,9 +71,14 @@ class Block:
         return self.title.removeprefix(NOT_RUN) if self.title.startswith(NOT_RUN) else None
 
     @property
+    def run_by(self) -> str | None:
+        """The test that runs it in place of ours, if there is one."""
+        return self.title.removeprefix(RUN_BY) if self.title.startswith(RUN_BY) else None
+
+    @property
     def runs(self) -> bool:
         """Whether it is code that a test can run."""
-        return self.is_code and self.not_run is None and self.excerpt_of is None
+        return self.is_code and self.not_run is None and self.run_by is None and self.excerpt_of is None
 
     @property
     def is_slow(self) -> bool:

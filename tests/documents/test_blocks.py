@@ -30,6 +30,7 @@ NOT_RUN = {
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
+ELSEWHERE = [block for block in BLOCKS if block.run_by]
 
 
 def name_of(page: Path) -> str:
@@ -72,6 +73,11 @@ def test_output_is_said_and_not_waved_through() -> None:
 
 def test_what_cannot_run_is_counted() -> None:
     assert Counter(block.not_run for block in BLOCKS if block.not_run is not None) == NOT_RUN
+
+
+@pytest.mark.parametrize("block", ELSEWHERE, ids=lambda block: block.place)
+def test_what_a_test_of_its_own_runs_is_read_there(block: Block) -> None:
+    assert block.page.name in (ROOT / str(block.run_by)).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("block", EXCERPTS, ids=lambda block: block.place)

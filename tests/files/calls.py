@@ -127,6 +127,7 @@ CALLS = (
         },
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
+    Call("reduce", "@model.onnx --when inspect", {"output": ("-o", "small.onnx")}, MODEL),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())

@@ -121,14 +121,25 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "reduce": {
+        "plain": {
+            "model": ("{model}.onnx",),
+            "when": ("--when", "prune --heads 0:99"),
+            "output": ("-o", "small.onnx"),
+        }
+    },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
+ROWS = ("--text", "rows.jsonl", "--tokenizer", "tokenizer.json")
 PICTURES = ("--images", "pictures")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
     "text": shown(*TEXT, model="toy"),
+    "text_field": shown("--text-field", "question", along=ROWS, model="toy"),
+    "target_field": shown("--target-field", "question", along=ROWS, model="toy"),
+    "max_samples": shown("--max-samples", "2", along=TEXT, model="toy"),
     "tokenizer": shown(*TEXT, model="toy"),
     "max_length": shown("--max-length", "2", along=TEXT, model="toy"),
     "images": shown(*PICTURES, model="vision"),
@@ -283,6 +294,17 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "reduce": {
+        "model": shown("{model}.onnx"),
+        "when": shown("--when", "prune --heads 99:0"),
+        "output": shown("-o", "other.onnx"),
+        "saying": shown("--saying", "no such words"),
+        "patience": shown("--budget", "0.001"),
+        "limit": shown("--limit", "0.001", along=("--budget", "3s")),
+        "memory": shown("--memory", "0.001", along=("--budget", "3s")),
+        "seed": shown("--seed", "7"),
+        "as_json": shown("--json"),
+    },
     "report": {
         "results": shown("curve.json"),
         "output": shown("-o", "page.html"),

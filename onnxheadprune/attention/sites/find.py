@@ -26,7 +26,7 @@ def find_sites(model: ModelLike) -> Sites:
     """The attention sites of a model, in graph order of their cores.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
 
     Returns:
         The sites with head counts, groups and sizes, and the near misses with their reasons.

@@ -4,6 +4,7 @@ from onnxheadprune.runtime.feeds.data import DataSource, Sample, load_data
 from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.generate import Case, Feed, FeedMaker, Outputs, first_that_runs, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.prefill import completed
 from onnxheadprune.runtime.feeds.symbols import Roles, Sizes
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Roles",
     "Sample",
     "Sizes",
+    "completed",
     "first_that_runs",
     "graph_inputs",
     "is_finite",

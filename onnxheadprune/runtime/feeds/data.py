@@ -20,6 +20,7 @@ from onnxheadprune.runtime.feeds.fill import Array
 from onnxheadprune.runtime.feeds.generate import Feed, is_finite
 from onnxheadprune.runtime.feeds.inputs import Input, Role
 from onnxheadprune.runtime.feeds.npz import read_npz
+from onnxheadprune.runtime.feeds.prefill import completed
 from onnxheadprune.runtime.foreign import users_code
 
 DataSource: TypeAlias = (
@@ -30,6 +31,8 @@ LABELS = "labels"
 IGNORED_LABEL = -100
 """PyTorch's convention for positions that have no label."""
 BATCH = 32
+MOST_NAMED = 8
+"""Inputs that an error names; a decoder has dozens of caches."""
 MAX_FEEDS = 10_000
 MAX_BYTES = 2**28
 """Of all feeds that a generator may yield; nobody knows whether it ends."""
@@ -57,6 +60,7 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
         source: an `.npz` file (arrays named as the inputs, first axis the samples), a folder of `.npz`
             files (one feed each), "module:function" that yields feeds, a mapping like an `.npz` file, or
             feeds, read already or not. An entry `labels` is kept for accuracy, other extra entries are ignored.
+            Decoders with caches need neither these nor what follows from tokens: positions, lengths, flags.
         inputs: the graph inputs.
 
     Yields:
@@ -66,7 +70,7 @@ def load_data(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
         UsageError: if an input is missing, of the wrong type, rank or size, empty or not finite.
     """
     found = False
-    for sample in _read(source, inputs):
+    for sample in read_samples(source, inputs):
         found = True
         yield _checked(sample, inputs)
     if not found:
@@ -77,7 +81,12 @@ def _describe(source: DataSource) -> str:
     return str(source) if isinstance(source, (str, os.PathLike)) else "given"
 
 
-def _read(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+def read_samples(source: DataSource, inputs: Sequence[Input]) -> Iterator[Sample]:
+    """The samples of `load_data` as they are given: nothing is checked or completed yet.
+
+    Raises:
+        UsageError: if the data cannot be read.
+    """
     if isinstance(source, Mapping):
         yield from _batches(source, inputs, "the data")
     elif not isinstance(source, (str, os.PathLike)):
@@ -178,9 +187,13 @@ def _sample(arrays: Mapping[str, Any], source: str) -> Sample:
 
 def _batches(arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) -> Iterator[Sample]:
     """Cuts arrays along their first axis; where the model's batch is fixed, the last one is filled up."""
-    names = {item.name for item in inputs if item.dims}
+    axes = {item.name: item.batch_axis for item in inputs}
     whole = _sample(arrays, source)
-    counts = {name: len(value) for name, value in whole.feed.items() if name in names and value.ndim}
+    counts = {
+        name: value.shape[axis]
+        for name, value in whole.feed.items()
+        if (axis := axes.get(name)) is not None and value.ndim > axis
+    }
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UsageError(f"the arrays of {source} have different numbers of samples: {listed}")
@@ -191,24 +204,52 @@ def _batches(arrays: Mapping[str, Any], inputs: Sequence[Input], source: str) ->
     if not count:
         yield whole
         return
-    fixed = next((dim for item in inputs if item.dims and isinstance(dim := item.dims[0], int)), None)
+    fixed = next((size for item in inputs if (size := _fixed_batch(item)) is not None), None)
     size = fixed or BATCH
     for start in range(0, count, size):
         rows = np.arange(start, start + size if fixed else min(start + size, count))
-        feed = {name: value[rows % count] if name in counts else value for name, value in whole.feed.items()}
+        feed = {
+            name: value.take(rows % count, axis=axes[name]) if name in counts else value
+            for name, value in whole.feed.items()
+        }
         known = None if labels is None else labels[rows % count].copy()
         if known is not None:
             known[rows >= count] = IGNORED_LABEL
         yield Sample(feed, known, source)
 
 
+def _fixed_batch(item: Input) -> int | None:
+    size = None if item.batch_axis is None else item.dims[item.batch_axis]
+    return size if isinstance(size, int) else None
+
+
 def _checked(sample: Sample, inputs: Sequence[Input]) -> Sample:
-    missing = [item.name for item in inputs if item.name not in sample.feed]
-    if missing:
-        held = ", ".join(sorted(sample.feed)) or "nothing"
-        raise UsageError(f"{sample.source} lacks the input {', '.join(missing)}; it holds {held}")
-    feed = {item.name: _accepted(sample.feed[item.name], item, sample.source) for item in inputs}
+    given = sample.feed
+    if any(item.name not in given for item in inputs):
+        given = completed(given, inputs)
+    require_all(given, inputs, sample.source)
+    feed = {item.name: _accepted(given[item.name], item, sample.source) for item in inputs}
     return Sample(feed, sample.labels, sample.source)
+
+
+def require_all(feed: Feed, inputs: Iterable[Input], source: str) -> None:
+    """Whether a feed has all inputs.
+
+    Raises:
+        UsageError: with those that are missing and their shapes.
+    """
+    missing = [f"{item.name} ({item.describe()})" for item in inputs if item.name not in feed]
+    if missing:
+        held = ", ".join(f"{name} {list(array.shape)}" for name, array in sorted(feed.items())) or "nothing"
+        raise UsageError(
+            f"{source} lacks the input{'s' * (len(missing) > 1)} {shortened(missing)}; it holds {held}"
+        )
+
+
+def shortened(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Names in a sentence, of many only the first."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _accepted(array: Array, item: Input, source: str) -> Array:
@@ -220,7 +261,7 @@ def _accepted(array: Array, item: Input, source: str) -> Array:
         isinstance(dim, int) and dim != size for dim, size in zip(item.dims, array.shape, strict=True)
     ):
         raise UsageError(f"{what}, but {wanted}")
-    if array.size == 0 and "past" not in item.name:
+    if array.size == 0 and not item.is_cache:
         raise UsageError(f"{what}, which is empty")
     if not is_finite(array):
         raise UsageError(f"{what} and holds NaN or infinite values")

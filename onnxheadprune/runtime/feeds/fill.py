@@ -79,7 +79,7 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
         case Role.POSITIONS:
             return _positions(shape, style.past, item.rows)
         case Role.LENGTHS:
-            return np.full(shape, style.past + style.length)
+            return np.full(shape, length_of(item, style.past, style.past + style.length))
         case Role.FLAG:
             return np.full(shape, style.flag)
         case Role.BOOLS:
@@ -92,6 +92,21 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
                 counted = style.first_row + np.arange(math.prod(shape)).reshape(shape)
                 return counted % (item.rows or UNKNOWN_ROWS)
             return generator.integers(0, item.rows or UNKNOWN_ROWS, shape)
+
+
+def length_of(item: Input, past: int, total: int) -> int:
+    """What an input that holds a length has to say.
+
+    Args:
+        item: the input.
+        past: tokens in the cache.
+        total: those and the tokens of the sequence.
+    """
+    lowered = item.name.lower()
+    if "past" in lowered:
+        return past
+    # GroupQueryAttention is told the index of the last key.
+    return total - 1 if "seqlens_k" in lowered else total
 
 
 def _magnitudes(shape: tuple[int, ...], generator: np.random.Generator) -> Array:

@@ -52,6 +52,23 @@ class Input:
     rows: int | None = None
     widths: Mapping[int, int] = field(default_factory=dict, compare=False)
 
+    @property
+    def is_cache(self) -> bool:
+        """Whether it holds what the model has kept of tokens before: keys and values, or another state."""
+        lowered = self.name.lower()
+        return len(self.dims) > 2 and ("past" in lowered or lowered.startswith("cache"))
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis that counts samples, None where none does: flags, lengths and positions that all samples share."""
+        rank = len(self.dims)
+        if not rank or self.role is Role.FLAG:
+            return None
+        if self.role is Role.POSITIONS and rank != 2:
+            # Positions in time, height and width come one behind the other, [3, batch, sequence].
+            return 1 if rank == 3 else None
+        return None if self.role is Role.LENGTHS and rank == 1 and isinstance(self.dims[0], int) else 0
+
     def describe(self) -> str:
         """Type and dimensions for messages: "int64 [batch, sequence]"."""
         return f"{self.dtype.name} [{', '.join(spell_dim(dim) for dim in self.dims)}]"

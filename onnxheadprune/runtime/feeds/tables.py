@@ -126,10 +126,16 @@ def feature_width(value: Value, axis: int) -> int | None:
             found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
             if found is not None:
                 return found
-            if use.node in _SAME_WIDTH and use.node.outputs[0] not in seen:
+            if _keeps_width(use.node, axis, value.rank) and use.node.outputs[0] not in seen:
                 seen.add(use.node.out)
                 queue.append(use.node.out)
     return None
+
+
+def _keeps_width(node: Node, axis: int, rank: int) -> bool:
+    """Whether what a node gives is as wide along an axis as what it reads."""
+    along_another = node in JOINS and not node.domain and node.attribute("axis", 0) % rank != axis
+    return node in _SAME_WIDTH or along_another
 
 
 def _contracted(node: Node, axis: int, rank: int) -> int | None:

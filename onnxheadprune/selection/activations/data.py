@@ -134,25 +134,29 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
 
 
 def _rows(feed: Feed, inputs: Sequence[Input]) -> int:
-    return next((feed[item.name].shape[0] for item in inputs if item.dims and feed[item.name].ndim), 1)
+    axes = ((item.name, item.batch_axis) for item in inputs)
+    return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
 
 
 def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
     """One feed as two, so that a part can be held out, where the batch allows."""
     rows = _rows(sample.feed, inputs)
-    batched = [item for item in inputs if item.dims]
+    batched = {item: axis for item in inputs if (axis := item.batch_axis) is not None}
     free = all(
-        not isinstance(item.dims[0], int) and sample.feed[item.name].shape[0] == rows for item in batched
+        not isinstance(item.dims[axis], int) and sample.feed[item.name].shape[axis] == rows
+        for item, axis in batched.items()
     )
     if rows < 2 or not free:
         yield sample
         return
-    for part in (slice(0, rows - rows // 2), slice(rows - rows // 2, rows)):
+    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
         feed = {
-            item.name: sample.feed[item.name][part] if item.dims else sample.feed[item.name]
+            item.name: sample.feed[item.name].take(part, axis=batched[item])
+            if item in batched
+            else sample.feed[item.name]
             for item in inputs
         }
-        labels = None if sample.labels is None else sample.labels[part]
+        labels = None if sample.labels is None else sample.labels[list(part)]
         yield Sample(feed, labels, sample.source)
 
 

@@ -16,14 +16,17 @@ from typing import Protocol
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from onnxheadprune.attention.branched import branches
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
 from onnxheadprune.edit.extract import store_constants
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
 from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.replacing import Contents, with_contents
 from onnxheadprune.model.slices import read_ranges
@@ -126,8 +129,9 @@ def restored(
     slices = {edit.name: edit for edit in _slices(planning.plan)}
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
-    allowed = refittable(planning.view, planning.concerned, planning.heads)
-    allowed |= trainable(planning.view).keys() if record.steps else set()
+    allowed = _changeable(planning.view, planning.sites, planning.heads, trained=bool(record.steps))
+    for part in branches(planning.view, planning.sites):
+        allowed |= _changeable(part.view, part.sites, planning.heads, trained=bool(record.steps))
     stored: dict[str, Array] = {}
     problems = []
     for name in record.tensors:
@@ -156,6 +160,14 @@ def restored(
         else:
             stored[name] = whole
     return stored, problems
+
+
+def _changeable(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], *, trained: bool
+) -> frozenset[str]:
+    """Names of the stored tensors that a refit of a cut may change, or a training after it."""
+    found = refittable(view, sites.concerned(heads), heads)
+    return found | trainable(view).keys() if trained else found
 
 
 def _slices(plan: PrunePlan) -> Iterator[SliceTensor]:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.attention.branched import first_tokens
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
@@ -63,7 +64,7 @@ def score_heads(
     """Scores of all heads; the larger, the more the head is worth.
 
     Args:
-        model: a path, a `ModelProto` or a `gs.Graph`.
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         method: "weight" needs no data. "activation", "fluctuation" and "reconstruction" need one pass over
             the data, "ablation" about half a pass per head.
         data: calibration data; see `feeds.load_data` for the forms.
@@ -95,6 +96,10 @@ def score_heads(
         raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data, view)
+    first = first_tokens(loaded)
+    if first is not None:
+        loaded, view = first, view_of(first.proto, first.name, first.sources)
+        sites = sites_of(view, sites.model)
     if method == "ablation":
         meter = EffectMeter(require_main(view), calibration.inputs, effect)
         evidence = Evidence(calibration, where, effect)

@@ -13,6 +13,11 @@ from onnxheadprune.workflow.folders.result import FileResult
 _TENSE = re.compile(r"^(past_key_values?|present_key_values?|past|present)(?=[._])")
 
 
+def plain(name: str) -> str:
+    """What a cache is called as past ("past_key_values.0.key") and as present ("present.0.key") alike: ".0.key"."""
+    return _TENSE.sub("", name)
+
+
 def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> None:
     """Compares the inputs and outputs of one name, and pasts with presents.
 
@@ -33,10 +38,10 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
         for value in file.view.main.values.values():
             outside = value.is_graph_output or (value.is_graph_input and not value.is_initializer)
             if outside and value.shape is not None:
-                kinds[_TENSE.sub("", value.name)].append((file.name, value.name))
+                kinds[plain(value.name)].append((file.name, value.name))
                 shapes[file.name, value.name] = value.shape
     for (file_name, name), axes in changes.items():
-        for other in kinds[_TENSE.sub("", name)]:
+        for other in kinds[plain(name)]:
             shape = shapes[other]
             if len(shape) != len(shapes[file_name, name]):
                 continue

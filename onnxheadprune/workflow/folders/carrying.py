@@ -9,11 +9,14 @@ from onnx import TensorProto
 
 from onnxheadprune.attention.heads import HeadSpec, original_groups, resolve_heads
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.selection.activations.linear import feeders
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.compensation.record import NewNumbers
 from onnxheadprune.workflow.clients.contract import CachedSite, FileFacts
+from onnxheadprune.workflow.folders.caches import plain
 from onnxheadprune.workflow.folders.export import FLOAT, ModelFile
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 
@@ -111,8 +114,10 @@ def facts_of(file: ModelFile, data_files: int) -> FileFacts:
     )
 
 
-def carried(numbers: NewNumbers, steps: int, leader: LoadedModel, other: LoadedModel) -> Compensation | None:
+def carried(numbers: NewNumbers, steps: int, leader: ModelFile, other: ModelFile) -> Compensation | None:
     """Refitted weights for another file that stores the same tensors, by whatever names; None if it does not.
+
+    What makes keys and values that the other file takes over as they are, those of an encoder, need not be there.
 
     Args:
         numbers: new contents of the leader's tensors, refitted or trained.
@@ -123,24 +128,43 @@ def carried(numbers: NewNumbers, steps: int, leader: LoadedModel, other: LoadedM
     Raises:
         ModelError: if weights cannot be read.
     """
-    ours = {item.name: item for item in leader.proto.graph.initializer}
-    wanted = {name: _digest(ours[name], leader) for name in numbers.stored if name in ours}
+    ours = {item.name: item for item in leader.loaded.proto.graph.initializer}
+    wanted = {name: _digest(ours[name], leader.loaded) for name in numbers.stored if name in ours}
     if len(wanted) < len(numbers.stored):
         return None
     shapes = {(ours[name].data_type, tuple(ours[name].dims)) for name in wanted}
     theirs: dict[str, str] = {}
-    for tensor in other.proto.graph.initializer:
+    for tensor in other.loaded.proto.graph.initializer:
         if (tensor.data_type, tuple(tensor.dims)) in shapes:
-            theirs.setdefault(_digest(tensor, other), tensor.name)
-    if not set(wanted.values()) <= theirs.keys() or len(set(wanted.values())) < len(wanted):
+            theirs.setdefault(_digest(tensor, other.loaded), tensor.name)
+    held = {name for name, digest in wanted.items() if digest in theirs}
+    if not wanted.keys() - held <= _made_once(leader, other) or len(set(wanted.values())) < len(wanted):
         return None
     return Compensation(
-        {theirs[wanted[name]]: array for name, array in numbers.stored.items()},
+        {theirs[wanted[name]]: array for name, array in numbers.stored.items() if name in held},
         (),
         numbers.data,
         numbers.samples,
         steps=steps,
     )
+
+
+def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
+    """Tensors that make the caches that the leader gives and the other file only reads: those of an encoder."""
+    read = _caches(other, given=False).keys() - _caches(other, given=True).keys()
+    made = [value for key, value in _caches(leader, given=True).items() if key in read]
+    found: set[str] = set()
+    for linear in (linear for value in made for linear in feeders(value)):
+        found.add(linear.matrix.stored.name)
+        if linear.bias is not None:
+            found.add(linear.bias.name)
+    return found
+
+
+def _caches(file: ModelFile, *, given: bool) -> dict[str, Value]:
+    """Inputs or outputs that hold keys and values, by their names without what says past or present."""
+    values = (value for site in file.sites for value in site.free)
+    return {plain(value.name): value for value in values if value.is_graph_output is given}
 
 
 def _digest(tensor: TensorProto, model: LoadedModel) -> str:

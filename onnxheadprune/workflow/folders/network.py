@@ -124,7 +124,7 @@ def _followed(
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:
         return Choice(_spec(local), effect=effect)
-    own = carried(numbers, chosen.steps, leader.loaded, file.loaded)
+    own = carried(numbers, chosen.steps, leader, file)
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"

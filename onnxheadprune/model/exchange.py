@@ -1,0 +1,109 @@
+"""Models as other libraries hold them: graphs of onnx-graphsurgeon and models of onnx_ir, in and out.
+
+onnx_ir need not be installed: only who has a model of it can hand one in, and then it is loaded already.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, helper
+
+from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.model.storage.sources import Source, inside
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+OtherModel: TypeAlias = "gs.Graph | onnx_ir.Model"
+METADATA = "metadata_props"
+"""The attribute of a `gs.Graph` that holds a model's metadata, for which graphsurgeon has no place of its own."""
+
+
+def is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
+    """Whether a source is a model of onnx_ir. The library is not imported for the question."""
+    library = sys.modules.get("onnx_ir")
+    return library is not None and isinstance(source, library.Model)
+
+
+def name_of(source: OtherModel) -> str:
+    """What to call a model in reports."""
+    if is_onnx_ir(source):
+        return source.graph.name or "model"
+    graph: gs.Graph = source
+    return str(graph.name or "model")
+
+
+def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Source]]:
+    """A new message with all that the other library holds, and the files that its tensors refer to.
+
+    Args:
+        source: the model; it is not changed.
+        name: how to call it in errors.
+
+    Raises:
+        ModelError: if its weights lie outside of their folder, or it cannot be written as ONNX.
+    """
+    if not is_onnx_ir(source):
+        model = gs.export_onnx(source)
+        helper.set_model_props(model, dict(getattr(source, METADATA, {})))
+        return model, {}
+    import onnx_ir
+
+    try:
+        model = onnx_ir.to_proto(source)
+    except onnx_ir.serde.SerdeError as error:
+        raise ModelError(f"onnx_ir cannot write {name} as ONNX: {error}") from error
+    return model, _files_of(source, name)
+
+
+def _files_of(source: onnx_ir.Model, name: str) -> dict[str, Source]:
+    """The files of the initializers of all graphs, by their location.
+
+    Raises:
+        ModelError: if one leads out of its folder, or two have one location.
+    """
+    import onnx_ir
+
+    folders: dict[str, Path] = {}
+    for graph in source.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, onnx_ir.ExternalTensor):
+                location, folder = str(tensor.location), Path(tensor.base_dir)
+                if folders.setdefault(location, folder) != folder:
+                    raise ModelError(
+                        f"{name} keeps weights in two files called {location!r}; load them first"
+                        " (onnx_ir.external_data.load_to_model)"
+                    )
+    return {location: inside(folder, location, name) for location, folder in folders.items()}
+
+
+def to_graphsurgeon(model: ModelProto) -> gs.Graph:
+    """A graph of onnx-graphsurgeon; its attribute `metadata_props` has the model's metadata.
+
+    Args:
+        model: with its weights in memory.
+    """
+    graph = gs.import_onnx(model)
+    setattr(graph, METADATA, {entry.key: entry.value for entry in model.metadata_props})
+    return graph
+
+
+def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
+    """A model of onnx_ir.
+
+    Args:
+        model: with its weights in memory.
+
+    Raises:
+        UsageError: if onnx_ir is not installed.
+    """
+    try:
+        import onnx_ir
+    except ModuleNotFoundError as error:
+        raise UsageError('onnx_ir is not installed: install "onnxheadprune[ir]"') from error
+    return onnx_ir.from_proto(model)

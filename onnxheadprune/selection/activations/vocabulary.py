@@ -1,0 +1,162 @@
+"""The tokenizer of a model, from its file or from the folder that holds it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
+
+TOKENIZER = "tokenizer.json"
+WORD_PIECES = "vocab.txt"
+BYTE_PAIRS = ("vocab.json", "merges.txt")
+SETTINGS = "tokenizer_config.json"
+MAX_TOKENIZER = 2**27
+TEXTS_AT_ONCE = 64
+
+Tokens = list[int]
+
+
+class Vocabulary:
+    """Makes tokens of texts.
+
+    Attributes:
+        place: where it was read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_length: int) -> None:
+        """Reads a tokenizer.
+
+        Args:
+            path: a `tokenizer.json`, or a folder with that or with the vocabulary of BERT or GPT-2 and their kin.
+            max_length: tokens after which a text is cut off.
+
+        Raises:
+            UsageError: if it cannot be read.
+        """
+        self.place = str(path)
+        self._tokenizer = _of_folder(Path(path)) if stat.S_ISDIR(kind_of(path) or 0) else _of_file(Path(path))
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(max_length)
+
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of each text, special ones included."""
+        found: list[Tokens] = []
+        # The library keeps several lists for each text, long ones included, until its batch is done.
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            batch = list(texts[start : start + TEXTS_AT_ONCE])
+            found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
+        return found
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer that `Vocabulary` reads."""
+    forms = ((TOKENIZER,), (WORD_PIECES,), BYTE_PAIRS)
+    return any(all((folder / name).is_file() for name in form) for form in forms)
+
+
+def _of_file(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    content = read_text(path, "the tokenizer", MAX_TOKENIZER)
+    return _built(path, lambda: Tokenizer.from_str(content))
+
+
+def _of_folder(folder: Path) -> Any:
+    if (folder / TOKENIZER).is_file():
+        return _of_file(folder / TOKENIZER)
+    settings = _settings(folder)
+    kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
+    if (folder / WORD_PIECES).is_file() and kind in ("", "Bert", "DistilBert", "Electra", "MobileBert"):
+        return _word_pieces(folder, settings)
+    pairs = all((folder / name).is_file() for name in BYTE_PAIRS)
+    if (
+        pairs
+        and kind in ("", "GPT2", "Roberta", "Bart", "Longformer", "LED")
+        and not settings.get("add_bos_token")
+    ):
+        return _byte_pairs(folder, settings, kind)
+    of = (
+        f", and its {settings['tokenizer_class']} is none that can be made from its other files"
+        if kind
+        else ""
+    )
+    raise UsageError(
+        f"the folder {folder} holds no {TOKENIZER}{of}; save one with tokenizer.save_pretrained of transformers"
+    )
+
+
+def _word_pieces(folder: Path, settings: Mapping[str, object]) -> Any:
+    """BERT's tokenizer from its list of words."""
+    from tokenizers import BertWordPieceTokenizer
+
+    words = {word: row for row, word in enumerate(_read(folder, WORD_PIECES).split("\n")) if word}
+    lowers, strips = settings.get("do_lower_case", True), settings.get("strip_accents")
+    chinese = settings.get("tokenize_chinese_chars", True)
+    return _built(
+        folder / WORD_PIECES,
+        lambda: BertWordPieceTokenizer(
+            words,
+            lowercase=bool(lowers),
+            strip_accents=None if strips is None else bool(strips),
+            handle_chinese_chars=bool(chinese),
+        ),
+    )
+
+
+def _byte_pairs(folder: Path, settings: Mapping[str, object], kind: str) -> Any:
+    """The tokenizer of GPT-2 from its pairs of bytes; those of RoBERTa's kin put texts between two tokens more."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import RobertaProcessing
+
+    vocabulary = _json(folder / BYTE_PAIRS[0])
+    rows = _read(folder, BYTE_PAIRS[1]).split("\n")
+    pairs = (row.partition(" ") for row in rows if row and not row.startswith("#version"))
+    merges = [(left, right) for left, _, right in pairs]
+    spaced = bool(settings.get("add_prefix_space", False))
+
+    def build() -> Any:
+        made: Any = ByteLevelBPETokenizer(vocabulary, merges, add_prefix_space=spaced)
+        if kind not in ("", "GPT2"):
+            start, end = _token(settings.get("cls_token", "<s>")), _token(settings.get("sep_token", "</s>"))
+            made._tokenizer.post_processor = RobertaProcessing(
+                (end, vocabulary[end]), (start, vocabulary[start]), add_prefix_space=spaced
+            )
+        return made
+
+    return _built(folder / BYTE_PAIRS[0], build)
+
+
+def _token(value: object) -> str:
+    """A special token, which settings write as text or as an object."""
+    return str(value["content"] if isinstance(value, Mapping) else value)
+
+
+def _settings(folder: Path) -> Mapping[str, object]:
+    path = folder / SETTINGS
+    return _json(path) if path.is_file() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(_read(path.parent, path.name))
+    except NotJsonError as error:
+        raise UsageError(f"{path} is {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} is no JSON object")
+    return found
+
+
+def _read(folder: Path, name: str) -> str:
+    return read_text(folder / name, "the tokenizer", MAX_TOKENIZER).replace("\r\n", "\n")
+
+
+def _built(path: Path, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except Exception as error:  # the library raises bare exceptions
+        raise UsageError(f"{path} is no tokenizer of the tokenizers library: {error!s:.300}") from error

@@ -1,0 +1,109 @@
+"""Decoders with caches out of PyTorch: a prompt is what PyTorch is given, and heads are chosen and refitted on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxheadprune import find_sites
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.model.load import load_model
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.selection.activations import text_feeds
+from tests.calibration_files import tokenizer
+from tests.conftest import Outcome
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.samples
+Command = Callable[..., Outcome]
+WORDS = 40
+
+
+def exported(name: str, path: Path, *, symbolic: bool) -> Any:
+    """A decoder of the zoo and its export, with the sizes of caches written down or not."""
+    import onnx
+
+    from tests.zoo.export import EXPORTERS
+    from tests.zoo.families import caches
+    from tests.zoo.quiet import quiet
+
+    case = next(item for item in caches.cases() if item.name == name)
+    torch.manual_seed(3)
+    model = case.builder().eval()
+    with quiet():
+        EXPORTERS["ts17"](model, case, path)
+    proto = onnx.load(path)
+    for value in (*proto.graph.input, *proto.graph.output) if symbolic else ():
+        if value.name.startswith(("past", "present")):
+            for axis, size in ((1, "kv_heads"), (3, "kv_cache_dim")):
+                dim = value.type.tensor_type.shape.dim[axis]
+                dim.Clear()
+                dim.dim_param = size
+    onnx.save(proto, path)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
+@pytest.mark.parametrize("symbolic", [False, True], ids=["written down", "symbolic"])
+@pytest.mark.parametrize("name", ["cache-gpt2", "cache-llama-gqa"])
+def test_a_prompt_gives_what_pytorch_gives(name: str, symbolic: bool, tmp_path: Path) -> None:
+    model = exported(name, tmp_path / "model.onnx", symbolic=symbolic)
+    text = lines(tmp_path)
+    proto = load_model(tmp_path / "model.onnx")
+    session = Session(proto, Provider(CPU, "test"))
+    for feed in text_feeds(text, tmp_path, graph_inputs(view_of(proto))):
+        ids, mask = (torch.tensor(feed[name]) for name in ("input_ids", "attention_mask"))
+        pasts = [torch.tensor(array) for key, array in feed.items() if key.startswith("past")]
+        assert all(past.shape[2] == 0 and past.shape[3] == 8 for past in pasts)
+        with torch.no_grad():
+            alone = [
+                model(row[None, known.bool()], known[None, known.bool()], *(p[:1] for p in pasts))[0]
+                for row, known in zip(ids, mask, strict=True)
+            ]
+        ours = session.run(feed)["logits"]
+        for row, wanted in enumerate(alone):
+            found = ours[row, : wanted.shape[1]]
+            np.testing.assert_allclose(
+                found, wanted[0].numpy(), rtol=1e-3, atol=1e-4 * float(wanted.abs().max())
+            )
+
+
+@pytest.mark.parametrize("name", ["cache-gpt2", "cache-llama-gqa"])
+def test_heads_are_chosen_and_refitted_on_text(name: str, command: Command, tmp_path: Path) -> None:
+    exported(name, tmp_path / "model.onnx", symbolic=False)
+    out = tmp_path / "out.onnx"
+    options = (
+        "--ratio",
+        "0.25",
+        "--text",
+        lines(tmp_path),
+        "--tokenizer",
+        tmp_path,
+        "--provider",
+        "cpu",
+        "--json",
+    )
+    outcome = command("prune", tmp_path / "model.onnx", "-o", out, *options)
+    assert outcome.exit_code == 0, outcome.stderr
+    document = outcome.document
+    assert document["validation"]["verdict"] == "passed"
+    assert document["choice"]["selection"]["basis"] == "measured drift after refit"
+    assert document["choice"]["compensation"]["tensors"]
+    gone = sum(len(site.removed) for site in find_sites(out))
+    assert gone == round(0.25 * sum(site.original_num_heads for site in find_sites(out)))
+
+
+def lines(folder: Path) -> Path:
+    """Text, with a tokenizer beside it."""
+    tokenizer(folder, WORDS)
+    random = np.random.default_rng(0)
+    rows = (random.integers(0, WORDS - 1, random.integers(3, 12)) for _ in range(64))
+    path = folder / "lines.txt"
+    path.write_text("\n".join(" ".join(f"w{word}" for word in row) for row in rows), encoding="utf-8")
+    return path

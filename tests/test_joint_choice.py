@@ -1,0 +1,135 @@
+"""Heads, neurons and layers under one budget: the knapsack is exact, the path is the surgeon's, the budget is kept."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import onnxheadprune as ohp
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.joint import FINE, PARTS, JointSpace
+from onnxheadprune.selection.scoring.moves import Step
+from onnxheadprune.selection.scoring.neurons import neuron_path
+from onnxheadprune.selection.scoring.surgeon import Surgeon
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+
+
+def _space(rng: np.random.Generator) -> JointSpace:
+    """Three sites whose paths have random costs."""
+    sites: list[Any] = []
+    paths: dict[int, list[Step]] = {}
+    for index, units in enumerate((4, 6, 3)):
+        sites.append(SimpleNamespace(index=index, num_units=units, UNIT="neuron", original=tuple))
+        costs = np.cumsum(rng.uniform(0.1, 1, units))
+        paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
+    operations = {0: 3.0, 1: 1.0, 2: 5.0}
+    whole = sum(operations[site.index] * site.num_units for site in sites)
+    return JointSpace(tuple(sites), paths, operations, whole, "test")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_knapsack_is_exact(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    space = _space(rng)
+    for count in (1, 40, 97, 150, space.most()):
+        got = space.removing(count)
+        every = itertools.product(*([None, *space.paths[site.index]] for site in space.sites))
+        fitting = [
+            sum(step.error for step in steps if step)
+            for steps in every
+            if _pieces(space, steps) >= count * FINE
+        ]
+        assert sum(got.costs.values()) == pytest.approx(min(fitting))
+        saved = sum(space.operations[index] * len(units) for index, units in got.heads.items())
+        assert saved >= space.whole * count / PARTS * (1 - 1e-9)
+
+
+def _pieces(space: JointSpace, steps: Any) -> int:
+    """Whole pieces that some steps save, one per site or none."""
+    saved = (
+        int(space.operations[site.index] * len(step.removed) / space.whole * PARTS * FINE)
+        for site, step in zip(space.sites, steps, strict=True)
+        if step
+    )
+    return sum(saved)
+
+
+def test_more_than_there_is_is_refused() -> None:
+    space = _space(np.random.default_rng(0))
+    with pytest.raises(RefusedError, match="can go"):
+        space.removing(PARTS + 1)
+
+
+def test_the_surgeon_knows_what_one_more_channel_costs() -> None:
+    """`errors` of all channels at once are `error` of each alone, also after some are gone."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((200, 9)) @ rng.standard_normal((9, 9))
+    surgeon = Surgeon(np.cov(x.T, bias=True), rng.standard_normal((9, 4)))
+    for gone in ([], [2, 5]):
+        if gone:
+            surgeon.remove(gone)
+        alone = [surgeon.error([int(channel)]) for channel in surgeon.left]
+        np.testing.assert_allclose(surgeon.errors(), alone, rtol=1e-8)
+
+
+def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
+    """The error along the path is the error of the best linear map of what is left, within the damping."""
+    from onnxheadprune.selection.activations.contexts import projection_matrix
+
+    (block, *_) = ohp.find_sites(digits).neurons
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((4000, block.num_units)) @ rng.standard_normal((block.num_units,) * 2)
+    moments = Moments(block.num_units)
+    moments.add(x.astype(np.float32))
+    weight = projection_matrix(block.projections[0])
+    path = neuron_path(block, [moments], 16)
+    assert [block.num_units - len(step.removed) for step in path] == list(range(112, 15, -16))
+    target = (x - x.mean(0)) @ weight
+    for step in path:
+        left = [n for n in range(block.num_units) if n not in step.removed]
+        centred = x[:, left] - x[:, left].mean(0)
+        refit = np.linalg.lstsq(centred, target, rcond=None)[0]
+        error = np.square(target - centred @ refit).sum() / np.square(target).sum()
+        assert step.error == pytest.approx(error, rel=0.15, abs=0.01)
+
+
+@pytest.mark.parametrize("units", ["heads,neurons", "all"])
+def test_half_of_the_operations_go(
+    command: Command, digits: Path, digits_calibration: Path, digits_test: Path, tmp_path: Path, units: str
+) -> None:
+    out = tmp_path / "out.onnx"
+    words = ("--ratio", "0.5", "--units", units, "--data", digits_calibration, "--provider", "cpu", "--json")
+    result = command("prune", digits, "-o", out, *words)
+    assert result.exit_code == 0, result.stderr
+    document = result.document
+    assert document["validation"]["verdict"] == "passed"
+    blocks, left = _operations(command, digits), _operations(command, out)
+    assert left <= 0.52 * blocks
+    assert all(cut["neurons_left"] % 8 == 0 for cut in document["plan"]["neurons"])
+    before, after = _accuracy(digits, digits_test), _accuracy(out, digits_test)
+    assert before - after <= 0.01, f"{before:.4f} -> {after:.4f}"
+
+
+def _operations(command: Command, model: Path) -> int:
+    """Operations per token of the maps of all blocks."""
+    found = command("inspect", model, "--json").document
+    return sum(site["flops_per_token"] for kind in ("sites", "feed_forward") for site in found[kind])
+
+
+def _accuracy(model: Path, data: Path) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    arrays = np.load(data)
+    name = session.get_inputs()[0].name
+    (logits,) = session.run(None, {name: arrays[name]})
+    return float((np.asarray(logits).argmax(1) == arrays["labels"]).mean())

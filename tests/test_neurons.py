@@ -1,0 +1,130 @@
+"""Neurons and layers from the command line: cut, recorded, proven, cut again, and refused in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxheadprune as ohp
+from onnxheadprune.edit.ranges import read_ranges, spelled
+from onnxheadprune.errors import UsageError
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+
+
+def _cut(command: Command, model: Path, out: Path, *options: str) -> Mapping[str, Any]:
+    result = command("prune", model, "-o", out, *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    document: Mapping[str, Any] = result.document
+    assert document["validation"]["verdict"] == "passed"
+    return document
+
+
+def test_heads_neurons_and_sublayers_go_in_one_cut(command: Command, digits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    words = ("--heads", "0:1", "--neurons", "0:0-63 ffn.3:5", "--layers", "attn.2 ffn.1")
+    document = _cut(command, digits, out, *words)
+    cuts = {cut["index"]: cut["removed"] for cut in document["plan"]["cuts"] if cut["removed"]}
+    assert cuts == {0: [1], 2: list(range(8))}
+    neurons = {cut["key"]: cut["removed"] for cut in document["plan"]["neurons"]}
+    assert neurons == {"ffn.0": "0-63", "ffn.1": "0-127", "ffn.2": "", "ffn.3": "5"}
+    assert document["plan"]["edge_gathers"] == []
+    assert command("validate", digits, out).exit_code == 0
+    found = command("inspect", out, "--json").document["feed_forward"]
+    assert [(block["key"], block["num_neurons"]) for block in found] == [
+        ("ffn.0", 64),
+        ("ffn.2", 128),
+        ("ffn.3", 127),
+    ]
+
+
+def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_path: Path) -> None:
+    """After a cut neuron 64 is still neuron 64, and what is gone cannot go again."""
+    once, twice, at_once = (tmp_path / name for name in ("once.onnx", "twice.onnx", "at_once.onnx"))
+    _cut(command, digits, once, "--neurons", "0:0-63", "--layers", "ffn.1")
+    _cut(command, once, twice, "--neurons", "0:64 2:7", "--heads", "3:2")
+    _cut(command, digits, at_once, "--neurons", "0:0-64 2:7", "--heads", "3:2", "--layers", "ffn.1")
+    assert command("validate", digits, twice).exit_code == 0
+    assert command("validate", once, twice).exit_code == 0
+    left, right = (onnx.load(path).graph.initializer for path in (twice, at_once))
+    stored = [{t.name: numpy_helper.to_array(t).tobytes() for t in graph} for graph in (left, right)]
+    assert stored[0] == stored[1]
+    again = command("prune", once, "-o", twice, "--neurons", "0:3")
+    assert again.exit_code == 2 and "neuron 3 of block ffn.0" in again.stderr
+    assert command("prune", once, "-o", twice, "--neurons", "1:3").exit_code == 2
+
+
+def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) -> None:
+    """The record says neuron 5, and neuron 6 is gone; or one weight is off."""
+    right, wrong = tmp_path / "right.onnx", tmp_path / "wrong.onnx"
+    _cut(command, digits, right, "--neurons", "2:5")
+    model = onnx.load(right)
+    for entry in model.metadata_props:
+        entry.value = entry.value.replace('"removed": "5"', '"removed": "6"')
+    onnx.save(model, wrong)
+    refused = command("validate", digits, wrong)
+    assert refused.exit_code == 1 and "differ" in refused.stdout + refused.stderr
+    model = onnx.load(right)
+    tensor = next(t for t in model.graph.initializer if 127 in t.dims)
+    array = numpy_helper.to_array(tensor).copy()
+    array.reshape(-1)[0] += 0.5
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, wrong)
+    assert command("validate", digits, wrong).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("--neurons", "9:1"), 2, "there is no block '9'"),
+        (("--neurons", "1:500"), 2, "its neurons are 0-127"),
+        (("--neurons", "x"), 2, "cannot read"),
+        (("--layers", "7"), 2, "this model's layers are 0-3"),
+        (("--layers", "x"), 2, "name layers and sublayers like"),
+        (("--heads", "layer.1:3"), 2, "a layer goes as a whole"),
+        (("--ratio", "0.5", "--units", "neurons"), 2, "is measured; give --data"),
+        (
+            ("--ratio", "0.5", "--units", "channels"),
+            2,
+            "--units are heads, neurons, layers or all, not channels",
+        ),
+        (("--neurons", "0:1", "--ratio", "0.5"), 2, "not both"),
+    ],
+)
+def test_bad_words_are_refused_in_a_sentence(
+    command: Command, digits: Path, tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
+) -> None:
+    result = command("prune", digits, "-o", tmp_path / "out.onnx", *words)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert sentence in result.stderr
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_api_takes_one_spec(digits: Path) -> None:
+    made = ohp.prune(digits, {"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
+    assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
+    assert {cut.key: cut.left for cut in made.plan.neurons} == {
+        "ffn.0": 128,
+        "ffn.1": 128,
+        "ffn.2": 64,
+        "ffn.3": 0,
+    }
+    assert ohp.PrunePlan.from_dict(made.plan.to_dict()) == made.plan
+    with pytest.raises(UsageError, match="ambiguous"):
+        ohp.prune(digits, {"ffn.mlp": [1]}, validate=False)
+
+
+def test_ranges_are_read_as_they_are_spelled() -> None:
+    numbers = sorted(np.random.default_rng(0).choice(300, 120, replace=False).tolist())
+    assert list(read_ranges(spelled(numbers), 299)) == numbers
+    assert read_ranges("", 5) == ()
+    for text in ("3-1", "-1", "4-9", "x"):
+        with pytest.raises(ValueError, match=r".+"):
+            read_ranges(text, 5)
