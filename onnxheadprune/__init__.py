@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Ratio,
         benchmark,
     )
+    from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
@@ -50,9 +51,14 @@ if TYPE_CHECKING:
     from onnxheadprune.validation import validate
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
+    from onnxheadprune.workflow.combine import Combination, combine
+    from onnxheadprune.workflow.folders.api import prune_folder
+    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import apply_plan, prune
+    from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
+    from onnxheadprune.workflow.sweep import Curve, CurvePoint, sweep
 
 __version__ = "0.2.0"
 
@@ -65,9 +71,13 @@ __all__ = [
     "CaseResult",
     "Cell",
     "Chosen",
+    "Combination",
     "Comparison",
     "Compensation",
+    "Curve",
+    "CurvePoint",
     "Drift",
+    "FolderResult",
     "Fusion",
     "GridPoint",
     "HeadPruneError",
@@ -83,6 +93,7 @@ __all__ = [
     "ProviderError",
     "PrunePlan",
     "PruneResult",
+    "QuantizeResult",
     "Ratio",
     "Reason",
     "Recovery",
@@ -102,20 +113,33 @@ __all__ = [
     "__version__",
     "apply_plan",
     "benchmark",
+    "combine",
     "find_sites",
     "plan_pruning",
+    "plot_curve",
+    "plot_heads",
+    "plot_latency",
     "prune",
+    "prune_folder",
+    "quantize",
     "read_scores",
     "recover",
     "score_heads",
     "select_heads",
+    "sweep",
     "validate",
     "write_scores",
 ]
 
 _HOMES = {
+    "workflow.folders.api": ("prune_folder",),
+    "workflow.folders.result": ("FolderResult",),
     "workflow.prune": ("apply_plan", "prune"),
+    "workflow.combine": ("Combination", "combine"),
+    "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
+    "workflow.sweep": ("Curve", "CurvePoint", "sweep"),
+    "cli.report.pictures": ("plot_curve", "plot_heads", "plot_latency"),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
     "attention.sites.find": ("find_sites",),

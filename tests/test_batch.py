@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +199,60 @@ def test_an_interrupt_ends_it_all(folder: Path, tmp_path: Path) -> None:
     for name in record["models"]:
         onnx.checker.check_model(onnx.load(out / name))
     assert not list(out.rglob(".*"))
+
+
+def lost(_job: Job) -> None:
+    """In the place of the work on a model: the worker dies, every time."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_gives_the_same(
+    folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Verdicts, records and bytes are those of processes here; workers have a working directory of their own."""
+    dask = pytest.importorskip("dask")
+    monkeypatch.chdir(tmp_path)
+    words = ("batch", "models", "--heads", "heads.json", "--provider", "cpu")
+    (tmp_path / "heads.json").write_text('{"0": [1]}')
+    settings = {
+        "distributed.nanny.pre-spawn-environ.PYTHONPATH": str(ROOT),
+        # Workers start late on a busy machine.
+        "distributed.comm.timeouts.connect": "300s",
+        "distributed.comm.timeouts.tcp": "300s",
+    }
+    with dask.config.set(settings):
+        outcome = command(*words, "-o", "out", "--dask", "local", "--jobs", "2", "--json")
+    assert outcome.exit_code == 1, outcome
+    assert {item["model"]: item["status"] for item in outcome.document["items"]} == EXPECTED
+    here = command(*words, "-o", "here", "--json")
+    assert plain(outcome.document, tmp_path) == plain(here.document, tmp_path)
+    made = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.onnx")}
+    assert made == {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.onnx")}
+    for name in made:
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert command(*words, "-o", "out", "--json").document["counts"]["skipped"] == 3
+
+
+def plain(document: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Verdicts, without where they were written and how long that took; workers name whole paths."""
+    return [
+        {**item, "output": None, "seconds": None, "reason": item["reason"].replace(f"{folder}/", "")}
+        for item in document["items"]
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_of_a_cluster_that_is_lost_is_one_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As any executor tells it: here the standard library's own."""
+    onnx.save(toys.attention(), tmp_path / "m.onnx")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "m.onnx").rename(tmp_path / "models" / "m.onnx")
+    monkeypatch.setattr("onnxheadprune.workflow.batch.timed", lost)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        result = prune_batch(tmp_path / "models", asked(), tmp_path / "out", executor=executor)
+    assert statuses(result) == {"m.onnx": "crashed"} and result.exit_code == 3
+    assert "the worker that pruned it was lost, or could not begin (Broken" in result.items[0].reason

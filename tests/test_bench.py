@@ -17,7 +17,8 @@ from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, 
 from onnxheadprune.benchmarking import comparable, measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
-from onnxheadprune.cli.report.latency_plot import plot_latencies
+from onnxheadprune.cli.report.figure import save_figure
+from onnxheadprune.cli.report.pictures.latency import plot_latency
 from onnxheadprune.runtime import CPU, CUDA, BoundOptions, BoundSession, Provider, bound
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.memory import footprint, kernels_in
@@ -476,7 +477,7 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
     model = toys.attention(cache=True)
     result: Benchmark = benchmark(model, batch=[1, 2], seq=[3, 6], past=[4], **QUICK)
     for name in ("picture.png", "picture.svg"):
-        plot_latencies(result, tmp_path / name)
+        save_figure(plot_latency(result), tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.cli.report.page.charts import scale_of_times, scale_over
-from onnxheadprune.cli.report.page.latency import short_names
+from onnxheadprune.model.spelling import short_names
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_report import benchmark_document, curve_document, cut_document
 
@@ -124,7 +124,7 @@ def test_saved_results_make_one_page(command: Command, tmp_path: Path, cut: Any)
     assert told == {
         "output": str(made),
         "bytes": made.stat().st_size,
-        "results": {"cuts": 1, "validations": 0, "benchmarks": 1, "curves": 1},
+        "results": {"cuts": 1, "validations": 0, "benchmarks": 1, "curves": 1, "combinations": 0},
     }
     text = words(Read(made.read_text(encoding="utf-8")).text)
     assert "small.onnx: faster (1.50x)" in text and "knee: 2 of 8 heads" in text
@@ -164,8 +164,8 @@ def test_a_page_loads_nothing_and_stays_small() -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[]", "is no result of prune, fuse, sweep, validate or bench"),
-        ('{"a": 1}', "is no result of prune, fuse, sweep, validate or bench"),
+        ("[]", "is no result of prune, fuse, sweep, validate, bench or combine"),
+        ('{"a": 1}', "is no result of prune, fuse, sweep, validate, bench or combine"),
         ("{", "not JSON"),
         ('{"points": 3, "heads": [], "drift_unit": null}', "is not as this version writes it"),
         ('{"plan": {"cuts": [{}]}}', "is not as this version writes it"),

@@ -14,7 +14,9 @@ FRONT_DOORS = {
     "selection.scoring.score.score_heads",
     "selection.select.select_heads",
     "validation.validate",
+    "workflow.folders.api.prune_folder",
     "workflow.prune.prune",
+    "workflow.quantize.quantize",
     "workflow.recover.recover",
 }
 """Functions of the public API that take what users say as keywords; behind them are typed requests."""

@@ -11,12 +11,12 @@ class Gate:
     """One limit and whether it was kept.
 
     Attributes:
-        name: "max_drift" or "min_speedup".
-        subject: the model or output that was judged.
+        name: "max_drift", "min_speedup" or another limit of a job.
+        subject: the model, output or metric that was judged.
         limit: what was asked for.
         value: what was found, None where nothing could be measured; that never passes.
         passed: whether the limit was kept.
-        measure: what a drift is measured in, None for a speed-up.
+        measure: what a drift is measured in, None for others.
     """
 
     name: str

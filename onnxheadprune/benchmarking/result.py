@@ -8,6 +8,8 @@ from typing import Any
 
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
+from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
+from onnxheadprune.model.spelling import many, short_names
 from onnxheadprune.runtime import Footprint, Provider
 
 MIXED = "mixed"
@@ -249,6 +251,15 @@ class ModelFacts:
         }
 
 
+def _compared(found: Comparison | None) -> tuple[str | Html, ...]:
+    """Cells of a table in a notebook."""
+    if found is None:
+        return "", "", ""
+    colour = {"faster": GOOD, "slower": BAD}.get(found.verdict, PLAIN)
+    interval = f"{1 / found.ratio.high:.3f} to {1 / found.ratio.low:.3f}"
+    return f"{found.speedup:.3f}", interval, word(found.verdict, colour)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Everything that `bench` measured.
@@ -274,6 +285,33 @@ class Benchmark:
     versions: Mapping[str, str]
     machine: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        names = short_names([facts.name for facts in self.models])
+        rows = [
+            (
+                cell.point.label,
+                names[cell.model],
+                f"{1000 * cell.latency.p50:.3g}",
+                *_compared(cell.comparison),
+            )
+            for point in self.points
+            for cell in self.cells
+            if cell.point == point
+        ]
+        columns = ("sizes", "model", "median, ms", "times as fast", "95 % interval", "")
+        where = f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"
+        return card(
+            "Latency, models in turn",
+            table(columns, rows, columns[2:5]),
+            line("ran on", f"{where}; {self.machine['processor']}, {many(self.machine['cores'], 'core')}"),
+            *(
+                line("not comparable", f"{name}: {reason}", DOUBTFUL)
+                for name, facts in zip(names, self.models, strict=True)
+                for reason in facts.differences
+            ),
+            *(line("note", note, DOUBTFUL) for note in self.notes),
+        )
 
     def cells_of(self, model: int) -> tuple[Cell, ...]:
         """The cells of one model in the order of the grid."""

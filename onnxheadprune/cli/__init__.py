@@ -17,14 +17,17 @@ from onnxheadprune import __version__
 from onnxheadprune.cli.batch import batch
 from onnxheadprune.cli.bench import bench
 from onnxheadprune.cli.claiming import guarded
+from onnxheadprune.cli.combine import combine
 from onnxheadprune.cli.doctor import doctor
 from onnxheadprune.cli.fuse import fuse
 from onnxheadprune.cli.inspect import inspect
 from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
+from onnxheadprune.cli.quantize import quantize
 from onnxheadprune.cli.recover import recover
 from onnxheadprune.cli.reduce import reduce_
 from onnxheadprune.cli.reporting import report
+from onnxheadprune.cli.run import run
 from onnxheadprune.cli.score import score
 from onnxheadprune.cli.sweep import sweep
 from onnxheadprune.cli.validate import validate
@@ -47,13 +50,16 @@ def group() -> None:
 for _command in (
     batch,
     bench,
+    combine,
     doctor,
     fuse,
     inspect,
     prune,
+    quantize,
     recover,
     reduce_,
     report,
+    run,
     score,
     sweep,
     validate,

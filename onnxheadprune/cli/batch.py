@@ -10,6 +10,7 @@ import click
 
 from onnxheadprune.cli.belonging import BATCH, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
+from onnxheadprune.cli.calibrating import parallel_options
 from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
 from onnxheadprune.cli.options import FILE, OUTPUT, Beside, external_data_option, json_option
 from onnxheadprune.cli.outcome import emit_json
@@ -27,6 +28,7 @@ class BatchOptions:
     cut: Cut
     external_data: Beside
     jobs: int
+    dask: str | None
     as_json: bool
 
 
@@ -40,6 +42,7 @@ class BatchOptions:
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models worked on at once."
 )
+@parallel_options()
 @json_option
 @bundled(BatchOptions)
 def batch(given: BatchOptions) -> int:
@@ -51,10 +54,14 @@ def batch(given: BatchOptions) -> int:
 
     writing = Writing(external_data=given.external_data)
     request = request_of(given.cut, read_choice(given.cut), given.cut.running.data, writing)
-    return run_batch(given.folder, request, given.output, jobs=given.jobs, as_json=given.as_json)
+    return run_batch(
+        given.folder, request, given.output, jobs=given.jobs, dask=given.dask, as_json=given.as_json
+    )
 
 
-def run_batch(folder: Path, request: Request, output: Path, *, jobs: int, as_json: bool) -> int:
+def run_batch(
+    folder: Path, request: Request, output: Path, *, jobs: int, as_json: bool, dask: str | None = None
+) -> int:
     """Prunes a folder of models and says what became of each.
 
     Args:
@@ -63,18 +70,26 @@ def run_batch(folder: Path, request: Request, output: Path, *, jobs: int, as_jso
         output: the folder for the pruned models.
         jobs: how many are worked on at once.
         as_json: print one document.
+        dask: the address of a Dask scheduler to work on, or "local"; None works in processes here.
 
     Returns:
         The exit code.
     """
     from onnxheadprune.cli.report.batch import batch_report, item_line
     from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.batch import prune_batch
 
     console = err()
-    result = prune_batch(
-        folder, request, output, jobs=jobs, progress=lambda item: console.print(item_line(item))
-    )
+    with open_executor(jobs if dask is not None else 1, dask) as executor:
+        result = prune_batch(
+            folder,
+            request,
+            output,
+            jobs=jobs,
+            executor=executor,
+            progress=lambda item: console.print(item_line(item)),
+        )
     if as_json:
         emit_json(result.to_dict())
     else:

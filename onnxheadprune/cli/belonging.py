@@ -73,7 +73,8 @@ PRUNE = (
     Law("no_validate accept_inconclusive external_data data_name", against="dry_run"),
     Law("accept_inconclusive", against="no_validate"),
     Law("jobs", needs="batch sweep"),
-    Law("dask", needs="sweep"),
+    Law("dask", needs="batch sweep"),
+    Law("jobs", against="dask", unless="dask=local"),
     # How heads are chosen and what is left is refitted.
     Law("scores protect floor multiple_of units uniform", needs=f"{WISH} sweep"),
     Law("rounds", needs="ratio"),
@@ -103,6 +104,8 @@ PRUNE = (
     Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
 )
 SWEEP = (
+    Law("jobs", against="dask", unless="dask=local"),
+    Law("x", needs="output"),
     Law("scores", against="units"),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
@@ -112,6 +115,7 @@ SWEEP = (
     Law("seed", needs="random_data recover"),
 )
 BATCH = (
+    Law("jobs", against="dask", unless="dask=local"),
     Law("accept_inconclusive", against="no_validate"),
     Law("scores protect floor multiple_of units uniform", needs=WISH),
     Law("rounds", needs="ratio"),
@@ -134,6 +138,22 @@ FUSE = (
     Law("data seed", against="dry_run"),
     Law("data seed", against="no_validate", unless="mode=auto"),
 )
+QUANTIZE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("drift", needs=DATA),
+    Law("seed", needs="random_data"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
+COMBINE = (
+    Law("per_channel reduced", against="to=int4"),
+    Law("block_size", needs="to=int4"),
+    Law("time_budget", against="repeats"),
+    Law("external_data", needs="output"),
+    Law("max_length", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
     Law("max_length text_field target_field max_samples", needs="text"),
@@ -141,6 +161,7 @@ RECOVER = (
 )
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
+    Law("jobs", against="dask", unless="dask=local"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
     Law("max_length text_field target_field max_samples", needs="text"),
@@ -155,6 +176,45 @@ VALIDATE = (
     Law("time_budget", against="repeats"),
     Law("metric", needs="data"),
 )
+RUN = (Law("job settings junit as_json", against="schema"),)
+_WISHES = "prune.ratio prune.keep prune.target_speedup prune.max_drift"
+_VALIDATED = "gate.max_drift gate.min_accuracy gate.max_accuracy_drop"
+_METRIC = "gate.min_metric gate.max_metric gate.max_metric_drop"
+_MADE = "gate.min_speedup gate.max_file_bytes gate.max_size_ratio gate.max_operations_ratio"
+JOB = (
+    Law("data", needs="data.path data.text data.images data.random=True"),
+    Law("data.path", against="data.text data.images data.random=True"),
+    Law("data.text", against="data.images data.random=True"),
+    Law("data.images", against="data.random=True"),
+    Law("data.tokenizer data.max_length", needs="data.text"),
+    Law("data.text_field data.target_field data.max_samples", needs="data.text"),
+    Law("data.image_size data.image_mean data.image_std", needs="data.images"),
+    Law("score", needs=_WISHES),
+    Law("score", against="prune.scores prune.units"),
+    Law("score.effect score.jobs score.dask", needs="score.method=ablation"),
+    Law("score.jobs", against="score.dask", unless="score.dask=local"),
+    Law("prune", needs=f"prune.heads prune.neurons prune.layers {_WISHES}"),
+    Law("prune.heads prune.neurons prune.layers", against=_WISHES),
+    Law("prune.ratio", against="prune.keep prune.target_speedup prune.max_drift"),
+    Law("prune.keep", against="prune.target_speedup prune.max_drift"),
+    Law("prune.target_speedup", against="prune.max_drift"),
+    Law("prune.scores prune.protect prune.floor prune.multiple_of prune.units prune.uniform", needs=_WISHES),
+    Law("prune.rounds prune.scores", against="prune.units"),
+    Law("prune.neurons_multiple_of", needs="prune.units"),
+    Law("prune.rounds", needs="prune.ratio"),
+    Law("prune.uniform", against="prune.keep"),
+    Law("prune.compensate=False", needs=_WISHES),
+    Law("prune.compensate", needs="data"),
+    Law("recover", needs="data"),
+    Law("validate.metric", needs="validate.data"),
+    Law("bench.time_budget", against="bench.repeats"),
+    Law("gate", needs=f"{_VALIDATED} {_METRIC} {_MADE}"),
+    Law(_VALIDATED, needs="validate"),
+    Law("gate.min_accuracy gate.max_accuracy_drop", needs="validate.data"),
+    Law(_METRIC, needs="validate.metric"),
+    Law("gate.min_speedup", needs="bench"),
+)
+"""Of the keys of a job; sections stand beside what is in them."""
 
 
 class LawfulCommand(click.Command):
@@ -194,6 +254,19 @@ class LawfulCommand(click.Command):
             if sentence is not None:
                 raise click.UsageError(sentence, ctx)
         return rest
+
+
+def unlawful(laws: Sequence[Law], given: Mapping[str, object]) -> str | None:
+    """The first sentence about names that would do nothing, None if there is none; each is spelled as it is.
+
+    Args:
+        laws: what must hold.
+        given: values by name.
+    """
+    words = " ".join(f"{law.options} {law.needs} {law.against} {law.unless}" for law in laws).split()
+    spelled = {name: name for name in (word.partition("=")[0] for word in words)}
+    sentences = (law.broken(given, spelled) for law in laws)
+    return next((sentence for sentence in sentences if sentence is not None), None)
 
 
 def _given(context: click.Context) -> dict[str, object]:

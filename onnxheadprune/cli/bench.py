@@ -87,9 +87,8 @@ def bench(given: BenchOptions) -> int:
     from onnxheadprune.cli.report.benchmark_csv import write_csv
     from onnxheadprune.cli.report.benchmark_markdown import write_markdown
     from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.cli.report.figure import check_picture
+    from onnxheadprune.cli.report.figure import check_picture, save_figure
     from onnxheadprune.cli.report.gates import gate_rows
-    from onnxheadprune.cli.report.latency_plot import plot_latencies
 
     if given.plot is not None:
         check_picture(given.plot)
@@ -117,7 +116,10 @@ def bench(given: BenchOptions) -> int:
         if given.markdown is not None:
             write_markdown(result, given.markdown)
         if given.plot is not None:
-            plot_latencies(result, given.plot)
+            # Matplotlib takes longer to load than many a model.
+            from onnxheadprune.cli.report.pictures.latency import plot_latency
+
+            save_figure(plot_latency(result), given.plot)
         documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
         if not given.as_json:
             out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")

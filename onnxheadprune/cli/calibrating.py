@@ -126,7 +126,7 @@ def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
         "--dask",
         metavar="ADDRESS",
         hidden=hidden,
-        help="Work on the Dask cluster whose scheduler has this address.",
+        help="Work on the Dask cluster whose scheduler has this address; local starts one here, of --jobs processes.",
     )
 
 

@@ -274,17 +274,12 @@ def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
     """
     if drift is not None and effect is not None:
         raise click.UsageError("--drift and --effect name the same; give one", click.get_current_context())
-    if drift == "auto" or drift == "kl" or drift == "cosine":
-        return drift
     spec = effect or drift
     if spec is None:
         return None
-    from onnxheadprune.errors import UsageError
-    from onnxheadprune.runtime.feeds.data import import_function
+    from onnxheadprune.selection.activations.drift import named_measure
 
-    if ":" not in spec:
-        raise UsageError(f"a drift is measured by auto, kl, cosine or module:function, not {spec!r}")
-    return import_function(spec, "the measure")
+    return named_measure(spec)
 
 
 def require_one_way(named: bool, wish: Wish | None, fuse: str) -> None:

@@ -73,7 +73,7 @@ def _kind(given: Mapping[str, object]) -> Literal["folder", "file"]:
     """What the output is: many models make a folder."""
     model = given.get("model")
     is_export = isinstance(model, Path) and model.is_dir() and "client" in given
-    return "folder" if given.get("batch") is not None or "folder" in given or is_export else "file"
+    return "folder" if isinstance(given.get("batch"), Path) or "folder" in given or is_export else "file"
 
 
 def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:

@@ -98,12 +98,13 @@ def _show(
     """Prints the report, and makes the picture and the page."""
     from onnxheadprune.cli.report.choice import heat_of
     from onnxheadprune.cli.report.console import out
-    from onnxheadprune.cli.report.heatmap import save_heatmap
     from onnxheadprune.cli.report.page import save_page
 
     chosen = None if result is None else result.chosen
     heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
     if showing.heatmap is not None and heat is not None:
+        from onnxheadprune.cli.report.pictures.heads import save_heatmap
+
         scores, removed = heat
         save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import traceback
 import warnings
@@ -102,7 +101,9 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def emit_json(document: Mapping[str, object]) -> None:
     """Prints the one JSON document of a command."""
-    sys.stdout.write(json.dumps(_plain(document), indent=2, allow_nan=False) + "\n")
+    from onnxheadprune.model.documents import finite
+
+    sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
 
 
 def moved(command: str, rest: str, *, as_json: bool) -> None:
@@ -138,12 +139,3 @@ def _with_help(error: click.ClickException) -> str:
     message = error.format_message().rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     return message if context is None else f"{message}; see {context.command_path} --help"
-
-
-def _plain(value: object) -> object:
-    """JSON has no infinities: null stands for them."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -224,5 +224,7 @@ def _batched(given: PruneOptions, request: Request, folder: Path) -> int:
     moved("batch DIR", "-o OUTDIR", as_json=given.as_json)
     # The record of a batch knows a request again; places are not a part of it.
     request = replace(request, writing=replace(request.writing, output=None))
-    jobs, as_json = given.superseded.jobs, given.as_json
-    return run_batch(folder, request, given.target.output, jobs=jobs, as_json=as_json)
+    how = given.superseded
+    return run_batch(
+        folder, request, given.target.output, jobs=how.jobs, as_json=given.as_json, dask=how.dask
+    )

@@ -29,7 +29,7 @@ class ReportOptions:
 @json_option
 @bundled(ReportOptions)
 def report(given: ReportOptions) -> int:
-    """Make one HTML page of RESULTS: JSON that prune, fuse, sweep, validate or bench printed with --json.
+    """Make one HTML page of RESULTS: what prune, fuse, sweep, validate, bench or combine print with --json.
 
     One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
     cuts are shown side by side.
@@ -43,7 +43,7 @@ def report(given: ReportOptions) -> int:
     page = page_of(documents)
     write_text(given.output, page)
     if given.as_json:
-        counts = {name: len(found) for name, found in vars(documents).items()}
+        counts = {name: len(found) for name, found in vars(documents).items() if name != "limits"}
         emit_json({"output": str(given.output), "bytes": len(page.encode()), "results": counts})
     else:
         out().print(row("report", str(given.output)))

@@ -70,8 +70,8 @@ def score(given: ScoreOptions) -> int:
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
     from onnxheadprune.cli.report.console import err, out
-    from onnxheadprune.cli.report.figure import check_picture
-    from onnxheadprune.cli.report.heatmap import heat_rows, save_heatmap
+    from onnxheadprune.cli.report.figure import check_picture, save_figure
+    from onnxheadprune.cli.report.heatmap import heat_rows
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
@@ -109,7 +109,9 @@ def score(given: ScoreOptions) -> int:
     if output is not None:
         write_scores(scores, output)
     if heatmap is not None:
-        save_heatmap(scores.by_site(), heatmap, title=f"{given.model.name}: {scores.unit}")
+        from onnxheadprune.cli.report.pictures.results import plot_heads
+
+        save_figure(plot_heads(scores), heatmap)
     if given.as_json:
         emit_json(scores.to_dict())
         return 0

@@ -20,10 +20,11 @@ SECTIONS = (
             " images image_size image_mean image_std random_data"
         ),
     ),
+    ("How it is quantized", "to per_channel reduced block_size exclude"),
     ("What else changes", "mode fuse keep_cache_shape allow_io_change client"),
     ("Where it runs", "provider seed jobs dask follow_links"),
     ("What is written", "output in_place backup external_data data_name no_validate accept_inconclusive"),
-    ("What is shown", "dry_run report heatmap as_json help"),
+    ("What is shown", "dry_run report heatmap x as_json help"),
 )
 """Titles, and names of the parameters below each; a command has some of them."""
 

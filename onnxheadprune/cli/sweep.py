@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 
@@ -22,6 +23,8 @@ from onnxheadprune.cli.choosing import (
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
+Against = Literal["heads", "parameters", "speedup"]
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -37,6 +40,7 @@ class SweepOptions:
     jobs: int
     dask: str | None
     as_json: bool
+    x: Against = "heads"
 
 
 @click.command(
@@ -50,6 +54,13 @@ class SweepOptions:
     type=OUTPUT,
     metavar="OUT",
     help="Where to write the curve: a picture (.png, .svg) with the JSON beside it, or the reverse.",
+)
+@click.option(
+    "--x",
+    type=click.Choice(get_args(Against)),
+    default="heads",
+    show_default=True,
+    help="The horizontal axis of the picture: heads removed, parameters left, or measured speed.",
 )
 @respecting_options
 @refitting_options
@@ -109,7 +120,7 @@ def run_sweep(given: SweepOptions) -> int:
         curve = sweep_ratios(cutter, requirements, ratios, executor)
     if document is not None and picture is not None:
         curve.write(document)
-        save_curve(curve, picture)
+        save_curve(curve, picture, given.x)
     if given.as_json:
         emit_json(curve.to_dict())
     else:

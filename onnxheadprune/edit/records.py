@@ -1,8 +1,8 @@
 """What this tool writes into a model's metadata, and how it is read back.
 
-There is one entry for each thing that was done: heads removed, tensors refitted, sites fused, the verdict. Each is a
-JSON object with a version, but for the verdict, which is a sentence. An entry of an older version is read as one of
-today's; one of a newer version is refused by name.
+There is one entry for each thing that was done: heads removed, tensors refitted, sites fused, weights quantized, the
+verdict. Each is a JSON object with a version, but for the verdict, which is a sentence. An entry of an older version is
+read as one of today's; one of a newer version is refused by name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ COMPENSATED_VERSION = 3
 """1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
 FUSED_KEY = "onnxheadprune.fused"
 FUSED_VERSION = 1
+QUANTIZED_KEY = "onnxheadprune.quantized"
+QUANTIZED_VERSION = 1
 
 Read = TypeVar("Read")
 
@@ -102,6 +104,25 @@ class RefitRecord:
     samples: int
     digests: Mapping[str, str] = field(default_factory=dict)
     steps: int = 0
+
+
+@dataclass(frozen=True)
+class QuantizedRecord:
+    """How a model was quantized.
+
+    Attributes:
+        to: the way ("int8-dynamic", "int8-qdq" or "int4").
+        settings: of the quantizer, by name.
+        data: fingerprint of the data that ranges of activations were found on, None where none were.
+        samples: how many samples that was.
+        refit: what was refitted before it, and lies in the quantized weights now; None without.
+    """
+
+    to: str
+    settings: Mapping[str, bool | int]
+    data: str | None = None
+    samples: int = 0
+    refit: RefitRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +240,41 @@ def fused_text(operators: Mapping[int, str]) -> str:
     """
     sites = [{"index": index, "operator": operator} for index, operator in operators.items()]
     return json.dumps({"version": FUSED_VERSION, "sites": sites})
+
+
+def quantized_record(model: ModelProto) -> QuantizedRecord | None:
+    """How the model was quantized, None for one that this tool did not quantize.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return _read(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
+
+
+def quantized_text(record: QuantizedRecord) -> str:
+    """The metadata entry of `quantized_record`."""
+    refit = None if record.refit is None else parse_json(refit_text(record.refit))
+    content = {
+        "version": QUANTIZED_VERSION,
+        "to": record.to,
+        "settings": dict(record.settings),
+        "data": record.data,
+        "samples": record.samples,
+        "refit": refit,
+    }
+    return json.dumps(content)
+
+
+def _quantized(content: Mapping[str, Any]) -> QuantizedRecord:
+    settings = {str(name): value for name, value in dict(content["settings"]).items()}
+    data, refit = content["data"], content["refit"]
+    return QuantizedRecord(
+        str(content["to"]),
+        settings,
+        None if data is None else str(data),
+        int(content["samples"]),
+        None if refit is None else _refit(refit),
+    )
 
 
 def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:

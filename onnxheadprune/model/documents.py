@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -99,3 +100,12 @@ def read_text(
         raise UsageError(f"{what} {path} is not UTF-8 text; save it as UTF-8") from error
     except OSError as error:
         raise UsageError(f"{what} {path} cannot be read: {error.strerror or error}") from error
+
+
+def finite(value: object) -> object:
+    """A document as JSON can hold it, which has no infinities: null stands for them."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

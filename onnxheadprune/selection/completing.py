@@ -48,7 +48,25 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
     if cutter.held is None:
         return chosen
     meter = drift(cutter, chosen, cutter.held.samples)
-    return replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
+    chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
+    return _worth_it(cutter, chosen)
+
+
+def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
+    """The choice without its refit, where that was rounded to few levels and does harm in the end.
+
+    Each output of a map is refitted only if held-out rows gain by it, and still the levels of many maps together
+    can lose more than that.
+    """
+    refit = chosen.compensation
+    if refit is None or not refit.quantized or chosen.recovery is not None or cutter.trying.given is not None:
+        return chosen
+    assert cutter.held is not None and chosen.drift is not None
+    bare = cutter.planned(Chosen(chosen.selection))
+    apart = drift(cutter, bare, cutter.held.samples).mean()
+    if chosen.drift <= apart:
+        return chosen
+    return replace(bare, drift=apart, unit=chosen.unit, held_out=chosen.held_out, given_up=chosen.drift)
 
 
 def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:

@@ -53,7 +53,7 @@ def _refits(
             new[rows] = ridge(moment.towards(weight, rows), weight[rows], STRENGTH)
         refit = {linear.matrix.stored.name: linear.matrix.written(new)}
         if bias is not None and linear.bias is not None:
-            refit[linear.bias.name] = linear.written_bias(bias + mean @ (weight - new))
+            refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))
         yield refit
 
 

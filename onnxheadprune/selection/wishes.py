@@ -170,6 +170,8 @@ class Chosen:
         speed: of the choice where a speed-up was wished for, measured without refitted weights.
         plan: the cut, made for the refitted model if there is one.
         io: what is live of each input and output that the cut narrows.
+        given_up: the drift that a refit of quantized weights would have had, where it was larger than without and
+            the weights therefore stay; None where no refit was given up.
     """
 
     selection: Selection
@@ -182,6 +184,7 @@ class Chosen:
     speed: SpeedUp | None = None
     plan: PrunePlan | None = None
     io: Mapping[str, Live] = field(default_factory=dict)
+    given_up: float | None = None
 
     @property
     def numbers(self) -> Compensation | Recovery | None:
@@ -204,5 +207,6 @@ class Chosen:
             "drift": self.drift,
             "drift_unit": self.unit,
             "drift_held_out": self.held_out,
+            "refit_given_up": self.given_up,
             "speed": None if self.speed is None else self.speed.to_dict(),
         }

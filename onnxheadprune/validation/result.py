@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
+from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
+from onnxheadprune.model.spelling import many, measure, share, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
@@ -195,6 +197,45 @@ class Validation:
     def power(self) -> float:
         """The largest effect of silencing the heads in a finite exact case."""
         return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)
+
+    def verdict_line(self) -> Html:
+        """The verdict, as a notebook shows it."""
+        colour = {"passed": GOOD, "failed": BAD, "inconclusive": DOUBTFUL}[self.verdict]
+        return line("validation", f"{self.verdict}: {self.reason}", colour)
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                case.source if case.feeds == 1 else f"{case.source} x{case.feeds}",
+                case.settings,
+                measure(case.max_rel_error),
+                f"{case.tolerance:.0e}",
+                f"{case.power:.1e}" if case.finite else "not finite",
+                word("ok", GOOD) if case.passed else word("differs", BAD),
+            )
+            for case in self.cases
+        ]
+        names = ("inputs", "settings", "error", "allowed", "effect of the heads", "")
+        found = self.accuracy
+        moved = self.drift
+        drift = None
+        if moved is not None and moved.value is not None:
+            drift = f"{moved.value:.3g} ({moved.measure}) from the original on {moved.source} inputs"
+        return card(
+            " against ".join(short_names([self.pruned, self.original])),
+            self.verdict_line(),
+            *(line("problem", problem, BAD) for problem in self.problems[1:]),
+            table(names, rows, names[2:5]),
+            None
+            if found is None
+            else line(
+                "accuracy",
+                f"{share(found.original)} -> {share(found.pruned)} of {many(found.count, 'label')}",
+            ),
+            None if drift is None else line("drift", drift),
+            line("ran on", f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"),
+            *(line("note", note, DOUBTFUL) for note in self.notes),
+        )
 
     def stamp(self) -> str:
         """One line for the metadata of a model: verdict, where, how exact. The same on every run."""

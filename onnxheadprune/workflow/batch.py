@@ -14,6 +14,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
-from onnxheadprune.workflow.batch_worker import Job, Outcome, Proof, Worker
+from onnxheadprune.workflow.batch_worker import BUG, Job, Outcome, Proof, Worker, timed
 from onnxheadprune.workflow.requests import Request
 
 RECORD = "onnxheadprune-batch.json"
@@ -98,6 +99,7 @@ def prune_batch(
     output: str | os.PathLike[str],
     *,
     jobs: int = 1,
+    executor: Executor | None = None,
     progress: Callable[[BatchItem], None] | None = None,
 ) -> BatchResult:
     """Prunes every `*.onnx` of a folder and the folders below it.
@@ -110,6 +112,8 @@ def prune_batch(
         request: what to do with each, but for its output.
         output: folder for the pruned models; it gets the same subfolders, and a record of what is done.
         jobs: how many models are worked on at once.
+        executor: where models are worked on, in place of processes here: a Dask cluster, for one. Its workers must
+            see the folders under the same paths.
         progress: told of every verdict as it comes.
 
     Raises:
@@ -146,18 +150,25 @@ def prune_batch(
             if progress is not None:
                 progress(item)
 
+    def job_of(name: str) -> Job:
+        return Job(str(source / name), request, str(target / name), book.proof(name))
+
     def lane(worker: Worker, stopping: threading.Event) -> None:
         while not stopping.is_set():
             try:
                 name = waiting.get_nowait()
             except queue.Empty:
                 return
-            job = Job(str(source / name), request, str(target / name), book.proof(name))
-            outcome = worker.run(job)
+            outcome = worker.run(job_of(name))
             if not stopping.is_set():
                 settle(name, outcome)
 
-    _in_lanes(lane, min(jobs, len(models)))
+    if executor is None:
+        _in_lanes(lane, min(jobs, len(models)))
+    else:
+        _on_cluster(
+            executor, [job_of(name) for name in models], lambda index, item: settle(models[index], item)
+        )
     return BatchResult(str(source), str(target), tuple(items[name] for name in models))
 
 
@@ -186,6 +197,36 @@ def _in_lanes(lane: Callable[[Worker, threading.Event], None], count: int) -> No
             worker.close()
     if errors:
         raise errors[0]
+
+
+def _on_cluster(executor: Executor, jobs: Sequence[Job], settle: Callable[[int, Outcome], None]) -> None:
+    """Runs jobs wherever the executor does; a worker that dies is the verdict of its model."""
+    waiting = {executor.submit(timed, _rooted(job)): index for index, job in enumerate(jobs)}
+    try:
+        for future in as_completed(waiting):
+            try:
+                outcome = future.result()
+            except Exception as error:  # what a cluster says about a lost worker is of its own kinds
+                why = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+                reason = (
+                    f"the worker that pruned it was lost, or could not begin ({why}); no output was written"
+                )
+                outcome = Outcome("crashed", BUG, reason)
+            settle(waiting[future], outcome)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _rooted(job: Job) -> Job:
+    """The job with paths that do not hang on the working directory, which a worker has of its own."""
+    run, choice = job.request.run, job.request.choice
+    if isinstance(run.data, (str, os.PathLike)) and Path(run.data).exists():
+        run = dataclasses.replace(run, data=Path(run.data).absolute())
+    if isinstance(choice.heads, (str, os.PathLike)) and Path(choice.heads).exists():
+        choice = dataclasses.replace(choice, heads=Path(choice.heads).absolute())
+    request = dataclasses.replace(job.request, run=run, choice=choice)
+    return Job(str(Path(job.model).absolute()), request, str(Path(job.output).absolute()), job.proof)
 
 
 def _models(source: Path, target: Path) -> list[str]:

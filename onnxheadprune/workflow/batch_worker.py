@@ -79,6 +79,12 @@ class Outcome:
     proof: Proof | None = None
 
 
+def timed(job: Job) -> Outcome:
+    """The outcome of a job, done in this process, with the seconds that it took."""
+    started = time.monotonic()
+    return replace(_done(job), seconds=round(time.monotonic() - started, 3))
+
+
 class Worker:
     """Runs jobs in a process of its own, which is started when there is one."""
 

@@ -17,6 +17,7 @@ from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
 from onnxheadprune.workflow.differences import Difference, differences
+from onnxheadprune.workflow.notebook import cut_html
 from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.sizes import file_warnings, size_warnings
 
@@ -53,6 +54,9 @@ class PruneResult:
     chosen: Chosen | None = None
     file_bytes: tuple[int, int] | None = None
     original: LoadedModel | None = None
+
+    def _repr_html_(self) -> str:
+        return cut_html(self.plan, (self.before, self.after), self.validation, self.chosen, self.warnings)
 
     @property
     def warnings(self) -> tuple[str, ...]:

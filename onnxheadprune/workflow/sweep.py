@@ -15,13 +15,19 @@ import numpy as np
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.live import Live
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.notebook import card, table
+from onnxheadprune.model.spelling import count, file_name, share
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection import Requirements, Selection
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.completing import completed
@@ -44,6 +50,7 @@ class CurvePoint:
         speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
             not measured.
         speed: the measurement behind it, None where there is none.
+        elements: what the stored tensors hold after it, None where that was not counted.
     """
 
     ratio: float
@@ -53,6 +60,7 @@ class CurvePoint:
     accuracy: float | None
     speedup: float | None
     speed: SpeedUp | None = None
+    elements: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -64,6 +72,7 @@ class CurvePoint:
             "accuracy": self.accuracy,
             "speedup": self.speedup,
             "speed": None if self.speed is None else self.speed.to_dict(),
+            "elements": self.elements,
         }
 
 
@@ -77,6 +86,7 @@ class Curve:
         unit: of the drift.
         points: the cuts, the empty one first.
         knee: position of the point where further cuts begin to cost much more.
+        elements: what the stored tensors of the original hold, None where that was not counted.
     """
 
     model: str
@@ -84,6 +94,7 @@ class Curve:
     unit: str
     points: tuple[CurvePoint, ...]
     knee: int | None
+    elements: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -94,7 +105,27 @@ class Curve:
             "drift_unit": self.unit,
             "points": [point.to_dict() for point in self.points],
             "knee": self.knee,
+            "elements": self.elements,
         }
+
+    def _repr_html_(self) -> str:
+        labelled = any(point.accuracy is not None for point in self.points)
+        columns = ["heads removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
+        rows = [
+            [
+                f"{point.removed} of {self.heads}",
+                "" if point.elements is None else count(point.elements),
+                f"{point.drift:.3g}",
+                "" if point.speedup is None else f"{point.speedup:.2f}",
+                "knee" if position == self.knee else "",
+            ]
+            for position, point in enumerate(self.points)
+        ]
+        if labelled:
+            columns.insert(3, "accuracy")
+            for row, point in zip(rows, self.points, strict=True):
+                row.insert(3, "" if point.accuracy is None else share(point.accuracy))
+        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the curve as JSON.
@@ -131,6 +162,40 @@ class PointTask:
     data: Calibration
     provider: Provider
     trying: Trying
+
+
+def sweep(
+    model: ModelLike,
+    ratios: str | Sequence[float],
+    data: DataSource,
+    *,
+    limits: Limits | None = None,
+    compensate: bool = True,
+    provider: str = AUTO,
+    progress: Progress = silent,
+) -> Curve:
+    """Cuts of many sizes, each with its own choice and refit: drift, accuracy, size and measured speed.
+
+    Args:
+        model: a path, a `ModelProto` or a `gs.Graph`.
+        ratios: shares of all heads, as numbers or as "0:0.7:0.1".
+        data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
+        limits: floors, multiples, uniformity.
+        compensate: refit what is left to the original's activations.
+        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
+        progress: told what is being done, how much of it is done, and of how much (0: unknown).
+
+    Raises:
+        UsageError: if the ratios or the data are wrong.
+        RefusedError: if nothing can be removed.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    shares = parse_sweep(ratios) if isinstance(ratios, str) else tuple(ratios)
+    if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
+        raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
+    where = resolve_provider(provider)
+    cutter = Cutter(open_structure(model), data, where, Trying(compensate), progress)
+    return sweep_ratios(cutter, Requirements(limits=limits or Limits()), shares)
 
 
 def sweep_ratios(
@@ -184,9 +249,8 @@ def sweep_ratios(
         points = run_all(measure_point, tasks, executor, done)
     points = _timed(cutter, points, selections, requirements.sizes)
     unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
-    return Curve(
-        cutter.model.name, space.total, unit, tuple(points), knee([point.drift for point in points], ratios)
-    )
+    bend = knee([point.drift for point in points], ratios)
+    return Curve(cutter.model.name, space.total, unit, tuple(points), bend, _elements(cutter.model))
 
 
 def measure_point(task: PointTask) -> CurvePoint:
@@ -198,10 +262,17 @@ def measure_point(task: PointTask) -> CurvePoint:
 
 def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        return CurvePoint(ratio, 0, {}, 0.0, _accuracy(cutter, cutter.model, {}), None)
+        accuracy = _accuracy(cutter, cutter.model, {})
+        return CurvePoint(ratio, 0, {}, 0.0, accuracy, None, elements=_elements(cutter.model))
     chosen = completed(cutter, selection)
-    accuracy = _accuracy(cutter, cutter.cut(chosen), chosen.io)
-    return CurvePoint(ratio, selection.count, selection.spec, chosen.drift or 0.0, accuracy, None)
+    cut = cutter.cut(chosen)
+    accuracy, drift = _accuracy(cutter, cut, chosen.io), chosen.drift or 0.0
+    return CurvePoint(ratio, selection.count, selection.spec, drift, accuracy, None, elements=_elements(cut))
+
+
+def _elements(model: LoadedModel) -> int:
+    """What the stored tensors hold; a local function counts at each of its calls, before a cut as after it."""
+    return stored_size(model.proto).elements
 
 
 def _timed(

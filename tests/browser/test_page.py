@@ -160,6 +160,29 @@ def test_a_large_model_is_there_at_once(browser: Any, tmp_path: Path) -> None:
     page.close()
 
 
+def work_of(page: Any, address: str) -> float:
+    """Seconds of processor time that the page's own thread takes until it is there: waiting for others is no work."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(address, wait_until="load")
+    page.locator("body").hover()
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return float(next(item["value"] for item in metrics if item["name"] == "TaskDuration"))
+
+
+def test_a_large_model_is_interactive_within_a_second(browser: Any, tmp_path: Path) -> None:
+    address = written(tmp_path, cut_document(sites=24, heads=32), benchmark_document(), curve_document())
+    page = browser.new_page()
+    assert work_of(page, address) < 1
+    page.close()
+    slow = tmp_path / "slow.html"
+    script = "<script>const end = performance.now() + 1500; while (performance.now() < end);</script>"
+    slow.write_text(f"<body>slow{script}</body>", encoding="utf-8")
+    page = browser.new_page()
+    assert work_of(page, slow.as_uri()) > 0.2, "the check can fail"
+    page.close()
+
+
 def test_print_shows_all_and_no_controls(opened: Any) -> None:
     opened.emulate_media(media="print")
     opened.evaluate("dispatchEvent(new Event('beforeprint'))")

@@ -127,11 +127,43 @@ CALLS = (
         },
         (*MODEL, "pruned.onnx", "v.bin"),
     ),
+    Call(
+        "run",
+        "@job.yaml",
+        {"junit": ("--junit", "gates.xml")},
+        (*MODEL, "job.yaml", "data.npz", "scores.json", "feeds/0.npz", "mine_for_files.py"),
+    ),
+    Call(
+        "quantize",
+        "@model.onnx --to int8-qdq --data @data.npz",
+        {"output": ("-o", "out.onnx")},
+        (*MODEL, "data.npz"),
+    ),
+    Call(
+        "combine",
+        "@model.onnx @pruned.onnx --to int8-dynamic --data @data.npz",
+        {
+            "output": ("-o", "out.onnx"),
+            "markdown": ("--export-markdown", "c.md"),
+            "report": ("--report", "r.html"),
+        },
+        (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
+    ),
     Call("reduce", "@model.onnx --when inspect", {"output": ("-o", "small.onnx")}, MODEL),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())
 """The output is a folder here, which has rules of its own."""
+
+
+JOB = """
+model: model.onnx
+output: out
+data: {path: data.npz}
+prune: {ratio: 0.5, scores: scores.json, drift: "mine_for_files:far"}
+validate: {data: feeds}
+"""
+"""Its files are read where it is carried out, so that nothing of it is typed."""
 
 
 def writing_parameters() -> set[Writing]:
@@ -155,6 +187,7 @@ def furnish(place: Path) -> None:
     for name in ("scores.json", "text.txt", "tokenizer.json"):
         (place / name).write_text(f"the content of {name}")
     (place / "heads.json").write_text('{"0": [1]}')
+    (place / "job.yaml").write_text(JOB)
     for name in ("mine_for_files.py", "other_of_files.py"):
         (place / name).write_text("import pathlib\npathlib.Path(__file__ + '.was_imported').touch()\n")
 

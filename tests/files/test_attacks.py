@@ -16,7 +16,7 @@ from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.cli.options import Output
 from onnxheadprune.cli.report.curve import save_curve
-from onnxheadprune.cli.report.heatmap import save_heatmap
+from onnxheadprune.cli.report.pictures.heads import save_heatmap
 from onnxheadprune.selection.scoring.partial import Partial
 from onnxheadprune.workflow.sweep import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
@@ -59,7 +59,7 @@ def test_every_writing_option_is_attacked() -> None:
 
 def test_options_that_write_say_so() -> None:
     """A new option that names a file is one that is read, or is in the list of those that are attacked."""
-    read = {"model", "pruned", "scores", "text", "tokenizer", "images", "batch", "folder", "results"}
+    read = {"model", "pruned", "scores", "text", "tokenizer", "images", "batch", "folder", "results", "job"}
     for command in group.commands.values():
         for parameter in command.params:
             if isinstance(parameter.type, (click.Path, click.File)) and not isinstance(
@@ -98,7 +98,7 @@ MAKERS = {
     "runtime/session.py": "os.devnull",
     "cli/report/figure.py": "savefig into memory",
     "selection/recovery/checkpoint.py": "savez into memory",
-    "cli/report/heatmap.py": "savefig into memory",
+    "cli/report/pictures/style.py": "savefig into memory",
     "cli/outcome.py": "os.devnull",
     "workflow/reducing/process.py": "os.devnull",
     "cli/streams.py": "os.devnull, and the process's own stdout and stderr",

@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError, prune
-from onnxheadprune.cli.report.heatmap import save_heatmap
+from onnxheadprune.cli.report.pictures.heads import save_heatmap
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.folder import Draft, write_file, write_text
 from onnxheadprune.workflow.batch import RECORD, prune_batch

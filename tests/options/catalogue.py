@@ -121,6 +121,15 @@ MODES: dict[str, dict[str, Mode]] = {
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
+    "quantize": {
+        "dynamic": OUT | {"to": ("--to", "int8-dynamic")},
+        "on data": OUT | {"to": ("--to", "int8-qdq")} | DATA,
+        "in blocks": OUT | {"to": ("--to", "int4")},
+    },
+    "combine": {
+        "plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")},
+        "in blocks": PAIR | QUICK | DATA | {"to": ("--to", "int4")},
+    },
     "reduce": {
         "plain": {
             "model": ("{model}.onnx",),
@@ -129,6 +138,7 @@ MODES: dict[str, dict[str, Mode]] = {
         }
     },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
+    "run": {"plain": {"job": ("job-{model}.yaml",)}},
 }
 
 TEXT = ("--text", "lines.txt", "--tokenizer", "tokenizer.json")
@@ -203,6 +213,13 @@ AT_ONE_MODEL = {
     "in_place": shown("--in-place", "--backup", "kept.onnx"),
     "backup": shown("--in-place", "--backup", "kept.onnx"),
 }
+ROUNDING = {
+    "to": shown("--to", "int8-dynamic"),
+    "per_channel": shown("--per-tensor"),
+    "reduced": Trial((("--reduce-range",), ("--full-range",))),
+    "block_size": shown("--block-size", "16"),
+    "exclude": shown("--exclude", "nowhere"),
+}
 TRIALS: dict[str, dict[str, Trial]] = {
     "prune": CALIBRATING
     | CUTTING
@@ -230,12 +247,38 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "report": AT_ONE_MODEL["report"],
     },
     "fuse": WRITING | AT_ONE_MODEL | {"mode": shown("--mode", "onnx")},
+    "quantize": CALIBRATING
+    | ROUNDING
+    | {
+        "model": shown("{model}.onnx"),
+        "output": WRITING["output"],
+        "drift": RESPECTING["drift"],
+        "seed": shown("--seed", "7", along=("--random-data",)),
+        "external_data": WRITING["external_data"],
+        "as_json": shown("--json"),
+    },
+    "combine": CALIBRATING
+    | MEASURING
+    | ROUNDING
+    | {
+        "model": shown("{model}.onnx"),
+        "pruned": shown("{model}-less.onnx"),
+        "output": shown("-o", "both.onnx"),
+        "drift": RESPECTING["drift"],
+        "metric": shown("--metric", "mine_for_options:mean"),
+        "seed": shown("--seed", "7"),
+        "external_data": shown("--external-data", "always", along=("-o", "both.onnx"), model="heavy"),
+        "markdown": shown("--export-markdown", "table.md"),
+        "report": AT_ONE_MODEL["report"],
+        "as_json": shown("--json"),
+    },
     "batch": CUTTING
     | WRITING
     | {
         "folder": shown("folder-{model}"),
         "output": shown("-o", "other"),
         "jobs": shown("--jobs", "2"),
+        "dask": shown("--dask", "nowhere"),
     },
     "sweep": CALIBRATING
     | RESPECTING
@@ -244,6 +287,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),
+        "x": shown("--x", "parameters"),
         "seed": shown("--seed", "7", along=("--random-data",)),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
@@ -294,6 +338,13 @@ TRIALS: dict[str, dict[str, Trial]] = {
     },
     "inspect": {"model": shown("{model}.onnx"), "as_json": shown("--json")} | LINKS,
     "doctor": {"wanted": shown("--provider", "nowhere"), "as_json": shown("--json")},
+    "run": {
+        "job": shown("job-{model}.yaml"),
+        "settings": shown("--set", "prune.heads=0:2"),
+        "junit": shown("--junit", "gates.xml"),
+        "schema": shown("--schema", instead="job"),
+        "as_json": shown("--json"),
+    },
     "reduce": {
         "model": shown("{model}.onnx"),
         "when": shown("--when", "prune --heads 99:0"),

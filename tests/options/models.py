@@ -44,6 +44,8 @@ def write_models(folder: Path) -> Path:
         onnx.save(model, path)
         np.savez(folder / f"{name}.npz", **data)
         prune(path, {0: [1]}, folder / f"{name}-less.onnx", validate=False)
+        job = f"model: {name}.onnx\noutput: out-of-{name}\nprune: {{heads: '0:1'}}\n"
+        (folder / f"job-{name}.yaml").write_text(job, encoding="utf-8")
         (folder / f"folder-{name}").mkdir()
         onnx.save(model, folder / f"folder-{name}" / f"{name}.onnx")
         (folder / f"export-{name}").mkdir()

@@ -211,7 +211,7 @@ def test_without_laws_options_are_ignored(
             "prune toy.onnx --heads 0:1 --no-compensate",
             "--no-compensate would do nothing: it can only go with",
         ),
-        ("prune toy.onnx --heads 0:1 --dask x:1", "it can only go with --sweep"),
+        ("prune toy.onnx --heads 0:1 --dask x:1", "it can only go with --batch or --sweep"),
         ("prune --batch a -o b --heads 0:1 --dry-run", "--dry-run would do nothing beside --batch"),
         ("prune toy.onnx --heads 0:1 --heads 0:2", "--heads is given 2 times"),
         ("bench toy.onnx --repeats 5 --time-budget 1", "--time-budget would do nothing beside --repeats"),

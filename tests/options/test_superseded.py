@@ -102,7 +102,7 @@ def test_batch_asks_what_prune_asks(common: Mode, ask: Ask) -> None:
     old, new = MODEL | OUT, OUT | {"folder": ("folder-fixed",)}
     agreed = 0
     for option, first, second in lines(old, new, common, "batch"):
-        if second is None or option in ("jobs", "output", "as_json"):
+        if second is None or option in ("jobs", "dask", "output", "as_json"):
             continue
         one, many = ask(first), ask(second)
         assert request_of(one) == request_of(many), (option, first)

@@ -11,6 +11,8 @@ from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
+from onnxheadprune.model.spelling import count, file_name, many
 
 __all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
 
@@ -148,6 +150,18 @@ class Sites(Sequence[AttentionSite]):
     def __getitem__(self, index: Any) -> Any:
         return self.sites[index]
 
+    def _repr_html_(self) -> str:
+        total = sum(site.num_heads for site in self)
+        columns = ("#", "site", "kind", "heads", "kv heads", "head size", "elements", "removable")
+        missed = [*self.near_misses, *self.no_heads]
+        return card(
+            f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
+            table(columns, map(_row, self), ("#", *columns[3:7])),
+            table(
+                ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)
+            ),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The contract of `inspect --json`."""
         return {
@@ -158,3 +172,11 @@ class Sites(Sequence[AttentionSite]):
             "elements": self.elements,
             "feed_forward": [site.to_dict() for site in self.neurons],
         }
+
+
+def _row(site: AttentionSite) -> tuple[str | Html, ...]:
+    """Cells of a table in a notebook."""
+    size = site.v_head_size if site.head_size is None else site.head_size
+    removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
+    counts = (str(site.num_heads), str(site.kv_num_heads), str(size), count(site.params))
+    return str(site.index), site.name, site.kind, *counts, removable

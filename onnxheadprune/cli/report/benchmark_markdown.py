@@ -7,7 +7,7 @@ from pathlib import Path
 from onnxheadprune.benchmarking.result import Benchmark, Cell
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.layout import size
-from onnxheadprune.cli.report.page.latency import short_names
+from onnxheadprune.model.spelling import short_names
 from onnxheadprune.model.storage.folder import write_text
 
 _COLUMNS = ("sizes", "model", "file", "median [ms]", "95 % interval [ms]", "speed-up", "verdict")

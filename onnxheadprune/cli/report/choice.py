@@ -35,6 +35,9 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen.speed is not None:
         yield row("speed", f"{chosen.speed} on {chosen.speed.provider.label}")
     compensation = chosen.compensation
+    if chosen.given_up is not None and chosen.drift is not None:
+        text = f"a refit in the levels there are would drift by {chosen.given_up:.3g}, without one it is"
+        yield row("refitted", f"nothing: {text} {chosen.drift:.3g}")
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
         yield row("refitted", f"{many(len(done), 'linear map')} on {many(compensation.samples, 'sample')}")

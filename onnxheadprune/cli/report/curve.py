@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
 from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
-from onnxheadprune.cli.report.figure import check_picture, save_figure
+from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table
 from onnxheadprune.workflow.sweep import Curve
+
+if TYPE_CHECKING:
+    from onnxheadprune.cli.report.pictures.curve import Against
 
 PICTURE_MARK, JSON_MARK = "onnxheadprune sweep", '"drift_unit"'
 """What the two files of a curve hold near their start."""
@@ -62,49 +65,18 @@ def _cells(speed: SpeedUp | None, count: int) -> list[str]:
     ]
 
 
-def save_curve(curve: Curve, path: Path) -> None:
-    """Draws drift, accuracy and speed against the share of heads removed.
+def save_curve(curve: Curve, path: Path, x: Against = "heads") -> None:
+    """Draws drift, accuracy and speed.
+
+    Args:
+        curve: what a sweep found.
+        path: a .png, .svg or .pdf file.
+        x: what they are drawn against.
 
     Raises:
-        UsageError: if the file is no .png, .svg or .pdf, or cannot be written.
+        UsageError: if the file is none of these or cannot be written, or `x` was not measured.
     """
-    check_picture(path)
-    from matplotlib.figure import Figure
+    # Matplotlib takes longer to load than many a model.
+    from onnxheadprune.cli.report.pictures.curve import plot_curve
 
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes: Any = figure.subplots()
-    shares = [100 * point.removed / max(curve.heads, 1) for point in curve.points]
-    axes.plot(
-        shares, [point.drift for point in curve.points], "o-", color="tab:red", label=f"drift ({curve.unit})"
-    )
-    axes.set_xlabel("heads removed, % of all")
-    axes.set_ylabel(f"drift ({curve.unit})")
-    axes.grid(alpha=0.3)
-    if curve.knee is not None:
-        at = curve.points[curve.knee]
-        axes.axvline(shares[curve.knee], color="grey", linestyle=":")
-        axes.annotate(
-            f"knee: {at.removed} of {curve.heads} heads",
-            (shares[curve.knee], at.drift),
-            xytext=(-6, 16),
-            ha="right",
-            textcoords="offset points",
-            fontsize=8,
-        )
-    lines = axes.get_lines()[:1]
-    second = axes.twinx()
-    if all(point.accuracy is not None for point in curve.points):
-        lines += second.plot(
-            shares, [point.accuracy for point in curve.points], "s--", color="tab:green", label="accuracy"
-        )
-        second.set_ylabel("accuracy")
-    elif all(point.speedup is not None for point in curve.points):
-        lines += second.plot(
-            shares, [point.speedup for point in curve.points], "^--", color="tab:blue", label="times as fast"
-        )
-        second.set_ylabel("speed, times the original's")
-    else:
-        second.set_axis_off()
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8)
-    axes.set_title(Path(curve.model).name, fontsize=10)
-    save_figure(figure, path, PICTURE_MARK)
+    save_figure(plot_curve(curve, x), path, PICTURE_MARK)

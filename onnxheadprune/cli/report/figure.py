@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.folder import write_file
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 FORMATS = (".png", ".svg", ".pdf")
+DOTS = 200
+"""Per inch of a .png."""
 
 
 def check_picture(path: Path) -> None:
@@ -25,17 +29,7 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"the folder {path.parent} does not exist")
 
 
-def plain(figure: Any) -> Any:
-    """The figure, with names as names: a dollar sign starts no formula, and control characters are spelled out."""
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
-        text.set_text(escaped(text.get_text(), lines=True))
-    return figure
-
-
-def save_figure(figure: Any, path: Path, made_by: str = "onnxheadprune") -> None:
+def save_figure(figure: Figure, path: Path, made_by: str = "onnxheadprune") -> None:
     """Writes a figure.
 
     Args:
@@ -46,10 +40,8 @@ def save_figure(figure: Any, path: Path, made_by: str = "onnxheadprune") -> None
     Raises:
         UsageError: if it is no picture's name, or the file cannot be written.
     """
-    import matplotlib as mpl
-
     check_picture(path)
-    # Without dates and with names that are no random numbers the same data gives the same bytes.
+    # Without dates the same data gives the same bytes.
     suffix = path.suffix.lower()
     metadata: dict[str, dict[str, Any]] = {
         ".png": {"Software": made_by},
@@ -57,6 +49,5 @@ def save_figure(figure: Any, path: Path, made_by: str = "onnxheadprune") -> None
         ".pdf": {"CreationDate": None},
     }
     content = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "onnxheadprune"}):
-        plain(figure).savefig(content, format=suffix[1:], dpi=150, metadata=metadata[suffix])
+    figure.savefig(content, format=suffix[1:], dpi=DOTS, metadata=metadata[suffix])
     write_file(path, content.getvalue())

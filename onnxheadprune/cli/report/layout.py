@@ -12,7 +12,25 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from onnxheadprune.cli.report.escaping import escaped
+from onnxheadprune.model.spelling import change, count, escaped, heads, many, measure, share, size
+
+__all__ = [
+    "LABEL",
+    "Row",
+    "SafeTable",
+    "bullet",
+    "change",
+    "count",
+    "heading",
+    "heads",
+    "item",
+    "many",
+    "measure",
+    "row",
+    "share",
+    "size",
+    "table",
+]
 
 LABEL = 12
 """Width of the labels."""
@@ -75,55 +93,3 @@ def bullet(text: str, style: str = "") -> Row:
 def item(text: str, style: str = "") -> Row:
     """A line of a list of its own."""
     return Row("  -", text, style, indent=4)
-
-
-def count(number: int) -> str:
-    """A number with thousands separators."""
-    return f"{number:,}"
-
-
-def many(number: int, noun: str) -> str:
-    """The number with its noun: "1 head", "2 heads"."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def size(bytes_: int) -> str:
-    """Bytes in the unit a person would choose."""
-    amount = float(bytes_)
-    for unit in ("B", "kB", "MB", "GB"):
-        # What would be rounded to 1000.00 is 1.00 of the next unit.
-        if amount < 999.995 or unit == "GB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
-        amount /= 1000
-    raise AssertionError("unreachable")
-
-
-def measure(error: float) -> str:
-    """A relative error: "0" or "3.1e-07"."""
-    return f"{error:.1e}" if error else "0"
-
-
-def share(part: float) -> str:
-    """A fraction as a percentage."""
-    return f"{100 * part:.1f} %"
-
-
-def change(before: float, after: float) -> str:
-    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
-    if before == after:
-        return "unchanged"
-    if not before:
-        return "new"
-    part = 100 * (after - before) / before
-    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
-
-
-def heads(indices: Iterable[int]) -> str:
-    """Head indices with runs shortened: "0-3,7"."""
-    runs: list[list[int]] = []
-    for index in sorted(indices):
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

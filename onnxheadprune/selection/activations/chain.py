@@ -229,4 +229,4 @@ def _readers_of_weights(site: Site) -> Iterator[Node]:
         yield projection.node
         linear = linear_of(projection)
         if linear is not None and linear.bias is not None:
-            yield from (use.node for use in linear.bias.consumers)
+            yield from (use.node for use in linear.bias.stored.consumers)

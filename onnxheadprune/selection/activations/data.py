@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
@@ -23,6 +24,7 @@ from onnxheadprune.runtime.feeds import (
     first_that_runs,
     load_data,
 )
+from onnxheadprune.runtime.feeds.narrowing import narrowed
 
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
@@ -84,6 +86,18 @@ class Calibration(Iterable[Sample]):
         feeds = max(1, round(len(self.samples) * most / self.count))
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
+
+    def narrowed(self, io: Mapping[str, Live]) -> Calibration:
+        """The same feeds for a pruned model, whose caches may be narrower.
+
+        Args:
+            io: what is left of its inputs and outputs.
+        """
+        if not io:
+            return self
+        return self._part(
+            [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]
+        )
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
         return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)

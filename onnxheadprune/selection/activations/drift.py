@@ -21,6 +21,7 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime.feeds import Feed, Input
+from onnxheadprune.runtime.feeds.data import import_function
 from onnxheadprune.runtime.foreign import users_code
 from onnxheadprune.selection.activations.data import token_rows
 
@@ -32,6 +33,23 @@ MEASURES = {"kl": "kl", "cosine": "1 - cosine"}
 """Measures by the name that chooses them, with the name that outputs show."""
 AUTO = "auto"
 _TINY = 1e-30
+
+
+def named_measure(spec: str) -> Measure:
+    """The measure that a text names.
+
+    Args:
+        spec: "auto", "kl", "cosine" or "module:function".
+
+    Raises:
+        UsageError: if there is no such measure, or the function cannot be imported.
+    """
+    if spec == AUTO or spec in MEASURES:
+        return spec
+    if ":" not in spec:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {spec!r}")
+    return import_function(spec, "the measure")
 
 
 class EffectMeter:

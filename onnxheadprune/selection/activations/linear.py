@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import helper
-
-from onnxheadprune.attention.matrices import Array, Matrix, matrix_of
+from onnxheadprune.attention.matrices import Array, Matrix, StoredLevels, Weights, matrix_of
+from onnxheadprune.attention.packed import packed_matrix
 from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import (
@@ -20,6 +20,7 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.selection.activations.integer import only_use_of_float, whole_product
 
 PASSING = IDENTITIES | DROPOUTS
 
@@ -30,35 +31,43 @@ class Linear:
 
     Attributes:
         node: the contraction.
-        source: x.
+        source: x, as a float: before it is quantized, where the product is one of integers.
         axes: contracted axes of x, in the order of the rows of W.
         matrix: W as [in, out].
-        out: y, the bias included where there is one.
+        out: y as a float, the bias included where there is one.
         out_axes: axes of y that hold its features, in the order of the columns of W.
-        bias: the stored bias, None without one.
+        bias: the stored bias as [1, out], None without one that can be rewritten.
+        fixed: a bias as [1, out] that stays as it is, since something else reads it too; None without one.
+        is_late: whether the bias is only added behind `out`.
         other: what y is added to (the residual stream), None where it is not simply added.
     """
 
     node: Node
     source: Value
     axes: tuple[int, ...]
-    matrix: Matrix
+    matrix: Weights
     out: Value
     out_axes: tuple[int, ...]
-    bias: Value | None
+    bias: Matrix | None
+    fixed: Matrix | None
     other: Value | None
+    is_late: bool = False
 
     def read_bias(self) -> Array | None:
         """The bias as numbers, [out]."""
-        if self.bias is None or self.bias.tensor is None:
-            return None
-        return self.bias.numbers().astype("float64").reshape(-1)
+        return None if self.bias is None else self.bias.read().reshape(-1)
+
+    def read_offset(self) -> Array | None:
+        """What `out` holds beyond x W and the bias, [out]; None for nothing."""
+        if self.is_late:
+            assert self.bias is not None
+            return -self.bias.read().reshape(-1)
+        return None if self.fixed is None else self.fixed.read().reshape(-1)
 
     def written_bias(self, bias: Array) -> Array:
         """The stored form of a new bias [out]."""
-        assert self.bias is not None and self.bias.tensor is not None
-        tensor = self.bias.tensor
-        return bias.reshape(tuple(tensor.dims)).astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        assert self.bias is not None
+        return self.bias.written(bias.reshape(1, -1))
 
 
 def linear_of(projection: Projection) -> Linear | None:
@@ -122,21 +131,33 @@ def _linear(
     x, operand = node.inputs[source], node.inputs[weight]
     if found is None or x is None or operand is None or not operand.is_constant or not axes:
         return None
-    if x.elem_type not in FLOATS or node in ACTIVATES_PRODUCTS:
+    if node in ACTIVATES_PRODUCTS:
         return None
     if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
         return None
     columns = _columns(found, weight, weight_axes)
-    if columns is None:
+    whole = whole_product(node, source, weight)
+    if columns is None or (whole is None and x.elem_type not in FLOATS):
         return None
     free, out_axes = columns
-    matrix = matrix_of(operand, weight_axes, free)
+    matrix: Weights | None
+    if is_packed(node):
+        matrix = packed_matrix(node)
+    else:
+        matrix = matrix_of(operand, weight_axes, free, None if whole is None else whole.levels)
     if matrix is None:
         return None
-    own = None if (index := roles_of(node).bias) is None else node.input(index)
-    bias, out = _bias(node, own, out_axes)
-    other, late_bias = _joined(out)
-    return Linear(node, x, axes, matrix, out, out_axes, bias or late_bias, other)
+    out, x = (node.out, x) if whole is None else (whole.out, whole.source)
+    own = _own_bias(node)
+    if own is None:
+        own = _late_bias(out, out_axes)
+    if not own.is_known:
+        return None
+    other, fused = _joined(own.out or out)
+    out = own.out or out
+    is_late = fused is not None and own.bias is None and own.fixed is None
+    bias = fused if is_late else own.bias
+    return Linear(node, x, axes, matrix, out, out_axes, bias, own.fixed, other, is_late)
 
 
 def _columns(
@@ -155,35 +176,64 @@ def _columns(
     return free, tuple(found.out_axes.index(str(name)) for name in names)
 
 
-def _bias(node: Node, own: Value | None, out_axes: tuple[int, ...]) -> tuple[Value | None, Value]:
-    """The bias that belongs to a contraction, and the value after it."""
-    if own is not None:
-        return (own if _is_own(own) and len(own.shape or ()) == 1 else None), node.out
-    use = _only_use(node.out)
+@dataclass(frozen=True, eq=False)
+class _Bias:
+    """What is added to a product: alone its own, or fixed; and the value after it, where it is another one."""
+
+    bias: Matrix | None = None
+    fixed: Matrix | None = None
+    out: Value | None = None
+    is_known: bool = True
+
+
+def _own_bias(node: Node) -> _Bias | None:
+    """The bias that a node adds itself, None where it adds none."""
+    roles = roles_of(node)
+    for index, levels in ((roles.bias, None), (roles.integer_bias, _bias_levels(node))):
+        value = None if index is None else node.input(index)
+        if value is not None:
+            return _stored_bias(value, levels) or _Bias(is_known=False)
+    return None
+
+
+def _bias_levels(node: Node) -> StoredLevels | None:
+    """What a bias of whole numbers means: units of both scales multiplied."""
+    roles = roles_of(node)
+    if roles.integer_bias is None or roles.scales is None:
+        return None
+    sides = tuple(side for index in roles.scales if (side := node.input(index)) is not None)
+    return StoredLevels(sides) if all(side.holds_tensor for side in sides) else None
+
+
+def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | None:
+    """A bias [out], None where its numbers are not known."""
+    if len(value.shape or ()) != 1:
+        return None
+    matrix = matrix_of(value, (), (0,), levels)
+    if matrix is None:
+        return None
+    # What is shared stays as it is, but it is there.
+    return _Bias(fixed=matrix) if matrix.shared else _Bias(matrix)
+
+
+def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
+    """The bias that is added to a product behind it, and the value after that."""
+    use = only_use_of_float(out)
     if use is None or use.node not in ADDS or use.node.domain:
-        return None, node.out
+        return _Bias()
     other = use.node.inputs[1 - use.input_index]
-    rank = len(node.out.shape or ())
-    if other is None or not other.is_constant or out_axes != (rank - 1,) or len(other.shape or ()) != 1:
-        return None, node.out
-    # A bias that is shared or computed is passed over, but never mistaken for the residual stream.
-    return (other if _is_own(other) else None), use.node.out
+    rank = len(use.node.out.shape or ())
+    if other is None or not other.is_constant or out_axes != (rank - 1,):
+        return _Bias()
+    found = _stored_bias(other)
+    return _Bias() if found is None else _Bias(found.bias, found.fixed, use.node.out)
 
 
-def _is_own(value: Value) -> bool:
-    return value.holds_tensor and sum(not looks_only(use) for use in value.consumers) == 1
-
-
-def _only_use(value: Value) -> Use | None:
-    uses = [use for use in value.consumers if not looks_only(use)]
-    return uses[0] if len(uses) == 1 and not value.is_graph_output else None
-
-
-def _joined(out: Value) -> tuple[Value | None, Value | None]:
+def _joined(out: Value) -> tuple[Value | None, Matrix | None]:
     """What a value is added to, and the bias that a fused addition brings along."""
-    use = _only_use(out)
+    use = only_use_of_float(out)
     while use is not None and use.node in PASSING:
-        use = _only_use(use.node.out)
+        use = only_use_of_float(use.node.out)
     if use is None:
         return None, None
     node = use.node
@@ -199,5 +249,6 @@ def _joined(out: Value) -> tuple[Value | None, Value | None]:
         return other, None
     if node in ADDS_AND_NORMALIZES and use.input_index < 2:
         other, bias = node.inputs[1 - use.input_index], node.input(4)
-        return other, bias if bias is not None and _is_own(bias) else None
+        found = None if bias is None else _stored_bias(bias)
+        return other, None if found is None else found.bias
     return None, None

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.matrices import Array, Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView, Value
@@ -73,7 +73,9 @@ def compensate(
         for number, task in enumerate(todo, 1):
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
-    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
+    levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
+    found = (work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
+    return Compensation(*found, quantized=levels)
 
 
 class _Work:
@@ -138,9 +140,13 @@ class _Work:
         held: Moments,
     ) -> None:
         weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
-        first = last = fit(learned.first(count), held.first(count), weight[rows], linear.read_bias())
+        grid = linear.matrix.grid()
+        kept = None if grid is None else grid.of_rows(rows)
+        first = last = fit(
+            learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
+        )
         if values is not None and learned.count >= len(learned.x_sum):
-            better = _with_values(values, first, learned, held)
+            better = _with_values(values, first, learned, held, kept)
             if better is not None:
                 change, last = better
                 self._keep_values(values, change)
@@ -149,9 +155,8 @@ class _Work:
                     Refit(name, task.site_index, None, first.after / scale, last.after / scale)
                 )
         self._keep(linear, rows, weight, last)
-        self.refits.append(
-            Refit(task.name, task.site_index, first.strength, first.before / scale, last.after / scale)
-        )
+        found = (first.before / scale, last.after / scale)
+        self.refits.append(Refit(task.name, task.site_index, first.strength, *found, kept=last.lost))
 
     def _values(self, task: Task, linear: Linear) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
@@ -178,7 +183,7 @@ class _Work:
         columns = list(rows)
         original = self.walk.original([linear.out, *other])
         current = self.walk.changed([linear.source, *other]) if values is None else values.read
-        width = linear.matrix.columns
+        width, offset = linear.matrix.columns, linear.read_offset()
         found: list[Moments] = []
         for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
@@ -190,6 +195,8 @@ class _Work:
                     stream = target + self._rows(there, value, linear.out_axes, feed, part)
                     weights = _weights(stream)
                     target = stream - self._rows(here, value, linear.out_axes, feed, part)
+                if offset is not None:
+                    target = target - offset.astype(target.dtype)
                 x = self._rows(here, linear.source, linear.axes, feed, part)
                 if len(x) != len(target):
                     return None
@@ -228,7 +235,7 @@ class _Work:
             silenced[list(rows)] = found.weight
             self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
-            self.stored[linear.bias.name] = linear.written_bias(found.bias)
+            self.stored[linear.bias.stored.name] = linear.written_bias(found.bias)
 
 
 def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
@@ -264,13 +271,15 @@ def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str 
     return None
 
 
-def _with_values(values: Values, first: Fit, learned: Moments, held: Moments) -> tuple[Array, Fit] | None:
+def _with_values(
+    values: Values, first: Fit, learned: Moments, held: Moments, grid: Grid | None
+) -> tuple[Array, Fit] | None:
     """A change of the values and the projection's fit behind it, None if held-out rows gain nothing from it."""
     change = fit_values(learned, held, first.weight, values.layout)
     if change is None:
         return None
     mixing = values.layout.mixing(change)
-    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias)
+    again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias, grid=grid)
     return (change, again) if again.after < first.after else None
 
 

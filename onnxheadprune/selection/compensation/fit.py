@@ -1,4 +1,8 @@
-"""One linear map, refitted: least squares pulled towards the old weights, the pull chosen on held-out rows."""
+"""One linear map, refitted: least squares pulled towards the old weights, the pull chosen on held-out rows.
+
+Where the weights are stored in levels, what counts is what can be stored: outputs whose refit does not pay once it is
+quantized keep the weights that they have.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.attention.matrices import Grid
 from onnxheadprune.selection.activations.moments import Centred, Moments, ridge
+from onnxheadprune.selection.compensation.rounding import on_grid
 
 Matrix64 = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -25,6 +31,7 @@ class Fit:
         strength: the median ridge that was chosen, None if nothing moved but the bias.
         before: held-out mean square error with the old weights.
         after: the same with the new ones, learned without the held-out rows.
+        lost: outputs whose refit was given up, since it did not pay with the levels that the weights are stored in.
     """
 
     weight: Matrix64
@@ -32,6 +39,50 @@ class Fit:
     strength: float | None
     before: float
     after: float
+    lost: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Choices:
+    """For each output what is done: 0 nothing, 1 only its bias moves, then every strength.
+
+    Attributes:
+        weight: the old weights.
+        bias: the old bias.
+        strengths: to choose from.
+        chosen: the choice per output.
+    """
+
+    weight: Matrix64
+    bias: Matrix64 | None
+    strengths: Sequence[float]
+    chosen: npt.NDArray[np.int_]
+
+    def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
+        """Weights and bias that these choices make of some rows."""
+        new, offset = self.weight.copy(), None if self.bias is None else self.bias.copy()
+        for choice in np.unique(self.chosen[self.chosen > 0]):
+            columns = np.flatnonzero(self.chosen == choice)
+            found = (
+                (self.weight, _shift(moments, self.weight, self.bias))
+                if choice == 1
+                else _solve(moments, self.weight, self.bias, self.strengths[choice - 2])
+            )
+            new[:, columns] = found[0][:, columns]
+            if offset is not None and found[1] is not None:
+                offset[columns] = found[1][columns]
+        return new, offset
+
+    def stored(self, moments: Moments, grid: Grid) -> tuple[Matrix64, Matrix64 | None]:
+        """The same on the levels that the weights are stored in."""
+        new, offset = self.learned(moments)
+        moved = self.chosen > 1
+        if moved.any():
+            new[:, moved] = on_grid(new, moments, grid, has_bias=self.bias is not None)[:, moved]
+            shifted = _shift(moments, new, self.bias)
+            if offset is not None and shifted is not None:
+                offset[moved] = shifted[moved]
+        return new, offset
 
 
 def fit(
@@ -40,6 +91,7 @@ def fit(
     weight: Matrix64,
     bias: Matrix64 | None,
     strengths: Sequence[float] = STRENGTHS,
+    grid: Grid | None = None,
 ) -> Fit:
     """The weights near `weight` with the least held-out error.
 
@@ -52,27 +104,26 @@ def fit(
         weight: the old weights, [in, out].
         bias: the old bias, [out]; None for a map that has none.
         strengths: ridge strengths to try.
+        grid: what the weights can hold where that is few numbers, None for floats.
     """
     before = held.errors(weight, bias)
     # First choice: nothing moves. Second: the bias alone. Then every strength.
     choices = [before, held.errors(weight, _shift(learned, weight, bias))]
     choices += [held.errors(*_solve(learned, weight, bias, strength)) for strength in strengths]
     chosen = np.argmin(choices, axis=0)
-    both = learned.merged(held)
-    new, offset = weight.copy(), None if bias is None else bias.copy()
-    for choice in np.unique(chosen[chosen > 0]):
-        columns = np.flatnonzero(chosen == choice)
-        found = (
-            (weight, _shift(both, weight, bias))
-            if choice == 1
-            else _solve(both, weight, bias, strengths[choice - 2])
-        )
-        new[:, columns] = found[0][:, columns]
-        if offset is not None and found[1] is not None:
-            offset[columns] = found[1][columns]
-    used = [strengths[choice - 2] for choice in chosen if choice > 1]
-    after = float(np.min(choices, axis=0).sum())
-    return Fit(new, offset, float(np.median(used)) if used else None, float(before.sum()), after)
+    both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
+    made = _Choices(weight, bias, strengths, chosen)
+    if grid is not None:
+        tried = np.where(chosen > 1, held.errors(*made.stored(learned, grid)), np.inf)
+        still = np.argmin(choices[:2], axis=0)
+        pays = tried < np.min(choices[:2], axis=0)
+        lost = int(((chosen > 1) & ~pays).sum())
+        errors = np.where(chosen > 1, np.where(pays, tried, np.min(choices[:2], axis=0)), errors)
+        made = _Choices(weight, bias, strengths, np.where((chosen > 1) & ~pays, still, chosen))
+    new, offset = made.learned(both) if grid is None else made.stored(both, grid)
+    used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
+    strength = float(np.median(used)) if used else None
+    return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
 
 
 def _solve(

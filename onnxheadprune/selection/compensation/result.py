@@ -20,6 +20,7 @@ class Refit:
         before: held-out error of the stream without the refit, as a share of the original's variance there.
         after: the same with it.
         skipped: why it was left as it is, None if it was refitted.
+        kept: outputs of a quantized map that keep their weights, since the refit did not pay in the levels there are.
     """
 
     node: str
@@ -28,6 +29,7 @@ class Refit:
     before: float
     after: float
     skipped: str | None = None
+    kept: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -38,6 +40,7 @@ class Refit:
             "before": self.before,
             "after": self.after,
             "skipped": self.skipped,
+            "kept_outputs": self.kept,
         }
 
 
@@ -52,6 +55,7 @@ class Compensation:
         samples: how many samples that were.
         silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
         steps: of training behind the contents, if they were read from a model that was trained.
+        quantized: whether some of the refitted weights are stored in levels.
     """
 
     stored: Mapping[str, Array]
@@ -60,6 +64,7 @@ class Compensation:
     samples: int
     silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
     steps: int = 0
+    quantized: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the numbers themselves."""

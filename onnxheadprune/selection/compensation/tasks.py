@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
-from onnxheadprune.model.graph.facts import DEQUANTIZES
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
 
@@ -131,7 +130,7 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
             continue
         found.add(task.linear.matrix.stored.name)
         if task.linear.bias is not None:
-            found.add(task.linear.bias.name)
+            found.add(task.linear.bias.stored.name)
         if task.site is not None and len(task.site.projections) == 1:
             makers = (item for item in feeders(task.linear.source) if readers[item.node.index] < 2)
             found.update(item.matrix.stored.name for item in makers if is_free(item))
@@ -143,7 +142,7 @@ def is_free(linear: Linear) -> bool:
     last = (len(linear.out.shape or ()) - 1,)
     return not (
         linear.matrix.shared
-        or any(node in DEQUANTIZES for node in linear.matrix.steps)
+        or linear.matrix.is_quantized
         or any(value.scope.parent is not None for value in (linear.source, linear.out))
         or linear.axes != last
         or linear.out_axes != last

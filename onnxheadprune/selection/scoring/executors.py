@@ -12,6 +12,8 @@ from onnxheadprune.errors import RefusedError, UsageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+LOCAL = "local"
+"""In the place of an address: a Dask cluster of this machine's own."""
 
 
 def run_all(
@@ -67,11 +69,15 @@ def _completed(futures: Sequence[Future[Result]]) -> Iterator[Future[Result]]:
 def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor | None]:
     """The executor that `--jobs` or `--dask` asks for; None for one job here.
 
+    Args:
+        jobs: processes here.
+        dask: the address of a Dask scheduler; "local" starts a cluster of so many processes here.
+
     Raises:
         UsageError: if the cluster cannot be reached, or the `dask` extra is not installed.
     """
     if dask is not None:
-        with _dask(dask) as executor:
+        with _dask(dask, jobs) as executor:
             yield executor
     elif jobs > 1:
         # A fresh interpreter for each: forking a process that runs ONNX Runtime's threads deadlocks.
@@ -83,13 +89,20 @@ def open_executor(jobs: int = 1, dask: str | None = None) -> Iterator[Executor |
 
 
 @contextlib.contextmanager
-def _dask(address: str) -> Iterator[Executor]:
+def _dask(address: str, jobs: int) -> Iterator[Executor]:
     try:
-        from distributed import Client
+        from distributed import Client, LocalCluster
         from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise UsageError('--dask needs the package distributed: pip install "onnxheadprune[dask]"') from error
     connect: Any = Client
+    if address == LOCAL:
+        start: Any = LocalCluster
+        # A process has one task at a time: two in one would share its fate. Memory is as free as with `--jobs`.
+        made = start(n_workers=jobs, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+        with made as cluster, connect(cluster, set_as_default=False) as own:
+            yield own.get_executor(pure=False, retries=3)
+        return
     try:
         # A client that fails on its address is torn down for half a minute, so the address is read first.
         get_address_host_port(address)

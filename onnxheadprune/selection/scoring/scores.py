@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -15,6 +16,8 @@ from onnxheadprune.attention.heads import MAX_HEAD, parse_heads
 from onnxheadprune.attention.sites.site import AttentionSite, Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.model.notebook import Html, card, line, squares, table
+from onnxheadprune.model.spelling import file_name, many
 from onnxheadprune.model.storage.folder import write_text
 
 FORMAT = 1
@@ -86,6 +89,31 @@ class HeadScores:
     def by_site(self) -> dict[str, tuple[float | None, ...]]:
         """Scores per site, under "index name"."""
         return {f"{site.index} {site.name}".strip(): site.scores for site in self.sites}
+
+    def _repr_html_(self) -> str:
+        known = sorted(value for site in self.sites for value in site.scores if value is not None)
+        last = max(len(known) - 1, 1)
+
+        def drawn(site: SiteScores) -> Html:
+            # Ranks, so that a few huge scores do not hide the rest.
+            ranks = [None if value is None else bisect_left(known, value) / last for value in site.scores]
+            told = [
+                "gone" if value is None else f"head {head}: {value:.3g}"
+                for head, value in enumerate(site.scores)
+            ]
+            return squares(ranks, words=told)
+
+        return card(
+            f"{file_name(self.model)}: heads scored by {self.method}",
+            table(
+                ("#", "site", "the bluer the more it is worth, by rank"),
+                ((str(site.index), site.name, drawn(site)) for site in self.sites),
+            ),
+            line("unit", self.unit),
+            line("data", f"{many(self.samples, 'sample')} of {self.source}")
+            if self.source is not None
+            else None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data: the file format."""

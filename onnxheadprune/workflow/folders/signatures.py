@@ -79,7 +79,7 @@ def _matrix(projection: Projection, model: LoadedModel) -> Array | None:
     if matrix is not None:
         tensor = matrix.stored.tensor
         assert tensor is not None
-        return matrix.read(in_memory(tensor, model.sources))
+        return matrix.read(numpy_helper.to_array(in_memory(tensor, model.sources)))
     if not operand.holds_tensor or operand.tensor is None or operand.tensor.data_type not in _INTEGERS:
         return None
     zero = roles_of(node).weight_zero

@@ -11,10 +11,11 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
 Document: TypeAlias = Mapping[str, Any]
-Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve"]
+Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
 MAX_RESULT = 2**26
 """Bytes of a result; a thousand sites with all edits of their plan take a quarter of it."""
 _FIELDS: Mapping[Kind, frozenset[str]] = {
+    "combination": frozenset({"corners", "recommended", "refused"}),
     "curve": frozenset({"points", "heads", "drift_unit"}),
     "benchmark": frozenset({"models", "cells", "verdicts"}),
     "validation": frozenset({"original", "pruned", "verdict", "cases"}),
@@ -38,12 +39,16 @@ class Documents:
         validations: results of `validate`.
         benchmarks: results of `bench`.
         curves: results of `sweep`.
+        limits: of a pipeline, each with whether it was kept.
+        combinations: results of `combine`.
     """
 
     cuts: list[Document] = field(default_factory=list)
     validations: list[Document] = field(default_factory=list)
     benchmarks: list[Document] = field(default_factory=list)
     curves: list[Document] = field(default_factory=list)
+    limits: list[Document] = field(default_factory=list)
+    combinations: list[Document] = field(default_factory=list)
 
     def add(self, document: Any, source: str) -> None:
         """Files a document where it belongs.
@@ -65,8 +70,9 @@ class Documents:
         kind = kind_of(document) if isinstance(document, Mapping) else None
         if kind is None:
             raise UsageError(
-                f"{source} is no result of prune, fuse, sweep, validate or bench; save one with --json > FILE"
+                f"{source} is no result of prune, fuse, sweep, validate, bench or combine; save one with --json > FILE"
             )
+        self.limits.extend(document.get("gates") or ())
         match kind:
             case "cut":
                 # A plan of a dry run is told like the result that it would have.
@@ -77,6 +83,9 @@ class Documents:
                     self.benchmarks.append(document["benchmark"])
             case "benchmark":
                 self.benchmarks.append(document)
+            case "combination":
+                self.combinations.append(document)
+                self.benchmarks.append(document["benchmark"])
             case "curve":
                 self.curves.append(document)
 

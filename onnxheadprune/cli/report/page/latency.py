@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 from onnxheadprune.cli.report.layout import size
 from onnxheadprune.cli.report.page.charts import Tick, scale_of_times
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.model.spelling import short_names
 
 LEFT, RIGHT, ROW, TOP = 16.0, 704.0, 22.0, 30.0
 """Pixels of the chart: where values begin and end, height of a row, and of what is above the first one."""
@@ -128,16 +128,6 @@ def latency_of(document: Document) -> Latency:
         tuple(document["notes"]),
         tuple(_memory(names, document)),
     )
-
-
-def short_names(names: list[str]) -> tuple[str, ...]:
-    """File names in place of paths, with as many folders as tell them apart."""
-    parts = [PurePath(name).parts or (name,) for name in names]
-    for depth in range(1, max(map(len, parts), default=1) + 1):
-        short = tuple("/".join(item[-depth:]) for item in parts)
-        if len(set(short)) == len(set(names)):
-            return short
-    return tuple(names)
 
 
 def point_label(point: Document) -> str:

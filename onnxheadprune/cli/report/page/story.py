@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.cli.report.combination import Comparison, comparison_of
+from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
 from onnxheadprune.cli.report.page.documents import Document, Documents
 from onnxheadprune.cli.report.page.glance import Quantity, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
-from onnxheadprune.cli.report.page.latency import Latency, latency_of, short_names
+from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
+from onnxheadprune.model.spelling import short_names
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Story:
         latencies: of each `bench`.
         curves: of each sweep.
         validations: verdicts of `validate` on files, beside those of the cuts.
+        limits: of a pipeline, each with whether it was kept.
+        combinations: pruned and quantized models side by side, of each `combine`.
     """
 
     title: str
@@ -66,6 +72,8 @@ class Story:
     latencies: tuple[Latency, ...]
     curves: tuple[CurveChart, ...]
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
+    limits: tuple[tuple[str, bool], ...] = ()
+    combinations: tuple[Comparison, ...] = ()
 
 
 def story_of(documents: Documents) -> Story:
@@ -86,7 +94,10 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    return Story(_title(cuts, curves), cuts, names, latencies, curves, validations)
+    limits = tuple((gate_sentence(Gate(**item)), bool(item["passed"])) for item in documents.limits)
+    combinations = tuple(comparison_of(item) for item in documents.combinations)
+    title = _title(cuts, curves)
+    return Story(title, cuts, names, latencies, curves, validations, limits, combinations)
 
 
 def _title(cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:

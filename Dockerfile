@@ -1,0 +1,21 @@
+# Jobs on the CPU: docker build -t onnxheadprune . && docker run --rm -v "$PWD:/work" onnxheadprune run job.yaml
+FROM python:3.12-slim
+
+# The package depends on the build of ONNX Runtime that also runs CUDA. Where there is no card, the plain one is a
+# tenth of its size, so it takes its place; two builds in one environment overwrite each other.
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY onnxheadprune onnxheadprune
+# Which versions it takes, the package says.
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir . --no-deps \
+    && pip install --no-cache-dir onnxruntime \
+       click jinja2 matplotlib numpy onnx onnx-graphsurgeon pillow rich threadpoolctl tokenizers \
+       junitparser pydantic pyyaml \
+    && onnxheadprune doctor --provider cpu \
+    && useradd --create-home --uid 1000 user
+
+USER 1000
+WORKDIR /work
+ENTRYPOINT ["onnxheadprune"]
+CMD ["--help"]

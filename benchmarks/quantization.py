@@ -1,0 +1,126 @@
+"""Pruned and quantized, in both orders: all-MiniLM-L6-v2, a quarter of its heads, refitted.
+
+    python benchmarks/quantization.py MODEL TOKENIZER [--to int8-dynamic] [--ratio 0.25] [--budget 10] [-o results.json]
+
+Data and columns are those of `benchmarks/accuracy.py`: 512 sentences to calibrate, refit and measure drift on, 1,500
+others to judge by cosine, overlap of the ten nearest neighbours and rank correlation, against the original in floats.
+Speed is measured side by side at batch 8 x 128; on a busy machine only the other columns mean something.
+`--all-operators` quantizes statically as ONNX Runtime does by default, to show why `quantize` does not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+import onnx
+import onnxruntime
+from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality
+
+import onnxheadprune as ohp
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.benchmarking import Measuring
+from onnxheadprune.benchmarking.grid import Asked
+from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.quantizing import To
+from onnxheadprune.selection.activations import text_feeds
+from onnxheadprune.workflow.combine import QUANTIZED, Combination
+
+
+def told(result: Combination, judged: Sequence[tuple[float, float, float]]) -> list[dict[str, Any]]:
+    """The rows, printed as a Markdown table too."""
+    click.echo("\n| model | file | times as fast | as fast as quantized | drift | cosine / overlap / rank |")
+    click.echo("|---|---:|---:|---:|---:|---|")
+    rows = []
+    for row, figures in zip(result.to_dict()["corners"], judged, strict=True):
+        against = result.speed(row["name"], QUANTIZED)
+        shown = " / ".join(f"{value:.3f}" for value in figures)
+        size = f"{row['file_bytes'] / 1e6:.1f} MB"
+        click.echo(
+            f"| {row['name']} | {size} | {row['speedup']:.2f} | {against:.2f} | {row['drift']:.4f} | {shown} |"
+        )
+        rows.append(row | {"against_quantized": against, "quality": figures})
+    click.echo(f"\nRecommended: {result.recommended}: {result.reason}")
+    return rows
+
+
+def by_default(model: Path, feeds: Feeds, held: Feeds, original: np.ndarray[Any, Any]) -> None:
+    """ONNX Runtime's own choice of operators for static quantization."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(feeds)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.left, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "all.onnx")
+        quantize_static(model, path, Reader(), per_channel=True, activation_type=QuantType.QUInt8)
+        figures = quality(embeddings(onnx.load(path), held), original)
+    click.echo(f"int8-qdq of all operators: {' / '.join(f'{value:.3f}' for value in figures)}")
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
+@click.option("--to", "ways", type=click.Choice(get_args(To)), multiple=True, default=("int8-dynamic",))
+@click.option("--ratio", default=0.25, show_default=True)
+@click.option("--sentences", default=CALIBRATION, show_default=True)
+@click.option("--held-out", default=HELD_OUT, show_default=True)
+@click.option("--budget", default=10.0, show_default=True, help="Seconds of measuring.")
+@click.option("--all-operators", is_flag=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path))
+def main(
+    model: Path,
+    tokenizer: Path,
+    ways: tuple[To, ...],
+    ratio: float,
+    sentences: int,
+    held_out: int,
+    budget: float,
+    all_operators: bool,
+    output: Path | None,
+) -> None:
+    """Prints a table per way of quantization."""
+    texts, proto = corpus(), onnx.load(model)
+    inputs = graph_inputs(view_of(proto))
+
+    def feeds(chosen: Sequence[str]) -> Feeds:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "text.txt")
+            path.write_text("\n".join(chosen), encoding="utf-8")
+            return text_feeds(path, tokenizer, inputs)
+
+    data, held = feeds(texts[:sentences]), feeds(texts[-held_out:])
+    original = embeddings(proto, held)
+    load = os.getloadavg()[0]
+    click.echo(f"{date.today()}, onnxruntime {onnxruntime.__version__}, load average {load:.1f}")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pruned = Path(folder, "pruned.onnx")
+        ohp.prune(model, None, pruned, wish=ohp.Wish(ratio=ratio), data=data, provider="cpu")
+        measuring = Measuring(Asked((8,), (128,), None, {}), Quota(None, budget), None)
+        for way in ways:
+            click.echo(f"\n{way}, {ratio:.0%} of the heads")
+            result = ohp.combine(model, pruned, to=way, data=data, provider="cpu", measuring=measuring)
+            protos = [hydrated(corner.model.proto, corner.model.sources) for corner in result.corners]
+            found[way] = told(result, [quality(embeddings(item, held), original) for item in protos])
+    if all_operators:
+        by_default(model, data, held, original)
+    if output is not None:
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Results as notebooks show them: short HTML without scripts, in the colours of the notebook's own theme.
+
+Whatever is given as text is escaped here, so a name from a model is never markup.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.model.spelling import escaped
+
+MOST_ROWS = 24
+"""Rows of a table that are shown; a notebook has no place for more."""
+PLAIN, GOOD, BAD, DOUBTFUL = "", "#17834f", "#c8402f", "#9a6a00"
+"""Colours of words; they are read on white as well as on black."""
+_SQUARE = "display:inline-block;width:1.1em;margin:1px;text-align:center;border:1px solid #8888"
+_LEFT, _RIGHT = "text-align:left", "text-align:right"
+
+
+@dataclass(frozen=True)
+class Html:
+    """Markup that was made here, as opposed to text."""
+
+    text: str
+
+
+Part = str | Html
+
+
+def card(title: str, *parts: Html | None) -> str:
+    """A result.
+
+    Args:
+        title: one line that names it.
+        parts: what follows; None is left out.
+    """
+    body = "".join(part.text for part in parts if part is not None)
+    return f'<div style="margin:0.3em 0"><div><b>{_text(title)}</b></div>{body}</div>'
+
+
+def line(label: str, text: str, colour: str = PLAIN) -> Html:
+    """A labelled sentence.
+
+    Args:
+        label: in bold.
+        text: the sentence.
+        colour: of the sentence, one of this module's.
+    """
+    return Html(f"<div><b>{_text(label)}</b> {word(text, colour).text}</div>")
+
+
+def word(text: str, colour: str = PLAIN) -> Html:
+    """Text in a colour."""
+    return Html(f'<span style="color:{colour}">{_text(text)}</span>' if colour else _text(text))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], numeric: Collection[str] = ()) -> Html:
+    """Rows under names; of many the first are shown, and how many there are.
+
+    Args:
+        columns: their names.
+        rows: one cell per column each.
+        numeric: names of columns that stand to the right.
+    """
+    every = list(rows)
+    if not every:
+        return Html("")
+    sides = [_RIGHT if column in numeric else _LEFT for column in columns]
+    head = "".join(
+        f'<th style="{side}">{_text(name)}</th>' for name, side in zip(columns, sides, strict=True)
+    )
+    lines = []
+    for cells in every[:MOST_ROWS]:
+        pairs = zip(cells, sides, strict=True)
+        lines.append("".join(f'<td style="{side}">{_cell(cell)}</td>' for cell, side in pairs))
+    body = "".join(f"<tr>{cells}</tr>" for cells in lines)
+    rest = len(every) - MOST_ROWS
+    more = f"<div>and {rest} more</div>" if rest > 0 else ""
+    return Html(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}")
+
+
+def squares(values: Sequence[float | None], gone: Collection[int] = (), words: Sequence[str] = ()) -> Html:
+    """A square per head, bluer for more worth, with a cross where the head goes.
+
+    Args:
+        values: from 0 to 1; None where nothing is known.
+        gone: positions that are crossed.
+        words: what a mouse is told, one per square.
+    """
+    made = []
+    for position, value in enumerate(values):
+        told = f' title="{_text(words[position])}"' if words else ""
+        shade = (
+            "transparent" if value is None or position in gone else f"rgba(0,114,178,{0.1 + 0.9 * value:.2f})"
+        )
+        cross = "&times;" if position in gone else "&nbsp;"
+        made.append(f'<span style="{_SQUARE};background:{shade}"{told}>{cross}</span>')
+    return Html(f'<span style="white-space:nowrap;line-height:1.1em">{"".join(made)}</span>')
+
+
+def _cell(cell: Part) -> str:
+    return cell.text if isinstance(cell, Html) else _text(cell)
+
+
+def _text(text: str) -> str:
+    return html.escape(escaped(text), quote=True)

@@ -1,0 +1,118 @@
+"""Names and numbers as people read them, in the terminal, on pages and in notebooks.
+
+Names from models and files move no cursor, no colour and no reading direction once they are `escaped`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import PurePath
+
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # C0 and C1 controls: ESC, newline, NUL, the one-byte CSI
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # bidi, zero width, ends of lines
+    "\ud800-\udfff\U000e0000-\U000e007f]"  # halves of pairs, tags
+)
+_BUT_LINES = re.compile(f"(?!\\n){_UNSAFE.pattern}")
+
+
+def escaped(text: str, *, lines: bool = False) -> str:
+    r"""The text with every character that is no letter but a command spelled out, as in "\x1b[31m".
+
+    Args:
+        text: what somebody else wrote.
+        lines: leave newlines.
+    """
+    return (_BUT_LINES if lines else _UNSAFE).sub(_spelled, text)
+
+
+def _spelled(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return (
+        f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
+    )
+
+
+def count(number: int) -> str:
+    """A number with thousands separators."""
+    return f"{number:,}"
+
+
+def many(number: int, noun: str) -> str:
+    """The number with its noun: "1 head", "2 heads"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def size(bytes_: int) -> str:
+    """Bytes in the unit a person would choose."""
+    amount = float(bytes_)
+    for unit in ("B", "kB", "MB", "GB"):
+        # What would be rounded to 1000.00 is 1.00 of the next unit.
+        if amount < 999.995 or unit == "GB":
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.2f} {unit}"
+        amount /= 1000
+    raise AssertionError("unreachable")
+
+
+def measure(error: float) -> str:
+    """A relative error: "0" or "3.1e-07"."""
+    return f"{error:.1e}" if error else "0"
+
+
+def share(part: float) -> str:
+    """A fraction as a percentage."""
+    return f"{100 * part:.1f} %"
+
+
+def change(before: float, after: float) -> str:
+    """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
+    if before == after:
+        return "unchanged"
+    if not before:
+        return "new"
+    part = 100 * (after - before) / before
+    return f"{part:+.1f} %" if abs(part) >= 0.05 else f"less than {'+' if part > 0 else '-'}0.1 %"
+
+
+def heads(indices: Iterable[int]) -> str:
+    """Head indices with runs shortened: "0-3,7"."""
+    runs: list[list[int]] = []
+    for index in sorted(indices):
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def short_names(names: Sequence[str]) -> tuple[str, ...]:
+    """File names in place of paths, with as many folders as tell them apart.
+
+    >>> short_names(["/a/b/m.onnx", "/a/c/m.onnx"])
+    ('b/m.onnx', 'c/m.onnx')
+    """
+    parts = [PurePath(name).parts or (name,) for name in names]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        short = tuple("/".join(item[-depth:]) for item in parts)
+        if len(set(short)) == len(set(names)):
+            return short
+    return tuple(names)
+
+
+def file_name(name: str) -> str:
+    """The last part of a path, whatever else is a model's name."""
+    return PurePath(name).name or name
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning and its end where it is longer: both may be what tells it from another.
+
+    Args:
+        text: any text.
+        most: characters that there is room for, 3 at least.
+    """
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end]}\u2026{text[len(text) - end :]}"

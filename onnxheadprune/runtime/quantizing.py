@@ -1,0 +1,222 @@
+"""ONNX Runtime's own quantizer: which of its ways, with which settings, on which data. What it does is its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from onnx import ModelProto
+
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.facts import GATHERS
+from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
+from onnxheadprune.model.save import save_model
+from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.session import onnx_runtime, sentence
+from onnxheadprune.runtime.unsaturated import saturates
+
+To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
+LEAST_BLOCK = 16
+MISSING = (
+    "int4 is written by a part of ONNX Runtime's quantizer that needs the package onnx-ir, which is not installed;"
+    " pip install 'onnxheadprune[ir]'"
+)
+
+
+@dataclass(frozen=True)
+class Quantizing:
+    """How a model is quantized.
+
+    Attributes:
+        to: "int8-dynamic" (weights stored, activations measured in every run), "int8-qdq" (both by scales that are
+            stored, those of activations found on data), or "int4" (weights in blocks of four bits, activations
+            float).
+        per_channel: int8 weights get a scale per output; else one per tensor.
+        reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
+            int8 saturates.
+        block_size: inputs that share a scale, for int4: a power of two from 16.
+        exclude: names of nodes that stay as they are.
+    """
+
+    to: To
+    per_channel: bool = True
+    reduce_range: bool | None = None
+    block_size: int = 32
+    exclude: tuple[str, ...] = field(default_factory=tuple)
+
+    def checked(self) -> Quantizing:
+        """The same with `reduce_range` decided.
+
+        Raises:
+            UsageError: if there is no such way, or no such block.
+        """
+        if self.to not in get_args(To):
+            raise UsageError(f"a model is quantized to one of {', '.join(get_args(To))}, not {self.to!r}")
+        size = self.block_size
+        if size < LEAST_BLOCK or size & (size - 1):
+            raise UsageError(f"a block has a power of two of inputs, {LEAST_BLOCK} or more, not {size}")
+        reduced = self.reduce_range
+        if reduced is None:
+            reduced = self.to != "int4" and saturates(onnx_runtime())
+        return Quantizing(self.to, self.per_channel, reduced, size, self.exclude)
+
+
+def quantized(loaded: LoadedModel, how: Quantizing, feeds: Sequence[Feed] = ()) -> ModelProto:
+    """What ONNX Runtime's quantizer makes of a model, with its weights in memory.
+
+    Args:
+        loaded: the model; it is not changed.
+        how: the way and its settings, decided.
+        feeds: what the ranges of activations are found on; for "int8-qdq" alone.
+
+    Raises:
+        UsageError: if a package is missing, or there is no data where some is needed.
+        RefusedError: if ONNX Runtime cannot do it.
+    """
+    if how.to == "int8-qdq" and not feeds:
+        raise UsageError(
+            "int8-qdq finds the ranges of activations on data; give some with --data, --text or --images"
+        )
+    absent = sorted(set(how.exclude) - {node.name for node in loaded.proto.graph.node})
+    if absent:
+        raise UsageError(f"{loaded.name} has no node named {absent[0]!r} to leave as it is")
+    with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
+        source, target = Path(folder, "model.onnx"), Path(folder, "quantized.onnx")
+        # The quantizer writes files beside its input, so that is no file of the user's.
+        save_model(loaded, source)
+        task = _Task(loaded, how, feeds, source, target)
+        try:
+            with _quiet():
+                _WAYS[how.to](task)
+            return load_model(target)
+        except HeadPruneError:
+            raise
+        except Exception as error:  # the quantizer's exceptions share no base class
+            raise RefusedError(
+                f"ONNX Runtime's quantizer cannot make {how.to} of {loaded.name}: {sentence(error)}"
+            ) from error
+
+
+@dataclass(frozen=True)
+class _Task:
+    loaded: LoadedModel
+    how: Quantizing
+    feeds: Sequence[Feed]
+    source: Path
+    target: Path
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the weights need a file of their own."""
+        return stored_bytes(self.loaded.proto) > INLINE_LIMIT
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """What both ways to int8 are told."""
+        return {
+            "per_channel": self.how.per_channel,
+            "reduce_range": bool(self.how.reduce_range),
+            "nodes_to_exclude": list(self.how.exclude),
+            "use_external_data_format": self.is_large,
+        }
+
+
+def _dynamic(task: _Task) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # A decoder with and without a cache in one file keeps its layers in the branches of an If.
+    nested = any(True for node in task.loaded.proto.graph.node for _ in bodies_of(node))
+    quantize_dynamic(
+        task.source,
+        task.target,
+        weight_type=QuantType.QInt8,
+        extra_options={"EnableSubgraph": nested, "MatMulConstBOnly": True},
+        **task.weights,
+    )
+
+
+def _static(task: _Task) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    names = {item.name for item in task.loaded.proto.graph.input}
+    products = _stored_products()
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """The feeds, one after the other."""
+
+        def __init__(self) -> None:
+            self._left = iter(task.feeds)
+
+        def get_next(self) -> Feed | None:
+            feed = next(self._left, None)
+            return None if feed is None else {name: value for name, value in feed.items() if name in names}
+
+    quantize_static(
+        task.source,
+        task.target,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=products,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        # What a product gives stays float: its range is the widest, and nothing behind it computes in eight bits.
+        extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": products},
+        **task.weights,
+    )
+
+
+def _stored_products() -> list[str]:
+    """What static quantization covers: products with weights, and tables.
+
+    Products of two activations, additions, normalisations and softmaxes lose far more by eight bits than they gain
+    (`benchmarks/quantization.py --all-operators`).
+    """
+    from onnxruntime.quantization.registry import QDQRegistry
+
+    known = {op_type for domain, op_type in (*PRODUCTS, *CONVOLUTIONS, *GATHERS) if not domain}
+    return sorted(known.intersection(QDQRegistry))
+
+
+def _blocks(task: _Task) -> None:
+    try:
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    except ModuleNotFoundError as error:
+        raise UsageError(MISSING) from error
+    # Zero points of two blocks would share a byte, and heads of one byte could only be cut together.
+    quantizer = MatMulNBitsQuantizer(
+        load_model(task.source),
+        bits=4,
+        block_size=task.how.block_size,
+        is_symmetric=True,
+        nodes_to_exclude=list(task.how.exclude),
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(task.target), task.is_large)
+
+
+_WAYS: dict[To, Callable[[_Task], None]] = {"int8-dynamic": _dynamic, "int8-qdq": _static, "int4": _blocks}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantizer talks to the root logger, gives it handlers, and prints; none of that is the user's."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    handlers, level = list(root.handlers), root.level
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)

@@ -1,0 +1,113 @@
+"""How far a model is from another one on the user's data, both as a deployment runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import EffectMeter, Measure
+from onnxheadprune.selection.activations.parts import run_feed
+from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.validation.compare import AccuracyMeter
+from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
+from onnxheadprune.validation.result import Accuracy
+
+ALIKE: Mapping[str, Live] = MappingProxyType({})
+"""No input or output is narrower than the original's."""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What is looked at.
+
+    Attributes:
+        effect: the measure of drift; None goes by the kind of output.
+        metric: the user's own measure of quality, None without.
+    """
+
+    effect: Measure | None = None
+    metric: Metric | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a model is from another one.
+
+    Attributes:
+        drift: mean over the data; see `selection.activations.drift`.
+        unit: of the drift.
+        accuracy: by the data's labels, None without.
+        metric: the user's own measure, None without.
+    """
+
+    drift: float
+    unit: str
+    accuracy: Accuracy | None = None
+    metric: MetricResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "drift": self.drift,
+            "drift_unit": self.unit,
+            "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
+            "metric": None if self.metric is None else self.metric.to_dict(),
+        }
+
+
+@dataclass
+class Reference:
+    """The model that others are measured against, run once.
+
+    Attributes:
+        model: the model.
+        data: what it was run on.
+        provider: where.
+        outputs: what it gave, feed by feed.
+    """
+
+    model: LoadedModel
+    data: Calibration
+    provider: Provider
+    outputs: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        session = Session(self.model, self.provider, name=self.model.name, optimize=True)
+        self.outputs = [run_feed(session, feed, self.data.source) for feed in self.data.feeds]
+
+    def distance(
+        self, other: LoadedModel, looking: Looking = Looking(), io: Mapping[str, Live] = ALIKE
+    ) -> Distance:
+        """How far another model is from this one.
+
+        Args:
+            other: the other model.
+            looking: what is looked at.
+            io: what is left of inputs and outputs that are narrower in the other model.
+
+        Raises:
+            UsageError: if it does not run on the data, or the metric fails.
+            RefusedError: if there is no float output to measure.
+        """
+        view = view_of(self.model.proto, self.model.name, self.model.sources)
+        main = require_main(view, io)
+        meter = EffectMeter(main, self.data.inputs, looking.effect)
+        hits = AccuracyMeter(main.name)
+        metric = None if looking.metric is None else MetricMeter(looking.metric)
+        session = Session(other, self.provider, name=other.name, optimize=True)
+        for sample, before in zip(self.data.samples, self.outputs, strict=True):
+            after = run_feed(session, narrowed(sample.feed, io), self.data.source)
+            meter.add(before, after, sample.feed)
+            if sample.labels is not None:
+                hits.add(sample.labels, before[main.name], after[main.name])
+            if metric is not None:
+                metric.add(sample.feed, sample.labels, before, after)
+        return Distance(meter.mean(), meter.name, hits.result(), None if metric is None else metric.result())

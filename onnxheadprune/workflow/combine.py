@@ -1,0 +1,269 @@
+"""Pruned and quantized: the original, both changes alone, and both together in either order, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.benchmarking import Benchmark, BenchRequest, Measuring, run_benchmark
+from onnxheadprune.edit.records import quantized_record
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.storage.claims import Reading, named_files
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.quantizing import Quantizing, To
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.workflow.apart import Distance, Looking, Reference
+from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.quantize import HELD_OUT, QuantizeRequest, QuantizeResult, quantized_through
+from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+
+ORIGINAL, PRUNED, QUANTIZED = "original", "pruned", "quantized"
+PRUNED_FIRST, QUANTIZED_FIRST = "pruned, then quantized", "quantized, then pruned"
+ALIKE = 0.02
+"""Drifts that differ by less than this part are alike: the data that they are measured on would decide."""
+
+
+@dataclass(frozen=True)
+class CombineRequest:
+    """All that one `combine` is asked for, but for the models.
+
+    Attributes:
+        how: how models are quantized.
+        run: where and on what they run.
+        looking: what is looked at.
+        measuring: what latency is measured at.
+        writing: where the better of both orders goes.
+    """
+
+    how: Quantizing
+    run: Run = field(default_factory=Run)
+    looking: Looking = field(default_factory=Looking)
+    measuring: Measuring = field(default_factory=Measuring)
+    writing: Writing = field(default_factory=Writing)
+
+
+@dataclass(frozen=True, eq=False)
+class Corner:
+    """One of the models.
+
+    Attributes:
+        name: what was done to it.
+        model: the model.
+        distance: how far it is from the original, on held-out data, as a deployment runs both.
+    """
+
+    name: str
+    model: LoadedModel
+    distance: Distance
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """The models side by side.
+
+    Attributes:
+        original: name of the original.
+        how: how models were quantized.
+        corners: the models, the original first.
+        refused: orders that cannot be had, with the reason.
+        benchmark: their latencies, in the order of the corners.
+        recommended: the name of the better one of the two orders.
+        reason: why it is.
+        output: where it was written, None if it was not.
+        notes: what a reader should know, one sentence each.
+    """
+
+    original: str
+    how: Quantizing
+    corners: tuple[Corner, ...]
+    refused: Mapping[str, str]
+    benchmark: Benchmark
+    recommended: str
+    reason: str
+    output: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def speed(self, name: str, against: str = ORIGINAL) -> float:
+        """How many times as fast a corner is as another, the geometric mean over the sizes."""
+        names = [corner.name for corner in self.corners]
+        one, other = (self.benchmark.cells_of(names.index(item)) for item in (against, name))
+        logs = [math.log(a.latency.p50 / b.latency.p50) for a, b in zip(one, other, strict=True)]
+        return math.exp(sum(logs) / len(logs))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the models themselves."""
+        rows = [
+            {
+                "name": corner.name,
+                "file_bytes": facts.file_bytes,
+                "speedup": self.speed(corner.name),
+                **corner.distance.to_dict(),
+            }
+            for corner, facts in zip(self.corners, self.benchmark.models, strict=True)
+        ]
+        return {
+            "original": self.original,
+            "quantization": asdict(self.how) | {"exclude": list(self.how.exclude)},
+            "corners": rows,
+            "refused": dict(self.refused),
+            "recommended": self.recommended,
+            "reason": self.reason,
+            "output": self.output,
+            "notes": list(self.notes),
+            "benchmark": self.benchmark.to_dict(),
+        }
+
+
+def combine(
+    model: ModelLike,
+    pruned: ModelLike,
+    *,
+    to: To,
+    data: DataSource,
+    output: str | Path | None = None,
+    provider: str = AUTO,
+    measuring: Measuring | None = None,
+) -> Combination:
+    """Quantizes a model and what was pruned of it, prunes the quantized one too, and compares all of them.
+
+    Args:
+        model: the original, in floats.
+        pruned: what `prune` made of it.
+        to: "int8-dynamic", "int8-qdq" or "int4".
+        data: the user's inputs. A fifth is held out: all figures are of it, ranges and refits of the rest.
+        output: where to write the better of both orders; None writes nothing.
+        provider: where to run.
+        measuring: what latency is measured at; None takes what `benchmark` does.
+
+    Raises:
+        UsageError: if the models do not belong together, or the data does not fit.
+        RefusedError: if ONNX Runtime cannot quantize a model.
+    """
+    request = CombineRequest(
+        Quantizing(to),
+        Run(provider, 0, data),
+        measuring=measuring or Measuring(),
+        writing=Writing(output),
+    )
+    return combined_through(model, pruned, request)
+
+
+def combined_through(
+    model: ModelLike, pruned: ModelLike, request: CombineRequest, progress: Progress = silent
+) -> Combination:
+    """What `combine` does, for a request.
+
+    Raises:
+        HeadPruneError: as `combine` does.
+    """
+    original, cut = open_structure(model), open_structure(pruned)
+    target = _target(original, cut, request)
+    for loaded in (original, cut):
+        if quantized_record(loaded.proto) is not None:
+            raise UsageError(f"{loaded.name} is quantized already; give the models in floats")
+    if request.run.data is None:
+        raise UsageError(
+            "how far the models move is measured on data; give some with --data, --text or --images"
+        )
+    claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
+    view = view_of(original.proto, original.name, original.sources)
+    learn, held = calibration_data(request.run.data, view).split(HELD_OUT)
+    rounded = _quantized(original, learn, request, progress)
+    models = {ORIGINAL: original, PRUNED: cut, QUANTIZED: LoadedModel(rounded.model, QUANTIZED)}
+    refused: dict[str, str] = {}
+    for name, make in _orders(cut, models[QUANTIZED], claim, learn, request, progress):
+        try:
+            models[name] = make()
+        except HeadPruneError as error:
+            refused[name] = str(error)
+    if len(refused) > 1:
+        raise RefusedError(f"neither order can be had: {'; '.join(refused.values())}")
+    progress("measuring drift", 0, 0)
+    reference = Reference(original, held, resolve_provider(request.run.provider))
+    corners = tuple(_corner(reference, name, item, claim, request) for name, item in models.items())
+    timing = BenchRequest(request.measuring, request.run.provider, request.run.seed, memory=False)
+    named = [LoadedModel(c.model.proto, c.name, c.model.sources, c.model.inline) for c in corners]
+    measured = run_benchmark(named, timing, lambda text: progress(text, 0, 0))
+    best, reason = _better(corners, refused)
+    if target is not None:
+        with stage_model(models[best], target, request.writing.external_data) as stage:
+            commit(stage)
+    written = None if target is None else str(target)
+    notes = (*rounded.notes, *measured.notes)
+    if claim.refit is None:
+        notes += (f"{cut.name} was not refitted, so neither was the quantized model that was cut",)
+    return Combination(original.name, rounded.how, corners, refused, measured, best, reason, written, notes)
+
+
+def _target(original: LoadedModel, cut: LoadedModel, request: CombineRequest) -> Path | None:
+    if request.writing.output is None:
+        return None
+    others: list[Reading] = [*named_files("the data", request.run.data)]
+    return check_target(request.writing.output, original, cut, others=others)
+
+
+def _quantized(
+    loaded: LoadedModel, data: Calibration, request: CombineRequest, progress: Progress
+) -> QuantizeResult:
+    run = Run(request.run.provider, request.run.seed, data)
+    return quantized_through(loaded, QuantizeRequest(request.how, run), progress)
+
+
+def _orders(
+    cut: LoadedModel,
+    rounded: LoadedModel,
+    claim: Claim,
+    data: Calibration,
+    request: CombineRequest,
+    progress: Progress,
+) -> tuple[tuple[str, Callable[[], LoadedModel]], ...]:
+    """Both orders, and how each is made."""
+
+    def pruned_first() -> LoadedModel:
+        return LoadedModel(
+            _quantized(cut, data.narrowed(claim.planning.io), request, progress).model, PRUNED_FIRST
+        )
+
+    def quantized_first() -> LoadedModel:
+        heads = {index: list(gone) for index, gone in claim.planning.plan.removed.items()}
+        choice = Choice(heads, compensate=claim.refit is not None, effect=request.looking.effect)
+        run = Run(request.run.provider, request.run.seed, data)
+        return carried_through(rounded, Request(choice, claim.contract, run=run), progress).pruned
+
+    return (PRUNED_FIRST, pruned_first), (QUANTIZED_FIRST, quantized_first)
+
+
+def _corner(
+    reference: Reference, name: str, model: LoadedModel, claim: Claim, request: CombineRequest
+) -> Corner:
+    """A model, and how far it is from the original."""
+    whole: Mapping[str, Live] = {}
+    io = whole if name in (ORIGINAL, QUANTIZED) else claim.planning.io
+    return Corner(name, model, reference.distance(model, request.looking, io))
+
+
+def _better(corners: tuple[Corner, ...], refused: Mapping[str, str]) -> tuple[str, str]:
+    """The better one of both orders, and why."""
+    found = {
+        corner.name: corner.distance for corner in corners if corner.name in (PRUNED_FIRST, QUANTIZED_FIRST)
+    }
+    if len(found) == 1:
+        (best,) = found
+        return best, f"the other order cannot be had: {'; '.join(refused.values())}"
+    best, other = sorted(found, key=lambda name: found[name].drift)
+    near, far, unit = found[best].drift, found[other].drift, found[best].unit
+    if far - near <= ALIKE * far:
+        both = f"{found[QUANTIZED_FIRST].drift:.3g} and {found[PRUNED_FIRST].drift:.3g}, {unit}"
+        reason = f"both drift alike ({both}), and a cut of a quantized model is proven exact against it"
+        return QUANTIZED_FIRST, reason
+    return best, f"it drifts by {near:.3g} ({unit}) from the original on held-out data, {other} by {far:.3g}"

@@ -1,0 +1,76 @@
+"""The limits of a job: each a yes or no, with the number behind it, out of the results of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from onnxheadprune.benchmarking.gate import Gate
+from onnxheadprune.model.load import open_structure
+from onnxheadprune.validation.gates import drift_gate
+from onnxheadprune.validation.result import Drift
+from onnxheadprune.workflow.jobs.asked import Document
+from onnxheadprune.workflow.jobs.keys import GateKeys
+from onnxheadprune.workflow.sizes import file_bytes
+
+
+def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, final: Path) -> list[Gate]:
+    """Every limit that a job sets.
+
+    Args:
+        asked: the limits.
+        results: of the steps, by name.
+        model: the original.
+        final: what came out of it.
+    """
+    limits: dict[str, float] = {name: limit for name, limit in asdict(asked).items() if limit is not None}
+    found = list(_of_validation(limits, results.get("validate", {}))) if "validate" in results else []
+    measured = {
+        "min_speedup": _speedup(results.get("bench", {})),
+        "max_file_bytes": _bytes(final),
+        "max_size_ratio": _bytes(final) / _bytes(model),
+        "max_operations_ratio": _operations(results.get("recover", results.get("prune", {}))),
+    }
+    found += [
+        _gate(name, final.name, limits[name], value) for name, value in measured.items() if name in limits
+    ]
+    order = list(limits)
+    return sorted(found, key=lambda gate: order.index(gate.name))
+
+
+def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
+    if "max_drift" in limits:
+        drift = result["drift"]
+        yield drift_gate(None if drift is None else Drift(**drift), limits["max_drift"])
+    for kind, subject in (("accuracy", "output"), ("metric", "name")):
+        measured: Document = result[kind] or {}
+        before, after = measured.get("original"), measured.get("pruned")
+        drop = None if before is None or after is None else before - after
+        values = {f"min_{kind}": after, f"max_{kind}": after, f"max_{kind}_drop": drop}
+        for name, value in values.items():
+            if name in limits:
+                yield _gate(name, measured.get(subject, kind), limits[name], value)
+
+
+def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:
+    """A number against its limit; what could not be measured keeps none."""
+    kept = value is not None and (value >= limit if name.startswith("min_") else value <= limit)
+    return Gate(name, subject, limit, value, kept)
+
+
+def _speedup(result: Document) -> float | None:
+    """The smallest speed-up over the grid, as `bench` judges it."""
+    found = result.get("speedups", {}).get("1")
+    return None if found is None else float(found)
+
+
+def _bytes(model: Path) -> int:
+    taken = file_bytes(open_structure(model))
+    assert taken is not None
+    return taken
+
+
+def _operations(result: Document) -> float | None:
+    counted = result.get("operations")
+    return None if not counted or not counted["before"] else counted["after"] / counted["before"]

@@ -1,0 +1,82 @@
+"""Which files and functions of the user each step reads, beside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from onnxheadprune.workflow.jobs.asked import heads_of, is_function, source_of
+from onnxheadprune.workflow.jobs.keys import DataKeys, RecoverKeys, ScoreKeys, ValidateKeys
+from onnxheadprune.workflow.jobs.reading import Job
+
+VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
+BESIDE = ("config.json", "generation_config.json", "*encoder*.onnx", "*embed*.onnx")
+"""What text and data may be completed by, beside the model: `selection/activations/beside.py`."""
+SHELF = "onnx"
+"""A folder of models whose vocabulary may lie above it."""
+
+
+def reads_of(job: Job, step: str) -> dict[str, str]:
+    """Paths from where this process is, and "module:function", by the keys that name them.
+
+    Args:
+        job: the job.
+        step: the name of one of its steps.
+    """
+    keys = job.keys
+    score, recover = keys.score or ScoreKeys(), keys.recover or RecoverKeys()
+    validate = keys.validate or ValidateKeys()
+    heads = heads_of(job)
+    named: Mapping[str, Mapping[str, str | None]] = {
+        "score": {"score.effect": _function(score.effect), **_data(job)},
+        "prune": {
+            "prune.heads": heads if isinstance(heads, str) and heads.endswith(".json") else None,
+            "prune.scores": _path(job, keys.prune.scores),
+            "prune.drift": _function(keys.prune.drift),
+            **_data(job),
+        },
+        "recover": {"recover.drift": _function(recover.drift), **_data(job)},
+        "validate": {
+            "validate.data": None if validate.data is None else source_of(job, validate.data),
+            "validate.metric": _function(validate.metric),
+            "validate.drift": _function(validate.drift),
+        },
+    }
+    return {key: value for key, value in named.get(step, {}).items() if value is not None}
+
+
+def _data(job: Job) -> dict[str, str | None]:
+    data = job.keys.data or DataKeys()
+    found: dict[str, str | None] = {}
+    tokenizer = None if data.tokenizer is None else job.at(data.tokenizer)
+    if tokenizer is not None and tokenizer.is_dir():
+        found |= _files("data.tokenizer", tokenizer, VOCABULARY)
+    elif tokenizer is not None:
+        found["data.tokenizer"] = str(tokenizer)
+    if data.path is not None or data.text is not None:
+        own = VOCABULARY if data.text is not None and tokenizer is None else ()
+        model = job.at(job.keys.model)
+        folders = (model.parent, model.parent.parent) if model.parent.name == SHELF else (model.parent,)
+        for folder in folders:
+            beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
+            found |= {name: path for name, path in beside.items() if Path(path) != model}
+    return found | {
+        "data.path": None if data.path is None else source_of(job, data.path),
+        "data.text": _path(job, data.text),
+        "data.images": _path(job, data.images),
+    }
+
+
+def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
+    """The files of a folder with such names."""
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    return {f"{what}: {path.name}": str(path) for path in paths}
+
+
+def _path(job: Job, path: str | None) -> str | None:
+    return None if path is None else str(job.at(path))
+
+
+def _function(spec: str | None) -> str | None:
+    """What is no function is the name of a measure, and read from nowhere."""
+    return spec if spec is not None and is_function(spec) else None

@@ -1,0 +1,187 @@
+"""The steps of a job, each as a value: what it depends on, what it makes, and how it is done."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from onnxheadprune.benchmarking import run_benchmark
+from onnxheadprune.errors import ValidationFailedError
+from onnxheadprune.model.documents import finite
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.runtime.host import machine
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.scoring import score_heads, write_scores
+from onnxheadprune.selection.scoring.executors import open_executor
+from onnxheadprune.validation import prove
+from onnxheadprune.workflow.jobs.asked import (
+    Document,
+    Given,
+    measure_of,
+    measuring,
+    pruning,
+    recovering,
+    scores_file,
+    validating,
+)
+from onnxheadprune.workflow.jobs.reading import Job
+from onnxheadprune.workflow.jobs.reads import reads_of
+from onnxheadprune.workflow.pipeline import carried_through
+from onnxheadprune.workflow.recover import recovery_request
+
+Name: TypeAlias = Literal["score", "prune", "recover", "validate", "bench"]
+PRUNED, RECOVERED = "pruned.onnx", "recovered.onnx"
+PARTIAL = "score.json.partial"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: as the job calls it.
+        behind: the steps whose results it takes.
+        settings: what is asked for, JSON-ready.
+        reads: files and functions of the user by what they are called, beside the model.
+        makes: names of files in the job's folder.
+        work: does it; told whether it was interrupted before, with all that it depends on as it is now.
+        beside: names of files that it may leave when it is interrupted.
+    """
+
+    name: Name
+    behind: tuple[Name, ...]
+    settings: Mapping[str, object]
+    reads: Mapping[str, str]
+    makes: tuple[str, ...]
+    work: Callable[[Progress, bool], None]
+    beside: tuple[str, ...] = ()
+
+
+@functools.cache
+def _here() -> list[object]:
+    """The machine: latencies of another one say nothing about this one. A process stays where it is."""
+    about = machine()
+    return [about["processor"], about["cores"], about["cards"]]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all steps of a job share.
+
+    Attributes:
+        job: the job.
+        given: what it takes from whoever starts it.
+    """
+
+    job: Job
+    given: Given
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return self.job.at(self.job.keys.output)
+
+    @property
+    def model(self) -> Path:
+        """The original."""
+        return self.job.at(self.job.keys.model)
+
+    @property
+    def final(self) -> str:
+        """The name of the model that comes out."""
+        return PRUNED if self.job.keys.recover is None else RECOVERED
+
+    def keep(self, name: Name, document: Document) -> None:
+        """Writes the result of a step, with how it is repeated."""
+        told = finite({**document, "run": dict(self.given.record)})
+        write_text(self.folder / f"{name}.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
+
+    def steps(self) -> Iterator[Step]:
+        """The steps that the job names, in their order."""
+        keys = self.job.keys
+        scored: tuple[Name, ...] = () if keys.score is None else ("score",)
+        cut: tuple[Name, ...] = ("prune",) if keys.recover is None else ("prune", "recover")
+        if keys.score is not None:
+            yield self._step("score", (), ("score.json",), self._score, beside=(PARTIAL,))
+        yield self._step("prune", scored, (PRUNED, "prune.json"), self._prune)
+        if keys.recover is not None:
+            beside = (f"{RECOVERED}.recovery",)
+            yield self._step("recover", ("prune",), (RECOVERED, "recover.json"), self._recover, beside=beside)
+        if keys.validate is not None:
+            yield self._step("validate", cut, ("validate.json",), self._validate)
+        if keys.bench is not None:
+            yield self._step("bench", cut, ("bench.json",), self._bench)
+
+    def _step(
+        self,
+        name: Name,
+        behind: tuple[Name, ...],
+        makes: tuple[str, ...],
+        work: Callable[[Progress, bool], None],
+        *,
+        beside: tuple[str, ...] = (),
+    ) -> Step:
+        keys = self.job.keys
+        section = getattr(keys, name)
+        settings: dict[str, object] = {
+            "keys": asdict(section),
+            "provider": keys.provider,
+            "seed": keys.seed,
+            "data": None if keys.data is None or name in ("validate", "bench") else asdict(keys.data),
+        }
+        if name == "bench":
+            settings["machine"] = _here()
+        return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
+
+    def _score(self, progress: Progress, _resumed: bool) -> None:
+        keys, provider = self.job.keys.score, self.job.keys.provider
+        assert keys is not None
+        data = self.given.read(self.model)
+        method = keys.method or ("weight" if data is None else "reconstruction")
+        partial = self.folder / PARTIAL if method == "ablation" else None
+        with open_executor(keys.jobs, keys.dask) as executor:
+            scores = score_heads(
+                self.model,
+                method=method,
+                data=data,
+                provider=provider if provider.lower() == AUTO else resolve_provider(provider),
+                effect=measure_of(keys.effect),
+                executor=executor,
+                partial=partial,
+                progress=progress,
+            )
+        write_scores(scores, self.folder / "score.json")
+
+    def _prune(self, progress: Progress, _resumed: bool) -> None:
+        scores = scores_file(self.job, self.folder / "score.json")
+        request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
+        result = carried_through(self.model, request, progress)
+        self.keep("prune", result.to_dict())
+
+    def _recover(self, progress: Progress, resumed: bool) -> None:
+        output = self.folder / RECOVERED
+        resume = resumed and output.with_name(f"{output.name}.recovery").is_file()
+        request = recovering(self.job, self.given.read(self.model), output, resume=resume)
+        progress("validating", 0, 0)
+        request = recovery_request(self.model, self.folder / PRUNED, request)
+        self.keep("recover", carried_through(self.model, request, progress).to_dict())
+
+    def _validate(self, progress: Progress, _resumed: bool) -> None:
+        progress("validating", 0, 0)
+        found = prove(self.model, self.folder / self.final, validating(self.job))
+        accepted = found.passed or (
+            found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
+        )
+        if not accepted:
+            raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
+        self.keep("validate", found.to_dict())
+
+    def _bench(self, progress: Progress, _resumed: bool) -> None:
+        models = (self.model, self.folder / self.final)
+        result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
+        self.keep("bench", result.to_dict())

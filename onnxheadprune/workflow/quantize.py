@@ -1,0 +1,241 @@
+"""Quantizing a model with ONNX Runtime's own quantizer, from end to end: read, quantize, try, measure, write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.edit.apply import drop_metadata, set_metadata
+from onnxheadprune.edit.records import (
+    COMPENSATED_KEY,
+    QUANTIZED_KEY,
+    VALIDATION_KEY,
+    QuantizedRecord,
+    quantized_record,
+    quantized_text,
+    refit_record,
+)
+from onnxheadprune.errors import InferenceError, RefusedError
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.storage.claims import named_files
+from onnxheadprune.model.storage.layout import ExternalData
+from onnxheadprune.model.storage.tensors import StoredSize, stored_size
+from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.runtime.quantizing import Quantizing, To, quantized
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.workflow.apart import Looking, Reference
+from onnxheadprune.workflow.requests import Run, Writing
+
+HELD_OUT = 0.2
+"""Part of the data that ranges of activations are not found on, and drift is measured on."""
+
+
+@dataclass(frozen=True)
+class QuantizeRequest:
+    """All that one `quantize` is asked for, but for the model.
+
+    Attributes:
+        how: the way and its settings.
+        run: where and on what it is calibrated and measured.
+        writing: where the result goes.
+        effect: the measure of drift; None goes by the kind of output.
+    """
+
+    how: Quantizing
+    run: Run = field(default_factory=Run)
+    writing: Writing = field(default_factory=Writing)
+    effect: Measure | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeResult:
+    """A quantized model and how it came about.
+
+    Attributes:
+        model: the quantized model, with its weights in memory.
+        name: of the model that it was made of.
+        how: the way and its settings, decided.
+        output: where it was written, None if it was not.
+        before: what the original's stored tensors hold.
+        after: what the quantized model's stored tensors hold.
+        matrices: how many stored float matrices there were, and how many of them are quantized.
+        drift: how far the main output moves, as a deployment runs both; None without data.
+        unit: of the drift.
+        notes: what a reader should know, one sentence each.
+    """
+
+    model: ModelProto
+    name: str
+    how: Quantizing
+    output: str | None
+    before: StoredSize
+    after: StoredSize
+    matrices: tuple[int, int]
+    drift: float | None = None
+    unit: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data, without the model itself."""
+        return {
+            "model": self.name,
+            "output": self.output,
+            "quantization": asdict(self.how) | {"exclude": list(self.how.exclude)},
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "matrices": dict(zip(("stored", "quantized"), self.matrices, strict=True)),
+            "drift": self.drift,
+            "drift_unit": self.unit or None,
+            "notes": list(self.notes),
+        }
+
+
+def quantize(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    to: To,
+    data: DataSource | None = None,
+    per_channel: bool = True,
+    reduce_range: bool | None = None,
+    block_size: int = 32,
+    exclude: tuple[str, ...] = (),
+    provider: str = AUTO,
+    effect: Measure | None = None,
+    external_data: ExternalData = "auto",
+    progress: Progress = silent,
+) -> QuantizeResult:
+    """Quantizes a model with ONNX Runtime's own quantizer, tries the result, then writes it.
+
+    Args:
+        model: the model, in floats.
+        output: where to write; None writes nothing.
+        to: "int8-dynamic", "int8-qdq" (needs data) or "int4" (needs the package onnx-ir).
+        data: the user's inputs, that ranges are found on and drift is measured on; see `feeds.load_data` for the forms.
+        per_channel: int8 weights get a scale per output; else one per tensor.
+        reduce_range: int8 weights use seven of eight bits; None does so where the processor's product of uint8 by
+            int8 saturates.
+        block_size: inputs that share a scale, for int4.
+        exclude: names of nodes that stay as they are.
+        provider: where drift is measured.
+        effect: the measure of drift: "kl", "cosine" or your own function; None goes by the kind of output.
+        external_data: keep weights beside the output: as the input does, always or never.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: if a path, a setting or the data is wrong. Nothing is written.
+        ModelError: if the model cannot be read.
+        RefusedError: if ONNX Runtime cannot quantize it, or does not run what it made of it.
+    """
+    how = Quantizing(to, per_channel, reduce_range, block_size, exclude)
+    request = QuantizeRequest(how, Run(provider, 0, data), Writing(output, external_data), effect)
+    return quantized_through(model, request, progress)
+
+
+def quantized_through(
+    model: ModelLike, request: QuantizeRequest, progress: Progress = silent
+) -> QuantizeResult:
+    """What `quantize` does, for a request.
+
+    Raises:
+        HeadPruneError: as `quantize` does.
+    """
+    loaded, writing = open_structure(model), request.writing
+    others = [*named_files("the data", request.run.data)]
+    target = None if writing.output is None else check_target(writing.output, loaded, others=others)
+    earlier = quantized_record(loaded.proto)
+    if earlier is not None:
+        raise RefusedError(
+            f"{loaded.name} is quantized to {earlier.to} already; quantize the model in floats"
+        )
+    how = request.how.checked()
+    data = _data(loaded, request.run.data)
+    learn, held = _parts(data, how)
+    progress(f"quantizing to {how.to}", 0, 0)
+    made = quantized(loaded, how, () if learn is None else learn.feeds)
+    matrices = _matrices(loaded.proto, made)
+    if not matrices[1]:
+        raise RefusedError(
+            f"ONNX Runtime's quantizer finds nothing in {loaded.name} that it makes {how.to} of: it takes float32"
+            " weights of products that are stored as initializers"
+        )
+    _write_record(loaded.proto, made, how, learn)
+    result = LoadedModel(made, "the quantized model")
+    try:
+        Session(result, Provider(CPU, "check"), name="the quantized model", optimize=True)
+    except InferenceError as error:
+        raise RefusedError(
+            f"ONNX Runtime does not run what its own quantizer makes of {loaded.name}: {error}"
+        ) from error
+    drift, unit = None, ""
+    if held is not None:
+        progress("measuring drift", 0, 0)
+        where = resolve_provider(request.run.provider)
+        found = Reference(loaded, held, where).distance(result, Looking(request.effect))
+        drift, unit = found.drift, found.unit
+    written = None
+    if target is not None:
+        written = str(target)
+        with stage_model(result, target, writing.external_data, writing.data_name) as stage:
+            commit(stage)
+    sizes = stored_size(loaded.proto), stored_size(made)
+    notes = _notes(request.how, how)
+    return QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, notes)
+
+
+def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:
+    if source is None:
+        return None
+    return calibration_data(source, view_of(loaded.proto, loaded.name, loaded.sources))
+
+
+def _parts(data: Calibration | None, how: Quantizing) -> tuple[Calibration | None, Calibration | None]:
+    """What ranges are found on, and what drift is measured on."""
+    if data is None or how.to != "int8-qdq":
+        return None, data
+    return data.split(HELD_OUT)
+
+
+def _matrices(before: ModelProto, after: ModelProto) -> tuple[int, int]:
+    """Stored float tensors of two axes or more, and how many of them are floats no more."""
+    left = {tensor.name for tensor in after.graph.initializer if tensor.data_type in FLOATS}
+    names = [t.name for t in before.graph.initializer if t.data_type in FLOATS and len(t.dims) > 1]
+    return len(names), sum(name not in left for name in names)
+
+
+def _write_record(before: ModelProto, made: ModelProto, how: Quantizing, data: Calibration | None) -> None:
+    """All that the original said of itself, but for what is no longer so, and how it was quantized."""
+    for entry in before.metadata_props:
+        set_metadata(made, entry.key, entry.value)
+    # What was proven and sealed is not in this file; the refit lies in weights that have other names now.
+    drop_metadata(made, VALIDATION_KEY)
+    drop_metadata(made, COMPENSATED_KEY)
+    settings: Mapping[str, bool | int] = (
+        {"block_size": how.block_size}
+        if how.to == "int4"
+        else {"per_channel": how.per_channel, "reduce_range": bool(how.reduce_range)}
+    )
+    fingerprint, count = (None, 0) if data is None else (data.fingerprint, data.count)
+    record = QuantizedRecord(how.to, settings, fingerprint, count, refit_record(before))
+    set_metadata(made, QUANTIZED_KEY, quantized_text(record))
+
+
+def _notes(asked: Quantizing, used: Quantizing) -> tuple[str, ...]:
+    """What was decided for the user, and by what."""
+    if used.to == "int4" or asked.reduce_range is not None:
+        return ()
+    if used.reduce_range:
+        reason = "since this processor's product of uint8 by int8 saturates"
+        return (f"weights use seven of their eight bits, {reason}; say --full-range for one that does not",)
+    return ("weights use all eight bits; say --reduce-range for x86 processors without VNNI, which saturate",)

@@ -1,0 +1,43 @@
+"""The README's picture: it shows the figures beside it, and is read on white and on a dark page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.readme_picture import ACCURACY, GOES, INK, MODEL, PICTURE, SPEED, STAYS, draw
+from onnxheadprune import find_sites
+from tests.pictures import contrast, faults, texts
+
+FIGURES: dict[str, Any] = json.loads(PICTURE.with_suffix(".json").read_text(encoding="utf-8"))
+DARK = "#0d1117"
+"""The darkest page of a code host."""
+
+
+def test_it_shows_the_figures() -> None:
+    figure = draw(FIGURES)
+    assert faults(figure) == []
+    heads, accuracy, speed = figure.axes
+    shown, rows = FIGURES["rows"][FIGURES["shown"]], FIGURES["rows"]
+    assert len(heads.get_lines()) == shown["heads_removed"] == sum(map(len, shown["heads"].values()))
+    assert len(heads.patches) == FIGURES["heads"] == sum(site.num_heads for site in find_sites(MODEL))
+    assert accuracy.get_lines()[0].get_ydata().tolist() == [row["accuracy"] for row in rows]
+    assert speed.get_lines()[0].get_ydata().tolist() == [row["times_as_fast"] for row in rows]
+    assert f"{shown['heads_removed']} of {FIGURES['heads']} heads removed" in [
+        text for text, _, _ in texts(figure)
+    ]
+
+
+@pytest.mark.parametrize("page", ["#ffffff", DARK])
+def test_it_is_read_on_every_page(page: str) -> None:
+    assert contrast(INK, page) >= 4, "text"
+    assert all(contrast(colour, page) >= 3 for colour in (STAYS, ACCURACY, SPEED))
+    assert contrast(GOES, page) >= 2.4, "hollow squares of heads that are gone may be fainter"
+
+
+def test_it_loads_nothing_and_stays_small() -> None:
+    content = PICTURE.read_text(encoding="utf-8")
+    assert "<image" not in content and 'href="http' not in content and len(content) < 150_000
+    assert "<title>" in content or "<dc:title>" in content
