@@ -157,7 +157,7 @@ def _made_once(leader: ModelFile, other: ModelFile) -> set[str]:
     for linear in (linear for value in made for linear in feeders(value)):
         found.add(linear.matrix.stored.name)
         if linear.bias is not None:
-            found.add(linear.bias.name)
+            found.add(linear.bias.stored.name)
     return found
 
 
