@@ -20,7 +20,7 @@ from tests.prompts.test_cuts import texts
 
 Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^```sh title=[^\n]*\n(onnxheadprune .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 LINES = [line for block in BLOCKS for line in block.splitlines()]
 
 

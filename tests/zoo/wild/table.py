@@ -93,7 +93,8 @@ def part(rows: Sequence[WildRow], header: str) -> str:
         true = max((row.true for row in found.values()), key=len)
         entries = " | ".join(cell(found.get(variant), notes) for variant in TITLES)
         lines.append(f"| {case} | {heads(true)} | {entries} |")
-    reasons = [f"{number}. {text}" for text, number in notes.numbers.items()]
+    # What an exporter says may look like a link.
+    reasons = [f"{number}. {text}".replace("[", r"\[") for text, number in notes.numbers.items()]
     known = sorted(
         {f"{row.case}: {why}" for row in rows if row.is_short and (why := reason_for(row)) is not None}
     )

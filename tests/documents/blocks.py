@@ -1,0 +1,124 @@
+"""Blocks of code in a Markdown page, and what each of them says about itself.
+
+A block is `sh` or `python`, and runs in a folder that all blocks of its page share. What it prints stands below it:
+in a block `text title="prints"`, or in a comment `<!-- prints ... -->` where readers need not see it; "..." stands
+for anything. A title says what else there is to know:
+
+    sh title="not run: REASON"      needs what a test has not; its options are looked up all the same
+    sh title="slow: REASON"         runs with the tests marked `long`, and so must what needs its files
+    sh title="run by FILE"          a test of its own runs it, on files of its own
+    python title="FILE"             an excerpt: these lines stand in that file of the repository
+    text, json, js                  not ours: a formula, a drawing, the text of a file, a line of another language
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from tests.conftest import ROOT
+
+PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
+LANGUAGES = ("sh", "python", "text", "json", "js")
+TITLE = re.compile(r'\btitle="([^"]*)"')
+COMMENT = re.compile(r"<!-- prints\n(.*?)\n?-->\s*", re.DOTALL)
+PRINTS, NOT_RUN, RUN_BY, SLOW = "prints", "not run: ", "run by ", "slow: "
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of code.
+
+    Attributes:
+        page: the file that it stands in.
+        line: where it starts there, from 1.
+        language: the first word behind the fence, "" if there is none.
+        title: what the page says about it, "" if nothing.
+        code: its text.
+        prints: what it has to print; "" is nothing.
+    """
+
+    page: Path
+    line: int
+    language: str
+    title: str
+    code: str
+    prints: str
+
+    @property
+    def place(self) -> str:
+        """Where it stands, as editors take it."""
+        return f"{self.page.relative_to(ROOT) if self.page.is_relative_to(ROOT) else self.page}:{self.line}"
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is something that could run here."""
+        return self.language in ("sh", "python")
+
+    @property
+    def excerpt_of(self) -> str | None:
+        """The file of the repository that it is taken from, if it is."""
+        return self.title if self.title and not self.title.startswith((NOT_RUN, RUN_BY, SLOW)) else None
+
+    @property
+    def not_run(self) -> str | None:
+        """The reason why it cannot run in a test, if it cannot."""
+        return self.title.removeprefix(NOT_RUN) if self.title.startswith(NOT_RUN) else None
+
+    @property
+    def run_by(self) -> str | None:
+        """The test that runs it in place of ours, if there is one."""
+        return self.title.removeprefix(RUN_BY) if self.title.startswith(RUN_BY) else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is code that a test can run."""
+        return self.is_code and self.not_run is None and self.run_by is None and self.excerpt_of is None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is left to the long tests."""
+        return self.title.startswith(SLOW)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """All blocks of a page but those that are the output of another."""
+    tokens = MarkdownIt("commonmark").parse(page.read_text(encoding="utf-8"))
+    return list(_blocks(page, tokens))
+
+
+def runnable(page: Path, *, slow: bool) -> list[Block]:
+    """The blocks of a page that a test runs, in their order: all, or those that are not slow."""
+    return [block for block in blocks_of(page) if block.runs and (slow or not block.is_slow)]
+
+
+def has_slow(page: Path) -> bool:
+    """Whether a block of a page is slow."""
+    return any(block.is_slow for block in blocks_of(page))
+
+
+def _blocks(page: Path, tokens: Sequence[Token]) -> Iterator[Block]:
+    for number, token in enumerate(tokens):
+        if token.type != "fence":
+            continue
+        language, _, rest = token.info.strip().partition(" ")
+        title = found[1] if (found := TITLE.search(rest)) else ""
+        if title == PRINTS:
+            continue
+        follows = tokens[number + 1] if number + 1 < len(tokens) else None
+        line = 1 + (token.map or [0])[0]
+        yield Block(page, line, language, title, token.content, _printed(follows))
+
+
+def _printed(token: Token | None) -> str:
+    """What stands below a block as its output."""
+    if token is not None and token.type == "fence" and f'title="{PRINTS}"' in token.info:
+        return token.content
+    if token is not None and token.type == "html_block" and (found := COMMENT.fullmatch(token.content)):
+        return found[1]
+    return ""

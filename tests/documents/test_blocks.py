@@ -1,0 +1,175 @@
+"""Every block of code in the README and in docs/ runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from onnxheadprune.cli import group
+from onnxheadprune.cli.report import progress
+from tests.conftest import ROOT
+from tests.documents.blocks import LANGUAGES, PAGES, Block, blocks_of, has_slow, runnable
+from tests.documents.running import PROGRAM, WIDTH, Reader, is_like, lines_of
+
+NOT_RUN = {
+    "installs packages": 3,
+    "needs TensorRT": 1,
+    "needs a CUDA card": 1,
+    "needs an export of the client": 5,
+    "needs olive-ai": 1,
+    "needs openvino": 1,
+}
+"""Why blocks cannot run in a test, and how many there are: a new one is a decision."""
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
+ELSEWHERE = [block for block in BLOCKS if block.run_by]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Reader:
+    """Somebody with the sample models, and a terminal of a hundred columns."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+    monkeypatch.setattr(progress, "QUIET_SECONDS", math.inf)
+
+    return Reader(folder, capfd.readouterr)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if runnable(page, slow=False)], ids=name_of)
+def test_what_a_page_shows_happens(page: Path, reader: Reader) -> None:
+    for block in runnable(page, slow=False):
+        reader.check(block)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", [page for page in PAGES if has_slow(page)], ids=name_of)
+def test_what_a_page_shows_happens_to_its_end(page: Path, reader: Reader) -> None:
+    for block in runnable(page, slow=True):
+        reader.check(block)
+
+
+def test_every_block_says_what_it_is() -> None:
+    assert [block.place for block in BLOCKS if block.language not in LANGUAGES] == []
+
+
+def test_output_is_said_and_not_waved_through() -> None:
+    assert [block.place for block in BLOCKS if block.prints.strip() == "..."] == []
+
+
+def test_what_cannot_run_is_counted() -> None:
+    assert Counter(block.not_run for block in BLOCKS if block.not_run is not None) == NOT_RUN
+
+
+@pytest.mark.parametrize("block", ELSEWHERE, ids=lambda block: block.place)
+def test_what_a_test_of_its_own_runs_is_read_there(block: Block) -> None:
+    assert block.page.name in (ROOT / str(block.run_by)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", EXCERPTS, ids=lambda block: block.place)
+def test_an_excerpt_stands_in_its_file(block: Block) -> None:
+    assert block.code in (ROOT / str(block.excerpt_of)).read_text(encoding="utf-8")
+
+
+def unknown_options(block: Block) -> Iterator[str]:
+    """What a block asks of our commands and they do not have."""
+    for line in lines_of(block.code):
+        for call in re.split(r"&&|\||;", line):
+            words = shlex.split(call, comments=True)
+            if not words or Path(words[0]).name != PROGRAM or len(words) < 2 or words[1].startswith("-"):
+                continue
+            command = group.commands.get(words[1], click.Command("none"))
+            known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+            known |= {"-h", "--help"}
+            yield from (
+                f"{block.place}: {words[1]} {word}"
+                for word in words[2:]
+                if word.startswith("-") and word.partition("=")[0] not in known
+            )
+
+
+def test_options_in_what_cannot_run_exist() -> None:
+    not_run = [block for block in BLOCKS if block.not_run is not None and block.language == "sh"]
+    assert [line for block in not_run for line in unknown_options(block)] == []
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    return tmp_path / "page.md"
+
+
+def test_what_fails_or_prints_something_else_is_noticed(page: Path, reader: Reader) -> None:
+    page.write_text(
+        '```sh\necho one\n```\n```text title="prints"\ntwo\n```\n\n```sh\nonnxheadprune inspect none.onnx\n```\n\n'
+        "```python\n1 / 0\n```\n\n```python\nprint(1)\n```\n<!-- prints\n2\n-->\n\n```sh\necho more\n```\n"
+    )
+    found = []
+    for block in runnable(page, slow=True):
+        with pytest.raises(AssertionError) as caught:
+            reader.check(block)
+        found.append(str(caught.value).partition("\n")[0].partition("page.md:")[2])
+    assert found == [
+        "1 prints something else",
+        "8: onnxheadprune inspect none.onnx",
+        "12: Traceback (most recent call last):",
+        "16 prints something else",
+        "23 prints something else",
+    ]
+
+
+def test_what_is_as_it_should_be_passes(page: Path, reader: Reader) -> None:
+    page.write_text(
+        '```sh\necho one > one.txt\ncat \\\n  one.txt  # all\n```\n```text title="prints"\n...ne\n```\n\n'
+        '```python\nword = "more"\n```\n\n```python\nprint(word)\n```\n<!-- prints\nmore\n-->\n\n'
+        "```sh\nonnxheadprune --version > version.txt\n```\n"
+    )
+    for block in runnable(page, slow=True):
+        reader.check(block)
+    assert Path("version.txt").read_text().startswith("onnxheadprune")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "printed", "alike"),
+    [
+        ("a\n...\nb", "a\nb\n", True),
+        ("a\n...\nb", "a\n\n  1 2\nb", True),
+        ("0.5... (kl)", "0.5123 (kl)", True),
+        ("0.5... (kl)", "0.4123 (kl)", False),
+        ("a b", "ab", False),
+        ("a.c", "abc", False),
+        ("a\n...", "a", True),
+        ("a", "a b", False),
+        ("", "a", False),
+    ],
+)
+def test_what_is_like_a_text(wanted: str, printed: str, alike: bool) -> None:
+    assert is_like(wanted, printed) == alike
+
+
+def test_slow_blocks_wait_for_the_long_tests(page: Path) -> None:
+    fence = "```sh{}\ntrue\n```\n\n"
+    titles = ("", ' title="not run: needs a card"', ' title="slow: minutes"', "")
+    page.write_text("".join(fence.format(title) for title in titles))
+    assert [len(runnable(page, slow=slow)) for slow in (False, True)] == [2, 3]
+    assert has_slow(page)
+
+
+def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
+    page.write_text(
+        '```sh title="not run: x"\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n'
+    )
+    assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:1: prune --gone"]

@@ -1,0 +1,42 @@
+"""Links between files of the repository lead to files; that their anchors are there is for the site to say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.conftest import ROOT
+from tests.documents.blocks import PAGES
+
+SCHEME = re.compile(r"\w+:")
+
+
+def links_of(page: Path) -> Iterator[str]:
+    """What a page leads to, or shows, by relative paths; without anchors."""
+    for token in MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8")):
+        for child in token.children or ():
+            link = str(child.attrGet("href") or child.attrGet("src") or "").partition("#")[0]
+            if link and not SCHEME.match(link):
+                yield link
+
+
+def dead(page: Path) -> list[str]:
+    """Links of a page that lead nowhere."""
+    return [link for link in links_of(page) if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    assert dead(page) == []
+
+
+def test_a_dead_link_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[here](page.md#x) [there](none.md) ![p](none.svg) [web](https://x.org)\n\n| a |\n|---|\n| [c](cell.md) |\n"
+    )
+    assert dead(page) == ["none.md", "none.svg", "cell.md"]

@@ -1,0 +1,93 @@
+"""The site builds, strictly: every link and anchor leads somewhere, and what is read from the code is on its pages."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import onnxheadprune
+from onnxheadprune.cli import group
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.site
+PARTS = ("docs", "onnxheadprune", "sample_models", "tests", "tools")
+LOADED = re.compile(r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?:[^"]+)"')
+
+
+def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
+    """Runs mkdocs as the README and CI do."""
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    return subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site."""
+    folder = tmp_path_factory.mktemp("site")
+    done = build(ROOT, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A checkout to spoil."""
+    root = tmp_path / "copy"
+    for part in PARTS:
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("mkdocs.yml", *(path.name for path in ROOT.glob("*.md"))):
+        shutil.copyfile(ROOT / file, root / file)
+    return root
+
+
+@pytest.mark.parametrize("name", sorted(group.commands))
+def test_every_command_and_option_has_its_place(site: Path, name: str) -> None:
+    command = group.commands[name]
+    page = (site / "commands" / name / "index.html").read_text(encoding="utf-8")
+    options = [item for item in command.params if isinstance(item, click.Option)]
+    rows = {item.opts[-1]: f'<tr id="{item.opts[-1].removeprefix("--")}">' in page for item in options}
+    assert rows == {item.opts[-1]: not item.hidden for item in options}
+
+
+def test_every_public_name_is_in_the_reference(site: Path) -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in (site / "api").rglob("*.html"))
+    names = [name for name in onnxheadprune.__all__ if not name.startswith("_")]
+    assert [name for name in names if f'id="onnxheadprune.{name}"' not in pages] == []
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 40
+    assert [
+        (page.name, url) for page in pages for url in LOADED.findall(page.read_text(encoding="utf-8"))
+    ] == []
+
+
+def test_links_to_nothing_are_noticed(copy: Path) -> None:
+    links = ("nowhere.md", "proof.md#no-heading", "../tools/nothing", "commands/prune.md#no-option")
+    page = copy / "docs" / "glossary.md"
+    lines = "\n".join(f"[there]({link})" for link in links)
+    page.write_text(f"{page.read_text(encoding='utf-8')}\n{lines}\n", encoding="utf-8")
+    done = build(copy, copy / "site")
+    assert done.returncode == 1
+    assert [link for link in links if link not in done.stderr] == []
+
+
+def test_links_to_options_and_to_files_outside_of_docs_work(copy: Path) -> None:
+    page = copy / "docs" / "glossary.md"
+    links = "[option](commands/prune.md#max-drift), [script](../tools/release), [page](../CONTRIBUTING.md)"
+    page.write_text(f"{page.read_text(encoding='utf-8')}\n{links}\n", encoding="utf-8")
+    done = build(copy, copy / "site")
+    assert done.returncode == 0, done.stderr
+    shown = (copy / "site" / "glossary" / "index.html").read_text(encoding="utf-8")
+    places = re.findall(r'href="([^"]+)">(?:option|script|page)<', shown)
+    assert len(places) == 3
+    for place in places:
+        found = copy / "site" / "glossary" / place.partition("#")[0]
+        assert (found / "index.html" if place.partition("#")[0].endswith("/") else found).is_file()
