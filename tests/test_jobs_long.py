@@ -18,7 +18,7 @@ from junitparser import JUnitXml
 
 from onnxheadprune.workflow.jobs.state import STATE
 from tests.conftest import ROOT, SAMPLES, Outcome
-from tests.test_jobs_reading import dotted_keys, sections
+from tests.jobs_keys import dotted_keys, sections
 
 Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")

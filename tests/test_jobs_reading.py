@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import jsonschema
 import pytest
@@ -15,10 +14,10 @@ import pytest
 from onnxheadprune import UsageError
 from onnxheadprune.cli.belonging import JOB
 from onnxheadprune.workflow.jobs import schema
-from onnxheadprune.workflow.jobs.keys import JobKeys
 from onnxheadprune.workflow.jobs.reading import read_job
 from onnxheadprune.workflow.jobs.source import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_yaml
 from tests.conftest import ROOT, Outcome
+from tests.jobs_keys import dotted_keys, sections
 
 Command = Callable[..., Outcome]
 PLAIN = "model: m.onnx\noutput: out\nprune: {ratio: 0.5}\n"
@@ -28,21 +27,6 @@ def read(text: str, folder: Path, *settings: str) -> Any:
     path = folder / "job.yaml"
     path.write_text(text, encoding="utf-8")
     return read_job(path, settings)
-
-
-def sections() -> dict[str, type[Any]]:
-    """The sections of a job with their types; "" is the job itself."""
-    found: dict[str, type[Any]] = {"": JobKeys}
-    for name, hint in get_type_hints(JobKeys).items():
-        kinds = [item for item in (hint, *get_args(hint)) if isinstance(item, type) and is_dataclass(item)]
-        if kinds:
-            found[name] = kinds[0]
-    return found
-
-
-def dotted_keys() -> Iterator[str]:
-    for section, kind in sections().items():
-        yield from (f"{section}.{item.name}".lstrip(".") for item in fields(kind))
 
 
 VALUES: dict[str, Any] = {

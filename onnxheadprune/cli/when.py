@@ -19,6 +19,7 @@ WRITES: dict[str, tuple[str, str] | tuple[()]] = {
     "fuse": ("-o", "out.onnx"),
     "inspect": (),
     "prune": ("-o", "out.onnx"),
+    "quantize": ("-o", "out.onnx"),
     "score": (),
     "sweep": ("-o", "curve.json"),
 }

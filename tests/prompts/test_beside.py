@@ -17,13 +17,13 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.branches import answered
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
-from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed, graph_inputs, load_data
 from onnxheadprune.selection.activations import Reading, beside, supplied, text_feeds
 from onnxheadprune.selection.activations.beside import Beside, tokenizer_of
 from tests import toys, toys_seq2seq
+from tests.prompts.stepping import PROVIDER, run, stepped
 
-PROVIDER = Provider(CPU, "test")
 LINES = "w1 w2 w3 w4\nw9 w8 w7 w6\nw5 w4\n"
 
 
@@ -39,28 +39,6 @@ def feeds_for(model: Path, text: Path, reading: Reading | None = None) -> list[F
     inputs = graph_inputs(view_of(loaded.proto))
     around = beside(model, PROVIDER)
     return text_feeds(text, model.parent, inputs, reading=reading or Reading(), beside=around)
-
-
-def run(model: Path, feed: Feed) -> dict[str, Array]:
-    return Session(load_model(model), PROVIDER).run(feed)
-
-
-def stepped(folder: Path, ids: Array, mask: Array, target: Array) -> Array:
-    """The logits of a target as a client computes them: token by token, through the cache of the split decoders."""
-    states = run(folder / "encoder_model.onnx", {"input_ids": ids, "attention_mask": mask})[
-        "last_hidden_state"
-    ]
-    first = {"input_ids": target[:, :1], "encoder_hidden_states": states, "encoder_attention_mask": mask}
-    outputs = run(folder / "decoder_model.onnx", first)
-    cache = {name: array for name, array in outputs.items() if name != "logits"}
-    logits = [outputs["logits"]]
-    for at in range(1, target.shape[1]):
-        past = {name.replace("present", "past_key_values"): array for name, array in cache.items()}
-        feed = {"input_ids": target[:, at : at + 1], "encoder_attention_mask": mask, **past}
-        outputs = run(folder / "decoder_with_past_model.onnx", feed)
-        logits.append(outputs.pop("logits"))
-        cache |= outputs
-    return np.concatenate(logits, axis=1)
 
 
 def test_the_target_is_shifted_right_behind_the_start_token(folder: Path) -> None:

@@ -20,20 +20,10 @@ from onnxheadprune.workflow.folders.export import open_export
 from tests import toys, toys_genai, toys_seq2seq
 from tests.calibration_files import tokenizer
 from tests.conftest import Outcome
-from tests.prompts.test_beside import run, stepped
+from tests.prompts.stepping import run, stepped, texts
 
 Command = Callable[..., Outcome]
 DECODERS = ("decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx")
-
-
-def texts(place: Path, count: int = 60, words: int = 18) -> Path:
-    random = np.random.default_rng(0)
-    lines = (
-        " ".join(f"w{word}" for word in random.integers(0, words, random.integers(2, 8)))
-        for _ in range(count)
-    )
-    place.write_text("\n".join(lines), encoding="utf-8")
-    return place
 
 
 def removed(path: Path) -> list[tuple[int, ...]]:

@@ -16,7 +16,7 @@ import pytest
 from tests import toys, toys_seq2seq
 from tests.calibration_files import tokenizer
 from tests.conftest import ROOT, Outcome
-from tests.prompts.test_cuts import texts
+from tests.prompts.stepping import texts
 
 Command = Callable[..., Outcome]
 PAGE = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
