@@ -211,6 +211,8 @@ def test_a_cluster_gives_the_same(
     folder: Path, tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verdicts, records and bytes are those of processes here; workers have a working directory of their own."""
+    # First: imported within other settings, it would lose its own with them.
+    pytest.importorskip("distributed")
     dask = pytest.importorskip("dask")
     monkeypatch.chdir(tmp_path)
     words = ("batch", "models", "--heads", "heads.json", "--provider", "cpu")

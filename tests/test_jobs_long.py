@@ -94,7 +94,7 @@ def state_of(place: Path) -> dict[str, dict[str, object]]:
 @pytest.mark.long
 def test_a_job_that_is_killed_goes_on(command: Command, place: Path) -> None:
     """Killed while it trains; the same command ends with the bytes of a run that nobody has killed."""
-    settings = ("output=out", "bench=null", "gate=null", "recover.budget=6")
+    settings = ("output=out", "quantize=null", "bench=null", "gate=null", "recover.budget=6")
     words = [str(place / "job.yaml"), *(word for setting in settings for word in ("--set", setting))]
     process = subprocess.Popen(
         [sys.executable, "-m", "onnxheadprune", "run", *words], cwd=ROOT, stderr=subprocess.DEVNULL

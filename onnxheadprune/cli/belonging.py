@@ -121,6 +121,7 @@ BATCH = (
     Law("scores protect floor multiple_of units uniform", needs=WISH),
     Law("rounds", needs="ratio"),
     Law("rounds scores", against="units"),
+    Law("units", needs="data"),
     Law("neurons_multiple_of", needs="units"),
     Law("uniform", against="keep"),
     Law("compensate=True", needs=f"heads neurons layers {WISH}"),

@@ -233,7 +233,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "client": shown("--for", "genai"),
-        "per_layer_config": shown("--per-layer-config"),
+        "per_layer_config": shown("--per-layer-config", model="cache"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
     }
     | LINKS,
