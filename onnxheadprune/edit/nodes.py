@@ -60,6 +60,11 @@ def shape_of(before: str, source: str, output: str) -> InsertNode:
     return InsertNode(before, "Shape", (source,), (output,))
 
 
+def transpose(before: str, source: str, perm: tuple[int, ...], output: str) -> InsertNode:
+    """The axes in another order."""
+    return InsertNode(before, "Transpose", (source,), (output,), (("perm", perm),))
+
+
 def gather(before: str, source: str, indices: str, axis: int, output: str) -> InsertNode:
     """Entries of one axis."""
     return InsertNode(before, "Gather", (source, indices), (output,), (("axis", axis),))

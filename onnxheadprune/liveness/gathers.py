@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, EdgeGather, Edit, SetInp
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import ranks_within
-from onnxheadprune.model.graph.dims import Symbolic
+from onnxheadprune.model.graph.dims import Shape, Symbolic
 from onnxheadprune.model.graph.facts import MAKES_CHUNKS
 from onnxheadprune.model.graph.view import Scope, Use, Value
 
@@ -104,7 +105,44 @@ def _narrowing(place: _Place, value: Value, source: str, have: Live, wanted: Liv
     concrete = all(isinstance(value.shape[axis], int) for axis in {*wanted.axes, *have.axes})
     if concrete and wanted.is_product and have.is_product:
         return _per_axis(place, source, have, wanted)
-    return _flattened(place, value, source, have, wanted)
+    axes = sorted({*wanted.axes, *have.axes})
+    unknown = [axis for axis in axes if isinstance(value.shape[axis], Symbolic)]
+    apart = wanted.is_product and have.is_product
+    # How a ragged mask is packed hangs on the order of its axes, and one of unknown size has to come first.
+    if len(unknown) > 1 or (unknown and unknown[0] != axes[0] and not apart):
+        raise RefusedError(
+            f"axis {unknown[-1]} of {value.name} has no fixed size, so that nothing can be picked from it"
+        )
+    order = _together(value.shape, axes, unknown)
+    if order == list(range(len(value.shape))):
+        return _flattened(place, value.shape, source, have, wanted)
+    # What is picked from lies apart: it is brought together, and back afterwards.
+    shape = tuple(value.shape[axis] for axis in order)
+    turned, back = f"{place.name}_turned", f"{place.name}_back"
+    edits, picked = _flattened(place, shape, turned, _turned(have, order), _turned(wanted, order))
+    returned = tuple(order.index(axis) for axis in range(len(order)))
+    first = nodes.transpose(place.before, source, tuple(order), turned)
+    return [first, *edits, nodes.transpose(place.before, picked, returned, back)], back
+
+
+def _together(shape: Shape, axes: Sequence[int], unknown: Sequence[int]) -> list[int]:
+    """An order of axes in which some lie side by side, one of unknown size in front of them.
+
+    Args:
+        shape: of a value.
+        axes: those that are picked from.
+        unknown: the one of these that has no fixed size, if there is one.
+    """
+    known = [axis for axis in axes if axis not in unknown]
+    if not any(isinstance(shape[axis], Symbolic) for axis in range(axes[0] + 1, axes[-1] + 1)):
+        return list(range(len(shape)))
+    between = [axis for axis in range(axes[0], axes[-1] + 1) if axis not in axes]
+    return [*range(axes[0]), *between, *unknown, *known, *range(axes[-1] + 1, len(shape))]
+
+
+def _turned(live: Live, order: Sequence[int]) -> Live:
+    """The same for a value whose axes are in another order."""
+    return Live.over([list(order).index(axis) for axis in live.axes], live.array)
 
 
 def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
@@ -122,22 +160,16 @@ def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[lis
     return edits, source
 
 
-def _flattened(place: _Place, value: Value, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
-    """Reshape the involved axes into (repetitions, period), pick, and reshape back."""
-    assert value.shape is not None
-    scope, before, rank, name = place.scope.ref, place.before, len(value.shape), place.name
+def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
+    """Reshape the involved axes into (repetitions, period), pick, and reshape back; only the first may be unknown."""
+    scope, before, rank, name = place.scope.ref, place.before, len(of), place.name
     axes = sorted({*wanted.axes, *have.axes})
     first, last = axes[0], axes[-1] + 1
     span = list(range(first, last))
     sizes = []
     for axis in span:
-        dim = value.shape[axis]
+        dim = of[axis]
         if isinstance(dim, Symbolic):
-            if axis != first:
-                # A period behind other axes is no stretch of the buffer.
-                raise RefusedError(
-                    f"axis {axis} of {value.name} has no fixed size, so that nothing can be picked from it"
-                )
             dim = max(have.period(axis), wanted.period(axis))
         sizes.append(dim)
     asked = wanted.aligned(span, sizes) != 0

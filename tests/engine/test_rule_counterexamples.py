@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.model.graph.dims import Shape
 from tests.engine.masks import Array
@@ -119,3 +121,19 @@ def test_refused_carrier_still_needs_its_whole_input() -> None:
 def test_reshape_zero_copies_an_axis_that_is_narrowed_on_both_sides() -> None:
     case = Case("Reshape", (data(2, 4), vector(0, 2, 2)), fixed=FIXED1)
     check(case, default_setup(case), only(Live.over((0,), FIRST)))
+
+
+def test_edge_gather_around_an_axis_of_unknown_size() -> None:
+    """Three axes are picked from together, and the batch lies between them."""
+    mask = np.zeros((2, 2, 2), dtype=bool)
+    mask[0, 0, 0] = mask[1, 0, 1] = True
+    case = Case("Transpose", (data(2, 4, 2, 2),), {"perm": [0, 1, 3, 2]}, symbolic={0: (1,)})
+    check(case, Setup(("input",), free=False), only(Live.over((0, 2, 3), mask)))
+
+
+def test_edge_gather_over_a_period_behind_another_axis() -> None:
+    """An axis of unknown size holds heads in turn, and is picked from together with an axis in front of it."""
+    case = Case("Transpose", (data(2, 4, 2),), {"perm": [0, 1, 2]}, symbolic={0: (1,)})
+    check(case, Setup(("input",), free=False), only(Live.over((0, 1), np.outer(FIRST, SECOND))))
+    with pytest.raises(RefusedError, match="no fixed size"):
+        check(case, Setup(("input",), free=False), only(Live.over((0, 1), DIAGONAL)))
