@@ -72,7 +72,7 @@ class PruneOptions:
     cls=LawfulCommand,
     laws=PRUNE,
     in_sections=True,
-    short_help="Remove heads, prove the result exact, write it.",
+    short_help="Remove heads and other units, prove it exact, write.",
 )
 @click.argument("model", type=FILE, required=False)
 @target_options
@@ -92,11 +92,11 @@ class PruneOptions:
 @json_option
 @bundled(PruneOptions)
 def prune(given: PruneOptions) -> int:
-    """Remove heads from MODEL, prove the result exact, then write it to OUT.
+    """Remove heads, neurons or layers from MODEL, prove the result exact, then write it to OUT.
 
     MODEL may be a folder as exporters write it, and OUT is one then: the same heads go from every file that holds them.
 
-    Name the heads with --heads, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
+    Name what goes with --heads, --neurons and --layers, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
     ones is then measured on your data (--data, --text or --images), and what is left is refitted to make up for them.
     With --recover it is trained after that, for as long as you say.
     """
