@@ -128,3 +128,12 @@ def test_ranges_are_read_as_they_are_spelled() -> None:
     for text in ("3-1", "-1", "4-9", "x"):
         with pytest.raises(ValueError, match=r".+"):
             read_ranges(text, 5)
+
+
+def test_the_report_page_counts_neurons(command: Command, digits: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    _cut(command, digits, tmp_path / "out.onnx", "--neurons", "1:0-31", "--report", str(page))
+    text = page.read_text(encoding="utf-8")
+    assert "32 neurons removed" in text and "Neurons, block by block" in text and "ffn.1 blocks.1.mlp" in text
+    _cut(command, digits, tmp_path / "out.onnx", "--heads", "1:0", "--report", str(page))
+    assert "neuron" not in page.read_text(encoding="utf-8")

@@ -96,9 +96,9 @@ def prune(given: PruneOptions) -> int:
 
     MODEL may be a folder as exporters write it, and OUT is one then: the same heads go from every file that holds them.
 
-    Name what goes with --heads, --neurons and --layers, or say how many are to go with --ratio, --keep, --target-speedup or --max-drift; which
-    ones is then measured on your data (--data, --text or --images), and what is left is refitted to make up for them.
-    With --recover it is trained after that, for as long as you say.
+    Name what goes with --heads, --neurons and --layers, or say how many are to go with --ratio, --keep,
+    --target-speedup or --max-drift; which ones is then measured on your data (--data, --text or --images), and what is
+    left is refitted to make up for them. With --recover it is trained after that, for as long as you say.
     """
     if given.superseded.sweep is not None:
         return _swept(given, given.superseded.sweep)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import change, count, size
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.edit.plan import NeuronCut
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,24 @@ def quantities(document: Document) -> list[Quantity]:
     return list(_quantities(document))
 
 
+def blocks(document: Document) -> list[Quantity]:
+    """What is left of each feed-forward block; nothing where none lost neurons.
+
+    Args:
+        document: the result of `prune` or `fuse`.
+    """
+    cuts = [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
+    return [_counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left) for cut in cuts]
+
+
 def _quantities(document: Document) -> Iterator[Quantity]:
     cuts = document["plan"]["cuts"]
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
     yield _counted("attention heads", before, sum(cut["heads_left"] for cut in cuts))
+    neurons = [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
+    if neurons:
+        left = sum(cut.left for cut in neurons)
+        yield _counted("neurons", left + sum(len(cut.removed) for cut in neurons), left)
     if document.get("before") and document.get("after"):
         there, here = document["before"], document["after"]
         yield _counted("stored elements", there["elements"], here["elements"], note="weights and constants")

@@ -12,11 +12,13 @@ from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
 from onnxheadprune.cli.report.page.documents import Document, Documents
-from onnxheadprune.cli.report.page.glance import Quantity, quantities
+from onnxheadprune.cli.report.page.glance import Quantity, blocks, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
+from onnxheadprune.edit.ranges import read_ranges
+from onnxheadprune.edit.records import MAX_NEURONS
 from onnxheadprune.model.spelling import short_names
 
 
@@ -30,6 +32,7 @@ class Cut:
         proof: is it safe?
         quantities: before and after.
         heads: the map.
+        blocks: what is left of each feed-forward block, where one lost neurons.
         effects: what became of the outputs.
         differences: of the two models.
         facts: how it was measured.
@@ -43,6 +46,7 @@ class Cut:
     proof: Proof
     quantities: list[Quantity]
     heads: HeadMap
+    blocks: list[Quantity]
     effects: list[Effect]
     differences: DifferenceList
     facts: list[Fact]
@@ -117,12 +121,15 @@ def cut_of(document: Document) -> Cut:
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
+    neurons = sum(len(read_ranges(cut["removed"], MAX_NEURONS)) for cut in plan.get("neurons", ()))
     model = PurePath(document["model"]).name
     what = (
         f"{gone} of {many(before, 'attention head')} of {model} removed"
         if gone
         else f"all heads of {model} stay"
     )
+    if neurons:
+        what += f", {many(neurons, 'neuron')} removed"
     validation = document.get("validation")
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
@@ -130,6 +137,7 @@ def cut_of(document: Document) -> Cut:
         proof_of(validation, tuple(document.get("warnings") or ())),
         quantities(document),
         head_map(document),
+        blocks(document),
         effects_of(validation, document.get("choice")),
         difference_list(document),
         facts_of(document),
