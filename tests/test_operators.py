@@ -27,9 +27,17 @@ from tests.graph_text import model_of
 
 assert operators
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
-OURS = ("operators", "fusion/emit", "fusion/forms", "edit/terms", "edit/gradients", "selection/gradients")
-"""Operators themselves, and what the fusers and gradients write."""
-MOST_NAMES = 18
+OURS = (
+    "operators",
+    "fusion/emit",
+    "fusion/forms",
+    "edit/nodes",
+    "edit/terms",
+    "edit/gradients",
+    "selection/gradients",
+)
+"""Operators themselves, and what edits, fusers and gradients write."""
+MOST_NAMES = 3
 """Names of operators elsewhere in the code (of 639 at first); the number may only fall."""
 KINDS = [kind for kind in vars(facts).values() if isinstance(kind, Kind)]
 TABLES: list[Iterable[tuple[str, str]]] = [RULES, SHAPES, NUMBERS, COSTS, LAYOUTS, ROLES, *KINDS]
