@@ -56,18 +56,15 @@ def masked_reference(
 
 
 def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node, int, list[NodeProto]]:
-    node, (index, axes) = projection.node, projection.activation
+    node, index = projection.node, projection.activation[0]
     value = node.inputs[index]
     assert value is not None and value.shape is not None
-    rank = len(value.shape)
+    mask = projection.spread(alive, len(value.shape))
     while value.producer is not None and value.producer in QUANTIZERS and value.elem_type not in FLOATS:
         node, index = value.producer, 0
         value = node.inputs[0]
         assert value is not None
     value, rounding = _before_rounding(value)
-    sizes = dict(zip(axes, projection.sizes, strict=True))
-    order = np.argsort(axes)
-    mask = alive.transpose(order).reshape([sizes.get(axis, 1) for axis in range(rank)])
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
     elem_type = value.elem_type or (
         0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)

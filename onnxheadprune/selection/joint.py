@@ -8,7 +8,7 @@ grid of budgets.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +63,7 @@ def joint_space(
         kinds = " and ".join(sorted(requirements.units))
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}")
     protected = is_protected(requirements.protect, sites)
-    kept = {site.index: frozenset(_present(site, protected.get(site.index, frozenset()))) for site in sites}
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
@@ -86,11 +86,6 @@ def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     heads = sites.sites if units & {HEADS, LAYERS} else ()
     neurons = sites.neurons if units & {NEURONS, LAYERS} else ()
     return tuple(site for site in (*heads, *neurons) if site.removable)
-
-
-def _present(site: Site, units: frozenset[int]) -> Iterable[int]:
-    """Present indices of the units among these that are still there."""
-    return site.present(unit for unit in site.original_units if unit in units)
 
 
 def _paths(

@@ -119,7 +119,7 @@ def search_space(
         why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
     protected = is_protected(requirements.protect, sites)
-    kept = {site.index: _present(site, protected.get(site.index, frozenset())) for site in sites}
+    kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     start = Start(sites, kept, gone or {})
     scores = requirements.scores
     if evidence is None or (scores is not None and not scores.are_shares):
@@ -166,11 +166,6 @@ def _measured_paths(
             ]
     some = replace(evidence, data=data.subset(samples_to_measure(len(start.sites))))
     return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
-
-
-def _present(site: AttentionSite, heads: frozenset[int]) -> frozenset[int]:
-    """Present indices of the heads among these that are still there."""
-    return frozenset(site.present(head for head in site.original_heads if head in heads))
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:

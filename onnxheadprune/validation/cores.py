@@ -170,15 +170,12 @@ def _neuron_masks(site: Site, neurons: Sequence[int]) -> dict[Node, Array] | Non
     """
     found: dict[Node, Array] = {}
     for projection in site.projections:
-        index, axes = projection.activation
-        value = projection.node.inputs[index]
+        value = projection.node.inputs[projection.activation[0]]
         assert value is not None and value.shape is not None
         node = value.producer
         if node is None or node.out is not value or not _can_mask(node):
             return None
-        spread = dict(zip(axes, projection.sizes, strict=True))
-        cells = projection.live_without(neurons).transpose(np.argsort(axes))
-        mask = cells.reshape([spread.get(axis, 1) for axis in range(len(value.shape))])
+        mask = projection.spread(projection.live_without(neurons), len(value.shape))
         found[node] = mask & found[node] if node in found else mask
     return found
 

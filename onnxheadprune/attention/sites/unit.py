@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -58,6 +58,19 @@ class Projection:
         mask = np.ones(math.prod(self.sizes), dtype=bool)
         mask[[position for unit in units for position in self.channels[unit]]] = False
         return mask.reshape(self.sizes)
+
+    def spread(
+        self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """A mask over the contracted axes, with an axis for each axis of what is read: of size 1 where it says nothing.
+
+        Args:
+            mask: as `live_without` gives it.
+            rank: axes of the value that is read.
+        """
+        axes = self.activation[1]
+        sizes = dict(zip(axes, self.sizes, strict=True))
+        return mask.transpose(np.argsort(axes)).reshape([sizes.get(axis, 1) for axis in range(rank)])
 
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands that removing `units` leaves on the operands (none at all if no unit is left)."""
@@ -175,9 +188,9 @@ class Site:
         names = self.original_units
         return tuple(names[unit] for unit in units)
 
-    def goes_whole(self, units: Sequence[int]) -> bool:
-        """Whether nothing is left without some units."""
-        return len(units) == self.num_units
+    def still_there(self, units: Container[int]) -> frozenset[int]:
+        """The present indices of the units among these (of the original model) that are still there."""
+        return frozenset(self.present(unit for unit in self.original_units if unit in units))
 
     def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
         """The first demands of the sweep when `units` (present indices) are removed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 from onnx import TensorProto
 
 from onnxheadprune.attention.matrices import Array
@@ -40,11 +39,8 @@ def silenced(site: Site, values: Mapping[str, Array], heads: Collection[int]) ->
     """
     found = {}
     for projection in site.projections:
-        name, axes = context_of(projection).name, projection.activation[1]
+        name = context_of(projection).name
         value = values[name]
-        shape = [1] * value.ndim
-        for axis, size in zip(axes, projection.sizes, strict=True):
-            shape[axis] = size
-        mask = projection.live_without(heads).transpose(np.argsort(axes)).reshape(shape)
+        mask = projection.spread(projection.live_without(heads), value.ndim)
         found[name] = value * mask.astype(value.dtype)
     return found

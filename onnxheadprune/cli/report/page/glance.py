@@ -46,15 +46,20 @@ def blocks(document: Document) -> list[Quantity]:
     Args:
         document: the result of `prune` or `fuse`.
     """
-    cuts = [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
+    cuts = neuron_cuts(document)
     return [_counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left) for cut in cuts]
+
+
+def neuron_cuts(document: Document) -> list[NeuronCut]:
+    """What a plan says of feed-forward blocks; nothing where none lost neurons."""
+    return [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
 
 
 def _quantities(document: Document) -> Iterator[Quantity]:
     cuts = document["plan"]["cuts"]
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
     yield _counted("attention heads", before, sum(cut["heads_left"] for cut in cuts))
-    neurons = [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
+    neurons = neuron_cuts(document)
     if neurons:
         left = sum(cut.left for cut in neurons)
         yield _counted("neurons", left + sum(len(cut.removed) for cut in neurons), left)

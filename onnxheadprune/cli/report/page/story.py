@@ -12,13 +12,11 @@ from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
 from onnxheadprune.cli.report.page.documents import Document, Documents
-from onnxheadprune.cli.report.page.glance import Quantity, blocks, quantities
+from onnxheadprune.cli.report.page.glance import Quantity, blocks, neuron_cuts, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
-from onnxheadprune.edit.ranges import read_ranges
-from onnxheadprune.edit.records import MAX_NEURONS
 from onnxheadprune.model.spelling import short_names
 
 
@@ -121,7 +119,7 @@ def cut_of(document: Document) -> Cut:
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
-    neurons = sum(len(read_ranges(cut["removed"], MAX_NEURONS)) for cut in plan.get("neurons", ()))
+    neurons = sum(len(cut.removed) for cut in neuron_cuts(document))
     model = PurePath(document["model"]).name
     what = (
         f"{gone} of {many(before, 'attention head')} of {model} removed"
