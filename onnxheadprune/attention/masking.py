@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.attention.packed import packed_again, unpacked
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -77,7 +79,7 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node,
     else:
         # An integer context is zero where it equals its zero point.
         tensor = numpy_helper.from_array(mask, f"{name}_heads")
-        zero = _zero_point(node)
+        zero = _level_of_zero(model, node, name) if is_mixture(node) else _zero_point(node)
         created = nodes.choose(node.ref, tensor.name, value.name, zero, name)
     model.graph.initializer.append(tensor)
     return node, index, [nodes.as_proto(created), *_rounded_again(name, rounding)]
@@ -120,6 +122,27 @@ def _zero_point(node: Node) -> str:
             f"the context of {node.label} is quantized in a way that no masked reference can be built for"
         )
     return value.name
+
+
+def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
+    """The bytes that mean zero in the last map of a mixture, a new tensor that fits each row of it.
+
+    Raises:
+        RefusedError: if the zero points are not stored.
+    """
+    layout, bits = mixture_of(node), 8
+    assert layout is not None
+    bits = layout.bits or bits
+    levels = np.full((1, 1), 2 ** (bits - 1), dtype=np.uint8)
+    if layout.zero is not None:
+        value, weight = node.input(layout.zero), node.shape(layout.last)
+        if value is None or value.tensor is None or weight is None:
+            raise RefusedError(f"the zero points of {node.label} are not stored, so that zero cannot be spelled")
+        levels = unpacked(value.numbers(), bits)[:, : int(str(weight[1]))]
+    filled = np.repeat(levels.reshape(-1, 1), 8 // bits, axis=1)
+    tensor = numpy_helper.from_array(packed_again(filled, bits).reshape(*levels.shape, 1), f"{name}_zero")
+    model.graph.initializer.append(tensor)
+    return tensor.name
 
 
 def _weight_type(projection: Projection) -> int:

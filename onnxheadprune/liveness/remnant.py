@@ -15,6 +15,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
@@ -97,6 +98,12 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
 
 def _bias_of(node: Node) -> Remnant | Refusal:
     """What a projection gives if it sums over nothing."""
+    mixture = mixture_of(node)
+    if mixture is not None:
+        if mixture.bias is None:
+            return Remnant(node.out, None, len(node.out.shape or ()) - 1)
+        why = f"without neurons each token would get the biases that its experts in {node.label} have"
+        return refuse(node, Reason.NO_PROJECTION, why)
     index = roles_of(node).bias
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)

@@ -84,7 +84,10 @@ def joint_space(
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     heads = sites.sites if units & {HEADS, LAYERS} else ()
-    neurons = sites.neurons if units & {NEURONS, LAYERS} else ()
+    # What experts inside an operator give cannot be measured, nor made up for by a refit.
+    neurons = (
+        [site for site in sites.neurons if site.shows_neurons] if units & {NEURONS, LAYERS} else ()
+    )
     return tuple(site for site in (*heads, *neurons) if site.removable)
 
 

@@ -16,6 +16,16 @@ class NeuronSite(Site):
     BLOCK = "block"
 
     @property
+    def experts(self) -> int:
+        """Experts that the block holds in one operator, whose neurons are numbered one expert after the other."""
+        return 1
+
+    @property
+    def shows_neurons(self) -> bool:
+        """Whether what its neurons are can be read from the graph when it runs."""
+        return True
+
+    @property
     def number(self) -> int:
         """Position among the feed-forward blocks of the original, in graph order."""
         return self.index - NEURONS_FROM

@@ -2,7 +2,8 @@
 
 They are found by structure, like heads: a map with weights sums up what other maps with weights make, position by
 position (`origins.py`). That covers GELU and ReLU networks, gated ones (two maps, or one packed map, make a neuron),
-convolutions between the maps, each expert of a mixture, and the fused and quantized forms of all of them.
+convolutions between the maps, each expert of a mixture, and the fused and quantized forms of all of them. Experts in one
+operator are read from its layout (`experts.py`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
@@ -48,6 +50,8 @@ def find_neurons(view: GraphView) -> list[NeuronSite]:
         view: an annotated view.
     """
     found = [site for block in _blocks(view) if (site := _site(block)) is not None]
+    found += [site for node in view.nodes if (site := mixture_site(node)) is not None]
+    found.sort(key=lambda site: site.projections[0].node.index)
     names = named_apart([(site.projections, site.cores) for site in found], "feed_forward")
     named = [replace(site, name=name) for site, name in zip(found, names, strict=True)]
     return [numbered(site, number) for number, site in enumerate(named)]
