@@ -296,9 +296,7 @@ def nearest_even(
     found = []
     for inside in (False, True):
         # Those that are asked for come first; what is added to them is what other groups lose.
-        asked = [
-            [unit for unit in mine if (unit <= gone if inside else unit & gone)] for mine in own
-        ]
+        asked = [[unit for unit in mine if (unit <= gone if inside else unit & gone)] for mine in own]
         counts = [len(mine) for mine in asked]
         most = min(counts) if inside else min(max(counts), min(map(len, own)) - 1)
         if not most:

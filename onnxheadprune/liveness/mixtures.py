@@ -78,7 +78,8 @@ class NeuronAxis:
         """
         positions = alive[:, self.order.positions(alive.shape[1])]
         whole = np.pad(positions, ((0, 0), (0, -positions.shape[1] % self.packed)))
-        return Live.over((EXPERTS, self.axis), whole.reshape(len(alive), -1, self.packed).any(axis=2))
+        elements = whole.reshape(len(alive), -1, self.packed)
+        return Live.over((EXPERTS, self.axis), np.asarray(elements.any(axis=2)))
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,13 @@ def joint_space(
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
-        raise RefusedError(f"no site of {analysis.name} can lose {kinds}")
+        hidden = NEURONS in requirements.units and any(site.removable for site in analysis.sites.neurons)
+        why = (
+            "; its neurons are those of experts inside an operator, where nothing can be measured: name them"
+            if hidden
+            else ""
+        )
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
@@ -85,9 +91,7 @@ def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     heads = sites.sites if units & {HEADS, LAYERS} else ()
     # What experts inside an operator give cannot be measured, nor made up for by a refit.
-    neurons = (
-        [site for site in sites.neurons if site.shows_neurons] if units & {NEURONS, LAYERS} else ()
-    )
+    neurons = [site for site in sites.neurons if site.shows_neurons] if units & {NEURONS, LAYERS} else ()
     return tuple(site for site in (*heads, *neurons) if site.removable)
 
 

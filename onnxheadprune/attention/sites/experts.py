@@ -103,11 +103,10 @@ def mixture_site(node: Node) -> ExpertSite | None:
         tuple((unit,) for unit in range(count)),
         layout,
     )
-    groups = tuple(
-        tuple(range(first, first + layout.width)) for first in range(0, count, layout.width)
-    )
+    groups = tuple(tuple(range(first, first + layout.width)) for first in range(0, count, layout.width))
     units = units_together((projection,), count)
-    trial = sweep(list(projection.seeds(range(count), "")))
+    # Without the router, which no neuron owns.
+    trial = sweep([seed for seed in projection.seeds(range(count), "") if seed.index in layout.inputs])
     elements, size, _ = weights_of(trial)
     tokens = node.shape(0)
     hidden = None if not tokens else tokens[-1]
@@ -132,7 +131,9 @@ def _why_not(node: Node, layout: Mixture, units: int) -> Refusal | None:
     """Why no neuron can go."""
     why = layout.why_not
     computed = [
-        value.name for index in layout.inputs if (value := node.input(index)) is not None and not value.is_constant
+        value.name
+        for index in layout.inputs
+        if (value := node.input(index)) is not None and not value.is_constant
     ]
     if computed:
         why = f"the experts of {node.label} are computed when the model runs ({computed[0]})"

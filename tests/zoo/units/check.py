@@ -44,9 +44,7 @@ def check(path: Path, references: Callable[[Folder, Sites], Reference] | None = 
 
 
 class _Check:
-    def __init__(
-        self, folder: Folder, references: Callable[[Folder, Sites], Reference] | None
-    ) -> None:
+    def __init__(self, folder: Folder, references: Callable[[Folder, Sites], Reference] | None) -> None:
         self.folder = folder
         self.references = references
 
@@ -82,9 +80,11 @@ class _Check:
         return UnitRow(case["name"], case["variant"], case["family"], verdicts)
 
     def _verdict(self, kind: str) -> Verdict:
-        found = list(self.sites.neurons) if kind == NEURONS else [
-            layer for layer in layers(self.sites) if any(site in self.sites.neurons for site in layer)
-        ]
+        found = (
+            list(self.sites.neurons)
+            if kind == NEURONS
+            else [layer for layer in layers(self.sites) if any(site in self.sites.neurons for site in layer)]
+        )
         if not found:
             return Verdict(Outcome.NO_SITE)
         reasons = {str(site.reason) for site in self._concerned(kind) if site.reason is not None}
@@ -100,7 +100,9 @@ class _Check:
             try:
                 off, by_torch = self._compared(cut, planning)
             except _Apart as problem:
-                return Verdict(Outcome.WRONG, len(found), done, torch, detail=f"{cut.name} {cut.spec}: {problem}")
+                return Verdict(
+                    Outcome.WRONG, len(found), done, torch, detail=f"{cut.name} {cut.spec}: {problem}"
+                )
             error, done, torch = max(error, off), done + 1, torch + by_torch
         outcome = Outcome.REFUSED if not done else Outcome.GATHERS if gathers else Outcome.EXACT
         if not done and not reasons:
@@ -112,7 +114,12 @@ class _Check:
     def _concerned(self, kind: str) -> Iterable[Site]:
         if kind == NEURONS:
             return self.sites.neurons
-        return [site for layer in layers(self.sites) for site in layer if any(s in self.sites.neurons for s in layer)]
+        return [
+            site
+            for layer in layers(self.sites)
+            for site in layer
+            if any(s in self.sites.neurons for s in layer)
+        ]
 
     def _general(self, sentences: Iterable[str]) -> tuple[str, ...]:
         return general(sentences, self.view, self.sites) if sentences else ()

@@ -67,7 +67,9 @@ class UnitRow:
         return {kind: verdict for kind, verdict in self.verdicts.items() if verdict.outcome.is_failure}
 
     def __str__(self) -> str:
-        told = (f"{kind} {verdict.outcome} {verdict.words}".strip() for kind, verdict in self.verdicts.items())
+        told = (
+            f"{kind} {verdict.outcome} {verdict.words}".strip() for kind, verdict in self.verdicts.items()
+        )
         return f"{self.name}: {'; '.join(told)}"
 
     def to_json(self) -> str:

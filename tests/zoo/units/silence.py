@@ -42,13 +42,19 @@ class Original:
 
     def without(self, units: Mapping[Site, Sequence[int]]) -> nn.Module | None:
         """A copy in which units contribute nothing, None where a map that reads them is not one of the module's."""
-        heads = [list(units.get(self.attention[at], ())) for at in range(len(self.case.projections)) if at in self.attention]
+        heads = [
+            list(units.get(self.attention[at], ()))
+            for at in range(len(self.case.projections))
+            if at in self.attention
+        ]
         sites = set(self.attention.values())
         if any(site not in sites for site in units if isinstance(site, AttentionSite)):
             return None
         if any(heads) and len(heads) != len(self.case.projections):
             return None
-        silenced = silence(self.module, self.case.projections, heads) if any(heads) else copy.deepcopy(self.module)
+        silenced = (
+            silence(self.module, self.case.projections, heads) if any(heads) else copy.deepcopy(self.module)
+        )
         going = {block: units[block] for block in self.blocks if block in units}
         readers = self._readers() if going else {}
         for path, blocks in readers.items():
