@@ -17,6 +17,7 @@ from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
 from onnxheadprune.attention.sites.origins import Origins, origins
+from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, united
 from onnxheadprune.attention.sites.weights import weights_of
@@ -61,7 +62,7 @@ def _blocks(view: GraphView) -> list[_Block]:
     """Maps that sum up what others make; those that read the same neurons are one block."""
     found: dict[object, _Block] = {}
     for node in view.nodes:
-        read = summed(node)
+        read = summed(node, is_weight)
         if read is None:
             continue
         made = origins(read.value, read.activation[1], read.sizes)

@@ -15,6 +15,7 @@ from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Projection, Site
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from tests.zoo.case import Case, silence
 from tests.zoo.reference import outputs
@@ -41,28 +42,31 @@ class Original:
     blocks: Sequence[NeuronSite]
 
     def without(self, units: Mapping[Site, Sequence[int]]) -> nn.Module | None:
-        """A copy in which units contribute nothing, None where a map that reads them is not one of the module's."""
-        heads = [
-            list(units.get(self.attention[at], ()))
-            for at in range(len(self.case.projections))
-            if at in self.attention
-        ]
-        sites = set(self.attention.values())
-        if any(site not in sites for site in units if isinstance(site, AttentionSite)):
-            return None
-        if any(heads) and len(heads) != len(self.case.projections):
-            return None
-        silenced = (
-            silence(self.module, self.case.projections, heads) if any(heads) else copy.deepcopy(self.module)
-        )
+        """A copy in which units contribute nothing, None where what reads them is not one of the module's weights."""
+        known = set(self.attention.values())
         going = {block: units[block] for block in self.blocks if block in units}
+        places = range(len(self.case.projections))
+        heads = [list(units.get(self.attention[at], ())) if at in self.attention else [] for at in places]
+        if any(site not in known for site in units if isinstance(site, AttentionSite)):
+            return None
+        silenced = copy.deepcopy(self.module)
+        if any(heads):
+            silenced = silence(self.module, self.case.projections, heads)
         readers = self._readers() if going else {}
+        found = {block for blocks in readers.values() for block in blocks}
         for path, blocks in readers.items():
             columns = [_columns(block, going.get(block, ())) for block in blocks]
             if any(columns) and not _silenced(silenced, path, columns, self.case):
                 return None
-        found = {block for blocks in readers.values() for block in blocks}
-        return silenced if going.keys() <= found else None
+        for block in going.keys() - found:
+            place = stacked(block, self.module) if len(block.projections) == 1 else None
+            if place is None:
+                return None
+            name, axis = place
+            with torch.no_grad():
+                experts = silenced.get_parameter(name)
+                experts.movedim(axis, -1)[..., _columns(block, going[block])] = 0.0
+        return silenced
 
     def _readers(self) -> dict[str, list[NeuronSite]]:
         """The blocks that each map of the module reads, in order."""
@@ -89,6 +93,26 @@ def reader(projection: Projection, module: nn.Module) -> str | None:
             continue
         if np.abs(numbers - matrix).max() <= CLOSE * max(np.abs(numbers).max(), 1e-30):
             return path
+    return None
+
+
+def stacked(block: NeuronSite, module: nn.Module) -> tuple[str, int] | None:
+    """The parameter with the last maps of several experts, of which a router picks, and its axis of neurons."""
+    projection = block.projections[0]
+    value = projection.node.inputs[projection.weight[0]]
+    while value is not None and value.tensor is None:
+        value = None if value.producer is None else value.producer.input(0)
+    if value is None:
+        return None
+    numbers = value.numbers()
+    (axis,) = sweep(list(block.seeds([0]))).kept[value].axes
+    for name, parameter in module.named_parameters():
+        own = parameter.detach().numpy()
+        if own.ndim != 3:
+            continue
+        for turned, at in ((own, axis), (own.swapaxes(1, 2), 3 - axis)):
+            if turned.shape == numbers.shape and np.abs(turned - numbers).max() <= CLOSE * np.abs(own).max():
+                return name, at
     return None
 
 
