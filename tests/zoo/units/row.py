@@ -74,7 +74,8 @@ class UnitRow:
 
     def to_json(self) -> str:
         """The row in one line."""
-        return json.dumps(asdict(self))
+        verdicts = {kind: _told(verdict) for kind, verdict in self.verdicts.items()}
+        return json.dumps(asdict(self) | {"verdicts": verdicts})
 
     @classmethod
     def from_json(cls, line: str) -> UnitRow:
@@ -84,6 +85,12 @@ class UnitRow:
         return cls(**(data | {"verdicts": verdicts}))
 
 
+def _told(verdict: Verdict) -> dict[str, Any]:
+    """What a verdict has beyond nothing; errors to three figures."""
+    found = {name: value for name, value in asdict(verdict).items() if value}
+    return found | ({"error": float(f"{verdict.error:.2e}")} if verdict.error else {})
+
+
 def _verdict(data: dict[str, Any]) -> Verdict:
-    tuples = {name: tuple(data[name]) for name in ("gathers", "refusals")}
+    tuples = {name: tuple(data.get(name, ())) for name in ("gathers", "refusals")}
     return Verdict(**(data | {"outcome": Outcome(data["outcome"])} | tuples))
