@@ -1,8 +1,8 @@
 """MoE and QMoE of ONNX Runtime: a router chooses experts for each token, all in one operator.
 
-Experts are stored side by side: the first map as `[experts, width, hidden]` (of SwiGLU gates and values in one, so twice
-as many rows, or values apart as a third map), the last one as `[experts, hidden, width]`. QMoE stores levels of a few
-bits in bytes, with a scale per row, or per row and block of inputs.
+Experts are stored side by side: the first map as `[experts, width, hidden]`, the last as `[experts, hidden, width]`.
+SwiGLU has gates and values, in one first map of twice as many rows or in a map each. QMoE stores levels of a few bits
+in bytes, with a scale per row, or per row and block of inputs.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def joint_space(
         kinds = " and ".join(sorted(requirements.units))
         hidden = NEURONS in requirements.units and any(site.removable for site in analysis.sites.neurons)
         why = (
-            "; its neurons are those of experts inside an operator, where nothing can be measured: name them"
+            "; its neurons are those of experts that a router chooses, and data says nothing of these: name them"
             if hidden
             else ""
         )
@@ -90,8 +90,8 @@ def joint_space(
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     heads = sites.sites if units & {HEADS, LAYERS} else ()
-    # What experts inside an operator give cannot be measured, nor made up for by a refit.
-    neurons = [site for site in sites.neurons if site.shows_neurons] if units & {NEURONS, LAYERS} else ()
+    # Of experts that a router picks, or that lie in one operator, no single map is measured and refitted.
+    neurons = [site for site in sites.neurons if site.is_measurable] if units & {NEURONS, LAYERS} else ()
     return tuple(site for site in (*heads, *neurons) if site.removable)
 
 

@@ -188,7 +188,12 @@ def microsoft_rotary(draw: Draw, op_type: str) -> Case:
 
 @strategy("QMoE", domain=MICROSOFT)
 def mixture(draw: Draw, op_type: str) -> Case:
-    tokens, experts, hidden, width = draw(st.integers(2, 5)), draw(st.integers(2, 3)), 4, draw(st.integers(1, 3))
+    tokens, experts, hidden, width = (
+        draw(st.integers(2, 5)),
+        draw(st.integers(2, 3)),
+        4,
+        draw(st.integers(1, 3)),
+    )
     flat = draw(st.booleans())
     front = (tokens,) if flat else (2, tokens)
     inputs: tuple[Array | None, ...] = (

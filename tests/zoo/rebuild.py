@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 1 where a row is not as it must be."""
     parser = argparse.ArgumentParser(prog="tests.zoo.rebuild", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for the exports and the environment")
-    parser.add_argument("--parts", default=",".join(PARTS), help="some of zoo, units and wild, joined by commas")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help="some of zoo, units and wild, joined by commas"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes that check")
     options = parser.parse_args(arguments)
     parts = options.parts.split(",")

@@ -83,8 +83,8 @@ class ExpertSite(NeuronSite):
         return len(self.groups)
 
     @property
-    def shows_neurons(self) -> bool:
-        """Never: they lie inside the operator."""
+    def is_measurable(self) -> bool:
+        """Never: what neurons give lies inside the operator."""
         return False
 
 

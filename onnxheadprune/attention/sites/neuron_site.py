@@ -21,9 +21,10 @@ class NeuronSite(Site):
         return 1
 
     @property
-    def shows_neurons(self) -> bool:
-        """Whether what its neurons are can be read from the graph when it runs."""
-        return True
+    def is_measurable(self) -> bool:
+        """Whether data says what its neurons are worth: what is summed up can be read, and one map does so."""
+        weights = [item.node.inputs[item.weight[0]] for item in self.projections]
+        return all(weight is not None and weight.is_constant for weight in weights)
 
     @property
     def number(self) -> int:

@@ -2,8 +2,8 @@
 
 They are found by structure, like heads: a map with weights sums up what other maps with weights make, position by
 position (`origins.py`). That covers GELU and ReLU networks, gated ones (two maps, or one packed map, make a neuron),
-convolutions between the maps, each expert of a mixture, and the fused and quantized forms of all of them. Experts in one
-operator are read from its layout (`experts.py`).
+convolutions between the maps, each expert of a mixture, experts that a router picks from one tensor, and the fused and
+quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
 """
 
 from __future__ import annotations

@@ -21,12 +21,11 @@ from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.tolerances import tolerance_for
-from tests.zoo.check import FINE, ROUTED
+from tests.zoo.check import FINE
 from tests.zoo.folder import Folder
-from tests.zoo.match import match_sites
 from tests.zoo.row import Outcome, general
 from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
-from tests.zoo.units.cuts import KINDS, LAYERS, NEURONS, Cut, cuts_of
+from tests.zoo.units.cuts import KINDS, NEURONS, Cut, cuts_of
 from tests.zoo.units.row import UnitRow, Verdict
 
 Reference = Callable[[Mapping[Site, tuple[int, ...]], int], Arrays | None]
@@ -99,7 +98,7 @@ class _Check:
             gathers |= {gather.reason for gather in planning.plan.edge_gathers}
             try:
                 off, by_torch = self._compared(cut, planning)
-            except _Apart as problem:
+            except _ApartError as problem:
                 return Verdict(
                     Outcome.WRONG, len(found), done, torch, detail=f"{cut.name} {cut.spec}: {problem}"
                 )
@@ -128,16 +127,18 @@ class _Check:
         """The largest error of a cut, and whether PyTorch was asked.
 
         Raises:
-            _Apart: if the cut is not what it must be.
+            _ApartError: if the cut is not what it must be.
         """
         model = apply_plan(planning.plan, self.folder.model)
         if self._operations(model) >= self._operations(self.folder.model):
-            raise _Apart("it computes as much as before")
+            raise _ApartError("it computes as much as before")
         if self.folder.passes_checker:
             try:
                 onnx.checker.check_model(model)
             except onnx.checker.ValidationError as error:
-                raise _Apart(f"the cut model is invalid: {str(error).strip().splitlines()[0]}") from error
+                raise _ApartError(
+                    f"the cut model is invalid: {str(error).strip().splitlines()[0]}"
+                ) from error
         pruned = Runner(model)
         masked: Runner | None = None
         worst, asked = 0.0, True
@@ -152,7 +153,9 @@ class _Check:
             error = _distance(got, want)
             # A cut that hardly moves the outputs must be told from none at all.
             if error > min(limit, max(effect / 2, 1e-6)):
-                raise _Apart(f"off by {error:.1e} from {who} on feed {feed}, which it moves by {effect:.1e}")
+                raise _ApartError(
+                    f"off by {error:.1e} from {who} on feed {feed}, which it moves by {effect:.1e}"
+                )
             worst = max(worst, error)
         return worst, asked
 
@@ -166,7 +169,7 @@ class _Check:
         return masked_reference(planning.view, planning.touched, planning.heads)
 
 
-class _Apart(Exception):
+class _ApartError(Exception):
     """A cut is not the silenced model."""
 
 
@@ -174,7 +177,7 @@ def _distance(got: Arrays, want: Arrays) -> float:
     try:
         return max(distance(got[name], value, name) for name, value in want.items())
     except DifferentShapeError as problem:
-        raise _Apart(str(problem)) from problem
+        raise _ApartError(str(problem)) from problem
 
 
 def _told(problem: Exception) -> str:

@@ -132,7 +132,7 @@ def _columns(block: NeuronSite, gone: Sequence[int]) -> list[int]:
 
 
 def _silenced(model: nn.Module, path: str, columns: Sequence[Sequence[int]], case: Case) -> bool:
-    """Silences the columns of one map, per call where it is called by several blocks; says whether that was possible."""
+    """Silences columns of one map, per call where several blocks call it; says whether that was possible."""
     module = model.get_submodule(path)
     if len(columns) == 1 or len({tuple(gone) for gone in columns}) == 1:
         with torch.no_grad():

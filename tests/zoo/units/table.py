@@ -26,10 +26,11 @@ PART = "units"
 
 INTRO = """## Neurons and layers
 
-The same graphs without neurons and without layers. Of the feed-forward blocks that are found, the same third of each goes, another
-half of each, and all of one; of the layers the last one, and every second one. A layer is a feed-forward block and the attention
-before it. Each cut must do fewer operations than the original, and equal PyTorch, where the columns that read these units are zero in
-the module, or the masked reference: where numbers are quantized or half as long, or a map is not stored as the module has it.
+The same graphs without neurons and without layers. Of the feed-forward blocks that are found, the same third of each
+goes, another half of each, and all of one; of the layers the last one, and every second one. A layer is a feed-forward
+block and the attention before it. Each cut must do fewer operations than the original, and equal PyTorch, where the
+columns that read these units are zero in the module, or the masked reference: where numbers are quantized or half as
+long, or a map is not stored as the module has it.
 """
 LEGEND = """
 | cell | meaning |
