@@ -77,15 +77,19 @@ def followed(projection: Node) -> Followed | Refusal:
     remnant = _bias_of(projection)
     if isinstance(remnant, Refusal):
         return remnant
-    passed = [remnant.value]
+    way = [remnant]
     while True:
-        use = _only_reader(remnant.value)
+        use = _only_reader(way[-1].value)
         joint = use if use is not None and _joins(use) else None
-        step = None if use is None or joint is not None else _through(use, remnant)
+        step = None if use is None or joint is not None else _through(use, way[-1])
         if step is None:
-            return Followed(remnant, joint, frozenset(passed))
-        remnant = step
-        passed.append(remnant.value)
+            break
+        way.append(step)
+    # Something takes the place of a value whose shape is asked for, or what computes it would have to stay.
+    shown = [place for place, left in enumerate(way) if any(map(looks_only, left.value.consumers))]
+    if joint is None and shown:
+        way = way[: shown[0] + 1]
+    return Followed(way[-1], joint, frozenset(left.value for left in way))
 
 
 def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
