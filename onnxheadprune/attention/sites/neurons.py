@@ -142,11 +142,18 @@ def _site(block: _Block) -> NeuronSite | None:
     scale = count / len(removed)
     return replace(
         site,
-        reason=block.mixing or _read_elsewhere(whole) or why_not_cut(site),
+        reason=_mixed(block) or _read_elsewhere(whole) or why_not_cut(site),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _mixed(block: _Block) -> Refusal | None:
+    """An operator that mixes neurons; laws call what they keep apart heads."""
+    if block.mixing is None:
+        return None
+    return replace(block.mixing, sentence=block.mixing.sentence.replace("heads", "neurons"))
 
 
 def _read_elsewhere(makers: Sequence[Node]) -> Refusal | None:

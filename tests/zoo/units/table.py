@@ -37,15 +37,16 @@ LEGEND = """
 |---|---|
 | `exact` | neurons and layers go, and what is left equals the silenced model |
 | `exact / gather 2` | the first word is for neurons, the second for layers, where the two differ |
-| `gather`, numbers, `-`, **bold** | as above; a number beside `exact` says why some blocks or layers stay |
+| `gather`, numbers, **bold** | as above; a number beside `exact` says why some blocks or layers stay |
 | `none` | there is no feed-forward block in the graph |
+| an empty cell | no graph, as above, or none that was measured |
 """
 
 
 def cell(rows: Sequence[UnitRow], notes: Footnotes) -> str:
     """One cell: the worst outcome of its rows, for neurons and for layers."""
     if not rows:
-        return "-"
+        return ""
     neurons, layers = (_word([row.verdicts[kind] for row in rows], notes) for kind in KINDS)
     return neurons if neurons == layers else f"{neurons} / {layers}"
 

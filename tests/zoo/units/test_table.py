@@ -26,7 +26,7 @@ def row(neurons: Verdict, layers: Verdict, variant: str = "ts17", case: str = "b
 
 def test_cells() -> None:
     notes = Footnotes()
-    assert cell([], notes) == "-"
+    assert cell([], notes) == ""
     assert cell([row(EXACT, EXACT)], notes) == "exact"
     assert cell([row(NONE, NONE)], notes) == "none"
     assert cell([row(EXACT, REFUSED)], notes) == "exact / 1"
