@@ -81,6 +81,17 @@ class NeuronAxis:
         elements = whole.reshape(len(alive), -1, self.packed)
         return Live.over((EXPERTS, self.axis), np.asarray(elements.any(axis=2)))
 
+    def spread(self, alive: Mask, rank: int) -> Mask:
+        """A mask over the input: what is live, with an axis of size 1 for each of the others.
+
+        Args:
+            alive: which neurons are, [experts, width].
+            rank: axes of the input.
+        """
+        sizes = {EXPERTS: len(alive), self.axis: len(self.owners(alive.shape[1]))}
+        array = self.live(alive).aligned(sorted(sizes), [sizes[axis] for axis in sorted(sizes)])
+        return np.asarray(array != 0).reshape([sizes.get(axis, 1) for axis in range(rank)])
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -93,6 +104,8 @@ class Mixture:
         read: per input index of activations that it reads.
         inputs: per input index the axis that carries neurons.
         silent: the input in which zeros silence neurons: the last map's weights, or their scales.
+        made: inputs in which zeros silence them where they are made: the first map's weights or scales, and its bias.
+            Every activation that these operators know gives zero for zero.
         last: the weights of the last map.
         bias: the bias of the last map, None without one.
         zero: the input with the level that means zero, None where a number does.
@@ -107,6 +120,7 @@ class Mixture:
     read: tuple[int, ...]
     inputs: Mapping[int, NeuronAxis]
     silent: int
+    made: tuple[int, ...]
     last: int
     bias: int | None
     zero: int | None

@@ -23,6 +23,7 @@ from onnxheadprune.benchmarking.flops import count_flops
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.validation.cores import silenced_cores
 from tests.engine.one_node import run
 from tests.toys_mixture import EXPERTS, HIDDEN, TOKENS, WIDTH, Toy, tokens
 
@@ -218,3 +219,18 @@ def test_data_says_nothing_of_neurons_inside_an_operator(tmp_path: Path) -> None
     wish = Wish(ratio=0.5, units=frozenset({"neurons"}))
     with pytest.raises(RefusedError, match=r"experts that a router chooses, .*: name them"):
         prune(tmp_path / "model.onnx", data=tmp_path / "data.npz", wish=wish)
+
+
+SECOND = {**RUNNABLE, "8 bits in blocks": UNRUNNABLE["8 bits in blocks"]}
+
+
+@pytest.mark.parametrize("toy", SECOND.values(), ids=SECOND)
+def test_silent_where_they_are_made_is_silent_where_they_are_summed(toy: Toy) -> None:
+    model, x = toy.model(), {"x": tokens()}
+    planning = analyse(model, {"ffn.0": _some(_block(model))}, "the model")
+    silenced = silenced_cores(planning)
+    assert silenced.any and not silenced.skipped
+    masked = masked_reference(planning.view, planning.touched, planning.heads)
+    want = run(masked, x)["y"]
+    np.testing.assert_allclose(run(silenced.model, x)["y"], want, atol=2e-5, rtol=1e-5)
+    assert np.abs(run(model, x)["y"] - want).max() > 1e-2

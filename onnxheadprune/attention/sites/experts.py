@@ -45,11 +45,7 @@ class ExpertProjection(Projection):
             mask: which neurons stay, [experts, width].
             rank: axes of the input.
         """
-        axis = self.layout.inputs[self.activation[0]]
-        live = axis.live(mask)
-        sizes = {EXPERTS: len(mask), axis.axis: len(axis.owners(mask.shape[1]))}
-        array = live.aligned(sorted(sizes), [sizes[at] for at in sorted(sizes)])
-        return np.asarray(array != 0).reshape([sizes.get(at, 1) for at in range(rank)])
+        return self.layout.inputs[self.activation[0]].spread(mask, rank)
 
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands that removing `units` leaves on the stored inputs (none at all on any, if no unit is left)."""

@@ -38,6 +38,7 @@ class NeuronSite(Site):
             "key": self.key,
             "name": self.name,
             "num_neurons": self.num_units,
+            "experts": self.experts,
             "removable": self.removable,
             "reason": None if self.reason is None else str(self.reason),
             "params": self.params,
