@@ -20,7 +20,7 @@ from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
 from onnxheadprune.selection.recovery.batches import BATCH, batches_of
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
-from onnxheadprune.selection.recovery.rate import RATES, find_rate
+from onnxheadprune.selection.recovery.rate import BEARABLE, RATES, STEPS, bearable, find_rate
 from onnxheadprune.selection.recovery.schedule import WARM_UP, share_of_rate
 from tests import toys, toys_recovery, toys_scores
 
@@ -172,13 +172,18 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize("largest", RATES)
-def test_the_largest_rate_that_gains_is_taken(largest: float) -> None:
-    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), 0.5)
+def test_the_largest_rate_that_can_be_borne_is_taken(largest: float) -> None:
+    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), lambda: 0.5)
     assert rate == largest and len(found) <= 5
 
 
+def test_a_long_training_bears_what_a_short_one_does_not() -> None:
+    assert bearable(2.0, STEPS) == bearable(2.0, 1) == 2.0
+    assert 2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, 100 * STEPS) < 2.0 * (1 + BEARABLE)
+
+
 def test_without_time_one_rate_is_tried() -> None:
-    rate, found = find_rate(lambda rate: math.nan, 0.5, lambda: True)
+    rate, found = find_rate(lambda rate: math.nan, lambda: 0.5, lambda: True)
     assert list(found) == [rate] and found[rate] == math.inf
 
 
