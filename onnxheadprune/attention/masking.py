@@ -53,7 +53,7 @@ def masked_reference(
     inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
     for item in sorted(inserts, key=lambda item: -item.node.index):
         graph, place = graph_of(masked, item.node).node, item.node.position
-        graph[place].input[item.index] = item.result
+        graph[place].input[item.input_index] = item.result
         for new in reversed(item.created):
             graph.insert(place, new)
     return masked
@@ -63,7 +63,7 @@ class _Insert(NamedTuple):
     """Nodes in front of a node, and which of its inputs reads their result."""
 
     node: Node
-    index: int
+    input_index: int
     created: list[NodeProto]
     result: str
 
