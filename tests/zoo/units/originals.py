@@ -42,13 +42,13 @@ def references(folder: Folder, sites: Sites) -> Reference:
     module = _module(case.name)
     matched = match_sites(sites, folder.projections, folder.weights) or {}
     original = Original(module, case, matched, sites.neurons)
-    silenced: dict[int, nn.Module | None] = {}
+    last: list[tuple[Mapping[Site, tuple[int, ...]], nn.Module | None]] = []
 
     def ask(units: Mapping[Site, tuple[int, ...]], feed: int) -> Arrays | None:
-        if id(units) not in silenced:
-            silenced.clear()
-            silenced[id(units)] = original.without(units)
-        found = silenced[id(units)]
+        # Held, not known by its id, which another cut may get once this one is gone.
+        if not last or last[0][0] is not units:
+            last[:] = [(units, original.without(units))]
+        found = last[0][1]
         return None if found is None else dict(outputs(found, case, case.feeds[feed]))
 
     return ask
