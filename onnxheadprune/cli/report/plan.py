@@ -38,7 +38,7 @@ def plan_report(
     yield from _cuts(plan)
     if sizes is not None:
         yield from _sizes(*sizes)
-        if plan.cuts_something:
+        if plan.changes_something:
             yield from _warnings(size_warnings(*sizes))
     yield from _changes(plan)
     yield from choice_rows(chosen, plan)
