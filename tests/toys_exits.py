@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 B, S, WIDTH, HEADS, SIZE, INNER, CLASSES = 2, 3, 7, 4, 2, 12, 3
-HIDDEN, ANSWER, FLAG = ["batch", "seq", WIDTH], ["batch", CLASSES], []
+HIDDEN: tuple[int | str, ...] = ("batch", "seq", WIDTH)
+ANSWER: tuple[int | str, ...] = ("batch", CLASSES)
 
 
 @dataclass
@@ -21,9 +23,7 @@ class Body:
     nodes: list[NodeProto] = field(default_factory=list)
     stored: list[TensorProto] = field(default_factory=list)
 
-    def graph(
-        self, outputs: Sequence[ValueInfoProto], inputs: Sequence[ValueInfoProto] = ()
-    ) -> GraphProto:
+    def graph(self, outputs: Sequence[ValueInfoProto], inputs: Sequence[ValueInfoProto] = ()) -> GraphProto:
         return helper.make_graph(self.nodes, self.name, list(inputs), list(outputs), self.stored)
 
 
@@ -32,7 +32,7 @@ def floats(name: str, shape: Sequence[int | str]) -> ValueInfoProto:
 
 
 def flag(name: str) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, TensorProto.BOOL, FLAG)
+    return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
 
 
 class Net:
@@ -40,14 +40,13 @@ class Net:
 
     Attributes:
         rng: where weights come from.
-        tag: what names begin with; the same tag in two bodies gives the same names twice.
-        stored_in: whether bodies store their own weights, or the main graph all of them.
+        own_weights: whether bodies store their own weights, or the main graph all of them.
     """
 
-    def __init__(self, *, own_weights: bool = True, tagged: bool = True) -> None:
+    def __init__(self, *, own_weights: bool = True) -> None:
         self.rng = np.random.default_rng(5)
         self.main = Body("exits")
-        self.own_weights, self.tagged = own_weights, tagged
+        self.own_weights = own_weights
 
     def weight(self, body: Body, name: str, array: npt.NDArray[np.generic]) -> str:
         where = body if self.own_weights else self.main
@@ -57,7 +56,7 @@ class Net:
     def random(self, body: Body, name: str, *shape: int) -> str:
         return self.weight(body, name, self.rng.uniform(-1, 1, shape).astype(np.float32))
 
-    def op(self, body: Body, op: str, inputs: Sequence[str], output: str, **attributes: object) -> str:
+    def op(self, body: Body, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         body.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{output}/{op}", **attributes))
         return output
 
@@ -65,7 +64,8 @@ class Net:
         """An attention block and a feed-forward block, each with a residual stream."""
 
         def split(name: str, *order: int) -> str:
-            flat = self.op(body, "MatMul", [x, self.random(body, f"{tag}.{name}", WIDTH, HEADS * SIZE)], f"{tag}/{name}")
+            weight = self.random(body, f"{tag}.{name}", WIDTH, HEADS * SIZE)
+            flat = self.op(body, "MatMul", [x, weight], f"{tag}/{name}")
             shape = self.weight(body, f"{tag}.{name}_shape", np.array([0, 0, HEADS, SIZE]))
             apart = self.op(body, "Reshape", [flat, shape], f"{tag}/{name}_apart")
             return self.op(body, "Transpose", [apart], f"{tag}/{name}_heads", perm=list(order))
@@ -76,7 +76,9 @@ class Net:
         turned = self.op(body, "Transpose", [context], f"{tag}/turned", perm=[0, 2, 1, 3])
         shape = self.weight(body, f"{tag}.o_shape", np.array([0, 0, HEADS * SIZE]))
         merged = self.op(body, "Reshape", [turned, shape], f"{tag}/merged")
-        out = self.op(body, "MatMul", [merged, self.random(body, f"{tag}.o", HEADS * SIZE, WIDTH)], f"{tag}/o")
+        out = self.op(
+            body, "MatMul", [merged, self.random(body, f"{tag}.o", HEADS * SIZE, WIDTH)], f"{tag}/o"
+        )
         x = self.op(body, "Add", [x, out], f"{tag}/attended")
         inner = self.op(body, "MatMul", [x, self.random(body, f"{tag}.fc1", WIDTH, INNER)], f"{tag}/fc1")
         active = self.op(body, "Relu", [inner], f"{tag}/active")
@@ -87,7 +89,9 @@ class Net:
         """What the model answers by a hidden state."""
         axes = self.weight(body, f"{tag}.axes", np.array([1]))
         pooled = self.op(body, "ReduceMean", [x, axes], f"{tag}/pooled", keepdims=0)
-        return self.op(body, "MatMul", [pooled, self.random(body, f"{tag}.head", WIDTH, CLASSES)], f"{tag}/answer")
+        return self.op(
+            body, "MatMul", [pooled, self.random(body, f"{tag}.head", WIDTH, CLASSES)], f"{tag}/answer"
+        )
 
     def unsure(self, body: Body, answer: str, tag: str, sure: str = "sure") -> str:
         """Whether to go on: no answer is as sure as was asked for."""
@@ -95,7 +99,9 @@ class Net:
         surest = self.op(body, "ReduceMax", [shares], f"{tag}/surest", keepdims=0)
         return self.op(body, "Less", [surest, sure], f"{tag}/unsure")
 
-    def choose(self, body: Body, condition: str, outputs: Sequence[str], then: GraphProto, other: GraphProto) -> None:
+    def choose(
+        self, body: Body, condition: str, outputs: Sequence[str], then: GraphProto, other: GraphProto
+    ) -> None:
         body.nodes.append(
             helper.make_node(
                 "If", [condition], list(outputs), name=f"{outputs[0]}/If", then_branch=then, else_branch=other
@@ -110,19 +116,18 @@ class Net:
 
     def model(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
         graph = self.main.graph(outputs, inputs)
-        made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-        return made
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 INPUTS = (floats("x", ["batch", "seq", WIDTH]), floats("sure", []))
 
 
-def nested(depth: int = 3, *, own_weights: bool = True, tagged: bool = True, negated: bool = False) -> ModelProto:
+def nested(depth: int = 3, *, own_weights: bool = True, negated: bool = False) -> ModelProto:
     """An exit behind every layer but the last, each in the body of the one before it."""
     net = Net(own_weights=own_weights)
 
     def deeper(body: Body, x: str, level: int) -> str:
-        tag = f"l{level}" if tagged or level == 0 else "inner"
+        tag = f"l{level}"
         made = net.layer(body, x, tag)
         answer = net.head(body, made, tag)
         if level == depth - 1:
@@ -143,12 +148,13 @@ def nested(depth: int = 3, *, own_weights: bool = True, tagged: bool = True, neg
     return net.model(INPUTS, [floats(last, ANSWER)])
 
 
-def chain(depth: int = 3, *, tells: bool = False) -> ModelProto:
+def chain(depth: int = 3, *, tells: bool = False, tagged: bool = True) -> ModelProto:
     """Choices one after the other, as a loop over layers is exported: each hands on what it did not compute.
 
     Args:
         depth: layers.
         tells: whether the model says, too, if the last layer was reached.
+        tagged: whether bodies use names of their own; else all of them use the same ones.
     """
     net = Net()
     main = net.main
@@ -157,9 +163,10 @@ def chain(depth: int = 3, *, tells: bool = False) -> ModelProto:
     going = net.unsure(main, answer, "l0")
     for level in range(1, depth):
         onward, other = Body(f"onward{level}"), Body(f"other{level}")
-        made = net.layer(onward, x, f"l{level}")
-        new = net.head(onward, made, f"l{level}")
-        more = net.unsure(onward, new, f"l{level}")
+        tag = f"l{level}" if tagged else "inner"
+        made = net.layer(onward, x, tag)
+        new = net.head(onward, made, tag)
+        more = net.unsure(onward, new, tag)
         declared = [floats(made, HIDDEN), floats(new, ANSWER), flag(more)]
         for value in (x, answer, going):
             net.op(other, "Identity", [value], f"kept{level}/{value}")
@@ -226,7 +233,7 @@ def skipping() -> ModelProto:
     return net.model(INPUTS, [floats(answer, ANSWER)])
 
 
-def loop(limit: int | None | str = 4, *, counted: bool = False, reads_decision: bool = False) -> ModelProto:
+def loop(limit: int | str | None = 4, *, counted: bool = False, reads_decision: bool = False) -> ModelProto:
     """One layer, over and over until it is sure.
 
     Args:
@@ -262,7 +269,9 @@ def loop(limit: int | None | str = 4, *, counted: bool = False, reads_decision: 
     elif limit is not None:
         most = net.weight(net.main, "limit", np.array(limit))
     names = ["hidden", "answer", *(["turns"] if counted else [])]
-    net.main.nodes.append(helper.make_node("Loop", [most, "", *carried], names, name="until_sure", body=graph))
+    net.main.nodes.append(
+        helper.make_node("Loop", [most, "", *carried], names, name="until_sure", body=graph)
+    )
     return net.model(inputs, [floats("answer", ANSWER)])
 
 
@@ -270,6 +279,12 @@ def feed(sure: float = 0.5, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]
     """Inputs of all of these models but the towers."""
     x = np.random.default_rng(seed).uniform(-1, 1, (B, S, WIDTH)).astype(np.float32)
     return {"x": x, "sure": np.array(sure, dtype=np.float32)}
+
+
+def samples(count: int = 8) -> dict[str, npt.NDArray[np.float32]]:
+    """Calibration data: sequences, and how sure to be about each."""
+    x = np.random.default_rng(1).uniform(-1, 1, (count, 6, WIDTH)).astype(np.float32)
+    return {"x": x, "sure": np.linspace(0.3, 0.9, count, dtype=np.float32)}
 
 
 FORMS: dict[str, Callable[[], ModelProto]] = {

@@ -76,7 +76,7 @@ def plan_pruning(
     model: ModelLike,
     heads: HeadSpec,
     *,
-    exit: int | None = None,
+    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     keep_cache_shape: bool = False,
     allow_io_change: bool = False,
 ) -> PrunePlan:

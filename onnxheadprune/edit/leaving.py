@@ -6,7 +6,7 @@ two bodies use one name for two things.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +73,7 @@ class _Surgeon:
         made = ModelProto()
         made.CopyFrom(self.view.model)
         graph = made.graph
-        nodes = list(self._nodes(main))
+        nodes = _named_apart(self._nodes(main))
         constant = {
             info.name: self.known[main.values[info.name]]
             for info in graph.output
@@ -164,7 +164,7 @@ class _Surgeon:
                     yield self._copy(node)
                 continue
             yield from self._nodes(chosen)
-            for index, output in enumerate(node.outputs):
+            for output in node.outputs:
                 # Other readers read what the body gives; a graph output keeps its name.
                 if output is not None and output.is_graph_output and output.scope.parent is None:
                     if output not in self.known:
@@ -240,6 +240,19 @@ class _Surgeon:
     def _read_before(self) -> set[str]:
         """What somebody reads in the original: the rest was useless before, and stays."""
         return {name for node in self.view.model.graph.node for name in read_by(node)}
+
+
+def _named_apart(nodes: Iterable[NodeProto]) -> list[NodeProto]:
+    """The nodes, each with a name of its own: those of two bodies may have had the same."""
+    taken: set[str] = set()
+    found = []
+    for node in nodes:
+        wanted, number = node.name, 2
+        while node.name and node.name in taken:
+            node.name, number = f"{wanted}.{number}", number + 1
+        taken.add(node.name)
+        found.append(node)
+    return found
 
 
 def _without_output(node: NodeProto, name: str) -> NodeProto:

@@ -134,7 +134,14 @@ class ExitCut:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExitCut:
         """The inverse of `dataclasses.asdict`."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+        return cls(
+            tuple(data["numbers"]),
+            tuple(data["conditions"]),
+            data["of"],
+            data["sites"],
+            data["heads"],
+            data["elements"],
+        )
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ SATURATES = (
 class Models:
     """The three models that are compared, with the planning that links them.
 
-    Feeds are made for the inputs of `asked`, the original's view. Where the pruned model has fused attention, `silenced`
-    is the original without any of those sites. Where it was compensated, `unrefitted` is the masked original without
-    the refitted weights, and `refits` holds their numbers. Where it has an exit for good, `aside` is the original whose
-    decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all heads alive. `wide` holds the feeds for a pruned model whose graph is
-    not the planned one.
+    Feeds are made for the inputs of `asked`, the original's view. Where the pruned model has fused attention,
+    `silenced` is the original without any of those sites. Where it was compensated, `unrefitted` is the masked original
+    without the refitted weights, and `refits` holds their numbers. Where it has an exit for good, `aside` is the
+    original whose decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all
+    heads alive. `wide` holds the feeds for a pruned model whose graph is not the planned one.
     """
 
     original: LoadedModel

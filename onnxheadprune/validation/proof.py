@@ -13,8 +13,8 @@ from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.selection.compensation import restored
 from onnxheadprune.validation.checker import checker_problems
-from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
 from onnxheadprune.validation.metric import MetricMeter

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from onnxheadprune.benchmarking import Benchmark, benchmark
 from onnxheadprune.attention.exits.leave import planned_on
+from onnxheadprune.benchmarking import Benchmark, benchmark
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError

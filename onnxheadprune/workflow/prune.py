@@ -48,7 +48,7 @@ def prune(
     heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
-    exit: int | None = None,
+    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     validate: bool = True,
     data: DataSource | None = None,
     provider: str = AUTO,

@@ -13,7 +13,7 @@ from onnxheadprune.model.graph.tables import ARITHMETIC
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 
 GOING_IN, GOING_OUT = 1, 0
-"""The input of a Loop's body that says whether the last turn wanted another one, and the output that says it of this."""
+"""The input of a Loop's body that says whether the last turn wanted another one; the output that says it of this."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.exits.decisions import (
     ContradictionError,
@@ -80,12 +80,14 @@ class Exits:
         exits: in the order of their numbers.
         refused: Loops that end early and cannot be fixed.
         record: what was done to the exits of the original before.
+        onward: the decisions that take no exit; nothing where a Loop has no largest number of turns.
     """
 
     model: str
     exits: tuple[Exit, ...]
     refused: tuple[RefusedExit, ...] = ()
-    record: tuple[RecordedExit, ...] = field(default=())
+    record: tuple[RecordedExit, ...] = ()
+    onward: tuple[Decision, ...] = ()
 
     def at(self, number: int) -> Exit:
         """The exit with a number.
@@ -125,16 +127,15 @@ def exits_of(view: GraphView, sites: Sites) -> Exits:
     """
     record = exits_record(view.model)
     candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
-    found: list[Exit] = []
-    refused: list[RefusedExit] = []
-    if candidates:
-        search = _Search(view, sites, candidates)
-        for node in candidates:
-            search.look(node)
-        found, refused = search.found, search.refused
+    if not candidates:
+        return Exits(sites.model, (), record=record)
+    search = _Search(view, sites, candidates)
+    for node in candidates:
+        search.look(node)
     # Behind one that stands for any number nothing can be numbered.
-    found.sort(key=lambda item: item.endless)
-    return Exits(sites.model, tuple(_numbered(found, record)), tuple(refused), record)
+    found = sorted(search.found, key=lambda item: item.endless)
+    onward = () if any(item.endless for item in found) else tuple(search.onward.values())
+    return Exits(sites.model, tuple(_numbered(found, record)), tuple(search.refused), record, onward)
 
 
 def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exit]:

@@ -50,8 +50,8 @@ def otherwise(decisions: Sequence[Decision]) -> tuple[Decision, ...]:
 
 def _hold(model: ModelProto, value: Value, name: str) -> None:
     """Lets all readers of a value read a constant in its place."""
-    for node, index in value.consumers:
-        _proto(model, node).input[index] = name
+    for use in value.consumers:
+        _proto(model, use.node).input[use.input_index] = name
     if value.scope.parent is not None or not value.is_graph_output:
         return
     node = value.producer
@@ -73,4 +73,5 @@ def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
 
 
 def _proto(model: ModelProto, node: Node) -> NodeProto:
-    return graph_of(model, node).node[node.position]
+    found: NodeProto = graph_of(model, node).node[node.position]
+    return found

@@ -41,6 +41,7 @@ class Leaving:
         model: with the exits; in its metadata, what is gone.
         cut: what a plan says about it.
         interface: inputs that are gone and outputs that are constant, each with a sentence.
+        gone: indices of the attention sites behind the exits.
         moved: per stored tensor that lay in a body, and is in the main graph now, what it was there.
         original: the analysis of the model that it was made of.
         exits: the exits of that.
@@ -50,6 +51,7 @@ class Leaving:
     model: LoadedModel
     cut: ExitCut
     interface: Mapping[IoChange, str]
+    gone: tuple[int, ...]
     moved: Mapping[str, Value]
     original: Analysis
     exits: Exits
@@ -86,7 +88,20 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
         RefusedError: if there is no such exit.
         ModelError: if the graph is not valid, or a record of earlier cuts does not fit.
     """
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    return leaving_from(loaded, analysis_of(loaded.proto, loaded.name, loaded.sources), numbers)
+
+
+def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
+    """The same for a model that is analysed already.
+
+    Args:
+        loaded: the model.
+        analysis: of it.
+        numbers: of the exits.
+
+    Raises:
+        HeadPruneError: as `leaving` does.
+    """
     with analysing(loaded.proto, loaded.name):
         return _leaving(loaded, analysis, numbers)
 
@@ -117,7 +132,8 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
     made = left.model
     sites, blocks = _recorded(analysis, left, found)
     apply.set_metadata(made, REMOVED_KEY, pruning_text(sites))
-    apply.set_metadata(made, NEURONS_KEY, neurons_text(blocks))
+    if any(not entry.left for entry in blocks):
+        apply.set_metadata(made, NEURONS_KEY, neurons_text(blocks))
     apply.set_metadata(made, EXITS_KEY, exits_text(_states(exits, taken, analysis, found)))
     gone = [site for site in analysis.sites if not _names(site, left, found)]
     cut = ExitCut(
@@ -126,10 +142,11 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         len(exits.exits),
         len(gone),
         sum(site.num_heads for site in gone),
-        stored_size(loaded.proto).elements - stored_size(made).elements,
+        max(stored_size(loaded.proto).elements - stored_size(made).elements, 0),
     )
     moved = {name: value for value, name in left.names.items() if value.tensor is not None}
-    return Leaving(loaded.changed(made), cut, _interface(left), moved, analysis, exits, decisions)
+    behind = tuple(site.index for site in gone)
+    return Leaving(loaded.changed(made), cut, _interface(left), behind, moved, analysis, exits, decisions)
 
 
 def _interface(left: Left) -> dict[IoChange, str]:
@@ -186,11 +203,13 @@ def _recorded(
     analysis: Analysis, left: Left, found: Settled
 ) -> tuple[list[RecordedSite], list[RecordedNeurons]]:
     """The records of all sites and blocks of the original; those behind the exit count as gone as a whole."""
+    # What is gone is not recognised by a name that now means something else.
+    made = _made(left.model)
     sites = [entry for entry in analysis.sites.record if not entry.heads_left]
     for site in analysis.sites:
         names = _names(site, left, found)
         removed = site.removed if names else tuple(range(site.original_num_heads))
-        kept = names or site.projection_names
+        kept = names or tuple(name for name in site.projection_names if name not in made)
         sites.append(
             RecordedSite(
                 site.index, site.name, site.original_num_heads, site.original_kv_num_heads, removed, kept
@@ -200,7 +219,7 @@ def _recorded(
     for block in analysis.sites.neurons:
         names = _names(block, left, found)
         removed = block.removed if names else tuple(range(block.original_num_units))
-        kept = names or block.projection_names
+        kept = names or tuple(name for name in block.projection_names if name not in made)
         blocks.append(RecordedNeurons(block.number, block.name, block.original_num_units, removed, kept))
     return sorted(sites, key=lambda entry: entry.index), sorted(blocks, key=lambda entry: entry.number)
 
