@@ -21,7 +21,7 @@ from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
@@ -68,7 +68,9 @@ def joint_space(
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
         moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
-        require_rows(moments, data.source)
+        # What no sample has run stays as it is.
+        sites = seen(sites, moments, data.source)
+        require_rows({site.index: moments[site.index] for site in sites}, data.source)
         paths = {
             site.index: _paths(site, moments[site.index], kept[site.index], requirements) for site in sites
         }
