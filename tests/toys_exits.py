@@ -282,9 +282,9 @@ def feed(sure: float = 0.5, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]
 
 
 def samples(count: int = 8) -> dict[str, npt.NDArray[np.float32]]:
-    """Calibration data: sequences, and how sure to be about each."""
+    """Calibration data: sequences, and how sure to be about all of them."""
     x = np.random.default_rng(1).uniform(-1, 1, (count, 6, WIDTH)).astype(np.float32)
-    return {"x": x, "sure": np.linspace(0.3, 0.9, count, dtype=np.float32)}
+    return {"x": x, "sure": np.array(0.5, dtype=np.float32)}
 
 
 FORMS: dict[str, Callable[[], ModelProto]] = {

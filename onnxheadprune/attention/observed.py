@@ -1,4 +1,4 @@
-"""The model that stands for one whose sites lie in bodies, where numbers must be read: the same sites, in its main graph."""
+"""The model that stands for one with sites in bodies where numbers must be read: the same sites, in its main graph."""
 
 from __future__ import annotations
 
