@@ -57,7 +57,9 @@ def test_the_model_at_an_exit_is_the_one_that_never_had_more_layers(form: str, n
     np.testing.assert_allclose(answer, _decided_after(form, number, feed), atol=1e-6)
 
 
-@pytest.mark.parametrize("form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"])
+@pytest.mark.parametrize(
+    "form", ["weights outside", "negated", "telling chain", "shared head", "counting loop"]
+)
 def test_an_exit_and_units_go_in_one_call(form: str) -> None:
     model = toys_exits.FORMS[form]()
     result = prune(model, {"0": [1, 3], "ffn.0": range(4)}, exit=2)
