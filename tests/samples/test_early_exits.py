@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 pytestmark = [pytest.mark.samples, pytest.mark.filterwarnings("ignore")]
 
 from onnxheadprune import Wish, find_exits, prune, validate  # noqa: E402
-from tests.zoo.families.early_exit import DEPTH, EarlyExit  # noqa: E402
 from tests.zoo.families._stack import WIDTH  # noqa: E402
+from tests.zoo.families.early_exit import DEPTH, EarlyExit  # noqa: E402
 from tests.zoo.init import spread  # noqa: E402
 
 BATCH, LENGTH = 2, 6
