@@ -254,6 +254,41 @@ def test_inspect_says_what_lies_behind(command: Command, tmp_path: Path) -> None
     assert "2 early exits" in text and "l1/unsure" in text
 
 
+def test_operations_behind_a_loop_are_those_of_the_turns_that_are_saved() -> None:
+    shares = [item.operations_share for item in find_exits(toys_exits.loop(4)).exits]
+    assert shares == pytest.approx([0.75, 0.5, 0.25], abs=0.01)
+    assert [item.operations_share for item in find_exits(toys_exits.loop(None)).exits] == [None]
+
+
+def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
+    path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
+    model = toys_exits.nested()
+    big = numpy_helper.from_array(np.ones((1000, toys_exits.WIDTH), dtype=np.float32), "table")
+    model.graph.initializer.append(big)
+    rows = numpy_helper.from_array(np.array([3]), "row")
+    model.graph.initializer.append(rows)
+    first = onnx.helper.make_node("Gather", ["table", "row"], ["rows"], name="look_up")
+    added = onnx.helper.make_node("Add", ["x", "rows"], ["shifted"], name="shift")
+    for node in model.graph.node:
+        node.input[:] = ["shifted" if name == "x" else name for name in node.input]
+    nodes = [first, added, *model.graph.node]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.save(model, path, save_as_external_data=True, location="model.bin", size_threshold=100)
+    result = prune(path, {"1": [2]}, output, exit=2)
+    assert result.validation is not None and result.validation.passed
+    assert validate(path, output).passed
+
+
+def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    onnx.save(toys_exits.nested(2), folder / "model.onnx")
+    refused = command("prune", folder, "--exit", "1", "-o", tmp_path / "out")
+    assert refused.exit_code == 2 and "--exit is for single models" in refused.stderr
+
+
 def test_the_command_takes_an_exit_with_other_units(command: Command, tmp_path: Path) -> None:
     path, output = tmp_path / "model.onnx", tmp_path / "left.onnx"
     onnx.save(toys_exits.chain(), path)

@@ -15,7 +15,10 @@ from onnxheadprune.attention.exits.leave import leaving_from
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import count_flops
 from onnxheadprune.edit.leaving import decided
+from onnxheadprune.edit.loops import CARRIED_FROM
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds import Feed, FeedMaker
@@ -139,10 +142,31 @@ class _Counting:
     def _operations(self, model: ModelProto) -> int | None:
         """Of one run, None where not all can be counted."""
         names = {info.name for info in model.graph.input}
-        found = count_flops(
-            concrete_view(model, {name: self.feed[name] for name in self.feed if name in names})
-        )
+        feed = {name: array for name, array in self.feed.items() if name in names}
+        found = count_flops(concrete_view(_with_states(model, feed), feed))
         return None if found.uncounted else found.total
+
+
+def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
+    """The model with the sizes of what its Loops carry declared in their bodies, where no turn changes them."""
+    view = concrete_view(model, feed)
+    loops = [node for node in view.main.nodes if node in REPEATS]
+    if not loops:
+        return model
+    made = ModelProto()
+    made.CopyFrom(model)
+    for node in loops:
+        (body,) = bodies_of(made.graph.node[node.position])
+        for index, value in enumerate(node.inputs[CARRIED_FROM:]):
+            before, after = body.input[CARRIED_FROM + index], body.output[1 + index]
+            told = [item.type.tensor_type.shape for item in (before, after)]
+            same = told[0].SerializeToString() == told[1].SerializeToString()
+            if value is None or value.shape is None or not same or len(told[0].dim) != len(value.shape):
+                continue
+            for dim, size in zip(told[0].dim, value.shape, strict=True):
+                if isinstance(size, int):
+                    dim.dim_value = size
+    return made
 
 
 def _any_feed(analysis: Analysis) -> Feed:

@@ -35,6 +35,53 @@ def _exported(module: torch.nn.Module, path: Path) -> Path:
     return path
 
 
+class Conditional(torch.nn.Module):
+    """The same network written with `torch.cond`, which is exported without a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        scripted = EarlyExit(0.6)
+        self.blocks, self.exits = scripted.blocks, scripted.exits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Runs layers until one is sure."""
+
+        def unsure(answer: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(answer, -1).max() < 0.6
+
+        def early(x: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+            return answer.clone()
+
+        def last(x: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.exits[2](self.blocks[2](x).mean(1))
+            return made
+
+        def second(x: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+            x = self.blocks[1](x)
+            answer = self.exits[1](x.mean(1))
+            made: torch.Tensor = torch.cond(unsure(answer), last, early, (x, answer))
+            return made
+
+        x = self.blocks[0](x)
+        answer = self.exits[0](x.mean(1))
+        made: torch.Tensor = torch.cond(unsure(answer), second, early, (x, answer))
+        return made
+
+
+def test_branches_of_torch_cond_are_exits(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    module = spread(Conditional()).eval()
+    dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    program = torch.onnx.export(
+        module, (torch.randn(BATCH, LENGTH, WIDTH),), dynamo=True, dynamic_shapes=(dims,), verbose=False
+    )
+    assert program is not None
+    program.save(path)
+    assert [item.heads for item in find_exits(path).exits] == [8, 4]
+    result = prune(path, {"0": [1]}, exit=2, provider="cpu")
+    assert result.validation is not None and result.validation.passed
+
+
 @pytest.fixture(scope="module")
 def module() -> EarlyExit:
     made = spread(EarlyExit(0.6)).eval()
