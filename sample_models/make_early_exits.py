@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,7 +58,7 @@ def asked(model: ModelProto, layer: int) -> tuple[list[NodeProto], str, str]:
     classifier = [node for node in between(model, last, "logits") if node.op_type != "Constant"]
     nodes = renamed(classifier, {last: behind(layer)}, tag)
     answer = nodes[-1].output[0]
-    steps = (
+    steps: tuple[tuple[str, list[str], dict[str, Any]], ...] = (
         ("Softmax", [answer], {"axis": -1}),
         ("ReduceMax", [f"{tag}/Softmax"], {"axes": [-1], "keepdims": 0}),
         ("ReduceMin", [f"{tag}/ReduceMax"], {"keepdims": 0}),

@@ -22,6 +22,7 @@ from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.running import Running
+from onnxheadprune.selection.scoring.score import Method
 from tests import toys_exits
 from tests.conftest import Outcome
 from tests.engine.one_node import run
@@ -130,8 +131,9 @@ def test_a_refitted_tensor_in_a_body_that_was_damaged_is_seen() -> None:
 
 def test_scores_of_branches_and_where_there_are_none() -> None:
     model = toys_exits.nested()
-    for method in ("reconstruction", "ablation"):
-        scores = score_heads(model, method=method, data=_feeds(12, 0.3, 2.0))  # type: ignore[arg-type]
+    methods: tuple[Method, ...] = ("reconstruction", "ablation")
+    for method in methods:
+        scores = score_heads(model, method=method, data=_feeds(12, 0.3, 2.0))
         assert len(scores.sites) == 3
         assert all(value is not None and value >= 0 for site in scores.sites for value in site.scores)
     with pytest.raises(UsageError, match=r"runs site 1 \(l1\), site 2 \(l2\)"):
@@ -151,7 +153,13 @@ def test_an_exit_is_taken_before_anything_is_chosen() -> None:
     result = prune(toys_exits.nested(), exit=2, wish=Wish(max_drift=0.5), data=_feeds(20, 0.3, 2.0))
     assert result.validation is not None and result.validation.passed
     assert result.plan.exit is not None and result.plan.removed and set(result.plan.removed) <= {0, 1}
-    assert result.validation.refitted
+
+
+def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
+    feeds = _feeds(20, 0.3, 2.0)
+    result = prune(toys_exits.nested(), {"0": [1], "1": [2]}, exit=2, compensate=True, data=feeds)
+    assert result.validation is not None and result.validation.passed
+    assert {name.split(".")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 
 
 @pytest.mark.long
@@ -165,7 +173,7 @@ def test_layers_in_branches_can_be_trained() -> None:
 def test_the_command_says_what_no_sample_runs(command: Callable[..., Outcome], tmp_path: Path) -> None:
     path, data = tmp_path / "model.onnx", tmp_path / "data.npz"
     onnx.save(toys_exits.nested(), path)
-    np.savez(data, **(toys_exits.samples(16) | {"sure": np.array(0.3, dtype=np.float32)}))
+    np.savez(data, x=toys_exits.samples(16)["x"], sure=np.array(0.3, dtype=np.float32))
     words = ("--ratio", "0.2", "--data", data, "-o", tmp_path / "out.onnx")
     done = command("prune", path, *words)
     assert done.exit_code == 0 and "no sample of the data runs these" in done.stdout

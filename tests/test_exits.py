@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxheadprune import apply_plan, find_exits, plan_pruning, prune, validate
+from onnxheadprune import Budget, apply_plan, combine, find_exits, plan_pruning, prune, recover, validate
 from onnxheadprune.edit.exit_records import EXITS_KEY, exits_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import ModelError, RefusedError, UsageError, ValidationFailedError
@@ -134,6 +134,13 @@ def test_a_loop_without_an_end_may_be_left_after_any_turn() -> None:
     np.testing.assert_array_equal(
         run(result.model, feed)["answer"], run(prune(ended, exit=5).model, feed)["answer"]
     )
+
+
+def test_a_loop_that_may_run_long_is_listed_once_and_has_an_end() -> None:
+    model = toys_exits.loop(1000)
+    assert [(item.number, item.endless) for item in find_exits(model).exits] == [(1, True)]
+    with pytest.raises(RefusedError, match="ends after 1000 turns"):
+        prune(model, exit=1000)
 
 
 def test_what_only_the_decision_needed_leaves_the_loop_as_well() -> None:
@@ -279,6 +286,30 @@ def test_a_file_with_weights_beside_it_is_left_as_well(tmp_path: Path) -> None:
     result = prune(path, {"1": [2]}, output, exit=2)
     assert result.validation is not None and result.validation.passed
     assert validate(path, output).passed
+
+
+@pytest.mark.long
+def test_what_was_left_at_an_exit_goes_on_from_there(command: Command, tmp_path: Path) -> None:
+    """Fused in the same call, trained afterwards, measured beside the original; combined only from the exit on."""
+    path, output, trained = (tmp_path / f"{name}.onnx" for name in ("model", "left", "trained"))
+    onnx.save(toys_exits.nested(), path)
+    assert prune(path, {"0": [1]}, output, exit=2, fuse="contrib").validation is not None
+    cut = prune(path, {"0": [1]}, tmp_path / "cut.onnx", exit=2)
+    assert cut.validation is not None and cut.validation.passed
+    random = np.random.default_rng(0)
+    feeds = [
+        {
+            "x": random.uniform(-1, 1, (2, 9, toys_exits.WIDTH)).astype(np.float32),
+            "sure": np.array(0.5, dtype=np.float32),
+        }
+        for _ in range(24)
+    ]
+    made = recover(path, tmp_path / "cut.onnx", trained, data=feeds, budget=Budget(epochs=1))
+    assert made.validation is not None and made.validation.passed and made.validation.exits == (2,)
+    measured = command("bench", path, trained, "--seq", "4", "--batch", "1", "--repeats", "5", "--json")
+    assert measured.exit_code == 0
+    with pytest.raises(UsageError, match="make it permanent alone"):
+        combine(path, output, to="int8-dynamic", data=feeds)
 
 
 def test_a_folder_takes_no_exit(command: Command, tmp_path: Path) -> None:

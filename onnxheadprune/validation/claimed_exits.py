@@ -68,7 +68,8 @@ def forced_original(
         RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.
     """
     view = left.original.view
-    made = original.changed(forced(view, left.decisions))
+    # Masks move nodes, so the bodies are looked up before.
+    made = original.changed(_refitted(forced(view, left.decisions), left, refits))
     analysis = analysis_of(made.proto, original.name, original.sources)
     sites = analysis.sites.losing(planning.heads)
     if _seen(sites) != _seen(planning.touched):
@@ -76,9 +77,8 @@ def forced_original(
             f"not all sites that lose units are seen in {original.name} before its exit is permanent; take the exit"
             " first, and cut what is written in a second call"
         )
-    masked = masked_reference(analysis.view, sites, planning.heads)
     return Forced(
-        made.changed(_refitted(masked, left, refits)),
+        made.changed(masked_reference(analysis.view, sites, planning.heads)),
         original.changed(forced(view, otherwise(left.decisions))),
     )
 

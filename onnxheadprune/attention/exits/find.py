@@ -2,7 +2,7 @@
 
 An exit is an If of which one body holds layers and the other one none, so that with the second one the outputs are
 given without any further layer; or a Loop over layers that ends as soon as its body says so. Layers are attention
-sites, in a body without any feed-forward blocks.
+sites; in bodies without any, feed-forward blocks.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
 from onnxheadprune.model.spelling import many
 
-ENDLESS = 2**31
-"""A Loop that may run so often has no largest number of turns."""
+MOST_LISTED = 256
+"""Exits of one Loop that are listed one by one; a Loop that may run more often has one entry for all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,11 @@ class Exits:
             if item.number == number:
                 return item
             if item.endless and number > item.number and item.leaves.turns is not None:
-                turns = item.leaves.turns + number - item.number
+                turns, most = item.leaves.turns + number - item.number, _most_turns(item.node)
+                if most is not None and turns >= most:
+                    raise RefusedError(
+                        f"{self.model} has no exit {number}: {item.node.label} ends after {most} turns"
+                    )
                 return Exit(number, item.node, item.condition, item.before, Decision(item.node, turns=turns))
         raise RefusedError(f"{self.model} has no exit {number}: {self._there()}")
 
@@ -212,10 +216,11 @@ class _Search:
             self.refused.append(RefusedExit(node.label, reason))
             return
         limit = _most_turns(node)
+        many_turns = limit is None or limit > MOST_LISTED
         # It ends by itself after its last turn, so the exits are those before.
-        for turns in range(1, 2 if limit is None else limit):
-            self._add(node, going.name, before, Decision(node, turns=turns), endless=limit is None)
-        if limit is not None:
+        for turns in range(1, 2 if many_turns or limit is None else limit):
+            self._add(node, going.name, before, Decision(node, turns=turns), endless=many_turns)
+        if limit is not None and limit > 1:
             self.onward[node] = Decision(node, turns=limit)
 
     def _add(
@@ -266,8 +271,9 @@ def _most_turns(node: Node) -> int | None:
     limit = node.literal(0)
     if limit is None:
         return None
+    # Exporters spell "no end" as the largest number that there is.
     turns = int(limit.reshape(-1)[0])
-    return None if turns >= ENDLESS else turns
+    return None if turns >= 2**31 else turns
 
 
 def _why_not_fixed(node: Node, going: Value) -> str | None:
