@@ -42,12 +42,11 @@ def unfolded(view: GraphView, sites: Sites) -> Analysis | None:
         view: an annotated view of a model.
         sites: its sites.
     """
+    choices = [node for node in view.nodes if node in CHOOSES]
+    if not choices:
+        return None
     layers = layers_of(sites.every)
-    nodes = [
-        node
-        for node in view.nodes
-        if node in CHOOSES and sum(1 for body in node.bodies.values() if inside(layers, body)) == 1
-    ]
+    nodes = [node for node in choices if sum(1 for body in node.bodies.values() if inside(layers, body)) == 1]
     made = side_by_side(view, nodes) if nodes else None
     if made is None:
         return None

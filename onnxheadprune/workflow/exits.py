@@ -20,6 +20,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import REPEATS
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.soundness import analysing
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds import Feed, FeedMaker
 
@@ -95,8 +96,11 @@ def find_exits(model: ModelLike) -> EarlyExits:
         ModelError: if the file cannot be read as an ONNX model.
     """
     loaded = open_structure(model)
+    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+        return EarlyExits((), {}, {})
     analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
-    exits = exits_of(analysis.view, analysis.sites)
+    with analysing(loaded.proto, loaded.name):
+        exits = exits_of(analysis.view, analysis.sites)
     refused = {item.node: item.reason for item in exits.refused}
     if not exits.exits:
         return EarlyExits((), refused, {})
