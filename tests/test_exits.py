@@ -90,6 +90,15 @@ def test_what_is_behind_is_gone_and_numbers_stay() -> None:
         prune(result.model, exit=2)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_decision_that_a_branch_gives_out_is_constant(number: int) -> None:
+    result = prune(toys_exits.telling(), {"0": [1]}, exit=number)
+    assert result.validation is not None and result.validation.passed
+    told = next(change for change in result.plan.interface if change.role == "output")
+    assert (told.name, told.before, told.after) == ("went_on", "computed", "always false")
+    assert not run(result.model, {"x": toys_exits.feed()["x"]})["went_on"]
+
+
 def test_two_towers_keep_the_numbers_of_their_exits() -> None:
     original = toys_exits.towers()
     first = prune(original, exit=1)

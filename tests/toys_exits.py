@@ -122,6 +122,29 @@ class Net:
 INPUTS = (floats("x", ["batch", "seq", WIDTH]), floats("sure", []))
 
 
+def telling() -> ModelProto:
+    """Two exits, the second inside of a branch of the first, which also gives out how it decides."""
+    net = Net()
+    x = net.layer(net.main, "x", "l0")
+    answer = net.head(net.main, x, "l0")
+    going = net.unsure(net.main, answer, "l0")
+    onward, other, inner = Body("onward"), Body("other"), Body("inner")
+    x = net.layer(onward, x, "l1")
+    second = net.head(onward, x, "l1")
+    more = net.unsure(onward, second, "l1")
+    last = net.head(inner, net.layer(inner, x, "l2"), "l2")
+    net.choose(
+        onward, more, ["late"], inner.graph([floats(last, ANSWER)]), net.same(second, "middle", ANSWER)
+    )
+    net.op(other, "Identity", [answer], "early")
+    net.op(other, "Identity", [going], "stopped")
+    then = onward.graph([floats("late", ANSWER), flag(more)])
+    net.choose(
+        net.main, going, ["out", "went_on"], then, other.graph([floats("early", ANSWER), flag("stopped")])
+    )
+    return net.model(INPUTS, [floats("out", ANSWER), flag("went_on")])
+
+
 def nested(depth: int = 3, *, own_weights: bool = True, negated: bool = False) -> ModelProto:
     """An exit behind every layer but the last, each in the body of the one before it."""
     net = Net(own_weights=own_weights)

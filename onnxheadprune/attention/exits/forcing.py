@@ -52,12 +52,12 @@ def _hold(model: ModelProto, value: Value, name: str) -> None:
     """Lets all readers of a value read a constant in its place."""
     for use in value.consumers:
         _proto(model, use.node).input[use.input_index] = name
-    if value.scope.parent is not None or not value.is_graph_output:
-        return
     node = value.producer
-    if node is not None:
-        _proto(model, node).output[value.output_index] = f"{value.name}/{NAME}"
-        model.graph.node.append(nodes.as_proto(nodes.same("", name, value.name)))
+    if node is None or not value.is_graph_output:
+        return
+    # What a graph or a body gives out keeps its name; what was computed gets another one.
+    _proto(model, node).output[value.output_index] = f"{value.name}/{NAME}"
+    graph_of(model, node).node.append(nodes.as_proto(nodes.same("", name, value.name)))
 
 
 def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
