@@ -17,6 +17,7 @@ import onnxruntime
 import tiny_hf
 import torch
 from calibrated_optimum import check_all as check_calibrated
+from cuts import Cut, prune, prune_folder
 from environment import tell
 from lines import written
 from optimum.exporters.onnx import main_export
@@ -49,6 +50,7 @@ class Case:
         silent: the same for PyTorch: heads per output projection.
         size: of a head.
         more: further options of `prune`.
+        cut: what goes in their place, of neurons and layers as well, and where PyTorch has it.
     """
 
     make: Callable[[], Any]
@@ -58,11 +60,12 @@ class Case:
     silent: Mapping[str, tuple[int, ...]]
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
+    cut: tuple[Cut, tiny_hf.Projections] | None = None
 
     @property
     def refitted(self) -> bool:
         """Whether heads are chosen and refitted on text, in place of those that are named."""
-        return not self.heads
+        return not self.heads and self.cut is None
 
 
 UNEVEN = {"Llama, one KV head of each layer": "0:0,1 1:2-7", "GPT-2, one head of each layer": "0:0 2:1,3"}
@@ -145,6 +148,22 @@ CASES = {
     "GPT-2, a quarter of the heads, refitted": Case(
         tiny_hf.gpt2, "text-generation-with-past", ORTModelForCausalLM, "", {}
     ),
+    "Llama, neurons and a layer": Case(
+        tiny_hf.llama,
+        "text-generation-with-past",
+        ORTModelForCausalLM,
+        "",
+        {},
+        cut=(Cut(neurons={0: range(32), 2: range(16)}, layers=(1,)), tiny_hf.LLAMA),
+    ),
+    "GPT-2, neurons": Case(
+        tiny_hf.gpt2,
+        "text-generation-with-past",
+        ORTModelForCausalLM,
+        "",
+        {},
+        cut=(Cut(neurons={1: range(64), 2: range(100, 128)}), tiny_hf.GPT2),
+    ),
     "T5, one head of each layer": Case(
         tiny_hf.t5,
         TEXT,
@@ -178,8 +197,11 @@ def main() -> None:
 def _check(name: str, case: Case, place: Path) -> None:
     model = tiny_hf.saved(case.make, place / "torch")
     main_export(str(place / "torch"), output=str(place / "onnx"), task=case.task, do_validation=False)
-    cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
-    tiny_hf.prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
+    if case.cut is not None:
+        prune_folder(place / "onnx", place / "pruned", case.cut[0], "optimum")
+    else:
+        cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
+        prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
     with torch.no_grad():
         original = _outcome(model, case)
         found = _outcome(case.loads.from_pretrained(place / "pruned"), case)
@@ -187,6 +209,8 @@ def _check(name: str, case: Case, place: Path) -> None:
             wanted = _whole(place / "pruned" / "model.onnx", found[0])
         else:
             tiny_hf.silence(model, case.silent, case.size)
+            if case.cut is not None:
+                tiny_hf.silence_cut(model, *case.cut)
             wanted = _outcome(model, case)
     assert not _same(original, wanted), f"{name}: silencing the heads shows nowhere"
     assert _same(found, wanted), f"{name}: {found} is not {wanted}"

@@ -7,6 +7,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import cuts
 import numpy as np
 import onnxruntime
 import tiny_hf
@@ -19,11 +20,14 @@ from transformers import AutoTokenizer
 CLIENT = f"sentence-transformers {version('sentence-transformers')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5
 CUTS = {
-    "uneven, weights inside the model": ({0: (1,), 1: (0, 2, 3)}, "auto"),
-    "uneven, weights beside the model": ({0: (1,), 1: (0, 2, 3)}, "always"),
-    "uniform": ({0: (1,), 1: (0,), 2: (3,)}, "auto"),
+    "uneven, weights inside the model": ("uneven", "auto"),
+    "uneven, weights beside the model": ("uneven", "always"),
+    "uniform": ("uniform", "auto"),
+    "neurons": ("neurons", "auto"),
+    "a layer": ("a layer", "auto"),
+    "heads, neurons and a layer, weights beside the model": ("heads, neurons and a layer", "always"),
 }
-"""Heads per layer, and where weights go."""
+"""Names of cuts, and where weights go."""
 
 
 def main() -> None:
@@ -32,22 +36,20 @@ def main() -> None:
         folder = Path(place) / "folder"
         model = _made(folder)
         original = model.encode(LINES)
-        for name, (heads, external) in CUTS.items():
-            silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in heads.items()}
+        for name, (cut, external) in CUTS.items():
             silenced = copy.deepcopy(model)
-            tiny_hf.silence(silenced[0].auto_model, silent, 8)
+            tiny_hf.silence_cut(silenced[0].auto_model, cuts.BERT[cut], tiny_hf.BERT)
             wanted = silenced.encode(LINES)
-            assert np.abs(wanted - original).max() > 100 * CLOSE, "silencing the heads shows nowhere"
+            assert np.abs(wanted - original).max() > 100 * CLOSE, "the cut shows nowhere"
             out = Path(place) / name
-            spec = " ".join(f"{layer}:{','.join(map(str, gone))}" for layer, gone in heads.items())
-            options = ("--heads", spec, "--for", "sentence-transformers", "--external-data", external)
-            tiny_hf.prune(folder, "-o", out, *options)
+            options = ("--external-data", external)
+            cuts.prune_folder(folder, out, cuts.BERT[cut], "sentence-transformers", options)
             found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE)
             tell(CLIENT, f"BERT, {name}", "encode()", [])
         out = Path(place) / "chosen"
         text = ("--ratio", "0.25", "--text", written(Path(place)))
-        tiny_hf.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
+        cuts.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])
