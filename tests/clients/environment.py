@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -28,6 +29,8 @@ OPTIMUM = (
 )
 """Optimum's exporter knows transformers up to 4.57."""
 RESULT = "result: "
+LEFT_OUT = 77
+"""Exit code of a script whose client cannot be had on this machine."""
 
 
 def place() -> Path:
@@ -66,7 +69,17 @@ def node_modules(name: str, packages: Sequence[str]) -> Path:
 
     Returns:
         The folder that has `node_modules`.
+
+    Raises:
+        SystemExit: with the code for scripts that are left out, if Node.js is not installed.
     """
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        print(
+            f"{' and '.join(missing)} not found, so this is left out: apt-get install nodejs npm",
+            file=sys.stderr,
+        )
+        raise SystemExit(LEFT_OUT)
     folder = place() / name
     mark = folder / "packages"
     wanted = "\n".join(packages)
