@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -76,7 +76,7 @@ def prune(*arguments: object, stdout: IO[str] | None = None) -> None:
     subprocess.run(command, check=True, stdout=stdout)
 
 
-def prune_folder(folder: Path, out: Path, cut: Cut, client: str, options: Iterable[str] = ()) -> None:
+def prune_folder(folder: Path, out: Path, cut: Cut, client: str, options: Sequence[str] = ()) -> None:
     """A pruned folder.
 
     Args:
@@ -92,8 +92,8 @@ def prune_folder(folder: Path, out: Path, cut: Cut, client: str, options: Iterab
     # Of a folder heads are cut; neurons and layers go from each of its files, whose weights are named as exporters do.
     shutil.copytree(folder, out, ignore=shutil.ignore_patterns(*MODELS))
     for model in folder.rglob("*.onnx"):
-        named = ("--data-name", "{}_data", *options)
-        prune(model, "-o", out / model.relative_to(folder), *cut.options, *named)
+        named = () if "--data-name" in options else ("--data-name", "{}_data")
+        prune(model, "-o", out / model.relative_to(folder), *cut.options, *named, *options)
 
 
 def _spec(units: Mapping[int, Sequence[int]]) -> str:

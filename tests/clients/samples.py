@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,15 +65,20 @@ class Pruned:
         np.testing.assert_allclose(found, self.wanted, rtol=0, atol=tolerance * scale, err_msg=self.name)
 
 
-def pruned_folders(place: Path, client: str, *options: str) -> Iterator[Pruned]:
-    """Every cut, from folder to folder.
+def pruned_folders(
+    place: Path, client: str, *options: str, among: Container[str] | None = None
+) -> Iterator[Pruned]:
+    """Cuts, from folder to folder.
 
     Args:
         place: where folders are made.
         client: as `--for` takes it.
         options: more of `prune`.
+        among: names of models and cuts; None means all.
     """
     for number, ((title, file, data), name, cut) in enumerate(CUTS):
+        if among is not None and f"{title}, {name}" not in among:
+            continue
         folder, out = place / f"{number}", place / f"{number} pruned"
         folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes((ROOT / "sample_models" / file).read_bytes())
