@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -47,12 +48,32 @@ def main() -> None:
             found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE)
             tell(CLIENT, f"BERT, {name}", "encode()", [])
+        _other_places(folder.with_name("uneven, weights inside the model"), original)
         out = Path(place) / "chosen"
         text = ("--ratio", "0.25", "--text", written(Path(place)))
         cuts.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])
+
+
+def _other_places(pruned: Path, original: np.ndarray) -> None:
+    """The model beside the configuration is loaded too; where there is none, PyTorch's weights are, unpruned."""
+    wanted = SentenceTransformer(str(pruned), backend="onnx").encode(LINES)
+    root, without = pruned.with_name("root"), pruned.with_name("without")
+    for out in (root, without):
+        shutil.copytree(pruned, out, ignore=shutil.ignore_patterns("onnx"))
+    shutil.copy(pruned / "onnx" / "model.onnx", root)
+    np.testing.assert_array_equal(SentenceTransformer(str(root), backend="onnx").encode(LINES), wanted)
+    tell(CLIENT, "BERT, uneven, model.onnx beside config.json", "encode()", [])
+    found = SentenceTransformer(str(without), backend="onnx").encode(LINES)
+    np.testing.assert_allclose(found, original, rtol=0, atol=CLOSE)
+    tell(
+        CLIENT,
+        "BERT, no ONNX file in the folder",
+        "encode() gives what the unpruned model gives, exported anew",
+        [],
+    )
 
 
 def _made(folder: Path) -> SentenceTransformer:
