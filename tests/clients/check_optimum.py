@@ -205,12 +205,12 @@ def _check(name: str, case: Case, place: Path) -> None:
     with torch.no_grad():
         original = _outcome(model, case)
         found = _outcome(case.loads.from_pretrained(place / "pruned"), case)
+        if case.cut is not None:
+            tiny_hf.silence_cut(model, *case.cut)
         if case.refitted:
             wanted = _whole(place / "pruned" / "model.onnx", found[0])
         else:
             tiny_hf.silence(model, case.silent, case.size)
-            if case.cut is not None:
-                tiny_hf.silence_cut(model, *case.cut)
             wanted = _outcome(model, case)
     assert not _same(original, wanted), f"{name}: silencing the heads shows nowhere"
     assert _same(found, wanted), f"{name}: {found} is not {wanted}"
