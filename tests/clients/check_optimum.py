@@ -48,9 +48,9 @@ class Case:
         loads: the class that loads the folder.
         heads: the cut, with the numbers that sites have in the folder; none for a quarter, refitted on text.
         silent: the same for PyTorch: heads per output projection.
+        cut: what goes in place of these heads, of neurons and layers as well, and where PyTorch has it.
         size: of a head.
         more: further options of `prune`.
-        cut: what goes in their place, of neurons and layers as well, and where PyTorch has it.
     """
 
     make: Callable[[], Any]
@@ -58,9 +58,9 @@ class Case:
     loads: Any
     heads: str
     silent: Mapping[str, tuple[int, ...]]
+    cut: tuple[Cut, tiny_hf.Projections] | None = None
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
-    cut: tuple[Cut, tiny_hf.Projections] | None = None
 
     @property
     def refitted(self) -> bool:
