@@ -9,7 +9,7 @@ SECTIONS = (
     (
         "What a choice goes by",
         (
-            "scores protect units floor multiple_of neurons_multiple_of uniform compensate recover budget resume drift"
+            "scores method protect units floor multiple_of neurons_multiple_of uniform compensate recover budget resume drift"
             " effect"
         ),
     ),

@@ -68,12 +68,13 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
     if found.stopped is not None:
         yield bullet(f"ended early: {found.stopped}", "yellow")
-    for reason, names in _by_reason(found.constant).items():
+    for reason, names in by_reason(found.constant).items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield bullet(f"not {names[0]}{more}: {reason}", "yellow")
 
 
-def _by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+def by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of what is held constant, by the reason."""
     found: dict[str, list[str]] = {}
     for name, reason in constant.items():
         found.setdefault(reason, []).append(name)

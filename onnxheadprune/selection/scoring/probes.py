@@ -5,12 +5,15 @@ the curvature. Drift is d(before, after) with a least value of 0 there, so for a
 e' H e / 2, and H is known in closed form. A *probe* is a random vector v with E[v v'] = H. Then the expected square of
 v' e is e' H e, and v' e is a scalar whose gradient one backward pass gives for everything in the model at once.
 
-* Kullback-Leibler divergence of logits: H is the Fisher information diag(p) - p p' of the predicted distribution p, and
-  v is the gradient of the log-likelihood of a label that is drawn from p: the true Fisher information, and not the
-  "empirical" one with given labels, which says something else (Kunstner et al. 2019, 1905.12558).
+* Kullback-Leibler divergence of logits: H is the Fisher information diag(p) - p p' of the predicted distribution p. So the
+  labels are the model's own, the true Fisher information, and not the "empirical" one with given labels, which says
+  something else (Kunstner et al. 2019, 1905.12558). A label that is drawn from p would give a probe too, but a rare
+  label decides alone then: v = (diag(r) - p r') s with r the roots of p and random signs s has the same H and little spread.
 * One minus the cosine: H is the projection across the output f over its squared length, (I - f f' / |f|^2) / |f|^2, and v
-  is a random vector of signs seen through that: a Gauss-Newton matrix (Schraudolph 2002), its diagonal estimated as
-  Bekas et al. 2007 do.
+  is that projection of random signs over the length.
+
+Curvature of the output alone, through the first derivatives of the network, is the Gauss-Newton matrix (Schraudolph 2002;
+Martens 2020, 1412.1193); random signs estimate it as Bekas et al. 2007 do.
 
 Positions draw independently of each other, so what they have in common cancels on average, and the square of a sum over
 positions is the sum of their squares.
@@ -63,13 +66,10 @@ class Probing:
             generator: of random numbers.
         """
         rows, known = self._rows(output, counts)
+        signs = generator.integers(0, 2, rows.shape) * 2.0 - 1.0
         if self.measure == KL:
-            likely = self._probabilities(rows)
-            before = likely.cumsum(axis=-1)
-            drawn = (before < generator.random((len(rows), 1)) * before[:, -1:]).sum(axis=-1)
-            vectors = self._slope(likely, drawn)
+            vectors = self._through_likelihood(self._probabilities(rows), signs)
         else:
-            signs = generator.integers(0, 2, rows.shape) * 2.0 - 1.0
             length = np.linalg.norm(rows, axis=-1, keepdims=True)
             unit = rows / np.maximum(length, _TINY)
             across = signs - unit * (unit * signs).sum(axis=-1, keepdims=True)
@@ -109,9 +109,15 @@ class Probing:
         likely = np.exp(rows - rows.max(axis=-1, keepdims=True, initial=-np.inf))
         return np.asarray(likely / likely.sum(axis=-1, keepdims=True))
 
+    def _through_likelihood(self, likely: Array, signs: Array) -> Array:
+        roots = np.sqrt(likely)
+        if self.main.is_probabilities:
+            return np.where(likely > _TINY, signs / np.maximum(roots, _TINY), 0.0)
+        return np.asarray(roots * signs - likely * (roots * signs).sum(axis=-1, keepdims=True))
+
     def _slope(self, likely: Array, labels: Array) -> Array:
         """The gradient of the log-likelihood of a label with respect to logits, or to probabilities."""
-        picked = np.arange(len(likely)), np.minimum(labels, likely.shape[-1] - 1)
+        picked = np.arange(len(likely)), labels
         if self.main.is_probabilities:
             slope = np.zeros_like(likely)
             slope[picked] = 1.0 / np.maximum(likely[picked], _TINY)

@@ -26,9 +26,9 @@ from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
+from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR, Method
 from onnxheadprune.selection.scoring.probes import Probe, Probing
 
-FISHER, TAYLOR = "fisher", "taylor"
 LEAST = 256
 """Gradients that a random probe is drawn for: the mean of so many squares is off by a tenth. With fewer samples each is
 used several times."""
@@ -51,7 +51,7 @@ class Sensitivity:
 
 
 def sensitivities(
-    view: GraphView, sites: Sequence[Site], method: str, evidence: Evidence, progress: Progress = silent
+    view: GraphView, sites: Sequence[Site], method: Method, evidence: Evidence, progress: Progress = silent
 ) -> Sensitivity:
     """Scores of the units of some sites by one of the two methods.
 
@@ -59,7 +59,8 @@ def sensitivities(
         view: an annotated view of the model.
         sites: whose units to score.
         method: "fisher" or "taylor".
-        evidence: data, where it runs, and the measure of drift, which must be none of the user's own.
+        evidence: data, where it runs, and the measure of drift; the output's own in the place of a user's, which has
+            no gradient.
         progress: told after each gradient.
 
     Raises:
@@ -98,7 +99,7 @@ def _add(
     gradients: MaskGradients,
     probe: Probe,
     feed: Feed,
-    method: str,
+    method: Method,
     source: str,
 ) -> None:
     for index, found in gradients.of(feed, probe.vectors, source).items():
@@ -112,7 +113,7 @@ def _counts(output: Array, feed: Feed, evidence: Evidence) -> Array:
     return np.ones(outer, dtype=bool) if mask is None else mask
 
 
-def _unit(method: str, probing: Probing) -> str:
+def _unit(method: Method, probing: Probing) -> str:
     if method == FISHER:
         return f"estimated {MEASURES[probing.measure]}"
     if probing.has_classes:
