@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -74,7 +74,8 @@ def joint_space(
         moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
         require_rows(moments, data.source)
         paths = {
-            site.index: _paths(site, moments[site.index], kept[site.index], requirements, scores) for site in sites
+            site.index: _paths(site, moments[site.index], kept[site.index], requirements, scores)
+            for site in sites
         }
         some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
         costs = measured_paths(analysis.view, sites, paths, moments, some, progress)
@@ -84,7 +85,8 @@ def joint_space(
     basis = "measured drift after refit, over the operations that are saved"
     if scores is not None:
         basis = f"scores ({scores.method}) within blocks, {basis}"
-    return JointSpace(sites, costs, operations, whole, basis, requirements.limits.uniform)
+    constant = {} if scores is None else scores.constant
+    return JointSpace(sites, costs, operations, whole, basis, requirements.limits.uniform, constant)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
@@ -170,6 +172,7 @@ class JointSpace:
         whole: operations of all these units.
         basis: what the costs are.
         uniform: every site loses the same share.
+        constant: see `Selection`.
     """
 
     sites: tuple[Site, ...]
@@ -178,6 +181,7 @@ class JointSpace:
     whole: float
     basis: str
     uniform: bool = False
+    constant: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -289,4 +293,4 @@ class JointSpace:
             if site.index in choice:
                 units[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
-        return Selection(units, self.basis, costs, scores)
+        return Selection(units, self.basis, costs, scores, self.constant)

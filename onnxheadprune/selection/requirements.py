@@ -10,6 +10,7 @@ from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.scores import HeadScores
 
+
 @dataclass(frozen=True)
 class Requirements:
     """What a choice of heads goes by and respects.

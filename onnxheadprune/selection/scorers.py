@@ -38,5 +38,7 @@ def scores_for(
     if method is None:
         return requirements.scores
     if requirements.scores is not None:
-        raise UsageError("scores are given, so there is nothing to score by a method; leave one of the two out")
+        raise UsageError(
+            "scores are given, so there is nothing to score by a method; leave one of the two out"
+        )
     return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress))

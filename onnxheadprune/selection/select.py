@@ -141,7 +141,8 @@ def search_space(
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
-    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone)
+    constant = {} if scores is None else scores.constant
+    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone, constant)
 
 
 def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:

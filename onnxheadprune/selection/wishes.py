@@ -13,8 +13,8 @@ from onnxheadprune.liveness.live import Live
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
-from onnxheadprune.selection.recovery import Recovery
 from onnxheadprune.selection.kinds import HEADS_ALONE, KINDS
+from onnxheadprune.selection.recovery import Recovery
 from onnxheadprune.selection.scoring import METHODS, HeadScores, Method
 from onnxheadprune.selection.scoring.score import scored_kinds
 
@@ -126,7 +126,9 @@ class Wish:
         if self.units != HEADS_ALONE and self.rounds > 1:
             raise UsageError("rounds are for heads alone")
         if self.method is not None and self.scores is not None:
-            raise UsageError("scores are given, so there is nothing to score by a method; leave one of the two out")
+            raise UsageError(
+                "scores are given, so there is nothing to score by a method; leave one of the two out"
+            )
         if self.method is not None and self.method not in METHODS:
             raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
         if self.method is not None or self.scores is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
-from onnxheadprune.cli.report.choice import by_reason
+from onnxheadprune.cli.report.choice import by_reason, first_of
 from onnxheadprune.cli.report.layout import heading, many, row, table
 from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
 
@@ -15,7 +15,7 @@ SHOWN = 4
 
 
 def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
-    """What was measured; for each site the heads that are worth least and most, for each block how its neurons spread."""
+    """What was measured; of each site the heads that are worth least and most, of each block how its neurons spread."""
     yield heading(f"{scores.model}: {scores.kinds} scored by {scores.method}")
     if scores.heads:
         yield ""
@@ -28,8 +28,7 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
     if scores.data is not None:
         yield row("data", f"{many(scores.samples or 0, 'sample')} of {scores.source} ({scores.data[:12]})")
     for reason, names in by_reason(scores.constant).items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield row("constant", f"{names[0]}{more}: {reason}", "yellow")
+        yield row("constant", f"{first_of(names)}: {reason}", "yellow")
 
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:

@@ -1,4 +1,4 @@
-"""What is every head, and every neuron, worth? From weights, activations, reconstruction errors, ablation and gradients."""
+"""What is every head and neuron worth? From weights, activations, reconstruction errors, ablation and gradients."""
 
 from onnxheadprune.selection.scoring.methods import METHODS, Method
 from onnxheadprune.selection.scoring.score import score_heads

@@ -1,7 +1,7 @@
 """Gradients with respect to the masks of units: one number for every unit of every site from one backward pass.
 
-The mask of a unit is a factor of its slice of what a projection sums over; it is 1. The gradient of a scalar with respect to it is
-the sum over that slice of an activation times the gradient at that activation.
+The mask of a unit is a factor of its slice of what a projection sums over; it is 1. The gradient of a scalar with
+respect to it is the sum over that slice of an activation times the gradient at that activation.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ class MaskGradients:
 
 def _with_loss(model: ModelProto, output: str, elem_type: int) -> ModelProto:
     """The model with the weighted sum over its main output as its only output."""
-    rank = next(
-        len(info.type.tensor_type.shape.dim) for info in model.graph.output if info.name == output
-    )
+    rank = next(len(info.type.tensor_type.shape.dim) for info in model.graph.output if info.name == output)
     names = {"output": output, "vectors": VECTORS, "loss": LOSS}
     for line in _lines(elem_type):
         node = parser.parse_node(line)

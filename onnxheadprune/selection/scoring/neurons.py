@@ -61,7 +61,8 @@ def neuron_path_by_worth(
     """
     each = np.array(worth)
     return tuple(
-        Step(gone, float(each[list(gone)].sum())) for _, gone in _taken(site, multiple, protected, lambda: each)
+        Step(gone, float(each[list(gone)].sum()))
+        for _, gone in _taken(site, multiple, protected, lambda: each)
     )
 
 

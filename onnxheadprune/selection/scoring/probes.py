@@ -1,19 +1,20 @@
 """What a gradient starts from at the main output, where there are no labels.
 
-Differences to the original vanish at the original itself, and so does the gradient of any measure of them: what is left is
-the curvature. Drift is d(before, after) with a least value of 0 there, so for a small change e of the output it is
+Differences to the original vanish at the original itself, and so does the gradient of any measure of them: what is left
+is the curvature. Drift is d(before, after) with a least value of 0 there, so for a small change e of the output it is
 e' H e / 2, and H is known in closed form. A *probe* is a random vector v with E[v v'] = H. Then the expected square of
 v' e is e' H e, and v' e is a scalar whose gradient one backward pass gives for everything in the model at once.
 
-* Kullback-Leibler divergence of logits: H is the Fisher information diag(p) - p p' of the predicted distribution p. So the
-  labels are the model's own, the true Fisher information, and not the "empirical" one with given labels, which says
+* Kullback-Leibler divergence of logits: H is the Fisher information diag(p) - p p' of the predicted distribution p. So
+  the labels are the model's own: the true Fisher information, and not the "empirical" one with given labels, which says
   something else (Kunstner et al. 2019, 1905.12558). A label that is drawn from p would give a probe too, but a rare
-  label decides alone then: v = (diag(r) - p r') s with r the roots of p and random signs s has the same H and little spread.
-* One minus the cosine: H is the projection across the output f over its squared length, (I - f f' / |f|^2) / |f|^2, and v
-  is that projection of random signs over the length.
+  label decides alone then: v = (diag(r) - p r') s with r the roots of p and random signs s has the same H and little
+  spread.
+* One minus the cosine: H is the projection across the output f over its squared length, (I - f f' / |f|^2) / |f|^2, and
+  v is that projection of random signs over the length.
 
-Curvature of the output alone, through the first derivatives of the network, is the Gauss-Newton matrix (Schraudolph 2002;
-Martens 2020, 1412.1193); random signs estimate it as Bekas et al. 2007 do.
+Curvature of the output alone, through the first derivatives of the network, is the Gauss-Newton matrix (Schraudolph
+2002; Martens 2020, 1412.1193); random signs estimate it as Bekas et al. 2007 do.
 
 Positions draw independently of each other, so what they have in common cancels on average, and the square of a sum over
 positions is the sum of their squares.

@@ -61,7 +61,9 @@ def score_heads(
     if method not in METHODS:
         raise UsageError(f"there is no scoring method {method!r}; there are {', '.join(METHODS)}")
     if callable(effect) and method in (FISHER, TAYLOR):
-        raise UsageError(f"a measure of your own has no gradient that {method} could take; use ablation for it")
+        raise UsageError(
+            f"a measure of your own has no gradient that {method} could take; use ablation for it"
+        )
     kinds = scored_kinds(units)
     loaded = open_structure(model)
     view = view_of(loaded.proto, loaded.name, loaded.sources)

@@ -29,6 +29,7 @@ COLUMNS = ("site", "unit", "score", "method", "means")
 UNITS = ("unit", "head")
 """Columns that number the units of a site."""
 
+
 def scores_from_dict(data: Any, where: str = "the scores") -> HeadScores:
     """Scores out of the file format, or out of a plain mapping of sites to lists of numbers.
 
@@ -167,7 +168,9 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
     if sum(max(units) + 1 for units in found.values()) > MOST_UNITS:
         raise UsageError(f"{where} number more than {MOST_UNITS:,} units, of which most have no score")
     if len(told) > 1:
-        raise UsageError(f"{where} mix scores of several methods, which cannot be compared; make a file of each")
+        raise UsageError(
+            f"{where} mix scores of several methods, which cannot be compared; make a file of each"
+        )
     read = _from_mapping(
         {site: [units.get(unit) for unit in range(max(units) + 1)] for site, units in found.items()}, where
     )

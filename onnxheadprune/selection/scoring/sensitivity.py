@@ -1,9 +1,10 @@
 """What the outputs feel of each unit, from gradients: Fisher information, and first-order changes.
 
-The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask, which is what
-drift grows by to second order on the way from one to the other (Kwon et al. 2022, 2204.09656, who take labels). The *Taylor* score
-is the absolute first-order change of a scalar (Michel et al. 2019, 1905.10650; Molchanov et al. 2019, 1906.10771):
-of the log-likelihood of what the model itself says, or of a random projection where there are no classes.
+The mask of a unit is 1, and 0 without the unit. The *Fisher* score is half of the Fisher information of the mask, which
+is what drift grows by to second order on the way from one to the other (Kwon et al. 2022, 2204.09656, who take labels).
+The *Taylor* score is the absolute first-order change of a scalar (Michel et al. 2019, 1905.10650; Molchanov et al.
+2019, 1906.10771): of the log-likelihood of what the model itself says, or of a random projection where there are no
+classes.
 """
 
 from __future__ import annotations
