@@ -27,8 +27,8 @@ from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import HEADS, LAYERS, NEURONS
+from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scorers import scores_for
 from onnxheadprune.selection.scoring.moves import Heads, Step, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.neurons import neuron_path, neuron_path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path

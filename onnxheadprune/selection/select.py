@@ -24,8 +24,8 @@ from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.joint import can_go_whole, joint_space
 from onnxheadprune.selection.kinds import HEADS_ALONE
+from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scorers import scores_for
 from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path

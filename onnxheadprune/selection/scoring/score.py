@@ -19,8 +19,8 @@ from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import HEADS, HEADS_ALONE, KINDS, NEURONS
+from onnxheadprune.selection.scoring.by_method import Working, scores_of
 from onnxheadprune.selection.scoring.methods import FISHER, METHODS, TAYLOR, WITHOUT_DATA, Method
-from onnxheadprune.selection.scoring.scored import Working, scores_of
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 

@@ -10,7 +10,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.scored import Working, scores_of
+from onnxheadprune.selection.scoring.by_method import Working, scores_of
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
