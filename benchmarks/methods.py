@@ -87,9 +87,9 @@ def drift(subject: Subject, pruned: onnx.ModelProto) -> float:
 
 def rows_of(subject: Subject, kinds: Sequence[str], ways: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each kind of units and each way to choose."""
-    choices: tuple[Method | None, ...] = (None, *METHODS)
+    known: dict[str, Method | None] = {MEASURED: None, **{name: name for name in METHODS}}
     for kind in kinds:
-        for method in (choice for choice in choices if (choice or MEASURED) in ways):
+        for method in map(known.__getitem__, ways):
             wish = ohp.Wish(ratio=RATIO, units=frozenset({kind}), method=method)
             made = ohp.prune(subject.model, wish=wish, data=subject.learn, provider="cpu", validate=False)
             assert made.chosen is not None
