@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,3 +231,21 @@ def test_a_measure_of_ones_own_has_no_gradient() -> None:
             provider=HERE,
             effect=lambda *_: 1.0,
         )
+
+
+def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
+    random = np.random.default_rng(0)
+    mask = np.ones((8, 6), np.int64)
+    mask[::2, 4:] = 0
+    data = [{"input_ids": random.integers(0, 64, (8, 6)), "attention_mask": mask}]
+    one, other = (
+        score_heads(
+            tiny / f"{name}.onnx", method="fisher", data=data, provider=HERE, units={"heads", "neurons"}
+        )
+        for name in ("bert-dynamo-sdpa", "bert-torchscript-eager")
+    )
+    assert (
+        one.unit == "estimated 1 - cosine" and [len(site.scores) for site in one.sites] == [4] * 3 + [48] * 3
+    )
+    for left, right in zip(one.sites, other.sites, strict=True):
+        np.testing.assert_allclose(left.scores, right.scores, rtol=1e-3)  # type: ignore[arg-type]
