@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import ModelProto, numpy_helper
+from rich.console import Console
 
+import onnxheadprune as ohp
 from onnxheadprune.attention.masking import with_variables
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.runtime import CPU, Provider, Session
@@ -220,6 +223,12 @@ def test_what_is_held_constant_on_the_way_is_named() -> None:
     scores = score_heads(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
     assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
     assert scores.to_dict()["constant"] == scores.constant
+    wish = ohp.Wish(ratio=0.3, units=frozenset({"neurons"}), method="fisher", multiple_of_neurons=1)
+    result = ohp.prune(model_of(text), wish=wish, data=data, provider="cpu", validate=False)
+    assert result.chosen is not None and result.chosen.selection.constant == scores.constant
+    told = Console(width=200, record=True)
+    told.print(*choice_rows(result.chosen, result.plan), sep="\n")
+    assert "held constant: c: " in told.export_text()
 
 
 def test_a_measure_of_ones_own_has_no_gradient() -> None:
