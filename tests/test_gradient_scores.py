@@ -34,6 +34,12 @@ GQA: dict[str, Any] = {"heads": 6, "kv_heads": 2}
 FORMS: list[dict[str, Any]] = [{}, GQA, {"heads": 4, "kv_heads": 1}, {"shared": True}]
 
 
+@pytest.fixture(autouse=True)
+def few_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it does not matter how exact a score is."""
+    monkeypatch.setattr("onnxheadprune.selection.scoring.sensitivity.LEAST", 16)
+
+
 def weighted(model: ModelProto, feed: Any, vectors: Any) -> float:
     (output,) = Session(model, HERE).run(feed).values()
     return float((output * vectors).sum())
@@ -140,13 +146,13 @@ def by_hand(view: Any, sites: Any, data: Calibration, unit: tuple[int, int]) -> 
 
 
 def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxheadprune.selection.scoring.sensitivity.LEAST", 4000)
+    monkeypatch.setattr("onnxheadprune.selection.scoring.sensitivity.LEAST", 1600)
     model = toys_scores.stack(layers=1, dtype=np.float64)
     view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=4, length=4))
     found = sensitivities(view, sites.every, "fisher", Evidence(data, HERE))
     assert found.unit == "estimated kl" and found.constant == {}
     for index, unit in ((0, 0), (0, 3), (1_000_000, 0), (1_000_000, 11)):
-        assert found.scores[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.12)
+        assert found.scores[index][unit] == pytest.approx(by_hand(view, sites, data, (index, unit)), rel=0.15)
 
 
 def test_how_samples_are_put_into_feeds_changes_nothing() -> None:

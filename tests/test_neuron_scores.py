@@ -171,7 +171,12 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("weight", "fisher")
+
+
+@pytest.mark.parametrize(
+    "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in METHODS if name not in QUICK)]
+)
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:
     wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, multiple_of_neurons=2)
     result = ohp.prune(place / "toy.onnx", wish=wish, data=str(place / "ids.npz"), provider="cpu")
@@ -204,7 +209,7 @@ def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> No
 
 def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path) -> None:
     model, data = place / "toy.onnx", ("--data", place / "ids.npz")
-    for method in ("fisher", "taylor", "activation"):
+    for method in ("taylor", "activation"):
         scores = place / f"{method}.json"
         assert command("score", model, "--method", method, *data, "-o", scores, *CPU_ONLY).exit_code == 0
         line = ("prune", model, "--ratio", 0.375, *data, "--dry-run", "--json", *CPU_ONLY)
@@ -213,6 +218,7 @@ def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path
         assert f"scores ({method})" in one.document["choice"]["selection"]["basis"]
 
 
+@pytest.mark.long
 def test_a_method_scores_anew_in_every_round(command: Command, place: Path) -> None:
     line = ("prune", place / "toy.onnx", "--ratio", 0.5, "--data", place / "ids.npz", "--json", *CPU_ONLY)
     for number in (1, 2):
