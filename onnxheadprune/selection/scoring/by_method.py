@@ -16,7 +16,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.evidence import Evidence
@@ -95,6 +95,13 @@ def scores_of(
         made = replace(made, constant=found.constant)
     else:
         moments = context_moments(view, sites, data, evidence.provider, how.progress)
+        reached = seen(sites, moments, data.source)
+        if len(reached) < len(sites):
+            left = ", ".join(site.label for site in sites if site not in reached)
+            raise UsageError(
+                f"no sample of {data.source} runs {left}, so its units cannot be scored on it; give data that goes"
+                " further, or take the exit that is always taken with prune --exit"
+            )
         if method == "reconstruction":
             require_rows(moments, data.source)
         values = [_from_moments(method, site, moments[site.index]) for site in sites]

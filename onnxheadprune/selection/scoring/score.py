@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from concurrent.futures import Executor
 
-from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
@@ -75,7 +75,7 @@ def score_heads(
         raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data, view)
-    first = first_tokens(loaded)
+    first = observed(loaded)
     if first is not None:
         loaded = first
         view = view_of(first.proto, first.name, first.sources)
