@@ -41,6 +41,10 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
         yield row("refitted", f"{many(len(done), 'linear map')} on {many(compensation.samples, 'sample')}")
+        for item in done:
+            if item.stands_in:
+                error = f"held-out error of the stream behind {item.before:.3g} -> {item.after:.3g}"
+                yield bullet(f"{item.node} stands in for {', '.join(item.stands_in)}: {error}")
         for reason, nodes in _skipped(compensation).items():
             more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
             yield bullet(f"not {nodes[0]}{more}: {reason}", "yellow")

@@ -159,9 +159,7 @@ def _linear(
     out = own.out or out
     is_late = joined.bias is not None and own.bias is None and own.fixed is None
     bias = joined.bias if is_late else own.bias
-    return Linear(
-        node, x, axes, matrix, out, out_axes, bias, own.fixed, joined.other, is_late, joined.node
-    )
+    return Linear(node, x, axes, matrix, out, out_axes, bias, own.fixed, joined.other, is_late, joined.node)
 
 
 def _columns(

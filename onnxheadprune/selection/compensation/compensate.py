@@ -36,7 +36,7 @@ from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.compensation.targets import Rows, Target, links_of
-from onnxheadprune.selection.compensation.tasks import Task, attention_maps, tasks
+from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
 from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
 
@@ -51,7 +51,7 @@ def compensate(
     data: Calibration,
     provider: Provider,
     *,
-    other_maps: bool = True,
+    which: Which = "all",
     progress: Progress = silent,
 ) -> Compensation:
     """Refits what is left, layer by layer, on already pruned inputs.
@@ -62,14 +62,14 @@ def compensate(
         heads: present units that go, per site index.
         data: calibration data; a part of it is held out to choose the ridge with.
         provider: where to run.
-        other_maps: refit the maps between the sites too, not only the sites' own projections.
+        which: which maps are refitted.
         progress: told after each map.
 
     Raises:
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
     readers = attention_maps(sites)
-    todo = tasks(view, sites, heads, readers, other_maps)
+    todo = tasks(view, sites, heads, readers, which)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
     widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
@@ -122,7 +122,9 @@ class _Work:
             self.walk.enter(self.stages[task])
             target = self._target(task, linear)
             if target.run is None and task.only_stands_in:
-                self._leave(task, f"between it and {_listed(task)}, which goes, lies more than a normalisation")
+                self._leave(
+                    task, f"between it and {_listed(task)}, which goes, lies more than a normalisation"
+                )
                 return
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
             values = self._values(task, target)
@@ -156,12 +158,7 @@ class _Work:
         grid = linear.matrix.grid()
         kept = None if grid is None else grid.of_rows(rows)
         first = last = fit(
-            learned.first(count),
-            held.first(count),
-            weight[rows],
-            linear.read_bias(),
-            grid=kept,
-            through=run is not None,
+            learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
         )
         if task.only_stands_in and not first.after < first.before:
             self._leave(task, f"on held-out data it cannot stand in for {_listed(task)}")

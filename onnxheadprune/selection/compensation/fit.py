@@ -42,33 +42,20 @@ class Fit:
     lost: int = 0
 
 
-@dataclass(frozen=True)
-class _Pull:
-    """One way to solve for the weights: how strong they are pulled towards the old ones, and whether only behind these.
-
-    Attributes:
-        strength: of the ridge.
-        through: the new weights are the old ones times a square matrix, which is what is solved for.
-    """
-
-    strength: float
-    through: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class _Choices:
-    """For each output what is done: 0 nothing, 1 only its bias moves, then every pull.
+    """For each output what is done: 0 nothing, 1 only its bias moves, then every strength.
 
     Attributes:
         weight: the old weights.
         bias: the old bias.
-        pulls: to choose from.
+        strengths: to choose from.
         chosen: the choice per output.
     """
 
     weight: Matrix64
     bias: Matrix64 | None
-    pulls: Sequence[_Pull]
+    strengths: Sequence[float]
     chosen: npt.NDArray[np.int_]
 
     def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
@@ -79,7 +66,7 @@ class _Choices:
             found = (
                 (self.weight, _shift(moments, self.weight, self.bias))
                 if choice == 1
-                else _solve(moments, self.weight, self.bias, self.pulls[choice - 2])
+                else _solve(moments, self.weight, self.bias, self.strengths[choice - 2])
             )
             new[:, columns] = found[0][:, columns]
             if offset is not None and found[1] is not None:
@@ -105,7 +92,6 @@ def fit(
     bias: Matrix64 | None,
     strengths: Sequence[float] = STRENGTHS,
     grid: Grid | None = None,
-    through: bool = False,
 ) -> Fit:
     """The weights near `weight` with the least held-out error.
 
@@ -119,43 +105,37 @@ def fit(
         bias: the old bias, [out]; None for a map that has none.
         strengths: ridge strengths to try.
         grid: what the weights can hold where that is few numbers, None for floats.
-        through: also try the old weights times a square matrix, which has fewer numbers to learn than a new map where
-            that is wide.
     """
     before = held.errors(weight, bias)
-    pulls = [_Pull(strength, way) for way in ((False, True) if through else (False,)) for strength in strengths]
-    # First choice: nothing moves. Second: the bias alone. Then every pull.
+    # First choice: nothing moves. Second: the bias alone. Then every strength.
     choices = [before, held.errors(weight, _shift(learned, weight, bias))]
-    choices += [held.errors(*_solve(learned, weight, bias, pull)) for pull in pulls]
+    choices += [held.errors(*_solve(learned, weight, bias, strength)) for strength in strengths]
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
-    made = _Choices(weight, bias, pulls, chosen)
+    made = _Choices(weight, bias, strengths, chosen)
     if grid is not None:
         tried = np.where(chosen > 1, held.errors(*made.stored(learned, grid)), np.inf)
         still = np.argmin(choices[:2], axis=0)
         pays = tried < np.min(choices[:2], axis=0)
         lost = int(((chosen > 1) & ~pays).sum())
         errors = np.where(chosen > 1, np.where(pays, tried, np.min(choices[:2], axis=0)), errors)
-        made = _Choices(weight, bias, pulls, np.where((chosen > 1) & ~pays, still, chosen))
+        made = _Choices(weight, bias, strengths, np.where((chosen > 1) & ~pays, still, chosen))
     new, offset = made.learned(both) if grid is None else made.stored(both, grid)
-    used = [pulls[choice - 2].strength for choice in made.chosen if choice > 1]
+    used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
     strength = float(np.median(used)) if used else None
     return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
 
 
 def _solve(
-    moments: Moments, weight: Matrix64, bias: Matrix64 | None, pull: _Pull
+    moments: Moments, weight: Matrix64, bias: Matrix64 | None, strength: float
 ) -> tuple[Matrix64, Matrix64 | None]:
-    if pull.through:
-        behind, offset = _solve(moments.mixed(weight), np.eye(weight.shape[1]), bias, _Pull(pull.strength))
-        return weight @ behind, offset
     if bias is not None:
-        new = ridge(moments.centred(), weight, pull.strength)
+        new = ridge(moments.centred(), weight, strength)
         return new, _shift(moments, new, bias)
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
     raw = Centred(moments.gram / total, moments.cross / total, moments.x_sum * 0, moments.y_sum * 0)
-    return ridge(raw, weight, pull.strength), None
+    return ridge(raw, weight, strength), None
 
 
 def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix64 | None:

@@ -148,7 +148,9 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
             return None
         else:
             uses = [Use(node, index) for index in range(len(node.inputs))]
-            waiting += [item for use in uses if not looks_only(use) and (item := node.inputs[use.input_index])]
+            waiting += [
+                item for use in uses if not looks_only(use) and (item := node.inputs[use.input_index])
+            ]
     return found.pop() if len(found) == 1 else None
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
 from onnxheadprune.selection.compensation.runs import Run, emptied, runs
 
+Which: TypeAlias = Literal["own", "behind", "all"]
+"""Maps to refit: those of the sites that lose units alone; with all others behind the first cut; or with those that
+stand in for dropped sublayers too."""
 LARGEST = 2**24
 """Weights of a map that adds to no stream, above which it stays as it is: a vocabulary times a width."""
 
@@ -75,20 +79,20 @@ def tasks(
     sites: Sequence[Site],
     heads: Mapping[int, Iterable[int]],
     attention: Container[int],
-    other_maps: bool = True,
+    which: Which = "all",
 ) -> list[Task]:
     """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
 
-    Projections of the sites that lose units; with `other_maps` every other map that is not read by attention
-    (queries, keys and values: their refit to what they gave before has not paid) and that outputs still depend on, and
-    the maps in front of dropped runs of sublayers, to stand in for these.
+    Projections of the sites that lose units; every other map that is not read by attention (queries, keys and values:
+    their refit to what they gave before has not paid) and that outputs still depend on; and the maps in front of
+    dropped runs of sublayers, to stand in for these.
 
     Args:
         view: an annotated view of the original.
         sites: its attention sites, and the blocks that lose neurons.
         heads: present units that go, per site index.
         attention: nodes of the maps that attention reads.
-        other_maps: refit the maps between the sites too.
+        which: of these maps.
     """
     found: dict[int, Task] = {}
     gone = emptied(view, sites, heads)
@@ -103,7 +107,7 @@ def tasks(
                 projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
             )
     first = min((*found, *(node.index for node in gone.maps)), default=None)
-    if not other_maps or first is None:
+    if which == "own" or first is None:
         return [found[index] for index in sorted(found)]
     for node in view.main.nodes:
         at = node.index
@@ -111,7 +115,7 @@ def tasks(
             linear = linear_at(node)
             if linear is not None:
                 found[at] = Task(node.label, linear)
-    for run in runs(view, gone):
+    for run in runs(view, gone) if which == "all" else ():
         at = run.front.node.index
         other = found.get(at)
         found[at] = replace(
