@@ -209,6 +209,30 @@ class DropTensor(InScope):
 
 
 @dataclass(frozen=True)
+class DropIo(InScope):
+    """Declare an input or output (`role`) of the graph no longer."""
+
+    name: str
+    role: str
+    kind: ClassVar[str] = "drop-io"
+
+    def __str__(self) -> str:
+        return f"drop {self.role} {self.name}"
+
+
+@dataclass(frozen=True)
+class Rename(InScope):
+    """Call a value of the graph otherwise, wherever it is read. All renamings happen at once, behind other edits."""
+
+    name: str
+    after: str
+    kind: ClassVar[str] = "rename"
+
+    def __str__(self) -> str:
+        return f"rename {self.name} to {self.after}"
+
+
+@dataclass(frozen=True)
 class SetMetadata:
     """Set an entry of the model's `metadata_props`."""
 
@@ -237,6 +261,8 @@ Edit: TypeAlias = (
     | EdgeGather
     | DropNode
     | DropTensor
+    | DropIo
+    | Rename
     | SetMetadata
 )
 
@@ -254,6 +280,8 @@ _KINDS: dict[str, Any] = {
         EdgeGather,
         DropNode,
         DropTensor,
+        DropIo,
+        Rename,
         SetMetadata,
     )
 }

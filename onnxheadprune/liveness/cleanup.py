@@ -16,6 +16,7 @@ from typing import TypeAlias
 from onnxheadprune.edit.edits import (
     AddConstant,
     DropInputs,
+    DropIo,
     DropNode,
     DropTensor,
     EdgeGather,
@@ -113,6 +114,8 @@ class _Cleanup:
             scope = self._scope(scope_of(edit.before))
             for name in edit.inputs:
                 self._use(scope, name)
+        elif isinstance(edit, DropIo) and edit.role == "output":
+            self._release(self._key(self._scope(edit.scope), edit.name), sites)
         elif isinstance(edit, SetOutput):
             self.pinned.add(self.view.by_ref[edit.node])
         elif isinstance(edit, DropNode):

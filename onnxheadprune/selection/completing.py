@@ -102,7 +102,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
     cut = cutter.cut(chosen)
     subject = Subject(
         cutter.view,
-        require_main(cutter.view, chosen.io),
+        require_main(cutter.view, chosen.io.changed),
         hydrated(cut.proto, cut.sources),
         chosen.plan,
         chosen.io,
@@ -120,7 +120,9 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
         samples: of the data.
     """
     assert cutter.data is not None
-    meter = EffectMeter(require_main(cutter.view, chosen.io), cutter.data.inputs, cutter.trying.effect)
+    meter = EffectMeter(
+        require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
+    )
     pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model")
     for sample in samples:
         before = run_feed(cutter.original_session, sample.feed, cutter.data.source)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
@@ -87,13 +87,13 @@ class Calibration(Iterable[Sample]):
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
 
-    def narrowed(self, io: Mapping[str, Live]) -> Calibration:
+    def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
 
         Args:
             io: what is left of its inputs and outputs.
         """
-        if not io:
+        if io.is_as_before:
             return self
         return self._part(
             [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]
