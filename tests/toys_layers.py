@@ -73,7 +73,13 @@ def _placed(toy: Toy, stream: str, past: str) -> str:
 
 
 def _sublayer(
-    toy: Toy, name: str, stream: str, norms: Norms, spelled: bool, pasts: list[str] | None = None, present: str = ""
+    toy: Toy,
+    name: str,
+    stream: str,
+    norms: Norms,
+    spelled: bool,
+    pasts: list[str] | None = None,
+    present: str = "",
 ) -> str:
     read = _norm(toy, f"{name}.norm", stream, spelled) if norms == "pre" else stream
     made = _feed_forward(toy, name, read) if pasts is None else _attention(toy, name, read, pasts, present)
@@ -90,7 +96,9 @@ def _feed_forward(toy: Toy, name: str, read: str) -> str:
 
 def _attention(toy: Toy, name: str, read: str, pasts: list[str], present: str) -> str:
     for index, part in enumerate("qkv"):
-        flat = toy.node("MatMul", [read, toy.weight(f"{name}.{part}.weight", HIDDEN, HIDDEN)], f"{name}.{part}_flat")
+        flat = toy.node(
+            "MatMul", [read, toy.weight(f"{name}.{part}.weight", HIDDEN, HIDDEN)], f"{name}.{part}_flat"
+        )
         toy.node("Reshape", [flat, "split"], f"{name}.{part}_split")
         made = toy.node("Transpose", [f"{name}.{part}_split"], f"{name}.{part}", perm=[0, 2, 1, 3])
         if pasts and index:
@@ -115,7 +123,9 @@ def _norm(toy: Toy, name: str, value: str, spelled: bool) -> str:
     apart = toy.node("Sub", [value, mean], f"{name}.apart")
     square = toy.node("Mul", [apart, apart], f"{name}.square")
     spread = toy.node("ReduceMean", [square], f"{name}.variance", axes=[-1], keepdims=1)
-    safe = toy.node("Add", [spread, toy.constant(f"{name}.epsilon", np.array(1e-5, np.float32))], f"{name}.safe")
+    safe = toy.node(
+        "Add", [spread, toy.constant(f"{name}.epsilon", np.array(1e-5, np.float32))], f"{name}.safe"
+    )
     size = toy.node("Sqrt", [safe], f"{name}.size")
     scaled = toy.node("Mul", [toy.node("Div", [apart, size], f"{name}.unit"), gain], f"{name}.scaled")
     return toy.node("Add", [scaled, shift], f"{name}.out")

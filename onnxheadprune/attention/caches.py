@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
@@ -16,6 +16,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import DropInputs, DropIo, DropNode, Edit, Rename, SetInput
 from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import GraphView, Value
 
 _NUMBER = re.compile(r"\d+")
@@ -30,11 +31,13 @@ class CacheCut:
         sites: indices of the sites whose caches go.
         gone: their inputs and outputs.
         renamed: the inputs and outputs of others that get another name, with that name.
+        kept: the inputs and outputs of others.
     """
 
     sites: tuple[int, ...] = ()
     gone: tuple[Value, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[Value] = frozenset()
 
     @property
     def names(self) -> Mapping[str, str | None]:
@@ -51,10 +54,37 @@ class CacheCut:
             if info.name in names
         )
 
-    def drops(self) -> dict[Edit, frozenset[str]]:
-        """The edits that take the outputs away, so that what only they need goes with them."""
+    def opening(self, narrowed: Container[str]) -> dict[Edit, frozenset[str]]:
+        """The edits that come first: outputs go, so that what only they need goes with them.
+
+        Where the length of a past is read off one that goes (exporters take the first), it is read off another one.
+
+        Args:
+            narrowed: names of the inputs and outputs that get narrower.
+        """
         outputs = (value for value in self.gone if value.is_graph_output)
-        return {DropIo(value.scope.ref, value.name, "output"): frozenset() for value in outputs}
+        found: dict[Edit, frozenset[str]] = {
+            DropIo(value.scope.ref, value.name, "output"): frozenset() for value in outputs
+        }
+        for value in self.gone:
+            looking = [use for use in value.consumers if value.is_graph_input and looks_only(use)]
+            other = self._of_same_shape(value, narrowed) if looking else None
+            if other is not None:
+                edits = (SetInput(use.node.ref, use.input_index, other.name) for use in looking)
+                found |= dict.fromkeys(edits, frozenset())
+        return found
+
+    def _of_same_shape(self, value: Value, narrowed: Container[str]) -> Value | None:
+        """A cache that stays, and is declared with the same sizes, symbols included."""
+        alike = (
+            other
+            for other in self.kept
+            if other.is_graph_input
+            and other.shape is not None
+            and (other.elem_type, other.shape) == (value.elem_type, value.shape)
+            and other.name not in narrowed
+        )
+        return min(alike, key=lambda other: other.name, default=None)
 
     def closing(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
         """The edits that take the inputs away and rename the others, once everything else is known.
@@ -111,7 +141,8 @@ def cache_cut(
             f" renumbered; {LEAVE}"
         )
     gone = tuple(sorted(own, key=lambda value: value.name))
-    return CacheCut(tuple(site.index for site in chosen), gone, _renamed(view, [item.name for item in gone]))
+    renamed = _renamed(view, [item.name for item in gone])
+    return CacheCut(tuple(site.index for site in chosen), gone, renamed, frozenset(kept))
 
 
 @dataclass(frozen=True)
@@ -144,8 +175,9 @@ def _renamed(view: GraphView, gone: Sequence[str]) -> dict[str, str]:
             numbers[family].add(number)
     lost: dict[_Family, set[int]] = defaultdict(set)
     for name in gone:
-        family, number = _reading(name, numbers)
-        lost[family].add(number)
+        reading = _reading(name, numbers)
+        if reading is not None:
+            lost[reading[0]].add(reading[1])
     heads = {family.before for family in lost}
     together = [family for family in numbers if family.before in heads]
     away = set().union(*lost.values())
@@ -178,20 +210,21 @@ def _readings(name: str) -> Iterator[tuple[_Family, int]]:
             yield _Family(name[: found.start()], name[found.end() :]), int(found.group())
 
 
-def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, int]:
-    """The number in a name that counts layers: the only one, or the only one that others differ in.
+def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, int] | None:
+    """The number in a name that counts layers: the only one, or the only one that others differ in; None without any.
 
     Raises:
-        RefusedError: if there is none, or more than one.
+        RefusedError: if that may be more than one.
     """
     readings = list(_readings(name))
     if len(readings) > 1:
         readings = [item for item in readings if len(numbers[item[0]]) > 1]
-    if len(readings) != 1:
-        raise RefusedError(
-            f"the caches cannot be renumbered: no number in the name {name} tells which layer it is of; {LEAVE}"
-        )
-    return readings[0]
+        if len(readings) != 1:
+            raise RefusedError(
+                f"the caches cannot be renumbered: it does not show which number in the name {name} is that of its"
+                f" layer; {LEAVE}"
+            )
+    return readings[0] if readings else None
 
 
 def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:

@@ -272,7 +272,7 @@ def _edits(
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
     edits |= detached(sites, heads)
-    edits |= caches.drops()
+    edits |= caches.opening(_narrowed_io(swept))
     for site in sites.losing(heads):
         left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
         own = [edit for item in left for edit in item.edits(heads[site.index])]

@@ -153,6 +153,7 @@ def _plan_ahead(
         {} if request.choice.heads is None else request.choice.heads,
         keep_cache_shape=contract.keep_cache_shape,
         allow_io_change=contract.allow_io_change,
+        renumber_cache=contract.renumber_cache,
     )
     fusion = None
     if request.fuse == "none":

@@ -102,7 +102,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
         Choice(
             combined(heads_of(job), keys.neurons, keys.layers), wish, keys.compensate, measure_of(keys.drift)
         ),
-        Contract(keys.keep_cache_shape, keys.allow_io_change),
+        Contract(keys.keep_cache_shape, keys.allow_io_change, keys.renumber_cache),
         keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),
         Proving(accept_inconclusive=keys.accept_inconclusive),
