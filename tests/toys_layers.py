@@ -1,11 +1,11 @@
-"""Small decoders of several layers: with normalisations before or after sublayers, with caches, numbered as exporters do."""
+"""Small decoders of several layers: with normalisations before or after sublayers, with caches, numbered by layer."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from tests.toys import VOCABULARY, Toy
 
@@ -135,3 +135,35 @@ def ids(feeds: int = 12, rows: int = 8, length: int = 6, seed: int = 3) -> list[
     """Feeds without caches."""
     random = np.random.default_rng(seed)
     return [{"input_ids": random.integers(0, VOCABULARY, (rows, length))} for _ in range(feeds)]
+
+
+def without_past(model: ModelProto) -> ModelProto:
+    """A decoder with caches as it is for the first tokens: presents, and no pasts."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for node in made.graph.node:
+        if node.op_type == "Concat":
+            node.op_type = "Identity"
+            del node.attribute[:]
+            del node.input[0]
+    del made.graph.input[1:]
+    return made
+
+
+def merged(layers: int = 3) -> ModelProto:
+    """Both in one, with a flag that says whether there is a cache."""
+    later = decoder(layers, cache=True)
+    bodies = {}
+    for name, model in (("then_branch", later), ("else_branch", without_past(later))):
+        bodies[name] = helper.make_graph(list(model.graph.node), name, [], list(model.graph.output))
+    names = [item.name for item in later.graph.output]
+    choice = helper.make_node("If", ["use_cache_branch"], names, name="choice", **bodies)
+    flag = helper.make_tensor_value_info("use_cache_branch", TensorProto.BOOL, [1])
+    graph = helper.make_graph(
+        [choice],
+        "merged",
+        [*later.graph.input, flag],
+        list(later.graph.output),
+        list(later.graph.initializer),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.edits import DropInputs, DropIo, DropNode, Edit, Rename, SetInput
+from onnxheadprune.edit.edits import (
+    DropBranchOutput,
+    DropInputs,
+    DropIo,
+    DropNode,
+    Edit,
+    Rename,
+    SetInput,
+)
 from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.observers import looks_only
+from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Value
 
 _NUMBER = re.compile(r"\d+")
@@ -62,10 +71,11 @@ class CacheCut:
         Args:
             narrowed: names of the inputs and outputs that get narrower.
         """
-        outputs = (value for value in self.gone if value.is_graph_output)
-        found: dict[Edit, frozenset[str]] = {
-            DropIo(value.scope.ref, value.name, "output"): frozenset() for value in outputs
-        }
+        found: dict[Edit, frozenset[str]] = {}
+        for value in self.gone:
+            if value.is_graph_output:
+                found[DropIo(value.scope.ref, value.name, "output")] = frozenset()
+                found |= dict.fromkeys(_in_branches(value), frozenset())
         for value in self.gone:
             looking = [use for use in value.consumers if value.is_graph_input and looks_only(use)]
             other = self._of_same_shape(value, narrowed) if looking else None
@@ -98,8 +108,15 @@ class CacheCut:
         """
         for value in self.gone:
             _require_unread(value, edits)
-        away = {value.name for value in self.gone} | self.renamed.keys()
-        taken = {name for scope in view.scopes for name in scope.values} - away
+        dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
+        taken = {
+            name
+            for scope in view.scopes
+            for name, value in scope.values.items()
+            if name not in self.renamed
+            and value not in self.gone
+            and (value.producer is None or value.producer.ref not in dropped)
+        }
         clash = next((name for name in self.renamed.values() if name in taken), None)
         if clash is not None:
             raise RefusedError(f"the caches cannot be renumbered: {clash} is something else already; {LEAVE}")
@@ -227,6 +244,12 @@ def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, i
     return readings[0] if readings else None
 
 
+def _in_branches(value: Value) -> Iterator[DropBranchOutput]:
+    """The edit on a choice between branches that makes an output of the graph, and nothing else reads it."""
+    if value.producer is not None and value.producer in CHOOSES and not value.consumers:
+        yield DropBranchOutput(value.producer.ref, value.output_index)
+
+
 def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
     """Whether nothing reads a cache that goes.
 
@@ -234,7 +257,9 @@ def _require_unread(value: Value, edits: Mapping[Edit, frozenset[str]]) -> None:
         RefusedError: if something does.
     """
     dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
-    if value.producer is not None and value.producer.ref not in dropped:
+    made = value.producer is not None and value.producer.ref not in dropped
+    if made and not any(edit in edits for edit in _in_branches(value)):
+        assert value.producer is not None
         raise RefusedError(
             f"the caches cannot be renumbered: {value.producer.label} still makes {value.name}, of the attention that"
             f" goes; {LEAVE}"

@@ -21,6 +21,7 @@ from onnx import (
 from onnxheadprune.edit.edits import (
     MAIN,
     AddConstant,
+    DropBranchOutput,
     DropInputs,
     DropIo,
     DropNode,
@@ -93,6 +94,9 @@ class _Surgeon:
             if isinstance(edit, DropTensor):
                 _remove_named(self._graph(edit.scope).initializer, {edit.name})
                 _remove_named(self._graph(edit.scope).value_info, {edit.name})
+        _drop_branch_outputs(
+            (self._node(edit.node), edit.index) for edit in edits if isinstance(edit, DropBranchOutput)
+        )
         self._rebuild(edits)
         renamed: dict[str, dict[str, str]] = defaultdict(dict)
         for edit in edits:
@@ -144,7 +148,7 @@ class _Surgeon:
             case DropIo():
                 graph = self._graph(edit.scope)
                 _remove_named(graph.input if edit.role == "input" else graph.output, {edit.name})
-            case DropTensor() | EdgeGather() | Rename():
+            case DropTensor() | EdgeGather() | Rename() | DropBranchOutput():
                 pass
 
     def _slice(self, edit: SliceTensor) -> None:
@@ -192,6 +196,15 @@ class _Surgeon:
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
             _remove_named(graph.value_info, gone)
+
+
+def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
+    """Takes outputs off nodes and their bodies, the last ones first, so that the others keep their places till then."""
+    for node, index in sorted(outputs, key=lambda item: -item[1]):
+        del node.output[index]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                del attribute.g.output[index]
 
 
 def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:

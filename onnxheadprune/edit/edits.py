@@ -209,6 +209,17 @@ class DropTensor(InScope):
 
 
 @dataclass(frozen=True)
+class DropBranchOutput(OnNode):
+    """Remove an output of a node that chooses between bodies, from it and from its bodies."""
+
+    index: int
+    kind: ClassVar[str] = "drop-branch-output"
+
+    def __str__(self) -> str:
+        return f"drop output {self.index} of {self.node} and of its bodies"
+
+
+@dataclass(frozen=True)
 class DropIo(InScope):
     """Declare an input or output (`role`) of the graph no longer."""
 
@@ -261,6 +272,7 @@ Edit: TypeAlias = (
     | EdgeGather
     | DropNode
     | DropTensor
+    | DropBranchOutput
     | DropIo
     | Rename
     | SetMetadata
@@ -280,6 +292,7 @@ _KINDS: dict[str, Any] = {
         EdgeGather,
         DropNode,
         DropTensor,
+        DropBranchOutput,
         DropIo,
         Rename,
         SetMetadata,

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from onnxheadprune.edit.edits import (
     AddConstant,
+    DropBranchOutput,
     DropInputs,
     DropIo,
     DropNode,
@@ -116,6 +117,9 @@ class _Cleanup:
                 self._use(scope, name)
         elif isinstance(edit, DropIo) and edit.role == "output":
             self._release(self._key(self._scope(edit.scope), edit.name), sites)
+        elif isinstance(edit, DropBranchOutput):
+            for body in self.view.by_ref[edit.node].bodies.values():
+                self._release(self._key(body, body.proto.output[edit.index].name), sites)
         elif isinstance(edit, SetOutput):
             self.pinned.add(self.view.by_ref[edit.node])
         elif isinstance(edit, DropNode):

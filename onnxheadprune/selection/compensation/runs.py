@@ -156,6 +156,7 @@ def _before(value: Value, joints: Mapping[Node, Linear]) -> Linear | None:
 
 def _is_read_between(view: GraphView, front: Linear, last: Linear, maps: Mapping[Node, Site]) -> bool:
     """Whether outputs depend on what the front adds by another way than through the stream behind the run."""
+    assert last.joint is not None
     stops = {*maps, last.joint}
     return front.node in set(Flow(view).upstream(_outputs(view, maps.values()), stops))
 
