@@ -12,6 +12,7 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
@@ -60,7 +62,8 @@ def compensate(
         view: an annotated view of the original.
         sites: its attention sites, and the blocks that lose neurons.
         heads: present units that go, per site index.
-        data: calibration data; a part of it is held out to choose the ridge with.
+        data: calibration data; a part of it is held out to choose the ridge with. Of token sequences the rest is
+            spliced into more, as far as it is little for the widest map.
         provider: where to run.
         which: which maps are refitted.
         progress: told after each map.
@@ -72,8 +75,7 @@ def compensate(
     todo = tasks(view, sites, heads, readers, which)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
-    widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
-    with algebra_threads(widest):
+    with algebra_threads(_widest(todo)):
         for number, task in enumerate(todo, 1):
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
@@ -94,7 +96,8 @@ class _Work:
         provider: Provider,
         silent: Sequence[Linear],
     ) -> None:
-        self.learn, self.held = data.split()
+        learn, self.held = data.split()
+        self.learn = with_spliced(learn, _widest(todo), _weights_of(todo))
         self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
@@ -273,6 +276,16 @@ class _Work:
             self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
             self.stored[linear.bias.stored.name] = linear.written_bias(found.bias)
+
+
+def _widest(todo: Sequence[Task]) -> int:
+    """Inputs of the widest map."""
+    return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+
+
+def _weights_of(todo: Sequence[Task]) -> int:
+    """Weights of all maps."""
+    return sum(math.prod(task.linear.matrix.shape) for task in todo if task.linear is not None)
 
 
 def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
