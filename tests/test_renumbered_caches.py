@@ -287,6 +287,21 @@ def test_two_numbers_that_may_both_be_the_layers_are_refused() -> None:
     assert "does not show which number" in refusal(model)
 
 
+def test_numbers_that_count_values_are_refused() -> None:
+    """Names like 12 for the key and 13 for the value of one layer."""
+    model = toys_layers.decoder(3, cache=True, pattern="past_{}_{}")
+    renamed = {
+        f"past_{at}_{what}": f"{10 + 2 * at + (what == 'value')}"
+        for at in range(3)
+        for what in ("key", "value")
+    }
+    for info in model.graph.input:
+        info.name = renamed.get(info.name, info.name)
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    assert "two caches of one layer differ in it" in refusal(model)
+
+
 # On the command line
 
 
@@ -299,5 +314,7 @@ def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     assert outcome.document["plan"]["renamed"] == ahead["renamed"] != []
     assert names(onnx.load(out))[0] == ["input_ids", *caches(range(2))]
     assert command("validate", path, out).exit_code == 0
+    told = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run").stdout
+    assert "output present.2.key: is called present.1.key" in told
     alone = command("prune", path, "-o", out, "--neurons", "0:1", "--renumber-cache")
     assert alone.exit_code == 2 and "--renumber-cache would do nothing" in alone.stderr

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
@@ -28,7 +28,8 @@ from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Value
 
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,5})(?![0-9])")
+"""A number of a layer: without leading zeros, and not too long to be one."""
 LEAVE = "leave --renumber-cache out, and the cache keeps its shape"
 
 
@@ -158,7 +159,7 @@ def cache_cut(
             f" renumbered; {LEAVE}"
         )
     gone = tuple(sorted(own, key=lambda value: value.name))
-    renamed = _renamed(view, [item.name for item in gone])
+    renamed = _renamed(view, [own & site.free for site in chosen])
     return CacheCut(tuple(site.index for site in chosen), gone, renamed, frozenset(kept))
 
 
@@ -179,8 +180,13 @@ class _Family:
         return f"{self.before}{number}{self.behind}"
 
 
-def _renamed(view: GraphView, gone: Sequence[str]) -> dict[str, str]:
-    """New names of the inputs and outputs that are numbered together with those that go."""
+def _renamed(view: GraphView, gone: Sequence[Collection[Value]]) -> dict[str, str]:
+    """New names of the inputs and outputs that are numbered together with those that go.
+
+    Args:
+        view: an annotated view of the model.
+        gone: the inputs and outputs that go, site by site.
+    """
     names = [
         value.name
         for value in view.main.values.values()
@@ -191,10 +197,15 @@ def _renamed(view: GraphView, gone: Sequence[str]) -> dict[str, str]:
         for family, number in _readings(name):
             numbers[family].add(number)
     lost: dict[_Family, set[int]] = defaultdict(set)
-    for name in gone:
-        reading = _reading(name, numbers)
-        if reading is not None:
-            lost[reading[0]].add(reading[1])
+    for values in gone:
+        readings = [item for value in values if (item := _reading(value.name, numbers)) is not None]
+        for family, number in readings:
+            if [other for other, _ in readings].count(family) > 1:
+                raise RefusedError(
+                    f"the caches cannot be renumbered: the number in {family.name(number)} is not that of a layer,"
+                    f" since two caches of one layer differ in it; {LEAVE}"
+                )
+            lost[family].add(number)
     heads = {family.before for family in lost}
     together = [family for family in numbers if family.before in heads]
     away = set().union(*lost.values())
@@ -221,10 +232,9 @@ def _renamed(view: GraphView, gone: Sequence[str]) -> dict[str, str]:
 
 
 def _readings(name: str) -> Iterator[tuple[_Family, int]]:
-    """All ways to read a name as a numbered one; numbers with a leading zero are none."""
+    """All ways to read a name as a numbered one."""
     for found in _NUMBER.finditer(name):
-        if found.group() == str(int(found.group())):
-            yield _Family(name[: found.start()], name[found.end() :]), int(found.group())
+        yield _Family(name[: found.start()], name[found.end() :]), int(found.group())
 
 
 def _reading(name: str, numbers: Mapping[_Family, set[int]]) -> tuple[_Family, int] | None:
