@@ -1,6 +1,6 @@
 """What dropped layers cost, and what a map in front of them that stands in for them brings.
 
-    python benchmarks/layers.py [--minilm MODEL TOKENIZER] [-o results.json]
+    python benchmarks/layers.py [--minilm MODEL TOKENIZER] [--sentences 512] [-o results.json]
 
 One layer goes (the last but one), or two (that and the one before it), of the digits ViT and the character GPT of
 sample_models/, and of all-MiniLM-L6-v2 if it is given, whose sentences and judge are those of accuracy.py. Three ways:
@@ -81,8 +81,8 @@ def rows_of(
     return rows
 
 
-def minilm(model: Path, tokenizer: Path) -> list[dict[str, Any]]:
-    """The rows of all-MiniLM-L6-v2."""
+def minilm(model: Path, tokenizer: Path, count: int) -> list[dict[str, Any]]:
+    """The rows of all-MiniLM-L6-v2, refitted on so many sentences."""
     sentences, proto = corpus(), onnx.load(model)
     inputs = graph_inputs(view_of(proto))
 
@@ -98,20 +98,21 @@ def minilm(model: Path, tokenizer: Path) -> list[dict[str, Any]]:
         judge.judge("cut", 0, cut, clocks())
         return {name: judge.rows[-1][name] for name in ("cosine", "overlap", "rank")}
 
-    return rows_of("MiniLM", model, feeds(sentences[:CALIBRATION]), figures)
+    return rows_of("MiniLM", model, feeds(sentences[:count]), figures)
 
 
 @click.command()
 @click.option("--minilm", "files", nargs=2, type=click.Path(path_type=Path, exists=True))
+@click.option("--sentences", default=CALIBRATION, show_default=True, help="To refit MiniLM on.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
-def main(files: tuple[Path, Path] | None, output: Path | None) -> None:
+def main(files: tuple[Path, Path] | None, sentences: int, output: Path | None) -> None:
     """Prints one JSON document with a row per cut."""
     rows = rows_of("digits", SAMPLES / "digits_vit.onnx", str(SAMPLES / "digits_calibration.npz"), accuracy)
     rows += rows_of(
         "char_gpt", SAMPLES / "char_gpt.onnx", str(SAMPLES / "char_gpt_calibration.npz"), perplexity
     )
     if files is not None:
-        rows += minilm(*files)
+        rows += minilm(*files, sentences)
     document = {
         "date": str(date.today()),
         "machine": platform.processor() or platform.machine(),
