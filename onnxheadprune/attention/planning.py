@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
+from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.neuron_cuts import neuron_cuts, recorded_neurons
 from onnxheadprune.attention.sites.generation import why_uneven
@@ -87,6 +88,7 @@ def plan_pruning(
     model: ModelLike,
     heads: HeadSpec,
     *,
+    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     keep_cache_shape: bool = False,
     allow_io_change: bool = False,
     renumber_cache: bool = False,
@@ -96,19 +98,22 @@ def plan_pruning(
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        exit: the early exit that is made permanent first, by its number; None for none.
         keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
         renumber_cache: drop the cache of attention that goes as a whole, and close the gap in the names of the others.
 
     Raises:
         UsageError: if the spec or the path is wrong.
-        RefusedError: if the heads cannot be removed exactly.
+        RefusedError: if the heads cannot be removed exactly, or there is no such exit.
         ModelError: if the model cannot be read.
     """
-    loaded = open_structure(model).proto
-    return analyse(
-        loaded, heads, model_name(model), Contract(keep_cache_shape, allow_io_change, renumber_cache)
-    ).plan
+    loaded = open_structure(model)
+    contract = Contract(keep_cache_shape, allow_io_change, renumber_cache)
+    if exit is None:
+        return analyse(loaded.proto, heads, model_name(model), contract).plan
+    left = leaving(loaded, (exit,))
+    return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
 
 
 def analyse(
@@ -381,7 +386,7 @@ def require_something(plan: PrunePlan) -> None:
     Raises:
         RefusedError: if no unit goes.
     """
-    if not plan.cuts_something:
+    if not plan.changes_something:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 

@@ -94,19 +94,19 @@ class LeftOutNode:
 
 @dataclass(frozen=True)
 class IoChange:
-    """One axis of a graph input or output that gets another length.
+    """One axis of a graph input or output that gets another length, or what becomes of all of it.
 
     Attributes:
         role: "input" or "output".
         name: of the input or output.
-        axis: counted from 0.
-        before: its length in the original; text where that is symbolic.
-        after: the same in the pruned model.
+        axis: counted from 0; None where the change is about the whole input or output.
+        before: its length in the original, text where that is symbolic; of the whole, its shape or "computed".
+        after: the same in the pruned model; of the whole, "gone", "always true" or "always false".
     """
 
     role: str
     name: str
-    axis: int
+    axis: int | None
     before: int | str
     after: int | str
 
@@ -127,6 +127,39 @@ class RenamedIo:
 
 
 @dataclass(frozen=True)
+class ExitCut:
+    """Early exits that are made permanent, before anything else is cut.
+
+    Attributes:
+        numbers: of the exits, in the original.
+        conditions: names of the values that decided about them.
+        of: exits that the model has.
+        sites: attention sites that are gone with what lies behind.
+        heads: heads of these.
+        elements: elements of stored tensors that are gone.
+    """
+
+    numbers: tuple[int, ...]
+    conditions: tuple[str, ...]
+    of: int
+    sites: int
+    heads: int
+    elements: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExitCut:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(
+            tuple(data["numbers"]),
+            tuple(data["conditions"]),
+            data["of"],
+            data["sites"],
+            data["heads"],
+            data["elements"],
+        )
+
+
+@dataclass(frozen=True)
 class PrunePlan:
     """An ordered list of edits for one particular model.
 
@@ -141,6 +174,8 @@ class PrunePlan:
         interface: what `io_changes` says, axis by axis.
         neurons: every feed-forward block of a model that loses neurons, now or before.
         renamed: the graph inputs and outputs that go or get another name; these too are in `io_changes`.
+        exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
+            that has them.
     """
 
     model: str
@@ -153,6 +188,7 @@ class PrunePlan:
     interface: tuple[IoChange, ...] = ()
     neurons: tuple[NeuronCut, ...] = ()
     renamed: tuple[RenamedIo, ...] = ()
+    exit: ExitCut | None = None
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -171,6 +207,11 @@ class PrunePlan:
     def cuts_something(self) -> bool:
         """Whether any unit goes."""
         return bool(self.removed) or any(cut.removed for cut in self.neurons)
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether any unit goes, or an exit is made permanent."""
+        return self.cuts_something or self.exit is not None
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -206,6 +247,7 @@ class PrunePlan:
                 for cut in self.cuts
             ],
             "neurons": [cut.to_dict() for cut in self.neurons],
+            "exit": None if self.exit is None else asdict(self.exit),
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
             "interface": [asdict(change) for change in self.interface],
@@ -249,6 +291,7 @@ class PrunePlan:
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
         neurons = tuple(NeuronCut.from_dict(item) for item in data.get("neurons", ()))
         renamed = tuple(RenamedIo(**item) for item in data.get("renamed", ()))
+        leaves = data.get("exit")
         return cls(
             data["model"],
             data["fingerprint"],
@@ -260,6 +303,7 @@ class PrunePlan:
             interface,
             neurons,
             renamed,
+            None if leaves is None else ExitCut.from_dict(leaves),
         )
 
     def to_json(self) -> str:
@@ -268,6 +312,9 @@ class PrunePlan:
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}"]
+        if self.exit is not None:
+            numbers = ", ".join(map(str, self.exit.numbers))
+            lines.append(f"exit {numbers} for good: {self.exit.heads} heads behind it go")
         for cut in self.cuts:
             if cut.removed:
                 heads = ", ".join(str(head) for head in cut.removed)

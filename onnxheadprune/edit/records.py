@@ -167,7 +167,7 @@ def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
+    return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
 
 
 def neurons_record(model: ModelProto) -> tuple[RecordedNeurons, ...]:
@@ -176,7 +176,7 @@ def neurons_record(model: ModelProto) -> tuple[RecordedNeurons, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, NEURONS_KEY, NEURONS_VERSION, _neurons) or ()
+    return read_entry(model, NEURONS_KEY, NEURONS_VERSION, _neurons) or ()
 
 
 def refit_record(model: ModelProto) -> RefitRecord | None:
@@ -185,7 +185,7 @@ def refit_record(model: ModelProto) -> RefitRecord | None:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
+    return read_entry(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
 
 
 def fused_record(model: ModelProto) -> tuple[int, ...]:
@@ -194,7 +194,7 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
+    return read_entry(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
 
 
 def caches_record(model: ModelProto) -> tuple[int, ...]:
@@ -203,7 +203,7 @@ def caches_record(model: ModelProto) -> tuple[int, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, CACHES_KEY, CACHES_VERSION, _caches) or ()
+    return read_entry(model, CACHES_KEY, CACHES_VERSION, _caches) or ()
 
 
 def caches_text(sites: Iterable[int]) -> str:
@@ -272,7 +272,7 @@ def quantized_record(model: ModelProto) -> QuantizedRecord | None:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
+    return read_entry(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
 
 
 def quantized_text(record: QuantizedRecord) -> str:
@@ -343,7 +343,9 @@ def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(int(site["index"]) for site in content["sites"])
 
 
-def _read(model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]) -> Read | None:
+def read_entry(
+    model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]
+) -> Read | None:
     """What a metadata entry holds, None where there is none.
 
     Args:

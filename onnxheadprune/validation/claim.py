@@ -59,7 +59,12 @@ class Claim:
 
 
 def read_claim(
-    original: ModelProto, pruned: ModelProto, heads: HeadSpec | None, names: tuple[str, str]
+    original: ModelProto,
+    pruned: ModelProto,
+    heads: HeadSpec | None,
+    names: tuple[str, str],
+    *,
+    left: bool = False,
 ) -> Claim:
     """Plans on the original what the pruned model says was done to it.
 
@@ -68,6 +73,7 @@ def read_claim(
         pruned: the model after it.
         heads: what was removed; None reads the pruned model's record.
         names: how to call the two.
+        left: something else is claimed, too (a permanent exit, which `original` has), so that no unit need be gone.
 
     Raises:
         UsageError: if the two do not belong together, or nothing was removed.
@@ -83,12 +89,16 @@ def read_claim(
     renumbered = frozenset(pairs[index].index if index in pairs else index for index in went)
     fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
     spec = _recorded(theirs, gone, pairs, analysis, names) if heads is None else heads
+    if not spec and not theirs.fused and not left:
+        raise UsageError(
+            f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
+        )
     _check_same_sites(theirs.removed, gone, pairs, names)
     first: Claim | None = None
     for agreed in CONTRACTS:
         contract = replace(agreed, renumber_cache=bool(renumbered), renumbered_sites=renumbered)
         planning = planned(analysis, spec, contract)
-        if not planning.plan.cuts_something and not fused:
+        if not planning.plan.cuts_something and not fused and not left:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         _check_same_names(original, pruned, names, planning.io)
         problems = _io_problems(planning, pruned, names[1])
@@ -140,12 +150,7 @@ def _recorded(
         heads = sorted(set(entry.removed) - earlier)
         if heads:
             spec[str(entry.index if site is None else site.index)] = heads
-    spec |= claimed_neurons(records.neurons, analysis, names)
-    if not spec and not records.fused:
-        raise UsageError(
-            f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
-        )
-    return spec
+    return spec | claimed_neurons(records.neurons, analysis, names)
 
 
 def _check_same_sites(

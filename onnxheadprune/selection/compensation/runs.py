@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import AttentionSite, Site
+from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 from onnxheadprune.selection.activations.boundaries import Flow
@@ -105,6 +106,9 @@ def runs(view: GraphView, gone: Emptied) -> list[Run]:
             at = before[at]
         # What cannot be written as zeros is not silent in the walk.
         spoilt = any(linear.matrix.shared for linear in chain)
+        if at is not None:
+            # Where a branch decides who runs, what goes must run whenever the front does.
+            spoilt = spoilt or any(counts_where(item.node) != counts_where(at.node) for item in chain)
         if last in inner or at is None or spoilt or _is_read_between(view, at, last, gone.maps):
             continue
         sites = (gone.maps[linear.node] for linear in reversed(chain))
