@@ -63,7 +63,13 @@ def joint_space(
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
-        raise RefusedError(f"no site of {analysis.name} can lose {kinds}")
+        hidden = NEURONS in requirements.units and any(site.removable for site in analysis.sites.neurons)
+        why = (
+            "; its neurons are those of experts that a router chooses, and data says nothing of these: name them"
+            if hidden
+            else ""
+        )
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
@@ -89,7 +95,8 @@ def joint_space(
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     heads = sites.sites if units & {HEADS, LAYERS} else ()
-    neurons = sites.neurons if units & {NEURONS, LAYERS} else ()
+    # Of experts that a router picks, or that lie in one operator, no single map is measured and refitted.
+    neurons = [site for site in sites.neurons if site.is_measurable] if units & {NEURONS, LAYERS} else ()
     return tuple(site for site in (*heads, *neurons) if site.removable)
 
 

@@ -16,6 +16,17 @@ class NeuronSite(Site):
     BLOCK = "block"
 
     @property
+    def experts(self) -> int:
+        """Experts that the block holds in one operator, whose neurons are numbered one expert after the other."""
+        return 1
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether data says what its neurons are worth: what is summed up can be read, and one map does so."""
+        weights = [item.node.inputs[item.weight[0]] for item in self.projections]
+        return all(weight is not None and weight.is_constant for weight in weights)
+
+    @property
     def number(self) -> int:
         """Position among the feed-forward blocks of the original, in graph order."""
         return self.index - NEURONS_FROM
@@ -27,6 +38,7 @@ class NeuronSite(Site):
             "key": self.key,
             "name": self.name,
             "num_neurons": self.num_units,
+            "experts": self.experts,
             "removable": self.removable,
             "reason": None if self.reason is None else str(self.reason),
             "params": self.params,

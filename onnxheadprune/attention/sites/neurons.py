@@ -2,7 +2,8 @@
 
 They are found by structure, like heads: a map with weights sums up what other maps with weights make, position by
 position (`origins.py`). That covers GELU and ReLU networks, gated ones (two maps, or one packed map, make a neuron),
-convolutions between the maps, each expert of a mixture, and the fused and quantized forms of all of them.
+convolutions between the maps, each expert of a mixture, experts that a router picks from one tensor, and the fused and
+quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
 from onnxheadprune.attention.sites.origins import Origins, origins
+from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, united
 from onnxheadprune.attention.sites.weights import weights_of
@@ -48,6 +51,8 @@ def find_neurons(view: GraphView) -> list[NeuronSite]:
         view: an annotated view.
     """
     found = [site for block in _blocks(view) if (site := _site(block)) is not None]
+    found += [site for node in view.nodes if (site := mixture_site(node)) is not None]
+    found.sort(key=lambda site: site.projections[0].node.index)
     names = named_apart([(site.projections, site.cores) for site in found], "feed_forward")
     named = [replace(site, name=name) for site, name in zip(found, names, strict=True)]
     return [numbered(site, number) for number, site in enumerate(named)]
@@ -57,7 +62,7 @@ def _blocks(view: GraphView) -> list[_Block]:
     """Maps that sum up what others make; those that read the same neurons are one block."""
     found: dict[object, _Block] = {}
     for node in view.nodes:
-        read = summed(node)
+        read = summed(node, is_weight)
         if read is None:
             continue
         made = origins(read.value, read.activation[1], read.sizes)
@@ -137,11 +142,18 @@ def _site(block: _Block) -> NeuronSite | None:
     scale = count / len(removed)
     return replace(
         site,
-        reason=block.mixing or _read_elsewhere(whole) or why_not_cut(site),
+        reason=_mixed(block) or _read_elsewhere(whole) or why_not_cut(site),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _mixed(block: _Block) -> Refusal | None:
+    """An operator that mixes neurons; laws call what they keep apart heads."""
+    if block.mixing is None:
+        return None
+    return replace(block.mixing, sentence=block.mixing.sentence.replace("heads", "neurons"))
 
 
 def _read_elsewhere(makers: Sequence[Node]) -> Refusal | None:

@@ -108,7 +108,8 @@ class Site:
         index: names the site among all sites of all kinds; stable when the model is pruned.
         name: module path, as far as the model still tells it.
         num_units: units that are there.
-        groups: the units that have to stay equally many: heads by KV head; else each is a group of its own.
+        groups: the units that have to stay equally many: heads by KV head, neurons by expert; else each is a group of
+            its own.
         projections: the contractions that sum over the units.
         cores: the nodes that make the units.
         units: the units that can only go together, because a projection packs them in one block; else each alone.
@@ -126,6 +127,8 @@ class Site:
     """What one unit is called."""
     BLOCK: ClassVar[str]
     """What a site of this kind is called."""
+    ALL_GROUPS_STAY: ClassVar[bool] = False
+    """Whether no group can go as a whole while others stay."""
 
     index: int
     name: str
