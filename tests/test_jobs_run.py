@@ -118,6 +118,28 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
     assert (place / "alone.onnx").read_bytes() == (place / "out" / "pruned.onnx").read_bytes()
 
 
+UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.neurons_multiple_of=2")
+
+
+@pytest.mark.long
+def test_the_step_scores_what_prune_may_take(command: Command, place: Path) -> None:
+    """And again, where that is something else."""
+    scored = {}
+    for units in (["heads", "neurons"], ["heads"]):
+        outcome = run(command, place, *UNITS, f"prune.units={json.dumps(units)}")
+        assert outcome.exit_code == 0 and told(outcome)["score"] == "done"
+        made = json.loads((place / "out" / "score.json").read_text())
+        scored[len(units)] = [site["key"] for site in made["sites"]]
+        assert made["method"] == "fisher"
+    assert scored == {2: ["0", "1", "ffn.0", "ffn.1"], 1: ["0", "1"]}
+
+
+def test_layers_have_no_scores(command: Command, place: Path) -> None:
+    outcome = run(command, place, *UNITS, "prune.units=[layers]")
+    assert outcome.exit_code == 2 and "layers go as a whole, so they have none" in outcome.document["error"]
+    assert not (place / "out" / "score.json").exists()
+
+
 @pytest.fixture(scope="module")
 def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder whose job is done."""

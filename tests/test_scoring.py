@@ -23,7 +23,8 @@ from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.scoring import METHODS, read_scores, score_heads, write_scores
 from onnxheadprune.selection.scoring.moves import path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.selection.scoring.scores import is_protected, scores_from_dict
+from onnxheadprune.selection.scoring.score_files import scores_from_dict
+from onnxheadprune.selection.scoring.scores import is_protected
 from onnxheadprune.selection.scoring.surgeon import DAMPING
 from tests import toys_scores
 from tests.conftest import Outcome

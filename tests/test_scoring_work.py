@@ -19,7 +19,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection import Requirements
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.scoring import HeadScores, score, score_heads
+from onnxheadprune.selection.scoring import HeadScores, by_method, score_heads
 from onnxheadprune.selection.scoring.executors import open_executor, run_all
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
@@ -52,13 +52,13 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
     with pytest.raises(Stop):
         ablation(model, toys_scores.ids(), partial=path, progress=stop)
     assert path.is_file()
-    real = score.ablation_scores
+    real = by_method.ablation_scores
 
     def counted(view: Any, site: Any, *rest: Any) -> Any:
         computed.append(site.index)
         return real(view, site, *rest)
 
-    monkeypatch.setattr(score, "ablation_scores", counted)
+    monkeypatch.setattr(by_method, "ablation_scores", counted)
     return path, computed, model
 
 

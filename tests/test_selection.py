@@ -23,7 +23,7 @@ from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.selection.scoring.scores import scores_from_dict
+from onnxheadprune.selection.scoring.score_files import scores_from_dict
 from onnxheadprune.selection.wishes import Faster, Keep, Near, Share, Target, Wish
 from tests import toys_scores
 from tests.conftest import Outcome

@@ -18,6 +18,7 @@ FRONT_DOORS = {
     "workflow.prune.prune",
     "workflow.quantize.quantize",
     "workflow.recover.recover",
+    "workflow.sweep.sweep",
 }
 """Functions of the public API that take what users say as keywords; behind them are typed requests."""
 LONG_PRIVATE = {"selection.compensation.values.values_of"}

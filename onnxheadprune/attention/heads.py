@@ -64,11 +64,11 @@ def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
             raise UsageError(
                 f"cannot read {_short(token)} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
             )
-        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, _most(key)))
+        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, most_units(key)))
     return parsed
 
 
-def _most(key: str) -> int:
+def most_units(key: str) -> int:
     """The largest number of a unit that a key may go with."""
     return MAX_NEURON if key.startswith(NEURONS) else MAX_HEAD
 
@@ -115,7 +115,7 @@ def _from_mapping(
     for key, heads in data.items():
         listed = isinstance(heads, Iterable) and not isinstance(heads, str)
         numbers: list[Any] | None = list(itertools.islice(heads, MAX_LISTED + 1)) if listed else None
-        most = _most(str(key))
+        most = most_units(str(key))
         if numbers is None or not all(_is_unit(head, most) for head in numbers):
             raise UsageError(
                 f"{where}: the heads of {_short(str(key))} must be a list of numbers from 0 to {most}"

@@ -1,11 +1,13 @@
 """The masked reference: the original model with a 0/1 multiplication on the input of each output projection.
 
-It is the oracle of this package: a pruned model must equal it, always.
+It is the oracle of this package: a pruned model must equal it, always. With masks that are stored as numbers of their
+own, all of them one, it is what a gradient with respect to a mask is taken of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from onnxheadprune.attention.packed import packed_again, unpacked
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
+from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
@@ -51,12 +54,52 @@ def masked_reference(
             before = left[projection.node][1] if projection.node in left else True
             left[projection.node] = projection, alive & before
     inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
-    for item in sorted(inserts, key=lambda item: -item.node.index):
-        graph, place = graph_of(masked, item.node).node, item.node.position
-        graph[place].input[item.input_index] = item.result
-        for new in reversed(item.created):
-            graph.insert(place, new)
+    _insert(masked, inserts)
     return masked
+
+
+@dataclass(frozen=True, eq=False)
+class Variables:
+    """The factors of what one node sums over.
+
+    Attributes:
+        name: of the initializer.
+        ones: its content: a factor per channel, along the axes of what is read; of size 1 along the others.
+    """
+
+    name: str
+    ones: npt.NDArray[np.generic]
+
+
+def with_variables(
+    view: GraphView, projections: Iterable[Projection]
+) -> tuple[ModelProto, dict[Node, Variables]]:
+    """A copy of the viewed model in which stored factors, all of them one, multiply what projections read.
+
+    Args:
+        view: an annotated view of the original.
+        projections: what sums over units; one that two sites share counts once.
+
+    Returns:
+        The model, and the factors by the node that sums.
+
+    Raises:
+        RefusedError: if what a projection reads is never a real number.
+    """
+    made = ModelProto()
+    made.CopyFrom(view.model)
+    inserts, found = [], {}
+    for projection in {projection.node: projection for projection in projections}.values():
+        place = _place(projection, projection.live_without(()))
+        if place.elem_type not in FLOATS:
+            raise RefusedError(
+                f"what {projection.node.label} reads is never a real number, so it has no gradient;"
+                " score by another method"
+            )
+        found[projection.node] = Variables(place.stored, place.factors)
+        inserts.append(_multiplied(made, place))
+    _insert(made, inserts)
+    return made, found
 
 
 class _Insert(NamedTuple):
@@ -68,7 +111,49 @@ class _Insert(NamedTuple):
     result: str
 
 
-def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
+def _insert(model: ModelProto, inserts: Iterable[_Insert]) -> None:
+    """Puts new nodes in front of those that read them, in place."""
+    for item in sorted(inserts, key=lambda item: -item.node.index):
+        graph, place = graph_of(model, item.node).node, item.node.position
+        graph[place].input[item.input_index] = item.result
+        for new in reversed(item.created):
+            graph.insert(place, new)
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where a mask goes.
+
+    Attributes:
+        node: what reads the masked value.
+        index: at which input.
+        value: what is masked.
+        mask: over it, of size 1 along axes of which it says nothing.
+        elem_type: of the value.
+        rounding: nodes that are to round what is masked, as they do what is not.
+        name: of the masked value.
+    """
+
+    node: Node
+    index: int
+    value: Value
+    mask: Mask
+    elem_type: int
+    rounding: tuple[Node, ...]
+    name: str
+
+    @property
+    def stored(self) -> str:
+        """The name of the mask."""
+        return f"{self.name}_heads"
+
+    @property
+    def factors(self) -> npt.NDArray[np.generic]:
+        """The mask as numbers of the value's own type."""
+        return self.mask.astype(helper.tensor_dtype_to_np_dtype(self.elem_type))
+
+
+def _place(projection: Projection, alive: Mask) -> _Place:
     node, index = projection.node, projection.activation[0]
     value = node.inputs[index]
     assert value is not None and value.shape is not None
@@ -79,28 +164,39 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
         assert value is not None
     value, rounding = _before_rounding(value)
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
-    if value.tensor is not None and _is_scale(node, index):
-        # A kernel that finds scales computed takes another way, which rounds otherwise.
-        numbers = value.numbers()
-        tensor = numpy_helper.from_array(numbers * mask.astype(numbers.dtype), name)
-        model.graph.initializer.append(tensor)
-        return _Insert(node, index, [], name)
     elem_type = value.elem_type or (
         0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
     )
-    if elem_type in FLOATS:
-        tensor = numpy_helper.from_array(
-            mask.astype(helper.tensor_dtype_to_np_dtype(elem_type)), f"{name}_heads"
-        )
-        created = nodes.multiply(node.ref, value.name, tensor.name, name)
-    else:
-        # An integer context is zero where it equals its zero point.
-        tensor = numpy_helper.from_array(mask, f"{name}_heads")
-        zero = _level_of_zero(model, node, name) if is_mixture(node) else _zero_point(node)
-        created = nodes.choose(node.ref, tensor.name, value.name, zero, name)
-    model.graph.initializer.append(tensor)
-    inserted = [nodes.as_proto(created), *_rounded_again(name, rounding)]
-    return _Insert(node, index, inserted, inserted[-1].output[0])
+    return _Place(node, index, value, mask, elem_type, rounding, name)
+
+
+def _multiplied(model: ModelProto, place: _Place) -> _Insert:
+    """A real value times its mask."""
+    model.graph.initializer.append(numpy_helper.from_array(place.factors, place.stored))
+    return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
+
+
+def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
+    place = _place(projection, alive)
+    node, value = place.node, place.value
+    if value.tensor is not None and _is_scale(node, place.index):
+        # A kernel that finds scales computed takes another way, which rounds otherwise.
+        numbers = value.numbers()
+        stored = numpy_helper.from_array(numbers * place.mask.astype(numbers.dtype), place.name)
+        model.graph.initializer.append(stored)
+        return _Insert(node, place.index, [], place.name)
+    if place.elem_type in FLOATS:
+        return _multiplied(model, place)
+    # An integer context is zero where it equals its zero point.
+    zero = _level_of_zero(model, node, place.name) if is_mixture(node) else _zero_point(node)
+    model.graph.initializer.append(numpy_helper.from_array(place.mask, place.stored))
+    return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
+
+
+def _before(place: _Place, created: InsertNode) -> _Insert:
+    """A new node at its place, and what rounds its result."""
+    inserted = [nodes.as_proto(created), *_rounded_again(place.name, place.rounding)]
+    return _Insert(place.node, place.index, inserted, inserted[-1].output[0])
 
 
 def _is_scale(node: Node, index: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, get_args
 
 import click
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., object])
+# As `selection.scoring` has it: importing that would load onnx for every --help.
+Method: TypeAlias = Literal[
+    "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
+]
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,22 @@ class Respecting:
     """What a choice goes by and what it respects."""
 
     scores: Path | None
+    method: Method | None
     protect: str | None
     floor: int
     multiple_of: int
     neurons_multiple_of: int
     units: str
     uniform: bool
+
+
+def method_option(told: str) -> Callable[[Function], Function]:
+    """`--method`, which `score` and choices have.
+
+    Args:
+        told: what it is for.
+    """
+    return click.option("--method", type=click.Choice(get_args(Method)), help=told)
 
 
 def respecting_options(function: Function) -> Function:
@@ -93,8 +107,9 @@ def respecting_options(function: Function) -> Function:
             "--scores",
             type=FILE,
             metavar="FILE",
-            help="What heads are worth: of `score`, or CSV or JSON of your own.",
+            help="What heads and other units are worth: of `score`, or CSV or JSON of your own.",
         ),
+        method_option("Score what may go by this method on the data, as `score` does, and go by that."),
         click.option("--uniform", is_flag=True, help="Every site loses the same share of its heads."),
         click.option(
             "--multiple-of",
@@ -226,6 +241,7 @@ def read_wish(amount: Amount, respecting: Respecting) -> Wish | None:
         rounds=amount.rounds,
         units=wanted.units,
         multiple_of_neurons=wanted.multiple_of_neurons,
+        method=wanted.method,
     )
 
 
@@ -246,6 +262,7 @@ def read_requirements(respecting: Respecting) -> Requirements:
         respecting.protect,
         units=read_units(respecting.units),
         multiple_of_neurons=respecting.neurons_multiple_of,
+        method=respecting.method,
     )
 
 
@@ -255,7 +272,7 @@ def read_units(text: str) -> frozenset[str]:
     Raises:
         click.UsageError: if there is no such kind.
     """
-    from onnxheadprune.selection.requirements import KINDS
+    from onnxheadprune.selection.kinds import KINDS
 
     named = frozenset(KINDS) if text.strip() == "all" else frozenset(map(str.strip, text.split(",")))
     if not named <= set(KINDS):

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import click
 
 from onnxheadprune.cli.belonging import SCORE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
-from onnxheadprune.cli.choosing import check_folder, read_effect, score_path
+from onnxheadprune.cli.choosing import (
+    Method,
+    check_folder,
+    method_option,
+    read_effect,
+    read_units,
+    score_path,
+)
 from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of, with_own_tokenizer
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
-
-Method = Literal["weight", "activation", "fluctuation", "reconstruction", "ablation"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class ScoreOptions:
 
     model: Path
     method: Method | None
+    units: str
     output: Path | None
     heatmap: Path | None
     running: Running
@@ -39,12 +44,21 @@ class ScoreOptions:
 
 @click.command(cls=LawfulCommand, laws=SCORE, short_help="Say what every head is worth.")
 @click.argument("model", type=FILE)
+@method_option("How heads are judged [default: reconstruction, without data weight].")
 @click.option(
-    "--method",
-    type=click.Choice(get_args(Method)),
-    help="How heads are judged [default: reconstruction, without data weight].",
+    "--units",
+    default="heads",
+    show_default=True,
+    metavar="KINDS",
+    help='What is judged: "heads", "neurons" of feed-forward blocks, or both with a comma between.',
 )
-@click.option("-o", "--output", type=OUTPUT, metavar="FILE", help="Where to write the scores (JSON).")
+@click.option(
+    "-o",
+    "--output",
+    type=OUTPUT,
+    metavar="FILE",
+    help="Where to write the scores: FILE.csv as a table, else JSON.",
+)
 @click.option(
     "--heatmap", type=OUTPUT, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
 )
@@ -63,7 +77,7 @@ class ScoreOptions:
 @json_option
 @bundled(ScoreOptions)
 def score(given: ScoreOptions) -> int:
-    """Score the heads of MODEL: on your data, or by the weights alone.
+    """Score the heads of MODEL, and its neurons: on your data, or by the weights alone.
 
     Of a folder as exporters write it the most precise file is scored.
 
@@ -75,6 +89,7 @@ def score(given: ScoreOptions) -> int:
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
+    from onnxheadprune.selection.kinds import HEADS
     from onnxheadprune.selection.scoring import score_heads, write_scores
     from onnxheadprune.selection.scoring.executors import open_executor
 
@@ -83,7 +98,9 @@ def score(given: ScoreOptions) -> int:
         check_picture(heatmap)
     if output is not None:
         check_folder(output)
-    effect = read_effect(None, given.effect)
+    effect, units = read_effect(None, given.effect), read_units(given.units)
+    if heatmap is not None and HEADS not in units:
+        raise click.UsageError("--heatmap is a picture of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(given.model, given.samples)
     links = given.follow_links
     subject = (
@@ -105,6 +122,7 @@ def score(given: ScoreOptions) -> int:
             executor=executor,
             partial=partial,
             progress=progress,
+            units=units,
         )
     if output is not None:
         write_scores(scores, output)
@@ -115,5 +133,6 @@ def score(given: ScoreOptions) -> int:
     if given.as_json:
         emit_json(scores.to_dict())
         return 0
-    out().print(*score_rows(scores), *heat_rows(scores.by_site()), sep="\n")
+    heat = heat_rows(scores.by_site()) if scores.heads else ()
+    out().print(*score_rows(scores), *heat, sep="\n")
     return 0

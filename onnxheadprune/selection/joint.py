@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -27,18 +27,23 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.requirements import HEADS, LAYERS, NEURONS, Requirements
+from onnxheadprune.selection.kinds import HEADS, LAYERS, NEURONS
+from onnxheadprune.selection.ordering import scores_for
+from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
-from onnxheadprune.selection.scoring.moves import Heads, Step, ways_of
-from onnxheadprune.selection.scoring.neurons import neuron_path
+from onnxheadprune.selection.scoring.moves import Heads, Step, path_by_worth, ways_of
+from onnxheadprune.selection.scoring.neurons import neuron_path, neuron_path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.selection.scoring.scores import is_protected
+from onnxheadprune.selection.scoring.score import scored_kinds
+from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.space import Selection, worth
 
 PARTS = 200
 """Into how many parts the operations of all blocks are divided: sizes that a search tries."""
 FINE = 50
 """Into how many pieces the knapsack divides a part."""
+OPERATIONS = "over the operations that are saved"
+"""What costs are weighed against."""
 
 
 def joint_space(
@@ -73,13 +78,15 @@ def joint_space(
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
+    scores = _scores(analysis, sites, requirements, evidence, progress)
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
         moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
         reached = seen(sites, moments, data.source)
         require_rows({site.index: moments[site.index] for site in reached}, data.source)
         paths = {
-            site.index: _paths(site, moments[site.index], kept[site.index], requirements) for site in reached
+            site.index: _paths(site, moments[site.index], kept[site.index], requirements, scores)
+            for site in reached
         }
         some = replace(evidence, data=data.subset(samples_to_measure(len(reached))))
         measured = measured_paths(analysis.view, reached, paths, moments, some, progress)
@@ -88,8 +95,11 @@ def joint_space(
     length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
     savings = {site.index: evenly(site.num_units, _operations(site, length)) for site in sites}
     whole = sum(savings[site.index].of(site.num_units) for site in sites)
-    basis = "measured drift after refit, over the operations that are saved"
-    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform)
+    basis = f"measured drift after refit, {OPERATIONS}"
+    if scores is not None:
+        basis = f"scores ({scores.method}) within blocks, {basis}"
+    constant = {} if scores is None else scores.constant
+    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform, constant)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
@@ -100,16 +110,46 @@ def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     return tuple(site for site in (*heads, *neurons) if site.removable)
 
 
+def _scores(
+    analysis: Analysis,
+    sites: Sequence[Site],
+    requirements: Requirements,
+    evidence: Evidence,
+    progress: Progress,
+) -> HeadScores | None:
+    """The scores that order the units within their sites, None where a refit's errors do.
+
+    Raises:
+        UsageError: if there are some, and no units that they could order.
+    """
+    if requirements.method is None and requirements.scores is None:
+        return None
+    ordered = scored_kinds(requirements.units)
+    some = [site for site in sites if (HEADS if isinstance(site, AttentionSite) else NEURONS) in ordered]
+    return scores_for(analysis, some, requirements, evidence, progress)
+
+
 def _paths(
-    site: Site, moments: Sequence[Moments], kept: Heads, requirements: Requirements
+    site: Site,
+    moments: Sequence[Moments],
+    kept: Heads,
+    requirements: Requirements,
+    scores: HeadScores | None = None,
 ) -> list[tuple[Step, ...]]:
-    """Ways for a site to lose units, with what a refit cannot restore as errors."""
+    """Ways for a site to lose units, with what a refit cannot restore as errors, or scores in sum."""
     found: list[tuple[Step, ...]] = []
     if isinstance(site, NeuronSite) and NEURONS in requirements.units:
-        found = [neuron_path(site, moments, requirements.multiple_of_neurons, kept)]
+        multiple = requirements.multiple_of_neurons
+        if scores is None:
+            found = [neuron_path(site, moments, multiple, kept)]
+        else:
+            found = [neuron_path_by_worth(site, scores.of(site), multiple, kept)]
     elif isinstance(site, AttentionSite) and HEADS in requirements.units:
         limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
-        ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
+        if scores is None:
+            ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
+        else:
+            ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
         found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]
     if LAYERS in requirements.units and not kept and can_go_whole(site):
         whole = Step(frozenset(range(site.num_units)), 1.0)
@@ -146,6 +186,7 @@ class JointSpace:
         whole: what all of the budget is, in the unit of `savings`.
         basis: what the costs are.
         uniform: every site loses the same share.
+        constant: see `Selection`.
     """
 
     UNITS: ClassVar[str] = "units"
@@ -156,6 +197,7 @@ class JointSpace:
     whole: float
     basis: str
     uniform: bool = False
+    constant: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -267,4 +309,4 @@ class JointSpace:
             if site.index in choice:
                 units[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
-        return Selection(units, self.basis, costs, scores)
+        return Selection(units, self.basis, costs, scores, self.constant)

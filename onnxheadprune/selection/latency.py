@@ -18,7 +18,7 @@ import numpy as np
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.selection.cutting import Cutter
-from onnxheadprune.selection.joint import JointSpace
+from onnxheadprune.selection.joint import OPERATIONS, JointSpace
 from onnxheadprune.selection.savings import Savings
 from onnxheadprune.selection.scoring.moves import Step
 from onnxheadprune.selection.space import Selection
@@ -68,7 +68,7 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
             times[site.index].append((width.removed, saved))
         cutter.progress("timing sites of one shape at one width", number, len(widths))
     savings = {site.index: _curve(times[site.index], space, site) for site in space.sites}
-    basis = "measured drift after refit, over the time that is saved"
+    basis = space.basis.replace(OPERATIONS, "over the time that is saved")
     return replace(space, savings=savings, whole=1.0, basis=basis)
 
 

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.kinds import HEADS_ALONE
+from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.scores import HeadScores
-
-HEADS, NEURONS, LAYERS = "heads", "neurons", "layers"
-KINDS = (HEADS, NEURONS, LAYERS)
-"""The kinds of units that a wish may ask for."""
-HEADS_ALONE = frozenset({HEADS})
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Requirements:
         sizes: how a speed-up is measured, where one is: settings of `benchmark`.
         units: the kinds of units that may go: heads, neurons, and layers: sublayers as a whole.
         multiple_of_neurons: how many neurons a block keeps is a multiple of this.
+        method: how units are scored on the data, in the place of given scores; None measures cuts.
     """
 
     scores: HeadScores | None = None
@@ -33,3 +31,4 @@ class Requirements:
     sizes: BenchSettings = field(default_factory=BenchSettings)
     units: frozenset[str] = HEADS_ALONE
     multiple_of_neurons: int = 8
+    method: Method | None = None

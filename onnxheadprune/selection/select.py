@@ -23,7 +23,10 @@ from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.joint import can_go_whole, joint_space
-from onnxheadprune.selection.requirements import HEADS_ALONE, Requirements
+from onnxheadprune.selection.kinds import HEADS_ALONE
+from onnxheadprune.selection.ordering import scores_for
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
@@ -52,6 +55,7 @@ def select_heads(
     ratio: float | None = None,
     keep: int | None = None,
     scores: HeadScores | None = None,
+    method: Method | None = None,
     data: DataSource | None = None,
     limits: Limits | None = None,
     protect: str | None = None,
@@ -67,6 +71,7 @@ def select_heads(
         keep: heads that every site keeps.
         scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
             are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
+        method: a method of `score_heads` that scores them on `data`, in the place of given scores.
         data: calibration data; see `feeds.load_data` for the forms.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that must stay; a bare site protects all of its heads.
@@ -88,7 +93,8 @@ def select_heads(
     if data is not None:
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)
         evidence = Evidence(calibration_data(data, analysis.view), where, effect)
-    space = search_space(analysis, Requirements(scores, limits or Limits(), protect), evidence, progress)
+    requirements = Requirements(scores, limits or Limits(), protect, method=method)
+    space = search_space(analysis, requirements, evidence, progress)
     return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
 
 
@@ -121,7 +127,7 @@ def search_space(
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     start = Start(sites, kept, gone or {})
-    scores = requirements.scores
+    scores = scores_for(analysis, sites, requirements, evidence, progress)
     if evidence is None or (scores is not None and not scores.are_shares):
         basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
         paths = {index: merged(found) for index, found in _paths_by_worth(start, scores).items()}
@@ -135,7 +141,8 @@ def search_space(
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
-    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone)
+    constant = {} if scores is None else scores.constant
+    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone, constant)
 
 
 def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
@@ -144,7 +151,8 @@ def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[t
     for site in start.sites:
         worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
         kept = start.kept[site.index]
-        paths[site.index] = [path_by_worth(site, worth, kept, ways=ways) for ways in ways_of(site)]
+        gone = start.gone.get(site.index, frozenset())
+        paths[site.index] = [path_by_worth(site, worth, kept, gone, ways) for ways in ways_of(site)]
     return paths
 
 

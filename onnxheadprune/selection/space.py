@@ -30,12 +30,14 @@ class Selection:
         basis: how the choice was made.
         costs: expected cost per site index, in the unit of `basis`.
         scores: what each head was worth (the cost of the step in which it would go), per site index.
+        constant: what scores by gradients held constant on the way, with the reason, by the name of the value.
     """
 
     heads: Mapping[int, tuple[int, ...]]
     basis: str
     costs: Mapping[int, float] = field(default_factory=dict)
     scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
+    constant: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -54,6 +56,7 @@ class Selection:
             "basis": self.basis,
             "costs": {str(index): cost for index, cost in self.costs.items()},
             "scores": {str(index): list(values) for index, values in self.scores.items()},
+            "constant": dict(self.constant),
         }
 
 
@@ -101,6 +104,7 @@ class SearchSpace:
         basis: what the costs are.
         limits: what cuts respect.
         gone: present heads per site index that earlier rounds removed.
+        constant: see `Selection`.
     """
 
     UNITS: ClassVar[str] = "heads"
@@ -111,6 +115,7 @@ class SearchSpace:
     basis: str
     limits: Limits
     gone: Mapping[int, Heads] = field(default_factory=dict)
+    constant: Mapping[str, str] = field(default_factory=dict)
 
     def most(self) -> int:
         """The most heads that can go."""
@@ -167,7 +172,7 @@ class SearchSpace:
                 costs[site.index] = next(
                     (step.error for step in steps if step.removed == choice[site.index]), 0.0
                 )
-        return Selection(heads, self.basis, costs, scores)
+        return Selection(heads, self.basis, costs, scores, self.constant)
 
 
 def worth(site: Site, steps: Sequence[Step]) -> tuple[float | None, ...]:

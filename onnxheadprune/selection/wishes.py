@@ -12,9 +12,10 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.kinds import HEADS_ALONE, KINDS
 from onnxheadprune.selection.recovery import Recovery
-from onnxheadprune.selection.requirements import HEADS_ALONE, KINDS
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.scoring import METHODS, HeadScores, Method
+from onnxheadprune.selection.scoring.score import scored_kinds
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Wish:
         keep: heads that every site keeps.
         target_speedup: the smallest cut that is this many times as fast here, at every grid point (`SpeedUp`).
         max_drift: the largest cut that drifts no further on held-out data.
-        scores: what heads are worth; None measures it on the data.
+        scores: what heads, or units of all kinds that may go, are worth; None measures it on the data.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay.
         rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
@@ -70,6 +71,7 @@ class Wish:
             heads a ratio is the share of the operations of the blocks, not of the heads.
         multiple_of_neurons: how many neurons a feed-forward block keeps is a multiple of this.
         sizes: of the inputs that a speed-up is measured with; see `benchmark`.
+        method: a method of `score_heads` that scores them on the data, in the place of given scores.
     """
 
     ratio: float | None = None
@@ -83,6 +85,7 @@ class Wish:
     sizes: BenchSettings | None = None
     units: frozenset[str] = HEADS_ALONE
     multiple_of_neurons: int = 8
+    method: Method | None = None
 
     @property
     def target(self) -> Target:
@@ -106,6 +109,7 @@ class Wish:
             self.sizes or BenchSettings(),
             self.units,
             self.multiple_of_neurons,
+            self.method,
         )
 
     def __post_init__(self) -> None:
@@ -118,8 +122,16 @@ class Wish:
             )
         if not self.units or not self.units <= set(KINDS):
             raise UsageError(f"units are {', '.join(KINDS)}, not {', '.join(sorted(self.units)) or 'none'}")
-        if self.units != HEADS_ALONE and (self.rounds > 1 or self.scores is not None):
-            raise UsageError("rounds and given scores are for heads alone")
+        if self.units != HEADS_ALONE and self.rounds > 1:
+            raise UsageError("rounds are for heads alone")
+        if self.method is not None and self.scores is not None:
+            raise UsageError(
+                "scores are given, so there is nothing to score by a method; leave one of the two out"
+            )
+        if self.method is not None and self.method not in METHODS:
+            raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.method is not None or self.scores is not None:
+            scored_kinds(self.units)
         if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
             raise UsageError("rounds are 1 or more, and go with a ratio")
         if self.ratio is not None:

@@ -32,6 +32,7 @@ from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
+from onnxheadprune.selection.scoring import HeadScores, Method
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
@@ -170,6 +171,8 @@ def sweep(
     data: DataSource,
     *,
     limits: Limits | None = None,
+    scores: HeadScores | None = None,
+    method: Method | None = None,
     compensate: bool = True,
     provider: str = AUTO,
     progress: Progress = silent,
@@ -181,6 +184,8 @@ def sweep(
         ratios: shares of all heads, as numbers or as "0:0.7:0.1".
         data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
         limits: floors, multiples, uniformity.
+        scores: what heads are worth; None measures it on the data.
+        method: a method of `score_heads` that scores them on the data, in the place of given scores.
         compensate: refit what is left to the original's activations.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
@@ -195,7 +200,7 @@ def sweep(
         raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
     where = resolve_provider(provider)
     cutter = Cutter(open_structure(model), data, where, Trying(compensate), progress)
-    return sweep_ratios(cutter, Requirements(limits=limits or Limits()), shares)
+    return sweep_ratios(cutter, Requirements(scores, limits or Limits(), method=method), shares)
 
 
 def sweep_ratios(

@@ -171,6 +171,7 @@ MEASURING = {
 }
 RESPECTING = {
     "scores": shown("--scores", "scores.csv"),
+    "method": Trial((("--method", "fisher"), ("--method", "taylor"), ("--method", "activation"))),
     "uniform": shown("--uniform", along=("--scores", "scores.csv")),
     "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
     "floor": Trial(tuple(("--floor", number) for number in "0234")),
@@ -301,6 +302,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | {
         "model": shown("{model}.onnx"),
         "method": shown("--method", "activation"),
+        "units": shown("--units", "heads,neurons"),
         "output": shown("-o", "scores.json"),
         "heatmap": shown("--heatmap", "heat.svg"),
         "seed": shown("--seed", "7", along=("--random-data",)),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxheadprune.selection.scoring import read_scores
+from onnxheadprune.selection.scoring import METHODS, read_scores
 from tests.calibration_files import pictures, tokenizer
 from tests.conftest import Outcome
 from tests.scores.conftest import is_picture, said
@@ -18,7 +18,7 @@ Command = Callable[..., Outcome]
 CPU = ("--provider", "cpu")
 
 
-@pytest.mark.parametrize("method", ["weight", "activation", "fluctuation", "reconstruction", "ablation"])
+@pytest.mark.parametrize("method", METHODS)
 def test_score_writes_scores_and_a_picture(
     method: str, command: Command, toy: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -139,6 +139,11 @@ class Sites(Sequence[AttentionSite]):
         """
         return (*self.sites, *(site for site in self.losing(units) if site not in self.sites))
 
+    def at(self, index: int) -> Site:
+        """The site of any kind with an index, which must be there."""
+        some: Sequence[Site] = self.neurons if index >= NEURONS_FROM else self.sites
+        return next(site for site in some if site.index == index)
+
     @property
     def every(self) -> tuple[Site, ...]:
         """The sites of all kinds."""

@@ -72,6 +72,17 @@ class Projection:
         sizes = dict(zip(axes, self.sizes, strict=True))
         return mask.transpose(np.argsort(axes)).reshape([sizes.get(axis, 1) for axis in range(rank)])
 
+    def gathered(self, spread: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+        """Numbers along the axes of what is read, one for each channel, [channels]: the inverse of `spread`.
+
+        Args:
+            spread: of size 1 along all axes but the contracted ones.
+        """
+        axes = self.activation[1]
+        order = np.argsort(axes)
+        sizes = np.array(self.sizes)[order]
+        return spread.reshape(sizes).transpose(np.argsort(order)).reshape(-1)
+
     def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
         """The demands that removing `units` leaves on the operands (none at all if no unit is left)."""
         mask = self.live_without(units)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 
@@ -24,6 +24,8 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen is None:
         return
     yield row("chosen by", chosen.selection.basis)
+    for reason, names in by_reason(chosen.selection.constant).items():
+        yield bullet(f"held constant: {first_of(names)}: {reason}", "yellow")
     if chosen.unreached:
         yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
         for site in chosen.unreached:
@@ -50,8 +52,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
                 error = f"held-out error of the stream behind {item.before:.3g} -> {item.after:.3g}"
                 yield bullet(f"{item.node} stands in for {', '.join(item.stands_in)}: {error}")
         for reason, nodes in _skipped(compensation).items():
-            more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-            yield bullet(f"not {nodes[0]}{more}: {reason}", "yellow")
+            yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
     if chosen.drift is not None:
         where = "the calibration data, which the refit has seen"
@@ -76,12 +77,17 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
     if found.stopped is not None:
         yield bullet(f"ended early: {found.stopped}", "yellow")
-    for reason, names in _by_reason(found.constant).items():
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield bullet(f"not {names[0]}{more}: {reason}", "yellow")
+    for reason, names in by_reason(found.constant).items():
+        yield bullet(f"not {first_of(names)}: {reason}", "yellow")
 
 
-def _by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+def first_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of what is held constant, by the reason."""
     found: dict[str, list[str]] = {}
     for name, reason in constant.items():
         found.setdefault(reason, []).append(name)

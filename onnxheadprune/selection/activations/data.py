@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,15 @@ class Calibration(Iterable[Sample]):
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
 
+    def one_by_one(self) -> Iterator[Feed]:
+        """The inputs, one sample each where the batch is free, else as they were given."""
+        for sample in self.samples:
+            batched = _batched(sample, self.inputs)
+            for row in range(_rows(sample.feed, self.inputs)) if batched else ():
+                yield _picked(sample, self.inputs, batched, [row])
+            if not batched:
+                yield sample.feed
+
     def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
 
@@ -155,23 +164,51 @@ def _rows(feed: Feed, inputs: Sequence[Input]) -> int:
 def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
     """One feed as two, so that a part can be held out, where the batch allows."""
     rows = _rows(sample.feed, inputs)
+    batched = _batched(sample, inputs)
+    if rows < 2 or not batched:
+        yield sample
+        return
+    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
+        labels = None if sample.labels is None else sample.labels[list(part)]
+        yield Sample(_picked(sample, inputs, batched, part), labels, sample.source)
+
+
+def _batched(sample: Sample, inputs: Sequence[Input]) -> dict[str, int]:
+    """The axes that count samples, by input; nothing where the model fixes their number, or a feed has several."""
+    rows = _rows(sample.feed, inputs)
     batched = {item: axis for item in inputs if (axis := item.batch_axis) is not None}
     free = all(
         not isinstance(item.dims[axis], int) and sample.feed[item.name].shape[axis] == rows
         for item, axis in batched.items()
     )
-    if rows < 2 or not free:
-        yield sample
-        return
-    for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
-        feed = {
-            item.name: sample.feed[item.name].take(part, axis=batched[item])
-            if item in batched
-            else sample.feed[item.name]
-            for item in inputs
-        }
-        labels = None if sample.labels is None else sample.labels[list(part)]
-        yield Sample(feed, labels, sample.source)
+    return {item.name: axis for item, axis in batched.items()} if free else {}
+
+
+def _picked(sample: Sample, inputs: Sequence[Input], batched: Mapping[str, int], rows: Sequence[int]) -> Feed:
+    """Some samples of a feed."""
+    return {
+        item.name: sample.feed[item.name].take(rows, axis=batched[item.name])
+        if item.name in batched
+        else sample.feed[item.name]
+        for item in inputs
+    }
+
+
+def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
+    """Which positions are no padding, as a mask input of their shape tells; None where none does.
+
+    Args:
+        shape: of the positions.
+        feed: what the model was run on.
+        inputs: the graph inputs.
+    """
+    masks = (
+        feed[item.name]
+        for item in inputs
+        if item.role is Role.MASK and feed[item.name].shape == shape and item.dtype.kind in "iu"
+    )
+    mask = next(masks, None)
+    return None if mask is None else mask != 0
 
 
 def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
@@ -190,12 +227,5 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
     moved = array.transpose(*others, *axes)
     outer = moved.shape[: len(others)]
     rows = moved.reshape(*outer, -1).astype(np.float32, copy=False)
-    mask = next(
-        (
-            feed[item.name]
-            for item in inputs
-            if item.role is Role.MASK and feed[item.name].shape == outer and item.dtype.kind in "iu"
-        ),
-        None,
-    )
-    return rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask != 0]
+    mask = counted(outer, feed, inputs)
+    return rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask]

@@ -29,7 +29,8 @@ Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], f
 """A user's measure: outputs before, outputs after, and the feed; larger is worse."""
 Measure: TypeAlias = "Effect | str"
 """A name of `MEASURES`, or a user's own."""
-MEASURES = {"kl": "kl", "cosine": "1 - cosine"}
+KL, COSINE = "kl", "cosine"
+MEASURES = {KL: "kl", COSINE: "1 - cosine"}
 """Measures by the name that chooses them, with the name that outputs show."""
 AUTO = "auto"
 _TINY = 1e-30
@@ -52,6 +53,24 @@ def named_measure(spec: str) -> Measure:
     return import_function(spec, "the measure")
 
 
+def measured_in(main: MainOutput, effect: str | None) -> str:
+    """The name in `MEASURES` of what is measured on an output.
+
+    Args:
+        main: the output.
+        effect: a name; None or "auto" goes by the kind of output.
+
+    Raises:
+        UsageError: if there is no measure of that name.
+    """
+    if effect is None or effect == AUTO:
+        return KL if main.is_logits else COSINE
+    if effect not in MEASURES:
+        names = ", ".join(MEASURES)
+        raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {effect!r}")
+    return effect
+
+
 class EffectMeter:
     """Mean effect over many feeds.
 
@@ -70,11 +89,8 @@ class EffectMeter:
         Raises:
             UsageError: if there is no measure of that name.
         """
-        if effect is None or effect == AUTO:
-            effect = "kl" if main.is_logits else "cosine"
-        if isinstance(effect, str) and effect not in MEASURES:
-            names = ", ".join(MEASURES)
-            raise UsageError(f"a drift is measured by {AUTO}, {names} or module:function, not {effect!r}")
+        if not callable(effect):
+            effect = measured_in(main, effect)
         self.main, self.inputs, self.effect = main, inputs, effect
         self._total = 0.0
         self._count = 0
@@ -97,7 +113,7 @@ class EffectMeter:
             self._count += 1
             return
         left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))
-        each = self._divergence(left, right) if self.effect == "kl" else _angle(left, right)
+        each = self._divergence(left, right) if self.effect == KL else _angle(left, right)
         self._total += float(each.sum())
         self._count += len(each)
 

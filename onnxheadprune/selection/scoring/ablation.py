@@ -1,4 +1,4 @@
-"""The exact effect of each head on the outputs: leave one out.
+"""The exact effect of each head on the outputs: leave one out. Of neurons, which are many, some are left out at a time.
 
 Michel et al. 2019 (Are Sixteen Heads Really Better than One?), measured on the outputs in place of a loss.
 """
@@ -10,28 +10,36 @@ from collections.abc import Container
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 from onnxheadprune.selection.activations.chain import Chain, Cut
+from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.scoring.simple import fluctuation_scores
+
+GROUPS = 16
+"""Of neurons of a block that are left out together: a block costs about what a site of so many heads does."""
+Scores = npt.NDArray[np.float64]
 
 
 def ablation_scores(
     view: GraphView,
-    site: AttentionSite,
+    site: Site,
     data: Calibration,
     provider: Provider,
     effect: Measure | None = None,
-) -> npt.NDArray[np.float64]:
-    """What silencing each present head of a site does to the outputs, averaged over the data.
+) -> Scores:
+    """What silencing each present unit of a site does to the outputs, averaged over the data.
 
     Kullback-Leibler divergence on logits, one minus the cosine elsewhere, or the user's measure. The part of
-    the model before the site runs once for all heads.
+    the model before the site runs once for all units. Neurons are ranked by their fluctuation, and silenced in
+    groups of neighbours; each has the part of the group's effect that it has in the group's fluctuation.
 
     Args:
         view: an annotated view of the model.
@@ -47,11 +55,28 @@ def ablation_scores(
     main = require_main(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
     chain = Chain(Parts(view, provider), [site], [view.main.values[name] for name in outputs])
-    cuts = [Cut(site.index, (head,)) for head in range(site.num_heads)]
+    each = np.ones(site.num_units)
+    groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
+    if isinstance(site, NeuronSite):
+        each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
+        groups = _groups(site, each)
+    cuts = [Cut(site.index, group) for group in groups]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     for item in chain.outcomes(cuts, data.feeds, data.source):
         meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
-    return np.array([meter.mean() for meter in meters])
+    scores = np.zeros(site.num_units)
+    for group, meter in zip(groups, meters, strict=True):
+        parts = each[list(group)]
+        total = parts.sum()
+        scores[list(group)] = meter.mean() * (parts / total if total > 0 else 1 / len(group))
+    return scores
+
+
+def _groups(site: NeuronSite, worth: Scores) -> list[tuple[int, ...]]:
+    """Neurons in groups of about equal size, those of like worth together; what can only go together is not parted."""
+    together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
+    parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
+    return [tuple(neuron for at in part for neuron in together[at]) for part in parts]
 
 
 def require_main(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:

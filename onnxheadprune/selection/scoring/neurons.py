@@ -6,9 +6,10 @@ after each step the weights of the others are refitted, by updates of the invers
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.selection.activations.contexts import projection_matrix
@@ -37,26 +38,77 @@ def neuron_path(
     ]
     variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
     owners = _owners(site)
+    total, steps = 0.0, []
+    for going, gone in _taken(site, multiple, protected, lambda: _costs(site, surgeons, owners)):
+        for surgeon, projection in zip(surgeons, site.projections, strict=True):
+            channels = sorted(channel for neuron in going for channel in projection.channels[neuron])
+            total += surgeon.error(channels)
+            surgeon.remove(channels)
+        steps.append(Step(gone, total / variance))
+    return tuple(steps)
+
+
+def neuron_path_by_worth(
+    site: NeuronSite, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
+) -> tuple[Step, ...]:
+    """The path on which the least worthy neurons go first; worths add up.
+
+    Args:
+        site: the block.
+        worth: of each present neuron.
+        multiple: how many neurons are left is a multiple of this after each step.
+        protected: present neurons that stay.
+    """
+    each = np.array(worth)
+    return tuple(
+        Step(gone, float(each[list(gone)].sum()))
+        for _, gone in _taken(site, multiple, protected, lambda: each)
+    )
+
+
+def neuron_reconstruction_scores(site: NeuronSite, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+    """How much more of the block's output is lost when a neuron goes in its turn, after refit.
+
+    Shares of the output's variance; those that go in one step have the same. Scores never fall along the path, and
+    the neurons that stay longest share what is left.
+    """
+    scores = np.zeros(site.num_units)
+    before, done, highest = 0.0, frozenset[int](), 0.0
+    for step in neuron_path(site, moments):
+        fresh = list(step.removed - done)
+        highest = max(highest, (step.error - before) / len(fresh))
+        scores[fresh] = highest
+        before, done = step.error, step.removed
+    last = [neuron for neuron in range(site.num_units) if neuron not in done]
+    scores[last] = max(highest, (1.0 - before) / max(len(last), 1))
+    return scores
+
+
+def _taken(
+    site: NeuronSite, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
+) -> Iterator[tuple[list[int], frozenset[int]]]:
+    """Steps from all neurons to few: who goes in it, and who is gone after it.
+
+    Args:
+        site: the block.
+        multiple: see `neuron_path`.
+        protected: present neurons that stay.
+        costs: what each neuron costs next, asked anew before each step.
+    """
     left = [unit for unit in site.units if not set(unit) & set(protected)]
     gone: frozenset[int] = frozenset()
-    total, steps = 0.0, []
     for count in _counts(site.num_units, multiple, len(protected)):
         going: list[int] = []
-        costs = _costs(site, surgeons, owners)
-        ranked = sorted(left, key=lambda unit: (sum(costs[neuron] for neuron in unit) / len(unit), unit))
+        each = costs()
+        ranked = sorted(left, key=lambda unit: (sum(each[neuron] for neuron in unit) / len(unit), unit))
         for unit in ranked:
             if site.num_units - len(gone) - len(going) - len(unit) >= count:
                 going += unit
         if not going:
             continue
-        for surgeon, projection in zip(surgeons, site.projections, strict=True):
-            channels = sorted(channel for neuron in going for channel in projection.channels[neuron])
-            total += surgeon.error(channels)
-            surgeon.remove(channels)
         gone |= frozenset(going)
         left = [unit for unit in left if not gone & set(unit)]
-        steps.append(Step(gone, total / variance))
-    return tuple(steps)
+        yield going, gone
 
 
 def _counts(size: int, multiple: int, protected: int) -> list[int]:

@@ -5,26 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.runtime import Provider
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.scoring.scores import MAX_SCORES
 
 Array = npt.NDArray[np.float64]
 
 
-def partial_key(model: LoadedModel, data: Calibration, provider: Provider, effect: Measure | None) -> str:
-    """What finished parts depend on: the model with its weights, the data, where it runs, and the measure."""
+def partial_key(model: LoadedModel, sites: Sequence[Site], evidence: Evidence) -> str:
+    """What finished parts depend on: the model with its weights, the sites, the data, where it runs, the measure."""
+    data, effect = evidence.data, evidence.effect
     digest = hashlib.sha256()
     for tensor in model.proto.graph.initializer:
         digest.update(in_memory(tensor, model.sources).SerializeToString(deterministic=True))
@@ -33,7 +35,8 @@ def partial_key(model: LoadedModel, data: Calibration, provider: Provider, effec
     measure = effect or ""
     if callable(measure):
         measure = f"{measure.__module__}:{getattr(measure, '__qualname__', repr(measure))}"
-    return f"{digest.hexdigest()} {data.fingerprint} {data.count} {provider.name} {measure}"
+    keys = ",".join(site.key for site in sites)
+    return f"{digest.hexdigest()} {keys} {data.fingerprint} {data.count} {evidence.provider.name} {measure}"
 
 
 MARK = b'{"key": "'
@@ -60,7 +63,7 @@ class Partial:
             return
         check_makings([Making("the record of finished sites", self._path, mark=MARK)], list)
         try:
-            stored = parse_json(read_text(self._path, "the kept scores"))
+            stored = parse_json(read_text(self._path, "the kept scores", MAX_SCORES))
             if stored["key"] == key:
                 self.found = {int(site): np.array(scores) for site, scores in stored["sites"].items()}
         except (UsageError, ValueError, KeyError, TypeError, AttributeError):

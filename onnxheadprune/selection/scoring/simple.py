@@ -7,32 +7,32 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.activations.moments import Moments
 
 Scores = npt.NDArray[np.float64]
 
 
-def weight_scores(site: AttentionSite) -> Scores:
-    """Share of a head's rows in the energy of the output projection: |W_o[h]|² / |W_o|².
+def weight_scores(site: Site) -> Scores:
+    """Share of a unit's rows in the energy of the map that sums units up: |W_o[h]|² / |W_o|².
 
-    Magnitude pruning (Han et al. 2015) with heads as groups. It needs no data and knows nothing of what
+    Magnitude pruning (Han et al. 2015) with heads, or neurons, as groups. It needs no data and knows nothing of what
     flows through the weights; the other methods are better wherever there is data.
     """
-    total = np.zeros(site.num_heads)
+    total = np.zeros(site.num_units)
     for projection in site.projections:
         energy = np.square(projection_matrix(projection)).sum(axis=1)
         total += [energy[list(channels)].sum() for channels in projection.channels]
     return _shares(total)
 
 
-def activation_scores(site: AttentionSite, moments: Sequence[Moments]) -> Scores:
-    """Mean of |W_ij| |x_i| over the entries of a head, as a share of the site's (Wanda, Sun et al. 2024).
+def activation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
+    """Mean of |W_ij| |x_i| over the entries of a unit, as a share of the site's (Wanda, Sun et al. 2024).
 
     |x_i| is the norm of a context channel over the calibration data.
     """
-    total = np.zeros(site.num_heads)
+    total = np.zeros(site.num_units)
     for projection, moment in zip(site.projections, moments, strict=True):
         norms = np.sqrt(np.diag(moment.gram) / (moment.total or 1.0))
         each = np.abs(projection_matrix(projection)).sum(axis=1) * norms
@@ -40,12 +40,12 @@ def activation_scores(site: AttentionSite, moments: Sequence[Moments]) -> Scores
     return _shares(total)
 
 
-def fluctuation_scores(site: AttentionSite, moments: Sequence[Moments]) -> Scores:
-    """Var(x_i) |W_i|² over the channels of a head, as a share of the site's (FLAP, An et al. 2024).
+def fluctuation_scores(site: Site, moments: Sequence[Moments]) -> Scores:
+    """Var(x_i) |W_i|² over the channels of a unit, as a share of the site's (FLAP, An et al. 2024).
 
     What a channel contributes on average, the bias can take over; only its fluctuation is lost.
     """
-    total = np.zeros(site.num_heads)
+    total = np.zeros(site.num_units)
     for projection, moment in zip(site.projections, moments, strict=True):
         variance = np.diag(moment.centred().covariance)
         each = variance * np.square(projection_matrix(projection)).sum(axis=1)

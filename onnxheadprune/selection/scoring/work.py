@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.travelling import Sent, arrived, sent
@@ -20,11 +21,11 @@ from onnxheadprune.selection.scoring.ablation import ablation_scores
 
 @dataclass(frozen=True, eq=False)
 class SiteTask:
-    """Ablate the heads of one site.
+    """Ablate the units of one site.
 
     Attributes:
         model: the model; a process that sees several sites of one model reads it once.
-        site: position among the model's sites.
+        site: index of the site.
         data: what to run on.
         provider: where.
         effect: the user's measure.
@@ -38,7 +39,7 @@ class SiteTask:
 
 
 def site_tasks(
-    model: LoadedModel, sites: int, data: Calibration, provider: Provider, effect: Measure | None
+    model: LoadedModel, sites: Sequence[Site], data: Calibration, provider: Provider, effect: Measure | None
 ) -> list[SiteTask]:
     """A task per site.
 
@@ -46,13 +47,13 @@ def site_tasks(
         RefusedError: if the model is too large to be sent around, and has no file.
     """
     travelling = sent(model)
-    return [SiteTask(travelling, position, data, provider, effect) for position in range(sites)]
+    return [SiteTask(travelling, site.index, data, provider, effect) for site in sites]
 
 
 def ablate(task: SiteTask) -> npt.NDArray[np.float64]:
     """The scores of the task's site."""
     view, sites = _read(task.model)
-    return ablation_scores(view, sites[task.site], task.data, task.provider, task.effect)
+    return ablation_scores(view, sites.at(task.site), task.data, task.provider, task.effect)
 
 
 _CACHE: dict[str, tuple[GraphView, Sites]] = {}

@@ -20,6 +20,7 @@ from onnxheadprune.selection import Limits
 from onnxheadprune.selection.activations.drift import Measure, named_measure
 from onnxheadprune.selection.recovery import Budget, parse_budget
 from onnxheadprune.selection.scoring import HeadScores, read_scores
+from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.metric import load_metric
@@ -185,6 +186,7 @@ def require_askable(job: Job, output: Path) -> None:
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.effect)
+        scored_kinds(keys.prune.units)
     if keys.recover is not None:
         recovering(job, None, output, resume=False)
     if keys.quantize is not None:

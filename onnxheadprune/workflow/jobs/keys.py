@@ -71,13 +71,14 @@ class DataKeys:
 
 @dataclass(frozen=True)
 class ScoreKeys:
-    """What every head is worth. Without this step, prune measures it by itself."""
+    """What every head and neuron is worth that prune may take. Without this step, prune measures it by itself."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     method: Annotated[
-        Literal["weight", "activation", "fluctuation", "reconstruction", "ablation"] | None,
-        Field(description="How heads are judged; reconstruction if not given, weight without data."),
+        Literal["weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"]
+        | None,
+        Field(description="How units are judged; reconstruction if not given, weight without data."),
     ] = None
     effect: Annotated[
         Words | None, Field(description="For ablation: a measure of your own, module:function.")
@@ -128,7 +129,7 @@ class PruneKeys:
     ] = 8
     rounds: Annotated[Count, Field(description="Reach the ratio in so many rounds.")] = 1
     scores: Annotated[
-        File | None, Field(description="What heads are worth, in a file; in place of the step score.")
+        File | None, Field(description="What units are worth, in a file; in place of the step score.")
     ] = None
     protect: Annotated[Words | None, Field(description="Heads that stay, a head spec.")] = None
     floor: Annotated[Seed, Field(description="Heads that every site keeps at least.")] = 1

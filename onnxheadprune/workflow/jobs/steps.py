@@ -19,6 +19,7 @@ from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.scoring import score_heads, write_scores
 from onnxheadprune.selection.scoring.executors import open_executor
+from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.validation import prove
 from onnxheadprune.workflow.jobs.asked import (
     Document,
@@ -148,6 +149,8 @@ class Workshop:
         }
         if name == "bench":
             settings["machine"] = _here()
+        if name == "score":
+            settings["units"] = sorted(keys.prune.units)
         return Step(name, behind, settings, reads_of(self.job, name), makes, work, beside)
 
     def _score(self, progress: Progress, _resumed: bool) -> None:
@@ -166,6 +169,7 @@ class Workshop:
                 executor=executor,
                 partial=partial,
                 progress=progress,
+                units=scored_kinds(self.job.keys.prune.units),
             )
         write_scores(scores, self.folder / "score.json")
 

@@ -1,0 +1,44 @@
+"""The scores that a choice goes by: given, or made on its data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.sites.site import Site
+from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring.by_method import Working, scores_of
+from onnxheadprune.selection.scoring.scores import HeadScores
+
+
+def scores_for(
+    analysis: Analysis,
+    sites: Sequence[Site],
+    requirements: Requirements,
+    evidence: Evidence | None,
+    progress: Progress = silent,
+) -> HeadScores | None:
+    """Scores of the units of some sites, None where cuts are measured.
+
+    Args:
+        analysis: of the model.
+        sites: whose units may go.
+        requirements: what the choice goes by.
+        evidence: what a method is tried on.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: if there are scores and a method, or the method needs data and there is none.
+        RefusedError: if the method cannot see into a site.
+    """
+    method = requirements.method
+    if method is None:
+        return requirements.scores
+    if requirements.scores is not None:
+        raise UsageError(
+            "scores are given, so there is nothing to score by a method; leave one of the two out"
+        )
+    return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress))

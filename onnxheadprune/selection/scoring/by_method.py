@@ -1,0 +1,160 @@
+"""Scores of the units of some sites by one of the methods."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.site import AttentionSite, Site
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
+from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
+from onnxheadprune.selection.scoring.executors import run_all
+from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR, WITHOUT_DATA, Method
+from onnxheadprune.selection.scoring.neurons import neuron_reconstruction_scores
+from onnxheadprune.selection.scoring.partial import Partial, partial_key
+from onnxheadprune.selection.scoring.reconstruction import reconstruction_scores
+from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
+from onnxheadprune.selection.scoring.sensitivity import sensitivities
+from onnxheadprune.selection.scoring.simple import activation_scores, fluctuation_scores, weight_scores
+from onnxheadprune.selection.scoring.work import ablate, site_tasks
+
+Array = npt.NDArray[np.float64]
+
+_UNITS = {
+    "weight": "share of the site's weights",
+    "activation": "share of the site's activity",
+    "fluctuation": "share of the site's variance",
+    "reconstruction": "share of the site's variance lost after refit",
+}
+
+
+@dataclass(frozen=True)
+class Working:
+    """How a long scoring is done.
+
+    Attributes:
+        model: what travels to an executor, and what finished parts depend on; None takes the model that is viewed.
+        executor: where to ablate sites; None does so here.
+        partial: a file to keep finished sites in.
+        progress: told what is being done.
+    """
+
+    model: LoadedModel | None = None
+    executor: Executor | None = None
+    partial: str | os.PathLike[str] | None = None
+    progress: Progress = silent
+
+
+def scores_of(
+    model: str,
+    view: GraphView,
+    sites: Sequence[Site],
+    method: Method,
+    evidence: Evidence | None,
+    working: Working | None = None,
+) -> HeadScores:
+    """Scores of the units of some sites.
+
+    Args:
+        model: the model's name.
+        view: an annotated view of it.
+        sites: whose units to score.
+        method: see `score_heads`.
+        evidence: data and where it runs; None for weights alone.
+        working: how the work is done.
+
+    Raises:
+        UsageError: if there is no data where the method needs it, or it does not fit.
+        RefusedError: if the method cannot see into a site.
+    """
+    how = working or Working()
+    if method == WITHOUT_DATA:
+        return _scores(model, sites, method, _UNITS[method], [weight_scores(site) for site in sites])
+    if evidence is None:
+        raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
+    data = evidence.data
+    if method == "ablation":
+        meter = EffectMeter(require_main(view), data.inputs, evidence.effect)
+        made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
+    elif method in (FISHER, TAYLOR):
+        found = sensitivities(view, sites, method, evidence, how.progress)
+        made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
+        made = replace(made, constant=found.constant)
+    else:
+        moments = context_moments(view, sites, data, evidence.provider, how.progress)
+        reached = seen(sites, moments, data.source)
+        if len(reached) < len(sites):
+            left = ", ".join(site.label for site in sites if site not in reached)
+            raise UsageError(
+                f"no sample of {data.source} runs {left}, so its units cannot be scored on it; give data that goes"
+                " further, or take the exit that is always taken with prune --exit"
+            )
+        if method == "reconstruction":
+            require_rows(moments, data.source)
+        values = [_from_moments(method, site, moments[site.index]) for site in sites]
+        made = _scores(model, sites, method, _UNITS[method], values)
+    return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
+
+
+def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Array:
+    if method == "activation":
+        return activation_scores(site, moments)
+    if method == "fluctuation":
+        return fluctuation_scores(site, moments)
+    if isinstance(site, NeuronSite):
+        return neuron_reconstruction_scores(site, moments)
+    assert isinstance(site, AttentionSite)
+    return reconstruction_scores(site, moments)
+
+
+def _scores(model: str, sites: Sequence[Site], method: str, unit: str, found: Sequence[Array]) -> HeadScores:
+    entries = tuple(
+        SiteScores(site.index, site.name, _by_original(site, values))
+        for site, values in zip(sites, found, strict=True)
+    )
+    return HeadScores(method, unit, model, entries)
+
+
+def _by_original(site: Site, values: Array) -> tuple[float | None, ...]:
+    scores: list[float | None] = [None] * site.original_num_units
+    for unit, value in zip(site.original_units, values, strict=True):
+        scores[unit] = float(value)
+    return tuple(scores)
+
+
+def _ablated(view: GraphView, sites: Sequence[Site], evidence: Evidence, how: Working) -> list[Array]:
+    """Ablation scores per site, those of an interrupted run taken from its file."""
+    data, provider, effect = evidence.data, evidence.provider, evidence.effect
+    loaded = how.model or LoadedModel(view.model, "the model", view.sources)
+    kept = Partial(how.partial, "" if how.partial is None else partial_key(loaded, sites, evidence))
+    missing = [position for position in range(len(sites)) if position not in kept.found]
+
+    def done(at: int, result: Array) -> None:
+        kept.add(missing[at], result)
+        how.progress("ablating units, site by site", len(kept.found), len(sites))
+
+    if how.executor is None:
+        run_all(
+            lambda position: ablation_scores(view, sites[position], data, provider, effect),
+            missing,
+            None,
+            done,
+        )
+    else:
+        tasks = site_tasks(loaded, sites, data, provider, effect)
+        run_all(ablate, [tasks[position] for position in missing], how.executor, done)
+    kept.finish()
+    return [kept.found[position] for position in range(len(sites))]

@@ -1,0 +1,14 @@
+"""The ways to say what a unit is worth."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+Method: TypeAlias = Literal[
+    "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
+]
+METHODS: tuple[Method, ...] = get_args(Method)
+WITHOUT_DATA = "weight"
+"""The one that needs no data."""
+FISHER: Method = "fisher"
+TAYLOR: Method = "taylor"
