@@ -110,7 +110,7 @@ def test_no_map_before_the_first_cut_is_touched() -> None:
         "layer2.down.weight",
         "layer2.up.weight",
     ]
-    alone = compensate(view, sites, {1: (0, 2)}, data, HERE, other_maps=False)
+    alone = compensate(view, sites, {1: (0, 2)}, data, HERE, which="own")
     assert sorted(alone.stored) == ["layer1.attn.out.bias", "layer1.attn.out.weight", "layer1.attn.v.weight"]
 
 

@@ -40,7 +40,7 @@ VALUES: dict[str, Any] = {
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,
     "prune.max_drift": 1e-3, "prune.rounds": 3, "prune.scores": "s.json", "prune.protect": "0", "prune.floor": 0,
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",
-    "prune.fuse": "auto", "prune.keep_cache_shape": True, "prune.allow_io_change": True,
+    "prune.fuse": "auto", "prune.keep_cache_shape": True, "prune.renumber_cache": True, "prune.allow_io_change": True,
     "prune.accept_inconclusive": True, "prune.external_data": "always", "recover.budget": "90s",
     "recover.drift": "cosine", "quantize.to": "int8-qdq", "quantize.per_channel": False,
     "quantize.reduce_range": True, "quantize.block_size": 64, "quantize.exclude": ["a node"],

@@ -9,6 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
@@ -25,14 +26,25 @@ from onnxheadprune.edit.plan import (
     LeftOutNode,
     PlannedEdit,
     PrunePlan,
+    RenamedIo,
     SiteCut,
     fingerprint,
 )
-from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedSite, neurons_text, pruning_text
+from onnxheadprune.edit.records import (
+    CACHES_KEY,
+    NEURONS_KEY,
+    REMOVED_KEY,
+    RecordedSite,
+    caches_record,
+    caches_text,
+    neurons_text,
+    pruning_text,
+)
 from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
@@ -52,14 +64,14 @@ class Planning:
         view: the model as it was analysed.
         sites: its sites.
         heads: units to remove per site index, as *present* indices; those of feed-forward blocks are neurons.
-        io: what is live of each narrowed graph input and output.
+        io: what the cut leaves of graph inputs and outputs.
     """
 
     plan: PrunePlan
     view: GraphView
     sites: Sites
     heads: Mapping[int, tuple[int, ...]]
-    io: Mapping[str, Live]
+    io: Interface
 
     @property
     def concerned(self) -> tuple[Site, ...]:
@@ -79,6 +91,7 @@ def plan_pruning(
     exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     keep_cache_shape: bool = False,
     allow_io_change: bool = False,
+    renumber_cache: bool = False,
 ) -> PrunePlan:
     """What removing `heads` changes in a model. The model itself is not touched.
 
@@ -88,6 +101,7 @@ def plan_pruning(
         exit: the early exit that is made permanent first, by its number; None for none.
         keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+        renumber_cache: drop the cache of attention that goes as a whole, and close the gap in the names of the others.
 
     Raises:
         UsageError: if the spec or the path is wrong.
@@ -95,7 +109,7 @@ def plan_pruning(
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    contract = Contract(keep_cache_shape, allow_io_change)
+    contract = Contract(keep_cache_shape, allow_io_change, renumber_cache)
     if exit is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
     left = leaving(loaded, (exit,))
@@ -136,30 +150,40 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
-    swept, edits = _swept_edits(view, sites, present, contract)
+    caches = _caches(view, sites, present, contract)
+    swept, edits = _swept_edits(view, sites, present, contract, caches)
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     neurons = neuron_cuts(view, sites, chosen)
     if neurons:
         edits[SetMetadata(NEURONS_KEY, neurons_text(recorded_neurons(neurons, view, sites)))] = frozenset()
-    io = _narrowed_io(swept)
-    interface = [_io_changes(view, name, live) for name, live in sorted(io.items())]
+    if caches.sites:
+        went = (*caches_record(view.model), *caches.sites)
+        edits[SetMetadata(CACHES_KEY, caches_text(went))] = frozenset()
+    io = Interface(_narrowed_io(swept), caches.names)
+    interface = [_io_changes(view, name, live) for name, live in sorted(io.live.items())]
+    renamed = caches.changes(view)
     plan = PrunePlan(
         analysis.name,
         fingerprint(analysis.model),
         cuts,
         _planned_edits(view, edits),
-        tuple(_io_sentence(changes) for changes in interface),
+        (*(_io_sentence(changes) for changes in interface), *map(_renamed_sentence, renamed)),
         elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
         neurons,
+        renamed,
     )
     return Planning(plan, view, sites, present, io)
 
 
 def _swept_edits(
-    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    contract: Contract,
+    caches: CacheCut,
 ) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
     """What is live without the heads, and the edits that follow, each with the sites behind it.
 
@@ -167,12 +191,12 @@ def _swept_edits(
         RefusedError: if a site cannot go as a whole.
     """
     swept = _sweep(view, sites, heads, contract)
-    edits = _edits(view, sites, heads, swept)
+    edits = _edits(view, sites, heads, swept, caches)
     if not half_dead(swept, edits):
-        return swept, edits
+        return swept, edits | caches.closing(view, edits)
     # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
-    edits = _edits(view, sites, heads, swept)
+    edits = _edits(view, sites, heads, swept, caches)
     whole = [site for site in sites.losing(heads) if goes_whole(site, heads)]
     wide = [site for site in whole if any(item.sums_more for item in site.projections)]
     if wide and half_dead(swept, edits):
@@ -180,7 +204,17 @@ def _swept_edits(
             f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
             f" least one {wide[0].UNIT}"
         )
-    return swept, edits
+    return swept, edits | caches.closing(view, edits)
+
+
+def _caches(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
+) -> CacheCut:
+    """What becomes of the caches of sites that go as a whole."""
+    if not contract.renumber_cache:
+        return CacheCut()
+    whole = [site for site in sites.losing(heads) if goes_whole(site, heads)]
+    return cache_cut(view, sites, whole, contract.renumbered_sites)
 
 
 def _require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
@@ -234,11 +268,16 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
 
 
 def _edits(
-    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], swept: Sweep
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    swept: Sweep,
+    caches: CacheCut,
 ) -> dict[Edit, frozenset[str]]:
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
     edits |= detached(sites, heads)
+    edits |= caches.opening(_narrowed_io(swept))
     for site in sites.losing(heads):
         left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
@@ -334,6 +373,11 @@ def _told(size: object) -> int | str:
 def _io_sentence(changes: Sequence[IoChange]) -> str:
     told = [f"{change.before} -> {change.after} on axis {change.axis}" for change in changes]
     return f"{changes[0].role} {changes[0].name}: {', '.join(told)}"
+
+
+def _renamed_sentence(change: RenamedIo) -> str:
+    what = "goes" if change.after is None else f"is called {change.after}"
+    return f"{change.role} {change.name}: {what}"
 
 
 def require_something(plan: PrunePlan) -> None:

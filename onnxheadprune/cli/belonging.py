@@ -64,8 +64,8 @@ class Law:
 PRUNE = (
     # The curve replaces the pruned model, a folder of models the single one, and a look ahead writes no model.
     Law(
-        "dry_run no_validate accept_inconclusive in_place backup batch keep_cache_shape allow_io_change"
-        " external_data fuse rounds heatmap report",
+        "dry_run no_validate accept_inconclusive in_place backup batch keep_cache_shape renumber_cache"
+        " allow_io_change external_data fuse rounds heatmap report",
         against="sweep",
     ),
     Law("heatmap report dry_run", against="batch"),
@@ -107,6 +107,8 @@ PRUNE = (
     Law("seed", against="no_validate", unless="random_data recover fuse=auto"),
     # What a cut does to inputs and outputs.
     Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
+    # Attention goes as a whole where it is named so, or where a choice may take sublayers, or all heads of a site.
+    Law("renumber_cache", needs=f"heads layers {WISH}"),
 )
 SWEEP = (
     Law("jobs", against="dask", unless="dask=local"),
@@ -141,6 +143,8 @@ BATCH = (
     Law("data", against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
     Law("seed", against="no_validate", unless="recover fuse=auto"),
     Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
+    # Attention goes as a whole where it is named so, or where a choice may take sublayers, or all heads of a site.
+    Law("renumber_cache", needs=f"heads layers {WISH}"),
 )
 FUSE = (
     Law("no_validate accept_inconclusive external_data", against="dry_run"),

@@ -102,7 +102,7 @@ def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writi
 
     return Request(
         choice,
-        Contract(cut.shaping.keep_cache_shape, cut.shaping.allow_io_change),
+        Contract(cut.shaping.keep_cache_shape, cut.shaping.allow_io_change, cut.shaping.renumber_cache),
         cut.fuse,
         Run(cut.running.provider, cut.running.seed, data),
         Proving(not cut.checking.no_validate, cut.checking.accept_inconclusive),

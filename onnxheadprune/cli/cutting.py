@@ -154,6 +154,7 @@ def _plan_ahead(
         exit=request.choice.exit,
         keep_cache_shape=contract.keep_cache_shape,
         allow_io_change=contract.allow_io_change,
+        renumber_cache=contract.renumber_cache,
     )
     fusion = None
     if request.fuse == "none":

@@ -129,9 +129,10 @@ def run_options(function: Function) -> Function:
 
 @dataclass(frozen=True)
 class Shaping:
-    """What a cut may do to inputs and outputs: `--keep-cache-shape`, `--allow-io-change`."""
+    """What a cut may do to inputs and outputs: `--keep-cache-shape`, `--renumber-cache`, `--allow-io-change`."""
 
     keep_cache_shape: bool
+    renumber_cache: bool
     allow_io_change: bool
 
 
@@ -140,6 +141,11 @@ def shaping_options(function: Function) -> Function:
     options = (
         click.option(
             "--keep-cache-shape", is_flag=True, help="Keep the shapes of past and present inputs and outputs."
+        ),
+        click.option(
+            "--renumber-cache",
+            is_flag=True,
+            help="Drop the past and present of attention that goes as a whole, and number those of other layers anew.",
         ),
         click.option(
             "--allow-io-change",

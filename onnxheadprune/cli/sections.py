@@ -21,7 +21,10 @@ SECTIONS = (
         ),
     ),
     ("How it is quantized", "to per_channel reduced block_size exclude"),
-    ("What else changes", "mode fuse keep_cache_shape allow_io_change client per_layer_config"),
+    (
+        "What else changes",
+        "mode fuse keep_cache_shape renumber_cache allow_io_change client per_layer_config",
+    ),
     ("Where it runs", "provider seed jobs dask follow_links"),
     ("What is written", "output in_place backup external_data data_name no_validate accept_inconclusive"),
     ("What is shown", "dry_run report heatmap x as_json help"),

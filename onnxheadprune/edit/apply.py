@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, Mapping, MutableSequence
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 from onnxheadprune.edit.edits import (
     MAIN,
     AddConstant,
+    DropBranchOutput,
     DropInputs,
+    DropIo,
     DropNode,
     DropTensor,
     EdgeGather,
@@ -20,6 +31,7 @@ from onnxheadprune.edit.edits import (
     InScope,
     InsertNode,
     OnNode,
+    Rename,
     SetAttribute,
     SetDim,
     SetInput,
@@ -82,7 +94,16 @@ class _Surgeon:
             if isinstance(edit, DropTensor):
                 _remove_named(self._graph(edit.scope).initializer, {edit.name})
                 _remove_named(self._graph(edit.scope).value_info, {edit.name})
+        _drop_branch_outputs(
+            (self._node(edit.node), edit.index) for edit in edits if isinstance(edit, DropBranchOutput)
+        )
         self._rebuild(edits)
+        renamed: dict[str, dict[str, str]] = defaultdict(dict)
+        for edit in edits:
+            if isinstance(edit, Rename):
+                renamed[edit.scope][edit.name] = edit.after
+        for scope, names in renamed.items():
+            _rename(self._graph(scope), names)
 
     def _graph(self, ref: str) -> GraphProto:
         if ref not in self.graphs:
@@ -124,7 +145,10 @@ class _Surgeon:
                 self.dropped.add(edit.node)
             case SetMetadata():
                 set_metadata(self.model, edit.key, edit.value)
-            case DropTensor() | EdgeGather():
+            case DropIo():
+                graph = self._graph(edit.scope)
+                _remove_named(graph.input if edit.role == "input" else graph.output, {edit.name})
+            case DropTensor() | EdgeGather() | Rename() | DropBranchOutput():
                 pass
 
     def _slice(self, edit: SliceTensor) -> None:
@@ -172,6 +196,27 @@ class _Surgeon:
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
             _remove_named(graph.value_info, gone)
+
+
+def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
+    """Takes outputs off nodes and their bodies, the last ones first, so that the others keep their places till then."""
+    for node, index in sorted(outputs, key=lambda item: -item[1]):
+        del node.output[index]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                del attribute.g.output[index]
+
+
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Calls values otherwise, in a graph and in the bodies that read them."""
+    for info in (*_infos(graph), *graph.initializer):
+        info.name = names.get(info.name, info.name)
+    for node in graph.node:
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, name) for name in listed]
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                _rename(attribute.g, names)
 
 
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:

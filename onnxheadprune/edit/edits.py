@@ -209,6 +209,41 @@ class DropTensor(InScope):
 
 
 @dataclass(frozen=True)
+class DropBranchOutput(OnNode):
+    """Remove an output of a node that chooses between bodies, from it and from its bodies."""
+
+    index: int
+    kind: ClassVar[str] = "drop-branch-output"
+
+    def __str__(self) -> str:
+        return f"drop output {self.index} of {self.node} and of its bodies"
+
+
+@dataclass(frozen=True)
+class DropIo(InScope):
+    """Declare an input or output (`role`) of the graph no longer."""
+
+    name: str
+    role: str
+    kind: ClassVar[str] = "drop-io"
+
+    def __str__(self) -> str:
+        return f"drop {self.role} {self.name}"
+
+
+@dataclass(frozen=True)
+class Rename(InScope):
+    """Call a value of the graph otherwise, wherever it is read. All renamings happen at once, behind other edits."""
+
+    name: str
+    after: str
+    kind: ClassVar[str] = "rename"
+
+    def __str__(self) -> str:
+        return f"rename {self.name} to {self.after}"
+
+
+@dataclass(frozen=True)
 class SetMetadata:
     """Set an entry of the model's `metadata_props`."""
 
@@ -237,6 +272,9 @@ Edit: TypeAlias = (
     | EdgeGather
     | DropNode
     | DropTensor
+    | DropBranchOutput
+    | DropIo
+    | Rename
     | SetMetadata
 )
 
@@ -254,6 +292,9 @@ _KINDS: dict[str, Any] = {
         EdgeGather,
         DropNode,
         DropTensor,
+        DropBranchOutput,
+        DropIo,
+        Rename,
         SetMetadata,
     )
 }

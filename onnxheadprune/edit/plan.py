@@ -112,6 +112,21 @@ class IoChange:
 
 
 @dataclass(frozen=True)
+class RenamedIo:
+    """A graph input or output that gets another name, or goes.
+
+    Attributes:
+        role: "input" or "output".
+        name: in the original.
+        after: in the pruned model; None if it goes.
+    """
+
+    role: str
+    name: str
+    after: str | None
+
+
+@dataclass(frozen=True)
 class ExitCut:
     """Early exits that are made permanent, before anything else is cut.
 
@@ -158,6 +173,7 @@ class PrunePlan:
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
         interface: what `io_changes` says, axis by axis.
         neurons: every feed-forward block of a model that loses neurons, now or before.
+        renamed: the graph inputs and outputs that go or get another name; these too are in `io_changes`.
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
     """
@@ -171,6 +187,7 @@ class PrunePlan:
     left_out: tuple[LeftOutNode, ...] = ()
     interface: tuple[IoChange, ...] = ()
     neurons: tuple[NeuronCut, ...] = ()
+    renamed: tuple[RenamedIo, ...] = ()
     exit: ExitCut | None = None
 
     @property
@@ -234,6 +251,7 @@ class PrunePlan:
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
             "interface": [asdict(change) for change in self.interface],
+            "renamed": [asdict(change) for change in self.renamed],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
@@ -272,6 +290,7 @@ class PrunePlan:
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
         neurons = tuple(NeuronCut.from_dict(item) for item in data.get("neurons", ()))
+        renamed = tuple(RenamedIo(**item) for item in data.get("renamed", ()))
         leaves = data.get("exit")
         return cls(
             data["model"],
@@ -283,6 +302,7 @@ class PrunePlan:
             missed,
             interface,
             neurons,
+            renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
         )
 

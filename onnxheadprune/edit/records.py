@@ -8,7 +8,7 @@ read as one of today's; one of a newer version is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ COMPENSATED_VERSION = 3
 """1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
 FUSED_KEY = "onnxheadprune.fused"
 FUSED_VERSION = 1
+CACHES_KEY = "onnxheadprune.caches"
+CACHES_VERSION = 1
 QUANTIZED_KEY = "onnxheadprune.quantized"
 QUANTIZED_VERSION = 1
 
@@ -134,12 +136,14 @@ class Records:
         refit: the refitted tensors, None without.
         fused: indices of the sites that this tool has fused.
         neurons: the feed-forward blocks of the original, with the neurons that each has lost; empty where none was cut.
+        caches: indices of the sites that went with their caches, so that those of others have other names.
     """
 
     removed: tuple[RecordedSite, ...]
     refit: RefitRecord | None
     fused: tuple[int, ...]
     neurons: tuple[RecordedNeurons, ...] = ()
+    caches: tuple[int, ...] = ()
 
 
 def read_records(model: ModelProto) -> Records:
@@ -148,7 +152,13 @@ def read_records(model: ModelProto) -> Records:
     Raises:
         ModelError: if one cannot be read, or a newer version of this tool wrote it.
     """
-    return Records(pruning_record(model), refit_record(model), fused_record(model), neurons_record(model))
+    return Records(
+        pruning_record(model),
+        refit_record(model),
+        fused_record(model),
+        neurons_record(model),
+        caches_record(model),
+    )
 
 
 def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
@@ -185,6 +195,20 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
         ModelError: as `read_records` does.
     """
     return read_entry(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
+
+
+def caches_record(model: ModelProto) -> tuple[int, ...]:
+    """Indices of the sites of the original that went with their caches.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return read_entry(model, CACHES_KEY, CACHES_VERSION, _caches) or ()
+
+
+def caches_text(sites: Iterable[int]) -> str:
+    """The metadata entry of `caches_record`."""
+    return json.dumps({"version": CACHES_VERSION, "sites": sorted(set(sites))})
 
 
 def pruning_text(sites: Sequence[RecordedSite]) -> str:
@@ -309,6 +333,10 @@ def _refit(content: Mapping[str, Any]) -> RefitRecord:
     digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
     steps = int(content.get("steps", 0))
     return RefitRecord(names, str(content["data"]), int(content["samples"]), digests, steps)
+
+
+def _caches(content: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(index) for index in content["sites"])
 
 
 def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:

@@ -107,6 +107,11 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
             "keep_cache_shape": PassConfigParam(
                 type_=bool, default_value=False, description="Leave caches as wide as they are."
             ),
+            "renumber_cache": PassConfigParam(
+                type_=bool,
+                default_value=False,
+                description="Drop the caches of attention that goes as a whole, and number the others anew.",
+            ),
             "provider": PassConfigParam(
                 type_=str,
                 default_value="auto",
@@ -196,7 +201,7 @@ def _settings(config: Any, model: ONNXModelHandler) -> Settings:
         config.compensate,
         calibrating,
         None if config.client is None else _word(config.client),
-        Contract(keep_cache_shape=config.keep_cache_shape),
+        Contract(keep_cache_shape=config.keep_cache_shape, renumber_cache=config.renumber_cache),
         _word(config.provider),
     )
 

@@ -15,7 +15,9 @@ from typing import TypeAlias
 
 from onnxheadprune.edit.edits import (
     AddConstant,
+    DropBranchOutput,
     DropInputs,
+    DropIo,
     DropNode,
     DropTensor,
     EdgeGather,
@@ -113,6 +115,11 @@ class _Cleanup:
             scope = self._scope(scope_of(edit.before))
             for name in edit.inputs:
                 self._use(scope, name)
+        elif isinstance(edit, DropIo) and edit.role == "output":
+            self._release(self._key(self._scope(edit.scope), edit.name), sites)
+        elif isinstance(edit, DropBranchOutput):
+            for body in self.view.by_ref[edit.node].bodies.values():
+                self._release(self._key(body, body.proto.output[edit.index].name), sites)
         elif isinstance(edit, SetOutput):
             self.pinned.add(self.view.by_ref[edit.node])
         elif isinstance(edit, DropNode):

@@ -14,6 +14,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection import Selection
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.parts import run_feed
+from onnxheadprune.selection.compensation import Compensation, Refit
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.recovery import Recovering, Recovery, Subject, recover
 from onnxheadprune.selection.scoring.ablation import require_main
@@ -40,7 +41,7 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
     """
     compensation = cutter.trying.given
     if compensation is None and cutter.compensate:
-        compensation = cutter.compensation(selection.heads)
+        compensation = _compensated(cutter, selection)
     chosen = cutter.planned(Chosen(selection, compensation))
     if cutter.trying.recovering is not None:
         recovery = _recovery(cutter, chosen, cutter.trying.recovering.shared(among))
@@ -50,6 +51,32 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
     meter = drift(cutter, chosen, cutter.held.samples)
     chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
     return _worth_it(cutter, chosen)
+
+
+def _compensated(cutter: Cutter, selection: Selection) -> Compensation:
+    """The refit of a selection, in which maps stand in for dropped sublayers only where that makes outputs drift less.
+
+    A stand-in brings the stream behind the dropped sublayers as near to the original's as it can, and overwrites what
+    the stream had to say in front of them: what is left behind may have made more of that.
+    """
+    assert cutter.held is not None
+    found = cutter.compensation(selection.heads)
+    standing = [item for item in found.refits if item.stands_in]
+    if not standing:
+        return found
+    bare = cutter.compensation(selection.heads, "behind")
+    one, other = (
+        drift(cutter, cutter.planned(Chosen(selection, item)), cutter.held.samples).mean()
+        for item in (found, bare)
+    )
+    if one < other:
+        return found
+    why = f"outputs would drift by {one:.3g} with it, and drift by {other:.3g} without"
+    skipped = (
+        Refit(item.node, None, None, 0.0, 0.0, f"it does not stand in for {', '.join(item.stands_in)}: {why}")
+        for item in standing
+    )
+    return replace(bare, refits=(*skipped, *bare.refits))
 
 
 def _worth_it(cutter: Cutter, chosen: Chosen) -> Chosen:
@@ -75,7 +102,7 @@ def _recovery(cutter: Cutter, chosen: Chosen, how: Recovering) -> Recovery:
     cut = cutter.cut(chosen)
     subject = Subject(
         cutter.view,
-        require_main(cutter.view, chosen.io),
+        require_main(cutter.view, chosen.io.changed),
         hydrated(cut.proto, cut.sources),
         chosen.plan,
         chosen.io,
@@ -93,7 +120,9 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
         samples: of the data.
     """
     assert cutter.data is not None
-    meter = EffectMeter(require_main(cutter.view, chosen.io), cutter.data.inputs, cutter.trying.effect)
+    meter = EffectMeter(
+        require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
+    )
     pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model")
     for sample in samples:
         before = run_feed(cutter.original_session, sample.feed, cutter.data.source)

@@ -19,7 +19,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation import Compensation, compensate, refitted
+from onnxheadprune.selection.compensation import Compensation, Which, compensate, refitted
 from onnxheadprune.selection.recovery import RECOVERY_HELD_OUT, Recovering, require_recoverable
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.wishes import Chosen
@@ -134,12 +134,22 @@ class Cutter:
         sites = self.sites.concerned(heads)
         return {site.index: frozenset(site.present(heads.get(site.index, ()))) for site in sites}
 
-    def compensation(self, heads: Mapping[int, tuple[int, ...]]) -> Compensation:
-        """Refitted weights for a set of heads (indices of the original model)."""
+    def compensation(self, heads: Mapping[int, tuple[int, ...]], which: Which = "all") -> Compensation:
+        """Refitted weights for a set of heads (indices of the original model).
+
+        Args:
+            heads: units per site index.
+            which: which maps are refitted.
+        """
         assert self.learn is not None
-        gone = self.present(heads)
         return compensate(
-            self.view, self.sites.concerned(heads), gone, self.learn, self.provider, progress=self.progress
+            self.view,
+            self.sites.concerned(heads),
+            self.present(heads),
+            self.learn,
+            self.provider,
+            which=which,
+            progress=self.progress,
         )
 
     def planned(self, chosen: Chosen) -> Chosen:

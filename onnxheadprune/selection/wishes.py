@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
@@ -181,7 +180,7 @@ class Chosen:
         held_out: whether the drift was measured on data that no refit has seen.
         speed: of the choice where a speed-up was wished for, measured without refitted weights.
         plan: the cut, made for the refitted model if there is one.
-        io: what is live of each input and output that the cut narrows.
+        io: what the cut leaves of inputs and outputs.
         given_up: the drift that a refit of quantized weights would have had, where it was larger than without and
             the weights therefore stay; None where no refit was given up.
         unreached: sites in branches that no sample of the data runs, so that nothing is known of them and they stay.
@@ -196,7 +195,7 @@ class Chosen:
     held_out: bool = False
     speed: SpeedUp | None = None
     plan: PrunePlan | None = None
-    io: Mapping[str, Live] = field(default_factory=dict)
+    io: Interface = AS_BEFORE
     given_up: float | None = None
     unreached: tuple[str, ...] = ()
 

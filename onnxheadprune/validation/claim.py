@@ -7,7 +7,7 @@ pruned model's graph is trusted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
@@ -22,9 +22,11 @@ from onnxheadprune.edit.records import (
     RecordedSite,
     Records,
     RefitRecord,
+    caches_record,
     read_records,
 )
 from onnxheadprune.errors import UsageError
+from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.validation.claimed_neurons import claimed_neurons
 
@@ -77,11 +79,14 @@ def read_claim(
         UsageError: if the two do not belong together, or nothing was removed.
         RefusedError: if the heads cannot be removed at all.
     """
-    _check_same_names(original, pruned, names)
     theirs = read_records(pruned)
+    if not theirs.caches:
+        _check_same_names(original, pruned, names, AS_BEFORE)
     analysis = analysis_of(original, names[0])
     gone = [entry for entry in analysis.sites.record if not entry.heads_left]
     pairs = _paired(theirs.removed, analysis.sites)
+    went = set(theirs.caches) - set(caches_record(original))
+    renumbered = frozenset(pairs[index].index if index in pairs else index for index in went)
     fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
     spec = _recorded(theirs, gone, pairs, analysis, names) if heads is None else heads
     if not spec and not theirs.fused and not left:
@@ -90,10 +95,12 @@ def read_claim(
         )
     _check_same_sites(theirs.removed, gone, pairs, names)
     first: Claim | None = None
-    for contract in CONTRACTS:
+    for agreed in CONTRACTS:
+        contract = replace(agreed, renumber_cache=bool(renumbered), renumbered_sites=renumbered)
         planning = planned(analysis, spec, contract)
         if not planning.plan.cuts_something and not fused and not left:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
+        _check_same_names(original, pruned, names, planning.io)
         problems = _io_problems(planning, pruned, names[1])
         claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
         if not problems:
@@ -167,11 +174,14 @@ def _check_same_sites(
         )
 
 
-def _check_same_names(original: ModelProto, pruned: ModelProto, names: tuple[str, str]) -> None:
-    for what, ours, theirs in (
+def _check_same_names(
+    original: ModelProto, pruned: ModelProto, names: tuple[str, str], io: Interface
+) -> None:
+    for what, before, theirs in (
         ("input", _inputs(original), _inputs(pruned)),
         ("output", _outputs(original), _outputs(pruned)),
     ):
+        ours = {after: info for name, info in before.items() if (after := io.after(name)) is not None}
         for name in ours.keys() ^ theirs.keys():
             has, lacks = (names[0], names[1]) if name in ours else (names[1], names[0])
             raise UsageError(
@@ -189,7 +199,8 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
     problems = []
     declared = _inputs(pruned) | _outputs(pruned)
     before = _inputs(planning.view.model) | _outputs(planning.view.model)
-    for value_name, info in declared.items():
+    earlier = planning.io.before(declared)
+    for value_name, (after, info) in zip(earlier, declared.items(), strict=True):
         value = planning.view.main.values[value_name]
         tensor = info.type.tensor_type
         if value.shape is None or not tensor.HasField("shape"):
@@ -197,7 +208,7 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
         if _contradicts(before[value_name], value.shape):
             # The original declares what it does not keep, which is no fault of the pruned model.
             continue
-        live = planning.io.get(value_name)
+        live = planning.io.live.get(value_name)
         wanted = [d if live is None else live.narrow(d, axis) for axis, d in enumerate(value.shape)]
         found = [dim.dim_value or None for dim in tensor.shape.dim]
         differs = len(wanted) != len(found) or any(
@@ -206,7 +217,7 @@ def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]
         if differs:
             spelled = ", ".join(str(dim) for dim in wanted)
             shape = ", ".join("?" if dim is None else str(dim) for dim in found)
-            problems.append(f"{value_name} of {name} has shape [{shape}] where [{spelled}] was expected")
+            problems.append(f"{after} of {name} has shape [{shape}] where [{spelled}] was expected")
     return problems
 
 

@@ -100,7 +100,7 @@ class _Bench:
         self.notes: list[str] = []
         self.kept: list[KeptFeed] = []
         self.inputs = FeedMaker(models.asked).inputs
-        self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
+        self.main: MainOutput | None = main_output(models.planning.view, models.planning.io.changed)
         self.drifts: dict[str, DriftMeter] = {}
         self.bare: dict[str, DriftMeter] = {}
         self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, request.effect)
@@ -177,7 +177,9 @@ class _Bench:
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
         names = judged(expected, "exact", self.models.tolerance)
-        power = self._power(feed, reference, before, names)
+        # Both masks and the original have the original's names.
+        earlier = io.before(names)
+        power = self._power(feed, reference, before, earlier)
         finite = all_finite(reference) and all_finite(before)
         shapes = {name: value.shape for name, value in feed.items()}
         case = CaseResult(
@@ -195,7 +197,7 @@ class _Bench:
         if finite and deploy:
             self._keep(KeptFeed(power, source, feed))
         if finite and source != "wide":
-            self.second.look(feed, reference, names, self.inputs)
+            self.second.look(feed, reference, earlier, self.inputs)
         try:
             after = self.pruned.run(narrowed(feed, io))
         except InferenceError as error:

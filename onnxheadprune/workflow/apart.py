@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -19,9 +18,6 @@ from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.validation.compare import AccuracyMeter
 from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy
-
-ALIKE: Mapping[str, Live] = MappingProxyType({})
-"""No input or output is narrower than the original's."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +80,21 @@ class Reference:
         self.outputs = [run_feed(session, feed, self.data.source) for feed in self.data.feeds]
 
     def distance(
-        self, other: LoadedModel, looking: Looking = Looking(), io: Mapping[str, Live] = ALIKE
+        self, other: LoadedModel, looking: Looking = Looking(), io: Interface = AS_BEFORE
     ) -> Distance:
         """How far another model is from this one.
 
         Args:
             other: the other model.
             looking: what is looked at.
-            io: what is left of inputs and outputs that are narrower in the other model.
+            io: what is left of inputs and outputs in the other model.
 
         Raises:
             UsageError: if it does not run on the data, or the metric fails.
             RefusedError: if there is no float output to measure.
         """
         view = view_of(self.model.proto, self.model.name, self.model.sources)
-        main = require_main(view, io)
+        main = require_main(view, io.changed)
         meter = EffectMeter(main, self.data.inputs, looking.effect)
         hits = AccuracyMeter(main.name)
         metric = None if looking.metric is None else MetricMeter(looking.metric)

@@ -10,6 +10,7 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import NEURONS_FROM
 from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
@@ -82,7 +83,7 @@ def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
     assert cutter.learn is not None
     data = cutter.learn
     left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)
-    return replace(chosen, plan=None, io={}, unreached=tuple(site.label for site in left))
+    return replace(chosen, plan=None, io=AS_BEFORE, unreached=tuple(site.label for site in left))
 
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
@@ -110,7 +111,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
             f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
             " not reach the others; choose the same heads with --no-compensate"
         )
-    return replace(chosen, plan=None, io={})
+    return replace(chosen, plan=None, io=AS_BEFORE)
 
 
 def _blocks(sites: Sites) -> list[tuple[int, str, int]]:

@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking import Benchmark, BenchRequest, Measuring, run_benchmark
 from onnxheadprune.edit.records import quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
@@ -253,8 +253,7 @@ def _corner(
     reference: Reference, name: str, model: LoadedModel, claim: Claim, request: CombineRequest
 ) -> Corner:
     """A model, and how far it is from the original."""
-    whole: Mapping[str, Live] = {}
-    io = whole if name in (ORIGINAL, QUANTIZED) else claim.planning.io
+    io = AS_BEFORE if name in (ORIGINAL, QUANTIZED) else claim.planning.io
     return Corner(name, model, reference.distance(model, request.looking, io))
 
 

@@ -55,6 +55,7 @@ def prune(
     seed: int = 0,
     keep_cache_shape: bool = False,
     allow_io_change: bool = False,
+    renumber_cache: bool = False,
     accept_inconclusive: bool = False,
     external_data: ExternalData = "auto",
     backup: str | os.PathLike[str] | None = None,
@@ -81,6 +82,8 @@ def prune(
         seed: of the random inputs.
         keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
+        renumber_cache: drop the past and present of attention that goes as a whole, and number those of other layers
+            anew.
         accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
         external_data: keep weights beside the output: as the input does, always or never.
         backup: allows `output` to be the model itself, whose file is kept under this name.
@@ -105,7 +108,7 @@ def prune(
     """
     request = Request(
         Choice(heads, wish, compensate, effect, recover, resume, exit=exit),
-        Contract(keep_cache_shape, allow_io_change),
+        Contract(keep_cache_shape, allow_io_change, renumber_cache),
         fuse,
         Run(provider, seed, data),
         Proving(validate, accept_inconclusive),

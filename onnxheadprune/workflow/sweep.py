@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.notebook import card, table
 from onnxheadprune.model.spelling import count, file_name, share
@@ -267,7 +267,7 @@ def measure_point(task: PointTask) -> CurvePoint:
 
 def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
     if not selection.count:
-        accuracy = _accuracy(cutter, cutter.model, {})
+        accuracy = _accuracy(cutter, cutter.model, AS_BEFORE)
         return CurvePoint(ratio, 0, {}, 0.0, accuracy, None, elements=_elements(cutter.model))
     chosen = completed(cutter, selection)
     cut = cutter.cut(chosen)
@@ -298,8 +298,8 @@ def _timed(
     return timed
 
 
-def _accuracy(cutter: Cutter, model: LoadedModel, io: Mapping[str, Live]) -> float | None:
-    """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut narrows."""
+def _accuracy(cutter: Cutter, model: LoadedModel, io: Interface) -> float | None:
+    """Share of held-out labels that the largest entry of the main output hits; `io` is what a cut leaves of inputs."""
     assert cutter.held is not None
     labelled = [sample for sample in cutter.held.samples if sample.labels is not None]
     if not labelled:

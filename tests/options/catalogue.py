@@ -194,6 +194,7 @@ CUTTING = RESPECTING | {
     "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
     "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
     "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
+    "renumber_cache": shown("--renumber-cache", along=("--layers", "attn.0"), model="cache"),
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
 }

@@ -47,6 +47,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if compensation is not None:
         done = [item for item in compensation.refits if item.skipped is None]
         yield row("refitted", f"{many(len(done), 'linear map')} on {many(compensation.samples, 'sample')}")
+        yield from _stand_ins(compensation)
         for reason, nodes in _skipped(compensation).items():
             yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
@@ -88,6 +89,14 @@ def by_reason(constant: Mapping[str, str]) -> dict[str, list[str]]:
     for name, reason in constant.items():
         found.setdefault(reason, []).append(name)
     return found
+
+
+def _stand_ins(compensation: Compensation) -> Iterator[RenderableType]:
+    """The maps that stand in for sublayers which go."""
+    for item in compensation.refits:
+        if item.stands_in:
+            error = f"held-out error of the stream behind {item.before:.3g} -> {item.after:.3g}"
+            yield bullet(f"{item.node} stands in for {', '.join(item.stands_in)}: {error}")
 
 
 def _skipped(compensation: Compensation) -> dict[str, list[str]]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.runtime.feeds.generate import Outputs
 
@@ -28,6 +28,11 @@ def narrow(array: Array, live: Live) -> Array:
     return np.moveaxis(picked, range(count), live.axes)
 
 
-def narrowed(arrays: Outputs, io: Mapping[str, Live]) -> dict[str, Array]:
-    """All arrays of the original, those that the cut changes in the pruned model's shape."""
-    return {name: narrow(value, io[name]) if name in io else value for name, value in arrays.items()}
+def narrowed(arrays: Outputs, io: Interface) -> dict[str, Array]:
+    """All arrays of the original that the pruned model has too, in its shapes and under its names."""
+    found = {}
+    for name, value in arrays.items():
+        after = io.after(name)
+        if after is not None:
+            found[after] = narrow(value, io.live[name]) if name in io.live else value
+    return found

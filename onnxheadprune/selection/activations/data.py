@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Provider, Session
@@ -96,13 +96,13 @@ class Calibration(Iterable[Sample]):
             if not batched:
                 yield sample.feed
 
-    def narrowed(self, io: Mapping[str, Live]) -> Calibration:
+    def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
 
         Args:
             io: what is left of its inputs and outputs.
         """
-        if not io:
+        if io.is_as_before:
             return self
         return self._part(
             [Sample(narrowed(item.feed, io), item.labels, item.source) for item in self.samples]

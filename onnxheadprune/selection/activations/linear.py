@@ -40,6 +40,7 @@ class Linear:
         fixed: a bias as [1, out] that stays as it is, since something else reads it too; None without one.
         is_late: whether the bias is only added behind `out`.
         other: what y is added to (the residual stream), None where it is not simply added.
+        joint: the node that adds them, None without `other`.
     """
 
     node: Node
@@ -52,6 +53,7 @@ class Linear:
     fixed: Matrix | None
     other: Value | None
     is_late: bool = False
+    joint: Node | None = None
 
     def read_bias(self) -> Array | None:
         """The bias as numbers, [out]."""
@@ -153,11 +155,11 @@ def _linear(
         own = _late_bias(out, out_axes)
     if not own.is_known:
         return None
-    other, fused = _joined(own.out or out)
+    joined = _joined(own.out or out)
     out = own.out or out
-    is_late = fused is not None and own.bias is None and own.fixed is None
-    bias = fused if is_late else own.bias
-    return Linear(node, x, axes, matrix, out, out_axes, bias, own.fixed, other, is_late)
+    is_late = joined.bias is not None and own.bias is None and own.fixed is None
+    bias = joined.bias if is_late else own.bias
+    return Linear(node, x, axes, matrix, out, out_axes, bias, own.fixed, joined.other, is_late, joined.node)
 
 
 def _columns(
@@ -229,13 +231,22 @@ def _late_bias(out: Value, out_axes: tuple[int, ...]) -> _Bias:
     return _Bias() if found is None else _Bias(found.bias, found.fixed, use.node.out)
 
 
-def _joined(out: Value) -> tuple[Value | None, Matrix | None]:
-    """What a value is added to, and the bias that a fused addition brings along."""
+@dataclass(frozen=True, eq=False)
+class _Joint:
+    """What a value is added to, the node that adds them, and the bias that a fused addition brings along."""
+
+    other: Value | None = None
+    node: Node | None = None
+    bias: Matrix | None = None
+
+
+def _joined(out: Value) -> _Joint:
+    """How a value joins the residual stream, if it does."""
     use = only_use_of_float(out)
     while use is not None and use.node in PASSING:
         use = only_use_of_float(use.node.out)
     if use is None:
-        return None, None
+        return _Joint()
     node = use.node
     if node in ADDS and not node.domain:
         other = node.inputs[1 - use.input_index]
@@ -245,10 +256,10 @@ def _joined(out: Value) -> tuple[Value | None, Matrix | None]:
             or other.shape is None
             or len(other.shape) != len(out.shape or ())
         ):
-            return None, None
-        return other, None
+            return _Joint()
+        return _Joint(other, node)
     if node in ADDS_AND_NORMALIZES and use.input_index < 2:
         other, bias = node.inputs[1 - use.input_index], node.input(4)
         found = None if bias is None else _stored_bias(bias)
-        return other, None if found is None else found.bias
-    return None, None
+        return _Joint(other, None if other is None else node, None if found is None else found.bias)
+    return _Joint()

@@ -3,5 +3,6 @@
 from onnxheadprune.selection.compensation.compensate import compensate
 from onnxheadprune.selection.compensation.record import refitted, restored, sealed
 from onnxheadprune.selection.compensation.result import Compensation, Refit
+from onnxheadprune.selection.compensation.tasks import Which
 
-__all__ = ["Compensation", "Refit", "compensate", "refitted", "restored", "sealed"]
+__all__ = ["Compensation", "Refit", "Which", "compensate", "refitted", "restored", "sealed"]

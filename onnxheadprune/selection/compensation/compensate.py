@@ -38,9 +38,13 @@ from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
-from onnxheadprune.selection.compensation.tasks import Task, attention_maps, tasks
+from onnxheadprune.selection.compensation.targets import Rows, Target, links_of
+from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
 from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
+
+ROWS_OF_LINKS = 1024
+"""Positions that are looked at to tell what lies between two additions."""
 
 
 def compensate(
@@ -50,7 +54,7 @@ def compensate(
     data: Calibration,
     provider: Provider,
     *,
-    other_maps: bool = True,
+    which: Which = "all",
     progress: Progress = silent,
 ) -> Compensation:
     """Refits what is left, layer by layer, on already pruned inputs.
@@ -62,14 +66,14 @@ def compensate(
         data: calibration data; a part of it is held out to choose the ridge with. Of token sequences the rest is
             spliced into more, as far as it is little for the widest map.
         provider: where to run.
-        other_maps: refit the maps between the sites too, not only the sites' own projections.
+        which: which maps are refitted.
         progress: told after each map.
 
     Raises:
         UsageError: if the data does not run, or has fewer positions than a map has inputs.
     """
     readers = attention_maps(sites)
-    todo = tasks(view, sites, heads, readers, other_maps)
+    todo = tasks(view, sites, heads, readers, which)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
     with algebra_threads(_widest(todo)):
@@ -125,18 +129,28 @@ class _Work:
             reason = "no sample of the data runs it, or none of those that are held out"
         if reason is None and linear is not None:
             self.walk.enter(self.stages[task])
+            target = self._target(task, linear)
+            if target.run is None and task.only_stands_in:
+                self._leave(
+                    task, f"between it and {_listed(task)}, which goes, lies more than a normalisation"
+                )
+                return
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
-            values = self._values(task, linear)
-            found = self._moments(linear, rows, values)
+            values = self._values(task, target)
+            found = self._moments(target, rows, values)
             reason = _too_few(found, rows)
             if reason is None and found is not None:
-                self._fit(task, linear, rows, values, *found)
+                self._fit(task, target, rows, values, *found)
                 return
             if found is not None and task.site is not None:
                 raise UsageError(
                     f"{self.source} gives {found[0].count} positions to learn from, but {task.name} has {len(rows)}"
                     " inputs; give more data, or say --no-compensate"
                 )
+        self._leave(task, reason)
+
+    def _leave(self, task: Task, reason: str | None) -> None:
+        """Notes why a map stays as it is."""
         self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
 
     def _runs(self, linear: Linear) -> bool:
@@ -148,18 +162,22 @@ class _Work:
     def _fit(
         self,
         task: Task,
-        linear: Linear,
+        target: Target,
         rows: Sequence[int],
         values: Values | None,
         learned: Moments,
         held: Moments,
     ) -> None:
+        linear, run = target.linear, target.run
         weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
         grid = linear.matrix.grid()
         kept = None if grid is None else grid.of_rows(rows)
         first = last = fit(
             learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
         )
+        if task.only_stands_in and not first.after < first.before:
+            self._leave(task, f"on held-out data it cannot stand in for {_listed(task)}")
+            return
         if values is not None and learned.count >= len(learned.x_sum):
             better = _with_values(values, first, learned, held, kept)
             if better is not None:
@@ -171,61 +189,82 @@ class _Work:
                 )
         self._keep(linear, rows, weight, last)
         found = (first.before / scale, last.after / scale)
-        self.refits.append(Refit(task.name, task.site_index, first.strength, *found, kept=last.lost))
+        keys = () if run is None else run.keys
+        self.refits.append(
+            Refit(task.name, task.site_index, first.strength, *found, kept=last.lost, stands_in=keys)
+        )
 
-    def _values(self, task: Task, linear: Linear) -> Values | None:
+    def _values(self, task: Task, target: Target) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
         projection = task.projection
         if projection is None:
             return None
+        linear = target.linear
         return values_of(
             self.walk,
             self.makers[task],
             Context(linear.source, linear.axes, tuple(projection.channels[head] for head in task.heads)),
             self.learn,
-            () if linear.other is None else (linear.other,),
+            target.here,
             lambda feed: self.running.reaches(feed, linear.node),
         )
 
     def _moments(
-        self, linear: Linear, rows: Sequence[int], values: Values | None
+        self, target: Target, rows: Sequence[int], values: Values | None
     ) -> tuple[Moments, Moments] | None:
         """Inputs of the map as the pruned model has them, and what it should make of them.
 
         Of the rows to learn from, and of those that are held out; None if the pruned model sees other positions
         than the original. With `values` their features follow the inputs.
         """
-        other = [] if linear.other is None else [linear.other]
-        columns = list(rows)
-        original = self.walk.original([linear.out, *other])
-        current = self.walk.changed([linear.source, *other]) if values is None else values.read
-        width, offset = linear.matrix.columns, linear.read_offset()
+        linear, columns = target.linear, list(rows)
+        original = self.walk.original(target.there)
+        current = self.walk.changed([linear.source, *target.here]) if values is None else values.read
         found: list[Moments] = []
         for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
             for at, feed in enumerate(part.feeds, first):
                 if not self.running.reaches(at, linear.node):
                     continue
-                there, here = original(at), current(at)
-                target = self._rows(there, linear.out, linear.out_axes, feed, part)
-                weights = None
-                for value in other:
-                    stream = target + self._rows(there, value, linear.out_axes, feed, part)
-                    weights = _weights(stream)
-                    target = stream - self._rows(here, value, linear.out_axes, feed, part)
-                if offset is not None:
-                    target = target - offset.astype(target.dtype)
+                here = current(at)
+                y, weights = target.rows(
+                    self._reader(original(at), linear, feed, part), self._reader(here, linear, feed, part)
+                )
                 x = self._rows(here, linear.source, linear.axes, feed, part)
-                if len(x) != len(target):
+                if len(x) != len(y):
                     return None
                 x = x[:, columns] if len(columns) < x.shape[1] else x
                 if values is not None:
                     x = np.concatenate([x, values.features(here, feed, part)], axis=1)
-                moments = moments or Moments(x.shape[1], width)
-                moments.add(x, target, weights)
+                moments = moments or Moments(x.shape[1], linear.matrix.columns)
+                moments.add(x, y, weights)
             assert moments is not None
             found.append(moments)
         return found[0], found[1]
+
+    def _target(self, task: Task, linear: Linear) -> Target:
+        """What the map should give: what serves the run behind it, where that can be told."""
+        run = task.run
+        if run is None:
+            return Target(linear)
+        read = self.walk.changed(run.passed)
+        feeds: list[Rows] = []
+        count = 0
+        for at, feed in enumerate(self.learn.feeds):
+            if not self.running.reaches(at, linear.node):
+                continue
+            feeds.append(self._reader(read(at), linear, feed, self.learn))
+            count += len(feeds[-1](linear.out))
+            if count >= ROWS_OF_LINKS:
+                break
+        links = links_of(run, feeds)
+        return Target(linear) if links is None else Target(linear, run, links)
+
+    def _reader(
+        self, values: Mapping[str, Array], linear: Linear, feed: Mapping[str, Array], part: Calibration
+    ) -> Rows:
+        """Gives values as rows of the map's outputs."""
+        return lambda value: self._rows(values, value, linear.out_axes, feed, part)
 
     def _rows(
         self,
@@ -285,10 +324,16 @@ def _stage(task: Task, makers: Sequence[Linear]) -> Stage:
             linear.source,
             linear.out,
             *other,
+            *(() if task.run is None else task.run.values),
             *(item.source for item in makers),
             *(item.out for item in makers),
         ),
     )
+
+
+def _listed(task: Task) -> str:
+    """How a sentence names what a map is to stand in for."""
+    return ", ".join(task.run.keys) if task.run is not None else ""
 
 
 def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str | None:
@@ -309,13 +354,3 @@ def _with_values(
     mixing = values.layout.mixing(change)
     again = fit(learned.mixed(mixing), held.mixed(mixing), first.weight, first.bias, grid=grid)
     return (change, again) if again.after < first.after else None
-
-
-def _weights(stream: Array) -> Array:
-    """Rows of the residual stream count by their inverse variance: the normalisation behind divides by it.
-
-    Otherwise a few positions with huge activations (separators, sinks) decide alone.
-    """
-    variance = stream.var(axis=1, dtype=np.float64)
-    weights: Array = 1.0 / np.maximum(variance, 1e-6 * float(variance.mean()) + 1e-30)
-    return weights

@@ -21,6 +21,7 @@ class Refit:
         after: the same with it.
         skipped: why it was left as it is, None if it was refitted.
         kept: outputs of a quantized map that keep their weights, since the refit did not pay in the levels there are.
+        stands_in: keys of the sublayers behind it that go and that it stands in for.
     """
 
     node: str
@@ -30,6 +31,7 @@ class Refit:
     after: float
     skipped: str | None = None
     kept: int = 0
+    stands_in: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -41,6 +43,7 @@ class Refit:
             "after": self.after,
             "skipped": self.skipped,
             "kept_outputs": self.kept,
+            "stands_in": list(self.stands_in),
         }
 
 

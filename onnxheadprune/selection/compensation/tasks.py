@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
+from onnxheadprune.selection.compensation.runs import Run, emptied, runs
 
+Which: TypeAlias = Literal["own", "behind", "all"]
+"""Maps to refit: those of the sites that lose units alone; with all others behind the first cut; or with those that
+stand in for dropped sublayers too."""
 LARGEST = 2**24
 """Weights of a map that adds to no stream, above which it stays as it is: a vocabulary times a width."""
 
@@ -28,6 +33,8 @@ class Task:
         projection: that projection.
         heads: present units of the site that stay.
         kept: rows of the matrix that stay, None for all.
+        run: the dropped sublayers behind it that it is to stand in for, None for none.
+        only_stands_in: whether it would not be refitted otherwise.
     """
 
     name: str
@@ -36,6 +43,8 @@ class Task:
     projection: Projection | None = None
     heads: tuple[int, ...] = ()
     kept: tuple[int, ...] | None = None
+    run: Run | None = None
+    only_stands_in: bool = False
 
     @property
     def site_index(self) -> int | None:
@@ -70,42 +79,48 @@ def tasks(
     sites: Sequence[Site],
     heads: Mapping[int, Iterable[int]],
     attention: Container[int],
-    other_maps: bool = True,
+    which: Which = "all",
 ) -> list[Task]:
     """The maps to refit in graph order: those behind the first cut, except in sites that go as a whole.
 
-    Projections of the sites that lose units; with `other_maps` every other map that is not read by attention
-    (queries, keys and values: their refit to what they gave before has not paid).
+    Projections of the sites that lose units; every other map that is not read by attention (queries, keys and values:
+    their refit to what they gave before has not paid) and that outputs still depend on; and the maps in front of
+    dropped runs of sublayers, to stand in for these.
 
     Args:
         view: an annotated view of the original.
         sites: its attention sites, and the blocks that lose neurons.
         heads: present units that go, per site index.
         attention: nodes of the maps that attention reads.
-        other_maps: refit the maps between the sites too.
+        which: of these maps.
     """
     found: dict[int, Task] = {}
-    whole: set[int] = set()
+    gone = emptied(view, sites, heads)
     for site in sites:
-        gone = set(heads.get(site.index, ()))
-        for projection in site.projections if gone else ():
-            kept = np.flatnonzero(projection.live_without(gone).reshape(-1))
-            if not len(kept):
-                whole.add(projection.node.index)
+        units = set(heads.get(site.index, ()))
+        for projection in site.projections if units else ():
+            if projection.node in gone.maps:
                 continue
-            left = tuple(unit for unit in range(site.num_units) if unit not in gone)
+            kept = np.flatnonzero(projection.live_without(units).reshape(-1))
+            left = tuple(unit for unit in range(site.num_units) if unit not in units)
             found[projection.node.index] = Task(
                 projection.node.label, linear_of(projection), site, projection, left, tuple(kept.tolist())
             )
-    if not other_maps or not found:
+    first = min((*found, *(node.index for node in gone.maps)), default=None)
+    if which == "own" or first is None:
         return [found[index] for index in sorted(found)]
-    first = min(found)
     for node in view.main.nodes:
         at = node.index
-        if at > first and at not in found and at not in whole and at not in attention:
+        if at > first and at not in found and at not in attention and gone.spares(node):
             linear = linear_at(node)
             if linear is not None:
                 found[at] = Task(node.label, linear)
+    for run in runs(view, gone) if which == "all" else ():
+        at = run.front.node.index
+        other = found.get(at)
+        found[at] = replace(
+            other or Task(run.front.node.label, run.front), run=run, only_stands_in=other is None
+        )
     return [found[index] for index in sorted(found)]
 
 

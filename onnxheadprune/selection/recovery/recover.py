@@ -15,6 +15,7 @@ import numpy as np
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
+from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.reading import hydrated
@@ -82,7 +83,9 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) ->
             f"{data.source} gives {data.count} samples in {len(data.samples)} feeds; a recovery learns from {LEAST} or"
             " more, and is judged by others in a feed of their own"
         )
-    differentiated(Subject(view, main, hydrated(view.model, view.sources), None, {}, {}), data, hidden=False)
+    differentiated(
+        Subject(view, main, hydrated(view.model, view.sources), None, AS_BEFORE, {}), data, hidden=False
+    )
 
 
 def recover(

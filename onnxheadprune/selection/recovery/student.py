@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.edit.extract import needed_nodes
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -40,7 +40,7 @@ class Student:
         parameters: Sequence[Parameter],
         constant: Sequence[Parameter],
         provider: Provider,
-        io: Mapping[str, Live],
+        io: Interface,
     ) -> None:
         """Makes its sessions.
 

@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion.opset import converted_to, opset_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.feeds import Role
@@ -42,7 +42,7 @@ class Subject:
     main: MainOutput
     pruned: ModelProto
     plan: PrunePlan | None
-    io: Mapping[str, Live]
+    io: Interface
     start: Mapping[str, Array]
 
 

@@ -52,6 +52,7 @@ class CachedSite:
         head_size: of a key.
         groups: the query heads of each KV head that is left or goes, in indices of the original model.
         gone: KV heads that go, as positions in `groups`.
+        leaves: whether its cache goes, inputs and outputs included.
     """
 
     index: int
@@ -61,6 +62,7 @@ class CachedSite:
     head_size: int
     groups: tuple[tuple[int, ...], ...] = ()
     gone: tuple[int, ...] = ()
+    leaves: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Deployment:
     Attributes:
         files: its models.
         config: what config.json says, empty without one.
+        genai: what genai_config.json says, empty without one.
         sites: sites with caches.
         others: every other file.
     """
@@ -97,6 +100,12 @@ class Deployment:
     config: Json = field(default_factory=dict)
     sites: tuple[CachedSite, ...] = ()
     others: tuple[str, ...] = ()
+    genai: Json = field(default_factory=dict)
+
+    @property
+    def lost_caches(self) -> bool:
+        """Whether some cache goes, and others are numbered anew."""
+        return any(site.leaves for site in self.sites)
 
     @property
     def cut_caches(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment
@@ -18,18 +19,19 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     Raises:
         RefusedError: if layers would have different numbers, with the nearest set of heads that has one.
     """
-    counts = {site.after for site in cut.sites}
-    sizes = {site.head_size for site in cut.sites}
+    staying = [site for site in cut.sites if not site.leaves]
+    counts = {site.after for site in staying}
+    sizes = {site.head_size for site in staying}
     if len(counts) == 1 and len(sizes) == 1:
         return counts.pop(), sizes.pop()
-    layers = sorted(Counter(site.after for site in cut.sites).items())
+    layers = sorted(Counter(site.after for site in staying).items())
     told = ", ".join(f"{heads} in {many} {'layer' if many == 1 else 'layers'}" for heads, many in layers)
     keep = "--keep-cache-shape leaves the caches as they are, and any set of heads may go then"
     if len(sizes) > 1:
         raise RefusedError(
             f"{client} takes one size of heads for the caches of all layers, and here they differ; {keep}"
         )
-    nearest = _nearest(cut.sites)
+    nearest = _nearest(staying)
     better = f'; the nearest set that it can is --heads "{nearest}"' if nearest else ""
     raise RefusedError(
         f"{client} cannot say this cut: it takes one number of KV heads for all layers, and the caches would have"
@@ -37,7 +39,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
     )
 
 
-def _nearest(sites: tuple[CachedSite, ...]) -> str:
+def _nearest(sites: Sequence[CachedSite]) -> str:
     """A head spec that takes equally many KV heads from every cached layer, as near as possible to what was asked.
 
     Empty where layers start with different numbers of KV heads.

@@ -1,13 +1,15 @@
 """onnxruntime-genai.
 
 It takes the shape of every layer's cache from the model, so genai_config.json stays as it is, also where layers keep
-different numbers of KV heads. The number of heads must be written in the inputs; the size of a head need not be.
+different numbers of KV heads. Only how many caches there are stands in it, as the number of layers. The number of heads
+must be written in the inputs; the size of a head need not be.
 """
 
 from __future__ import annotations
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.workflow.clients.contract import Client, Deployment
+from onnxheadprune.workflow.clients.contract import Client, ConfigChange, Deployment
+from onnxheadprune.workflow.clients.layers import LEAVE, counted
 
 CONFIG = "genai_config.json"
 
@@ -30,4 +32,23 @@ def check(folder: Deployment) -> tuple[str, ...]:
     return ()
 
 
-GENAI = Client("genai", "onnxruntime-genai", check=check)
+def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The number of layers, where caches go.
+
+    Raises:
+        RefusedError: if genai_config.json has none, or says something of layers by their numbers.
+    """
+    if not cut.lost_caches:
+        return ()
+    model = cut.genai.get("model")
+    decoder = model.get("decoder") if isinstance(model, dict) else None
+    decoder = decoder if isinstance(decoder, dict) else {}
+    window = decoder.get("sliding_window")
+    if isinstance(window, dict) and window.get("layers"):
+        raise RefusedError(
+            f"{CONFIG} lists layers with a sliding window by their numbers, which would not be theirs any more; {LEAVE}"
+        )
+    return counted(cut, "onnxruntime-genai", (CONFIG, ("model", "decoder"), decoder))
+
+
+GENAI = Client("genai", "onnxruntime-genai", check=check, changes=changes)

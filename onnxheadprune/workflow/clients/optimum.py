@@ -11,6 +11,7 @@ from __future__ import annotations
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import CONFIG, Client, ConfigChange, Deployment, Json
 from onnxheadprune.workflow.clients.even import even_heads
+from onnxheadprune.workflow.clients.layers import layers_follow, of_decoder
 
 TITLE = "Optimum"
 GROUPED = frozenset(
@@ -22,16 +23,19 @@ KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
 HIDDEN = ("hidden_size", "n_embd", "d_model")
 STACKS = ("encoder_attention_heads", "decoder_attention_heads")
-NESTED = ("text_config", "decoder")
-"""Where configurations of several models keep that of the decoder."""
 
 
 def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """The fields that follow a cut of caches.
+    """The fields that follow a cut of caches: heads, the size of one, and layers.
 
     Raises:
         RefusedError: if layers would differ, or config.json does not have the fields.
     """
+    return (*_heads(cut), *layers_follow(cut, TITLE))
+
+
+def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
+    """The fields that follow where caches get narrower."""
     if not cut.cut_caches:
         return ()
     heads, size = even_heads(cut, TITLE)
@@ -53,14 +57,6 @@ def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
             " caches as they are"
         )
     return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})
-
-
-def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:
-    """The configuration of the decoder, and the names that lead to it."""
-    for name in NESTED:
-        if isinstance(config.get(name), dict):
-            return (name,), config[name]
-    return (), config
 
 
 def _set(way: tuple[str, ...], config: Json, values: Json) -> tuple[ConfigChange, ...]:

@@ -11,10 +11,10 @@ from typing import Any
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import CONFIG, ConfigChange, Deployment
-from onnxheadprune.workflow.clients.optimum import KV_HEADS, of_decoder
+from onnxheadprune.workflow.clients.layers import LAYERS, of_decoder
+from onnxheadprune.workflow.clients.optimum import KV_HEADS
 
 FIELD = "per_layer_config"
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _KEEP = "leave --per-layer-config out"
 
 
@@ -29,6 +29,11 @@ def described(cut: Deployment) -> tuple[ConfigChange, ...]:
     Raises:
         RefusedError: if the configuration cannot say it.
     """
+    if cut.lost_caches:
+        raise RefusedError(
+            f"{FIELD} names layers by the numbers of their caches, and some caches go, so that the others are numbered"
+            f" anew; {_KEEP}"
+        )
     if not cut.cut_caches:
         return ()
     way, config = of_decoder(cut.config)

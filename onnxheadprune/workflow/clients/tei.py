@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import Client, ConfigChange, Deployment
 from onnxheadprune.workflow.clients.even import even_heads
+from onnxheadprune.workflow.clients.layers import layers_follow
 
 TITLE = "text-embeddings-inference"
 EXPECTED = ("model.onnx", "onnx/model.onnx")
@@ -28,14 +29,14 @@ def check(folder: Deployment) -> tuple[str, ...]:
 
 
 def changes(cut: Deployment) -> tuple[ConfigChange, ...]:
-    """Nothing follows, but caches must be alike.
+    """The number of layers where caches go; those that stay must be alike.
 
     Raises:
-        RefusedError: if they are not.
+        RefusedError: if they are not, or config.json has no number of layers.
     """
     if cut.cut_caches:
         even_heads(cut, TITLE)
-    return ()
+    return layers_follow(cut, TITLE)
 
 
 TEI = Client("tei", TITLE, even_caches=True, check=check, changes=changes)

@@ -1,8 +1,8 @@
 """transformers.js, in a browser or on onnxruntime-node.
 
 It takes the shapes of caches from the model's inputs, so that any cut will do where the number of heads is written
-there. Models lie in the folder `onnx`, weights beside them are called `<file>_data`, and config.json says that (or how
-many files) there are.
+there; how many there are, it takes from config.json. Models lie in the folder `onnx`, weights beside them are called
+`<file>_data`, and config.json says that (or how many files) there are.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import CONFIG, Client, ConfigChange, Deployment, FileFacts
+from onnxheadprune.workflow.clients.layers import layers_follow
 
 DATA = "{}_data"
 SETTINGS, EXTERNAL = "transformers.js_config", "use_external_data_format"
@@ -37,7 +38,15 @@ def check(folder: Deployment) -> tuple[str, ...]:
 
 
 def changes(folder: Deployment) -> tuple[ConfigChange, ...]:
-    """What config.json says about weights beside the models: as many files as there are now, one each."""
+    """What config.json says about weights beside the models, as many files as there are now, one each; and of layers.
+
+    Raises:
+        RefusedError: if caches go, and config.json has no number of layers.
+    """
+    return (*_beside(folder), *layers_follow(folder, "transformers.js"))
+
+
+def _beside(folder: Deployment) -> tuple[ConfigChange, ...]:
     beside = [file for file in folder.files if file.data_files]
     settings = folder.config.get(SETTINGS)
     before = settings.get(EXTERNAL) if isinstance(settings, dict) else None

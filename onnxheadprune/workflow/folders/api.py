@@ -36,6 +36,7 @@ def prune_folder(
     seed: int = 0,
     keep_cache_shape: bool = False,
     allow_io_change: bool = False,
+    renumber_cache: bool = False,
     validate: bool = True,
     accept_inconclusive: bool = False,
     data_name: str | None = None,
@@ -59,6 +60,7 @@ def prune_folder(
         seed: of the random inputs.
         keep_cache_shape: keep the shapes of past/present inputs and outputs.
         allow_io_change: also narrow inputs and outputs that are no cache.
+        renumber_cache: drop the past and present of attention that goes as a whole, and number the others anew.
         validate: compare each file with its masked reference.
         accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
         data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
@@ -76,7 +78,7 @@ def prune_folder(
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
         Choice(heads, wish, compensate, effect, recover),
-        Contract(keep_cache_shape, allow_io_change),
+        Contract(keep_cache_shape, allow_io_change, renumber_cache),
         run=Run(provider, seed, data),
         proving=Proving(validate, accept_inconclusive),
         writing=Writing(output),

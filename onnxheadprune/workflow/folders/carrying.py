@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from onnx import TensorProto
 
+from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec, original_groups, resolve_heads
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Value
@@ -57,17 +58,19 @@ def heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Match
     return {numbers[index]: gone for index, gone in local.items() if gone}
 
 
-def cached_sites(match: Match, heads: Mapping[int, tuple[int, ...]], *, kept: bool) -> tuple[CachedSite, ...]:
+def cached_sites(
+    match: Match, heads: Mapping[int, tuple[int, ...]], contract: Contract
+) -> tuple[CachedSite, ...]:
     """The sites with caches, before and after a cut.
 
     Args:
         match: the export.
         heads: what goes.
-        kept: whether caches keep their shapes.
+        contract: what may happen to caches.
     """
     cached = {item.index for item in match.sites if _has_cache(item, match)}
     return tuple(
-        _cached(item, heads.get(item.index, ()), kept) for item in match.sites if item.index in cached
+        _cached(item, heads.get(item.index, ()), contract) for item in match.sites if item.index in cached
     )
 
 
@@ -81,11 +84,12 @@ def _has_cache(item: SharedSite, match: Match) -> bool:
     )
 
 
-def _cached(item: SharedSite, gone: tuple[int, ...], kept: bool) -> CachedSite:
+def _cached(item: SharedSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
     groups = original_groups(item.site)
     dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
-    # A site that goes as a whole leaves its cache as it was.
-    same = kept or len(dead) == len(groups)
+    # A site that goes as a whole leaves its cache as it was, or takes it along.
+    whole = len(dead) == len(groups)
+    same = contract.keep_cache_shape or whole
     before = item.site.kv_num_heads
     return CachedSite(
         item.index,
@@ -95,6 +99,7 @@ def _cached(item: SharedSite, gone: tuple[int, ...], kept: bool) -> CachedSite:
         item.site.head_size or item.site.v_head_size,
         groups,
         dead,
+        whole and contract.renumber_cache,
     )
 
 

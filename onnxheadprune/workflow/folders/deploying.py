@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from onnxheadprune.workflow.clients.contract import ConfigChange, Deployment
+from onnxheadprune.workflow.clients.genai import CONFIG as GENAI_CONFIG
 from onnxheadprune.workflow.clients.per_layer import described
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, cached_sites, facts_of
+from onnxheadprune.workflow.folders.configs import read_config
 from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.folders.matching import Match
 
@@ -22,6 +24,7 @@ class Deploying:
 
     def __init__(self, export: Export, match: Match, config: Mapping[str, Any], asked: FolderRequest) -> None:
         self.export, self.match, self.config, self.asked = export, match, config, asked
+        self.genai = read_config(export.root, export.others, GENAI_CONFIG)
         self.warnings: tuple[str, ...] = ()
 
     def require(self, heads: Heads) -> None:
@@ -48,16 +51,23 @@ class Deploying:
     def unasked(self, heads: Heads) -> Iterator[str]:
         """A sentence if caches get narrower and nobody has said what must follow."""
         said = self.asked.client is not None or self.asked.per_layer
-        if not said and self.config and self._deployment(heads).cut_caches:
+        deployment = self._deployment(heads)
+        if not said and self.config and deployment.lost_caches:
+            yield (
+                "caches go, and config.json stays as it is: programs that count them by its number of layers need"
+                " --for, which lets the field follow"
+            )
+        if not said and self.config and deployment.cut_caches:
             yield (
                 "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
                 " Optimum does) need --for, which lets the fields follow"
             )
 
     def _deployment(self, heads: Heads) -> Deployment:
-        kept = self.asked.request.contract.keep_cache_shape
+        contract = self.asked.request.contract
         files = tuple(facts_of(file, self._data_files(file)) for file in self.export.models)
-        return Deployment(files, self.config, cached_sites(self.match, heads, kept=kept), self.export.others)
+        sites = cached_sites(self.match, heads, contract)
+        return Deployment(files, self.config, sites, self.export.others, self.genai)
 
     def _data_files(self, file: ModelFile) -> int:
         """How many files with weights lie beside a model that is written: what is cut gets one at most."""

@@ -107,7 +107,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
             measure_of(keys.drift),
             exit=keys.exit,
         ),
-        Contract(keys.keep_cache_shape, keys.allow_io_change),
+        Contract(keys.keep_cache_shape, keys.allow_io_change, keys.renumber_cache),
         keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),
         Proving(accept_inconclusive=keys.accept_inconclusive),

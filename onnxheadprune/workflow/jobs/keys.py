@@ -151,6 +151,12 @@ class PruneKeys:
     keep_cache_shape: Annotated[
         bool, Field(description="Keep the shapes of past and present inputs and outputs.")
     ] = False
+    renumber_cache: Annotated[
+        bool,
+        Field(
+            description="Drop the past and present of attention that goes as a whole, and number the others anew."
+        ),
+    ] = False
     allow_io_change: Annotated[
         bool, Field(description="Also narrow inputs and outputs that are no cache, where they carry heads.")
     ] = False

@@ -1,0 +1,320 @@
+"""`--renumber-cache`: caches of attention that goes as a whole go too, and those of other layers close the gap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper
+
+from onnxheadprune import (
+    ModelError,
+    PrunePlan,
+    RefusedError,
+    UsageError,
+    apply_plan,
+    plan_pruning,
+    prune,
+    validate,
+)
+from onnxheadprune.attention.masking import masked_reference
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.records import CACHES_KEY, caches_record
+from onnxheadprune.runtime import CPU, Provider, Session
+from tests import toys_layers
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+HERE = Provider(CPU, "test")
+ATTENTION: dict[str, Any] = {"1": "*"}
+
+
+def names(model: ModelProto) -> tuple[list[str], list[str]]:
+    return [item.name for item in model.graph.input], [item.name for item in model.graph.output]
+
+
+def caches(numbers: Sequence[int], pattern: str = "past_key_values.{}.{}") -> list[str]:
+    return [pattern.format(number, what) for number in numbers for what in ("key", "value")]
+
+
+def cut(model: ModelProto, spec: Any = ATTENTION, **more: Any) -> ModelProto:
+    """The model without what a spec names, proven."""
+    result = prune(model, spec, provider="cpu", renumber_cache=True, **more)
+    assert result.validation is not None and result.validation.verdict == "passed", result.validation
+    return result.model
+
+
+def feed(layers: int, past: int = 3) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    shape = (2, toys_layers.HEADS, past, toys_layers.SIZE)
+    pasts = {name: random.standard_normal(shape).astype(np.float32) for name in caches(range(layers))}
+    return {"input_ids": random.integers(0, 19, (2, 4)), **pasts}
+
+
+def unrecorded(model: ModelProto) -> ModelProto:
+    for entry in list(model.metadata_props):
+        if entry.key == CACHES_KEY:
+            model.metadata_props.remove(entry)
+    return model
+
+
+# What is left
+
+
+def test_names_run_on_without_a_gap_and_nothing_of_the_layer_is_left() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    made = cut(model, {"layer.1": "*"})
+    inputs, outputs = names(made)
+    assert inputs == ["input_ids", *caches(range(3))]
+    assert outputs == ["logits", *caches(range(3), "present.{}.{}")]
+    assert not [node.name for node in made.graph.node if "layer1" in node.name and node.op_type != "Add"]
+    kept = prune(model, {"layer.1": "*"}, provider="cpu").model
+    assert names(kept) == names(model) and len(kept.graph.node) > len(made.graph.node)
+
+
+def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    planning = analyse(model, ATTENTION, "the model")
+    before = Session(masked_reference(planning.view, planning.touched, planning.heads), HERE).run(feed(4))
+    moved = {2: 1, 3: 2, 0: 0}
+    new = {**feed(4)}
+    given = {"input_ids": new["input_ids"]}
+    for old, after in moved.items():
+        for what in ("key", "value"):
+            given[f"past_key_values.{after}.{what}"] = new[f"past_key_values.{old}.{what}"]
+    found = Session(cut(model), HERE).run(given)
+    np.testing.assert_array_equal(found["logits"], before["logits"])
+    for old, after in moved.items():
+        np.testing.assert_array_equal(found[f"present.{after}.key"], before[f"present.{old}.key"])
+
+
+def test_the_change_is_told_as_data() -> None:
+    model = toys_layers.decoder(3, cache=True)
+    plan = plan_pruning(model, ATTENTION, renumber_cache=True)
+    assert [(item.role, item.name, item.after) for item in plan.renamed if item.name.endswith("key")] == [
+        ("input", "past_key_values.1.key", None),
+        ("input", "past_key_values.2.key", "past_key_values.1.key"),
+        ("output", "present.1.key", None),
+        ("output", "present.2.key", "present.1.key"),
+    ]
+    assert "output present.2.key: is called present.1.key" in plan.io_changes
+    again = PrunePlan.from_dict(json.loads(plan.to_json()))
+    assert again == plan and names(apply_plan(again, model)) == names(apply_plan(plan, model))
+    assert plan_pruning(model, ATTENTION).renamed == ()
+
+
+def test_heads_of_other_layers_go_along() -> None:
+    made = cut(toys_layers.decoder(3, cache=True), {"1": "*", "2": [0]})
+    (info,) = (item for item in made.graph.input if item.name == "past_key_values.1.key")
+    assert info.type.tensor_type.shape.dim[1].dim_value == toys_layers.HEADS - 1
+
+
+@pytest.mark.parametrize("pattern", ["past_{}_{}", "past_key_values.{}.{}", "model.decoder2.past{}_{}"])
+def test_the_number_is_found_in_names_of_several_kinds(pattern: str) -> None:
+    made = cut(toys_layers.decoder(3, cache=True, pattern=pattern, first=2))
+    assert names(made)[0] == ["input_ids", *caches((2, 3), pattern)]
+
+
+def test_a_merged_decoder_loses_the_outputs_of_both_branches() -> None:
+    model = toys_layers.merged()
+    made = cut(model)
+    assert names(made)[0] == ["input_ids", *caches(range(2)), "use_cache_branch"]
+    (choice,) = made.graph.node
+    for outputs in (choice.output, *([info.name for info in item.g.output] for item in choice.attribute)):
+        assert list(outputs) == ["logits", *caches(range(2), "present.{}.{}")]
+    onnx.checker.check_model(made, full_check=True)
+
+
+def test_the_length_of_the_past_is_read_off_another_cache() -> None:
+    """Exporters read it off the first one."""
+    made = cut(toys_layers.decoder(3, cache=True, measured=0), {"0": "*"})
+    (reader,) = (node for node in made.graph.node if node.op_type == "Shape")
+    assert reader.input[0] == "past_key_values.0.key" and names(made)[0] == ["input_ids", *caches(range(2))]
+
+
+def test_the_length_is_not_read_off_a_cache_that_gets_narrower() -> None:
+    model = toys_layers.decoder(3, cache=True, measured=0)
+    assert "still reads past_key_values.0.key" in refusal(model, {"0": "*", "1": [0], "2": [1]})
+    made = cut(model, {"0": "*", "1": [0]})
+    (reader,) = (node for node in made.graph.node if node.op_type == "Shape")
+    assert reader.input[0] == "past_key_values.1.key"
+
+
+# Again and again
+
+
+def test_a_second_cut_goes_on_and_every_pair_is_proven() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    first = cut(model)
+    assert caches_record(first) == (1,)
+    second = cut(first, {"2": "*"})
+    assert caches_record(second) == (1, 2) and names(second)[0] == ["input_ids", *caches(range(2))]
+    for before, after in ((model, first), (first, second), (model, second)):
+        assert validate(before, after, provider="cpu").verdict == "passed"
+    plain = prune(first, {"3": [0]}, provider="cpu").model
+    assert caches_record(plain) == (1,) and validate(model, plain, provider="cpu").verdict == "passed"
+
+
+def test_a_cache_that_an_earlier_cut_left_stays() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    kept = prune(model, ATTENTION, provider="cpu").model
+    second = cut(kept, {"3": "*"})
+    assert names(second)[0] == ["input_ids", *caches(range(3))] and caches_record(second) == (3,)
+    assert validate(model, second, provider="cpu").verdict == "passed"
+
+
+def test_a_refit_and_data_with_caches() -> None:
+    model = toys_layers.decoder(3, cache=True, norms="pre")
+    data: Any = [feed(3) | {"input_ids": ids["input_ids"][:2, :4]} for ids in toys_layers.ids(30)]
+    made = cut(model, {"layer.1": "*"}, data=data, compensate=True)
+    again = validate(model, made, data=data, provider="cpu")
+    assert again.verdict == "passed" and again.drift is not None and again.drift.source == "data"
+
+
+# What does not hold shows
+
+
+def test_caches_under_each_others_names_fail() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    made = cut(model)
+    swap = {
+        "past_key_values.1.key": "past_key_values.2.key",
+        "past_key_values.2.key": "past_key_values.1.key",
+    }
+    for node in made.graph.node:
+        node.input[:] = [swap.get(name, name) for name in node.input]
+    assert validate(model, made, provider="cpu").verdict == "failed"
+
+
+def test_outputs_under_each_others_names_fail() -> None:
+    model = toys_layers.decoder(4, cache=True)
+    made = cut(model)
+    swap = {"present.1.key": "present.2.key", "present.2.key": "present.1.key"}
+    for node in made.graph.node:
+        node.output[:] = [swap.get(name, name) for name in node.output]
+        node.input[:] = [swap.get(name, name) for name in node.input]
+    assert validate(model, made, provider="cpu").verdict == "failed"
+
+
+def test_a_model_without_its_record_does_not_belong_to_the_original() -> None:
+    model = toys_layers.decoder(3, cache=True)
+    with pytest.raises(UsageError, match=r"has an input 'past_key_values\.2\."):
+        validate(model, unrecorded(cut(model)), provider="cpu")
+
+
+def test_a_record_of_caches_that_are_there_is_refused() -> None:
+    model = toys_layers.decoder(3, cache=True)
+    kept = prune(model, ATTENTION, provider="cpu").model
+    kept.metadata_props.add(key=CACHES_KEY, value='{"version": 1, "sites": [1]}')
+    with pytest.raises(UsageError, match="do not belong together"):
+        validate(model, kept, provider="cpu")
+    kept.metadata_props[-1].value = '{"version": 1}'
+    with pytest.raises(ModelError, match="cannot be read"):
+        validate(model, kept, provider="cpu")
+
+
+# What cannot be done is refused
+
+
+def refusal(model: ModelProto, spec: Any = ATTENTION) -> str:
+    with pytest.raises(RefusedError) as refused:
+        plan_pruning(model, spec, renumber_cache=True)
+    assert "--renumber-cache" in str(refused.value)
+    assert not plan_pruning(model, spec).renamed
+    return str(refused.value)
+
+
+def with_io(model: ModelProto, name: str, after: str) -> ModelProto:
+    """The model with one more input that is handed out as it is."""
+    model.graph.input.append(helper.make_tensor_value_info(name, 1, ["batch", 3]))
+    model.graph.output.append(helper.make_tensor_value_info(after, 1, ["batch", 3]))
+    model.graph.node.append(helper.make_node("Identity", [name], [after], name="kept"))
+    return model
+
+
+def test_a_layer_that_keeps_a_part_of_its_cache_is_refused() -> None:
+    model = with_io(toys_layers.decoder(3, cache=True), "past_key_values.1.state", "state")
+    assert "past_key_values.1.state belongs to the same layer" in refusal(model)
+
+
+def test_numbers_with_gaps_are_refused() -> None:
+    model = toys_layers.decoder(3, cache=True)
+    for kind in (model.graph.input, model.graph.output):
+        for info in kind:
+            info.name = info.name.replace(".2.", ".7.")
+    for node in model.graph.node:
+        for listed in (node.input, node.output):
+            listed[:] = [
+                name.replace(".2.", ".7.") if name.startswith(("past", "present")) else name
+                for name in listed
+            ]
+    assert "numbered 0, 1, 7" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("branch", "told"),
+    [("then_branch", "still reads past_key_values.1.key"), ("else_branch", "is something else")],
+)
+def test_keys_that_something_else_reads_are_refused(branch: str, told: str) -> None:
+    """With a past, the past cannot go then; for the first tokens the name of the present stays taken."""
+    model = toys_layers.merged()
+    (body,) = (item.g for item in model.graph.node[0].attribute if item.name == branch)
+    body.node[-1].output[0] = "straight"
+    body.node.append(helper.make_node("ReduceMean", ["present.1.key"], ["level"], keepdims=0, name="level"))
+    body.node.append(helper.make_node("Add", ["straight", "level"], ["logits"], name="shifted"))
+    assert told in refusal(model)
+
+
+@pytest.mark.parametrize("dims", [("batch", "other_past"), (None, None)])
+def test_a_length_that_only_that_cache_tells_is_refused(dims: tuple[str | None, str | None]) -> None:
+    model = toys_layers.decoder(3, cache=True, measured=1)
+    for info in model.graph.input:
+        if info.name == "past_key_values.1.key":
+            for axis, name in zip((0, 2), dims, strict=True):
+                info.type.tensor_type.shape.dim[axis].ClearField("dim_param")
+                if name is not None:
+                    info.type.tensor_type.shape.dim[axis].dim_param = name
+    assert "still reads past_key_values.1.key" in refusal(model)
+
+
+def test_two_numbers_that_may_both_be_the_layers_are_refused() -> None:
+    model = toys_layers.decoder(3, cache=True, pattern="past.{0}.{0}.{1}")
+    assert "does not show which number" in refusal(model)
+
+
+def test_numbers_that_count_values_are_refused() -> None:
+    """Names like 12 for the key and 13 for the value of one layer."""
+    model = toys_layers.decoder(3, cache=True, pattern="past_{}_{}")
+    renamed = {
+        f"past_{at}_{what}": f"{10 + 2 * at + (what == 'value')}"
+        for at in range(3)
+        for what in ("key", "value")
+    }
+    for info in model.graph.input:
+        info.name = renamed.get(info.name, info.name)
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    assert "two caches of one layer differ in it" in refusal(model)
+
+
+# On the command line
+
+
+def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_layers.decoder(3, cache=True), path)
+    ahead = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run", "--json").document
+    outcome = command("prune", path, "-o", out, "--layers", "1", "--renumber-cache", "--json")
+    assert outcome.exit_code == 0, outcome
+    assert outcome.document["plan"]["renamed"] == ahead["renamed"] != []
+    assert names(onnx.load(out))[0] == ["input_ids", *caches(range(2))]
+    assert command("validate", path, out).exit_code == 0
+    told = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run").stdout
+    assert "output present.2.key: is called present.1.key" in told
+    alone = command("prune", path, "-o", out, "--neurons", "0:1", "--renumber-cache")
+    assert alone.exit_code == 2 and "--renumber-cache would do nothing" in alone.stderr
