@@ -9,9 +9,9 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.block_cuts import block_cuts, block_records
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.neuron_cuts import neuron_cuts, recorded_neurons
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Projection, Site
@@ -27,7 +27,7 @@ from onnxheadprune.edit.plan import (
     SiteCut,
     fingerprint,
 )
-from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedSite, neurons_text, pruning_text
+from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, pruning_text
 from onnxheadprune.edit.removed import elements_removed
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
@@ -50,7 +50,7 @@ class Planning:
         plan: the edits.
         view: the model as it was analysed.
         sites: its sites.
-        heads: units to remove per site index, as *present* indices; those of feed-forward blocks are neurons.
+        heads: units to remove per site index, as *present* indices; heads, or what else a site has.
         io: what is live of each narrowed graph input and output.
     """
 
@@ -62,7 +62,7 @@ class Planning:
 
     @property
     def concerned(self) -> tuple[Site, ...]:
-        """All attention sites, and the feed-forward blocks that lose neurons."""
+        """All attention sites, and those of other kinds that lose units."""
         return self.sites.concerned(self.heads)
 
     @property
@@ -128,9 +128,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     swept, edits = _swept_edits(view, sites, present, contract)
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
-    neurons = neuron_cuts(view, sites, chosen)
-    if neurons:
-        edits[SetMetadata(NEURONS_KEY, neurons_text(recorded_neurons(neurons, view, sites)))] = frozenset()
+    blocks = block_cuts(view, sites, chosen)
+    edits |= dict.fromkeys(block_records(blocks, view, sites), frozenset())
     io = _narrowed_io(swept)
     interface = [_io_changes(view, name, live) for name, live in sorted(io.items())]
     plan = PrunePlan(
@@ -142,7 +141,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
-        neurons,
+        blocks,
     )
     return Planning(plan, view, sites, present, io)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnxheadprune.attention.analysis import Analysis
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
@@ -26,11 +25,11 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.requirements import HEADS, LAYERS, NEURONS, Requirements
+from onnxheadprune.selection.requirements import LAYERS, Requirements
 from onnxheadprune.selection.scoring.moves import Heads, Step, ways_of
-from onnxheadprune.selection.scoring.neurons import neuron_path
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import is_protected
+from onnxheadprune.selection.scoring.wide import wide_path
 from onnxheadprune.selection.space import Selection, worth
 
 PARTS = 200
@@ -56,7 +55,7 @@ def joint_space(
     """
     if evidence is None:
         raise UsageError(
-            "what heads and neurons are worth beside each other is measured; give --data, --text or --images"
+            "what units of several kinds are worth beside each other is measured; give --data, --text or --images"
         )
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
@@ -75,7 +74,7 @@ def joint_space(
         some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
         costs = measured_paths(analysis.view, sites, paths, moments, some, progress)
     length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
-    operations = {site.index: _operations(site, length) for site in sites}
+    operations = {site.index: site.flops_per_unit(length) for site in sites}
     whole = sum(operations[site.index] * site.num_units for site in sites)
     basis = "measured drift after refit, over the operations that are saved"
     return JointSpace(sites, costs, operations, whole, basis, requirements.limits.uniform)
@@ -83,9 +82,17 @@ def joint_space(
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
-    heads = sites.sites if units & {HEADS, LAYERS} else ()
-    neurons = sites.neurons if units & {NEURONS, LAYERS} else ()
-    return tuple(site for site in (*heads, *neurons) if site.removable)
+    kinds: list[tuple[type[Site], Sequence[Site]]] = [
+        (AttentionSite, sites.sites),
+        *((kind, sites.of(kind.UNITS)) for kind in sites.others),
+    ]
+    return tuple(
+        site
+        for kind, found in kinds
+        if kind.UNITS in units or (LAYERS in units and kind.LAYER)
+        for site in found
+        if site.removable
+    )
 
 
 def _paths(
@@ -93,9 +100,11 @@ def _paths(
 ) -> list[tuple[Step, ...]]:
     """Ways for a site to lose units, with what a refit cannot restore as errors."""
     found: list[tuple[Step, ...]] = []
-    if isinstance(site, NeuronSite) and NEURONS in requirements.units:
-        found = [neuron_path(site, moments, requirements.multiple_of_neurons, kept)]
-    elif isinstance(site, AttentionSite) and HEADS in requirements.units:
+    if site.UNITS not in requirements.units:
+        pass
+    elif site.WIDE:
+        found = [wide_path(site, moments, requirements.multiple_of_neurons, kept)]
+    else:
         limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
         ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
         found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]
@@ -108,19 +117,6 @@ def _paths(
 def can_go_whole(site: Site) -> bool:
     """Whether nothing but a bias stays of a site without its units."""
     return not any(isinstance(detach(projection.node), Refusal) for projection in site.projections)
-
-
-def _operations(site: Site, length: float) -> float:
-    """Multiply-adds x 2 per token of one unit; of a head with its scores and its context.
-
-    Args:
-        site: the site.
-        length: positions of a sequence.
-    """
-    maps = site.flops_per_token / site.num_units
-    if not isinstance(site, AttentionSite):
-        return maps
-    return maps + 2 * length * ((site.head_size or site.v_head_size) + site.v_head_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +244,7 @@ class JointSpace:
         units, costs, scores = {}, {}, {}
         for site in self.sites:
             steps = self._steps(site)
-            if site.UNIT == "head":
+            if not site.WIDE:
                 scores[site.index] = worth(site, steps)
             if site.index in choice:
                 units[site.index] = tuple(sorted(site.original(choice[site.index])))

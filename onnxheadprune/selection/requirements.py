@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from onnxheadprune.attention.sites import kinds
 from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.scoring.scores import HeadScores
 
-HEADS, NEURONS, LAYERS = "heads", "neurons", "layers"
-KINDS = (HEADS, NEURONS, LAYERS)
-"""The kinds of units that a wish may ask for."""
+HEADS, LAYERS = "heads", "layers"
 HEADS_ALONE = frozenset({HEADS})
+
+
+def wishable() -> tuple[str, ...]:
+    """What a wish may ask for."""
+    return (HEADS, *(kind.UNITS for kind in kinds.KINDS), LAYERS)
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class Requirements:
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay; a bare site protects all of its heads.
         sizes: how a speed-up is measured, where one is: settings of `benchmark`.
-        units: the kinds of units that may go: heads, neurons, and layers: sublayers as a whole.
-        multiple_of_neurons: how many neurons a block keeps is a multiple of this.
+        units: the kinds of units that may go, as they are called, and layers: sublayers as a whole.
+        multiple_of_neurons: how many units a site of many keeps (a feed-forward block) is a multiple of this.
     """
 
     scores: HeadScores | None = None

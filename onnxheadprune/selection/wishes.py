@@ -14,7 +14,7 @@ from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.recovery import Recovery
-from onnxheadprune.selection.requirements import HEADS_ALONE, KINDS
+from onnxheadprune.selection.requirements import HEADS_ALONE, wishable
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
@@ -117,8 +117,10 @@ class Wish:
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
                 " drift"
             )
-        if not self.units or not self.units <= set(KINDS):
-            raise UsageError(f"units are {', '.join(KINDS)}, not {', '.join(sorted(self.units)) or 'none'}")
+        if not self.units or not self.units <= set(wishable()):
+            raise UsageError(
+                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
+            )
         if self.units != HEADS_ALONE and (self.rounds > 1 or self.scores is not None):
             raise UsageError("rounds and given scores are for heads alone")
         if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):

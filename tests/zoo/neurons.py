@@ -15,7 +15,7 @@ from torch import nn
 
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.activations.contexts import projection_matrix
@@ -100,7 +100,7 @@ def _session(model: ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _reader(block: NeuronSite, module: nn.Module) -> str | None:
+def _reader(block: Site, module: nn.Module) -> str | None:
     """The path of the module whose weight reads the block's neurons, by its numbers."""
     try:
         matrix: Array = projection_matrix(block.projections[0])

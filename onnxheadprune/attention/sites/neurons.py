@@ -13,15 +13,42 @@ from dataclasses import dataclass, replace
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.naming import named_apart
-from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, united
+from onnxheadprune.attention.sites.unit import SPAN, Projection, Site, united
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.view import GraphView, Node
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NeuronSite(Site):
+    """One feed-forward block; its units are neurons, numbered as the map that sums them up reads them."""
+
+    UNIT = "neuron"
+    UNITS = "neurons"
+    BLOCK = "block"
+    TITLE = "feed-forward block"
+    KEY = "ffn."
+    FROM = SPAN
+    FIELD = "feed_forward"
+    LAYER = "end"
+
+    @classmethod
+    def found(cls, view: GraphView) -> list[NeuronSite]:
+        """All feed-forward blocks, in graph order of the maps that sum their neurons up.
+
+        Args:
+            view: an annotated view.
+        """
+        sites = [site for block in _blocks(view) if (site := _site(block)) is not None]
+        names = named_apart([(site.projections, site.cores) for site in sites], "feed_forward")
+        return [
+            replace(site, name=name, index=cls.FROM + number)
+            for number, (site, name) in enumerate(zip(sites, names, strict=True))
+        ]
 
 
 @dataclass(eq=False)
@@ -39,18 +66,6 @@ class _Block:
     makers: dict[Node, int]
     mixer: Node | None
     mixing: Refusal | None
-
-
-def find_neurons(view: GraphView) -> list[NeuronSite]:
-    """All feed-forward blocks, in graph order of the maps that sum their neurons up.
-
-    Args:
-        view: an annotated view.
-    """
-    found = [site for block in _blocks(view) if (site := _site(block)) is not None]
-    names = named_apart([(site.projections, site.cores) for site in found], "feed_forward")
-    named = [replace(site, name=name) for site, name in zip(found, names, strict=True)]
-    return [numbered(site, number) for number, site in enumerate(named)]
 
 
 def _blocks(view: GraphView) -> list[_Block]:
@@ -118,7 +133,7 @@ def _site(block: _Block) -> NeuronSite | None:
     """The site of a block, None where each map that makes its neurons makes them for others too."""
     count = len(block.projections[0].channels)
     site = NeuronSite(
-        index=NEURONS_FROM,
+        index=NeuronSite.FROM,
         name="",
         num_units=count,
         groups=tuple((unit,) for unit in range(count)),

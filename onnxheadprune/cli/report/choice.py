@@ -24,7 +24,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen is None:
         return
     yield row("chosen by", chosen.selection.basis)
-    counted = "unit" if any(cut.removed for cut in plan.neurons) else "head"
+    counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"
         unit = f" ({chosen.unit})" if trial.speed is None and chosen.unit else ""

@@ -100,7 +100,10 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     wish = wish_of(job, None if scores is None else read_scores(scores))
     return Request(
         Choice(
-            combined(heads_of(job), keys.neurons, keys.layers), wish, keys.compensate, measure_of(keys.drift)
+            combined(heads_of(job), {"neurons": keys.neurons}, keys.layers),
+            wish,
+            keys.compensate,
+            measure_of(keys.drift),
         ),
         Contract(keys.keep_cache_shape, keys.allow_io_change),
         keys.fuse,

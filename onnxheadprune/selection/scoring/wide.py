@@ -1,4 +1,4 @@
-"""In which order a feed-forward block best loses its neurons, some at a time, and what each step costs.
+"""In which order a site of many units best loses them, some at a time, and what each step costs.
 
 OSSCAR (Meng et al. 2024, 2403.12983): the neurons go that cost the output least once the others make up for them, and
 after each step the weights of the others are refitted, by updates of the inverse and not by new ones.
@@ -10,26 +10,26 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.scoring.moves import Step
 from onnxheadprune.selection.scoring.surgeon import Surgeon
 
 STEPS = 64
-"""Steps from all neurons to few."""
+"""Steps from all units to few."""
 
 
-def neuron_path(
-    site: NeuronSite, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
+def wide_path(
+    site: Site, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path of a block, with errors as shares of its output's variance.
+    """The path of a site of many units, with errors as shares of its output's variance.
 
     Args:
-        site: the block.
+        site: the site.
         moments: of what each of its projections reads.
-        multiple: how many neurons are left is a multiple of this after each step.
-        protected: present neurons that stay.
+        multiple: how many units are left is a multiple of this after each step.
+        protected: present units that stay.
     """
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
@@ -43,14 +43,14 @@ def neuron_path(
     for count in _counts(site.num_units, multiple, len(protected)):
         going: list[int] = []
         costs = _costs(site, surgeons, owners)
-        ranked = sorted(left, key=lambda unit: (sum(costs[neuron] for neuron in unit) / len(unit), unit))
+        ranked = sorted(left, key=lambda unit: (sum(costs[one] for one in unit) / len(unit), unit))
         for unit in ranked:
             if site.num_units - len(gone) - len(going) - len(unit) >= count:
                 going += unit
         if not going:
             continue
         for surgeon, projection in zip(surgeons, site.projections, strict=True):
-            channels = sorted(channel for neuron in going for channel in projection.channels[neuron])
+            channels = sorted(channel for one in going for channel in projection.channels[one])
             total += surgeon.error(channels)
             surgeon.remove(channels)
         gone |= frozenset(going)
@@ -60,26 +60,26 @@ def neuron_path(
 
 
 def _counts(size: int, multiple: int, protected: int) -> list[int]:
-    """How many neurons are left after each step, few at last."""
+    """How many units are left after each step, few at last."""
     least = max(multiple, -(-protected // multiple) * multiple)
     stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
     first = (size - 1) // multiple * multiple
     return list(range(first, least - 1, -stride))
 
 
-def _owners(site: NeuronSite) -> list[np.ndarray]:
-    """For each projection, the neuron that each of its channels belongs to; -1 for channels of nobody."""
+def _owners(site: Site) -> list[np.ndarray]:
+    """For each projection, the unit that each of its channels belongs to; -1 for channels of nobody."""
     found = []
     for projection in site.projections:
         owner = np.full(int(np.prod(projection.sizes)), -1)
-        for neuron, channels in enumerate(projection.channels):
-            owner[list(channels)] = neuron
+        for one, channels in enumerate(projection.channels):
+            owner[list(channels)] = one
         found.append(owner)
     return found
 
 
-def _costs(site: NeuronSite, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
-    """What each neuron would cost if it went by itself, [neurons]; nothing for those that are gone."""
+def _costs(site: Site, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
+    """What each unit would cost if it went by itself, [units]; nothing for those that are gone."""
     costs = np.zeros(site.num_units)
     for surgeon, owner in zip(surgeons, owners, strict=True):
         mine = owner[surgeon.left]
