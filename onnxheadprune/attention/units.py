@@ -14,13 +14,12 @@ from onnxheadprune.attention.heads import (
     ALL,
     HeadSpec,
     parse_heads,
-    resolve_heads,
     resolved,
     sites_of_key,
 )
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import parse_json, read_text
@@ -43,24 +42,24 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         RefusedError: if a site cannot lose units, or the set is not legal.
     """
     partly, whole = apart(spec)
-    named: dict[str, dict[str, tuple[int, ...]]] = {}
+    named: dict[type[Site], dict[str, tuple[int, ...]]] = {}
     for key, gone in partly.items():
-        units, own = _apart_from_kind(key)
-        named.setdefault(units, {})[own] = gone
+        kind, own = _apart_from_kind(key)
+        named.setdefault(kind, {})[own] = gone
     for site in (site for key in whole for site in _whole_sites(key, sites)):
-        named.setdefault(site.UNITS, {})[str(site.number)] = site.original(range(site.num_units))
+        named.setdefault(type(site), {})[str(site.number)] = site.original(range(site.num_units))
     if not named:
-        return resolve_heads({}, sites)
+        _some(AttentionSite, sites)
     chosen: dict[int, tuple[int, ...]] = {}
-    for units, specs in named.items():
-        chosen |= resolve_heads(specs, sites) if units == "heads" else resolved(specs, _some(units, sites))
+    for kind, specs in named.items():
+        chosen |= resolved(specs, _some(kind, sites))
     return dict(sorted(chosen.items()))
 
 
-def _apart_from_kind(key: str) -> tuple[str, str]:
-    """What the units of a key's kind are called, and the site of that kind."""
+def _apart_from_kind(key: str) -> tuple[type[Site], str]:
+    """The kind that a key names, and the site of that kind."""
     kind = kind_of_key(key)
-    return ("heads", key.removeprefix(HEADS)) if kind is None else (kind.UNITS, key.removeprefix(kind.KEY))
+    return (AttentionSite, key.removeprefix(HEADS)) if kind is None else (kind, key.removeprefix(kind.KEY))
 
 
 def names_all(spec: HeadSpec) -> bool:
@@ -193,18 +192,17 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
         if not number.isdecimal() or int(number) >= len(known):
             raise UsageError(f"there is no layer {number!r}: this model's layers are 0-{len(known) - 1}")
         return known[int(number)]
-    units, own = _apart_from_kind(key)
-    return sites_of_key(own, sites.sites if units == "heads" else _some(units, sites))
+    kind, own = _apart_from_kind(key)
+    return sites_of_key(own, _some(kind, sites))
 
 
-def _some(units: str, sites: Sites) -> tuple[Site, ...]:
+def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:
     """The sites of one kind.
 
     Raises:
         RefusedError: if there are none.
     """
-    found = sites.of(units)
+    found = sites.of(kind.UNITS)
     if not found:
-        title = next(kind.TITLE for kind in kinds.KINDS if units == kind.UNITS)
-        raise RefusedError(f"no {title} was found in this model, so there are no {units} to remove")
+        raise RefusedError(f"no {kind.TITLE} was found in this model, so there are no {kind.UNITS} to remove")
     return found

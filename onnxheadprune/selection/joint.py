@@ -82,15 +82,12 @@ def joint_space(
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
-    kinds: list[tuple[type[Site], Sequence[Site]]] = [
-        (AttentionSite, sites.sites),
-        *((kind, sites.of(kind.UNITS)) for kind in sites.others),
-    ]
+    kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
     return tuple(
         site
-        for kind, found in kinds
+        for kind in kinds
         if kind.UNITS in units or (LAYERS in units and kind.LAYER)
-        for site in found
+        for site in sites.of(kind.UNITS)
         if site.removable
     )
 
