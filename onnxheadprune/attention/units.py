@@ -62,6 +62,16 @@ def _apart_from_kind(key: str) -> tuple[type[Site], str]:
     return (AttentionSite, key.removeprefix(HEADS)) if kind is None else (kind, key.removeprefix(kind.KEY))
 
 
+def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
+    """The kinds of the sites that a spec names."""
+    partly, whole = apart(spec)
+    keys = [*partly, *whole]
+    found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
+    if any(key.startswith(LAYERS) for key in keys):
+        found |= {kind for kind in kinds.every_kind() if kind.LAYER}
+    return tuple(found)
+
+
 def names_all(spec: HeadSpec) -> bool:
     """Whether a spec names heads of all attention sites."""
     return ALL in apart(spec)[0]
@@ -159,7 +169,7 @@ def layers(sites: Sites) -> list[tuple[Site, ...]]:
     found: list[tuple[Site, ...]] = []
     waiting: list[Site] = []
     stretch = 0
-    for (number, _), site in sorted(((_place(site, sites), site) for site in sites.every), key=_first):
+    for (number, *_), site in sorted(((_place(site, sites), site) for site in sites.every), key=_first):
         if number != stretch and waiting:
             found.append(tuple(waiting))
             waiting = []
@@ -172,11 +182,11 @@ def layers(sites: Sites) -> list[tuple[Site, ...]]:
     return [*found, tuple(waiting)] if waiting else found
 
 
-def _first(item: tuple[tuple[int, int], Site]) -> tuple[int, int]:
+def _first(item: tuple[tuple[int, ...], Site]) -> tuple[int, ...]:
     return item[0]
 
 
-def _place(site: Site, sites: Sites) -> tuple[int, int]:
+def _place(site: Site, sites: Sites) -> tuple[int, ...]:
     """The stretch of the model that a site is in, and where it is there."""
     return sites.places.get(site.index) or (0, min(item.node.index for item in site.projections))
 

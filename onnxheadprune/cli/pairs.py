@@ -66,11 +66,12 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
             "compare models with models, or folders with folders", click.get_current_context()
         )
     from onnxheadprune.errors import RefusedError
+    from onnxheadprune.workflow.folders.agreeing import check_alike
     from onnxheadprune.workflow.folders.export import open_export
     from onnxheadprune.workflow.folders.matching import matched
-    from onnxheadprune.workflow.folders.prune import opened
+    from onnxheadprune.workflow.folders.opening import looked_at
 
-    _, match = opened(model, follow_links=follow_links)
+    _, match, _ = looked_at(model, follow_links=follow_links)
     files: list[ModelFile] = []
     for network in match.networks:
         files += [network.leader] if leaders else network.files
@@ -83,8 +84,9 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         likes = tuple(export.model(file.name).loaded for _, export in exports)
         pairs.append(Pair(file.name, file.loaded, likes))
     for _, export in exports:
-        # Files that lost different heads do not work together, however exact each is by itself.
+        # Files that lost different units do not work together, however exact each is by itself.
         matched(export)
+        check_alike(match, export)
     return pairs
 
 

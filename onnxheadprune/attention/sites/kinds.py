@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from onnxheadprune.attention.sites.neurons import NeuronSite
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 
 KINDS: list[type[Site]] = [NeuronSite]
 """In the order in which they are listed."""
+
+
+def every_kind() -> tuple[type[Site], ...]:
+    """Heads, and the kinds beside them."""
+    return (AttentionSite, *KINDS)
 
 
 def key_of(index: int) -> str:

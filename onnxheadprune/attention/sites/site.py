@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from onnxheadprune.attention.sites.unit import Projection, Site, united
@@ -140,7 +141,26 @@ class Sites(Sequence[AttentionSite]):
     others: Mapping[type[Site], Callable[[], tuple[Site, ...]]] = field(
         default_factory=dict, compare=False, repr=False
     )
-    places: Mapping[int, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
+    places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    @classmethod
+    def gathered(cls, name: str, every: Iterable[Site], places: Mapping[int, tuple[int, ...]]) -> Sites:
+        """Sites that were found elsewhere, as if they were those of one model.
+
+        Args:
+            name: how to call that.
+            every: sites of all kinds, with indices that are different.
+            places: see above.
+        """
+        some = tuple(every)
+        heads = tuple(site for site in some if isinstance(site, AttentionSite))
+        found: dict[type[Site], tuple[Site, ...]] = {}
+        for site in some:
+            if site not in heads:
+                found[type(site)] = (*found.get(type(site), ()), site)
+        return cls(
+            name, heads, others={kind: partial(tuple, own) for kind, own in found.items()}, places=places
+        )
 
     @property
     def neurons(self) -> tuple[Site, ...]:
