@@ -90,6 +90,33 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
     return pairs
 
 
+def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs whose models differ, and the names of files that a cut of their folder left as they were.
+
+    Args:
+        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
+    """
+    same = [pair for pair in pairs if pair.file is not None and _is_same(pair)]
+    if len(same) == len(pairs):
+        return list(pairs), []
+    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
+
+
+def _is_same(pair: Pair) -> bool:
+    """Whether two models of folders are the same to the last byte, with what lies beside them."""
+    import filecmp
+
+    from onnxheadprune.model.load import open_structure
+
+    ours, theirs = (open_structure(model) for model in (pair.model, *pair.others))
+    beside = [{place: source.path for place, source in model.sources.items()} for model in (ours, theirs)]
+    return (
+        ours.proto.SerializeToString(deterministic=True) == theirs.proto.SerializeToString(deterministic=True)
+        and beside[0].keys() == beside[1].keys()
+        and all(filecmp.cmp(path, beside[1][place], shallow=False) for place, path in beside[0].items())
+    )
+
+
 def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:
     """Whether what is said about two models can be said about folders.
 

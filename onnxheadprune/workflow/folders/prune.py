@@ -68,7 +68,7 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
         deploying.require(gone)
         changes = deploying.changes(gone)
         copied = unchanged(export, {item.name for item in results}, changes)
-        warnings += [*deploying.unasked(gone), *other_forms(copied)]
+        warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *other_forms(copied)]
         if assembly is not None:
             progress("copying the rest", 0, 0)
             complete(assembly, root, copied, changes)
