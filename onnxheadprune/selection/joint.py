@@ -141,6 +141,16 @@ class JointSpace:
         """The parts of which ratios are taken."""
         return PARTS
 
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of."""
+        return "operations"
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of the blocks' operations that a cut saves."""
+        saved = sum(self.operations[index] * len(units) for index, units in selection.heads.items())
+        return saved / self.whole
+
     def most(self) -> int:
         """The largest cut, in parts of `PARTS`."""
         pieces = sum(

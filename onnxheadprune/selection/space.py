@@ -69,6 +69,13 @@ class Space(Protocol):
     def basis(self) -> str:
         """How choices are made."""
 
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of: "heads", or "operations" of the blocks that can lose units."""
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of that which a cut takes."""
+
     def most(self) -> int:
         """The largest size."""
 
@@ -104,6 +111,15 @@ class SearchSpace:
     basis: str
     limits: Limits
     gone: Mapping[int, Heads] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of."""
+        return "heads"
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of all heads that a cut takes."""
+        return selection.count / max(self.total, 1)
 
     def most(self) -> int:
         """The most heads that can go."""
