@@ -36,6 +36,8 @@ PANEL_HEIGHT = 1.75
 LEAST_SPAN = 0.02
 """Of an axis of accuracies: a difference of one label in hundreds must not fill a picture."""
 TITLE = 60
+SPARE = 12
+"""Pixels around the name of the knee that stay free: numbers move a little when the picture is laid out anew."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def _number(
     """Writes beside each point how much is gone, wherever that covers no other words."""
     along, quantity = drawn
     figure.draw_without_rendering()
-    taken: list[Bbox] = [] if knee is None else [knee.get_window_extent()]
+    taken: list[Bbox] = [] if knee is None else [knee.get_window_extent().padded(SPARE)]
     for index, point in enumerate(curve.points):
         value = quantity.values[index]
         if value is None or index == curve.knee:
