@@ -339,7 +339,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a folder of models": (
         ("model=.",),
         2,
-        "is a folder, and a job takes a single model; name one of its files",
+        "line 4: score takes a single model, and model {place} is a folder",
     ),
     "no link": (("model=loop.onnx",), 2, "does not exist"),
     "a model that is none": (("model=job.yaml",), 3, "job.yaml"),

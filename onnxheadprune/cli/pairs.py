@@ -16,7 +16,6 @@ from onnxheadprune.cli.options import Running
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.workflow.folders.export import ModelFile
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,13 @@ class Pair:
         file: its name in the folders, None where there are no folders.
         model: the model.
         others: the others.
+        is_same: whether they are files of folders and the same to the last byte.
     """
 
     file: str | None
     model: Path | LoadedModel
     others: tuple[Path | LoadedModel, ...]
+    is_same: bool = False
 
     def data_of(self, running: Running) -> DataSource | None:
         """The user's data, if it is for this model; two models alone take what they are given.
@@ -65,29 +66,13 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         raise click.UsageError(
             "compare models with models, or folders with folders", click.get_current_context()
         )
-    from onnxheadprune.errors import RefusedError
-    from onnxheadprune.workflow.folders.agreeing import check_alike
-    from onnxheadprune.workflow.folders.export import open_export
-    from onnxheadprune.workflow.folders.matching import matched
-    from onnxheadprune.workflow.folders.opening import looked_at
+    from onnxheadprune.workflow.folders.pairing import paired
 
-    _, match, _ = looked_at(model, follow_links=follow_links)
-    files: list[ModelFile] = []
-    for network in match.networks:
-        files += [network.leader] if leaders else network.files
-    exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
-    pairs = []
-    for file in files:
-        for path, export in exports:
-            if all(other.name != file.name for other in export.models):
-                raise RefusedError(f"{path} has no {file.name}, which {model} has")
-        likes = tuple(export.model(file.name).loaded for _, export in exports)
-        pairs.append(Pair(file.name, file.loaded, likes))
-    for _, export in exports:
-        # Files that lost different units do not work together, however exact each is by itself.
-        matched(export)
-        check_alike(match, export)
-    return pairs
+    return [
+        Pair(pair.name, pair.model, pair.others, pair.is_same)
+        for pair in paired(model, others, follow_links=follow_links)
+        if pair.leads or not leaders
+    ]
 
 
 def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
@@ -96,25 +81,10 @@ def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     Args:
         pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
     """
-    same = [pair for pair in pairs if pair.file is not None and _is_same(pair)]
+    same = [pair for pair in pairs if pair.is_same]
     if len(same) == len(pairs):
         return list(pairs), []
     return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
-
-
-def _is_same(pair: Pair) -> bool:
-    """Whether two models of folders are the same to the last byte, with what lies beside them."""
-    import filecmp
-
-    from onnxheadprune.model.load import open_structure
-
-    ours, theirs = (open_structure(model) for model in (pair.model, *pair.others))
-    beside = [{place: source.path for place, source in model.sources.items()} for model in (ours, theirs)]
-    return (
-        ours.proto.SerializeToString(deterministic=True) == theirs.proto.SerializeToString(deterministic=True)
-        and beside[0].keys() == beside[1].keys()
-        and all(filecmp.cmp(path, beside[1][place], shallow=False) for place, path in beside[0].items())
-    )
 
 
 def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:

@@ -13,6 +13,7 @@ from onnxheadprune.attention.units import combined
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
@@ -23,6 +24,7 @@ from onnxheadprune.selection.scoring import HeadScores, read_scores
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.metric import load_metric
+from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.jobs.keys import RecoverKeys
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -30,8 +32,8 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 
 Document: TypeAlias = dict[str, Any]
 """A result as JSON-ready data."""
-Reader: TypeAlias = Callable[[Path], "DataSource | None"]
-"""Reads the calibration data for a model."""
+Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
+"""Reads the calibration data for a model, or for one of a folder."""
 
 
 def measure_of(spec: str | None) -> Measure | None:
@@ -181,6 +183,8 @@ def require_askable(job: Job, output: Path) -> None:
         ProviderError: if the provider is named and does not run here.
     """
     keys = job.keys
+    if keys.prune.client is not None:
+        client_named(keys.prune.client)
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.effect)
