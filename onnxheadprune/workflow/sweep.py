@@ -135,7 +135,7 @@ class Curve:
         columns = ["removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
         rows = [
             [
-                gone_words(self.to_dict(), point.to_dict()),
+                gone_words(self.counted, self.heads, point.removed, point.units),
                 "" if point.elements is None else count(point.elements),
                 f"{point.drift:.3g}",
                 "" if point.speedup is None else f"{point.speedup:.2f}",
@@ -158,16 +158,17 @@ class Curve:
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
 
-def gone_words(curve: Mapping[str, Any], point: Mapping[str, Any]) -> str:
-    """What a cut takes, in words; of documents, for whoever has only these.
+def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
+    """What a cut takes, in words.
 
     Args:
-        curve: `Curve.to_dict`.
-        point: `CurvePoint.to_dict`.
+        counted: what ratios are shares of; see `Curve.counted`.
+        heads: heads of all sites.
+        removed: units that went, of all kinds.
+        units: how many units of each kind went.
     """
-    if curve.get("ratio_of", "heads") == "heads":
-        return f"{point['removed']} of {curve['heads']}"
-    units = point["units"]
+    if counted == "heads":
+        return f"{removed} of {heads}"
     return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
 
 

@@ -37,12 +37,12 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     by_operations = curve.counted == "operations"
     saved = ("operations",) if by_operations else ()
     columns = ("asked", *saved, "removed", "drift", "accuracy", "speed", *(sizes if len(sizes) > 1 else []))
-    made, told = table(*columns, "", numeric=columns), curve.to_dict()
+    made = table(*columns, "", numeric=columns)
     for position, point in enumerate(curve.points):
         made.add_row(
             f"{point.ratio:.0%}",
             *([f"-{curve.share(point):.1%}"] if by_operations else []),
-            gone_words(told, point.to_dict()),
+            gone_words(curve.counted, curve.heads, point.removed, point.units),
             f"{point.drift:.3g}",
             "" if point.accuracy is None else f"{point.accuracy:.2%}",
             "" if point.speedup is None else f"{point.speedup:.2f}x",

@@ -111,7 +111,12 @@ def _row(point: Document, document: Document, knee: bool) -> tuple[str, ...]:
     accuracy, speedup = point["accuracy"], point["speedup"]
     return (
         f"{point['ratio']:.0%}",
-        gone_words(document, point),
+        gone_words(
+            document.get("ratio_of", "heads"),
+            document["heads"],
+            point["removed"],
+            point.get("units", {}),
+        ),
         f"{point['drift']:.3g}",
         "" if accuracy is None else f"{accuracy:.2%}",
         "" if speedup is None else f"{speedup:.2f}x",
