@@ -67,9 +67,8 @@ def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
     partly, whole = apart(spec)
     keys = [*partly, *whole]
     found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
-    if any(key.startswith(LAYERS) for key in keys):
-        found |= {kind for kind in kinds.every_kind() if kind.LAYER}
-    return tuple(found)
+    layered = any(key.startswith(LAYERS) for key in keys)
+    return tuple(kind for kind in kinds.every_kind() if kind in found or (layered and kind.LAYER))
 
 
 def names_all(spec: HeadSpec) -> bool:
