@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -11,15 +12,16 @@ import pytest
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
+from onnxheadprune.runtime.feeds import Input, Role
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
+from onnxheadprune.selection.activations.splicing import ENOUGH, MOST_COPIES, sequences_of, with_spliced
 from onnxheadprune.selection.compensation.trainable import trainable
 from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
 from onnxheadprune.selection.recovery.batches import BATCH, batches_of
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
-from onnxheadprune.selection.recovery.rate import RATES, find_rate
+from onnxheadprune.selection.recovery.rate import BEARABLE, RATES, STEPS, bearable, find_rate
 from onnxheadprune.selection.recovery.schedule import WARM_UP, share_of_rate
-from onnxheadprune.selection.recovery.splicing import sequences_of
 from tests import toys, toys_recovery, toys_scores
 
 
@@ -67,13 +69,62 @@ def test_left_padding_and_other_positions_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("rows", [8, 20])
-def test_other_data_is_used_as_it_is(rows: int) -> None:
+def test_windows_without_a_mask_are_spliced_at_one_place(rows: int) -> None:
     data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(feeds=4, rows=rows))[2]
     batches = batches_of(data)
     feeds = batches.epoch(np.random.default_rng(0))
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
-    seen = sorted(tuple(row) for feed in feeds for row in feed["input_ids"].tolist())
-    assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["input_ids"].tolist())
+    known = np.concatenate([feed["input_ids"] for feed in data.feeds])
+    made = np.concatenate([feed["input_ids"] for feed in feeds])
+    assert made.shape == known.shape
+    for row in made:
+        heads, tails = (known == row).cumprod(1), (known == row)[:, ::-1].cumprod(1)
+        assert heads.sum(1).max() + tails.sum(1).max() >= len(row)
+    assert {tuple(row) for row in made} - {tuple(row) for row in known}
+
+
+def test_sequences_keep_what_is_empty_and_no_cache_that_is_filled() -> None:
+    plain, dtype = sentences(), np.dtype(np.float32)
+    cache = Input("past.0.key", dtype, ("batch", 2, "past", 4), Role.FLOATS)
+
+    def with_cache(past: int) -> Calibration:
+        samples = tuple(
+            replace(
+                item,
+                feed={**item.feed, cache.name: np.zeros((len(item.feed["input_ids"]), 2, past, 4), dtype)},
+            )
+            for item in plain.samples
+        )
+        return replace(plain, samples=samples, inputs=(*plain.inputs, cache))
+
+    feeds = batches_of(with_cache(0)).epoch(np.random.default_rng(0))
+    assert all(feed[cache.name].shape == (len(feed["input_ids"]), 2, 0, 4) for feed in feeds)
+    assert sequences_of(with_cache(1)) is None
+
+
+@pytest.mark.parametrize("rows", [8, 20])
+def test_other_data_is_used_as_it_is(rows: int) -> None:
+    random = np.random.default_rng(0)
+    given = [{"x": random.standard_normal((rows, 5, 12)).astype(np.float32)} for _ in range(4)]
+    data = calibration_data(given, view_of(toys.attention()))
+    batches = batches_of(data)
+    feeds = batches.epoch(np.random.default_rng(0))
+    assert len(feeds) == batches.count == -(-4 * rows // BATCH)
+    seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
+    assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
+    assert with_spliced(data, 10**6) is data
+
+
+def test_data_are_spliced_until_there_are_enough() -> None:
+    data = sentences()
+    positions = sum(int(feed["attention_mask"].sum()) for feed in data.feeds)
+    for wanted, copies in ((1, 0), (2, 1), (3, 2), (32, MOST_COPIES), (33, 0)):
+        more = with_spliced(data, wanted * positions // ENOUGH)
+        assert more.count == (1 + copies) * data.count
+        assert more.samples[: len(data.samples)] == data.samples
+    again = with_spliced(data, positions)
+    for one, same in zip(with_spliced(data, positions).feeds, again.feeds, strict=True):
+        assert all(np.array_equal(one[name], same[name]) for name in one)
 
 
 # What is trained, and where
@@ -121,13 +172,18 @@ def test_the_rate_rises_and_falls() -> None:
 
 
 @pytest.mark.parametrize("largest", RATES)
-def test_the_largest_rate_that_gains_is_taken(largest: float) -> None:
-    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), 0.5)
+def test_the_largest_rate_that_can_be_borne_is_taken(largest: float) -> None:
+    rate, found = find_rate(lambda rate: 1.0 if rate > largest else math.log(rate), lambda: 0.5)
     assert rate == largest and len(found) <= 5
 
 
+def test_a_long_training_bears_what_a_short_one_does_not() -> None:
+    assert bearable(2.0, STEPS) == bearable(2.0, 1) == 2.0
+    assert 2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, 100 * STEPS) < 2.0 * (1 + BEARABLE)
+
+
 def test_without_time_one_rate_is_tried() -> None:
-    rate, found = find_rate(lambda rate: math.nan, 0.5, lambda: True)
+    rate, found = find_rate(lambda rate: math.nan, lambda: 0.5, lambda: True)
     assert list(found) == [rate] and found[rate] == math.inf
 
 

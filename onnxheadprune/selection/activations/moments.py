@@ -46,11 +46,13 @@ class Moments:
         self.count += len(x)
         each = np.ones(len(x)) if weights is None else weights.astype(np.float64)
         self.total += float(each.sum())
-        weighted = x if weights is None else (x * each[:, None]).astype(x.dtype)
-        self.gram += weighted.T @ x
-        self.x_sum += weighted.sum(axis=0, dtype=np.float64)
+        # The product of a matrix with itself takes half the work, so each factor gets the root of the weight.
+        root = np.sqrt(each)[:, None].astype(x.dtype)
+        scaled = x if weights is None else x * root
+        self.gram += scaled.T @ scaled
+        self.x_sum += each @ x
         if y is not None:
-            self.cross += weighted.T @ y
+            self.cross += scaled.T @ (y if weights is None else y * root)
             self.y_sum += each @ y
             self.y_square += each @ np.square(y, dtype=np.float64)
 

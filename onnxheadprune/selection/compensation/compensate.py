@@ -32,6 +32,7 @@ from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
@@ -56,7 +57,8 @@ def compensate(
         view: an annotated view of the original.
         sites: its attention sites, and those of other kinds that lose units.
         heads: present units that go, per site index.
-        data: calibration data; a part of it is held out to choose the ridge with.
+        data: calibration data; a part of it is held out to choose the ridge with. Of token sequences the rest is
+            spliced into more, as far as it is little for the widest map.
         provider: where to run.
         other_maps: refit the maps between the sites too, not only the sites' own projections.
         progress: told after each map.
@@ -68,8 +70,7 @@ def compensate(
     todo = tasks(view, sites, heads, readers, other_maps)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
-    widest = max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
-    with algebra_threads(widest):
+    with algebra_threads(_widest(todo)):
         for number, task in enumerate(todo, 1):
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
@@ -90,7 +91,8 @@ class _Work:
         provider: Provider,
         silent: Sequence[Linear],
     ) -> None:
-        self.learn, self.held = data.split()
+        learn, self.held = data.split()
+        self.learn = with_spliced(learn, _widest(todo))
         self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
@@ -236,6 +238,11 @@ class _Work:
             self.silenced[name] = linear.matrix.written(silenced)
         if linear.bias is not None and found.bias is not None:
             self.stored[linear.bias.stored.name] = linear.written_bias(found.bias)
+
+
+def _widest(todo: Sequence[Task]) -> int:
+    """Inputs of the widest map."""
+    return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
 
 
 def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:

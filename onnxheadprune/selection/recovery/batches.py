@@ -11,7 +11,7 @@ import numpy as np
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds import Feed, Input
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.recovery.splicing import Row, Sequences, sequences_of
+from onnxheadprune.selection.activations.splicing import Sequences, sequences_of
 
 BATCH = 16
 
@@ -47,13 +47,11 @@ class SplicedBatches(Batches):
     @property
     def count(self) -> int:
         """Feeds of an epoch."""
-        return -(-len(self.sequences.rows) // BATCH)
+        return self.sequences.count(BATCH)
 
     def epoch(self, random: np.random.Generator) -> list[Feed]:
-        """Sequences of similar length share a feed, so that little of it is padding."""
-        rows: list[Row] = self.sequences.spliced(random)
-        rows.sort(key=lambda row: len(next(iter(row.values()))))
-        feeds = [self.sequences.feed(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        """Sequences of similar length share a feed."""
+        feeds = self.sequences.feeds(self.sequences.spliced(random), BATCH)
         return [feeds[position] for position in random.permutation(len(feeds))]
 
 
@@ -96,7 +94,7 @@ class PlainBatches(Batches):
 
 
 def batches_of(data: Calibration) -> Batches:
-    """Spliced sequences where the data is token ids with a mask, else the data as it is."""
+    """Spliced sequences where the data is token ids, else the data as it is."""
     found = sequences_of(data)
     return PlainBatches(data) if found is None else SplicedBatches(found)
 

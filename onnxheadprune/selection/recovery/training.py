@@ -16,7 +16,7 @@ from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint, State
 from onnxheadprune.selection.recovery.parameters import Master
-from onnxheadprune.selection.recovery.rate import STEPS, find_rate, share_in_test
+from onnxheadprune.selection.recovery.rate import STEPS, bearable, find_rate, share_in_test
 from onnxheadprune.selection.recovery.result import Measured
 from onnxheadprune.selection.recovery.schedule import share_of_rate
 from onnxheadprune.selection.recovery.student import Student
@@ -70,6 +70,8 @@ class Training:
     state: State = field(default_factory=State)
     resumed: int = 0
     _started: float = 0.0
+    _pace: float = math.inf
+    """Seconds of a step."""
 
     def run(self, resume: bool = False) -> None:
         """Trains until the budget is spent; Ctrl-C ends it with the best so far.
@@ -97,7 +99,7 @@ class Training:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
         if self.plan.rate is None:
-            self.state.rate, trials = find_rate(self._tried, self.state.curve[0].loss, self._is_late)
+            self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
             self.state.trials = dict(trials)
         else:
             self.state.rate = self.plan.rate
@@ -124,7 +126,7 @@ class Training:
         """The held-out loss after a few steps with a rate."""
         self._restart()
         random = np.random.default_rng([self.plan.seed, 1])
-        step = 0
+        step, since = 0, time.monotonic()
         while step < STEPS and not self._is_late():
             for feed in self.batches.epoch(random)[: STEPS - step]:
                 if self._is_late():
@@ -132,8 +134,15 @@ class Training:
                 if not math.isfinite(self._step(feed, rate * share_in_test(step))):
                     return math.inf
                 step += 1
+        self._pace = (time.monotonic() - since) / max(step, 1)
         self.plan.progress(f"looking for a learning rate: {rate:g}", 0, 0)
         return self.held_loss()
+
+    def _bearable(self) -> float:
+        """The largest loss after a test of a rate that the training makes good."""
+        seconds = self.plan.budget.seconds
+        steps = self.steps if seconds is None else (seconds - self._seconds()) / self._pace
+        return bearable(self.state.curve[0].loss, steps)
 
     def _is_late(self) -> bool:
         """Whether a part of the time that a search may take is spent."""
