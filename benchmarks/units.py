@@ -1,10 +1,12 @@
 """What heads, neurons and layers cost under one budget: all-MiniLM-L6-v2 at fewer operations of its encoder.
 
     python benchmarks/units.py MODEL TOKENIZER [--speed 1.4 --speed 2] [--way joint] [--recover 10] [-o results.json]
+        [--picture curve.svg]
 
 The files, the sentences and the judge are those of accuracy.py. A speed of 2 means half of the multiply-adds of the
 attention and feed-forward blocks at the length of the calibration sentences. `uniform` takes the same share of every
-site; heads, neurons or layers alone are shown as far as they reach.
+site; heads, neurons or layers alone are shown as far as they reach. `random` and `magnitude` (the least weights in the
+map that sums up) take the same share of every site too, and are refitted like the others: what differs is the choice.
 """
 
 from __future__ import annotations
@@ -15,20 +17,28 @@ import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, Judge, clocks, corpus
+from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.selection.activations import text_feeds
+from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.recovery import parse_budget
 
-WAYS = ("joint", "with layers", "uniform", "heads", "neurons", "layers")
+WAYS = ("joint", "with layers", "uniform", "heads", "neurons", "layers", "magnitude", "random")
+
+MULTIPLE = 8
+"""How many neurons a block keeps is a multiple of this, as `prune` has it."""
 
 
 def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
@@ -55,6 +65,51 @@ def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
     return ohp.Wish(ratio=ratio, units=frozenset(kinds.get(way, (way,))), limits=limits)
 
 
+def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
+    """The same share of every site: the units with the least weights, or random ones.
+
+    Args:
+        way: "magnitude" or "random".
+        share: of the units of every site.
+        sites: of the model.
+    """
+    random = np.random.default_rng(SEED)
+    found = {}
+    for site in (*sites, *sites.neurons):
+        step = 1 if site.UNIT == "head" else MULTIPLE
+        kept = max(step, round((1 - share) * site.num_units / step) * step)
+        worth = random.random(site.num_units) if way == "random" else magnitudes(site)
+        gone = np.sort(np.argsort(worth, kind="stable")[: site.num_units - kept])
+        found[site.key] = [int(unit) for unit in gone]
+    return found
+
+
+def magnitudes(site: Site) -> npt.NDArray[np.float64]:
+    """The sum of squares of each unit's weights in the maps that sum the units up."""
+    total = np.zeros(site.num_units)
+    for projection in site.projections:
+        energy = np.square(projection_matrix(projection)).sum(axis=1)
+        total += [energy[list(channels)].sum() for channels in projection.channels]
+    return total
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """What each way keeps of the nearest neighbours, over how many times fewer operations."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    for way in WAYS:
+        own = [row for row in rows if row["way"].split(",")[0] == way and "trained" not in row["way"]]
+        points = [(1 / (1 - row["ratio"]), row["overlap"]) for row in own]
+        if points:
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=way)
+    axes.set_xlabel("times fewer operations in attention and feed-forward blocks")
+    axes.set_ylabel("ten nearest neighbours that stay")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, bbox_inches="tight")
+
+
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True))
 @click.argument("tokenizer", type=click.Path(path_type=Path, exists=True))
@@ -62,6 +117,7 @@ def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
 @click.option("--way", "ways", type=click.Choice(WAYS), multiple=True, default=WAYS)
 @click.option("--recover", metavar="N|Ts", help="Also train what is left of the first way, for so long.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the curves.")
 def main(
     model: Path,
     tokenizer: Path,
@@ -69,6 +125,7 @@ def main(
     ways: Sequence[str],
     recover: str | None,
     output: Path | None,
+    picture: Path | None,
 ) -> None:
     """Prints a Markdown table: cosine / overlap / rank correlation, and the seconds it took."""
     sentences, proto = corpus(), onnx.load(model)
@@ -89,19 +146,22 @@ def main(
     for speed in speeds:
         share = 1 - 1 / speed
         for way in ways:
-            wish = wish_of(way, share, sites)
+            blind = way in ("magnitude", "random")
+            wish = None if blind else wish_of(way, share, sites)
+            units = units_of(way, share, sites) if blind else None
             budgets = [None, recover] if recover is not None and way == ways[0] else [None]
-            for budget in budgets if wish is not None else ():
+            for budget in budgets if wish or units else ():
                 since = clocks()
                 with tempfile.TemporaryDirectory() as folder:
                     try:
                         made = ohp.prune(
                             model,
-                            None,
+                            units,
                             Path(folder, "pruned.onnx"),
                             wish=wish,
                             data=data,
                             provider="cpu",
+                            compensate=True,
                             recover=None if budget is None else parse_budget(budget),
                         )
                     except RefusedError as error:
@@ -111,6 +171,8 @@ def main(
                     judge.judge(f"{way}, {speed:g}x{trained}", share, made.model, since)
     if output is not None:
         output.write_text(json.dumps(judge.rows, indent=1) + "\n", encoding="utf-8")
+    if picture is not None:
+        draw(judge.rows, picture)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +16,11 @@ import onnxheadprune as ohp
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.joint import FINE, PARTS, JointSpace
+from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Step
 from onnxheadprune.selection.scoring.surgeon import Surgeon
 from onnxheadprune.selection.scoring.wide import wide_path
-from tests.conftest import Outcome
+from tests.conftest import SAMPLES, Outcome
 
 Command = Callable[..., Outcome]
 
@@ -31,9 +33,11 @@ def _space(rng: np.random.Generator) -> JointSpace:
         sites.append(SimpleNamespace(index=index, num_units=units, WIDE=True, original=tuple))
         costs = np.cumsum(rng.uniform(0.1, 1, units))
         paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
-    operations = {0: 3.0, 1: 1.0, 2: 5.0}
-    whole = sum(operations[site.index] * site.num_units for site in sites)
-    return JointSpace(tuple(sites), paths, operations, whole, "test")
+    savings = {
+        site.index: evenly(site.num_units, each) for site, each in zip(sites, (3.0, 1.0, 5.0), strict=True)
+    }
+    whole = sum(savings[site.index].of(site.num_units) for site in sites)
+    return JointSpace(tuple(sites), paths, savings, whole, "test")
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -49,14 +53,27 @@ def test_the_knapsack_is_exact(seed: int) -> None:
             if _pieces(space, steps) >= count * FINE
         ]
         assert sum(got.costs.values()) == pytest.approx(min(fitting))
-        saved = sum(space.operations[index] * len(units) for index, units in got.heads.items())
+        saved = sum(space.savings[index].of(len(units)) for index, units in got.heads.items())
         assert saved >= space.whole * count / PARTS * (1 - 1e-9)
+
+
+def test_time_that_is_not_saved_is_not_paid_for() -> None:
+    """Where narrower neurons are no faster, a budget of time takes other units."""
+    space = _space(np.random.default_rng(0))
+    flat = {**space.savings, 2: Savings((0, 2, 3), (0.0, 0.0, 1e-6))}
+    timed = replace(space, savings=flat, whole=sum(curve.saved[-1] for curve in flat.values()))
+    assert 2 in space.removing(100).heads and 2 not in timed.removing(100).heads
+    # A curve with a knee: the second and third unit save nothing, the fourth half of the site.
+    knee = {**space.savings, 0: Savings((0, 1, 3, 4), (0.0, 6.0, 6.0, 12.0))}
+    for count in range(1, 150):
+        chosen = replace(space, savings=knee).removing(count).heads.get(0, ())
+        assert len(chosen) not in (2, 3)
 
 
 def _pieces(space: JointSpace, steps: Any) -> int:
     """Whole pieces that some steps save, one per site or none."""
     saved = (
-        int(space.operations[site.index] * len(step.removed) / space.whole * PARTS * FINE)
+        int(space.savings[site.index].of(len(step.removed)) / space.whole * PARTS * FINE)
         for site, step in zip(space.sites, steps, strict=True)
         if step
     )
@@ -133,3 +150,23 @@ def _accuracy(model: Path, data: Path) -> float:
     name = session.get_inputs()[0].name
     (logits,) = session.run(None, {name: arrays[name]})
     return float((np.asarray(logits).argmax(1) == arrays["labels"]).mean())
+
+
+@pytest.mark.long
+def test_a_speed_up_is_bought_with_measured_time(tmp_path: Path) -> None:
+    """The sample's narrow maps are timed in place, heads and neurons of one shape together."""
+    told: list[str] = []
+    made = ohp.prune(
+        SAMPLES / "digits_vit.onnx",
+        None,
+        tmp_path / "fast.onnx",
+        wish=ohp.Wish(target_speedup=1.05, units=frozenset({"heads", "neurons"})),
+        data=str(SAMPLES / "digits_calibration.npz"),
+        provider="cpu",
+        progress=lambda what, done, total: told.append(f"{what} {done}/{total}"),
+    )
+    assert made.chosen is not None and made.chosen.speed is not None
+    assert made.chosen.selection.basis == "measured drift after refit, over the time that is saved"
+    # Two shapes of sites, four widths of each.
+    assert "timing sites of one shape at one width 8/8" in told
+    assert made.chosen.speed.reaches(1.05)

@@ -44,7 +44,9 @@ def largest_near(cutter: Cutter, space: Space, limit: float) -> Chosen:
         trial = Trial(chosen.selection.count, far, far <= allowed)
         tried[count] = chosen
         trials.append(trial)
-        cutter.progress(f"measuring: without {count} heads the drift is {far:.2g}", len(trials), 0)
+        cutter.progress(
+            f"measuring: without {trial.removed} {space.UNITS} the drift is {far:.2g}", len(trials), 0
+        )
         # What is no number is not near.
         return not trial.meets
 

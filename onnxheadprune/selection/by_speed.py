@@ -33,7 +33,7 @@ def smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSetti
             (speed,) = speedups(cutter.model, [lambda: cutter.timed(selection)], cutter.provider, sizes)
             made = Trial(selection.count, speed.value, speed.reaches(wanted), speed)
             measured[key] = made
-            text = f"measuring: {made.removed} heads less are {speed.value:.2f} times as fast"
+            text = f"measuring: {made.removed} {space.UNITS} less are {speed.value:.2f} times as fast"
             cutter.progress(text, len(measured), 0)
         return measured[key]
 
@@ -44,8 +44,8 @@ def smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSetti
     first = trial(space.removing(most))
     if not first.meets:
         raise RefusedError(
-            f"without all {first.removed} heads that can go the model is {first.measured:.2f} times as fast, not"
-            f" {wanted:g} times ({first.speed})"
+            f"without all {first.removed} {space.UNITS} that can go the model is {first.measured:.2f} times as fast,"
+            f" not {wanted:g} times ({first.speed})"
         )
     selection = space.removing(smallest_reaching(most, wanted, speed_of))
     speed = trial(selection).speed

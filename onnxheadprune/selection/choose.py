@@ -10,6 +10,8 @@ from onnxheadprune.selection.by_drift import largest_near
 from onnxheadprune.selection.by_speed import smallest_fast
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter
+from onnxheadprune.selection.joint import JointSpace
+from onnxheadprune.selection.latency import by_latency
 from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Wish
 
 
@@ -35,6 +37,8 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
         case Keep():
             return completed(cutter, space.keeping(target.heads))
         case Faster():
+            if isinstance(space, JointSpace):
+                space = by_latency(cutter, space, wish.requirements.sizes)
             return smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
         case Near():
             return largest_near(cutter, space, target.drift)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.requirements import LAYERS, Requirements
+from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Heads, Step, ways_of
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.scores import is_protected
@@ -74,10 +76,10 @@ def joint_space(
         some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
         costs = measured_paths(analysis.view, sites, paths, moments, some, progress)
     length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
-    operations = {site.index: site.flops_per_unit(length) for site in sites}
-    whole = sum(operations[site.index] * site.num_units for site in sites)
+    savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
+    whole = sum(savings[site.index].of(site.num_units) for site in sites)
     basis = "measured drift after refit, over the operations that are saved"
-    return JointSpace(sites, costs, operations, whole, basis, requirements.limits.uniform)
+    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
@@ -123,15 +125,17 @@ class JointSpace:
     Attributes:
         sites: sites that may lose units.
         paths: steps per site index, with costs that add up across sites.
-        operations: of one unit, per site index: multiply-adds x 2 per token.
-        whole: operations of all these units.
+        savings: per site index, by how many units go: multiply-adds x 2 per token, or shares of the latency.
+        whole: what all of the budget is, in the unit of `savings`.
         basis: what the costs are.
         uniform: every site loses the same share.
     """
 
+    UNITS: ClassVar[str] = "units"
+
     sites: tuple[Site, ...]
     paths: Paths
-    operations: Mapping[int, float]
+    savings: Mapping[int, Savings]
     whole: float
     basis: str
     uniform: bool = False
@@ -148,7 +152,7 @@ class JointSpace:
 
     def share_of(self, selection: Selection) -> float:
         """The share of the blocks' operations that a cut saves."""
-        saved = sum(self.operations[index] * len(units) for index, units in selection.heads.items())
+        saved = sum(self.savings[index].of(len(units)) for index, units in selection.heads.items())
         return saved / self.whole
 
     def most(self) -> int:
@@ -199,7 +203,7 @@ class JointSpace:
         return self.paths[site.index]
 
     def _saved(self, site: Site, step: Step) -> float:
-        return self.operations[site.index] * len(step.removed)
+        return self.savings[site.index].of(len(step.removed))
 
     def _cheapest(self, count: int) -> Choice:
         """One step or none for each site, so that at least `count` parts are saved at the least cost.

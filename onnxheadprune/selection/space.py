@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
@@ -59,7 +59,13 @@ class Selection:
 
 
 class Space(Protocol):
-    """What a choice of any size is made from; sizes are whole numbers, of heads or of parts of a budget."""
+    """What a choice of any size is made from; sizes are whole numbers, of heads or of parts of a budget.
+
+    Attributes:
+        UNITS: what goes, for people: "heads", or "units" of several kinds.
+    """
+
+    UNITS: ClassVar[str]
 
     @property
     def total(self) -> int:
@@ -104,6 +110,8 @@ class SearchSpace:
         limits: what cuts respect.
         gone: present heads per site index that earlier rounds removed.
     """
+
+    UNITS: ClassVar[str] = "heads"
 
     sites: tuple[AttentionSite, ...]
     total: int

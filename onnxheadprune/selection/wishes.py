@@ -140,7 +140,7 @@ class Trial:
     """A cut that was tried on the way to a target.
 
     Attributes:
-        removed: heads that it removes.
+        removed: units that it removes.
         measured: its speed-up, or its drift: the larger one of those on the held-out part and on all data.
         meets: whether that is good enough.
         speed: the speed-up at each grid point, None for a drift.

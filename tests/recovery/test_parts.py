@@ -14,7 +14,13 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds import Input, Role
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.activations.splicing import ENOUGH, MOST_COPIES, sequences_of, with_spliced
+from onnxheadprune.selection.activations.splicing import (
+    ENOUGH,
+    MOST_COPIES,
+    MOST_WORK,
+    sequences_of,
+    with_spliced,
+)
 from onnxheadprune.selection.compensation.trainable import trainable
 from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
 from onnxheadprune.selection.recovery.batches import BATCH, batches_of
@@ -112,18 +118,20 @@ def test_other_data_is_used_as_it_is(rows: int) -> None:
     assert len(feeds) == batches.count == -(-4 * rows // BATCH)
     seen = sorted(tuple(row) for feed in feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
     assert seen == sorted(tuple(row) for feed in data.feeds for row in feed["x"].reshape(-1, 5 * 12).tolist())
-    assert with_spliced(data, 10**6) is data
+    assert with_spliced(data, 10**6, 1) is data
 
 
 def test_data_are_spliced_until_there_are_enough() -> None:
     data = sentences()
     positions = sum(int(feed["attention_mask"].sum()) for feed in data.feeds)
     for wanted, copies in ((1, 0), (2, 1), (3, 2), (32, MOST_COPIES), (33, 0)):
-        more = with_spliced(data, wanted * positions // ENOUGH)
+        more = with_spliced(data, wanted * positions // ENOUGH, 100)
         assert more.count == (1 + copies) * data.count
         assert more.samples[: len(data.samples)] == data.samples
-    again = with_spliced(data, positions)
-    for one, same in zip(with_spliced(data, positions).feeds, again.feeds, strict=True):
+    assert with_spliced(data, positions, round(MOST_WORK / (2.5 * positions))).count == 2 * data.count
+    assert with_spliced(data, positions, round(MOST_WORK / (1.5 * positions))) is data
+    again = with_spliced(data, positions, 100)
+    for one, same in zip(with_spliced(data, positions, 100).feeds, again.feeds, strict=True):
         assert all(np.array_equal(one[name], same[name]) for name in one)
 
 

@@ -25,6 +25,8 @@ ENOUGH = 32
 """Positions per unknown of a least-squares fit, beyond which more of them change little."""
 MOST_COPIES = 3
 """Spliced sequences for each that there is, at most: they hold no text that is not in the data."""
+MOST_WORK = 2e12
+"""Multiply-adds of all maps on all positions, up to which sequences are added: a minute or two on one core."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,19 +144,23 @@ def sequences_of(data: Calibration) -> Sequences | None:
     return Sequences(tuple(rows), mask, positions, padding, data.inputs, next(iter(lengths), None), empty)
 
 
-def with_spliced(data: Calibration, unknowns: int, seed: int = 0) -> Calibration:
-    """The data and spliced sequences of it; itself where it holds no sequences, or enough of them, or far too few.
+def with_spliced(data: Calibration, unknowns: int, weights: int, seed: int = 0) -> Calibration:
+    """The data and spliced sequences of it.
+
+    Itself where it holds no sequences, or enough of them, or far too few, or where more would be too much work.
 
     Args:
         data: what there is.
-        unknowns: of the least-squares fits that it is for.
+        unknowns: of the largest of the least-squares fits that it is for.
+        weights: of all the maps that are fitted, in all.
         seed: of the choice of partners and places.
     """
     found = sequences_of(data)
     if found is None:
         return data
     positions = sum(map(_length, found.rows))
-    copies = min(round(ENOUGH * unknowns / positions) - 1, MOST_COPIES)
+    enough, bearable = round(ENOUGH * unknowns / positions), int(MOST_WORK / (positions * max(weights, 1)))
+    copies = min(enough - 1, bearable - 1, MOST_COPIES)
     if copies < 1 or positions < unknowns:
         return data
     random = np.random.default_rng(seed)

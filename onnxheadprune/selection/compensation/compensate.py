@@ -12,6 +12,7 @@ were. Pruning it is as exact as pruning the original, and is proven in the same 
 
 from __future__ import annotations
 
+import math
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
@@ -92,7 +93,7 @@ class _Work:
         silent: Sequence[Linear],
     ) -> None:
         learn, self.held = data.split()
-        self.learn = with_spliced(learn, _widest(todo))
+        self.learn = with_spliced(learn, _widest(todo), _weights_of(todo))
         self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
@@ -243,6 +244,11 @@ class _Work:
 def _widest(todo: Sequence[Task]) -> int:
     """Inputs of the widest map."""
     return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+
+
+def _weights_of(todo: Sequence[Task]) -> int:
+    """Weights of all maps."""
+    return sum(math.prod(task.linear.matrix.shape) for task in todo if task.linear is not None)
 
 
 def _silent_maps(sites: Sequence[Site], heads: Mapping[int, Iterable[int]]) -> list[Linear]:
