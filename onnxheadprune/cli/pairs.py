@@ -70,8 +70,7 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
 
     return [
         Pair(pair.name, pair.model, pair.others, pair.is_same)
-        for pair in paired(model, others, follow_links=follow_links)
-        if pair.leads or not leaders
+        for pair in paired(model, others, follow_links=follow_links, leaders=leaders)
     ]
 
 

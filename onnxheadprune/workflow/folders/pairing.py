@@ -37,13 +37,16 @@ class FilePair:
         return all(_same(self.model, other) for other in self.others)
 
 
-def paired(model: Path, others: Sequence[Path], *, follow_links: bool = False) -> list[FilePair]:
+def paired(
+    model: Path, others: Sequence[Path], *, follow_links: bool = False, leaders: bool = False
+) -> list[FilePair]:
     """The files of a folder's networks, each with its like in every other folder.
 
     Args:
         model: the folder.
         others: folders that were made of it.
         follow_links: read files through links that lead out of their folder.
+        leaders: only the file of each network that units are chosen on.
 
     Raises:
         RefusedError: if a folder lacks a file of the first one, its files disagree, or have lost different units.
@@ -53,7 +56,7 @@ def paired(model: Path, others: Sequence[Path], *, follow_links: bool = False) -
     exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
     pairs = []
     for network in match.networks:
-        for file in network.files:
+        for file in network.files[:1] if leaders else network.files:
             for path, export in exports:
                 if all(other.name != file.name for other in export.models):
                     raise RefusedError(f"{path} has no {file.name}, which {model} has")

@@ -111,8 +111,8 @@ def measured(models: tuple[Path, Path], request: BenchRequest, progress: Progres
         HeadPruneError: if a file cannot be read or run.
     """
     found = []
-    for pair in paired(models[0], [models[1]]):
-        if pair.leads and not pair.is_same:
+    for pair in paired(models[0], [models[1]], leaders=True):
+        if not pair.is_same:
             result = run_benchmark((pair.model, pair.others[0]), request, lambda what: progress(what, 0, 0))
             found.append({"file": pair.name, **result.to_dict()})
     return {FILES: found}
