@@ -8,6 +8,7 @@ from pathlib import Path
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.cli.report.layout import change, count, size
+from onnxheadprune.edit.plan import block_cuts, totals
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.limits import of_each
 from onnxheadprune.workflow.jobs.result import JobResult
@@ -50,6 +51,9 @@ def _numbers(result: JobResult) -> Iterator[str]:
         count(before - gone),
         change(before, before - gone),
     )
+    blocks = (one for item in cuts if item.get("leads", True) for one in block_cuts(item["plan"]))
+    for units, lost, left in totals(blocks):
+        yield _row(units, count(lost + left), count(left), change(lost + left, left))
     files = [item["file_bytes"] for item in cuts]
     if all(files):
         was, now = (sum(item[when] for item in files) for when in ("before", "after"))
