@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.combine import Combination, combine
+    from onnxheadprune.workflow.exits import EarlyExit, EarlyExits, find_exits
     from onnxheadprune.workflow.folders.api import prune_folder
     from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.prune import apply_plan, prune
@@ -77,6 +78,8 @@ __all__ = [
     "Curve",
     "CurvePoint",
     "Drift",
+    "EarlyExit",
+    "EarlyExits",
     "FolderResult",
     "Fusion",
     "GridPoint",
@@ -114,6 +117,7 @@ __all__ = [
     "apply_plan",
     "benchmark",
     "combine",
+    "find_exits",
     "find_sites",
     "plan_pruning",
     "plot_curve",
@@ -135,6 +139,7 @@ _HOMES = {
     "workflow.folders.api": ("prune_folder",),
     "workflow.folders.result": ("FolderResult",),
     "workflow.prune": ("apply_plan", "prune"),
+    "workflow.exits": ("EarlyExit", "EarlyExits", "find_exits"),
     "workflow.combine": ("Combination", "combine"),
     "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),

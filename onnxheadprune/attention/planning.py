@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.block_cuts import block_cuts, block_records
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
+from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
@@ -72,23 +73,33 @@ class Planning:
 
 
 def plan_pruning(
-    model: ModelLike, heads: HeadSpec, *, keep_cache_shape: bool = False, allow_io_change: bool = False
+    model: ModelLike,
+    heads: HeadSpec,
+    *,
+    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
+    keep_cache_shape: bool = False,
+    allow_io_change: bool = False,
 ) -> PrunePlan:
     """What removing `heads` changes in a model. The model itself is not touched.
 
     Args:
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
+        exit: the early exit that is made permanent first, by its number; None for none.
         keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
 
     Raises:
         UsageError: if the spec or the path is wrong.
-        RefusedError: if the heads cannot be removed exactly.
+        RefusedError: if the heads cannot be removed exactly, or there is no such exit.
         ModelError: if the model cannot be read.
     """
-    loaded = open_structure(model).proto
-    return analyse(loaded, heads, model_name(model), Contract(keep_cache_shape, allow_io_change)).plan
+    loaded = open_structure(model)
+    contract = Contract(keep_cache_shape, allow_io_change)
+    if exit is None:
+        return analyse(loaded.proto, heads, model_name(model), contract).plan
+    left = leaving(loaded, (exit,))
+    return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
 
 
 def analyse(
@@ -330,7 +341,7 @@ def require_something(plan: PrunePlan) -> None:
     Raises:
         RefusedError: if no unit goes.
     """
-    if not plan.cuts_something:
+    if not plan.changes_something:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 

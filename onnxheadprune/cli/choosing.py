@@ -283,7 +283,7 @@ def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
     return named_measure(spec)
 
 
-def require_one_way(named: bool, wish: Wish | None, fuse: str) -> None:
+def require_one_way(named: bool, wish: Wish | None, fuse: str, *, leaves: bool = False) -> None:
     """Whether it is said, once, what is to be done.
 
     Raises:
@@ -292,7 +292,7 @@ def require_one_way(named: bool, wish: Wish | None, fuse: str) -> None:
     context = click.get_current_context()
     if named and wish is not None:
         raise click.UsageError("name the heads, or say how many are to go, not both", context)
-    if not named and wish is None and fuse == "none":
+    if not named and wish is None and fuse == "none" and not leaves:
         raise click.UsageError(
             "name the heads to remove with --heads, say how many are to go with --ratio, or fuse with --fuse",
             context,

@@ -45,6 +45,7 @@ class Cut:
     heads: str | None
     neurons: str | None
     layers: str | None
+    exit: int | None
     amount: Amount
     respecting: Respecting
     refitting: Refitting
@@ -82,9 +83,9 @@ def read_choice(cut: Cut) -> Choice:
     wish = read_wish(cut.amount, cut.respecting)
     effect = read_effect(cut.refitting.drift, cut.refitting.effect)
     spec = combined(cut.heads, {"neurons": cut.neurons}, cut.layers)
-    require_one_way(spec is not None, wish, cut.fuse)
+    require_one_way(spec is not None, wish, cut.fuse, leaves=cut.exit is not None)
     recover = read_recover(cut.refitting.recover)
-    return Choice(spec, wish, cut.refitting.compensate, effect, recover)
+    return Choice(spec, wish, cut.refitting.compensate, effect, recover, exit=cut.exit)
 
 
 def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writing) -> Request:

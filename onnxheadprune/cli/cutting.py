@@ -151,6 +151,7 @@ def _plan_ahead(
     plan = plan_pruning(
         model,
         {} if request.choice.heads is None else request.choice.heads,
+        exit=request.choice.exit,
         keep_cache_shape=contract.keep_cache_shape,
         allow_io_change=contract.allow_io_change,
     )
@@ -159,7 +160,7 @@ def _plan_ahead(
         require_something(plan)
     else:
         fusion = planned_fusion(plan, model, request.fuse)
-    sizes = planned_size(plan, model) if plan.cuts_something else None
+    sizes = planned_size(plan, model) if plan.changes_something else None
     told: dict[str, object] = {} if fusion is None else {"fusion": fusion.to_dict()}
     if sizes is not None:
         told |= {"before": sizes[0].to_dict(), "after": sizes[1].to_dict()}

@@ -30,7 +30,7 @@ class InspectOptions:
 @json_option
 @bundled(InspectOptions)
 def inspect(given: InspectOptions) -> int:
-    """Show the attention sites of MODEL and which of their heads can be removed.
+    """Show the attention sites of MODEL, which of their heads can be removed, and its early exits.
 
     MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
     """
@@ -38,16 +38,20 @@ def inspect(given: InspectOptions) -> int:
         return inspect_export(given.model, follow_links=given.follow_links, as_json=given.as_json)
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.cli.report.console import err, out, print_error
+    from onnxheadprune.cli.report.exits import exits_report
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
+    from onnxheadprune.workflow.exits import find_exits
 
-    sites = find_sites(subject_of(given.model, follow_links=given.follow_links))
+    subject = subject_of(given.model, follow_links=given.follow_links)
+    sites = find_sites(subject)
+    exits = find_exits(subject)
     if given.as_json:
-        emit_json(sites.to_dict())
+        emit_json(sites.to_dict() | {"early_exits": exits.to_dict()})
     elif sites:
-        out().print(*sites_report(sites), sep="\n")
+        out().print(*sites_report(sites, list(exits_report(exits))), sep="\n")
     else:
-        err().print(*near_misses(sites), sep="\n")
+        err().print(*near_misses(sites), *exits_report(exits), sep="\n")
     if sites:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads else ""

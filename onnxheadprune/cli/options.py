@@ -63,7 +63,7 @@ UNITS = ("heads", "neurons", "layers")
 
 
 def units_options(function: Function) -> Function:
-    """`--heads`, `--neurons` and `--layers`."""
+    """`--heads`, `--neurons`, `--layers` and `--exit`."""
     options = (
         heads_option,
         click.option(
@@ -76,6 +76,12 @@ def units_options(function: Function) -> Function:
             "--layers",
             metavar="L",
             help='Layers and sublayers to remove: "3 5-7 attn.9 ffn.4". Of each its bias stays, where it has one.',
+        ),
+        click.option(
+            "--exit",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Make early exit N permanent first (inspect lists them): all behind it goes, and its condition.",
         ),
     )
     return stacked(function, options)

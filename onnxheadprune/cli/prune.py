@@ -96,7 +96,7 @@ def prune(given: PruneOptions) -> int:
 
     MODEL may be a folder as exporters write it, and OUT is one then: the same units go from every file that holds them.
 
-    Name what goes with --heads, --neurons and --layers, or say how many are to go with --ratio, --keep,
+    Name what goes with --heads, --neurons, --layers and --exit, or say how many are to go with --ratio, --keep,
     --target-speedup or --max-drift; which ones is then measured on your data (--data, --text or --images), and what is
     left is refitted to make up for them. With --recover it is trained after that, for as long as you say.
     """
@@ -116,7 +116,7 @@ def prune(given: PruneOptions) -> int:
         raise click.UsageError("--per-layer-config goes with a folder, whose config.json it changes", context)
     request = _request(given)
     resolve_target(given.model, given.target, dry_run=given.dry_run)
-    if request.choice.heads is None and request.choice.wish is None:
+    if request.choice.heads is None and request.choice.wish is None and request.choice.exit is None:
         moved("fuse MODEL", f"--mode {given.cut.fuse}", as_json=given.as_json)
     subject = subject_of(given.model, follow_links=given.deploying.follow_links)
     return carry_out(subject, request, showing, dry_run=given.dry_run)
@@ -135,6 +135,8 @@ def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
         )
     if given.heatmap is not None:
         raise click.UsageError("--heatmap is the picture of a single model; score one of the files", context)
+    if given.cut.exit is not None:
+        raise click.UsageError("--exit is for single models; take the exit of each file", context)
     if given.resume:
         raise click.UsageError("a folder appears at once, so there is nothing to --resume", context)
     resolve_target(folder, given.target, dry_run=given.dry_run)

@@ -45,14 +45,26 @@ def read_by(node: NodeProto) -> set[str]:
 
 
 def with_stored(model: ModelProto, stored: Mapping[str, Array]) -> ModelProto:
-    """A copy of a model in which the named initializers and constants hold other numbers."""
+    """A copy of a model in which the named initializers and constants hold other numbers, those of bodies included."""
     changed = ModelProto()
     changed.CopyFrom(model)
     for tensor in changed.graph.initializer:
         if tensor.name in stored:
             tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))
     store_constants(changed.graph, stored)
+    store_in_bodies(changed.graph, stored)
     return changed
+
+
+def store_in_bodies(graph: GraphProto, stored: Mapping[str, Array]) -> None:
+    """Gives what the bodies of a graph's nodes store other contents, by its name."""
+    for node in graph.node:
+        for body in bodies_of(node):
+            for tensor in body.initializer:
+                if tensor.name in stored:
+                    tensor.CopyFrom(_tensor(tensor, stored[tensor.name]))
+            store_constants(body, stored)
+            store_in_bodies(body, stored)
 
 
 def stored_anew(tensor: TensorProto, array: Array | None) -> TensorProto:

@@ -35,6 +35,11 @@ def divide(before: str, left: str, right: str, output: str) -> InsertNode:
     return InsertNode(before, "Div", (left, right), (output,))
 
 
+def less(before: str, left: str, right: str, output: str) -> InsertNode:
+    """`left < right`."""
+    return InsertNode(before, "Less", (left, right), (output,))
+
+
 def choose(before: str, condition: str, yes: str, no: str, output: str) -> InsertNode:
     """`yes` where the condition holds, `no` elsewhere."""
     return InsertNode(before, "Where", (condition, yes, no), (output,))

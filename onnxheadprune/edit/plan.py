@@ -141,21 +141,54 @@ class LeftOutNode:
 
 @dataclass(frozen=True)
 class IoChange:
-    """One axis of a graph input or output that gets another length.
+    """One axis of a graph input or output that gets another length, or what becomes of all of it.
 
     Attributes:
         role: "input" or "output".
         name: of the input or output.
-        axis: counted from 0.
-        before: its length in the original; text where that is symbolic.
-        after: the same in the pruned model.
+        axis: counted from 0; None where the change is about the whole input or output.
+        before: its length in the original, text where that is symbolic; of the whole, its shape or "computed".
+        after: the same in the pruned model; of the whole, "gone", "always true" or "always false".
     """
 
     role: str
     name: str
-    axis: int
+    axis: int | None
     before: int | str
     after: int | str
+
+
+@dataclass(frozen=True)
+class ExitCut:
+    """Early exits that are made permanent, before anything else is cut.
+
+    Attributes:
+        numbers: of the exits, in the original.
+        conditions: names of the values that decided about them.
+        of: exits that the model has.
+        sites: attention sites that are gone with what lies behind.
+        heads: heads of these.
+        elements: elements of stored tensors that are gone.
+    """
+
+    numbers: tuple[int, ...]
+    conditions: tuple[str, ...]
+    of: int
+    sites: int
+    heads: int
+    elements: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ExitCut:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(
+            tuple(data["numbers"]),
+            tuple(data["conditions"]),
+            data["of"],
+            data["sites"],
+            data["heads"],
+            data["elements"],
+        )
 
 
 @dataclass(frozen=True)
@@ -172,6 +205,8 @@ class PrunePlan:
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
         interface: what `io_changes` says, axis by axis.
         blocks: every site of the other kinds of which some site loses units, now or before.
+        exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
+            that has them.
     """
 
     model: str
@@ -183,6 +218,7 @@ class PrunePlan:
     left_out: tuple[LeftOutNode, ...] = ()
     interface: tuple[IoChange, ...] = ()
     blocks: tuple[BlockCut, ...] = ()
+    exit: ExitCut | None = None
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -204,6 +240,11 @@ class PrunePlan:
     def cuts_something(self) -> bool:
         """Whether any unit goes."""
         return bool(self.removed) or any(cut.removed for cut in self.blocks)
+
+    @property
+    def changes_something(self) -> bool:
+        """Whether any unit goes, or an exit is made permanent."""
+        return self.cuts_something or self.exit is not None
 
     @property
     def removed(self) -> dict[int, tuple[int, ...]]:
@@ -239,6 +280,7 @@ class PrunePlan:
                 for cut in self.cuts
             ],
             **by_units(self.blocks),
+            "exit": None if self.exit is None else asdict(self.exit),
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
             "interface": [asdict(change) for change in self.interface],
@@ -279,6 +321,7 @@ class PrunePlan:
         # Plans of earlier versions do not say.
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
+        leaves = data.get("exit")
         return cls(
             data["model"],
             data["fingerprint"],
@@ -289,6 +332,7 @@ class PrunePlan:
             missed,
             interface,
             block_cuts(data),
+            None if leaves is None else ExitCut.from_dict(leaves),
         )
 
     def to_json(self) -> str:
@@ -297,6 +341,9 @@ class PrunePlan:
 
     def __str__(self) -> str:
         lines = [f"plan for {self.model}"]
+        if self.exit is not None:
+            numbers = ", ".join(map(str, self.exit.numbers))
+            lines.append(f"exit {numbers} for good: {self.exit.heads} heads behind it go")
         for cut in self.cuts:
             if cut.removed:
                 heads = ", ".join(str(head) for head in cut.removed)

@@ -155,7 +155,7 @@ def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
+    return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
 
 
 def units_key(units: str) -> str:
@@ -186,7 +186,7 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
             for item in content["blocks"]
         )
 
-    return _read(model, units_key(units), UNITS_VERSION, taken) or ()
+    return read_entry(model, units_key(units), UNITS_VERSION, taken) or ()
 
 
 def refit_record(model: ModelProto) -> RefitRecord | None:
@@ -195,7 +195,7 @@ def refit_record(model: ModelProto) -> RefitRecord | None:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
+    return read_entry(model, COMPENSATED_KEY, COMPENSATED_VERSION, _refit)
 
 
 def fused_record(model: ModelProto) -> tuple[int, ...]:
@@ -204,7 +204,7 @@ def fused_record(model: ModelProto) -> tuple[int, ...]:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
+    return read_entry(model, FUSED_KEY, FUSED_VERSION, _fused) or ()
 
 
 def pruning_text(sites: Sequence[RecordedSite]) -> str:
@@ -268,7 +268,7 @@ def quantized_record(model: ModelProto) -> QuantizedRecord | None:
     Raises:
         ModelError: as `read_records` does.
     """
-    return _read(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
+    return read_entry(model, QUANTIZED_KEY, QUANTIZED_VERSION, _quantized)
 
 
 def quantized_text(record: QuantizedRecord) -> str:
@@ -322,7 +322,9 @@ def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(int(site["index"]) for site in content["sites"])
 
 
-def _read(model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]) -> Read | None:
+def read_entry(
+    model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]
+) -> Read | None:
     """What a metadata entry holds, None where there is none.
 
     Args:

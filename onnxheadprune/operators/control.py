@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule
-from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.facts import CHOOSES, REPEATS
 from onnxheadprune.model.graph.tables import TRIPS
 from onnxheadprune.model.graph.view import Node, Value
 
 CHOOSES.add("If")
+REPEATS.add("Loop")
 
 
 def _loop_trips(node: Node) -> int:

@@ -21,7 +21,7 @@ from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
@@ -69,12 +69,15 @@ def joint_space(
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
         moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
-        require_rows(moments, data.source)
+        reached = seen(sites, moments, data.source)
+        require_rows({site.index: moments[site.index] for site in reached}, data.source)
         paths = {
-            site.index: _paths(site, moments[site.index], kept[site.index], requirements) for site in sites
+            site.index: _paths(site, moments[site.index], kept[site.index], requirements) for site in reached
         }
-        some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
-        costs = measured_paths(analysis.view, sites, paths, moments, some, progress)
+        some = replace(evidence, data=data.subset(samples_to_measure(len(reached))))
+        measured = measured_paths(analysis.view, reached, paths, moments, some, progress)
+    # What no sample has run stays as it is.
+    costs = {site.index: measured.get(site.index, ()) for site in sites}
     length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
     savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
     whole = sum(savings[site.index].of(site.num_units) for site in sites)

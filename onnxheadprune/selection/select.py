@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
-from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, open_structure
@@ -16,7 +16,7 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.threads import algebra_threads
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import Limits
@@ -82,7 +82,7 @@ def select_heads(
         raise UsageError("say how many heads are to go: by a ratio, or by how many every site keeps")
     loaded = open_structure(model)
     if data is not None:
-        loaded = first_tokens(loaded) or loaded
+        loaded = observed(loaded) or loaded
     analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
     evidence = None
     if data is not None:
@@ -154,18 +154,21 @@ def _measured_paths(
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider = evidence.data, evidence.provider
     moments = context_moments(analysis.view, start.sites, data, provider, progress)
-    require_rows(moments, data.source)
+    sites = seen(start.sites, moments, data.source)
+    require_rows({site.index: moments[site.index] for site in sites}, data.source)
     if scores is not None:
         paths = _paths_by_worth(start, scores)
     else:
         paths = {}
-        for site in start.sites:
+        for site in sites:
             kept, gone = start.kept[site.index], start.gone.get(site.index, frozenset())
             paths[site.index] = [
                 reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
             ]
-    some = replace(evidence, data=data.subset(samples_to_measure(len(start.sites))))
-    return measured_paths(analysis.view, start.sites, paths, moments, some, progress)
+    some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
+    found = measured_paths(analysis.view, sites, paths, moments, some, progress)
+    # What no sample has run stays as it is.
+    return {site.index: found.get(site.index, ()) for site in start.sites}
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:

@@ -174,6 +174,7 @@ class Chosen:
         io: what is live of each input and output that the cut narrows.
         given_up: the drift that a refit of quantized weights would have had, where it was larger than without and
             the weights therefore stay; None where no refit was given up.
+        unreached: sites in branches that no sample of the data runs, so that nothing is known of them and they stay.
     """
 
     selection: Selection
@@ -187,6 +188,7 @@ class Chosen:
     plan: PrunePlan | None = None
     io: Mapping[str, Live] = field(default_factory=dict)
     given_up: float | None = None
+    unreached: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> Compensation | Recovery | None:
@@ -210,5 +212,6 @@ class Chosen:
             "drift_unit": self.unit,
             "drift_held_out": self.held_out,
             "refit_given_up": self.given_up,
+            "unreached": list(self.unreached),
             "speed": None if self.speed is None else self.speed.to_dict(),
         }

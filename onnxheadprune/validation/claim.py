@@ -57,7 +57,12 @@ class Claim:
 
 
 def read_claim(
-    original: ModelProto, pruned: ModelProto, heads: HeadSpec | None, names: tuple[str, str]
+    original: ModelProto,
+    pruned: ModelProto,
+    heads: HeadSpec | None,
+    names: tuple[str, str],
+    *,
+    left: bool = False,
 ) -> Claim:
     """Plans on the original what the pruned model says was done to it.
 
@@ -66,6 +71,7 @@ def read_claim(
         pruned: the model after it.
         heads: what was removed; None reads the pruned model's record.
         names: how to call the two.
+        left: something else is claimed, too (a permanent exit, which `original` has), so that no unit need be gone.
 
     Raises:
         UsageError: if the two do not belong together, or nothing was removed.
@@ -80,11 +86,15 @@ def read_claim(
     spec = heads
     if spec is None:
         spec = _recorded(theirs, claimed_units(pruned, analysis, names), gone, pairs, names)
+    if not spec and not theirs.fused and not left:
+        raise UsageError(
+            f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
+        )
     _check_same_sites(theirs.removed, gone, pairs, names)
     first: Claim | None = None
     for contract in CONTRACTS:
         planning = planned(analysis, spec, contract)
-        if not planning.plan.cuts_something and not fused:
+        if not planning.plan.cuts_something and not fused and not left:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         problems = _io_problems(planning, pruned, names[1])
         claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
@@ -138,12 +148,7 @@ def _recorded(
         heads = sorted(set(entry.removed) - earlier)
         if heads:
             spec[str(entry.index if site is None else site.index)] = heads
-    spec |= others
-    if not spec and not records.fused:
-        raise UsageError(
-            f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
-        )
-    return spec
+    return {**spec, **others}
 
 
 def _check_same_sites(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.errors import InferenceError
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import (
     CPU,
@@ -37,10 +38,11 @@ SATURATES = (
 class Models:
     """The three models that are compared, with the planning that links them.
 
-    Where the pruned model has fused attention, `silenced` is the original without any of those sites. Where it was
-    compensated, `refitted` is the original with the refitted weights, all heads alive, `unrefitted` the masked
-    original without them, and `refits` holds their numbers. `wide` holds the feeds for a pruned model whose graph is
-    not the planned one.
+    Feeds are made for the inputs of `asked`, the original's view. Where the pruned model has fused attention,
+    `silenced` is the original without any of those sites. Where it was compensated, `unrefitted` is the masked original
+    without the refitted weights, and `refits` holds their numbers. Where it has an exit for good, `aside` is the
+    original whose decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all
+    heads alive. `wide` holds the feeds for a pruned model whose graph is not the planned one.
     """
 
     original: LoadedModel
@@ -49,8 +51,10 @@ class Models:
     planning: Planning
     tolerance: Tolerance
     provider: Provider
+    asked: GraphView
     silenced: LoadedModel | None = None
-    refitted: LoadedModel | None = None
+    alive: LoadedModel | None = None
+    aside: LoadedModel | None = None
     unrefitted: LoadedModel | None = None
     refits: Mapping[str, Array] = field(default_factory=dict)
     wide: Wide | None = None

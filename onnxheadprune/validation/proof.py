@@ -14,6 +14,7 @@ from onnxheadprune.runtime.tolerances import tolerance_for
 from onnxheadprune.selection.compensation import restored
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
 from onnxheadprune.validation.metric import MetricMeter
@@ -41,10 +42,14 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     meter = None if request.metric is None else MetricMeter(request.metric)
     names = model_name(original), model_name(pruned)
     before, after = open_structure(original), open_structure(pruned)
+    # With an exit that is for good, everything is planned and compared as from the original with that exit; but what
+    # comes out is compared with the original itself, whose decision is forced.
+    whole, left = before, claimed_exits(before, after)
+    before = before if left is None else left.model
     asked = request.provider
     provider = asked if isinstance(asked, Provider) else resolve_provider(asked)
 
-    claim = read_claim(before.proto, after.proto, request.heads, names)
+    claim = read_claim(before.proto, after.proto, request.heads, names, left=left is not None)
     planning, plan = claim.planning, claim.planning.plan
     invalid, notes = checker_problems(before.proto, after.proto, names)
     refits, strange = _refits(before, after, claim)
@@ -59,16 +64,20 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
+        # The masked reference refers to the original's weights where they lie.
+        masked = before.changed(with_stored(bare, refits))
+        oracle = None if left is None else forced_original(whole, left, planning, refits)
         models = Models(
-            original=before,
-            # The masked reference refers to the original's weights where they lie.
-            masked=before.changed(with_stored(bare, refits)),
+            original=whole,
+            masked=masked if oracle is None else oracle.masked,
             pruned=after,
             planning=planning,
             tolerance=tolerance,
             provider=provider,
             silenced=_without_fused(before, planning, claim.fused),
-            refitted=subject if refits else None,
+            alive=subject if refits or left is not None else None,
+            aside=None if oracle is None else oracle.aside,
+            asked=planning.view if left is None else left.original.view,
             unrefitted=before.changed(bare) if refits else None,
             refits=refits,
             wide=wide,
@@ -76,7 +85,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         found = run_all(models, request, meter)
 
     problems += [*altered, *found.problems]
-    words = words_for(plan.kinds, bool(claim.fused), bool(refits))
+    exits = () if left is None else left.cut.numbers
+    words = words_for(plan.kinds, bool(claim.fused), bool(refits), exits)
     verdict, reason = judge(problems, found, tolerance, provider, words)
     if verdict == "passed":
         steps = 0 if claim.refit is None else claim.refit.steps
@@ -104,6 +114,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         likeness=alike,
         refitted=tuple(sorted(refits)),
         refit=found.refit,
+        exits=exits,
     )
 
 

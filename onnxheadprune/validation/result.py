@@ -160,6 +160,7 @@ class Validation:
         likeness: how far the pruned model's graph is the planned one; None where it was not looked at.
         refitted: names of the tensors that are taken from the pruned model.
         refit: what those do, None where there are none or nothing ran.
+        exits: numbers of the early exits that the pruned model has for good and the original has not.
     """
 
     original: str
@@ -182,6 +183,7 @@ class Validation:
     likeness: Likeness | None = None
     refitted: tuple[str, ...] = ()
     refit: RefitDrift | None = None
+    exits: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -268,4 +270,5 @@ class Validation:
             "structure": None if self.likeness is None else self.likeness.to_dict(),
             "refitted": list(self.refitted),
             "refit": None if self.refit is None else self.refit.to_dict(),
+            "exits": list(self.exits),
         }

@@ -89,7 +89,8 @@ class _Bench:
         except InferenceError as error:
             raise _PrunedFailedError(str(error)) from error
         self.silenced = self._if_there(models.silenced, "the original without its fused sites")
-        self.refitted = self._if_there(models.refitted, "the refitted original")
+        self.alive = self._if_there(models.alive, "the original before the heads were cut")
+        self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
         self.unrefitted = self._if_there(models.unrefitted, "the masked original without its refit")
         self.second = SecondMask(
             models.masked, models.planning, models.provider, models.tolerance, models.refits
@@ -98,7 +99,7 @@ class _Bench:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.kept: list[KeptFeed] = []
-        self.inputs = FeedMaker(models.planning.view).inputs
+        self.inputs = FeedMaker(models.asked).inputs
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io)
         self.drifts: dict[str, DriftMeter] = {}
         self.bare: dict[str, DriftMeter] = {}
@@ -112,7 +113,7 @@ class _Bench:
         return None if model is None else self._session(model, name)
 
     def random_cases(self, seed: int) -> None:
-        maker = FeedMaker(self.models.planning.view, seed)
+        maker = FeedMaker(self.models.asked, seed)
         obstacles = []
         for case in maker.cases:
             found = first_that_runs(maker.candidates(case), self.original.run)
@@ -131,7 +132,7 @@ class _Bench:
         """What the usual feeds leave out; sizes that the original cannot take are passed over."""
         self.problems += wide.problems
         allowed = self.models.tolerance.deployed
-        for item in wide.feeds(FeedMaker(self.models.planning.view, seed)):
+        for item in wide.feeds(FeedMaker(self.models.asked, seed)):
             try:
                 before = self.original.run(item.feed)
             except InferenceError:
@@ -223,13 +224,16 @@ class _Bench:
             self.moved.add(before, after, feed)
 
     def _power(self, feed: Feed, reference: Outputs, before: Outputs, names: tuple[str, ...]) -> float:
-        """How far a mistake would move the outputs: the least of what silencing heads and fused sites does."""
-        alive = before if self.refitted is None else self.refitted.run(feed)
+        """How far a mistake would move the outputs: the least of what heads, fused sites and the other decision do."""
+        alive = before if self.alive is None else self.alive.run(feed)
         effects = (
             [worst(reference, alive, names)[1].relative] if self.models.planning.plan.cuts_something else []
         )
         if self.silenced is not None:
-            effects.append(worst(self.silenced.run(feed), before, names)[1].relative)
+            whole = before if self.aside is None else alive
+            effects.append(worst(self.silenced.run(feed), whole, names)[1].relative)
+        if self.aside is not None:
+            effects.append(worst(self.aside.run(feed), alive, names)[1].relative)
         return min(effects, default=0.0)
 
     def further_opinions(self) -> None:

@@ -20,29 +20,38 @@ class Words:
 
     Attributes:
         reference: what the pruned model is compared with.
-        silenced: what is silenced to see a mistake.
+        silencing: what is done to see a mistake.
         mistake: what would go unseen if that moved nothing.
     """
 
     reference: str
-    silenced: str
+    silencing: str
     mistake: str
 
 
-def words_for(removed: str, fused: bool, refitted: bool) -> Words:
+def words_for(removed: str, fused: bool, refitted: bool, exits: Sequence[int] = ()) -> Words:
     """What the verdict on a model speaks of.
 
     Args:
         removed: what is gone, "heads" for example; nothing if nothing is.
         fused: whether sites are fused.
         refitted: whether tensors are taken from the pruned model.
+        exits: numbers of exits that are for good.
     """
+    if exits:
+        listed = ", ".join(str(number) for number in exits)
+        like = " and its units masked" if removed else ""
+        done = " or ".join(word for word in (removed, "fused sites" if fused else "") if word)
+        silencing = f"silencing the {done} or deciding otherwise" if done else "deciding otherwise"
+        return Words(
+            f"the original with its decision forced to exit {listed}{like}", silencing, "a wrong exit"
+        )
     if not removed:
-        return Words("the original", "the fused sites", "a wrong fusion")
+        return Words("the original", "silencing the fused sites", "a wrong fusion")
     if refitted:
-        return Words("the refitted and masked original", f"the {removed}", "a wrong cut")
+        return Words("the refitted and masked original", f"silencing the {removed}", "a wrong cut")
     silenced = f"the {removed} or the fused sites" if fused else f"the {removed}"
-    return Words("the masked reference", silenced, "a wrong cut")
+    return Words("the masked reference", f"silencing {silenced}", "a wrong cut")
 
 
 def judge(
@@ -72,7 +81,7 @@ def judge(
     power = max(case.power for case in finite)
     if power < POWER * tolerance.exact:
         return "inconclusive", (
-            f"silencing {words.silenced} moves the outputs by only {power:.1e} of their scale, less than"
+            f"{words.silencing} moves the outputs by only {power:.1e} of their scale, less than"
             f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: {words.mistake} would not show; give real inputs"
             " with --data"
         )
@@ -81,7 +90,7 @@ def judge(
     if error:
         how = f"to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed)"
     return "passed", (
-        f"equals {words.reference} {how} on {provider.label}; silencing {words.silenced} moves it by {power:.1e}"
+        f"equals {words.reference} {how} on {provider.label}; {words.silencing} moves it by {power:.1e}"
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
@@ -15,6 +16,8 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.running import unreached
 from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
@@ -52,14 +55,35 @@ def chosen_for(
         return None, data
     where = provider or resolve_provider(request.run.provider)
     first = None if data is None else first_tokens(model)
-    cutter = Cutter(first or model, data, where, _trying(request), progress)
+    beside = None if data is None or first is not None else observed(model)
+    if beside is not None and choice.wish is not None and choice.wish.target_speedup is not None:
+        raise RefusedError(
+            f"how fast {model.name} is depends on the branches that its inputs take, so no cut is searched for by its"
+            " speed; make an exit permanent with --exit, or say how much is to go"
+        )
+    cutter = Cutter(first or beside or model, data, where, _trying(request), progress)
     chosen = named(cutter, choice.heads or {}) if choice.wish is None else choose(cutter, choice.wish)
     if first is not None:
         chosen = _for_all_tokens(chosen, cutter.sites, model)
+    if beside is not None:
+        chosen = _for_branches(chosen, cutter)
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
     return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
+
+
+def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
+    """What was chosen on the model with all branches side by side, for the one that runs one of them at a time.
+
+    Args:
+        chosen: units and refitted weights.
+        cutter: the model that they were chosen on, and its data.
+    """
+    assert cutter.learn is not None
+    data = cutter.learn
+    left = unreached(Parts(cutter.view, cutter.provider), cutter.sites.every, data.feeds, data.source)
+    return replace(chosen, plan=None, io={}, unreached=tuple(site.label for site in left))
 
 
 def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:

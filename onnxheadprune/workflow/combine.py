@@ -22,6 +22,7 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing, To
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.validation.claim import Claim, read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import HELD_OUT, QuantizeRequest, QuantizeResult, quantized_through
@@ -174,6 +175,11 @@ def combined_through(
     if request.run.data is None:
         raise UsageError(
             "how far the models move is measured on data; give some with --data, --text or --images"
+        )
+    if claimed_exits(original, cut) is not None:
+        raise UsageError(
+            f"an exit of {original.name} is permanent in {cut.name}; make it permanent alone (prune --exit), and"
+            " combine what that gives with a cut of it"
         )
     claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
     view = view_of(original.proto, original.name, original.sources)

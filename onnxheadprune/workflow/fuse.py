@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.exits.leave import planned_on
 from onnxheadprune.benchmarking import Benchmark, benchmark
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
@@ -165,7 +166,7 @@ def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
         RefusedError: if nothing can be fused and the plan removes nothing, or the opset cannot be raised.
         ModelError: if the model cannot be read.
     """
-    loaded = open_structure(model)
+    loaded = planned_on(plan, open_structure(model))
     pruned = apply.apply_plan(plan, loaded.proto)
     looked_at: FuseMode = "contrib" if mode == "auto" else mode
     _, fusion = fused(loaded, pruned, looked_at, plan.cuts_something, Setting())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
@@ -46,10 +47,16 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     provider = provider_of(request)
     require_sound(original)
 
-    chosen, data = chosen_for(original, request, provider, progress)
-    plan, cut = _cut(original, request, chosen)
+    left = None if request.choice.exit is None else leaving(original, (request.choice.exit,))
+    subject = original if left is None else left.model
+    chosen, data = chosen_for(subject, request, provider, progress)
+    plan, cut = _cut(subject, request, chosen)
+    plan = plan if left is None else left.on(plan)
+    if left is not None and left.drops_inputs:
+        # What was read for the choice lacks what the original still asks for.
+        data = request.run.data
     setting = Setting(provider, data, request.run.seed)
-    made, fusion = fused(original, cut, request.fuse, plan.cuts_something, setting)
+    made, fusion = fused(subject, cut, request.fuse, plan.cuts_something, setting)
     pruned = original.changed(made, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
@@ -72,11 +79,11 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     )
 
 
-def _cut(original: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, ModelProto]:
+def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, ModelProto]:
     """The plan, and a copy of the model with the plan carried out.
 
     Args:
-        original: the model as it was.
+        subject: the model, with an exit that is for good where one was asked for.
         request: names the heads where none were chosen.
         chosen: the heads, and numbers that take the place of the original's.
 
@@ -85,16 +92,17 @@ def _cut(original: LoadedModel, request: Request, chosen: Chosen | None) -> tupl
     """
     spec: HeadSpec
     if chosen is None:
-        subject, spec = original, {} if request.choice.heads is None else request.choice.heads
+        spec = {} if request.choice.heads is None else request.choice.heads
     else:
-        subject, spec = renumbered(original, chosen), chosen.selection.spec
+        subject, spec = renumbered(subject, chosen), chosen.selection.spec
 
     def planned(proto: ModelProto) -> PrunePlan:
-        return analyse(proto, spec, original.name, request.contract).plan
+        return analyse(proto, spec, subject.name, request.contract).plan
 
     plan = planned(subject.proto) if chosen is None or chosen.plan is None else chosen.plan
     if request.fuse == "none":
-        require_something(plan)
+        if request.choice.exit is None:
+            require_something(plan)
         cut = carried_out(plan, subject, planned)
     else:
         cut = apply.apply_plan(plan, subject.proto)

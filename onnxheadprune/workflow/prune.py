@@ -10,6 +10,7 @@ import os
 from onnx import ModelProto
 
 from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.exits.leave import planned_on
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
@@ -33,10 +34,10 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
 
     Raises:
-        RefusedError: if the plan was made for a model of another structure.
+        RefusedError: if the plan was made for a model of another structure, or of other exits.
         ModelError: if the model cannot be read.
     """
-    loaded = open_structure(model)
+    loaded = planned_on(plan, open_structure(model))
     pruned = loaded.changed(carried_out(plan, loaded))
     sealed(pruned, plan)
     return hydrated(pruned.proto, pruned.sources)
@@ -47,6 +48,7 @@ def prune(
     heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
+    exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
     validate: bool = True,
     data: DataSource | None = None,
     provider: str = AUTO,
@@ -69,8 +71,10 @@ def prune(
     Args:
         model: the model to prune.
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file; None with a
-            `wish`, or to fuse only.
+            `wish`, for an exit alone, or to fuse only.
         output: where to write; None writes nothing.
+        exit: the early exit that is made permanent before anything is cut, by its number in `inspect`: all behind it
+            is gone, and what only the decision needed.
         validate: compare with the masked reference first; False is noted in the model's metadata.
         data: the user's inputs for the validation; see `feeds.load_data` for the forms.
         provider: where to validate: "auto", "cpu", "cuda" or another execution provider's name.
@@ -95,12 +99,12 @@ def prune(
     Raises:
         UsageError: if a path, the spec or the data is wrong. Nothing is written.
         ModelError: if the model cannot be read, or is not valid.
-        RefusedError: if the heads cannot be removed exactly.
+        RefusedError: if the heads cannot be removed exactly, or there is no such exit.
         ProviderError: if the asked-for provider does not run here.
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     request = Request(
-        Choice(heads, wish, compensate, effect, recover, resume),
+        Choice(heads, wish, compensate, effect, recover, resume, exit=exit),
         Contract(keep_cache_shape, allow_io_change),
         fuse,
         Run(provider, seed, data),

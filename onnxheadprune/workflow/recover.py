@@ -18,6 +18,7 @@ from onnxheadprune.selection.compensation import Compensation, restored
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.validation import validate
 from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
@@ -87,15 +88,24 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
             f"{names[1]} was changed after it was pruned, and a recovery makes the cut anew; recover it before other"
             " tools work on it"
         )
-    claim = read_claim(original.proto, made.proto, None, names)
+    left = claimed_exits(original, made)
+    exits = () if left is None else left.cut.numbers
+    if len(exits) > 1:
+        raise UsageError(
+            f"exits {', '.join(map(str, exits))} of {names[0]} are permanent in {names[1]}, and a recovery takes one;"
+            " name what was written with the exits alone as the MODEL"
+        )
+    subject = original if left is None else left.model
+    claim = read_claim(subject.proto, made.proto, None, names, left=left is not None)
     plan = claim.planning.plan
     if not plan.cuts_something:
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
     given, refit = None, claim.refit
     if refit is not None:
-        stored, _ = restored(original, made, claim.planning, refit)
+        stored, _ = restored(subject, made, claim.planning, refit)
         given = Compensation(stored, (), refit.data, refit.samples, steps=refit.steps)
-    choice = replace(request.choice, heads=plan.spec, compensate=False, given=given)
+    exit_ = exits[0] if exits else None
+    choice = replace(request.choice, heads=plan.spec, compensate=False, given=given, exit=exit_)
     return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
 
 

@@ -33,6 +33,7 @@ class Choice:
         resume: go on with an interrupted training, from the file beside the output.
         given: new numbers of the original that a training starts from, in the place of a refit.
         decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
+        exit: the early exit that is made permanent before anything is chosen or cut, None for none.
     """
 
     heads: HeadSpec | None = None
@@ -43,6 +44,7 @@ class Choice:
     resume: bool = False
     given: Compensation | None = None
     decided: Chosen | None = None
+    exit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class PruneResult:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader should know although the result is exact, one sentence each."""
-        if not self.plan.cuts_something:
+        if not self.plan.changes_something:
             return ()
         grown = size_warnings(self.before, self.after)
         if grown or self.file_bytes is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxheadprune.attention.exits.leave import planned_on
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -28,7 +29,7 @@ def planned_size(plan: PrunePlan, model: ModelLike) -> tuple[StoredSize, StoredS
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    return size_in_file(loaded), stored_size(carried_out(plan, loaded))
+    return size_in_file(loaded), stored_size(carried_out(plan, planned_on(plan, loaded)))
 
 
 def size_warnings(before: StoredSize, after: StoredSize) -> tuple[str, ...]:

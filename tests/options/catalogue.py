@@ -186,6 +186,7 @@ CUTTING = RESPECTING | {
     "heads": shown("--heads", "0:2"),
     "neurons": shown("--neurons", "0:1"),
     "layers": shown("--layers", "attn.0"),
+    "exit": shown("--exit", "1", model="leaving"),
     "ratio": shown("--ratio", "0.5"),
     "keep": shown("--keep", "2"),
     "target_speedup": shown("--target-speedup", "50"),

@@ -11,7 +11,7 @@ import onnx
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import prune
-from tests import toys, toys_scores
+from tests import toys, toys_exits, toys_scores
 from tests.calibration_files import pictures, tokenizer
 
 FUNCTIONS = """
@@ -38,6 +38,7 @@ def write_models(folder: Path) -> Path:
         "silent": (toys.attention(out_scale=0.0), {"x": x}),
         "heavy": (toys.attention(extra_weight=1000), {"x": x}),
         "vision": (_vision(), {"images": images}),
+        "leaving": (toys_exits.nested(2), toys_exits.samples()),
     }
     for name, (model, data) in made.items():
         path = folder / f"{name}.onnx"

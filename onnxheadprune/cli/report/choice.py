@@ -24,6 +24,10 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     if chosen is None:
         return
     yield row("chosen by", chosen.selection.basis)
+    if chosen.unreached:
+        yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
+        for site in chosen.unreached:
+            yield bullet(site, "yellow")
     counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"

@@ -114,7 +114,7 @@ def _interface(result: FolderResult) -> Iterator[RenderableType]:
 
 
 def _grouped(item: FileResult) -> list[str]:
-    kinds: dict[tuple[str, int, object, object], list[str]] = {}
+    kinds: dict[tuple[str, int | None, object, object], list[str]] = {}
     for found in item.result.plan.interface:
         kinds.setdefault((found.role, found.axis, found.before, found.after), []).append(found.name)
     return [

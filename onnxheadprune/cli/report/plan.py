@@ -38,7 +38,7 @@ def plan_report(
     yield from _cuts(plan)
     if sizes is not None:
         yield from _sizes(*sizes)
-        if plan.cuts_something:
+        if plan.changes_something:
             yield from _warnings(size_warnings(*sizes))
     yield from _changes(plan)
     yield from choice_rows(chosen, plan)
@@ -49,7 +49,8 @@ def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
-    yield heading(f"{plan.model}: {what}{others}")
+    left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
+    yield heading(f"{plan.model}: {what}{others}{left}")
     yield ""
     if gone:
         yield _table(plan)
@@ -60,6 +61,14 @@ def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
+    if plan.exit is not None:
+        found = plan.exit
+        conditions = ", ".join(found.conditions)
+        behind = f"{many(found.sites, 'attention site')} with {many(found.heads, 'head')}"
+        yield row(
+            "exit",
+            f"{', '.join(map(str, found.numbers))} of {found.of}, decided by {conditions}; {behind} behind it go",
+        )
     words = [many(number, _WORDS[kind]) for kind, number in plan.counts().items() if kind in _WORDS]
     if words:
         yield row("edits", ", ".join(words))

@@ -18,8 +18,8 @@ WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""
 
 
-def sites_report(sites: Sites) -> Iterator[RenderableType]:
-    """Table of the sites, then why some cannot lose heads, then near misses."""
+def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterator[RenderableType]:
+    """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
     total = sum(site.num_heads for site in sites)
     yield heading(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
     if sites:
@@ -32,6 +32,7 @@ def sites_report(sites: Sites) -> Iterator[RenderableType]:
             yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
     yield from near_misses(sites)
     yield from _blocks(sites)
+    yield from further
     yield ""
     yield from _prospects(sites)
 

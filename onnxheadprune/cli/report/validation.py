@@ -18,6 +18,8 @@ def validation_report(validation: Validation) -> Iterator[RenderableType]:
     """The cases that were run, then the verdict."""
     cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
     without = f" without heads {cut}" if cut else ""
+    if validation.exits:
+        without += f" at exit {', '.join(map(str, validation.exits))}"
     yield heading(f"{validation.pruned} against {validation.original}{without}")
     if validation.cases:
         yield ""

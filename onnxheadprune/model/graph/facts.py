@@ -130,6 +130,7 @@ MULTIPLIES_FLOATS = Kind("multiply two floating-point tensors, and add nothing")
 ACTIVATES_PRODUCTS = Kind("apply an activation function to a sum of products")
 PACKS_BLOCKS = Kind("read weights that are packed in blocks of a few bits")
 CHOOSES = Kind("run one of two subgraphs")
+REPEATS = Kind("run a subgraph over and over, as long as a condition holds")
 GENERATES = Kind("run a decoder of their own over and over")
 
 STANDS_FOR_PATTERN = Kind("stand for several nodes of other exporters")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,10 @@ from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.silence import context_of
+
+AnySite = TypeVar("AnySite", bound=Site)
 
 
 def context_moments(
@@ -33,6 +37,8 @@ def context_moments(
     progress: Progress = silent,
 ) -> dict[int, tuple[Moments, ...]]:
     """Second moments of each site's contexts, per projection; one forward pass over the data.
+
+    A projection in a branch sees the feeds on which the branch runs; the moments of one that never does are empty.
 
     Args:
         view: an annotated view of the model that the sites are of.
@@ -49,17 +55,22 @@ def context_moments(
         site.index: tuple(Moments(int(np.prod(item.sizes))) for item in site.projections) for site in sites
     }
     done = 0
+    parts = Parts(view, provider)
+    nodes = [item.node for site in sites for item in site.projections]
+    running = Running(parts, nodes, data.feeds, data.source)
 
     def add(site: Site, feed: int, values: Mapping[str, Array]) -> None:
         nonlocal done
         for projection, moment in zip(site.projections, found[site.index], strict=True):
+            if not running.reaches(feed, projection.node):
+                continue
             value = context_of(projection)
             rows = token_rows(values[value.name], projection.activation[1], data.feeds[feed], data.inputs)
             moment.add(finite(rows, value))
         done += 1
         progress("reading contexts", done, len(data.feeds) * len(found))
 
-    Chain(Parts(view, provider), sites).contexts(data.feeds, data.source, add)
+    Chain(parts, sites).contexts(data.feeds, data.source, add)
     return found
 
 
@@ -72,6 +83,28 @@ def finite(rows: Array, value: Value) -> Array:
     if not np.isfinite(rows).all():
         raise UsageError(f"the model computes NaN or infinite values ({value.name}) on this data")
     return rows
+
+
+def seen(
+    sites: Sequence[AnySite], moments: Mapping[int, Sequence[Moments]], source: str
+) -> tuple[AnySite, ...]:
+    """The sites that some feed has reached.
+
+    Args:
+        sites: all of them.
+        moments: per site index, as `context_moments` gives them.
+        source: how to call the data.
+
+    Raises:
+        RefusedError: if there is none.
+    """
+    found = tuple(site for site in sites if any(moment.count for moment in moments[site.index]))
+    if not found:
+        raise RefusedError(
+            f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"
+            " data"
+        )
+    return found
 
 
 def require_rows(moments: Mapping[int, Sequence[Moments]], source: str) -> None:

@@ -33,6 +33,7 @@ from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
@@ -111,12 +112,17 @@ class _Work:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
             self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
         feeds = (*self.learn.feeds, *self.held.feeds)
-        self.walk = Walk(Parts(view, provider), boundaries, feeds, self.silenced, data.source)
+        parts = Parts(view, provider)
+        self.walk = Walk(parts, boundaries, feeds, self.silenced, data.source)
+        nodes = [task.linear.node for task in self.makers if task.linear is not None]
+        self.running = Running(parts, nodes, feeds, data.source)
         self.refits: list[Refit] = []
 
     def refit(self, task: Task) -> None:
         linear = task.linear
         reason = task.obstacle()
+        if reason is None and linear is not None and not self._runs(linear):
+            reason = "no sample of the data runs it, or none of those that are held out"
         if reason is None and linear is not None:
             self.walk.enter(self.stages[task])
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
@@ -132,6 +138,12 @@ class _Work:
                     " inputs; give more data, or say --no-compensate"
                 )
         self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
+
+    def _runs(self, linear: Linear) -> bool:
+        """Whether a map runs on a feed of both parts."""
+        first = len(self.learn.feeds)
+        parts = range(first), range(first, first + len(self.held.feeds))
+        return all(self.running.is_reached(linear.node, part) for part in parts)
 
     def _fit(
         self,
@@ -172,6 +184,7 @@ class _Work:
             Context(linear.source, linear.axes, tuple(projection.channels[head] for head in task.heads)),
             self.learn,
             () if linear.other is None else (linear.other,),
+            lambda feed: self.running.reaches(feed, linear.node),
         )
 
     def _moments(
@@ -191,6 +204,8 @@ class _Work:
         for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
             moments: Moments | None = None
             for at, feed in enumerate(part.feeds, first):
+                if not self.running.reaches(at, linear.node):
+                    continue
                 there, here = original(at), current(at)
                 target = self._rows(there, linear.out, linear.out_axes, feed, part)
                 weights = None

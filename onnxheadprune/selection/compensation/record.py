@@ -16,15 +16,16 @@ from typing import Protocol
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.branched import branches
 from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.observed import others
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
-from onnxheadprune.edit.extract import store_constants
+from onnxheadprune.edit.extract import store_constants, store_in_bodies
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import COMPENSATED_KEY, RefitRecord, refit_record, refit_text
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -63,6 +64,7 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
     changed = with_contents(loaded, _contents(loaded.proto, numbers.stored))
     proto = changed.proto
     store_constants(proto.graph, numbers.stored)
+    store_in_bodies(proto.graph, numbers.stored)
     earlier = refit_record(loaded.proto)
     names = {*numbers.stored, *(earlier.tensors if earlier else ())}
     steps += earlier.steps if earlier else 0
@@ -130,7 +132,7 @@ def restored(
     dropped = {item.edit.name for item in planning.plan.edits if isinstance(item.edit, DropTensor)}
     ours, theirs = _tensors(original.proto), _tensors(pruned.proto)
     allowed = _changeable(planning.view, planning.sites, planning.heads, trained=bool(record.steps))
-    for part in branches(planning.view, planning.sites):
+    for part in others(planning.view, planning.sites):
         allowed |= _changeable(part.view, part.sites, planning.heads, trained=bool(record.steps))
     stored: dict[str, Array] = {}
     problems = []
@@ -206,11 +208,18 @@ def whole_of(array: Array, original: Array, edit: SliceTensor | None) -> Array |
 
 
 def _tensors(model: ModelProto) -> Mapping[str, TensorProto]:
-    found = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in model.graph.node:
-        tensor = stored_tensor(node)
-        if tensor is not None:
-            found[node.output[0]] = tensor
+    """What a model stores, by name; of the main graph before what bodies store."""
+    found: dict[str, TensorProto] = {}
+    waiting = [model.graph]
+    while waiting:
+        graph = waiting.pop(0)
+        for tensor in graph.initializer:
+            found.setdefault(tensor.name, tensor)
+        for node in graph.node:
+            constant = stored_tensor(node)
+            if constant is not None:
+                found.setdefault(node.output[0], constant)
+            waiting += bodies_of(node)
     return found
 
 

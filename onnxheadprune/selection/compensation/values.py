@@ -7,7 +7,7 @@ linear attention, for fused operators, packed projections and grouped heads alik
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,14 +98,14 @@ class Values:
         expected = context[:, np.roll(self._heads, 1, axis=1)]
         return _same(expected, self._rows(here, turned)[:, self._heads])
 
-    def prepare(self, data: Calibration, kept: Sequence[int]) -> bool:
+    def prepare(self, data: Calibration, kept: Sequence[int], runs_on: Callable[[int], bool]) -> bool:
         """Takes the main directions of the map's inputs; whether there is room for any."""
         heads, size = self._heads.shape
         width = self.linear.matrix.rows
         directions = min(FEATURES // heads, width) // size * size
         if not directions:
             return False
-        self.basis = _main_directions(self._inputs(data, ROWS_PER_INPUT * width), directions)
+        self.basis = _main_directions(self._inputs(data, ROWS_PER_INPUT * width, runs_on), directions)
         self.used = np.unique(self._columns)
         place = {channel: at for at, channel in enumerate(kept)}
         channels = np.array([[place[channel] for channel in head] for head in self._heads])
@@ -132,9 +132,11 @@ class Values:
         """Contexts as [positions, channels]."""
         return token_rows(self._run(here, value), self._axes, {}, ())
 
-    def _inputs(self, data: Calibration, most: int) -> Array:
+    def _inputs(self, data: Calibration, most: int, runs_on: Callable[[int], bool]) -> Array:
         found: list[Array] = []
         for at, feed in enumerate(data.feeds):
+            if not runs_on(at):
+                continue
             source = self.read(at)[self.linear.source.name]
             found.append(token_rows(source, self.linear.axes, dict(feed), data.inputs))
             if sum(map(len, found)) >= most:
@@ -158,7 +160,12 @@ def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
 
 
 def values_of(
-    walk: Walk, maps: Sequence[Linear], context: Context, data: Calibration, also: Sequence[Value] = ()
+    walk: Walk,
+    maps: Sequence[Linear],
+    context: Context,
+    data: Calibration,
+    also: Sequence[Value] = (),
+    runs_on: Callable[[int], bool] = lambda feed: True,
 ) -> Values | None:
     """The map that makes the values of some heads, None if none can be changed by itself.
 
@@ -168,6 +175,7 @@ def values_of(
         context: what the site's projection reads, and the heads that stay.
         data: the first feeds of the walk.
         also: further values that its `read` is to give.
+        runs_on: whether the map runs on a feed, by its position.
     """
     if len({len(channels) for channels in context.heads}) != 1:
         return None
@@ -181,7 +189,7 @@ def values_of(
             found = Values(linear, read, after, context)
             if found.fits(context.heads, here):
                 kept = sorted(channel for head in context.heads for channel in head)
-                return found if found.prepare(data, kept) else None
+                return found if found.prepare(data, kept, runs_on) else None
         except InferenceError:
             # A part of a model asks more of ONNX Runtime than the whole. Then the values stay as they are.
             continue

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.branched import first_tokens
+from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import RefusedError, UsageError
@@ -20,7 +20,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows
+from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.moments import Moments
@@ -96,7 +96,7 @@ def score_heads(
         raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data, view)
-    first = first_tokens(loaded)
+    first = observed(loaded)
     if first is not None:
         loaded, view = first, view_of(first.proto, first.name, first.sources)
         sites = sites_of(view, sites.model)
@@ -106,6 +106,13 @@ def score_heads(
         found = _ablated(loaded, view, sites.sites, evidence, executor, partial, progress)
         return _scores(method, meter.name, sites.model, sites, found, calibration)
     moments = context_moments(view, sites.sites, calibration, where, progress)
+    reached = seen(sites.sites, moments, calibration.source)
+    if len(reached) < len(sites):
+        left = ", ".join(site.label for site in sites if site not in reached)
+        raise UsageError(
+            f"no sample of {calibration.source} runs {left}, so its heads cannot be scored on it; give data that goes"
+            " further, or take the exit that is always taken with prune --exit"
+        )
     if method == "reconstruction":
         require_rows(moments, calibration.source)
     found = [_FROM_MOMENTS[method](site, moments[site.index]) for site in sites]

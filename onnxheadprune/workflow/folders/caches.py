@@ -31,7 +31,8 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
     changes: dict[tuple[str, str], dict[int, tuple[object, object]]] = defaultdict(dict)
     for item in results:
         for change in item.result.plan.interface:
-            changes[item.name, change.name][change.axis] = change.before, change.after
+            if change.axis is not None:
+                changes[item.name, change.name][change.axis] = change.before, change.after
     kinds: dict[str, list[tuple[str, str]]] = defaultdict(list)
     shapes = {}
     for file in files:

@@ -106,6 +106,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
             wish,
             keys.compensate,
             measure_of(keys.drift),
+            exit=keys.exit,
         ),
         Contract(keys.keep_cache_shape, keys.allow_io_change),
         keys.fuse,

@@ -104,6 +104,9 @@ class PruneKeys:
     layers: Annotated[
         Words | None, Field(description='Layers and sublayers to remove as a whole: "3 5-7 attn.9 ffn.4".')
     ] = None
+    exit: Annotated[
+        Count | None, Field(description="Early exit to make permanent first, by its number in inspect.")
+    ] = None
     ratio: Annotated[
         Share | None,
         Field(description="Share of all heads to remove; of operations, where more than heads may go."),

@@ -9,6 +9,7 @@ from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 
 
@@ -28,7 +29,10 @@ def deployed_distance(
         RefusedError: if there is no float output to measure.
     """
     assert request.data is not None
-    claim = read_claim(original.proto, exact.proto, request.heads, (original.name, exact.name))
+    left = claimed_exits(original, exact)
+    subject = original if left is None else left.model
+    names = (original.name, exact.name)
+    claim = read_claim(subject.proto, exact.proto, request.heads, names, left=left is not None)
     view = view_of(original.proto, original.name, original.sources)
     asked = request.provider
     where = asked if isinstance(asked, Provider) else resolve_provider(asked)

@@ -128,6 +128,8 @@ def cut_of(document: Document) -> Cut:
     )
     for units, lost, _ in totals(block_cuts(plan)):
         what += f", {many(lost, units.removesuffix('s'))} removed"
+    if plan.get("exit") is not None:
+        what += f", exit {', '.join(map(str, plan['exit']['numbers']))} for good"
     validation = document.get("validation")
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],

@@ -1,0 +1,168 @@
+"""What conditions are held at, and what follows from that: which branches run, which other conditions are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from onnx import TensorProto
+
+from onnxheadprune.edit.branches import BRANCHES
+from onnxheadprune.model.graph.facts import CASTS, CHOOSES, IDENTITIES
+from onnxheadprune.model.graph.tables import ARITHMETIC
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+
+GOING_IN, GOING_OUT = 1, 0
+"""The input of a Loop's body that says whether the last turn wanted another one; the output that says it of this."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What one condition is held at.
+
+    Attributes:
+        node: what asks it: an If, or a Loop.
+        answer: of an If.
+        turns: how often a Loop runs its body; None for an If.
+    """
+
+    node: Node
+    answer: bool = True
+    turns: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Settled:
+    """What follows from decisions.
+
+    Attributes:
+        known: conditions whose answer is known, among them those that are held.
+        choices: the body that runs, per If whose condition is known.
+        turns: how often a body runs, per Loop that is held.
+    """
+
+    known: Mapping[Value, bool]
+    choices: Mapping[Node, Scope]
+    turns: Mapping[Node, int]
+
+
+class ContradictionError(Exception):
+    """Two decisions hold one condition at different answers."""
+
+
+def held(decisions: Iterable[Decision]) -> dict[Value, bool]:
+    """The values that decisions hold: conditions, and what they are the same as or the opposite of.
+
+    Raises:
+        ContradictionError: if one would have to be true and false.
+    """
+    found: dict[Value, bool] = {}
+    for decision in decisions:
+        condition = decision.node.input(0)
+        if decision.turns is not None or condition is None:
+            continue
+        for value, answer in _sources(condition, decision.answer):
+            if found.setdefault(value, answer) != answer:
+                raise ContradictionError
+    return found
+
+
+def _sources(condition: Value, answer: bool) -> Iterator[tuple[Value, bool]]:
+    """A condition and the values that it is computed from alone, each with the answer that it must have then."""
+    value: Value | None = condition
+    while value is not None:
+        yield value, answer
+        node = value.producer
+        if node is None or node.bodies or len(node.inputs) != 1:
+            return
+        answers = {given: _computed(node, [given]) for given in (True, False)}
+        fitting = [given for given, made in answers.items() if made is answer]
+        if len(fitting) != 1:
+            return
+        value, answer = node.inputs[0], fitting[0]
+
+
+def settled(view: GraphView, decisions: Iterable[Decision]) -> Settled:
+    """What follows from decisions.
+
+    Args:
+        view: an annotated view of the model.
+        decisions: what is held.
+
+    Raises:
+        ContradictionError: if they cannot all hold.
+    """
+    decisions = tuple(decisions)
+    known = held(decisions)
+    turns = {item.node: item.turns for item in decisions if item.turns is not None}
+    for node in turns:
+        going = going_in(node)
+        if going is not None:
+            known[going] = True
+    fixed = frozenset(known)
+    choices: dict[Node, Scope] = {}
+    if not known:
+        return Settled(known, choices, turns)
+    for node in view.nodes:
+        if node in CHOOSES:
+            answers = _of_choice(node, known, choices)
+        elif node.bodies:
+            continue
+        else:
+            answer = _computed(node, [None if value is None else known.get(value) for value in node.inputs])
+            answers = [answer] * (1 if answer is not None else 0)
+        for value, answer in zip(node.outputs, answers, strict=False):
+            if value is not None and answer is not None and value not in fixed:
+                known[value] = answer
+    return Settled(known, choices, turns)
+
+
+def _of_choice(node: Node, known: Mapping[Value, bool], choices: dict[Node, Scope]) -> list[bool | None]:
+    """What is known of the outputs of an If; notes which body runs."""
+    condition = node.inputs[0]
+    answer = None if condition is None else known.get(condition)
+    bodies = list(node.bodies.values())
+    if answer is not None:
+        choices[node] = node.bodies[BRANCHES[answer]]
+        bodies = [choices[node]]
+    found: list[bool | None] = []
+    for index in range(len(node.outputs)):
+        answers = {None if value is None else known.get(value) for value in given_by(bodies, index)}
+        found.append(answers.pop() if len(answers) == 1 else None)
+    return found
+
+
+def given_by(bodies: Iterable[Scope], index: int) -> list[Value | None]:
+    """What each body gives as one of its outputs."""
+    return [body.lookup(body.proto.output[index].name) for body in bodies]
+
+
+def going_in(node: Node) -> Value | None:
+    """What the body of a Loop is told about going on: whether the last turn said so."""
+    (body,) = node.bodies.values()
+    return body.values.get(body.proto.input[GOING_IN].name)
+
+
+def going_out(node: Node) -> Value | None:
+    """What the body of a Loop says about another turn."""
+    return given_by(node.bodies.values(), GOING_OUT)[0]
+
+
+def _computed(node: Node, numbers: list[bool | None]) -> bool | None:
+    """What a node makes of conditions, None where that is not known or no condition."""
+    if all(number is None for number in numbers):
+        return None
+    if node in IDENTITIES:
+        return numbers[0]
+    if node in CASTS:
+        source = node.input(0)
+        plain = node.attribute("to") == TensorProto.BOOL
+        return numbers[0] if plain and source is not None and source.elem_type == TensorProto.BOOL else None
+    function = ARITHMETIC.of(node)
+    if function is None or any(value is not None and value.elem_type not in _LOGIC for value in node.inputs):
+        return None
+    made = function(node, [None if number is None else float(number) for number in numbers])
+    return None if made is None else bool(made)
+
+
+_LOGIC = (TensorProto.BOOL, TensorProto.UNDEFINED)

@@ -1,0 +1,291 @@
+"""Which early exits a model has: conditions that decide whether further layers run before it answers.
+
+An exit is an If of which one body holds layers and the other one none, so that with the second one the outputs are
+given without any further layer; or a Loop over layers that ends as soon as its body says so. Layers are attention
+sites; in bodies without any, feed-forward blocks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from onnxheadprune.attention.exits.decisions import (
+    ContradictionError,
+    Decision,
+    going_in,
+    going_out,
+    settled,
+)
+from onnxheadprune.attention.exits.layers import Layers, inside, layers_of, reached_from, running
+from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.edit.branches import BRANCHES
+from onnxheadprune.edit.exit_records import RecordedExit, exits_record
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.facts import CHOOSES, IDENTITIES, REPEATS
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.model.spelling import many
+
+MOST_LISTED = 256
+"""Exits of one Loop that are listed one by one; a Loop that may run more often has one entry for all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exit:
+    """One early exit.
+
+    Attributes:
+        number: in the order in which exits are reached, counted from 1; of the original for good.
+        node: the If or Loop that decides.
+        condition: the name of the value that it decides by.
+        before: what must have been decided to get here: every earlier exit was not taken.
+        leaves: the decision that takes this exit.
+        endless: it stands for any number of turns from this one on, each with the next number.
+    """
+
+    number: int
+    node: Node
+    condition: str
+    before: tuple[Decision, ...]
+    leaves: Decision
+    endless: bool = False
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """All that is decided where this exit is taken."""
+        return (*self.before, self.leaves)
+
+    @property
+    def name(self) -> str:
+        """What the deciding node is known by: the first thing that it gives."""
+        return next(value.name for value in self.node.outputs if value is not None)
+
+
+@dataclass(frozen=True)
+class RefusedExit:
+    """A Loop over layers that may end early and cannot be made to run a fixed number of turns, with the reason."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Exits:
+    """The exits of a model.
+
+    Attributes:
+        model: its name.
+        exits: in the order of their numbers.
+        refused: Loops that end early and cannot be fixed.
+        record: what was done to the exits of the original before.
+        onward: the decisions that take no exit; nothing where a Loop has no largest number of turns.
+    """
+
+    model: str
+    exits: tuple[Exit, ...]
+    refused: tuple[RefusedExit, ...] = ()
+    record: tuple[RecordedExit, ...] = ()
+    onward: tuple[Decision, ...] = ()
+
+    def at(self, number: int) -> Exit:
+        """The exit with a number.
+
+        Raises:
+            RefusedError: if there is none.
+        """
+        for item in self.exits:
+            if item.number == number:
+                return item
+            if item.endless and number > item.number and item.leaves.turns is not None:
+                turns, most = item.leaves.turns + number - item.number, _most_turns(item.node)
+                if most is not None and turns >= most:
+                    raise RefusedError(
+                        f"{self.model} has no exit {number}: {item.node.label} ends after {most} turns"
+                    )
+                return Exit(number, item.node, item.condition, item.before, Decision(item.node, turns=turns))
+        raise RefusedError(f"{self.model} has no exit {number}: {self._there()}")
+
+    def _there(self) -> str:
+        taken = [str(item.number) for item in self.record if item.state == "taken"]
+        before = f"exit {', '.join(taken)} was made permanent before" if taken else ""
+        if not self.exits:
+            reasons = "; ".join(f"{item.node}: {item.reason}" for item in self.refused)
+            none = "no If or Loop decides whether further layers run"
+            return before or (f"what ends early cannot be fixed ({reasons})" if reasons else none)
+        numbers = ", ".join(f"{item.number}{' and more' if item.endless else ''}" for item in self.exits)
+        there = f"there {'is' if len(self.exits) == 1 else 'are'} {many(len(self.exits), 'exit')} ({numbers})"
+        return f"{there}; {before}" if before else there
+
+
+def exits_of(view: GraphView, sites: Sites) -> Exits:
+    """The exits of a model.
+
+    Args:
+        view: an annotated view.
+        sites: those that were found in it.
+
+    Raises:
+        ModelError: if the record of an earlier exit cannot be read.
+    """
+    record = exits_record(view.model)
+    candidates = sorted((node for node in view.nodes if node in CHOOSES or node in REPEATS), key=_place)
+    if not candidates:
+        return Exits(sites.model, (), record=record)
+    search = _Search(view, sites, candidates)
+    for node in candidates:
+        search.look(node)
+    # Behind one that stands for any number nothing can be numbered.
+    found = sorted(search.found, key=lambda item: item.endless)
+    onward = () if any(item.endless for item in found) else tuple(search.onward.values())
+    return Exits(sites.model, tuple(_numbered(found, record)), tuple(search.refused), record, onward)
+
+
+def _numbered(found: Sequence[Exit], record: Sequence[RecordedExit]) -> list[Exit]:
+    """The exits under the numbers that they have in the original; what the record does not know is numbered behind."""
+    known = {(entry.node, entry.turns): entry.number for entry in record}
+    free = itertools.count(max((entry.number for entry in record), default=0) + 1)
+    numbers = [known.get((item.name, item.leaves.turns)) for item in found]
+    made = [
+        replace(item, number=next(free) if number is None else number)
+        for item, number in zip(found, numbers, strict=True)
+    ]
+    return sorted(made, key=lambda item: item.number)
+
+
+def _place(node: Node) -> list[tuple[int, str]]:
+    """Sorts nodes of all scopes in the order in which they are reached: an If before what is in its bodies."""
+    return [(int(number), body) for number, body in re.findall(r"\[(\d+)\](?:\.(\w+))?", node.ref)]
+
+
+class _Search:
+    def __init__(self, view: GraphView, sites: Sites, candidates: Sequence[Node]) -> None:
+        self.view = view
+        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.LAYER]
+        self.positions = {node: position for position, node in enumerate(candidates)}
+        self.behind = reached_from(view, candidates)
+        self.onward: dict[Node, Decision] = {}
+        self.found: list[Exit] = []
+        self.refused: list[RefusedExit] = []
+
+    def look(self, node: Node) -> None:
+        """Notes what is an exit, in the order in which they are reached."""
+        owners = list(_owners(node))
+        if not all(self._goes_on(owner, body) for owner, body in owners):
+            return
+        earlier = [other for other in self.onward if self._depends(node, other)]
+        before = tuple(
+            self.onward[other] for other in dict.fromkeys([*(owner for owner, _ in owners), *earlier])
+        )
+        if node in REPEATS:
+            self._look_at_loop(node, before)
+        else:
+            self._look_at_choice(node, before)
+
+    def _goes_on(self, owner: Node, body: Scope) -> bool:
+        onward = self.onward.get(owner)
+        return onward is not None and onward.turns is None and owner.bodies[BRANCHES[onward.answer]] is body
+
+    def _depends(self, node: Node, other: Node) -> bool:
+        return bool(self.behind[node] >> self.positions[other] & 1)
+
+    def _look_at_choice(self, node: Node, before: tuple[Decision, ...]) -> None:
+        for layers in self.kinds:
+            held = {answer: inside(layers, node.bodies[BRANCHES[answer]]) for answer in (True, False)}
+            if all(held.values()):
+                return
+            if any(held.values()):
+                onward = Decision(node, answer=bool(held[True]))
+                leaves = Decision(node, answer=not onward.answer)
+                if node.inputs[0] is not None and self._is_last(layers, before, leaves):
+                    self.onward[node] = onward
+                    self._add(node, node.inputs[0].name, before, leaves)
+                return
+
+    def _look_at_loop(self, node: Node, before: tuple[Decision, ...]) -> None:
+        (body,) = node.bodies.values()
+        layers = next((kind for kind in self.kinds if inside(kind, body)), None)
+        going = going_out(node)
+        if layers is None or going is None or going.scope is not body or _is_always(going, going_in(node)):
+            return
+        if not self._is_last(layers, before, Decision(node, turns=1)):
+            return
+        reason = _why_not_fixed(node, going)
+        if reason is not None:
+            self.refused.append(RefusedExit(node.label, reason))
+            return
+        limit = _most_turns(node)
+        many_turns = limit is None or limit > MOST_LISTED
+        # It ends by itself after its last turn, so the exits are those before.
+        for turns in range(1, 2 if many_turns or limit is None else limit):
+            self._add(node, going.name, before, Decision(node, turns=turns), endless=many_turns)
+        if limit is not None and limit > 1:
+            self.onward[node] = Decision(node, turns=limit)
+
+    def _add(
+        self,
+        node: Node,
+        condition: str,
+        before: tuple[Decision, ...],
+        leaves: Decision,
+        *,
+        endless: bool = False,
+    ) -> None:
+        self.found.append(Exit(len(self.found) + 1, node, condition, before, leaves, endless))
+
+    def _is_last(self, layers: Layers, before: tuple[Decision, ...], leaves: Decision) -> bool:
+        """Whether no further layer runs once a node has decided so, and whether the outputs depend on that at all."""
+        try:
+            left = running(self.view, settled(self.view, (*before, leaves)))
+            reached = running(self.view, settled(self.view, before))
+        except ContradictionError:
+            return False
+        if leaves.node not in reached:
+            return False
+        return not any(node in left and self._depends(node, leaves.node) for node in layers)
+
+
+def _owners(node: Node) -> list[tuple[Node, Scope]]:
+    """The nodes whose bodies a node lies in, outermost first, each with that body."""
+    found = []
+    scope = node.scope
+    while scope.owner is not None:
+        found.append((scope.owner, scope))
+        scope = scope.owner.scope
+    return found[::-1]
+
+
+def _is_always(going: Value, told: Value | None) -> bool:
+    """Whether a Loop's body never ends it: it says what it is told, or a constant."""
+    value = going
+    while (
+        value.producer is not None and value.producer in IDENTITIES and value.producer.inputs[0] is not None
+    ):
+        value = value.producer.inputs[0]
+    return value is told or value.is_constant
+
+
+def _most_turns(node: Node) -> int | None:
+    """How often a Loop runs its body at most, None where there is no end."""
+    limit = node.literal(0)
+    if limit is None:
+        return None
+    # Exporters spell "no end" as the largest number that there is.
+    turns = int(limit.reshape(-1)[0])
+    return None if turns >= 2**31 else turns
+
+
+def _why_not_fixed(node: Node, going: Value) -> str | None:
+    """Why a Loop cannot be made to run a fixed number of turns exactly, None if it can."""
+    if node.input(0) is not None and node.literal(0) is None:
+        return "how often it runs at most is computed at run time, so a fixed number may be more than that"
+    (body,) = node.bodies.values()
+    given = [info.name for info in body.proto.output]
+    if going.consumers or given.count(going.name) > 1:
+        return f"its body reads {going.name}, which says whether it goes on, for something else, too"
+    return None
+
+
+__all__ = ["Exit", "Exits", "RefusedExit", "exits_of"]

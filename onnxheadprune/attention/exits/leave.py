@@ -1,0 +1,249 @@
+"""A model that has one exit for good: what is behind it is gone, and what only the decision needed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto, ValueInfoProto
+
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
+from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
+from onnxheadprune.attention.exits.layers import running
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit import apply
+from onnxheadprune.edit.exit_records import EXITS_KEY, ExitState, RecordedExit, exits_text
+from onnxheadprune.edit.leaving import Left, decided
+from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
+from onnxheadprune.edit.records import (
+    REMOVED_KEY,
+    RecordedSite,
+    RecordedUnits,
+    pruning_text,
+    units_key,
+    units_record,
+    units_text,
+)
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.tensors import stored_size
+
+
+@dataclass(frozen=True, eq=False)
+class Leaving:
+    """A model with exits that are for good, beside the one that it was made of.
+
+    Attributes:
+        model: with the exits; in its metadata, what is gone.
+        cut: what a plan says about it.
+        interface: inputs that are gone and outputs that are constant, each with a sentence.
+        gone: indices of the attention sites behind the exits.
+        moved: per stored tensor that lay in a body, and is in the main graph now, what it was there.
+        original: the analysis of the model that it was made of.
+        exits: the exits of that.
+        decisions: what is held there.
+    """
+
+    model: LoadedModel
+    cut: ExitCut
+    interface: Mapping[IoChange, str]
+    gone: tuple[int, ...]
+    moved: Mapping[str, Value]
+    original: Analysis
+    exits: Exits
+    decisions: tuple[Decision, ...]
+
+    @property
+    def drops_inputs(self) -> bool:
+        """Whether inputs of the original are gone."""
+        return any(change.role == "input" for change in self.interface)
+
+    def on(self, plan: PrunePlan) -> PrunePlan:
+        """A plan that was made for the model with the exits, as one for the model without them.
+
+        Args:
+            plan: for `model`.
+        """
+        return replace(
+            plan,
+            exit=self.cut,
+            elements_removed=plan.elements_removed + self.cut.elements,
+            interface=(*self.interface, *plan.interface),
+            io_changes=(*self.interface.values(), *plan.io_changes),
+        )
+
+
+def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
+    """The model with exits that are for good.
+
+    Args:
+        loaded: the model as it is; it is not changed.
+        numbers: of the exits, at least one; more than one only where they do not stand behind each other.
+
+    Raises:
+        RefusedError: if there is no such exit.
+        ModelError: if the graph is not valid, or a record of earlier cuts does not fit.
+    """
+    return leaving_from(loaded, analysis_of(loaded.proto, loaded.name, loaded.sources), numbers)
+
+
+def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
+    """The same for a model that is analysed already.
+
+    Args:
+        loaded: the model.
+        analysis: of it.
+        numbers: of the exits.
+
+    Raises:
+        HeadPruneError: as `leaving` does.
+    """
+    with analysing(loaded.proto, loaded.name):
+        return _leaving(loaded, analysis, numbers)
+
+
+def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
+    """The model that the edits of a plan are for: with the exits that the plan makes permanent first.
+
+    Args:
+        plan: made for `loaded`.
+        loaded: the model as it is.
+
+    Raises:
+        HeadPruneError: as `leaving` does.
+    """
+    return loaded if plan.exit is None else leaving(loaded, plan.exit.numbers).model
+
+
+def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
+    exits = exits_of(analysis.view, analysis.sites)
+    taken = [exits.at(number) for number in numbers]
+    decisions = tuple({item.node: item for exit_ in taken for item in exit_.decisions}.values())
+    try:
+        found = settled(analysis.view, decisions)
+    except ContradictionError as error:
+        listed = " and ".join(str(number) for number in numbers)
+        raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
+    left = decided(analysis.view, found.known, found.choices, found.turns)
+    made = left.model
+    apply.set_metadata(made, REMOVED_KEY, pruning_text(_recorded(analysis, left, found)))
+    for kind in analysis.sites.others:
+        entries = _recorded_units(kind, analysis, left, found)
+        if any(not entry.left for entry in entries):
+            apply.set_metadata(made, units_key(kind.UNITS), units_text(entries, kind.UNITS))
+    apply.set_metadata(made, EXITS_KEY, exits_text(_states(exits, taken, analysis, found)))
+    gone = [site for site in analysis.sites if not _names(site, left, found)]
+    cut = ExitCut(
+        tuple(numbers),
+        tuple(item.condition for item in taken),
+        len(exits.exits),
+        len(gone),
+        sum(site.num_heads for site in gone),
+        max(stored_size(loaded.proto).elements - stored_size(made).elements, 0),
+    )
+    moved = {name: value for value, name in left.names.items() if value.tensor is not None}
+    behind = tuple(site.index for site in gone)
+    return Leaving(loaded.changed(made), cut, _interface(left), behind, moved, analysis, exits, decisions)
+
+
+def _interface(left: Left) -> dict[IoChange, str]:
+    found = {}
+    for info in left.inputs:
+        change = IoChange("input", info.name, None, _spelled(info), "gone")
+        found[change] = f"input {info.name}: gone, since only what is gone read it"
+    for name, answer in left.constant.items():
+        change = IoChange("output", name, None, "computed", f"always {str(answer).lower()}")
+        found[change] = f"output {name}: always {str(answer).lower()} now"
+    return found
+
+
+def _spelled(info: ValueInfoProto) -> str:
+    """The declared shape: "[batch, 3]"."""
+    dims = (
+        dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?")
+        for dim in info.type.tensor_type.shape.dim
+    )
+    return f"[{', '.join(dims)}]"
+
+
+def _names(site: Site, left: Left, found: Settled) -> tuple[str, ...]:
+    """What a site is recognised by in what is left; nothing if it is gone."""
+    made = _made(left.model)
+    values: list[Value] = [item.node.out for item in site.projections]
+    names = (left.names.get(value, value.name) for value in values if not _is_passed_over(value, found))
+    return tuple(name for name in names if name in made)
+
+
+def _is_passed_over(value: Value, found: Settled) -> bool:
+    """Whether a value lies in a body that does not run any more."""
+    scope = value.scope
+    while scope.owner is not None:
+        chosen = found.choices.get(scope.owner)
+        if chosen is not None and chosen is not scope:
+            return True
+        scope = scope.owner.scope
+    return False
+
+
+def _made(model: ModelProto) -> set[str]:
+    """Names of all that nodes give, in all bodies."""
+    names: set[str] = set()
+    waiting = [model.graph]
+    while waiting:
+        for node in waiting.pop().node:
+            names.update(node.output)
+            waiting += bodies_of(node)
+    return names
+
+
+def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSite]:
+    """The record of all attention sites of the original; those behind the exit count as gone as a whole."""
+    # What is gone is not recognised by a name that now means something else.
+    made = _made(left.model)
+    sites = [entry for entry in analysis.sites.record if not entry.heads_left]
+    for site in analysis.sites:
+        names = _names(site, left, found)
+        removed = site.removed if names else tuple(range(site.original_num_heads))
+        kept = names or tuple(name for name in site.projection_names if name not in made)
+        sites.append(
+            RecordedSite(
+                site.index, site.name, site.original_num_heads, site.original_kv_num_heads, removed, kept
+            )
+        )
+    return sorted(sites, key=lambda entry: entry.index)
+
+
+def _recorded_units(kind: type[Site], analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
+    """The same of the sites of another kind."""
+    made = _made(left.model)
+    entries = [entry for entry in units_record(analysis.view.model, kind.UNITS) if not entry.left]
+    for site in analysis.sites.of(kind.UNITS):
+        names = _names(site, left, found)
+        removed = site.removed if names else tuple(range(site.original_num_units))
+        kept = names or tuple(name for name in site.projection_names if name not in made)
+        entries.append(RecordedUnits(site.number, site.name, site.original_num_units, removed, kept))
+    return sorted(entries, key=lambda entry: entry.number)
+
+
+def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled) -> list[RecordedExit]:
+    """What became of each exit of the original, also of those that were gone before."""
+    numbers = {item.number for item in taken}
+    reached = running(analysis.view, found)
+    entries = [entry for entry in exits.record if entry.state != "left"]
+    for item in (*taken, *(item for item in exits.exits if item.number not in numbers)):
+        state = "taken" if item.number in numbers else _state(item, taken, found, reached)
+        entries.append(RecordedExit(item.number, item.name, item.leaves.turns, state))
+    return sorted(entries, key=lambda entry: entry.number)
+
+
+def _state(item: Exit, taken: Sequence[Exit], found: Settled, reached: Collection[Node]) -> ExitState:
+    """What becomes of an exit that is not taken."""
+    held = [decision for other in taken for decision in other.decisions if decision.node is item.node]
+    if held:
+        turns, limit = item.leaves.turns, held[0].turns
+        return "behind" if turns is not None and limit is not None and turns > limit else "passed"
+    return "left" if item.node in reached and item.node not in found.choices else "behind"

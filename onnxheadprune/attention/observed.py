@@ -1,0 +1,75 @@
+"""The model that stands for one with sites in bodies where numbers must be read: the same sites, in its main graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.branched import branches, first_tokens
+from onnxheadprune.attention.exits.layers import inside, layers_of
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.edit.side_by_side import side_by_side
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.facts import CHOOSES
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
+
+
+def observed(loaded: LoadedModel) -> LoadedModel | None:
+    """Of a model with sites in the bodies of Ifs one with the same sites in its main graph; None for any other model.
+
+    Of a merged decoder that is the model for the first tokens. Where only one of two bodies holds layers (an early
+    exit, a layer that may be skipped), both are run, and the condition picks what they give.
+
+    Raises:
+        ModelError: if the graph is not valid.
+    """
+    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+        return None
+    first = first_tokens(loaded)
+    if first is not None:
+        return first
+    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    found = unfolded(analysis.view, analysis.sites)
+    return None if found is None else loaded.changed(found.model)
+
+
+def unfolded(view: GraphView, sites: Sites) -> Analysis | None:
+    """The model in which both bodies of each If run that may skip layers, if its sites are those of the whole.
+
+    Args:
+        view: an annotated view of a model.
+        sites: its sites.
+    """
+    choices = [node for node in view.nodes if node in CHOOSES]
+    if not choices:
+        return None
+    layers = layers_of(sites.every)
+    nodes = [node for node in choices if sum(1 for body in node.bodies.values() if inside(layers, body)) == 1]
+    made = side_by_side(view, nodes) if nodes else None
+    if made is None:
+        return None
+    try:
+        found = analysis_of(made, sites.model, view.sources)
+        return found if _names(found.sites) == _names(sites) else None
+    except ModelError:
+        # Its record speaks of sites by names that two bodies share.
+        return None
+
+
+def others(view: GraphView, sites: Sites) -> Iterator[Analysis]:
+    """The models that refits of a model may have been made on, beside itself.
+
+    Args:
+        view: an annotated view of the model.
+        sites: its sites.
+    """
+    yield from branches(view, sites)
+    found = unfolded(view, sites)
+    if found is not None:
+        yield found
+
+
+def _names(sites: Sites) -> list[tuple[int, tuple[str, ...]]]:
+    return [(site.index, site.projection_names) for site in sites.every]

@@ -1,0 +1,64 @@
+"""What this tool writes into a model's metadata about early exits; see `records`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from onnx import ModelProto
+
+from onnxheadprune.edit.records import read_entry
+
+EXITS_KEY = "onnxheadprune.exits"
+EXITS_VERSION = 1
+
+ExitState: TypeAlias = Literal["taken", "passed", "behind", "left"]
+EXIT_STATES: tuple[ExitState, ...] = get_args(ExitState)
+
+
+@dataclass(frozen=True)
+class RecordedExit:
+    """What is written about one early exit of the original model.
+
+    Attributes:
+        number: in the order in which exits are reached in the original.
+        node: the first output of the If or Loop that decided, by which it is recognised.
+        turns: how often a Loop has run its body there, None for an If.
+        state: "taken" for good; "passed" or "behind" the one that was taken; or "left" as it was.
+    """
+
+    number: int
+    node: str
+    turns: int | None
+    state: ExitState
+
+
+def exits_record(model: ModelProto) -> tuple[RecordedExit, ...]:
+    """The early exits of the original, nothing for a model in which none was made permanent.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return read_entry(model, EXITS_KEY, EXITS_VERSION, _exits) or ()
+
+
+def exits_text(exits: Sequence[RecordedExit]) -> str:
+    """The metadata entry of `exits_record`."""
+    entries = [
+        {"number": item.number, "node": item.node, "turns": item.turns, "state": item.state} for item in exits
+    ]
+    return json.dumps({"version": EXITS_VERSION, "exits": entries})
+
+
+def _exits(content: Mapping[str, Any]) -> tuple[RecordedExit, ...]:
+    found = []
+    for item in content["exits"]:
+        turns, state = item["turns"], item["state"]
+        if state not in EXIT_STATES:
+            raise ValueError(state)
+        found.append(
+            RecordedExit(int(item["number"]), str(item["node"]), None if turns is None else int(turns), state)
+        )
+    return tuple(found)

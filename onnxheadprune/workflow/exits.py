@@ -1,0 +1,182 @@
+"""What `inspect` says of early exits: what decides about each, and how much of the model lies behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from onnx import ModelProto
+
+from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.exits.decisions import settled
+from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
+from onnxheadprune.attention.exits.leave import leaving_from
+from onnxheadprune.benchmarking.concrete import concrete_view
+from onnxheadprune.benchmarking.flops import count_flops
+from onnxheadprune.edit.leaving import decided
+from onnxheadprune.edit.loops import CARRIED_FROM
+from onnxheadprune.errors import UsageError
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.facts import REPEATS
+from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.soundness import analysing
+from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.runtime.feeds import Feed, FeedMaker
+
+
+@dataclass(frozen=True)
+class EarlyExit:
+    """One early exit, and what is gone where it is made permanent.
+
+    Attributes:
+        number: as `--exit` takes it; of the original for good.
+        node: the If or Loop that decides.
+        condition: the value that it decides by.
+        turns: how often a Loop has run its body there, None for an If.
+        endless: it stands for any number of turns from this one on, each with the next number.
+        sites: indices of the attention sites behind it.
+        heads: heads of these.
+        heads_share: of all heads of the model.
+        elements: elements of stored tensors that are gone.
+        elements_share: of all stored elements.
+        operations_share: share of the operations that are saved, against a run in which no exit is taken; None where
+            that cannot be counted.
+        inputs: graph inputs that nobody needs any more.
+    """
+
+    number: int
+    node: str
+    condition: str
+    turns: int | None
+    endless: bool
+    sites: tuple[int, ...]
+    heads: int
+    heads_share: float
+    elements: int
+    elements_share: float
+    operations_share: float | None
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EarlyExits:
+    """The early exits of a model.
+
+    Attributes:
+        exits: in the order of their numbers.
+        refused: Loops over layers that end early and cannot be made to run a fixed number of turns, with the reasons.
+        shapes: of the inputs that operations were counted for.
+    """
+
+    exits: tuple[EarlyExit, ...]
+    refused: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data: what `inspect --json` has under "early_exits"."""
+        return {
+            "exits": [asdict(item) for item in self.exits],
+            "refused": dict(self.refused),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }
+
+
+def find_exits(model: ModelLike) -> EarlyExits:
+    """The early exits of a model, in the order in which they are reached.
+
+    An exit is an If of which one branch holds layers and the other one none, so that without the first the model
+    answers, or a Loop over layers that ends as soon as its body says so.
+
+    Args:
+        model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
+
+    Raises:
+        UsageError: if the path does not exist.
+        ModelError: if the file cannot be read as an ONNX model.
+    """
+    loaded = open_structure(model)
+    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+        return EarlyExits((), {}, {})
+    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    with analysing(loaded.proto, loaded.name):
+        exits = exits_of(analysis.view, analysis.sites)
+    refused = {item.node: item.reason for item in exits.refused}
+    if not exits.exits:
+        return EarlyExits((), refused, {})
+    counting = _Counting(loaded, analysis, exits)
+    found = tuple(counting.described(item) for item in exits.exits)
+    return EarlyExits(found, refused, {name: value.shape for name, value in counting.feed.items()})
+
+
+class _Counting:
+    def __init__(self, loaded: LoadedModel, analysis: Analysis, exits: Exits) -> None:
+        self.loaded, self.analysis = loaded, analysis
+        self.elements = stored_size(loaded.proto).elements
+        self.heads = sum(site.num_heads for site in analysis.sites)
+        self.feed = _any_feed(analysis)
+        self.whole: int | None = None
+        if exits.onward:
+            found = settled(analysis.view, exits.onward)
+            self.whole = self._operations(
+                decided(analysis.view, found.known, found.choices, found.turns).model
+            )
+
+    def described(self, item: Exit) -> EarlyExit:
+        left = leaving_from(self.loaded, self.analysis, (item.number,))
+        operations = self._operations(left.model.proto)
+        saved = None
+        if self.whole and operations is not None:
+            saved = 1 - operations / self.whole
+        return EarlyExit(
+            item.number,
+            item.node.label,
+            item.condition,
+            item.leaves.turns,
+            item.endless,
+            left.gone,
+            left.cut.heads,
+            left.cut.heads / self.heads if self.heads else 0.0,
+            left.cut.elements,
+            left.cut.elements / self.elements if self.elements else 0.0,
+            saved,
+            tuple(change.name for change in left.interface if change.role == "input"),
+        )
+
+    def _operations(self, model: ModelProto) -> int | None:
+        """Of one run, None where not all can be counted."""
+        names = {info.name for info in model.graph.input}
+        feed = {name: array for name, array in self.feed.items() if name in names}
+        found = count_flops(concrete_view(_with_states(model, feed), feed))
+        return None if found.uncounted else found.total
+
+
+def _with_states(model: ModelProto, feed: Feed) -> ModelProto:
+    """The model with the sizes of what its Loops carry declared in their bodies, where no turn changes them."""
+    view = concrete_view(model, feed)
+    loops = [node for node in view.main.nodes if node in REPEATS]
+    if not loops:
+        return model
+    made = ModelProto()
+    made.CopyFrom(model)
+    for node in loops:
+        (body,) = bodies_of(made.graph.node[node.position])
+        for index, value in enumerate(node.inputs[CARRIED_FROM:]):
+            before, after = body.input[CARRIED_FROM + index], body.output[1 + index]
+            told = [item.type.tensor_type.shape for item in (before, after)]
+            same = told[0].SerializeToString() == told[1].SerializeToString()
+            if value is None or value.shape is None or not same or len(told[0].dim) != len(value.shape):
+                continue
+            for dim, size in zip(told[0].dim, value.shape, strict=True):
+                if isinstance(size, int):
+                    dim.dim_value = size
+    return made
+
+
+def _any_feed(analysis: Analysis) -> Feed:
+    """Inputs of the usual size; nothing where none can be made up."""
+    try:
+        maker = FeedMaker(analysis.view)
+        return next((feed for case in maker.cases for feed, _ in maker.candidates(case)), {})
+    except UsageError:
+        return {}
