@@ -40,6 +40,8 @@ def require_folder_job(job: Job, model: Path) -> None:
         if keys.prune.client is not None:
             raise job.refused(f"prune.client goes with a folder, and model {model} is a file; leave it out")
         return
+    if keys.prune.exit is not None:
+        raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
     for name in SINGLE:
         if getattr(keys, name) is not None:
             raise job.refused(
