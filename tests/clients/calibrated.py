@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import tiny_hf
+from cuts import prune
 
 from onnxheadprune import find_sites
 from onnxheadprune.attention.sites.find import view_of
@@ -81,7 +82,7 @@ def pruned(folder: Path, out: Path, *options: object) -> list[str]:
     """
     report = out.with_suffix(".json")
     with report.open("w") as stream:
-        tiny_hf.prune(folder, "-o", out, "--ratio", RATIO, "--json", *options, stdout=stream)
+        prune(folder, "-o", out, "--ratio", RATIO, "--json", *options, stdout=stream)
     document = json.loads(report.read_text())
     leaders = [item for item in document["files"] if item["leads"]]
     assert leaders and not any("weights alone" in text for text in document["warnings"]), document["warnings"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import cuts
 import numpy as np
 import onnxruntime
 from environment import made_folder, tell
@@ -17,11 +16,8 @@ from fastembed.common.model_description import ModelSource, PoolingType
 CLIENT = f"FastEmbed {version('fastembed')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5
 WIDTH = 32
-CUTS: dict[str, tuple[str, ...]] = {
-    "uneven": ("--heads", "0:1 1:0,2,3"),
-    "uniform": ("--heads", "0:1 1:0 2:3"),
-    "uneven, weights beside the model": ("--heads", "0:1 1:0,2,3", "--external-data", "always"),
-}
+BESIDE = ("uneven", "heads, neurons and a layer")
+"""Cuts that are also made with the weights beside the model."""
 
 
 def main() -> None:
@@ -32,17 +28,21 @@ def main() -> None:
         lines = (place / "lines.txt").read_text().splitlines()
         with np.load(place / "wanted.npz") as stored:
             wanted = dict(stored)
-        for cut, options in CUTS.items():
-            out = place / cut
-            _prune(place / "folder", out, *options)
-            hidden, mask = wanted[cut.partition(",")[0]], wanted["attention_mask"]
-            assert np.abs(hidden - wanted["original"]).max() > 100 * CLOSE, (
-                "silencing the heads shows nowhere"
+        cases = [(cut, cut, "never") for cut in cuts.BERT]
+        cases += [(f"{cut}, weights beside the model", cut, "always") for cut in BESIDE]
+        for name, cut, external in cases:
+            out = place / name
+            cuts.prune_folder(
+                place / "folder", out, cuts.BERT[cut], "fastembed", ("--external-data", external)
             )
-            np.testing.assert_allclose(_embedded(out, cut, lines), _means(hidden, mask), rtol=0, atol=CLOSE)
-            tell(CLIENT, f"BERT, {cut}", "embed()", [])
+            assert (out / "model.onnx_data").is_file() == (external == "always")
+            hidden, mask = wanted[cut], wanted["attention_mask"]
+            assert np.abs(hidden - wanted["original"]).max() > 100 * CLOSE, "the cut shows nowhere"
+            np.testing.assert_allclose(_embedded(out, name, lines), _means(hidden, mask), rtol=0, atol=CLOSE)
+            tell(CLIENT, f"BERT, {name}", "embed()", [])
         out = place / "refitted"
-        _prune(place / "folder", out, "--ratio", "0.25", "--text", str(place / "lines.txt"))
+        text = ("--ratio", "0.25", "--text", place / "lines.txt")
+        cuts.prune(place / "folder", "-o", out, *text, "--for", "fastembed")
         ids, mask = wanted["input_ids"], wanted["attention_mask"]
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -51,21 +51,6 @@ def main() -> None:
             _embedded(out, "refitted", lines), _means(hidden, mask), rtol=0, atol=CLOSE
         )
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "embed()", [])
-
-
-def _prune(folder: Path, out: Path, *options: str) -> None:
-    words = [
-        sys.executable,
-        "-m",
-        "onnxheadprune",
-        "prune",
-        str(folder),
-        "-o",
-        str(out),
-        "--for",
-        "fastembed",
-    ]
-    subprocess.run([*words, *options], check=True)
 
 
 def _embedded(folder: Path, name: str, lines: list[str]) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,18 +16,22 @@ import onnxruntime_genai as og
 import tiny_hf
 import torch
 from calibrated import logits, prompts, pruned, require_continued, require_same, write_lines
+from cuts import Cut, prune_folder
 from environment import tell
 from transformers import AutoConfig
 
 CLIENT = f"onnxruntime-genai {version('onnxruntime-genai')} (onnxruntime {version('onnxruntime')})"
 PROMPT = [2, 11, 12, 13, 14, 15]
 NEW = 12
-PROJECTION = "model.layers.{}.self_attn.o_proj"
-CUTS: dict[str, tuple[str, Mapping[int, tuple[int, ...]]]] = {
-    "one KV head of each layer": ("0:0,1 1:4,5 2:6,7", {0: (0, 1), 1: (4, 5), 2: (6, 7)}),
-    "other numbers of KV heads in each layer": ("0:0,1 1:2-7", {0: (0, 1), 1: (2, 3, 4, 5, 6, 7)}),
-    "query heads alone": ("0:0,2,4,6 2:1,2,5,6", {0: (0, 2, 4, 6), 2: (1, 2, 5, 6)}),
+WHERE = replace(tiny_hf.LLAMA, head_size=tiny_hf.GENAI_HEAD)
+CUTS = {
+    "one KV head of each layer": Cut(heads={0: (0, 1), 1: (4, 5), 2: (6, 7)}),
+    "other numbers of KV heads in each layer": Cut(heads={0: (0, 1), 1: (2, 3, 4, 5, 6, 7)}),
+    "query heads alone": Cut(heads={0: (0, 2, 4, 6), 2: (1, 2, 5, 6)}),
+    "neurons": Cut(neurons={0: range(32), 1: range(32, 96)}),
+    "heads, neurons and a layer": Cut(heads={0: (0, 1)}, neurons={2: range(64, 96)}, layers=(1,)),
 }
+"""In four bits neurons go in blocks of 32."""
 
 
 def main() -> None:
@@ -37,8 +41,8 @@ def main() -> None:
         tiny_hf.saved(tiny_hf.llama_of_64, place / "torch")
         for precision in ("fp32", "int4"):
             _export(place / "torch", place / precision, precision)
-            for case, (heads, gone) in CUTS.items():
-                _check(place, precision, case, heads, gone)
+            for case, cut in CUTS.items():
+                _check(place, precision, case, cut)
             _check_calibrated(place, precision)
         _check_layers(place)
 
@@ -59,13 +63,11 @@ def _export(model: Path, folder: Path, precision: str) -> None:
     subprocess.run([sys.executable, "-m", "onnxruntime_genai.models.builder", *options], check=True)
 
 
-def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int, tuple[int, ...]]) -> None:
+def _check(place: Path, precision: str, case: str, cut: Cut) -> None:
     out, silent = place / f"{precision} {case}", place / f"{precision} {case} silent"
-    tiny_hf.prune(place / precision, "-o", out, "--heads", heads, "--for", "genai")
+    prune_folder(place / precision, out, cut, "genai")
     model = tiny_hf.loaded(place / "torch")
-    tiny_hf.silence(
-        model, {PROJECTION.format(layer): dead for layer, dead in gone.items()}, tiny_hf.GENAI_HEAD
-    )
+    tiny_hf.silence_cut(model, cut, WHERE)
     if precision == "fp32":
         with torch.no_grad():
             made = model.generate(
@@ -91,9 +93,9 @@ def _check(place: Path, precision: str, case: str, heads: str, gone: Mapping[int
 def _check_layers(place: Path) -> None:
     """transformers 5 reads from the pruned folder how many KV heads each layer keeps."""
     (place / "fp32" / "config.json").write_bytes((place / "torch" / "config.json").read_bytes())
-    heads, _ = CUTS["other numbers of KV heads in each layer"]
+    cut = CUTS["other numbers of KV heads in each layer"]
     out = place / "layers"
-    tiny_hf.prune(place / "fp32", "-o", out, "--heads", heads, "--for", "genai", "--per-layer-config")
+    prune_folder(place / "fp32", out, cut, "genai", ["--per-layer-config"])
     config = AutoConfig.from_pretrained(out)
     told = [layer.num_key_value_heads for layer in config.per_layer_config]
     caches = onnx.load(out / "model.onnx", load_external_data=False).graph.input

@@ -18,21 +18,23 @@ from samples import Pruned, pruned_folders
 NODE = Path(os.environ["CLIENT_NODE"])
 HERE = Path(__file__).parent
 CLOSE = 1e-4
+BESIDE = ("digits ViT, uneven", "digits ViT, refitted", "character GPT, heads, neurons and a layer")
+"""What is also pruned with the weights beside the model."""
 
 
 def main() -> None:
-    """Every cut in every one, also with the weights beside the model."""
+    """Every cut in every one, some also with the weights beside the model."""
     browser = chromium()
     if browser is None:
         print("there is no Chromium, so onnxruntime-web runs in Node.js alone", file=sys.stderr)
     # Packages are looked for from where the script is.
     script = NODE / "run_onnxruntime.mjs"
     script.write_bytes((HERE / script.name).read_bytes())
-    for external, suffix in (("never", ""), ("always", ", weights beside the model")):
+    for external, suffix, among in (("never", "", None), ("always", ", weights beside the model", BESIDE)):
         with tempfile.TemporaryDirectory() as name:
             place = Path(name)
             options = ("--external-data", external, "--data-name", "{}_data")
-            for pruned in pruned_folders(place / "models", "ort", *options):
+            for pruned in pruned_folders(place / "models", "ort", *options, among=among):
                 assert pruned.model.with_name("model.onnx_data").exists() == (external == "always")
                 _check(pruned, suffix, script, place, browser)
 

@@ -17,6 +17,7 @@ import onnxruntime
 import tiny_hf
 import torch
 from calibrated_optimum import check_all as check_calibrated
+from cuts import Cut, prune, prune_folder
 from environment import tell
 from lines import written
 from optimum.exporters.onnx import main_export
@@ -47,6 +48,7 @@ class Case:
         loads: the class that loads the folder.
         heads: the cut, with the numbers that sites have in the folder; none for a quarter, refitted on text.
         silent: the same for PyTorch: heads per output projection.
+        cut: what goes in place of these heads, of neurons and layers as well, and where PyTorch has it.
         size: of a head.
         more: further options of `prune`.
         neurons: what `more` takes of feed-forward blocks, for PyTorch: neurons per map that sums them up.
@@ -57,6 +59,7 @@ class Case:
     loads: Any
     heads: str
     silent: Mapping[str, tuple[int, ...]]
+    cut: tuple[Cut, tiny_hf.Projections] | None = None
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
     neurons: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -64,7 +67,7 @@ class Case:
     @property
     def refitted(self) -> bool:
         """Whether heads are chosen and refitted on text, in place of those that are named."""
-        return not self.heads
+        return not self.heads and self.cut is None
 
 
 UNEVEN = {"Llama, one KV head of each layer": "0:0,1 1:2-7", "GPT-2, one head of each layer": "0:0 2:1,3"}
@@ -156,6 +159,22 @@ CASES = {
     "GPT-2, a quarter of the heads, refitted": Case(
         tiny_hf.gpt2, "text-generation-with-past", ORTModelForCausalLM, "", {}
     ),
+    "Llama, neurons and a layer": Case(
+        tiny_hf.llama,
+        "text-generation-with-past",
+        ORTModelForCausalLM,
+        "",
+        {},
+        cut=(Cut(neurons={0: range(32), 2: range(16)}, layers=(1,)), tiny_hf.LLAMA),
+    ),
+    "GPT-2, neurons": Case(
+        tiny_hf.gpt2,
+        "text-generation-with-past",
+        ORTModelForCausalLM,
+        "",
+        {},
+        cut=(Cut(neurons={1: range(64), 2: range(100, 128)}), tiny_hf.GPT2),
+    ),
     "T5, one head of each layer": Case(
         tiny_hf.t5,
         TEXT,
@@ -199,11 +218,16 @@ def main() -> None:
 def _check(name: str, case: Case, place: Path) -> None:
     model = tiny_hf.saved(case.make, place / "torch")
     main_export(str(place / "torch"), output=str(place / "onnx"), task=case.task, do_validation=False)
-    cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
-    tiny_hf.prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
+    if case.cut is not None:
+        prune_folder(place / "onnx", place / "pruned", case.cut[0], "optimum")
+    else:
+        cut = ("--ratio", "0.25", "--text", written(place)) if case.refitted else ("--heads", case.heads)
+        prune(place / "onnx", "-o", place / "pruned", *cut, *case.more)
     with torch.no_grad():
         original = _outcome(model, case)
         found = _outcome(case.loads.from_pretrained(place / "pruned"), case)
+        if case.cut is not None:
+            tiny_hf.silence_cut(model, *case.cut)
         if case.refitted:
             wanted = _whole(place / "pruned" / "model.onnx", found[0])
         else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import cuts
 import numpy as np
 import onnxruntime
 import tiny_hf
@@ -19,11 +21,14 @@ from transformers import AutoTokenizer
 CLIENT = f"sentence-transformers {version('sentence-transformers')} (onnxruntime {onnxruntime.__version__})"
 CLOSE = 1e-5
 CUTS = {
-    "uneven, weights inside the model": ({0: (1,), 1: (0, 2, 3)}, "auto"),
-    "uneven, weights beside the model": ({0: (1,), 1: (0, 2, 3)}, "always"),
-    "uniform": ({0: (1,), 1: (0,), 2: (3,)}, "auto"),
+    "uneven, weights inside the model": ("uneven", "auto"),
+    "uneven, weights beside the model": ("uneven", "always"),
+    "uniform": ("uniform", "auto"),
+    "neurons": ("neurons", "auto"),
+    "a layer": ("a layer", "auto"),
+    "heads, neurons and a layer, weights beside the model": ("heads, neurons and a layer", "always"),
 }
-"""Heads per layer, and where weights go."""
+"""Names of cuts, and where weights go."""
 
 
 def main() -> None:
@@ -32,25 +37,43 @@ def main() -> None:
         folder = Path(place) / "folder"
         model = _made(folder)
         original = model.encode(LINES)
-        for name, (heads, external) in CUTS.items():
-            silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in heads.items()}
+        for name, (cut, external) in CUTS.items():
             silenced = copy.deepcopy(model)
-            tiny_hf.silence(silenced[0].auto_model, silent, 8)
+            tiny_hf.silence_cut(silenced[0].auto_model, cuts.BERT[cut], tiny_hf.BERT)
             wanted = silenced.encode(LINES)
-            assert np.abs(wanted - original).max() > 100 * CLOSE, "silencing the heads shows nowhere"
+            assert np.abs(wanted - original).max() > 100 * CLOSE, "the cut shows nowhere"
             out = Path(place) / name
-            spec = " ".join(f"{layer}:{','.join(map(str, gone))}" for layer, gone in heads.items())
-            options = ("--heads", spec, "--for", "sentence-transformers", "--external-data", external)
-            tiny_hf.prune(folder, "-o", out, *options)
+            options = ("--external-data", external)
+            cuts.prune_folder(folder, out, cuts.BERT[cut], "sentence-transformers", options)
             found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=CLOSE)
             tell(CLIENT, f"BERT, {name}", "encode()", [])
+        _other_places(folder.with_name("uneven, weights inside the model"), original)
         out = Path(place) / "chosen"
         text = ("--ratio", "0.25", "--text", written(Path(place)))
-        tiny_hf.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
+        cuts.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])
+
+
+def _other_places(pruned: Path, original: np.ndarray) -> None:
+    """The model beside the configuration is loaded too; where there is none, PyTorch's weights are, unpruned."""
+    wanted = SentenceTransformer(str(pruned), backend="onnx").encode(LINES)
+    root, without = pruned.with_name("root"), pruned.with_name("without")
+    for out in (root, without):
+        shutil.copytree(pruned, out, ignore=shutil.ignore_patterns("onnx"))
+    shutil.copy(pruned / "onnx" / "model.onnx", root)
+    np.testing.assert_array_equal(SentenceTransformer(str(root), backend="onnx").encode(LINES), wanted)
+    tell(CLIENT, "BERT, uneven, model.onnx beside config.json", "encode()", [])
+    found = SentenceTransformer(str(without), backend="onnx").encode(LINES)
+    np.testing.assert_allclose(found, original, rtol=0, atol=CLOSE)
+    tell(
+        CLIENT,
+        "BERT, no ONNX file in the folder",
+        "encode() gives what the unpruned model gives, exported anew",
+        [],
+    )
 
 
 def _made(folder: Path) -> SentenceTransformer:

@@ -8,13 +8,16 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cuts
 import numpy as np
 import onnxruntime
 import tiny_hf
 import torch
+from cuts import Cut
 from environment import tell
 from lines import written
 from optimum.exporters.onnx import main_export
@@ -25,44 +28,48 @@ PACKAGES = ("@huggingface/transformers", "onnxruntime-node")
 IDS = [[2, 11, 12, 13, 14, 15]]
 NEW = 12
 CLOSE = 1e-4
-BERT, LLAMA, GPT2 = (
-    "encoder.layer.{}.attention.output.dense",
-    "model.layers.{}.self_attn.o_proj",
-    "transformer.h.{}.attn.c_proj",
-)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and a cut: `heads` for the command line, the same per layer for PyTorch.
+    """A model and a cut.
 
-    Without heads, a quarter goes, chosen and refitted on text.
+    Attributes:
+        make: makes the model.
+        task: as Optimum calls it.
+        where: its projections.
+        cut: what goes; None for a quarter of the heads, chosen and refitted on text.
+        options: more of `prune`.
     """
 
     make: Callable[[], Any]
     task: str
-    projection: str
-    heads: str
-    gone: tuple[tuple[int, ...], ...]
+    where: tiny_hf.Projections
+    cut: Cut | None
     options: tuple[str, ...] = ()
 
 
 TEXT = "text-generation-with-past"
 BESIDE = ("--external-data", "always")
+BERT, LLAMA, GPT2 = (
+    partial(Case, tiny_hf.bert, "feature-extraction", tiny_hf.BERT),
+    partial(Case, tiny_hf.llama, TEXT, tiny_hf.LLAMA),
+    partial(Case, tiny_hf.gpt2, TEXT, tiny_hf.GPT2),
+)
 CASES = {
-    "BERT, uneven": Case(tiny_hf.bert, "feature-extraction", BERT, "0:1 1:0,2,3", ((1,), (0, 2, 3))),
-    "BERT, uneven, weights beside the model": Case(
-        tiny_hf.bert, "feature-extraction", BERT, "0:1 1:0,2,3", ((1,), (0, 2, 3)), BESIDE
+    "BERT, uneven": BERT(cuts.BERT["uneven"]),
+    "BERT, uneven, weights beside the model": BERT(cuts.BERT["uneven"], BESIDE),
+    "BERT, neurons": BERT(cuts.BERT["neurons"]),
+    "BERT, a layer": BERT(cuts.BERT["a layer"]),
+    "Llama, one KV head of each layer": LLAMA(Cut(heads={0: (0, 1), 1: (4, 5), 2: (6, 7)})),
+    "Llama, uneven caches, weights beside the model": LLAMA(
+        Cut(heads={0: (0, 1), 1: (2, 3, 4, 5, 6, 7)}), BESIDE
     ),
-    "Llama, one KV head of each layer": Case(
-        tiny_hf.llama, TEXT, LLAMA, "0:0,1 1:4,5 2:6,7", ((0, 1), (4, 5), (6, 7))
-    ),
-    "Llama, uneven caches, weights beside the model": Case(
-        tiny_hf.llama, TEXT, LLAMA, "0:0,1 1:2-7", ((0, 1), (2, 3, 4, 5, 6, 7)), BESIDE
-    ),
-    "BERT, a quarter of the heads, refitted": Case(tiny_hf.bert, "feature-extraction", BERT, "", ()),
-    "Llama, a quarter of the heads, refitted": Case(tiny_hf.llama, TEXT, LLAMA, "", ()),
-    "GPT-2, uneven caches": Case(tiny_hf.gpt2, TEXT, GPT2, "0:0 2:1,3", ((0,), (), (1, 3))),
+    "Llama, neurons and a layer": LLAMA(Cut(neurons={0: range(32), 2: range(16)}, layers=(1,))),
+    "BERT, a quarter of the heads, refitted": BERT(None),
+    "Llama, a quarter of the heads, refitted": LLAMA(None),
+    "GPT-2, uneven caches": GPT2(Cut(heads={0: (0,), 2: (1, 3)})),
+    "GPT-2, heads, neurons and a layer": GPT2(Cut(heads={0: (0,)}, neurons={1: range(64)}, layers=(2,))),
 }
 
 
@@ -79,13 +86,18 @@ def _check(name: str, case: Case, place: Path) -> None:
     (place / "folder" / "onnx").mkdir(parents=True)
     for path in (place / "made").iterdir():
         path.rename(place / "folder" / ("onnx" if path.suffix == ".onnx" else ".") / path.name)
-    cut = ("--heads", case.heads) if case.heads else ("--ratio", "0.25", "--text", written(place))
-    tiny_hf.prune(place / "folder", "-o", place / "pruned", *cut, "--for", "transformers.js", *case.options)
-    tiny_hf.silence(model, {case.projection.format(layer): gone for layer, gone in enumerate(case.gone)}, 8)
     with torch.no_grad():
-        wanted = (
-            _wanted(model, case) if case.heads else _of_file(place / "pruned" / "onnx" / "model.onnx", case)
-        )
+        original = _wanted(model, case)
+    if case.cut is None:
+        wish = ("--ratio", "0.25", "--text", written(place))
+        cuts.prune(place / "folder", "-o", place / "pruned", *wish, "--for", "transformers.js", *case.options)
+        wanted = _of_file(place / "pruned" / "onnx" / "model.onnx", case)
+    else:
+        cuts.prune_folder(place / "folder", place / "pruned", case.cut, "transformers.js", case.options)
+        tiny_hf.silence_cut(model, case.cut, case.where)
+        with torch.no_grad():
+            wanted = _wanted(model, case)
+    assert np.abs(wanted - original).max() > 100 * CLOSE, f"{name}: the cut shows nowhere"
     found = np.array(_found(place / "pruned", case))
     assert found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=CLOSE), f"{name}: {found}"
     before, after = (

@@ -28,6 +28,8 @@ OPTIMUM = (
 )
 """Optimum's exporter knows transformers up to 4.57."""
 RESULT = "result: "
+LEFT_OUT = 77
+"""Exit code of a script whose client cannot be had on this machine."""
 
 
 def place() -> Path:
@@ -55,31 +57,6 @@ def python_of(name: str, packages: Sequence[str]) -> Path:
         subprocess.run([*pip, "--no-deps", "-e", str(ROOT)], check=True)
         mark.write_text(wanted)
     return python
-
-
-def node_modules(name: str, packages: Sequence[str]) -> Path:
-    """A folder with packages for Node.js, which is made if there is none with these.
-
-    Args:
-        name: of the folder.
-        packages: as npm takes them.
-
-    Returns:
-        The folder that has `node_modules`.
-    """
-    folder = place() / name
-    mark = folder / "packages"
-    wanted = "\n".join(packages)
-    if not mark.is_file() or mark.read_text() != wanted:
-        print(f"making {folder}", file=sys.stderr)
-        folder.mkdir(parents=True, exist_ok=True)
-        # The packages bring the library for the CPU; what they would download is for cards.
-        skip = {"ONNXRUNTIME_NODE_INSTALL": "skip", "ONNXRUNTIME_NODE_INSTALL_CUDA": "skip"}
-        subprocess.run(["npm", "init", "-y"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        npm = ["npm", "install", "--no-audit", "--no-fund", *packages]
-        subprocess.run(npm, cwd=folder, env={**os.environ, **skip}, check=True, stdout=subprocess.DEVNULL)
-        mark.write_text(wanted)
-    return folder
 
 
 def run(name: str, packages: Sequence[str], check: str) -> int:

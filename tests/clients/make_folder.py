@@ -1,8 +1,8 @@
 """Makes a folder with a small encoder, in the environment of Optimum. Others prune it and load it.
 
 Argument: a place, which gets `folder` (the export with its tokenizer, and a folder as sentence-transformers has), the
-file `lines.txt`, and `wanted.npz`: the tokens of these lines, and what the PyTorch model gives for them, with heads
-silenced and without.
+file `lines.txt`, and `wanted.npz`: the tokens of these lines, and what the PyTorch model gives for them, with what each
+cut removes silenced, and without.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cuts
 import numpy as np
 import tiny_hf
 import torch
@@ -17,8 +18,7 @@ from lines import LINES, written
 from optimum.exporters.onnx import main_export
 from transformers import AutoTokenizer
 
-CUTS = {"original": {}, "uneven": {0: (1,), 1: (0, 2, 3)}, "uniform": {0: (1,), 1: (0,), 2: (3,)}}
-"""Heads that are silenced, per layer."""
+ORIGINAL = "original"
 
 
 def main(place: Path) -> None:
@@ -31,10 +31,9 @@ def main(place: Path) -> None:
     written(place)
     tokens = AutoTokenizer.from_pretrained(folder)(LINES, padding=True, return_tensors="pt")
     found = {name: tokens[name].numpy() for name in ("input_ids", "attention_mask")}
-    for name, heads in CUTS.items():
+    for name, cut in {ORIGINAL: cuts.Cut(), **cuts.BERT}.items():
         model = tiny_hf.saved(tiny_hf.bert, place / "again")
-        silent = {f"encoder.layer.{layer}.attention.output.dense": gone for layer, gone in heads.items()}
-        tiny_hf.silence(model, silent, 8)
+        tiny_hf.silence_cut(model, cut, tiny_hf.BERT)
         with torch.no_grad():
             found[name] = model(**tokens)[0].numpy()
     np.savez(place / "wanted.npz", **found)

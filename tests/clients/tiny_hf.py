@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import transformers
+from cuts import Cut
 from lines import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -133,22 +133,61 @@ def saved(make: Callable[[], Any], folder: Path) -> Any:
     return model
 
 
-def silence(model: Any, heads: Mapping[str, tuple[int, ...]], size: int) -> None:
-    """Silences heads in PyTorch: the rows of their output projections become zero.
+@dataclass(frozen=True)
+class Projections:
+    """The modules of a model that sum up heads and neurons; "{}" stands for the layer.
+
+    Attributes:
+        attention: the output projections.
+        feed_forward: the last maps of feed-forward blocks.
+        head_size: of its heads.
+    """
+
+    attention: str
+    feed_forward: str
+    head_size: int = 8
+
+
+BERT = Projections("encoder.layer.{}.attention.output.dense", "encoder.layer.{}.output.dense")
+LLAMA = Projections("model.layers.{}.self_attn.o_proj", "model.layers.{}.mlp.down_proj")
+GPT2 = Projections("transformer.h.{}.attn.c_proj", "transformer.h.{}.mlp.c_proj")
+
+
+def silence_cut(model: Any, cut: Cut, where: Projections) -> None:
+    """Silences in PyTorch what a cut removes. Of a layer the biases of both projections stay.
 
     Args:
         model: is changed.
-        heads: per name of an output projection.
-        size: of a head.
+        cut: what goes.
+        where: the model's projections.
+    """
+    silence(
+        model, {where.attention.format(layer): gone for layer, gone in cut.heads.items()}, where.head_size
+    )
+    silence(model, {where.feed_forward.format(layer): gone for layer, gone in cut.neurons.items()}, 1)
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        for name in (where.attention, where.feed_forward):
+            for layer in cut.layers:
+                modules[name.format(layer)].weight.zero_()
+
+
+def silence(model: Any, units: Mapping[str, Sequence[int]], size: int) -> None:
+    """Silences heads or neurons in PyTorch: the rows of the maps that sum them up become zero.
+
+    Args:
+        model: is changed.
+        units: per name of a map.
+        size: rows of a unit: the size of a head, 1 of a neuron.
     """
     modules = dict(model.named_modules())
     with torch.no_grad():
-        for name, gone in heads.items():
+        for name, gone in units.items():
             weight = modules[name].weight
             # transformers' Conv1D stores the transposed matrix.
             rows = weight if type(modules[name]).__name__ == "Conv1D" else weight.T
-            for head in gone:
-                rows[head * size : (head + 1) * size] = 0
+            for unit in gone:
+                rows[unit * size : (unit + 1) * size] = 0
 
 
 def whisper() -> Any:
@@ -170,17 +209,3 @@ def whisper() -> Any:
         **SIZES,
     )
     return transformers.WhisperForConditionalGeneration(config)
-
-
-def prune(*arguments: object, stdout: IO[str] | None = None) -> None:
-    """Runs the command line.
-
-    Args:
-        arguments: of `prune`.
-        stdout: where its output goes, None for the terminal.
-
-    Raises:
-        CalledProcessError: if it fails.
-    """
-    command = [sys.executable, "-m", "onnxheadprune", "prune", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=stdout)

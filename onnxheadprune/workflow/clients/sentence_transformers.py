@@ -1,7 +1,7 @@
 """sentence-transformers (`SentenceTransformer(folder, backend="onnx")`).
 
 It takes any cut, weights beside the model included. A folder in which it finds no file of the expected name is
-exported anew, in silence, from the weights of PyTorch, which nobody pruned.
+exported anew from the weights of PyTorch, which nobody pruned, with no more than a line in its log.
 """
 
 from __future__ import annotations

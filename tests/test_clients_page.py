@@ -1,0 +1,97 @@
+"""The script that runs clients and writes docs/clients.md, as far as it works without them."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+CLIENTS = ROOT / "tests" / "clients"
+SCRIPTS = {path.name for path in CLIENTS.iterdir() if path.is_file() and not path.suffix} - {"all"}
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """What `tests/clients/all` defines; its neighbours are forgotten again."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(str(CLIENTS))
+    yield runpy.run_path(str(CLIENTS / "all"))
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def rows(script: dict[str, Any], *items: tuple[str, str, str]) -> dict[tuple[str, str], str]:
+    return {
+        (client, case): script["_row"]({"client": client, "case": case, "ran": ran, "followed": []})
+        for client, case, ran in items
+    }
+
+
+def test_versions_are_no_difference(script: dict[str, Any]) -> None:
+    page = rows(script, ("web 1.30.0 (wasm in Chromium 156.0.8078.108)", "BERT", "outputs"))
+    ran = rows(script, ("web 2.0.0rc1+cpu (wasm in Chromium 157.0)", "BERT", "outputs"))
+    assert list(script["_differences"](ran, page)) == []
+
+
+def test_the_page_must_say_what_ran_and_nothing_else_of_these_clients(script: dict[str, Any]) -> None:
+    page = rows(
+        script, ("web 1", "BERT", "outputs"), ("web 1", "GPT", "outputs"), ("node 1", "GPT", "outputs")
+    )
+    ran = rows(script, ("web 1", "BERT", "embed()"), ("web 1", "ViT", "outputs"))
+    found = list(script["_differences"](ran, page))
+    assert [(line.split(":")[0], line.split("|")[2].strip()) for line in found] == [
+        ("docs/clients.md does not say", "BERT"),
+        ("docs/clients.md does not say", "ViT"),
+        ("docs/clients.md says, and it did not run", "BERT"),
+        ("docs/clients.md says, and it did not run", "GPT"),
+    ]
+
+
+def test_the_page_has_rows_of_every_script(script: dict[str, Any]) -> None:
+    first = {client.split()[0] for (client, _), _ in script["_known"]()}
+    names = {
+        "fastembed": "FastEmbed",
+        "genai": "onnxruntime-genai",
+        "olive": "Olive",
+        "onnxruntime-js": "onnxruntime-node",
+        "optimum": "Optimum",
+        "runtimes": "OpenVINO",
+        "sentence-transformers": "sentence-transformers",
+        "transformers-js": "transformers.js",
+    }
+    assert set(names) == SCRIPTS
+    assert set(names.values()) <= first
+
+
+def test_ci_runs_scripts_that_are_there() -> None:
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.search(r"tests/clients/all --check (.*)", text)
+    assert found is not None and set(found[1].split()) <= SCRIPTS
+
+
+@pytest.mark.parametrize("tells", [None, "v12.22.9"])
+def test_without_node_its_clients_are_left_out(tmp_path: Any, tells: str | None) -> None:
+    if tells is not None:
+        for name in ("node", "npm"):
+            (tmp_path / name).write_text(f"#!/bin/sh\necho {tells}\n", encoding="utf-8")
+            (tmp_path / name).chmod(0o755)
+    environment = {**os.environ, "PATH": str(tmp_path), "ONNXHEADPRUNE_CLIENTS": str(tmp_path / "clients")}
+    command = [sys.executable, str(CLIENTS / "all"), "--check", "onnxruntime-js"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "onnxruntime-js: left out\n")
+    wanted = "there is no node and no npm" if tells is None else "Node.js is v12.22.9, older than 20"
+    assert wanted in done.stderr
+    assert not (tmp_path / "clients").exists()
+
+
+def test_a_script_that_does_not_exist(script: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert script["main"](["nowhere"], check=True) == 2
+    assert "there is no script nowhere; there are fastembed, genai" in capsys.readouterr().err
