@@ -222,26 +222,39 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
         return
     groups, whole = original_groups(site), _original_units(site)
     torn = [unit for unit in whole if unit & gone and not unit <= gone]
-    even = is_legal(groups, gone)
+    even = is_legal(groups, gone) and not (site.ALL_GROUPS_STAY and any(gone >= {*group} for group in groups))
     if even and not torn:
         return
-    if any(len(unit) > 1 for unit in whole):
+    if site.ALL_GROUPS_STAY:
+        nearest = nearest_even(groups, whole, gone)
+    elif any(len(unit) > 1 for unit in whole):
         nearest = _nearest_whole(whole, groups, gone)
     else:
         touched = set[int]().union(*(group for group in groups if gone & set(group)))
         nearest = [option for option in nearest_legal(groups, gone) if is_legal(groups, option)] or [touched]
     options = " or ".join(map(_spell, nearest))
     who = f"{site.UNIT}s {_spell(gone)} of {site.label}"
-    why = (
-        f"leave its {len(groups)} KV heads with different numbers of query heads"
-        f" (groups {', '.join(map(_spell, groups))})"
-    )
+    why = _uneven(site, groups)
     if torn:
         why = (
             f"share blocks of its packed projection with {site.UNIT}s that stay:"
             f" {' and '.join(map(_spell, torn[:4]))} only go together"
         )
     raise RefusedError(f"{who} {why}" + (f"; the nearest legal sets are {options}" if options else ""))
+
+
+def _uneven(site: Site, groups: Sequence[Sequence[int]]) -> str:
+    """What is wrong with groups that lose different numbers of units."""
+    if site.ALL_GROUPS_STAY:
+        width = site.original_num_units // len(groups)
+        return (
+            f"leave its {len(groups)} experts with different numbers of {site.UNIT}s, or with none"
+            f" ({site.UNIT} i of expert e has the number e * {width} + i)"
+        )
+    return (
+        f"leave its {len(groups)} KV heads with different numbers of query heads"
+        f" (groups {', '.join(map(_spell, groups))})"
+    )
 
 
 def _original_units(site: Site) -> list[set[int]]:
@@ -263,6 +276,38 @@ def _nearest_whole(
     differing = [len(heads.symmetric_difference(gone)) for heads in legal]
     nearest = [heads for heads, count in zip(legal, differing, strict=True) if count == min(differing)]
     return sorted(nearest, key=sorted)[:3]
+
+
+def nearest_even(
+    groups: Sequence[Sequence[int]], units: Sequence[set[int]], gone: set[int]
+) -> list[set[int]]:
+    """The smallest set that contains `gone` and the largest in it, if every group loses equally many, and none all.
+
+    Args:
+        groups: units by group, all of one size.
+        units: those that only go together, each in one group.
+        gone: what was asked for.
+    """
+    owner = {unit: number for number, group in enumerate(groups) for unit in group}
+    own: list[list[set[int]]] = [[] for _ in groups]
+    for unit in units:
+        own[owner[min(unit)]].append(unit)
+    found = []
+    for inside in (False, True):
+        # Those that are asked for come first; what is added to them is what other groups lose.
+        asked = [[unit for unit in mine if (unit <= gone if inside else unit & gone)] for mine in own]
+        counts = [len(mine) for mine in asked]
+        most = min(counts) if inside else min(max(counts), min(map(len, own)) - 1)
+        if not most:
+            continue
+        sets = [
+            [*wanted, *(unit for unit in mine if unit not in wanted)][:most]
+            for wanted, mine in zip(asked, own, strict=True)
+        ]
+        chosen = set[int]().union(*(unit for mine in sets for unit in mine))
+        if is_legal(groups, chosen) and chosen not in found:
+            found.append(chosen)
+    return found
 
 
 def original_groups(site: Site) -> tuple[tuple[int, ...], ...]:

@@ -6,14 +6,17 @@ It is the oracle of this package: a pruned model must equal it, always.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from onnxheadprune.attention.packed import packed_again, unpacked
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -48,14 +51,24 @@ def masked_reference(
             before = left[projection.node][1] if projection.node in left else True
             left[projection.node] = projection, alive & before
     inserts = [_mask(masked, projection, alive) for projection, alive in left.values()]
-    for node, index, created in sorted(inserts, key=lambda item: -item[0].index):
-        graph_of(masked, node).node[node.position].input[index] = created[-1].output[0]
-        for new in reversed(created):
-            graph_of(masked, node).node.insert(node.position, new)
+    for item in sorted(inserts, key=lambda item: -item.node.index):
+        graph, place = graph_of(masked, item.node).node, item.node.position
+        graph[place].input[item.input_index] = item.result
+        for new in reversed(item.created):
+            graph.insert(place, new)
     return masked
 
 
-def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node, int, list[NodeProto]]:
+class _Insert(NamedTuple):
+    """Nodes in front of a node, and which of its inputs reads their result."""
+
+    node: Node
+    input_index: int
+    created: list[NodeProto]
+    result: str
+
+
+def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
     node, index = projection.node, projection.activation[0]
     value = node.inputs[index]
     assert value is not None and value.shape is not None
@@ -66,6 +79,12 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node,
         assert value is not None
     value, rounding = _before_rounding(value)
     name = f"{value.name}/onnxheadprune_mask{projection.node.index}"
+    if value.tensor is not None and _is_scale(node, index):
+        # A kernel that finds scales computed takes another way, which rounds otherwise.
+        numbers = value.numbers()
+        tensor = numpy_helper.from_array(numbers * mask.astype(numbers.dtype), name)
+        model.graph.initializer.append(tensor)
+        return _Insert(node, index, [], name)
     elem_type = value.elem_type or (
         0 if roles_of(node).zero_points.get(0) == ZERO_POINT else _weight_type(projection)
     )
@@ -77,10 +96,17 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> tuple[Node,
     else:
         # An integer context is zero where it equals its zero point.
         tensor = numpy_helper.from_array(mask, f"{name}_heads")
-        zero = _zero_point(node)
+        zero = _level_of_zero(model, node, name) if is_mixture(node) else _zero_point(node)
         created = nodes.choose(node.ref, tensor.name, value.name, zero, name)
     model.graph.initializer.append(tensor)
-    return node, index, [nodes.as_proto(created), *_rounded_again(name, rounding)]
+    inserted = [nodes.as_proto(created), *_rounded_again(name, rounding)]
+    return _Insert(node, index, inserted, inserted[-1].output[0])
+
+
+def _is_scale(node: Node, index: int) -> bool:
+    """Whether an input of a mixture has the scales of its last map."""
+    layout = mixture_of(node)
+    return layout is not None and index == layout.silent != layout.last
 
 
 def _before_rounding(value: Value) -> tuple[Value, tuple[Node, ...]]:
@@ -120,6 +146,29 @@ def _zero_point(node: Node) -> str:
             f"the context of {node.label} is quantized in a way that no masked reference can be built for"
         )
     return value.name
+
+
+def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
+    """The bytes that mean zero in the last map of a mixture, a new tensor that fits each row of it.
+
+    Raises:
+        RefusedError: if the zero points are not stored.
+    """
+    layout, bits = mixture_of(node), 8
+    assert layout is not None
+    bits = layout.bits or bits
+    levels = np.full((1, 1), 2 ** (bits - 1), dtype=np.uint8)
+    if layout.zero is not None:
+        value, weight = node.input(layout.zero), node.shape(layout.last)
+        if value is None or value.tensor is None or weight is None:
+            raise RefusedError(
+                f"the zero points of {node.label} are not stored, so that zero cannot be spelled"
+            )
+        levels = unpacked(value.numbers(), bits)[:, : int(str(weight[1]))]
+    filled = np.repeat(levels.reshape(-1, 1), 8 // bits, axis=1)
+    tensor = numpy_helper.from_array(packed_again(filled, bits).reshape(*levels.shape, 1), f"{name}_zero")
+    model.graph.initializer.append(tensor)
+    return tensor.name
 
 
 def _weight_type(projection: Projection) -> int:

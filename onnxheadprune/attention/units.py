@@ -47,7 +47,7 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         kind, own = _apart_from_kind(key)
         named.setdefault(kind, {})[own] = gone
     for site in (site for key in whole for site in _whole_sites(key, sites)):
-        named.setdefault(type(site), {})[str(site.number)] = site.original(range(site.num_units))
+        named.setdefault(kinds.kind_of(site), {})[str(site.number)] = site.original(range(site.num_units))
     if not named:
         _some(AttentionSite, sites)
     chosen: dict[int, tuple[int, ...]] = {}

@@ -15,6 +15,7 @@ from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
@@ -76,15 +77,19 @@ def followed(projection: Node) -> Followed | Refusal:
     remnant = _bias_of(projection)
     if isinstance(remnant, Refusal):
         return remnant
-    passed = [remnant.value]
+    way = [remnant]
     while True:
-        use = _only_reader(remnant.value)
+        use = _only_reader(way[-1].value)
         joint = use if use is not None and _joins(use) else None
-        step = None if use is None or joint is not None else _through(use, remnant)
+        step = None if use is None or joint is not None else _through(use, way[-1])
         if step is None:
-            return Followed(remnant, joint, frozenset(passed))
-        remnant = step
-        passed.append(remnant.value)
+            break
+        way.append(step)
+    # Something takes the place of a value whose shape is asked for, or what computes it would have to stay.
+    shown = [place for place, left in enumerate(way) if any(map(looks_only, left.value.consumers))]
+    if joint is None and shown:
+        way = way[: shown[0] + 1]
+    return Followed(way[-1], joint, frozenset(left.value for left in way))
 
 
 def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
@@ -97,6 +102,12 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
 
 def _bias_of(node: Node) -> Remnant | Refusal:
     """What a projection gives if it sums over nothing."""
+    mixture = mixture_of(node)
+    if mixture is not None:
+        if mixture.bias is None:
+            return Remnant(node.out, None, len(node.out.shape or ()) - 1)
+        why = f"without neurons each token would get the biases that its experts in {node.label} have"
+        return refuse(node, Reason.NO_PROJECTION, why)
     index = roles_of(node).bias
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)

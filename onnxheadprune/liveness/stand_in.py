@@ -16,7 +16,6 @@ from onnx import TensorProto, helper
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
-from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.liveness.remnant import Remnant
@@ -79,8 +78,8 @@ class _Builder:
             self._insert(nodes.expand(self.before.ref, constant, shape, out.name))
             return [*self.made, DropNode(producer.ref, producer.op_type)]
         expanded = self._insert(nodes.expand(self.before.ref, constant, shape, self._name("without_heads")))
-        users = [use for use in out.consumers if not looks_only(use)]
-        return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in users)]
+        # Who only looks at the shape, too: it is the same one, and what computed it can go.
+        return [*self.made, *(SetInput(use.node.ref, use.input_index, expanded) for use in out.consumers)]
 
     def constant(self, left: Remnant) -> str | None:
         """The vector, broadcastable to the value."""

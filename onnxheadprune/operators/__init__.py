@@ -29,6 +29,7 @@ from onnxheadprune.operators import (
     matmul,
     matmul_gradients,
     matmul_nbits,
+    mixture,
     normalization,
     normalization_gradients,
     pad,

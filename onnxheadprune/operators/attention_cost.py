@@ -70,7 +70,7 @@ def _keys(node: Node, own: int) -> int:
     return own + (0 if past is None else _size(node, past, 2) or 0)
 
 
-@cost_function("MoE", "QMoE", "PackedAttention", "SparseAttention", domain="com.microsoft")
+@cost_function("PackedAttention", "SparseAttention", domain="com.microsoft")
 def _unknown(node: Node) -> int | None:
     """Operators whose cost depends on what they read."""
     return None

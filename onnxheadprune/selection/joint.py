@@ -62,7 +62,17 @@ def joint_space(
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
-        raise RefusedError(f"no site of {analysis.name} can lose {kinds}")
+        hidden = any(
+            site.removable and not site.is_measurable
+            for units in requirements.units
+            for site in analysis.sites.of(units)
+        )
+        why = (
+            "; its units are those of experts that a router chooses, and data says nothing of these: name them"
+            if hidden
+            else ""
+        )
+        raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
@@ -88,12 +98,13 @@ def joint_space(
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
+    # Of experts that a router picks, or that lie in one operator, no single map is measured and refitted.
     return tuple(
         site
         for kind in kinds
         if kind.UNITS in units or (LAYERS in units and kind.LAYER)
         for site in sites.of(kind.UNITS)
-        if site.removable
+        if site.removable and site.is_measurable
     )
 
 

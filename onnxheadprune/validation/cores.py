@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.experts import ExpertSite
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
@@ -32,6 +33,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
+from onnxheadprune.validation.expert_cores import Insert, silenced_experts
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
 
@@ -105,8 +107,16 @@ def silenced_cores(planning: Planning) -> Silenced:
     taps: list[Tap] = []
     skipped: list[str] = []
     hidden = False
+    before: list[Insert] = []
+    stored = False
     for site in planning.touched:
         heads = planning.heads[site.index]
+        if isinstance(site, ExpertSite):
+            made = silenced_experts(model, site, heads)
+            stored = stored or made is not None
+            skipped += [site.label] if made is None else []
+            before += made or []
+            continue
         own = _masks(site, heads, tracer) if site.CORED else _masks_behind(site, heads)
         if own is None:
             skipped.append(site.label)
@@ -121,10 +131,12 @@ def silenced_cores(planning: Planning) -> Silenced:
                 taps.append(tap)
     for node in sorted(masks, key=lambda item: -item.index):
         _insert(model, node, masks[node])
+    for graph, new in before:
+        graph.node.insert(0, new)
     known = {info.name for info in model.graph.output}
     for name in dict.fromkeys(name for tap in taps for name in tap.shown if name not in known):
         model.graph.output.append(ValueInfoProto(name=name))
-    return Silenced(model, tuple(taps), tuple(skipped), bool(masks), hidden)
+    return Silenced(model, tuple(taps), tuple(skipped), bool(masks) or stored, hidden)
 
 
 def _tap(site: Site, projection: Projection, heads: Sequence[int]) -> Tap | None:

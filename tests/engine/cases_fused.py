@@ -184,3 +184,24 @@ def microsoft_rotary(draw: Draw, op_type: str) -> Case:
     attributes = {"interleaved": draw(st.integers(0, 1))}
     blocks = {1: 1} if four else {2: n.D}
     return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)
+
+
+@strategy("QMoE", domain=MICROSOFT)
+def mixture(draw: Draw, op_type: str) -> Case:
+    tokens, experts, hidden, width = (
+        draw(st.integers(2, 5)),
+        draw(st.integers(2, 3)),
+        4,
+        draw(st.integers(1, 3)),
+    )
+    flat = draw(st.booleans())
+    front = (tokens,) if flat else (2, tokens)
+    inputs: tuple[Array | None, ...] = (
+        floats(draw, (*front, hidden)),
+        floats(draw, (tokens if flat else 2 * tokens, experts)),
+    )
+    for shape in ((experts, width, hidden), (experts, hidden, width)):
+        levels = integers(draw, shape, 0, 256, np.uint8)
+        inputs += (levels, floats(draw, shape[:2], 0.01, 0.02), floats(draw, shape[:2]))
+    attributes = {"k": draw(st.integers(1, 2)), "activation_type": "silu", "expert_weight_bits": 8}
+    return Case(op_type, inputs, attributes, frozenset(range(2, len(inputs))), domain=MICROSOFT)

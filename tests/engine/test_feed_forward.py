@@ -266,3 +266,22 @@ def test_neurons_of_a_packed_map_go_in_whole_blocks() -> None:
     got = run(apply_plan(planning.plan, model), net.feed)
     for name, array in want.items():
         np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_a_shape_that_is_asked_for_keeps_no_block_alive() -> None:
+    """A normalisation of flat tokens takes its shape back from what it normalised: LeViT's `reshape_as`."""
+
+    def normed(net: Net, x: Any) -> Any:
+        made = relu(net, x)
+        flat = net.op("Reshape", made, net.ints(-1, WIDTH))
+        vectors = [net.weight(stem, WIDTH) for stem in ("scale", "shift", "mean")]
+        variance = gs.Constant(net.name("variance"), np.ones(WIDTH, dtype=np.float32))
+        return net.op(
+            "Reshape", net.op("BatchNormalization", flat, *vectors, variance), net.op("Shape", made)
+        )
+
+    model, net = _block(normed)
+    cut = apply_plan(analyse(model, {"ffn.0": "*"}, "the model").plan, model)
+    assert not {node.op_type for node in cut.graph.node} & {"MatMul", "Relu"}
+    (name, want), *_ = run(_zeroed(model, list(range(N))), net.feed).items()
+    np.testing.assert_allclose(run(cut, net.feed)[name], want, atol=1e-5)

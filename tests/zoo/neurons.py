@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
-import torch
 from onnx import ModelProto
 from torch import nn
 
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
-from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.activations.contexts import projection_matrix
 from tests.zoo.case import Case
 from tests.zoo.reference import error, outputs
-
-Array = npt.NDArray[np.float64]
-CLOSE = 1e-5
-"""Largest difference between a stored weight and the module's that is the same one."""
+from tests.zoo.units.silence import Original
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Comparison:
 
 
 def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
-    """Removes every third neuron of every block, and of the last block all but a few.
+    """Removes every third neuron of every block.
 
     Args:
         module: from which the graph was exported.
@@ -63,24 +54,15 @@ def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
     """
     blocks = find_sites(model).neurons
     refused = {block.key: str(block.reason) for block in blocks if block.reason is not None}
-    silenced = copy.deepcopy(module)
-    spec: dict[str, list[int]] = {}
-    unmatched: list[str] = []
-    chosen: dict[str, list[int]] = {}
-    for block in blocks:
-        if block.key in refused:
-            continue
-        path = _reader(block, module)
-        if path is None:
-            unmatched.append(block.key)
-            continue
-        # Layers that share a map lose the same neurons.
-        spec[block.key] = chosen.setdefault(path, list(range(0, block.num_units, 3)))
-    if not spec:
-        return Comparison(len(blocks), (), refused, tuple(unmatched), 0, 0.0, 0.0)
-    for path, gone in chosen.items():
-        with torch.no_grad():
-            _weight(silenced.get_submodule(path))[:, gone] = 0.0
+    original = Original(module, case, {}, blocks)
+    # Layers that share a map lose the same neurons.
+    units = {block: tuple(range(0, block.num_units, 3)) for block in blocks if block.key not in refused}
+    unmatched = tuple(block.key for block in units if original.without({block: units[block]}) is None)
+    going = {block: gone for block, gone in units.items() if block.key not in unmatched}
+    silenced = original.without(going)
+    if not going or silenced is None:
+        return Comparison(len(blocks), (), refused, unmatched, 0, 0.0, 0.0)
+    spec = {block.key: list(gone) for block, gone in going.items()}
     planning = analyse(model, spec, case.name)
     session = _session(apply_plan(planning.plan, model))
     worst, moved = 0.0, np.inf
@@ -91,38 +73,10 @@ def compare(module: nn.Module, case: Case, model: ModelProto) -> Comparison:
         made = dict(zip(case.outputs, session.run(list(case.outputs), given), strict=True))
         worst, moved = max(worst, error(made, wanted)), min(moved, error(wanted, whole))
     gathers = len(planning.plan.edge_gathers)
-    return Comparison(len(blocks), tuple(spec), refused, tuple(unmatched), gathers, worst, float(moved))
+    return Comparison(len(blocks), tuple(spec), refused, unmatched, gathers, worst, float(moved))
 
 
 def _session(model: ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _reader(block: Site, module: nn.Module) -> str | None:
-    """The path of the module whose weight reads the block's neurons, by its numbers."""
-    try:
-        matrix: Array = projection_matrix(block.projections[0])
-    except RefusedError:
-        return None
-    for path, item in module.named_modules():
-        weight = _weight(item)
-        if weight is None:
-            continue
-        numbers = weight.detach().movedim(1, 0).flatten(1).numpy()
-        if numbers.shape != matrix.shape:
-            continue
-        if np.abs(numbers - matrix).max() <= CLOSE * max(np.abs(numbers).max(), 1e-30):
-            return path
-    return None
-
-
-def _weight(module: nn.Module) -> torch.Tensor | None:
-    """A view of a map's weight, oriented [out, in, ...], None for other modules."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor) or weight.dim() < 2 or isinstance(module, nn.Embedding):
-        return None
-    if type(module).__name__ == "Conv1D":
-        return weight.t()
-    return weight

@@ -1,4 +1,4 @@
-"""Rebuilds docs/supported-graphs.md: ``python -m tests.zoo.rebuild --work DIR [--parts zoo,wild] [--jobs N]``.
+"""Rebuilds docs/supported-graphs.md: ``python -m tests.zoo.rebuild --work DIR [--parts zoo,units,wild] [--jobs N]``.
 
 A part that is not named stays as it is. What DIR holds from an earlier run is used again; a whole run takes some
 six hours on two cores, the wild part one and a half of them.
@@ -17,14 +17,19 @@ from tests.zoo.wild import environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "supported-graphs.md"
-PARTS = ("zoo", "wild")
+PARTS = ("zoo", "units", "wild")
 
 
 def commands(part: str, work: Path, jobs: int) -> Iterator[list[str]]:
     """What to run for a part, in order."""
-    zoo, here = work / part, sys.executable
-    if part == "zoo":
+    zoo, here = work / ("wild" if part == "wild" else "zoo"), sys.executable
+    if part in ("zoo", "units"):
         yield [here, "-m", "tests.zoo.build", "--out", str(zoo), "--variants", ",".join(SAMPLE)]
+    if part == "units":
+        known = ["--known", str(work / "unit-rows.jsonl")]
+        yield [here, "-m", "tests.zoo.units.table", "--zoo", str(zoo), "-o", str(PAGE), *known]
+        return
+    if part == "zoo":
         rows = ["--rows", str(work / "zoo-rows.jsonl")]
         yield [here, "-m", "tests.zoo.table", "--zoo", str(zoo), "-o", str(PAGE), "--jobs", str(jobs), *rows]
         return
@@ -37,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; the exit code is 1 where a row is not as it must be."""
     parser = argparse.ArgumentParser(prog="tests.zoo.rebuild", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for the exports and the environment")
-    parser.add_argument("--parts", default=",".join(PARTS), help="zoo, wild, or both joined by a comma")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS), help="some of zoo, units and wild, joined by commas"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes that check")
     options = parser.parse_args(arguments)
     parts = options.parts.split(",")

@@ -82,11 +82,15 @@ class Row:
         return cls(**(data | tuples))
 
 
-_NODE = re.compile(r" \((?:at|in) [^()]*(?:\([^()]*\))?\)|; leave at least one head$")
+_NODE = re.compile(r" \((?:at|in) [^()]*(?:\([^()]*\))?\)|; leave at least one (?:head|neuron)$")
 _ORDINARY = frozenset(("", *"a attention axis bias context head heads input model node output".split()))
 _ORDINARY |= frozenset("scale shape site value values weights".split())
-_SETS = re.compile(r"(?<=^heads )[\d,]+ of site \d+ \(.*?\) |: [\d, and]+ only go together.*$")
-_SITE = re.compile(r"^site \d+ \(.*?\) (?=can)")
+_SETS = re.compile(
+    r"(?<=^heads )[\d,]+ of site \d+ \(.*?\) "
+    r"|(?<=^neurons )[-\d,]+ of block \S+ \(.*?\) "
+    r"|: [\d, and]+ only go together.*$"
+)
+_SITE = re.compile(r"^(site|block) \S+ \(.*?\) (?=can)")
 
 
 def general(sentences: Iterable[str], view: GraphView, sites: Sites) -> tuple[str, ...]:
@@ -99,7 +103,7 @@ def general(sentences: Iterable[str], view: GraphView, sites: Sites) -> tuple[st
 
 
 def _general(sentence: str, names: dict[str, str]) -> str:
-    sentence = _NODE.sub("", _SITE.sub("the site ", _SETS.sub("", sentence)))
+    sentence = _NODE.sub("", _SITE.sub(r"the \1 ", _SETS.sub("", sentence)))
     return " ".join(_word(word, names) for word in sentence.split(" "))
 
 

@@ -13,6 +13,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tests.zoo.collect import collect
 from tests.zoo.columns import COLUMNS, FOREIGN, SAMPLE, column
@@ -46,13 +47,25 @@ LEGEND = """
 """
 
 
+class Explained(Protocol):
+    """What has reasons: a row, or one verdict of it."""
+
+    @property
+    def gathers(self) -> tuple[str, ...]:
+        """Why edge gathers are needed."""
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why units cannot go."""
+
+
 class Footnotes:
     """Numbers for reasons, in order of first use."""
 
     def __init__(self) -> None:
         self.numbers: dict[tuple[str, str], int] = {}
 
-    def mark(self, rows: Iterable[Row]) -> str:
+    def mark(self, rows: Iterable[Explained]) -> str:
         """The numbers of all reasons of some rows: "1,4"."""
         rows = list(rows)
         reasons = {(GATHER, reason) for row in rows for reason in row.gathers}

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.samples
 
 CASES = (
-    "albert", "bart", "bert", "deit", "distilbert", "gpt2", "llama-gqa", "roberta", "swin", "t5", "vit",
-    "whisper-decoder", "whisper-encoder",
+    "albert", "bart", "bert", "deit", "distilbert", "experts-all", "experts-rows", "experts-where", "gpt2", "llama-gqa",
+    "mixtral", "qwen3-moe", "roberta", "swin", "t5", "vit", "whisper-decoder", "whisper-encoder",
 )  # fmt: skip
 VARIANTS = ("ts17", "dyn18", "ts17+ort-extended")
 

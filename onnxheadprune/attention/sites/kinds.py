@@ -32,6 +32,11 @@ def kind_of_key(key: str) -> type[Site] | None:
     return next((kind for kind in KINDS if key.startswith(kind.KEY)), None)
 
 
+def kind_of(site: Site) -> type[Site]:
+    """The kind of a site, which may be in a form of its own."""
+    return next(kind for kind in every_kind() if kind.owns(site.index))
+
+
 def kinds_of(indices: Iterable[int]) -> list[type[Site]]:
     """The kinds of the sites with these indices, without heads."""
     some = list(indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
@@ -31,21 +32,37 @@ class Summed(NamedTuple):
     sizes: tuple[int, ...]
 
 
-def weight_contraction(node: Node) -> tuple[Contraction, int, int] | None:
-    """A product of one activation and one constant, with their input indices."""
+def _stored(value: Value) -> bool:
+    return value.is_constant
+
+
+def weight_contraction(
+    node: Node, weighs: Callable[[Value], bool] = _stored
+) -> tuple[Contraction, int, int] | None:
+    """A product of one activation and one weight, with their input indices.
+
+    Args:
+        node: any node.
+        weighs: what counts as a weight.
+    """
     found = contraction_of(node)
     if found is None or len(found.terms) != 2:
         return None
     first, second = found.indices
-    constant = [value.is_constant for value in operands(node, found)]
+    constant = [weighs(value) for value in operands(node, found)]
     if constant == [False, True]:
         return found, first, second
     return (found, second, first) if constant == [True, False] else None
 
 
-def summed(node: Node) -> Summed | None:
-    """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief."""
-    found = weight_contraction(node)
+def summed(node: Node, weighs: Callable[[Value], bool] = _stored) -> Summed | None:
+    """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
+
+    Args:
+        node: any node.
+        weighs: what counts as a weight.
+    """
+    found = weight_contraction(node, weighs)
     if found is None:
         return None
     contraction, activation, weight = found

@@ -2,7 +2,8 @@
 
 They are found by structure, like heads: a map with weights sums up what other maps with weights make, position by
 position (`origins.py`). That covers GELU and ReLU networks, gated ones (two maps, or one packed map, make a neuron),
-convolutions between the maps, each expert of a mixture, and the fused and quantized forms of all of them.
+convolutions between the maps, each expert of a mixture, experts that a router picks from one tensor, and the fused and
+quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
 """
 
 from __future__ import annotations
@@ -10,45 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.maps import Summed, summed
-from onnxheadprune.attention.sites.naming import named_apart
+from onnxheadprune.attention.sites.neuron_site import NeuronSite, finder
 from onnxheadprune.attention.sites.origins import Origins, origins
+from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
-from onnxheadprune.attention.sites.unit import SPAN, Projection, Site, united
+from onnxheadprune.attention.sites.unit import Projection, united
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.view import GraphView, Node
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class NeuronSite(Site):
-    """One feed-forward block; its units are neurons, numbered as the map that sums them up reads them."""
-
-    UNIT = "neuron"
-    UNITS = "neurons"
-    BLOCK = "block"
-    TITLE = "feed-forward block"
-    KEY = "ffn."
-    FROM = SPAN
-    FIELD = "feed_forward"
-    LAYER = "end"
-
-    @classmethod
-    def found(cls, view: GraphView) -> list[NeuronSite]:
-        """All feed-forward blocks, in graph order of the maps that sum their neurons up.
-
-        Args:
-            view: an annotated view.
-        """
-        sites = [site for block in _blocks(view) if (site := _site(block)) is not None]
-        names = named_apart([(site.projections, site.cores) for site in sites], "feed_forward")
-        return [
-            replace(site, name=name, index=cls.FROM + number)
-            for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ]
+__all__ = ["NeuronSite", "in_one_operator", "written_out"]
 
 
 @dataclass(eq=False)
@@ -68,11 +45,31 @@ class _Block:
     mixing: Refusal | None
 
 
+@finder
+def written_out(view: GraphView) -> list[NeuronSite]:
+    """Blocks whose maps are nodes of their own.
+
+    Args:
+        view: an annotated view.
+    """
+    return [site for block in _blocks(view) if (site := _site(block)) is not None]
+
+
+@finder
+def in_one_operator(view: GraphView) -> list[NeuronSite]:
+    """Mixtures of experts that one operator holds.
+
+    Args:
+        view: an annotated view.
+    """
+    return [site for node in view.nodes if (site := mixture_site(node)) is not None]
+
+
 def _blocks(view: GraphView) -> list[_Block]:
     """Maps that sum up what others make; those that read the same neurons are one block."""
     found: dict[object, _Block] = {}
     for node in view.nodes:
-        read = summed(node)
+        read = summed(node, is_weight)
         if read is None:
             continue
         made = origins(read.value, read.activation[1], read.sizes)
@@ -152,11 +149,18 @@ def _site(block: _Block) -> NeuronSite | None:
     scale = count / len(removed)
     return replace(
         site,
-        reason=block.mixing or _read_elsewhere(whole) or why_not_cut(site),
+        reason=_mixed(block) or _read_elsewhere(whole) or why_not_cut(site),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _mixed(block: _Block) -> Refusal | None:
+    """An operator that mixes neurons; laws call what they keep apart heads."""
+    if block.mixing is None:
+        return None
+    return replace(block.mixing, sentence=block.mixing.sentence.replace("heads", "neurons"))
 
 
 def _read_elsewhere(makers: Sequence[Node]) -> Refusal | None:

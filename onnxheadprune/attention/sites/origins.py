@@ -17,7 +17,7 @@ import numpy as np
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.maps import is_residual, weight_contraction
 from onnxheadprune.attention.sites.own import is_picked
-from onnxheadprune.attention.sites.products import is_product
+from onnxheadprune.attention.sites.products import is_product, is_weight
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import Live
@@ -35,12 +35,14 @@ class Origins:
     Attributes:
         makers: the labels of positions along the free axis of each map with weights, one row for each of its channels.
         strange: labels of positions that something else has a part in.
+        rows: what chooses rows of stored tables, and the labels of positions that these have a part in.
         mixer: the first operator that mixes positions on the way, None without.
         mixing: why it does.
     """
 
     makers: dict[Node, list[frozenset[int]]] = field(default_factory=dict)
     strange: set[int] = field(default_factory=set)
+    rows: list[tuple[Value | None, set[int]]] = field(default_factory=list)
     mixer: Node | None = None
     mixing: Refusal | None = None
 
@@ -68,6 +70,10 @@ def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Orig
             found.strange.update(_labels(live))
         else:
             stack += upstream
+    chosen = {item for maker in found.makers for item in _choices(maker)}
+    for choice, own in found.rows:
+        if choice not in chosen:
+            found.strange |= own
     return found
 
 
@@ -94,14 +100,15 @@ def _step(value: Value, live: Live, found: Origins) -> list[tuple[Value, Live]] 
     sources = [(node.input(index), labels) for index, labels in answer.inputs.items()]
     upstream = [(source, labels) for source, labels in sources if source is not None]
     if is_picked(node) and all(source.is_constant for source, labels in upstream if labels.axes):
-        # Rows of a table that the inputs choose: an embedding.
-        return None
+        # Rows of a table that the inputs choose: an embedding, or the bias of the expert that a router has chosen.
+        found.rows.append((node.input(1), set(_labels(live))))
+        return []
     return upstream + list(answer.bodies.items())
 
 
 def _made_by_weights(node: Node, live: Live) -> list[frozenset[int]] | None:
     """The labels of each channel that a map with weights makes, None where labels lie on none of its channels."""
-    found = weight_contraction(node)
+    found = weight_contraction(node, is_weight)
     if found is None:
         return None
     contraction, _, weight = found
@@ -115,6 +122,17 @@ def _made_by_weights(node: Node, live: Live) -> list[frozenset[int]] | None:
     front = np.moveaxis(live.array, own, range(len(own)))
     channels = math.prod(front.shape[: len(own)])
     return [frozenset(row[row > 0].tolist()) for row in front.reshape(channels, -1)]
+
+
+def _choices(maker: Node) -> Iterator[Value]:
+    """What chooses the weights of a map, where a router does."""
+    weighed = weight_contraction(maker, is_weight)
+    value = None if weighed is None else maker.inputs[weighed[2]]
+    while value is not None and not value.is_constant and value.producer is not None:
+        choice = value.producer.input(1)
+        if is_picked(value.producer) and choice is not None and not choice.is_constant:
+            yield choice
+        value = value.producer.input(0)
 
 
 def _labels(live: Live) -> Iterator[int]:

@@ -144,20 +144,28 @@ class Sites(Sequence[AttentionSite]):
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def gathered(cls, name: str, every: Iterable[Site], places: Mapping[int, tuple[int, ...]]) -> Sites:
+    def gathered(
+        cls,
+        name: str,
+        every: Iterable[Site],
+        kinds: Iterable[type[Site]],
+        places: Mapping[int, tuple[int, ...]],
+    ) -> Sites:
         """Sites that were found elsewhere, as if they were those of one model.
 
         Args:
             name: how to call that.
             every: sites of all kinds, with indices that are different.
+            kinds: these kinds.
             places: see above.
         """
         some = tuple(every)
         heads = tuple(site for site in some if isinstance(site, AttentionSite))
-        found: dict[type[Site], tuple[Site, ...]] = {}
-        for site in some:
-            if site not in heads:
-                found[type(site)] = (*found.get(type(site), ()), site)
+        found: dict[type[Site], tuple[Site, ...]] = {
+            kind: tuple(site for site in some if kind.owns(site.index))
+            for kind in kinds
+            if kind is not AttentionSite
+        }
         return cls(
             name, heads, others={kind: partial(tuple, own) for kind, own in found.items()}, places=places
         )

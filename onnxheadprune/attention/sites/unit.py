@@ -103,7 +103,8 @@ class Site:
         index: names the site among all sites of all kinds; stable when the model is pruned.
         name: module path, as far as the model still tells it.
         num_units: units that are there.
-        groups: the units that have to stay equally many: heads by KV head; else each is a group of its own.
+        groups: the units that have to stay equally many: heads by KV head, neurons by expert; else each is a group of
+            its own.
         projections: the contractions that sum over the units.
         cores: the nodes that make the units.
         units: the units that can only go together, because a projection packs them in one block; else each alone.
@@ -137,6 +138,8 @@ class Site:
     """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
     CORED: ClassVar[bool] = False
     """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
+    ALL_GROUPS_STAY: ClassVar[bool] = False
+    """Whether no group can go as a whole while others stay."""
 
     index: int
     name: str
@@ -195,6 +198,11 @@ class Site:
         """The original model's index of each present unit."""
         gone = set(self.removed)
         return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether data says what its units are worth."""
+        return True
 
     @property
     def shape(self) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.edits import DropInputs, DropNode, Edit
+from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.branch import detach, meetings
 from onnxheadprune.liveness.refusal import Refusal
@@ -69,6 +69,7 @@ def half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
     edits = list(edits)
     dropped = {edit.node for edit in edits if isinstance(edit, DropNode)}
     ignored = {(edit.node, index) for edit in edits if isinstance(edit, DropInputs) for index in edit.indices}
+    ignored |= {(edit.node, edit.index) for edit in edits if isinstance(edit, SetInput)}
     return [
         value
         for value, live in sweep.kept.items()

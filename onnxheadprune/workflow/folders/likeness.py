@@ -10,6 +10,7 @@ from typing import TypeAlias
 import numpy as np
 
 from onnxheadprune.attention.sites.grouping import Partition
+from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.signatures import SAME, Signs, likeness, signs_of
@@ -61,7 +62,7 @@ def groups_of(held: Sequence[Holder]) -> list[list[Place]]:
             if signs is None:
                 blind.append(place)
             else:
-                buckets[type(site), site.num_units, len(signs)].append((place, signs))
+                buckets[kind_of(site), site.num_units, len(signs)].append((place, signs))
     for bucket in buckets.values():
         alike = likeness([signs for _, signs in bucket]) >= SAME
         for left, right in zip(*np.nonzero(np.triu(alike, 1)), strict=True):
@@ -83,9 +84,9 @@ def _namesakes(place: Place, blind: Sequence[Place], held: Sequence[Holder]) -> 
         for site in holder.sites:
             other = holder.name, site.index
             known = same_part or other in blind
-            if known and type(site) is type(own) and site.name == own.name and site.shape == own.shape:
+            if known and kind_of(site) is kind_of(own) and site.name == own.name and site.shape == own.shape:
                 yield other
 
 
 def _outline(holder: Holder) -> list[tuple[object, ...]]:
-    return [(type(site), site.name, *site.shape) for site in holder.sites]
+    return [(kind_of(site), site.name, *site.shape) for site in holder.sites]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.attention.sites.kinds import key_of, kind_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError
@@ -74,7 +74,7 @@ class Match:
     def as_sites(self, name: str) -> Sites:
         """The sites as if they were those of one model."""
         places = {item.index: item.place for item in self.sites}
-        return Sites.gathered(name, (item.site for item in self.sites), places)
+        return Sites.gathered(name, (item.site for item in self.sites), self.kinds, places)
 
     def of_kind(self, kind: type[Site]) -> tuple[SharedSite, ...]:
         """The sites of one kind."""
@@ -103,7 +103,7 @@ def matched(export: Export, kinds: Sequence[type[Site]] = HEADS_ALONE) -> Match:
     counted: Counter[type[Site]] = Counter()
     found = []
     for item in shared:
-        kind = type(item.site)
+        kind = kind_of(item.site)
         index = kind.FROM + counted[kind] if several else _number(counted[kind], item, networks[0])
         counted[kind] += 1
         name = f"{networks[item.network].leader.part}/{item.site.name}" if several else item.site.name

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.runtime.progress import Progress, silent
@@ -140,7 +141,7 @@ def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> I
     kinds = kinds_asked(cutting.asked.request.choice)
     found = 0
     for number, network in enumerate(cutting.match.networks):
-        held = {type(item.site) for item in cutting.match.sites if item.network == number}
+        held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
         if wish is not None and (
             held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(wish))
         ):

@@ -1,0 +1,140 @@
+"""Feed-forward blocks that are one operator: mixtures of experts, whose neurons only their weights show.
+
+A neuron is one of one expert: number `expert * width + i`. The operator stores all experts in one tensor, so that each
+of them loses equally many, whichever they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.stored import units_together
+from onnxheadprune.attention.sites.unit import Projection
+from onnxheadprune.attention.sites.weights import weights_of
+from onnxheadprune.liveness.live import DEAD
+from onnxheadprune.liveness.mixtures import EXPERTS, Mixture, mixture_of
+from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed
+from onnxheadprune.model.graph.view import Node
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertProjection(Projection):
+    """A mixture of experts as a map that sums up the neurons of all of them.
+
+    What a neuron gives lies inside the operator. In its place stands the stored input in which zeros silence it.
+
+    Attributes:
+        layout: where the neurons lie.
+    """
+
+    layout: Mixture
+
+    def spread(
+        self, mask: np.ndarray[Any, np.dtype[np.bool_]], rank: int
+    ) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """A mask over the stored input that silences neurons.
+
+        Args:
+            mask: which neurons stay, [experts, width].
+            rank: axes of the input.
+        """
+        return self.layout.inputs[self.activation[0]].spread(mask, rank)
+
+    def seeds(self, units: Iterable[int], site: str) -> Iterator[Seed]:
+        """The demands that removing `units` leaves on the stored inputs (none at all on any, if no unit is left)."""
+        mask = self.live_without(units)
+        for index, axis in self.layout.inputs.items():
+            yield Seed(self.node, index, axis.live(mask), site)
+        for index in () if mask.any() else self.layout.read:
+            yield Seed(self.node, index, DEAD, site)
+
+    def packed_together(self) -> Iterator[set[int]]:
+        """Neurons of one expert that lie in one element of some input."""
+        width = self.layout.width
+        for neurons in set(self.layout.together()):
+            for first in range(0, self.layout.experts * width, width):
+                yield {first + neuron for neuron in neurons}
+
+    def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
+        """Why nothing can be cut off the weights as they are stored, None if it can."""
+        return self.layout.why_not
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExpertSite(NeuronSite):
+    """A mixture of experts; its units are neurons of single experts."""
+
+    ALL_GROUPS_STAY: ClassVar[bool] = True
+
+    @property
+    def experts(self) -> int:
+        """Experts, each with as many neurons as the others."""
+        return len(self.groups)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Never: what neurons give lies inside the operator."""
+        return False
+
+
+def mixture_site(node: Node) -> ExpertSite | None:
+    """The block of a fused mixture of experts, None for any other node and where its shapes do not tell."""
+    layout = mixture_of(node)
+    if layout is None or layout.width < 2:
+        return None
+    count = layout.experts * layout.width
+    stored = layout.inputs[layout.silent].axis
+    projection = ExpertProjection(
+        node,
+        (layout.silent, (EXPERTS, stored)),
+        (layout.last, (EXPERTS, layout.inputs[layout.last].axis)),
+        (layout.experts, layout.width),
+        tuple((unit,) for unit in range(count)),
+        layout,
+    )
+    groups = tuple(tuple(range(first, first + layout.width)) for first in range(0, count, layout.width))
+    units = units_together((projection,), count)
+    # Without the router, which no neuron owns.
+    trial = sweep([seed for seed in projection.seeds(range(count), "") if seed.index in layout.inputs])
+    elements, size, _ = weights_of(trial)
+    tokens = node.shape(0)
+    hidden = None if not tokens else tokens[-1]
+    products = layout.chosen * layout.width * layout.maps
+    return ExpertSite(
+        index=NeuronSite.FROM,
+        name="",
+        num_units=count,
+        groups=groups,
+        projections=(projection,),
+        cores=(node,),
+        units=units,
+        original_num_units=count,
+        reason=_why_not(node, layout, len(units)),
+        params=elements,
+        bytes=size,
+        flops_per_token=2 * products * hidden if isinstance(hidden, int) else 0,
+    )
+
+
+def _why_not(node: Node, layout: Mixture, units: int) -> Refusal | None:
+    """Why no neuron can go."""
+    why = layout.why_not
+    computed = [
+        value.name
+        for index in layout.inputs
+        if (value := node.input(index)) is not None and not value.is_constant
+    ]
+    if computed:
+        why = f"the experts of {node.label} are computed when the model runs ({computed[0]})"
+    elif why is None and units <= layout.experts:
+        why = f"the weights of an expert of {node.label} are stored in one piece"
+    if why is None:
+        return None
+    return Refusal(Reason.OPAQUE_WEIGHTS, node.label, node.out.name, why)

@@ -1,0 +1,182 @@
+"""MoE and QMoE of ONNX Runtime: a router chooses experts for each token, all in one operator.
+
+Experts are stored side by side: the first map as `[experts, width, hidden]`, the last as `[experts, hidden, width]`.
+SwiGLU has gates and values, in one first map of twice as many rows or in a map each. QMoE stores levels of a few bits
+in bytes, with a scale per row, or per row and block of inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.mixtures import Mixture, NeuronAxis, Order, mixture_of, mixture_reader
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule
+from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, cost_function, shape_function, size_of
+from onnxheadprune.model.graph.view import Node
+
+MICROSOFT = "com.microsoft"
+TOKENS, ROUTER = 0, 1
+SELECTION_WEIGHTS = 14
+"""Input of QMoE with what experts are weighted by, where that is not what they are chosen by."""
+ORDERS = {1: Order.PAIRS, 2: Order.HALVES}
+"""What `swiglu_fusion` says of a first map that holds gates and values."""
+
+ROLES.add(("MoE",), MICROSOFT, Roles(alike=(0, 1, 2, 3, 4, 5, 6, 7)))
+ROLES.add(("QMoE",), MICROSOFT, Roles(alike=(0, 1, 4, 7, 10, 14)))
+
+
+@shape_function("MoE", "QMoE", domain=MICROSOFT)
+def _like_tokens(node: Node) -> Shapes:
+    return [node.shape(TOKENS)]
+
+
+@rule("MoE", "QMoE", domain=MICROSOFT)
+def mixture(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Tokens are independent of each other; every one of a token's features depends on all of them.
+
+    Rows of the router are numbered as those of `[tokens, features]` are; with a batch in front they are not.
+    """
+    live, shape = lives[0], node.shape(TOKENS)
+    if shape is None or len(shape) != 2 or live.axes != (0,):
+        return inexpressible(node)
+    rows = (TOKENS, ROUTER, SELECTION_WEIGHTS)
+    return Answer({index: live for index in rows if node.input(index) is not None})
+
+
+@cost_function("MoE", "QMoE", domain=MICROSOFT)
+def _chosen_experts(node: Node) -> int | None:
+    """Each token goes through its chosen experts."""
+    tokens, found = node.shape(TOKENS), mixture_of(node)
+    count = None if tokens is None else size_of(tokens)
+    return None if count is None or found is None else 2 * count * found.chosen * found.width * found.maps
+
+
+@mixture_reader("MoE", domain=MICROSOFT)
+def _of_numbers(node: Node) -> Mixture | None:
+    first, bias, last, last_bias, values, values_bias = range(2, 8)
+    sizes = _sizes(node, first, last, 1)
+    order = None if sizes is None else _order(node, first, values, sizes[1])
+    if sizes is None or order is None:
+        return None
+    inputs = {
+        first: NeuronAxis(1, order),
+        bias: NeuronAxis(1, order),
+        last: NeuronAxis(2),
+        values: NeuronAxis(1),
+        values_bias: NeuronAxis(1),
+    }
+    experts, width = sizes
+    return Mixture(
+        experts,
+        width,
+        _chosen(node, experts),
+        (TOKENS, ROUTER),
+        _given(node, inputs),
+        silent=last,
+        made=tuple(index for index in (first, bias) if node.input(index) is not None),
+        last=last,
+        bias=last_bias if node.input(last_bias) is not None else None,
+        zero=None,
+        bits=None,
+        maps=_maps(node, order, values),
+    )
+
+
+@mixture_reader("QMoE", domain=MICROSOFT)
+def _of_levels(node: Node) -> Mixture | None:
+    first, scales, bias, last, last_scales, last_bias = range(2, 8)
+    values, value_scales, values_bias, zeros, last_zeros, value_zeros = range(8, 14)
+    bits = {index: _bits(node, name) for index, name in ((first, "fc1"), (last, "fc2"), (values, "fc3"))}
+    if not all(bit in (2, 4, 8) for bit in bits.values()):
+        return None
+    sizes = _sizes(node, first, last, 8 // bits[last])
+    order = None if sizes is None else _order(node, first, values, sizes[1])
+    block = int(node.attribute("block_size", 0))
+    if sizes is None or order is None or block < 0:
+        return None
+    inputs = {
+        first: NeuronAxis(1, order),
+        scales: NeuronAxis(1, order),
+        bias: NeuronAxis(1, order),
+        last: NeuronAxis(2, packed=8 // bits[last]),
+        values: NeuronAxis(1),
+        value_scales: NeuronAxis(1),
+        values_bias: NeuronAxis(1),
+        # Rows have zero points side by side, several in a byte; in blocks each row has bytes of its own.
+        zeros: NeuronAxis(1, order, 1 if block else 8 // bits[first]),
+        value_zeros: NeuronAxis(1, packed=1 if block else 8 // bits[values]),
+    }
+    if block:
+        inputs[last_scales] = NeuronAxis(2, packed=block)
+        inputs[last_zeros] = NeuronAxis(2, packed=block * 8 // bits[last])
+    experts, width = sizes
+    return Mixture(
+        experts,
+        width,
+        _chosen(node, experts),
+        tuple(index for index in (TOKENS, ROUTER, SELECTION_WEIGHTS) if node.input(index) is not None),
+        _given(node, inputs),
+        silent=last_scales if block else last,
+        made=tuple(index for index in (scales, bias) if node.input(index) is not None),
+        last=last,
+        bias=last_bias if node.input(last_bias) is not None else None,
+        zero=last_zeros if not block and node.input(last_zeros) is not None else None,
+        bits=bits[last],
+        maps=_maps(node, order, values),
+        why_not=_why_not(node),
+    )
+
+
+def _sizes(node: Node, first: int, last: int, levels: int) -> tuple[int, int] | None:
+    """Experts and their width, None where shapes are no numbers or do not fit."""
+    made, summed = node.shape(first), node.shape(last)
+    if made is None or summed is None or len(made) != 3 or len(summed) != 3:
+        return None
+    experts, stored = summed[0], summed[2]
+    if made[0] != experts or not isinstance(experts, int) or not isinstance(stored, int):
+        return None
+    return (experts, stored * levels) if experts and stored else None
+
+
+def _order(node: Node, first: int, values: int, width: int) -> Order | None:
+    """How gates and values lie in the first map, None where its rows are not as many as its attribute says."""
+    shape, other = node.shape(first), node.shape(values)
+    if node.input(values) is not None and (other is None or other[1] != width):
+        return None
+    fused = int(node.attribute("swiglu_fusion", 0)) if _is_gated(node) else 0
+    order = ORDERS.get(fused, Order.ONCE)
+    rows = len(order.positions(width))
+    return order if shape is not None and shape[1] == rows else None
+
+
+def _is_gated(node: Node) -> bool:
+    return str(node.attribute("activation_type", "relu")).lower() == "swiglu"
+
+
+def _chosen(node: Node, experts: int) -> int:
+    return min(int(node.attribute("k", 1)), experts)
+
+
+def _maps(node: Node, order: Order, values: int) -> int:
+    """The maps of an expert: the last one, the first one with its gates, and values apart."""
+    return 1 + (1 if order is Order.ONCE else 2) + (node.input(values) is not None)
+
+
+def _given(node: Node, inputs: dict[int, NeuronAxis]) -> dict[int, NeuronAxis]:
+    return {index: axis for index, axis in inputs.items() if node.input(index) is not None}
+
+
+def _bits(node: Node, name: str) -> int:
+    return int(node.attribute(f"{name}_expert_weight_bits", node.attribute("expert_weight_bits", 4)))
+
+
+def _why_not(node: Node) -> str | None:
+    """Why levels are in no order that is known."""
+    kind = str(node.attribute("quant_type", "int"))
+    if kind != "int":
+        return f"the experts of {node.label} are stored as {kind}, of which only whole numbers can be cut"
+    if int(node.attribute("weights_prepacked", -1)) == 1:
+        return f"the experts of {node.label} are stored in the order of one execution provider (weights_prepacked)"
+    return None

@@ -1,0 +1,58 @@
+"""The second mask of experts in one operator: zeros in the map that makes their neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from onnxheadprune.attention.masking import graph_of
+from onnxheadprune.attention.sites.experts import ExpertProjection, ExpertSite
+from onnxheadprune.edit import nodes
+
+Insert = tuple[GraphProto, NodeProto]
+"""A node, and the graph that it goes in front of."""
+
+
+def silenced_experts(model: ModelProto, site: ExpertSite, neurons: Sequence[int]) -> list[Insert] | None:
+    """Lets a mixture read its first map with zeros in the rows of neurons.
+
+    Args:
+        model: a copy of the viewed model, in which no node has moved yet.
+        site: the mixture.
+        neurons: those that are silent.
+
+    Returns:
+        Nodes that go to the beginning of graphs, once all others are placed; None where the map is not stored.
+    """
+    made: list[Insert] = []
+    for projection in site.projections:
+        found = _silenced(model, projection, neurons) if isinstance(projection, ExpertProjection) else None
+        if found is None:
+            return None
+        made += found
+    return made
+
+
+def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence[int]) -> list[Insert] | None:
+    node, layout = projection.node, projection.layout
+    alive = projection.live_without(neurons)
+    values = [(index, value) for index in layout.made if (value := node.input(index)) is not None]
+    if not all(value.is_initializer and value.tensor is not None for _, value in values):
+        return None
+    graph, made = graph_of(model, node), []
+    for index, value in values:
+        assert value.shape is not None and value.tensor is not None
+        mask = layout.inputs[index].spread(alive, len(value.shape))
+        name = f"{value.name}/onnxheadprune_core{node.index}"
+        if layout.bits is None:
+            dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
+            held = numpy_helper.from_array(mask.astype(dtype), f"{name}_alive")
+            made.append((graph, nodes.as_proto(nodes.multiply(node.ref, value.name, held.name, name))))
+        else:
+            # A kernel that finds scales computed takes another way, which rounds otherwise.
+            numbers = value.numbers()
+            held = numpy_helper.from_array(numbers * mask.astype(numbers.dtype), name)
+        model.graph.initializer.append(held)
+        graph.node[node.position].input[index] = name
+    return made

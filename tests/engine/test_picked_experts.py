@@ -1,0 +1,94 @@
+"""Experts that a router picks from one stored tensor: a neuron goes from all of them.
+
+`experts.weight[chosen]` and a product of matrices per token, as transformers exports a mixture. The oracle has zeros in
+the last maps and knows nothing of sites.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, numpy_helper
+
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
+from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.one_node import run
+
+TOKENS, WIDTH, HIDDEN, EXPERTS = 5, 8, 12, 4
+
+
+def _int64(net: Net, name: str, number: int, *shape: int) -> Any:
+    return gs.Constant(net.name(name), np.full(shape, number, dtype=np.int64))
+
+
+def _chosen(net: Net, tokens: Any) -> Any:
+    """The number of the best expert for each token, [tokens]."""
+    scores = net.op("MatMul", tokens, net.weight("router", WIDTH, EXPERTS))
+    return net.op("ArgMax", scores, axis=1, keepdims=0)
+
+
+def _picked(net: Net, stem: str, choice: Any, *shape: int) -> Any:
+    return net.op("Gather", net.weight(stem, EXPERTS, *shape), choice, axis=0)
+
+
+def _mixture(other_choice: bool = False) -> tuple[ModelProto, Net]:
+    """`x + W2[e] relu(W1[e] x + b1[e])`, of tokens [tokens, width].
+
+    Args:
+        other_choice: whether the rows that are added are picked by something else than the weights.
+    """
+    net = Net(PLAIN)
+    x = net.input("x", (TOKENS, WIDTH), "--")
+    choice = _chosen(net, x)
+    column = net.op("Unsqueeze", x, _int64(net, "axes", 2, 1))
+    made = net.op("MatMul", _picked(net, "up", choice, HIDDEN, WIDTH), column)
+    flat = net.op("Squeeze", made, _int64(net, "axes", 2, 1))
+    rows = _picked(net, "bias", _chosen(net, x) if other_choice else choice, HIDDEN)
+    hidden = net.op("Unsqueeze", net.op("Relu", net.op("Add", flat, rows)), _int64(net, "axes", 2, 1))
+    back = net.op("MatMul", _picked(net, "down", choice, WIDTH, HIDDEN), hidden)
+    summed = net.op("Add", net.op("Squeeze", back, _int64(net, "axes", 2, 1)), x)
+    return net.export([summed]), net
+
+
+def _zeroed(model: ModelProto, gone: list[int]) -> ModelProto:
+    made = ModelProto()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if tensor.name.startswith("down"):
+            array = numpy_helper.to_array(tensor).copy()
+            array[:, :, gone] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return made
+
+
+def test_neurons_of_picked_experts_go_from_every_expert() -> None:
+    model, net = _mixture()
+    (block,) = find_sites(model).neurons
+    assert (block.num_units, block.reason) == (HIDDEN, None)
+    gone = [0, 5, 6, 11]
+    plan = analyse(model, {"ffn.0": gone}, "the model").plan
+    assert plan.edge_gathers == ()
+    cut = apply_plan(plan, model)
+    shapes = {tensor.name.rpartition("_")[0]: list(tensor.dims) for tensor in cut.graph.initializer}
+    assert shapes["up"] == [EXPERTS, HIDDEN - 4, WIDTH] and shapes["down"] == [EXPERTS, WIDTH, HIDDEN - 4]
+    assert shapes["bias"] == [EXPERTS, HIDDEN - 4]
+    (name, got), *_ = run(cut, net.feed).items()
+    np.testing.assert_allclose(got, run(_zeroed(model, gone), net.feed)[name], atol=1e-5)
+    assert np.abs(got - run(_zeroed(model, [1, 5, 6, 11]), net.feed)[name]).max() > 1e-3
+
+
+def test_rows_that_something_else_picks_are_an_embedding() -> None:
+    """What is added to a hidden layer by a choice of its own makes that layer a stream like any other."""
+    model, _ = _mixture(other_choice=True)
+    assert find_sites(model).neurons == ()
+
+
+def test_data_leaves_picked_experts_alone() -> None:
+    """A choice by data needs the map that sums neurons up, and there is one for each token."""
+    (block,) = find_sites(_mixture()[0]).neurons
+    assert block.removable and not block.is_measurable

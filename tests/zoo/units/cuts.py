@@ -1,0 +1,90 @@
+"""Which neurons and layers go: a handful of cuts of every graph, made from what the engine finds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.units import layers
+
+NEURONS, LAYERS = "neurons", "layers"
+KINDS = (NEURONS, LAYERS)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One cut.
+
+    Attributes:
+        kind: `NEURONS` or `LAYERS`.
+        name: what is special about it.
+        spec: as `prune` takes it.
+        units: the present units that go, per site.
+    """
+
+    kind: str
+    name: str
+    spec: dict[str, list[int] | str]
+    units: dict[Site, tuple[int, ...]]
+
+
+def cuts_of(sites: Sites) -> Iterator[Cut]:
+    """The cuts of a graph; none of a kind of which there is nothing that can go."""
+    yield from neuron_cuts([block for block in sites.neurons if block.removable])
+    yield from layer_cuts(
+        [layer for layer in layers(sites) if all(site.removable for site in layer) and _is_layer(layer)]
+    )
+
+
+def neuron_cuts(blocks: Sequence[NeuronSite]) -> Iterator[Cut]:
+    """The same third of all blocks, another half of each block, and all of one block."""
+    for name, choose in _CHOICES.items():
+        units = {block: chosen for at, block in enumerate(blocks) if (chosen := choose(block, at))}
+        if units:
+            spec: dict[str, list[int] | str] = {block.key: list(gone) for block, gone in units.items()}
+            yield Cut(NEURONS, name, spec, dict(units))
+    if blocks:
+        block = blocks[len(blocks) // 2]
+        yield Cut(NEURONS, "whole", {block.key: "*"}, {block: tuple(range(block.num_units))})
+
+
+def layer_cuts(layers_: Sequence[Sequence[Site]]) -> Iterator[Cut]:
+    """The last layer, and every second one from the first on."""
+    cuts = {"last": layers_[-1:], "second": layers_[::2] if len(layers_) > 1 else []}
+    for name, going in cuts.items():
+        sites = [site for layer in going for site in layer]
+        if sites:
+            spec: dict[str, list[int] | str] = {_key(site): "*" for site in sites}
+            yield Cut(LAYERS, name, spec, {site: tuple(range(site.num_units)) for site in sites})
+
+
+def _is_layer(layer: Sequence[Site]) -> bool:
+    """Whether it has a feed-forward block; attention alone is a site, and its heads have columns of their own."""
+    return any(isinstance(site, NeuronSite) for site in layer)
+
+
+def _key(site: Site) -> str:
+    return site.key if isinstance(site, NeuronSite) else f"attn.{site.key}"
+
+
+def _third(block: NeuronSite, _: int) -> tuple[int, ...]:
+    return _joined(block, block.units[::3])
+
+
+def _half(block: NeuronSite, at: int) -> tuple[int, ...]:
+    """A stretch of half a block, another one in each block."""
+    count = len(block.units)
+    first = at % count
+    return _joined(block, [block.units[(first + step) % count] for step in range(count // 2)])
+
+
+def _joined(block: NeuronSite, units: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Units that only go together, as neurons; nothing where that would be all of the block."""
+    gone = tuple(sorted(neuron for unit in units for neuron in unit))
+    return gone if len(gone) < block.num_units else ()
+
+
+_CHOICES: dict[str, Callable[[NeuronSite, int], tuple[int, ...]]] = {"third": _third, "half": _half}

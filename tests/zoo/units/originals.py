@@ -1,0 +1,54 @@
+"""Asks PyTorch what a graph of the zoo computes without some units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from torch import nn
+
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Site
+from tests.zoo.build import Workshop
+from tests.zoo.case import Case
+from tests.zoo.families import all_cases
+from tests.zoo.folder import Folder
+from tests.zoo.match import match_sites
+from tests.zoo.reference import outputs
+from tests.zoo.runs import Arrays
+from tests.zoo.units.check import Reference
+from tests.zoo.units.silence import Original
+
+
+@lru_cache(maxsize=1)
+def _cases() -> Mapping[str, Case]:
+    return {case.name: case for case in all_cases()}
+
+
+@lru_cache(maxsize=2)
+def _module(name: str) -> nn.Module:
+    return Workshop(_cases()[name], Path("never-written")).model()
+
+
+def references(folder: Folder, sites: Sites) -> Reference:
+    """What answers for one folder.
+
+    Args:
+        folder: of a case that the zoo builds.
+        sites: of its graph.
+    """
+    case = _cases()[folder.case["name"]]
+    module = _module(case.name)
+    matched = match_sites(sites, folder.projections, folder.weights) or {}
+    original = Original(module, case, matched, sites.neurons)
+    last: list[tuple[Mapping[Site, tuple[int, ...]], nn.Module | None]] = []
+
+    def ask(units: Mapping[Site, tuple[int, ...]], feed: int) -> Arrays | None:
+        # Held, not known by its id, which another cut may get once this one is gone.
+        if not last or last[0][0] is not units:
+            last[:] = [(units, original.without(units))]
+        found = last[0][1]
+        return None if found is None else dict(outputs(found, case, case.feeds[feed]))
+
+    return ask
