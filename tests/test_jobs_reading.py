@@ -36,7 +36,7 @@ VALUES: dict[str, Any] = {
     "data.images": "i", "data.image_size": [8, 16], "data.image_mean": [0.5], "data.image_std": [0.5],
     "data.random": True, "score.method": "ablation", "score.effect": "m:f", "score.jobs": 2, "score.dask": "local",
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1", "prune.exit": 2,
-    "prune.units": ["heads", "neurons"], "prune.neurons_multiple_of": 4,
+    "prune.units": ["heads", "neurons"], "prune.neurons_multiple_of": 4, "prune.client": "genai",
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,
     "prune.max_drift": 1e-3, "prune.rounds": 3, "prune.scores": "s.json", "prune.protect": "0", "prune.floor": 0,
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",

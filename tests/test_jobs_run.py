@@ -361,7 +361,7 @@ WRONG: dict[str, tuple[tuple[str, ...], int, str]] = {
     "a folder of models": (
         ("model=.",),
         2,
-        "is a folder, and a job takes a single model; name one of its files",
+        "line 7: score takes a single model, and model {place} is a folder",
     ),
     "no link": (("model=loop.onnx",), 2, "does not exist"),
     "a model that is none": (("model=job.yaml",), 3, "job.yaml"),
@@ -441,7 +441,7 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     """What the step asks for is what the options of the command ask for."""
     job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
     request = pruning(job, None, None, place / "out")
-    assert request.choice.heads == combined("0:1", "1:0-3", "1") and request.choice.wish is None
+    assert request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.wish is None
     job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
     wish = pruning(job, None, None, place / "out").choice.wish
     assert wish is not None and (wish.units, wish.multiple_of_neurons) == (frozenset({"heads", "neurons"}), 4)

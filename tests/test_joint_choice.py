@@ -18,8 +18,8 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.joint import FINE, PARTS, JointSpace
 from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Step
-from onnxheadprune.selection.scoring.neurons import neuron_path
 from onnxheadprune.selection.scoring.surgeon import Surgeon
+from onnxheadprune.selection.scoring.wide import wide_path
 from tests.conftest import SAMPLES, Outcome
 
 Command = Callable[..., Outcome]
@@ -30,7 +30,7 @@ def _space(rng: np.random.Generator) -> JointSpace:
     sites: list[Any] = []
     paths: dict[int, list[Step]] = {}
     for index, units in enumerate((4, 6, 3)):
-        sites.append(SimpleNamespace(index=index, num_units=units, UNIT="neuron", original=tuple))
+        sites.append(SimpleNamespace(index=index, num_units=units, WIDE=True, original=tuple))
         costs = np.cumsum(rng.uniform(0.1, 1, units))
         paths[index] = [Step(frozenset(range(n + 1)), float(costs[n])) for n in range(units)]
     savings = {
@@ -108,7 +108,7 @@ def test_a_path_ends_where_a_refit_from_scratch_does(digits: Path) -> None:
     moments = Moments(block.num_units)
     moments.add(x.astype(np.float32))
     weight = projection_matrix(block.projections[0])
-    path = neuron_path(block, [moments], 16)
+    path = wide_path(block, [moments], 16)
     assert [block.num_units - len(step.removed) for step in path] == list(range(112, 15, -16))
     target = (x - x.mean(0)) @ weight
     for step in path:

@@ -19,8 +19,8 @@ from onnxheadprune.selection.activations.contexts import context_moments, projec
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.scoring import METHODS, HeadScores, read_scores, score_heads, write_scores
 from onnxheadprune.selection.scoring.ablation import GROUPS, require_main
-from onnxheadprune.selection.scoring.neurons import neuron_path, neuron_path_by_worth
 from onnxheadprune.selection.scoring.score_files import scores_from_dict
+from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -59,7 +59,7 @@ def test_reconstruction_scores_keep_the_order_of_the_path() -> None:
     for site in sites.neurons:
         values, done = np.array(scores.of(site)), frozenset[int]()
         order = []
-        for step in neuron_path(site, moments[site.index]):
+        for step in wide_path(site, moments[site.index]):
             order += sorted(step.removed - done)
             done = step.removed
         assert len(order) == site.num_units - 1
@@ -105,7 +105,7 @@ def test_ablation_of_neurons_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_paths_by_worth_keep_widths_and_what_is_protected() -> None:
     (site, _) = toys_scores.parts(toys_scores.stack())[1].neurons
     worth = np.random.default_rng(0).random(site.num_units)
-    path = neuron_path_by_worth(site, worth.tolist(), 4, protected=(3, 4))
+    path = wide_path_by_worth(site, worth.tolist(), 4, protected=(3, 4))
     assert [site.num_units - len(step.removed) for step in path] == [16, 12, 8, 4]
     order = [neuron for neuron in np.argsort(worth) if neuron not in (3, 4)]
     for step in path:

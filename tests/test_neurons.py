@@ -110,7 +110,7 @@ def test_bad_words_are_refused_in_a_sentence(
 def test_the_api_takes_one_spec(digits: Path) -> None:
     made = ohp.prune(digits, {"0": [1], "ffn.2": range(64), "layer.3": "*"}, validate=False)
     assert made.plan.removed == {0: (1,), 3: tuple(range(8))}
-    assert {cut.key: cut.left for cut in made.plan.neurons} == {
+    assert {cut.key: cut.left for cut in made.plan.blocks} == {
         "ffn.0": 128,
         "ffn.1": 128,
         "ffn.2": 64,

@@ -84,6 +84,23 @@ def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
     assert "hollow: no measurable difference" in written
 
 
+@pytest.mark.parametrize("x", [None, "operations", "parameters", "speedup"])
+def test_a_curve_over_operations_says_so(x: str | None) -> None:
+    curve = curve_result(counted="operations")
+    figure = plot_curve(curve, x)  # type: ignore[arg-type]
+    assert faults(figure) == []
+    written = words(figure)
+    assert "knee: 49 % of operations removed" in written and "heads" not in written
+    if x in (None, "operations"):
+        assert "operations removed, % of those of all blocks" in written
+        line = figure.axes[0].get_lines()[0]
+        assert line.get_xdata().tolist() == pytest.approx([9.71 * step for step in range(8)])
+    else:
+        assert "0 % of operations removed" in written
+    with pytest.raises(UsageError, match="of operations, not of heads"):
+        plot_curve(curve, "heads")
+
+
 def test_a_curve_shows_accuracy_and_speed_of_each_cut() -> None:
     curve = curve_result()
     drift, accuracy, speed = plot_curve(curve, "parameters").axes
@@ -100,7 +117,7 @@ def test_a_curve_refuses_what_was_not_measured() -> None:
     bare = replace(curve_result(), elements=None)
     with pytest.raises(UsageError, match="sweep again"):
         plot_curve(bare, "parameters")
-    with pytest.raises(UsageError, match="heads, parameters, speedup"):
+    with pytest.raises(UsageError, match="heads, operations, parameters, speedup"):
         plot_curve(bare, "size")  # type: ignore[arg-type]
 
 

@@ -58,7 +58,7 @@ def benchmark_result(names: Sequence[str], points: Sequence[GridPoint], *, steep
     )
 
 
-def curve_result(name: str = f"{LONG}/model.onnx", *, labels: bool = True) -> Curve:
+def curve_result(name: str = f"{LONG}/model.onnx", *, labels: bool = True, counted: str = "heads") -> Curve:
     """Eight cuts; the first brings no measurable difference."""
     drifts = (0.0, 0.0008, 0.0016, 0.003, 0.005, 0.009, 0.028, 0.11)
     points = []
@@ -70,12 +70,13 @@ def curve_result(name: str = f"{LONG}/model.onnx", *, labels: bool = True) -> Cu
             CurvePoint(
                 step / 10,
                 7 * step,
-                {"0": list(range(step))},
+                {"0": list(range(step))} | ({} if counted == "heads" else {"ffn.3": list(range(8 * step))}),
                 drift,
                 0.9867 - drift if labels else None,
                 1.0 if speed is None else speed.value,
                 speed,
                 22_713_216 - 688_000 * step,
+                None if counted == "heads" else 0.0971 * step,
             )
         )
-    return Curve(name, 72, "kl", tuple(points), 5, 22_713_216)
+    return Curve(name, 72, "kl", tuple(points), 5, 22_713_216, counted)

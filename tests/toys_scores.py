@@ -25,6 +25,7 @@ def stack(
     quantized: bool = False,
     dtype: Any = np.float32,
     seed: int = 0,
+    inner: int = INNER,
 ) -> ModelProto:
     """`input_ids [batch, sequence]` through attention blocks to `logits`.
 
@@ -36,6 +37,7 @@ def stack(
         quantized: output projections are int8 behind DequantizeLinear.
         dtype: of the weights.
         seed: of the weights.
+        inner: neurons of each feed-forward block.
     """
     toy = Toy(dtype, seed)
     stream = toy.node("Gather", [toy.weight("embed.weight", VOCABULARY, HIDDEN), "input_ids"], "embedded")
@@ -47,13 +49,16 @@ def stack(
         return known.get(name) or known.setdefault(name, toy.weight(name, *shape))
 
     for layer in range(layers):
-        stream = _block(toy, f"layer{layer}", stream, heads, kv_heads, weight, quantized)
+        stream = _block(toy, f"layer{layer}", stream, (heads, kv_heads, inner), weight, quantized)
     toy.node("MatMul", [stream, toy.weight("head.weight", HIDDEN, VOCABULARY)], "logits")
     inputs = [toy.info("input_ids", ["batch", "sequence"], TensorProto.INT64)]
     return toy.model(inputs, [toy.info("logits", ["batch", "sequence", VOCABULARY])])
 
 
-def _block(toy: Toy, layer: str, stream: str, heads: int, kv_heads: int, weight: Any, quantized: bool) -> str:
+def _block(
+    toy: Toy, layer: str, stream: str, sizes: tuple[int, int, int], weight: Any, quantized: bool
+) -> str:
+    heads, kv_heads, inner = sizes
     for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
         made = toy.node(
             "MatMul",
@@ -82,9 +87,9 @@ def _block(toy: Toy, layer: str, stream: str, heads: int, kv_heads: int, weight:
     projected = toy.node("MatMul", [merged, out], f"{layer}.projected")
     biased = toy.node("Add", [projected, weight(f"{layer}.attn.out.bias", HIDDEN)], f"{layer}.biased")
     stream = toy.node("Add", [stream, biased], f"{layer}.stream")
-    inner = toy.node("MatMul", [stream, weight(f"{layer}.up.weight", HIDDEN, INNER)], f"{layer}.up")
-    inner = toy.node("Tanh", [inner], f"{layer}.active")
-    down = toy.node("MatMul", [inner, weight(f"{layer}.down.weight", INNER, HIDDEN)], f"{layer}.down")
+    up = toy.node("MatMul", [stream, weight(f"{layer}.up.weight", HIDDEN, inner)], f"{layer}.up")
+    active = toy.node("Tanh", [up], f"{layer}.active")
+    down = toy.node("MatMul", [active, weight(f"{layer}.down.weight", inner, HIDDEN)], f"{layer}.down")
     return toy.node("Add", [stream, down], f"{layer}.out")
 
 

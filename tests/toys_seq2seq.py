@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 from tests.calibration_files import tokenizer
 from tests.toys import HEADS, VOCABULARY, Toy
 
-SIZE, HIDDEN, FEATURES = 4, 12, 5
+SIZE, HIDDEN, FEATURES, INNER = 4, 12, 5, 24
 WIDTH = HEADS * SIZE
 START = 2
 I64 = TensorProto.INT64
@@ -66,6 +66,14 @@ class Block:
         )
         return toy.node("Add", [stream, out], f"{name}.stream")
 
+    def fed(self, stream: str, name: str) -> str:
+        """The stream with what a feed-forward block adds to it."""
+        toy = self.toy
+        up = toy.node("MatMul", [stream, self.weight(f"{name}.up", HIDDEN, INNER)], f"{name}.inner")
+        active = toy.node("Relu", [up], f"{name}.active")
+        down = toy.node("MatMul", [active, self.weight(f"{name}.down", INNER, HIDDEN)], f"{name}.outer")
+        return toy.node("Add", [stream, down], f"{name}.stream")
+
     def padding(self, mask: str) -> str:
         """What hides padding: `[batch, 1, 1, length]`."""
         toy = self.toy
@@ -90,8 +98,8 @@ class Block:
         return toy.node("Mul", [later, "far"], "causal")
 
 
-def encoder(*, features: bool = False) -> ModelProto:
-    """`input_ids` and a mask to `last_hidden_state`; or features as of sound."""
+def encoder(*, features: bool = False, feed: bool = False) -> ModelProto:
+    """`input_ids` and a mask to `last_hidden_state`; or features as of sound. With `feed`, a feed-forward block too."""
     block = Block()
     toy = block.toy
     if features:
@@ -106,16 +114,18 @@ def encoder(*, features: bool = False) -> ModelProto:
         bias = block.padding("attention_mask")
     keys, values = (block.heads(stream, f"enc.{what}") for what in "kv")
     out = block.attended(stream, "enc", keys, values, bias)
+    out = block.fed(out, "enc.mlp") if feed else out
     toy.node("Identity", [out], "last_hidden_state")
     return toy.model(inputs, [toy.info("last_hidden_state", [ROWS, SOURCE, HIDDEN])])
 
 
-def decoder(*, past: bool, masked: bool = True) -> ModelProto:
+def decoder(*, past: bool, masked: bool = True, feed: bool = False) -> ModelProto:
     """Tokens, states and a cache to logits and the cache.
 
     Args:
         past: for later tokens, where the keys and values of the encoder are taken over.
         masked: with the mask of the encoder's tokens.
+        feed: with a feed-forward block behind the attention.
     """
     block = Block()
     toy = block.toy
@@ -145,6 +155,7 @@ def decoder(*, past: bool, masked: bool = True) -> ModelProto:
     )
     cross = [f"{'past_key_values' if past else 'present'}.0.encoder.{what}" for what in ("key", "value")]
     stream = block.attended(stream, "cross", cross[0], cross[1], bias)
+    stream = block.fed(stream, "dec.mlp") if feed else stream
     toy.node("MatMul", [stream, block.weight("head", HIDDEN, VOCABULARY, scale=0.05)], "logits")
     outputs = [toy.info("logits", [ROWS, TARGET, VOCABULARY])]
     outputs += [_cache(name, "present") for name in CACHES if not past or name.startswith("decoder")]
@@ -156,9 +167,9 @@ def _cache(name: str, tense: str = "past_key_values") -> Any:
     return helper.make_tensor_value_info(f"{tense}.0.{name}", TensorProto.FLOAT, [ROWS, HEADS, length, SIZE])
 
 
-def merged(*, masked: bool = True) -> ModelProto:
+def merged(*, masked: bool = True, feed: bool = False) -> ModelProto:
     """Both in one, with a flag that says whether there is a cache."""
-    first, later = decoder(past=False, masked=masked), decoder(past=True, masked=masked)
+    first, later = (decoder(past=past, masked=masked, feed=feed) for past in (False, True))
     for what in ("key", "value"):
         name = f"encoder.{what}"
         taken = helper.make_node(
@@ -184,20 +195,21 @@ def merged(*, masked: bool = True) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def folder(place: Path, *, split: bool = True, features: bool = False) -> Path:
+def folder(place: Path, *, split: bool = True, features: bool = False, feed: bool = False) -> Path:
     """A folder of an encoder and its decoders.
 
     Args:
         place: the folder.
         split: with the two decoders beside the merged one.
         features: an encoder of sound.
+        feed: with feed-forward blocks.
     """
     place.mkdir(parents=True)
-    onnx.save(encoder(features=features), place / "encoder_model.onnx")
-    onnx.save(merged(masked=not features), place / "decoder_model_merged.onnx")
+    onnx.save(encoder(features=features, feed=feed), place / "encoder_model.onnx")
+    onnx.save(merged(masked=not features, feed=feed), place / "decoder_model_merged.onnx")
     if split:
-        onnx.save(decoder(past=False, masked=not features), place / "decoder_model.onnx")
-        onnx.save(decoder(past=True, masked=not features), place / "decoder_with_past_model.onnx")
+        onnx.save(decoder(past=False, masked=not features, feed=feed), place / "decoder_model.onnx")
+        onnx.save(decoder(past=True, masked=not features, feed=feed), place / "decoder_with_past_model.onnx")
     config = {"model_type": "toy", "decoder_start_token_id": START}
     (place / "config.json").write_text(json.dumps(config), encoding="utf-8")
     tokenizer(place, VOCABULARY)

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import (
     DropBranchOutput,
@@ -143,11 +143,7 @@ def cache_cut(
     Raises:
         RefusedError: if names do not say which layer a cache belongs to, or a layer keeps a part of its cache.
     """
-    chosen = [
-        site
-        for site in whole
-        if isinstance(site, AttentionSite) and site.free and (only is None or site.index in only)
-    ]
+    chosen = [site for site in whole if site.free and (only is None or site.index in only)]
     kept = {value for site in sites.sites if site not in chosen for value in site.free}
     own = {value for site in chosen for value in site.free} - kept
     if not own:

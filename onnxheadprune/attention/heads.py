@@ -1,4 +1,4 @@
-"""Specs: which heads or neurons of which sites. Parsing, resolving against a model, GQA legality."""
+"""Specs: which heads or other units of which sites. Parsing, resolving against a model, GQA legality."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
@@ -25,11 +26,9 @@ ALL = "*"
 MAX_HEAD = 9_999
 """The largest head and site index that a spec may name; the widest models have a few hundred heads."""
 MAX_LISTED = 2**20
-"""Heads or neurons that a spec may list."""
-MAX_NEURON = MAX_LISTED - 1
-"""The largest neuron that a spec may name; the widest feed-forward blocks have some fifty thousand."""
-NEURONS = "ffn."
-"""What keys of feed-forward blocks begin with."""
+"""Units that a spec may list."""
+MAX_UNIT = MAX_LISTED - 1
+"""The largest unit of another kind that a spec may name; the widest feed-forward blocks have some fifty thousand."""
 EXAMPLE = '"0:1,3 5:0-3 *:7"'
 
 
@@ -70,7 +69,7 @@ def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
 
 def most_units(key: str) -> int:
     """The largest number of a unit that a key may go with."""
-    return MAX_NEURON if key.startswith(NEURONS) else MAX_HEAD
+    return MAX_HEAD if kind_of_key(key) is None else MAX_UNIT
 
 
 def _numbers(text: str, token: str, most: int) -> list[int]:
@@ -346,6 +345,6 @@ def nearest_legal(groups: Sequence[Sequence[int]], gone: set[int]) -> list[set[i
 
 
 def _spell(units: Iterable[int]) -> str:
-    """Heads one by one; neurons are too many for that."""
+    """Heads one by one; of other units there are too many for that."""
     listed = sorted(units)
     return ",".join(map(str, listed)) if len(listed) <= MAX_SPELLED else spelled(listed)

@@ -9,11 +9,11 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.block_cuts import block_cuts, block_records
 from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.neuron_cuts import neuron_cuts, recorded_neurons
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Projection, Site
@@ -32,12 +32,10 @@ from onnxheadprune.edit.plan import (
 )
 from onnxheadprune.edit.records import (
     CACHES_KEY,
-    NEURONS_KEY,
     REMOVED_KEY,
     RecordedSite,
     caches_record,
     caches_text,
-    neurons_text,
     pruning_text,
 )
 from onnxheadprune.edit.removed import elements_removed
@@ -63,7 +61,7 @@ class Planning:
         plan: the edits.
         view: the model as it was analysed.
         sites: its sites.
-        heads: units to remove per site index, as *present* indices; those of feed-forward blocks are neurons.
+        heads: units to remove per site index, as *present* indices; heads, or what else a site has.
         io: what the cut leaves of graph inputs and outputs.
     """
 
@@ -75,7 +73,7 @@ class Planning:
 
     @property
     def concerned(self) -> tuple[Site, ...]:
-        """All attention sites, and the feed-forward blocks that lose neurons."""
+        """All attention sites, and those of other kinds that lose units."""
         return self.sites.concerned(self.heads)
 
     @property
@@ -154,9 +152,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     swept, edits = _swept_edits(view, sites, present, contract, caches)
     cuts = _cuts(sites, chosen, present)
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
-    neurons = neuron_cuts(view, sites, chosen)
-    if neurons:
-        edits[SetMetadata(NEURONS_KEY, neurons_text(recorded_neurons(neurons, view, sites)))] = frozenset()
+    blocks = block_cuts(view, sites, chosen)
+    edits |= dict.fromkeys(block_records(blocks, view, sites), frozenset())
     if caches.sites:
         went = (*caches_record(view.model), *caches.sites)
         edits[SetMetadata(CACHES_KEY, caches_text(went))] = frozenset()
@@ -172,7 +169,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         elements_removed(view, edits),
         _left_out(sites) if names_all(heads) else (),
         tuple(change for changes in interface for change in changes),
-        neurons,
+        blocks,
         renamed,
     )
     return Planning(plan, view, sites, present, io)

@@ -1,8 +1,8 @@
-"""Specs of units of all kinds: heads, neurons, and whole sublayers and layers.
+"""Specs of units of all kinds, and of whole sublayers and layers.
 
-A spec is a head spec with more keys. "ffn.3" is a feed-forward block, "attn.3" an attention site like plain "3",
-"layer.3" a layer: a feed-forward block and the attention before it. "*" in the place of numbers means all units, so
-that the sublayer goes and leaves nothing but its bias; a layer only goes as a whole.
+A spec is a head spec with more keys. "attn.3" is an attention site like plain "3", "ffn.3" a feed-forward block, as
+its kind has it, and "layer.3" a layer: what ends one, and the attention before it. "*" in the place of numbers means
+all units, so that the sublayer goes and leaves nothing but its bias; a layer only goes as a whole.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from onnxheadprune.attention.heads import (
     ALL,
-    NEURONS,
     HeadSpec,
     parse_heads,
-    resolve_heads,
     resolved,
     sites_of_key,
 )
-from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import parse_json, read_text
@@ -34,7 +34,7 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
     """A spec as `{site index: units}` for the sites of all kinds; units are indices of the original model.
 
     Args:
-        spec: see the module; names work as keys, too ("ffn." and a name for feed-forward blocks).
+        spec: see the module; names work as keys, too (behind what the keys of a kind begin with).
         sites: of the model.
 
     Raises:
@@ -42,13 +42,33 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
         RefusedError: if a site cannot lose units, or the set is not legal.
     """
     partly, whole = apart(spec)
-    neurons = {key.removeprefix(NEURONS): gone for key, gone in partly.items() if key.startswith(NEURONS)}
-    heads = {key.removeprefix(HEADS): gone for key, gone in partly.items() if not key.startswith(NEURONS)}
+    named: dict[type[Site], dict[str, tuple[int, ...]]] = {}
+    for key, gone in partly.items():
+        kind, own = _apart_from_kind(key)
+        named.setdefault(kind, {})[own] = gone
     for site in (site for key in whole for site in _whole_sites(key, sites)):
-        kind = neurons if site in sites.neurons else heads
-        kind[str(site.number)] = site.original(range(site.num_units))
-    chosen = resolve_heads(heads, sites) if heads or not neurons else {}
-    return chosen | (resolved(neurons, _neurons(sites)) if neurons else {})
+        named.setdefault(kinds.kind_of(site), {})[str(site.number)] = site.original(range(site.num_units))
+    if not named:
+        _some(AttentionSite, sites)
+    chosen: dict[int, tuple[int, ...]] = {}
+    for kind, specs in named.items():
+        chosen |= resolved(specs, _some(kind, sites))
+    return dict(sorted(chosen.items()))
+
+
+def _apart_from_kind(key: str) -> tuple[type[Site], str]:
+    """The kind that a key names, and the site of that kind."""
+    kind = kind_of_key(key)
+    return (AttentionSite, key.removeprefix(HEADS)) if kind is None else (kind, key.removeprefix(kind.KEY))
+
+
+def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
+    """The kinds of the sites that a spec names."""
+    partly, whole = apart(spec)
+    keys = [*partly, *whole]
+    found = {_apart_from_kind(key)[0] for key in keys if not key.startswith(LAYERS)}
+    layered = any(key.startswith(LAYERS) for key in keys)
+    return tuple(kind for kind in kinds.every_kind() if kind in found or (layered and kind.LAYER))
 
 
 def names_all(spec: HeadSpec) -> bool:
@@ -73,53 +93,53 @@ def apart(spec: HeadSpec) -> tuple[dict[str, tuple[int, ...]], list[str]]:
 
 
 def _no_layers(parsed: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Refuses numbers of units in a layer, which has heads and neurons.
+    """Refuses numbers of units in a layer, which has units of several kinds.
 
     Raises:
         UsageError: if there are any.
     """
     for key in parsed:
         if key.startswith(LAYERS):
-            raise UsageError(
-                f"a layer goes as a whole: write {key}:{ALL}, or name heads and neurons of its sites"
-            )
+            raise UsageError(f"a layer goes as a whole: write {key}:{ALL}, or name units of its sites")
     return parsed
 
 
-def combined(heads: HeadSpec | None, neurons: str | None, layers: str | None) -> HeadSpec | None:
-    """One spec of what a command line says in up to three; None where it names nothing.
+def combined(heads: HeadSpec | None, others: Mapping[str, str | None], layers: str | None) -> HeadSpec | None:
+    """One spec of what a command line says in several; None where it names nothing.
 
     Args:
         heads: a head spec.
-        neurons: the same for feed-forward blocks, whose keys need no "ffn." here.
+        others: the same for other kinds, by what they call their units; keys need not begin as the kind has them.
         layers: layers and sublayers that go as a whole: "3 5-7 attn.9 ffn.4".
 
     Raises:
         UsageError: if one does not parse.
     """
-    if neurons is None and layers is None:
+    given = {units: text for units, text in others.items() if text is not None}
+    if not given and layers is None:
         return heads
     partly, whole = ({}, []) if heads is None else apart(heads)
     spec: dict[str, Iterable[int] | str] = {**partly, **dict.fromkeys(whole, ALL)}
-    if neurons is not None:
-        partly, whole = apart(_of_blocks(neurons))
-        spec |= {**partly, **dict.fromkeys(whole, ALL)}
+    for kind in kinds.KINDS:
+        if kind.UNITS in given:
+            partly, whole = apart(_of_kind(kind, given[kind.UNITS]))
+            spec |= {**partly, **dict.fromkeys(whole, ALL)}
     for key in () if layers is None else _named_layers(layers):
         spec[key] = ALL
     return spec
 
 
-def _of_blocks(neurons: str) -> HeadSpec:
-    """A spec of neurons with the full keys of blocks."""
+def _of_kind(kind: type[Site], given: str) -> HeadSpec:
+    """A spec of units of one kind with full keys."""
 
     def full(key: str) -> str:
-        return key if key.startswith(NEURONS) else f"{NEURONS}{key}"
+        return key if key.startswith(kind.KEY) else f"{kind.KEY}{key}"
 
-    text = neurons.strip()
+    text = given.strip()
     if text.startswith("{") or text.endswith(".json"):
-        content = parse_json(text if text.startswith("{") else read_text(text, "the neuron spec file"))
+        content = parse_json(text if text.startswith("{") else read_text(text, f"the {kind.UNIT} spec file"))
         if not isinstance(content, dict):
-            raise UsageError('a neuron spec in JSON is an object like {"0": [1, 3]}')
+            raise UsageError(f'a {kind.UNIT} spec in JSON is an object like {{"0": [1, 3]}}')
         return {full(str(key)): units for key, units in content.items()}
     return " ".join(map(full, text.split()))
 
@@ -127,7 +147,7 @@ def _of_blocks(neurons: str) -> HeadSpec:
 def _named_layers(text: str) -> Iterator[str]:
     """The keys of what goes as a whole."""
     for token in text.split():
-        if token.startswith((HEADS, NEURONS, LAYERS)):
+        if token.startswith((HEADS, LAYERS)) or kind_of_key(token) is not None:
             yield token
             continue
         first, _, last = token.partition("-")
@@ -143,21 +163,31 @@ def layers(sites: Sites) -> list[tuple[Site, ...]]:
     """The layers of a model: each feed-forward block, and the attention between it and the one before.
 
     Args:
-        sites: of the model. Attention behind the last block is a layer of its own.
+        sites: of the model. Attention behind the last block, of the model or of a stretch of it, is a layer of its own.
     """
     found: list[tuple[Site, ...]] = []
     waiting: list[Site] = []
-    for site in sorted(sites.every, key=_place):
-        waiting.append(site)
-        if site in sites.neurons:
+    stretch = 0
+    for (number, *_), site in sorted(((_place(site, sites), site) for site in sites.every), key=_first):
+        if number != stretch and waiting:
+            found.append(tuple(waiting))
+            waiting = []
+        stretch = number
+        if site.LAYER:
+            waiting.append(site)
+        if site.LAYER == "end":
             found.append(tuple(waiting))
             waiting = []
     return [*found, tuple(waiting)] if waiting else found
 
 
-def _place(site: Site) -> int:
-    """Where a site is in the graph."""
-    return min(projection.node.index for projection in site.projections)
+def _first(item: tuple[tuple[int, ...], Site]) -> tuple[int, ...]:
+    return item[0]
+
+
+def _place(site: Site, sites: Sites) -> tuple[int, ...]:
+    """The stretch of the model that a site is in, and where it is there."""
+    return sites.places.get(site.index) or (0, min(item.node.index for item in site.projections))
 
 
 def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
@@ -171,17 +201,17 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
         if not number.isdecimal() or int(number) >= len(known):
             raise UsageError(f"there is no layer {number!r}: this model's layers are 0-{len(known) - 1}")
         return known[int(number)]
-    if key.startswith(NEURONS):
-        return sites_of_key(key.removeprefix(NEURONS), _neurons(sites))
-    return sites_of_key(key.removeprefix(HEADS), sites.sites)
+    kind, own = _apart_from_kind(key)
+    return sites_of_key(own, _some(kind, sites))
 
 
-def _neurons(sites: Sites) -> tuple[Site, ...]:
-    """The feed-forward blocks.
+def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:
+    """The sites of one kind.
 
     Raises:
         RefusedError: if there are none.
     """
-    if not sites.neurons:
-        raise RefusedError("no feed-forward block was found in this model, so there are no neurons to remove")
-    return sites.neurons
+    found = sites.of(kind.UNITS)
+    if not found:
+        raise RefusedError(f"no {kind.TITLE} was found in this model, so there are no {kind.UNITS} to remove")
+    return found

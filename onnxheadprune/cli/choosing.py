@@ -272,13 +272,14 @@ def read_units(text: str) -> frozenset[str]:
     Raises:
         click.UsageError: if there is no such kind.
     """
-    from onnxheadprune.selection.kinds import KINDS
+    from onnxheadprune.selection.kinds import wishable
 
-    named = frozenset(KINDS) if text.strip() == "all" else frozenset(map(str.strip, text.split(",")))
-    if not named <= set(KINDS):
-        strange = ", ".join(sorted(named - set(KINDS))) or "nothing"
+    known = wishable()
+    named = frozenset(known) if text.strip() == "all" else frozenset(map(str.strip, text.split(",")))
+    if not named <= set(known):
+        strange = ", ".join(sorted(named - set(known))) or "nothing"
         raise click.UsageError(
-            f"--units are {', '.join(KINDS)} or all, not {strange}", click.get_current_context()
+            f"--units are {', '.join(known)} or all, not {strange}", click.get_current_context()
         )
     return named
 

@@ -82,7 +82,7 @@ def read_choice(cut: Cut) -> Choice:
 
     wish = read_wish(cut.amount, cut.respecting)
     effect = read_effect(cut.refitting.drift, cut.refitting.effect)
-    spec = combined(cut.heads, cut.neurons, cut.layers)
+    spec = combined(cut.heads, {"neurons": cut.neurons}, cut.layers)
     require_one_way(spec is not None, wish, cut.fuse, leaves=cut.exit is not None)
     recover = read_recover(cut.refitting.recover)
     return Choice(spec, wish, cut.refitting.compensate, effect, recover, exit=cut.exit)

@@ -81,20 +81,20 @@ def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:
     """
     from onnxheadprune.cli.report.console import out
     from onnxheadprune.cli.report.folder import export_report
-    from onnxheadprune.workflow.folders.prune import opened
-    from onnxheadprune.workflow.folders.result import shared_to_dict
+    from onnxheadprune.workflow.folders.opening import looked_at
+    from onnxheadprune.workflow.folders.result import sites_to_dict
 
-    export, match = opened(folder, follow_links=follow_links)
+    export, match, why = looked_at(folder, follow_links=follow_links)
     if as_json:
         files = [{"file": file.name, "part": file.part, **file.sites.to_dict()} for file in export.models]
-        sites = [shared_to_dict(item) for item in match.sites]
         networks = [
             {"leader": network.leader.name, "files": [file.name for file in network.files]}
             for network in match.networks
         ]
-        emit_json({"folder": str(folder), "networks": networks, "sites": sites, "files": files})
+        found = {"networks": networks, **sites_to_dict(match), "files": files, "disagreement": why}
+        emit_json({"folder": str(folder), **found})
     else:
-        out().print(*export_report(str(folder), match), sep="\n")
+        out().print(*export_report(str(folder), match, why), sep="\n")
     return 0
 
 
@@ -106,7 +106,7 @@ def leader_of(folder: Path, follow_links: bool) -> LoadedModel:
         HeadPruneError: if it cannot be read.
     """
     from onnxheadprune.errors import UsageError
-    from onnxheadprune.workflow.folders.prune import opened
+    from onnxheadprune.workflow.folders.opening import opened
 
     _, match = opened(folder, follow_links=follow_links)
     if len(match.networks) > 1:

@@ -58,6 +58,10 @@ def heads_option(function: Function) -> Function:
     )(function)
 
 
+UNITS = ("heads", "neurons", "layers")
+"""Options that name sites by their numbers."""
+
+
 def units_options(function: Function) -> Function:
     """`--heads`, `--neurons`, `--layers` and `--exit`."""
     options = (

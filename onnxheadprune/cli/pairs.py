@@ -16,7 +16,6 @@ from onnxheadprune.cli.options import Running
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
-    from onnxheadprune.workflow.folders.export import ModelFile
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,13 @@ class Pair:
         file: its name in the folders, None where there are no folders.
         model: the model.
         others: the others.
+        is_same: whether they are files of folders and the same to the last byte.
     """
 
     file: str | None
     model: Path | LoadedModel
     others: tuple[Path | LoadedModel, ...]
+    is_same: bool = False
 
     def data_of(self, running: Running) -> DataSource | None:
         """The user's data, if it is for this model; two models alone take what they are given.
@@ -65,27 +66,24 @@ def pairs_of(model: Path, others: Sequence[Path], *, follow_links: bool, leaders
         raise click.UsageError(
             "compare models with models, or folders with folders", click.get_current_context()
         )
-    from onnxheadprune.errors import RefusedError
-    from onnxheadprune.workflow.folders.export import open_export
-    from onnxheadprune.workflow.folders.matching import matched
-    from onnxheadprune.workflow.folders.prune import opened
+    from onnxheadprune.workflow.folders.pairing import paired
 
-    _, match = opened(model, follow_links=follow_links)
-    files: list[ModelFile] = []
-    for network in match.networks:
-        files += [network.leader] if leaders else network.files
-    exports = [(path, open_export(path, follow_links=follow_links)) for path in others]
-    pairs = []
-    for file in files:
-        for path, export in exports:
-            if all(other.name != file.name for other in export.models):
-                raise RefusedError(f"{path} has no {file.name}, which {model} has")
-        likes = tuple(export.model(file.name).loaded for _, export in exports)
-        pairs.append(Pair(file.name, file.loaded, likes))
-    for _, export in exports:
-        # Files that lost different heads do not work together, however exact each is by itself.
-        matched(export)
-    return pairs
+    return [
+        Pair(pair.name, pair.model, pair.others, pair.is_same)
+        for pair in paired(model, others, follow_links=follow_links, leaders=leaders)
+    ]
+
+
+def apart_from_same(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+    """Pairs whose models differ, and the names of files that a cut of their folder left as they were.
+
+    Args:
+        pairs: two models each. Where all are the same none is left out, and whoever compares them says so.
+    """
+    same = [pair for pair in pairs if pair.is_same]
+    if len(same) == len(pairs):
+        return list(pairs), []
+    return [pair for pair in pairs if pair not in same], [str(pair.file) for pair in same]
 
 
 def require_for_each(pairs: Sequence[Pair], heads: str | None, running: Running) -> None:

@@ -94,7 +94,7 @@ class PruneOptions:
 def prune(given: PruneOptions) -> int:
     """Remove heads, neurons or layers from MODEL, prove the result exact, then write it to OUT.
 
-    MODEL may be a folder as exporters write it, and OUT is one then: the same heads go from every file that holds them.
+    MODEL may be a folder as exporters write it, and OUT is one then: the same units go from every file that holds them.
 
     Name what goes with --heads, --neurons, --layers and --exit, or say how many are to go with --ratio, --keep,
     --target-speedup or --max-drift; which ones is then measured on your data (--data, --text or --images), and what is
@@ -135,11 +135,6 @@ def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
         )
     if given.heatmap is not None:
         raise click.UsageError("--heatmap is the picture of a single model; score one of the files", context)
-    if given.cut.neurons is not None or given.cut.layers is not None or given.cut.respecting.units != "heads":
-        raise click.UsageError(
-            "of a folder heads are cut, the same in every file; cut neurons and layers of single files",
-            context,
-        )
     if given.cut.exit is not None:
         raise click.UsageError("--exit is for single models; take the exit of each file", context)
     if given.resume:
@@ -148,7 +143,8 @@ def _of_folder(given: PruneOptions, folder: Path, showing: Showing) -> int:
     request = _request(given, in_folder=True)
     if request.choice.heads is None and request.choice.wish is None:
         raise click.UsageError(
-            "name the heads with --heads, or say how many are to go; fuse takes one model", context
+            "name what goes with --heads, --neurons or --layers, or say how much is to go; fuse takes one model",
+            context,
         )
     data = given.samples, given.cut.running
     return prune_export(folder, request, given.deploying, data, showing, given.dry_run)

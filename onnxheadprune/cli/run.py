@@ -12,11 +12,13 @@ import click
 from onnxheadprune.cli.belonging import JOB, RUN, LawfulCommand, unlawful
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, read_data
+from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
+    from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.workflow.jobs.reading import Job
 
@@ -95,8 +97,8 @@ def _run(job: Job, given: RunOptions) -> int:
     return result.exit_code
 
 
-def _calibration(job: Job, model: Path) -> DataSource | None:
-    """The calibration data that a job names, read for a model; None where it names none."""
+def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
+    """The calibration data that a job names, read for a model or for one of a folder; None where it names none."""
     from onnxheadprune.workflow.jobs.asked import source_of
 
     keys = job.keys.data
@@ -120,7 +122,10 @@ def _calibration(job: Job, model: Path) -> DataSource | None:
         keys.random,
     )
     path = None if keys.path is None else source_of(job, keys.path)
-    return read_data(model, samples, Running(path, job.keys.provider, job.keys.seed))
+    in_folder = not isinstance(model, Path)
+    if in_folder:
+        samples = with_own_tokenizer(job.at(job.keys.model), samples)
+    return read_data(model, samples, Running(path, job.keys.provider, job.keys.seed), in_folder=in_folder)
 
 
 def _require_packages() -> None:

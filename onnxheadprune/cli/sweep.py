@@ -23,7 +23,7 @@ from onnxheadprune.cli.choosing import (
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 
-Against = Literal["heads", "parameters", "speedup"]
+Against = Literal["heads", "operations", "parameters", "speedup"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SweepOptions:
     jobs: int
     dask: str | None
     as_json: bool
-    x: Against = "heads"
+    x: Against | None = None
 
 
 @click.command(
@@ -58,9 +58,9 @@ class SweepOptions:
 @click.option(
     "--x",
     type=click.Choice(get_args(Against)),
-    default="heads",
-    show_default=True,
-    help="The horizontal axis of the picture: heads removed, parameters left, or measured speed.",
+    default=None,
+    help="The horizontal axis of the picture: heads or operations removed, parameters left, or measured speed"
+    " [default: what the ratios are of: heads, with other --units operations].",
 )
 @respecting_options
 @refitting_options
@@ -73,10 +73,10 @@ class SweepOptions:
 @json_option
 @bundled(SweepOptions)
 def sweep(given: SweepOptions) -> int:
-    """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio of heads that go.
+    """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio that goes.
 
-    A:B:STEP are the ratios, as in 0:0.7:0.05. For each, heads are chosen, and what is left is refitted, and trained
-    with --recover, as by prune --ratio.
+    A:B:STEP are the ratios, as in 0:0.7:0.05: of all heads, with other --units of the operations of all blocks. For
+    each, units are chosen, and what is left is refitted, and trained with --recover, as by prune --ratio.
     """
     return run_sweep(given)
 

@@ -14,7 +14,7 @@ from onnxheadprune.cli.deploying import follow_links_option
 from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
 from onnxheadprune.cli.options import FILE, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
-from onnxheadprune.cli.pairs import joined, pairs_of, require_for_each
+from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def validate(given: ValidateOptions) -> int:
     """
     from onnxheadprune.cli.report.console import err, out
     from onnxheadprune.cli.report.gates import gate_rows
+    from onnxheadprune.cli.report.layout import row
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.validation import ValidationRequest, prove
@@ -82,6 +83,7 @@ def validate(given: ValidateOptions) -> int:
     effect = read_effect(given.drift)
     pairs = pairs_of(given.model, (given.pruned,), follow_links=given.follow_links)
     require_for_each(pairs, given.heads, running)
+    pairs, same = apart_from_same(pairs)
     documents, accepted = [], True
     for pair in pairs:
         (other,) = pair.others
@@ -106,5 +108,7 @@ def validate(given: ValidateOptions) -> int:
         if not given.as_json:
             out().print(*validation_report(result), *gate_rows(gates), sep="\n")
     if given.as_json:
-        emit_json(joined(pairs, documents) | {"accepted": accepted})
+        emit_json(joined(pairs, documents) | ({"same": same} if same else {}) | {"accepted": accepted})
+    elif same:
+        out().print(row("the same", f"to the last byte, as nothing was cut there: {', '.join(same)}"))
     return 0 if accepted else ValidationFailedError.exit_code

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.options import UNITS, Output
 from onnxheadprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ WRITES: dict[str, tuple[str, str] | tuple[()]] = {
     "sweep": ("-o", "curve.json"),
 }
 """Commands that take one model, and how they are told where to write if they must be."""
-UNITS = ("heads", "neurons", "layers")
-"""Options that name sites by their numbers, which change in a smaller model."""
 PLACE = "MODEL"
 """May stand where the model goes, behind the command."""
 
@@ -62,7 +60,7 @@ def read_when(text: str, group: click.Group) -> tuple[Line, HeadSpec | None]:
     written = () if "--dry-run" in given else WRITES[name]
     params = _parsed(command, name, [*given, *written])
     heads, neurons, layers = (_text(params.get(option)) for option in UNITS)
-    spec = combined(heads, neurons, layers)
+    spec = combined(heads, {"neurons": neurons}, layers)
     return Line(name, tuple(_without_units(given)), written=written), spec
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from onnxheadprune.edit.ranges import read_ranges, spelled
 from onnxheadprune.errors import UsageError
 
 FORMAT = 1
+ALWAYS = ("neurons",)
+"""Kinds whose list is in every plan, be it empty."""
 
 
 @dataclass(frozen=True)
@@ -37,43 +39,88 @@ class SiteCut:
 
 
 @dataclass(frozen=True)
-class NeuronCut:
-    """What the plan does to one feed-forward block; neurons are indices of the original, unpruned model."""
+class BlockCut:
+    """What the plan does to one site of another kind than heads; units are indices of the original, unpruned model.
 
+    Attributes:
+        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
+        key: how a spec names the site.
+        number: its position among the sites of its kind in the original.
+        name: module path, as far as the original told it.
+        num_units: units in the original.
+        removed: the units that go.
+        removed_before: those that went before.
+    """
+
+    kind: tuple[str, str]
+    key: str
     number: int
     name: str
-    num_neurons: int
+    num_units: int
     removed: tuple[int, ...]
     removed_before: tuple[int, ...] = ()
 
     @property
-    def key(self) -> str:
-        """How a spec names the block."""
-        return f"ffn.{self.number}"
+    def units(self) -> str:
+        """What the units are called."""
+        return self.kind[0]
 
     @property
     def left(self) -> int:
-        """Neurons that remain."""
-        return self.num_neurons - len(self.removed) - len(self.removed_before)
+        """Units that remain."""
+        return self.num_units - len(self.removed) - len(self.removed_before)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; neurons as ranges, since they are many."""
+        """JSON-ready data; units as ranges, since they are many."""
         return {
+            "site": self.kind[1],
             "key": self.key,
             "number": self.number,
             "name": self.name,
-            "num_neurons": self.num_neurons,
+            f"num_{self.units}": self.num_units,
             "removed": spelled(self.removed),
             "removed_before": spelled(self.removed_before),
-            "neurons_left": self.left,
+            f"{self.units}_left": self.left,
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> NeuronCut:
-        """The inverse of `to_dict`."""
-        size = int(data["num_neurons"])
+    def from_dict(cls, data: Mapping[str, Any], units: str) -> BlockCut:
+        """The inverse of `to_dict`.
+
+        Args:
+            data: the document.
+            units: what the units are called.
+        """
+        size = int(data[f"num_{units}"])
         removed, before = (read_ranges(data[key], size - 1) for key in ("removed", "removed_before"))
-        return cls(int(data["number"]), str(data["name"]), size, removed, before)
+        kind = units, str(data.get("site", "block"))
+        return cls(kind, str(data["key"]), int(data["number"]), str(data["name"]), size, removed, before)
+
+
+def by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
+    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
+    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
+    for cut in cuts:
+        found.setdefault(cut.units, []).append(cut.to_dict())
+    return {"kinds": list(found), **found}
+
+
+def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
+    """For each kind that loses units: what they are called, how many go, and how many stay."""
+    found: dict[str, list[BlockCut]] = {}
+    for cut in cuts:
+        found.setdefault(cut.units, []).append(cut)
+    return [
+        (units, sum(len(cut.removed) for cut in some), sum(cut.left for cut in some))
+        for units, some in found.items()
+        if any(cut.removed for cut in some)
+    ]
+
+
+def block_cuts(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
+    """The inverse of `by_units`, out of the document of a plan; plans of earlier versions say of neurons at most."""
+    kinds = data.get("kinds", ALWAYS)
+    return tuple(BlockCut.from_dict(item, units) for units in kinds for item in data.get(units, ()))
 
 
 @dataclass(frozen=True)
@@ -172,7 +219,7 @@ class PrunePlan:
         elements_removed: elements that stored tensors lose.
         left_out: if the heads were asked of all sites ("*"): attention that is no site, so that it loses none.
         interface: what `io_changes` says, axis by axis.
-        neurons: every feed-forward block of a model that loses neurons, now or before.
+        blocks: every site of the other kinds of which some site loses units, now or before.
         renamed: the graph inputs and outputs that go or get another name; these too are in `io_changes`.
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
@@ -186,7 +233,7 @@ class PrunePlan:
     elements_removed: int
     left_out: tuple[LeftOutNode, ...] = ()
     interface: tuple[IoChange, ...] = ()
-    neurons: tuple[NeuronCut, ...] = ()
+    blocks: tuple[BlockCut, ...] = ()
     renamed: tuple[RenamedIo, ...] = ()
     exit: ExitCut | None = None
 
@@ -194,19 +241,22 @@ class PrunePlan:
     def spec(self) -> dict[str, list[int]]:
         """The units that this plan removes, as a spec."""
         found = {str(cut.index): list(cut.removed) for cut in self.cuts if cut.removed}
-        return found | {cut.key: list(cut.removed) for cut in self.neurons if cut.removed}
+        return found | {cut.key: list(cut.removed) for cut in self.blocks if cut.removed}
 
     @property
     def kinds(self) -> str:
-        """What goes, in words: "heads", "neurons", both, or nothing."""
-        neurons = any(cut.removed for cut in self.neurons)
-        named = (("heads", bool(self.removed)), ("neurons", neurons))
-        return " and ".join(name for name, goes in named if goes)
+        """What goes, in words: "heads", "heads and neurons", or nothing."""
+        others = dict.fromkeys(cut.units for cut in self.blocks if cut.removed)
+        return " and ".join([*(["heads"] if self.removed else []), *others])
+
+    def others(self) -> list[tuple[str, int, int]]:
+        """For each kind beside heads that loses units: what they are called, how many go, and how many stay."""
+        return totals(self.blocks)
 
     @property
     def cuts_something(self) -> bool:
         """Whether any unit goes."""
-        return bool(self.removed) or any(cut.removed for cut in self.neurons)
+        return bool(self.removed) or any(cut.removed for cut in self.blocks)
 
     @property
     def changes_something(self) -> bool:
@@ -246,7 +296,7 @@ class PrunePlan:
                 }
                 for cut in self.cuts
             ],
-            "neurons": [cut.to_dict() for cut in self.neurons],
+            **by_units(self.blocks),
             "exit": None if self.exit is None else asdict(self.exit),
             "elements_removed": self.elements_removed,
             "io_changes": list(self.io_changes),
@@ -289,7 +339,6 @@ class PrunePlan:
         # Plans of earlier versions do not say.
         missed = tuple(LeftOutNode(item["node"], item["reason"]) for item in data.get("left_out", ()))
         interface = tuple(IoChange(**item) for item in data.get("interface", ()))
-        neurons = tuple(NeuronCut.from_dict(item) for item in data.get("neurons", ()))
         renamed = tuple(RenamedIo(**item) for item in data.get("renamed", ()))
         leaves = data.get("exit")
         return cls(
@@ -301,7 +350,7 @@ class PrunePlan:
             data["elements_removed"],
             missed,
             interface,
-            neurons,
+            block_cuts(data),
             renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
         )
@@ -322,8 +371,8 @@ class PrunePlan:
                     f"site {cut.index} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
                 )
         lines += [
-            f"block {cut.key} {cut.name}: neurons {spelled(cut.removed)} of {cut.num_neurons} go, {cut.left} stay"
-            for cut in self.neurons
+            f"block {cut.key} {cut.name}: {cut.units} {spelled(cut.removed)} of {cut.num_units} go, {cut.left} stay"
+            for cut in self.blocks
             if cut.removed
         ]
         lines += [f"  {item.edit}" for item in self.edits]

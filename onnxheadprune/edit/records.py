@@ -22,9 +22,9 @@ VALIDATION_KEY = "onnxheadprune.validation"
 REMOVED_KEY = "onnxheadprune.removed"
 REMOVED_VERSION = 2
 """1 does not say by what a site is recognised."""
-NEURONS_KEY = "onnxheadprune.neurons"
-NEURONS_VERSION = 1
-MAX_NEURONS = 2**20
+UNITS_VERSION = 1
+"""Of the entries of other units than heads, one for each kind."""
+MAX_UNITS = 2**20
 COMPENSATED_KEY = "onnxheadprune.compensated"
 COMPENSATED_VERSION = 3
 """1 had no digests, 2 no training. A model that was not trained says 2, so that older versions can read it."""
@@ -66,27 +66,27 @@ class RecordedSite:
 
 
 @dataclass(frozen=True)
-class RecordedNeurons:
-    """What is written about one feed-forward block of the original model. Neurons are indices of that model.
+class RecordedUnits:
+    """What is written about one site of another kind than heads. Units are indices of the original model.
 
     Attributes:
-        number: its position among the feed-forward blocks of the original.
+        number: its position among the sites of its kind in the original.
         name: module path, as far as the original told it.
-        num_neurons: neurons in the original.
-        removed: the neurons that are gone.
+        num_units: units in the original.
+        removed: the units that are gone.
         projections: names of what its projections give, by which it is recognised: no cut changes them.
     """
 
     number: int
     name: str
-    num_neurons: int
+    num_units: int
     removed: tuple[int, ...]
     projections: tuple[str, ...]
 
     @property
     def left(self) -> int:
-        """Neurons that remain."""
-        return self.num_neurons - len(self.removed)
+        """Units that remain."""
+        return self.num_units - len(self.removed)
 
 
 @dataclass(frozen=True)
@@ -135,30 +135,22 @@ class Records:
         removed: the sites of the original, with the heads that each has lost; empty where none was pruned.
         refit: the refitted tensors, None without.
         fused: indices of the sites that this tool has fused.
-        neurons: the feed-forward blocks of the original, with the neurons that each has lost; empty where none was cut.
         caches: indices of the sites that went with their caches, so that those of others have other names.
     """
 
     removed: tuple[RecordedSite, ...]
     refit: RefitRecord | None
     fused: tuple[int, ...]
-    neurons: tuple[RecordedNeurons, ...] = ()
     caches: tuple[int, ...] = ()
 
 
 def read_records(model: ModelProto) -> Records:
-    """All records of a model.
+    """All records of a model, but for those of other units than heads: see `units_record`.
 
     Raises:
         ModelError: if one cannot be read, or a newer version of this tool wrote it.
     """
-    return Records(
-        pruning_record(model),
-        refit_record(model),
-        fused_record(model),
-        neurons_record(model),
-        caches_record(model),
-    )
+    return Records(pruning_record(model), refit_record(model), fused_record(model), caches_record(model))
 
 
 def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
@@ -170,13 +162,35 @@ def pruning_record(model: ModelProto) -> tuple[RecordedSite, ...]:
     return read_entry(model, REMOVED_KEY, REMOVED_VERSION, _removed) or ()
 
 
-def neurons_record(model: ModelProto) -> tuple[RecordedNeurons, ...]:
-    """The feed-forward blocks of the original with the neurons that they have lost, nothing for one that lost none.
+def units_key(units: str) -> str:
+    """The name of the metadata entry of `units_record`."""
+    return f"onnxheadprune.{units}"
+
+
+def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
+    """The sites of one kind in the original with the units that they have lost, nothing for a model that lost none.
+
+    Args:
+        model: the model.
+        units: what the kind calls its units, as in "neurons".
 
     Raises:
         ModelError: as `read_records` does.
     """
-    return read_entry(model, NEURONS_KEY, NEURONS_VERSION, _neurons) or ()
+
+    def taken(content: Mapping[str, Any]) -> tuple[RecordedUnits, ...]:
+        return tuple(
+            RecordedUnits(
+                int(item["number"]),
+                str(item["name"]),
+                int(item[f"num_{units}"]),
+                read_ranges(str(item["removed"]), MAX_UNITS),
+                tuple(str(name) for name in item["projections"]),
+            )
+            for item in content["blocks"]
+        )
+
+    return read_entry(model, units_key(units), UNITS_VERSION, taken) or ()
 
 
 def refit_record(model: ModelProto) -> RefitRecord | None:
@@ -227,19 +241,19 @@ def pruning_text(sites: Sequence[RecordedSite]) -> str:
     return json.dumps({"version": REMOVED_VERSION, "sites": entries})
 
 
-def neurons_text(blocks: Sequence[RecordedNeurons]) -> str:
-    """The metadata entry of `neurons_record`."""
+def units_text(blocks: Sequence[RecordedUnits], units: str) -> str:
+    """The metadata entry of `units_record`."""
     entries = [
         {
             "number": block.number,
             "name": block.name,
-            "num_neurons": block.num_neurons,
+            f"num_{units}": block.num_units,
             "removed": spelled(block.removed),
             "projections": list(block.projections),
         }
         for block in blocks
     ]
-    return json.dumps({"version": NEURONS_VERSION, "blocks": entries})
+    return json.dumps({"version": UNITS_VERSION, "blocks": entries})
 
 
 def refit_text(record: RefitRecord) -> str:
@@ -312,19 +326,6 @@ def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
             tuple(str(name) for name in item.get("projections", ())),
         )
         for item in content["sites"]
-    )
-
-
-def _neurons(content: Mapping[str, Any]) -> tuple[RecordedNeurons, ...]:
-    return tuple(
-        RecordedNeurons(
-            int(item["number"]),
-            str(item["name"]),
-            int(item["num_neurons"]),
-            read_ranges(str(item["removed"]), MAX_NEURONS),
-            tuple(str(name) for name in item["projections"]),
-        )
-        for item in content["blocks"]
     )
 
 

@@ -15,7 +15,8 @@ from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
-from onnxheadprune.workflow.folders.prune import opened, prune_folder
+from onnxheadprune.workflow.folders.opening import opened
+from onnxheadprune.workflow.folders.prune import prune_folder
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.selection.scoring.moves import Heads, Step
 
@@ -35,23 +36,21 @@ class Limits:
             raise UsageError("a floor is 0 or more, a multiple 1 or more")
 
 
-def options(
-    site: AttentionSite, path: Sequence[Step], limits: Limits, gone: Heads = frozenset()
-) -> list[Step]:
+def options(site: Site, path: Sequence[Step], limits: Limits, gone: Heads = frozenset()) -> list[Step]:
     """The steps of a path that respect the limits, first the one that removes nothing more than is `gone`."""
     return [
         step
         for step in (Step(gone, 0.0), *path)
         if step.removed == gone
         or (
-            site.num_heads - len(step.removed) >= max(limits.floor, 0)
-            and (site.num_heads - len(step.removed)) % limits.multiple_of == 0
+            site.num_units - len(step.removed) >= max(limits.floor, 0)
+            and (site.num_units - len(step.removed)) % limits.multiple_of == 0
             and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
         )
     ]
 
 
-def _takes_whole_groups(site: AttentionSite, removed: Heads) -> bool:
+def _takes_whole_groups(site: Site, removed: Heads) -> bool:
     return len(site.groups) == 1 or all(
         set(group) <= removed or not set(group) & removed for group in site.groups
     )

@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 
 from onnxheadprune.attention.analysis import Analysis
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
@@ -27,15 +26,15 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths, samples_to_measure
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.kinds import HEADS, LAYERS, NEURONS
+from onnxheadprune.selection.kinds import LAYERS
 from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Heads, Step, path_by_worth, ways_of
-from onnxheadprune.selection.scoring.neurons import neuron_path, neuron_path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
+from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
 from onnxheadprune.selection.space import Selection, worth
 
 PARTS = 200
@@ -63,14 +62,18 @@ def joint_space(
     """
     if evidence is None:
         raise UsageError(
-            "what heads and neurons are worth beside each other is measured; give --data, --text or --images"
+            "what units of several kinds are worth beside each other is measured; give --data, --text or --images"
         )
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
-        hidden = NEURONS in requirements.units and any(site.removable for site in analysis.sites.neurons)
+        hidden = any(
+            site.removable and not site.is_measurable
+            for units in requirements.units
+            for site in analysis.sites.of(units)
+        )
         why = (
-            "; its neurons are those of experts that a router chooses, and data says nothing of these: name them"
+            "; its units are those of experts that a router chooses, and data says nothing of these: name them"
             if hidden
             else ""
         )
@@ -93,7 +96,7 @@ def joint_space(
     # What no sample has run stays as it is.
     costs = {site.index: measured.get(site.index, ()) for site in sites}
     length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
-    savings = {site.index: evenly(site.num_units, _operations(site, length)) for site in sites}
+    savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
     whole = sum(savings[site.index].of(site.num_units) for site in sites)
     basis = f"measured drift after refit, {OPERATIONS}"
     if scores is not None:
@@ -104,10 +107,15 @@ def joint_space(
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
-    heads = sites.sites if units & {HEADS, LAYERS} else ()
+    kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
     # Of experts that a router picks, or that lie in one operator, no single map is measured and refitted.
-    neurons = [site for site in sites.neurons if site.is_measurable] if units & {NEURONS, LAYERS} else ()
-    return tuple(site for site in (*heads, *neurons) if site.removable)
+    return tuple(
+        site
+        for kind in kinds
+        if kind.UNITS in units or (LAYERS in units and kind.LAYER)
+        for site in sites.of(kind.UNITS)
+        if site.removable and site.is_measurable
+    )
 
 
 def _scores(
@@ -125,7 +133,7 @@ def _scores(
     if requirements.method is None and requirements.scores is None:
         return None
     ordered = scored_kinds(requirements.units)
-    some = [site for site in sites if (HEADS if isinstance(site, AttentionSite) else NEURONS) in ordered]
+    some = [site for site in sites if site.UNITS in ordered]
     return scores_for(analysis, some, requirements, evidence, progress)
 
 
@@ -138,13 +146,15 @@ def _paths(
 ) -> list[tuple[Step, ...]]:
     """Ways for a site to lose units, with what a refit cannot restore as errors, or scores in sum."""
     found: list[tuple[Step, ...]] = []
-    if isinstance(site, NeuronSite) and NEURONS in requirements.units:
+    if site.UNITS not in requirements.units:
+        pass
+    elif site.WIDE:
         multiple = requirements.multiple_of_neurons
         if scores is None:
-            found = [neuron_path(site, moments, multiple, kept)]
+            found = [wide_path(site, moments, multiple, kept)]
         else:
-            found = [neuron_path_by_worth(site, scores.of(site), multiple, kept)]
-    elif isinstance(site, AttentionSite) and HEADS in requirements.units:
+            found = [wide_path_by_worth(site, scores.of(site), multiple, kept)]
+    else:
         limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
         if scores is None:
             ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
@@ -160,19 +170,6 @@ def _paths(
 def can_go_whole(site: Site) -> bool:
     """Whether nothing but a bias stays of a site without its units."""
     return not any(isinstance(detach(projection.node), Refusal) for projection in site.projections)
-
-
-def _operations(site: Site, length: float) -> float:
-    """Multiply-adds x 2 per token of one unit; of a head with its scores and its context.
-
-    Args:
-        site: the site.
-        length: positions of a sequence.
-    """
-    maps = site.flops_per_token / site.num_units
-    if not isinstance(site, AttentionSite):
-        return maps
-    return maps + 2 * length * ((site.head_size or site.v_head_size) + site.v_head_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +200,16 @@ class JointSpace:
     def total(self) -> int:
         """The parts of which ratios are taken."""
         return PARTS
+
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of."""
+        return "operations"
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of the blocks' operations that a cut saves."""
+        saved = sum(self.savings[index].of(len(units)) for index, units in selection.heads.items())
+        return saved / self.whole
 
     def most(self) -> int:
         """The largest cut, in parts of `PARTS`."""
@@ -304,7 +311,7 @@ class JointSpace:
         units, costs, scores = {}, {}, {}
         for site in self.sites:
             steps = self._steps(site)
-            if site.UNIT == "head":
+            if not site.WIDE:
                 scores[site.index] = worth(site, steps)
             if site.index in choice:
                 units[site.index] = tuple(sorted(site.original(choice[site.index])))

@@ -1,8 +1,18 @@
-"""The kinds of units that may go."""
+"""What a wish may ask for: heads, the units of other kinds, and sublayers as a whole."""
 
 from __future__ import annotations
 
-HEADS, NEURONS, LAYERS = "heads", "neurons", "layers"
-KINDS = (HEADS, NEURONS, LAYERS)
-"""The kinds of units that a wish may ask for; layers are sublayers as a whole."""
+from onnxheadprune.attention.sites import kinds
+
+HEADS, LAYERS = "heads", "layers"
 HEADS_ALONE = frozenset({HEADS})
+
+
+def wishable() -> tuple[str, ...]:
+    """What a wish may ask for."""
+    return (*scorable(), LAYERS)
+
+
+def scorable() -> tuple[str, ...]:
+    """What has scores: units of all kinds, which sublayers as a whole are not."""
+    return (HEADS, *(kind.UNITS for kind in kinds.KINDS))

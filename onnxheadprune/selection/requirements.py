@@ -20,8 +20,8 @@ class Requirements:
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay; a bare site protects all of its heads.
         sizes: how a speed-up is measured, where one is: settings of `benchmark`.
-        units: the kinds of units that may go: heads, neurons, and layers: sublayers as a whole.
-        multiple_of_neurons: how many neurons a block keeps is a multiple of this.
+        units: the kinds of units that may go, as they are called, and layers: sublayers as a whole.
+        multiple_of_neurons: how many units a site of many keeps (a feed-forward block) is a multiple of this.
         method: how units are scored on the data, in the place of given scores; None measures cuts.
     """
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.attention.sites.unit import Site, key_of
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.selection.allocate import (
     Choice,
@@ -77,6 +78,13 @@ class Space(Protocol):
     def basis(self) -> str:
         """How choices are made."""
 
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of: "heads", or "operations" of the blocks that can lose units."""
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of that which a cut takes."""
+
     def most(self) -> int:
         """The largest size."""
 
@@ -116,6 +124,15 @@ class SearchSpace:
     limits: Limits
     gone: Mapping[int, Heads] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def counted(self) -> str:
+        """What ratios are shares of."""
+        return "heads"
+
+    def share_of(self, selection: Selection) -> float:
+        """The share of all heads that a cut takes."""
+        return selection.count / max(self.total, 1)
 
     def most(self) -> int:
         """The most heads that can go."""

@@ -12,7 +12,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
-from onnxheadprune.selection.kinds import HEADS_ALONE, KINDS
+from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
 from onnxheadprune.selection.recovery import Recovery
 from onnxheadprune.selection.scoring import METHODS, HeadScores, Method
 from onnxheadprune.selection.scoring.score import scored_kinds
@@ -120,8 +120,10 @@ class Wish:
                 "say in one way how many heads are to go: by a ratio, by what every site keeps, by a speed-up or by a"
                 " drift"
             )
-        if not self.units or not self.units <= set(KINDS):
-            raise UsageError(f"units are {', '.join(KINDS)}, not {', '.join(sorted(self.units)) or 'none'}")
+        if not self.units or not self.units <= set(wishable()):
+            raise UsageError(
+                f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
+            )
         if self.units != HEADS_ALONE and self.rounds > 1:
             raise UsageError("rounds are for heads alone")
         if self.method is not None and self.scores is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
 
-from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import Planning, planned
@@ -28,7 +28,7 @@ from onnxheadprune.edit.records import (
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
-from onnxheadprune.validation.claimed_neurons import claimed_neurons
+from onnxheadprune.validation.claimed_units import claimed_units
 
 CONTRACTS = (
     Contract(),
@@ -88,7 +88,9 @@ def read_claim(
     went = set(theirs.caches) - set(caches_record(original))
     renumbered = frozenset(pairs[index].index if index in pairs else index for index in went)
     fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
-    spec = _recorded(theirs, gone, pairs, analysis, names) if heads is None else heads
+    spec = heads
+    if spec is None:
+        spec = _recorded(theirs, claimed_units(pruned, analysis, names), gone, pairs, names)
     if not spec and not theirs.fused and not left:
         raise UsageError(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
@@ -128,13 +130,16 @@ def _named(record: Sequence[RecordedSite], sites: Sites) -> Iterator[tuple[Atten
 
 def _recorded(
     records: Records,
+    others: Mapping[str, list[int]],
     gone: Sequence[RecordedSite],
     pairs: Mapping[int, AttentionSite],
-    analysis: Analysis,
     names: tuple[str, str],
 ) -> dict[str, list[int]]:
-    """Units per site of the original that the pruned model's record has and the original's has not."""
-    if not records.removed and not records.neurons:
+    """Units per site of the original that the pruned model's record has and the original's has not.
+
+    `others` are those of other kinds than heads.
+    """
+    if not records.removed and not others:
         raise UsageError(
             f"{names[1]} has no record of removed heads (metadata {REMOVED_KEY}); name them with --heads"
         )
@@ -150,7 +155,7 @@ def _recorded(
         heads = sorted(set(entry.removed) - earlier)
         if heads:
             spec[str(entry.index if site is None else site.index)] = heads
-    return spec | claimed_neurons(records.neurons, analysis, names)
+    return {**spec, **others}
 
 
 def _check_same_sites(

@@ -19,7 +19,7 @@ from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.experts import ExpertSite
-from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
@@ -117,7 +117,7 @@ def silenced_cores(planning: Planning) -> Silenced:
             skipped += [site.label] if made is None else []
             before += made or []
             continue
-        own = _masks(site, heads, tracer) if isinstance(site, AttentionSite) else _neuron_masks(site, heads)
+        own = _masks(site, heads, tracer) if site.CORED else _masks_behind(site, heads)
         if own is None:
             skipped.append(site.label)
             continue
@@ -156,7 +156,7 @@ def _found_zero(node: Node, index: int) -> str | None:
     return None if zero is None or zero.is_constant else zero.name
 
 
-def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
+def _masks(site: Site, heads: Sequence[int], tracer: Tracer) -> dict[Node, Array] | None:
     """What stays of the output of each core, over its axes; None where heads are mixed or axes unknown there."""
     found: dict[Node, Array] = {}
     for projection in site.projections:
@@ -175,8 +175,8 @@ def _masks(site: AttentionSite, heads: Sequence[int], tracer: Tracer) -> dict[No
     return found
 
 
-def _neuron_masks(site: Site, neurons: Sequence[int]) -> dict[Node, Array] | None:
-    """What stays of the values that a block's projections read, for whoever reads them; None where none can be masked.
+def _masks_behind(site: Site, units: Sequence[int]) -> dict[Node, Array] | None:
+    """What stays of the values that a site's projections read, for whoever reads them; None where none can be masked.
 
     A neuron has no core of its own: it is the position that a projection reads.
     """
@@ -187,7 +187,7 @@ def _neuron_masks(site: Site, neurons: Sequence[int]) -> dict[Node, Array] | Non
         node = value.producer
         if node is None or node.out is not value or not _can_mask(node):
             return None
-        mask = projection.spread(projection.live_without(neurons), len(value.shape))
+        mask = projection.spread(projection.live_without(units), len(value.shape))
         found[node] = mask & found[node] if node in found else mask
     return found
 
@@ -299,7 +299,7 @@ def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedMod
 def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
     """Weights in front of the cores that nobody needs the whole of once the heads are gone, and what is needed."""
     for site in planning.touched:
-        if isinstance(site, AttentionSite):
+        if site.CORED:
             heads = planning.heads[site.index]
             maps = _weights_before(site)
             for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
@@ -307,7 +307,7 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
                     yield value, live
 
 
-def _weights_before(site: AttentionSite) -> set[Value]:
+def _weights_before(site: Site) -> set[Value]:
     """Stored floats of the first maps upstream of a site's cores.
 
     Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.

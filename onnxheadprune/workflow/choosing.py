@@ -7,8 +7,9 @@ from dataclasses import replace
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.branched import first_tokens
 from onnxheadprune.attention.observed import observed
+from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import NEURONS_FROM
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel
@@ -97,11 +98,12 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     Raises:
         RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
     """
-    if any(index >= NEURONS_FROM for index in chosen.selection.heads):
-        whole = analysis_of(model.proto, model.name, model.sources).sites
-        if _blocks(whole) != _blocks(sites):
+    others = kinds_of(chosen.selection.heads)
+    whole = analysis_of(model.proto, model.name, model.sources).sites if others else sites
+    for kind in others:
+        if _outlines(kind, whole) != _outlines(kind, sites):
             raise RefusedError(
-                f"the feed-forward blocks of {model.name} are not the same in both branches, so no neurons are chosen"
+                f"the {kind.TITLE}s of {model.name} are not the same in both branches, so no {kind.UNITS} are chosen"
                 " on data; choose heads alone, or cut the decoders that are not merged"
             )
     shared = {tensor.name for tensor in model.proto.graph.initializer}
@@ -114,8 +116,8 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     return replace(chosen, plan=None, io=AS_BEFORE)
 
 
-def _blocks(sites: Sites) -> list[tuple[int, str, int]]:
-    return [(site.index, site.name, site.num_units) for site in sites.neurons]
+def _outlines(kind: type[Site], sites: Sites) -> list[tuple[int, str, int]]:
+    return [(site.index, site.name, site.num_units) for site in sites.of(kind.UNITS)]
 
 
 def _trying(request: Request) -> Trying:

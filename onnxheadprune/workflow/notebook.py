@@ -41,14 +41,11 @@ def cut_html(
         ("bytes of weights", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes)),
     ]
     title = f"{file_name(plan.model)}: {many(gone, 'head')} of {total} removed"
-    neurons = sum(len(cut.removed) for cut in plan.neurons)
-    if neurons:
-        title += f", {many(neurons, 'neuron')}"
-        there = sum(cut.num_neurons - len(cut.removed_before) for cut in plan.neurons)
-        rows.insert(1, ("neurons", count(there), count(there - neurons), change(there, there - neurons)))
+    for position, (units, lost, left) in enumerate(plan.others(), 1):
+        title += f", {many(lost, units.removesuffix('s'))}"
+        rows.insert(position, (units, count(lost + left), count(left), change(lost + left, left)))
     return card(
-        f"{file_name(plan.model)}: {many(gone, 'head')} of {total} removed"
-        + (f", {many(neurons, 'neuron')}" if neurons else ""),
+        title,
         table(("", "before", "after", "change"), rows, ("before", "after", "change")),
         table(("#", "site", "removed", "heads"), map(_site, plan.cuts), ("#",)),
         line("chosen by", chosen.selection.basis) if chosen is not None else None,

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.notebook import card, table
-from onnxheadprune.model.spelling import count, file_name, share
+from onnxheadprune.model.spelling import count, file_name, many, share
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
@@ -43,15 +44,16 @@ class CurvePoint:
     """One cut.
 
     Attributes:
-        ratio: share of all heads that was asked for.
-        removed: heads that went.
-        heads: which, as a head spec.
+        ratio: share that was asked for, of all heads, or of the operations of all blocks; see `Curve.counted`.
+        removed: heads and other units that went.
+        heads: which, as a spec.
         drift: on held-out data.
         accuracy: on held-out data, None without labels.
         speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
             not measured.
         speed: the measurement behind it, None where there is none.
         elements: what the stored tensors hold after it, None where that was not counted.
+        share: what went of what ratios are shares of, None where that was not counted.
     """
 
     ratio: float
@@ -62,12 +64,25 @@ class CurvePoint:
     speedup: float | None
     speed: SpeedUp | None = None
     elements: int | None = None
+    share: float | None = None
+
+    @property
+    def units(self) -> dict[str, int]:
+        """How many units of each kind went."""
+        found: dict[str, int] = {}
+        for key, units in self.heads.items():
+            kind = kind_of_key(key)
+            name = "heads" if kind is None else kind.UNITS
+            found[name] = found.get(name, 0) + len(units)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
             "ratio": self.ratio,
+            "share": self.share,
             "removed": self.removed,
+            "units": self.units,
             "heads": {index: list(heads) for index, heads in self.heads.items()},
             "drift": self.drift,
             "accuracy": self.accuracy,
@@ -88,6 +103,7 @@ class Curve:
         points: the cuts, the empty one first.
         knee: position of the point where further cuts begin to cost much more.
         elements: what the stored tensors of the original hold, None where that was not counted.
+        counted: what ratios are shares of: all "heads", or the "operations" of all blocks that can lose units.
     """
 
     model: str
@@ -96,6 +112,11 @@ class Curve:
     points: tuple[CurvePoint, ...]
     knee: int | None
     elements: int | None = None
+    counted: str = "heads"
+
+    def share(self, point: CurvePoint) -> float:
+        """What a cut takes of what ratios are shares of."""
+        return point.removed / max(self.heads, 1) if point.share is None else point.share
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -103,6 +124,7 @@ class Curve:
             "format": 1,
             "model": self.model,
             "heads": self.heads,
+            "ratio_of": self.counted,
             "drift_unit": self.unit,
             "points": [point.to_dict() for point in self.points],
             "knee": self.knee,
@@ -111,10 +133,10 @@ class Curve:
 
     def _repr_html_(self) -> str:
         labelled = any(point.accuracy is not None for point in self.points)
-        columns = ["heads removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
+        columns = ["removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
         rows = [
             [
-                f"{point.removed} of {self.heads}",
+                gone_words(self.counted, self.heads, point.removed, point.units),
                 "" if point.elements is None else count(point.elements),
                 f"{point.drift:.3g}",
                 "" if point.speedup is None else f"{point.speedup:.2f}",
@@ -135,6 +157,20 @@ class Curve:
             UsageError: if the file cannot be written.
         """
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+
+
+def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
+    """What a cut takes, in words.
+
+    Args:
+        counted: what ratios are shares of; see `Curve.counted`.
+        heads: heads of all sites.
+        removed: units that went, of all kinds.
+        units: how many units of each kind went.
+    """
+    if counted == "heads":
+        return f"{removed} of {heads}"
+    return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
 
 
 def parse_sweep(spec: str) -> tuple[float, ...]:
@@ -211,7 +247,7 @@ def sweep_ratios(
     Args:
         cutter: the model and its data.
         requirements: scores, limits and protected heads, and how speed is measured.
-        ratios: shares of all heads.
+        ratios: shares of all heads; with other units, of the operations of all blocks.
         executor: where to work on the points; None does so here. Points would disturb each other's clocks, so
             latencies are measured here afterwards, those of several points side by side.
 
@@ -253,9 +289,15 @@ def sweep_ratios(
         ]
         points = run_all(measure_point, tasks, executor, done)
     points = _timed(cutter, points, selections, requirements.sizes)
+    points = [
+        replace(point, share=space.share_of(selection))
+        for point, selection in zip(points, selections, strict=True)
+    ]
     unit = EffectMeter(require_main(cutter.view), data.inputs, cutter.trying.effect).name
     bend = knee([point.drift for point in points], ratios)
-    return Curve(cutter.model.name, space.total, unit, tuple(points), bend, _elements(cutter.model))
+    heads = sum(site.num_heads for site in cutter.sites)
+    elements = _elements(cutter.model)
+    return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted)
 
 
 def measure_point(task: PointTask) -> CurvePoint:

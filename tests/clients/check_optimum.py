@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Case:
         cut: what goes in place of these heads, of neurons and layers as well, and where PyTorch has it.
         size: of a head.
         more: further options of `prune`.
+        neurons: what `more` takes of feed-forward blocks, for PyTorch: neurons per map that sums them up.
     """
 
     make: Callable[[], Any]
@@ -61,6 +62,7 @@ class Case:
     cut: tuple[Cut, tiny_hf.Projections] | None = None
     size: int = 8
     more: tuple[str, ...] = ("--for", "optimum")
+    neurons: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def refitted(self) -> bool:
@@ -111,6 +113,15 @@ CASES = {
         ORTModelForCausalLM,
         "0:0,1 1:4,5 2:6,7",
         _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
+    ),
+    "Llama, a KV head and neurons of each layer": Case(
+        tiny_hf.llama,
+        "text-generation-with-past",
+        ORTModelForCausalLM,
+        "0:0,1 1:4,5 2:6,7",
+        _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
+        more=("--for", "optimum", "--neurons", "0:0-7 1:3 2:1,5-9"),
+        neurons=_layers("model.layers.{}.mlp.down_proj", tuple(range(8)), (3,), (1, *range(5, 10))),
     ),
     "Llama, query heads alone": Case(
         tiny_hf.llama,
@@ -171,6 +182,16 @@ CASES = {
         "*:1",
         _layers(ENCODER, (1,), (1,)) | _layers(SELF, (1,), (1,)) | _layers(CROSS, (1,), (1,)),
     ),
+    "T5, neurons of encoder and decoder, heads of the encoder": Case(
+        tiny_hf.t5,
+        TEXT,
+        ORTModelForSeq2SeqLM,
+        "4:0,3 5:1",
+        _layers(ENCODER, (0, 3), (1,)),
+        more=("--for", "optimum", "--neurons", "0:0-3 1:7 2:1,2 3:9"),
+        neurons=_layers("decoder.block.{}.layer.2.DenseReluDense.wo", (0, 1, 2, 3), (7,))
+        | _layers("encoder.block.{}.layer.1.DenseReluDense.wo", (1, 2), (9,)),
+    ),
     "T5, the encoder alone, uneven": Case(
         tiny_hf.t5, TEXT, ORTModelForSeq2SeqLM, "4:0,3 5:1", _layers(ENCODER, (0, 3), (1,))
     ),
@@ -211,6 +232,7 @@ def _check(name: str, case: Case, place: Path) -> None:
             wanted = _whole(place / "pruned" / "model.onnx", found[0])
         else:
             tiny_hf.silence(model, case.silent, case.size)
+            tiny_hf.silence(model, case.neurons, 1)
             wanted = _outcome(model, case)
     assert not _same(original, wanted), f"{name}: silencing the heads shows nowhere"
     assert _same(found, wanted), f"{name}: {found} is not {wanted}"

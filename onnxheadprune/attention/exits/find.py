@@ -20,6 +20,7 @@ from onnxheadprune.attention.exits.decisions import (
     settled,
 )
 from onnxheadprune.attention.exits.layers import Layers, inside, layers_of, reached_from, running
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.branches import BRANCHES
 from onnxheadprune.edit.exit_records import RecordedExit, exits_record
@@ -162,7 +163,7 @@ def _place(node: Node) -> list[tuple[int, str]]:
 class _Search:
     def __init__(self, view: GraphView, sites: Sites, candidates: Sequence[Node]) -> None:
         self.view = view
-        self.kinds = (layers_of(sites.sites), layers_of(sites.neurons))
+        self.kinds = [layers_of(sites.of(kind.UNITS)) for kind in every_kind() if kind.LAYER]
         self.positions = {node: position for position, node in enumerate(candidates)}
         self.behind = reached_from(view, candidates)
         self.onward: dict[Node, Decision] = {}

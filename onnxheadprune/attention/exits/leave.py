@@ -17,13 +17,13 @@ from onnxheadprune.edit.exit_records import EXITS_KEY, ExitState, RecordedExit, 
 from onnxheadprune.edit.leaving import Left, decided
 from onnxheadprune.edit.plan import ExitCut, IoChange, PrunePlan
 from onnxheadprune.edit.records import (
-    NEURONS_KEY,
     REMOVED_KEY,
-    RecordedNeurons,
     RecordedSite,
-    neurons_record,
-    neurons_text,
+    RecordedUnits,
     pruning_text,
+    units_key,
+    units_record,
+    units_text,
 )
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.bodies import bodies_of
@@ -130,10 +130,11 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         raise RefusedError(f"exits {listed} of {loaded.name} cannot be taken together") from error
     left = decided(analysis.view, found.known, found.choices, found.turns)
     made = left.model
-    sites, blocks = _recorded(analysis, left, found)
-    apply.set_metadata(made, REMOVED_KEY, pruning_text(sites))
-    if any(not entry.left for entry in blocks):
-        apply.set_metadata(made, NEURONS_KEY, neurons_text(blocks))
+    apply.set_metadata(made, REMOVED_KEY, pruning_text(_recorded(analysis, left, found)))
+    for kind in analysis.sites.others:
+        entries = _recorded_units(kind, analysis, left, found)
+        if any(not entry.left for entry in entries):
+            apply.set_metadata(made, units_key(kind.UNITS), units_text(entries, kind.UNITS))
     apply.set_metadata(made, EXITS_KEY, exits_text(_states(exits, taken, analysis, found)))
     gone = [site for site in analysis.sites if not _names(site, left, found)]
     cut = ExitCut(
@@ -199,10 +200,8 @@ def _made(model: ModelProto) -> set[str]:
     return names
 
 
-def _recorded(
-    analysis: Analysis, left: Left, found: Settled
-) -> tuple[list[RecordedSite], list[RecordedNeurons]]:
-    """The records of all sites and blocks of the original; those behind the exit count as gone as a whole."""
+def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSite]:
+    """The record of all attention sites of the original; those behind the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
     sites = [entry for entry in analysis.sites.record if not entry.heads_left]
@@ -215,13 +214,19 @@ def _recorded(
                 site.index, site.name, site.original_num_heads, site.original_kv_num_heads, removed, kept
             )
         )
-    blocks = [entry for entry in neurons_record(analysis.view.model) if not entry.left]
-    for block in analysis.sites.neurons:
-        names = _names(block, left, found)
-        removed = block.removed if names else tuple(range(block.original_num_units))
-        kept = names or tuple(name for name in block.projection_names if name not in made)
-        blocks.append(RecordedNeurons(block.number, block.name, block.original_num_units, removed, kept))
-    return sorted(sites, key=lambda entry: entry.index), sorted(blocks, key=lambda entry: entry.number)
+    return sorted(sites, key=lambda entry: entry.index)
+
+
+def _recorded_units(kind: type[Site], analysis: Analysis, left: Left, found: Settled) -> list[RecordedUnits]:
+    """The same of the sites of another kind."""
+    made = _made(left.model)
+    entries = [entry for entry in units_record(analysis.view.model, kind.UNITS) if not entry.left]
+    for site in analysis.sites.of(kind.UNITS):
+        names = _names(site, left, found)
+        removed = site.removed if names else tuple(range(site.original_num_units))
+        kept = names or tuple(name for name in site.projection_names if name not in made)
+        entries.append(RecordedUnits(site.number, site.name, site.original_num_units, removed, kept))
+    return sorted(entries, key=lambda entry: entry.number)
 
 
 def _states(exits: Exits, taken: Sequence[Exit], analysis: Analysis, found: Settled) -> list[RecordedExit]:

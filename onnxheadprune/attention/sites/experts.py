@@ -14,7 +14,7 @@ import numpy as np
 
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.stored import units_together
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection
+from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.live import DEAD
 from onnxheadprune.liveness.mixtures import EXPERTS, Mixture, mixture_of
@@ -108,7 +108,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
     hidden = None if not tokens else tokens[-1]
     products = layout.chosen * layout.width * layout.maps
     return ExpertSite(
-        index=NEURONS_FROM,
+        index=NeuronSite.FROM,
         name="",
         num_units=count,
         groups=groups,

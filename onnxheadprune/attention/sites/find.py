@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.sites.history import neurons_with_history, with_history
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
-from onnxheadprune.attention.sites.neurons import find_neurons
+from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.history import units_with_history, with_history
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.edit.records import neurons_record, pruning_record
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.records import pruning_record, units_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
@@ -74,15 +75,15 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.near_misses,
         left_out.no_heads,
         record,
-        find_neurons=lambda: neurons_of(view, name),
+        others={kind: functools.cache(functools.partial(units_of, kind, view, name)) for kind in kinds.KINDS},
     )
 
 
-def neurons_of(view: GraphView, name: str) -> tuple[NeuronSite, ...]:
-    """The feed-forward blocks of an annotated view, with the record of earlier pruning applied.
+def units_of(kind: type[Site], view: GraphView, name: str) -> tuple[Site, ...]:
+    """The sites of one kind of an annotated view, with the record of earlier pruning applied.
 
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
-        return tuple(neurons_with_history(find_neurons(view), neurons_record(view.model)))
+        return tuple(units_with_history(kind.found(view), units_record(view.model, kind.UNITS)))

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
 from onnxheadprune.attention.sites.site import AttentionSite
-from onnxheadprune.edit.records import NEURONS_KEY, REMOVED_KEY, RecordedNeurons, RecordedSite
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.records import REMOVED_KEY, RecordedSite, RecordedUnits, units_key
 from onnxheadprune.errors import ModelError
 
 
@@ -52,12 +52,12 @@ def with_history(sites: Sequence[AttentionSite], record: Sequence[RecordedSite])
     return sorted(found, key=lambda site: site.index)
 
 
-def neurons_with_history(sites: Sequence[NeuronSite], record: Sequence[RecordedNeurons]) -> list[NeuronSite]:
-    """Original numbers, names and neurons of feed-forward blocks, from the record of earlier pruning.
+def units_with_history(sites: Sequence[Site], record: Sequence[RecordedUnits]) -> list[Site]:
+    """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
     Args:
         sites: as they are found, numbered in graph order.
-        record: what earlier pruning wrote, nothing for a model that lost no neurons.
+        record: what earlier pruning wrote, nothing for a model that lost no units of this kind.
 
     Raises:
         ModelError: if the record does not fit the blocks.
@@ -66,21 +66,20 @@ def neurons_with_history(sites: Sequence[NeuronSite], record: Sequence[RecordedN
         return list(sites)
     owners = {name: entry for entry in record for name in entry.projections}
     behind = max(entry.number for entry in record) + 1
-    found: list[NeuronSite] = []
+    found: list[Site] = []
     for site in sites:
         entry = next((owners[name] for name in site.projection_names if name in owners), None)
         if entry is None:
-            found.append(numbered(site, behind))
+            found.append(replace(site, index=site.FROM + behind))
             behind += 1
         elif entry.left == site.num_units:
-            known = numbered(site, entry.number)
-            found.append(
-                replace(known, name=entry.name, removed=entry.removed, original_num_units=entry.num_neurons)
-            )
+            known = replace(site, index=site.FROM + entry.number, name=entry.name)
+            found.append(replace(known, removed=entry.removed, original_num_units=entry.num_units))
         else:
             raise ModelError(
-                f"the record of an earlier pruning ({NEURONS_KEY} in the metadata) says that {entry.name} has"
-                f" {entry.left} neurons, and it has {site.num_units}; was the model changed since?"
+                f"the record of an earlier pruning ({units_key(site.UNITS)} in the metadata) says that"
+                f" {entry.name} has {entry.left} {site.UNITS}, and it has {site.num_units}; was the model changed"
+                " since?"
             )
     return sorted(found, key=lambda site: site.number)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from onnxheadprune.attention.sites.grouping import Block
-from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.model.graph.view import Node, Value
 
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -1,11 +1,14 @@
-"""What a feed-forward block is: maps that make neurons, and maps that sum them up."""
+"""What a feed-forward block is: maps that make neurons, and maps that sum them up. Its finders register here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, Site
+from onnxheadprune.attention.sites.naming import named_apart
+from onnxheadprune.attention.sites.unit import SPAN, Site
+from onnxheadprune.model.graph.view import GraphView
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -13,7 +16,28 @@ class NeuronSite(Site):
     """One feed-forward block; its units are neurons, numbered as the map that sums them up reads them."""
 
     UNIT = "neuron"
+    UNITS = "neurons"
     BLOCK = "block"
+    TITLE = "feed-forward block"
+    KEY = "ffn."
+    FROM = SPAN
+    FIELD = "feed_forward"
+    LAYER = "end"
+
+    @classmethod
+    def found(cls, view: GraphView) -> list[NeuronSite]:
+        """All feed-forward blocks, in graph order of the maps that sum their neurons up.
+
+        Args:
+            view: an annotated view.
+        """
+        sites = [site for find in FINDERS for site in find(view)]
+        sites.sort(key=lambda site: site.projections[0].node.index)
+        names = named_apart([(site.projections, site.cores) for site in sites], "feed_forward")
+        return [
+            replace(site, name=name, index=cls.FROM + number)
+            for number, (site, name) in enumerate(zip(sites, names, strict=True))
+        ]
 
     @property
     def experts(self) -> int:
@@ -26,30 +50,17 @@ class NeuronSite(Site):
         weights = [item.node.inputs[item.weight[0]] for item in self.projections]
         return all(weight is not None and weight.is_constant for weight in weights)
 
-    @property
-    def number(self) -> int:
-        """Position among the feed-forward blocks of the original, in graph order."""
-        return self.index - NEURONS_FROM
-
     def to_dict(self) -> dict[str, Any]:
         """The block as JSON-ready data (a part of the contract of `inspect --json`)."""
-        return {
-            "index": self.number,
-            "key": self.key,
-            "name": self.name,
-            "num_neurons": self.num_units,
-            "experts": self.experts,
-            "removable": self.removable,
-            "reason": None if self.reason is None else str(self.reason),
-            "params": self.params,
-            "bytes": self.bytes,
-            "flops_per_token": self.flops_per_token,
-            "removed": list(self.removed),
-            "together": max((len(unit) for unit in self.units), default=1),
-            "projections": [projection.node.proto.name for projection in self.projections],
-        }
+        return super().to_dict() | {"experts": self.experts}
 
 
-def numbered(site: NeuronSite, number: int) -> NeuronSite:
-    """A block under a number, and so an index, of its own."""
-    return replace(site, index=NEURONS_FROM + number)
+Finder = Callable[[GraphView], Iterable[NeuronSite]]
+FINDERS: list[Finder] = []
+"""What finds feed-forward blocks, each in a form of its own; names and numbers are given afterwards."""
+
+
+def finder(function: Finder) -> Finder:
+    """Registers what finds blocks in some form."""
+    FINDERS.append(function)
+    return function

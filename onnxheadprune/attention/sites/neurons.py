@@ -14,17 +14,18 @@ from dataclasses import dataclass, replace
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
 from onnxheadprune.attention.sites.maps import Summed, summed
-from onnxheadprune.attention.sites.naming import named_apart
-from onnxheadprune.attention.sites.neuron_site import NeuronSite, numbered
+from onnxheadprune.attention.sites.neuron_site import NeuronSite, finder
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, united
+from onnxheadprune.attention.sites.unit import Projection, united
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.live import FULL
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.model.graph.view import GraphView, Node
+
+__all__ = ["NeuronSite", "in_one_operator", "written_out"]
 
 
 @dataclass(eq=False)
@@ -44,18 +45,24 @@ class _Block:
     mixing: Refusal | None
 
 
-def find_neurons(view: GraphView) -> list[NeuronSite]:
-    """All feed-forward blocks, in graph order of the maps that sum their neurons up.
+@finder
+def written_out(view: GraphView) -> list[NeuronSite]:
+    """Blocks whose maps are nodes of their own.
 
     Args:
         view: an annotated view.
     """
-    found = [site for block in _blocks(view) if (site := _site(block)) is not None]
-    found += [site for node in view.nodes if (site := mixture_site(node)) is not None]
-    found.sort(key=lambda site: site.projections[0].node.index)
-    names = named_apart([(site.projections, site.cores) for site in found], "feed_forward")
-    named = [replace(site, name=name) for site, name in zip(found, names, strict=True)]
-    return [numbered(site, number) for number, site in enumerate(named)]
+    return [site for block in _blocks(view) if (site := _site(block)) is not None]
+
+
+@finder
+def in_one_operator(view: GraphView) -> list[NeuronSite]:
+    """Mixtures of experts that one operator holds.
+
+    Args:
+        view: an annotated view.
+    """
+    return [site for node in view.nodes if (site := mixture_site(node)) is not None]
 
 
 def _blocks(view: GraphView) -> list[_Block]:
@@ -123,7 +130,7 @@ def _site(block: _Block) -> NeuronSite | None:
     """The site of a block, None where each map that makes its neurons makes them for others too."""
     count = len(block.projections[0].channels)
     site = NeuronSite(
-        index=NEURONS_FROM,
+        index=NeuronSite.FROM,
         name="",
         num_units=count,
         groups=tuple((unit,) for unit in range(count)),

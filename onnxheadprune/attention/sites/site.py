@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import Any
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, Projection, Site, united
+from onnxheadprune.attention.sites.unit import Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
 from onnxheadprune.model.spelling import count, file_name, many
 
 __all__ = ["AttentionSite", "NearMiss", "Projection", "Site", "Sites", "united"]
-
-
-def _no_neurons() -> tuple[NeuronSite, ...]:
-    return ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +30,15 @@ class AttentionSite(Site):
     """
 
     UNIT = "head"
+    UNITS = "heads"
     BLOCK = "site"
+    TITLE = "attention site"
+    KEY = ""
+    FROM = 0
+    FIELD = "sites"
+    LAYER = "part"
+    WIDE = False
+    CORED = True
 
     kind: str
     kv_num_heads: int
@@ -57,6 +60,26 @@ class AttentionSite(Site):
     def original_heads(self) -> tuple[int, ...]:
         """The original model's index of each present head."""
         return self.original_units
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What the same site has in common in every file that holds it."""
+        return self.original_num_heads, self.original_kv_num_heads, self.v_head_size, self.removed
+
+    @property
+    def told(self) -> str:
+        """`shape` in words."""
+        counts = f"{self.original_num_heads} heads ({self.original_kv_num_heads} of keys and values)"
+        return f"{counts} of size {self.v_head_size}{self.told_before}"
+
+    def flops_per_unit(self, length: float) -> float:
+        """Multiply-adds x 2 per token of one head, with its scores and its context.
+
+        Args:
+            length: positions of a sequence.
+        """
+        both = (self.head_size or self.v_head_size) + self.v_head_size
+        return super().flops_per_unit(length) + 2 * length * both
 
     def to_dict(self) -> dict[str, Any]:
         """The site as JSON-ready data (the contract of `inspect --json`)."""
@@ -104,7 +127,9 @@ class Sites(Sequence[AttentionSite]):
         no_heads: attention in which no axis can enumerate heads.
         record: what earlier pruning wrote about the sites of the original, nothing for a model that was not pruned.
         elements: elements of all stored tensors of the model, None where they were not counted.
-        find_neurons: finds the feed-forward blocks, which few ask for.
+        others: finds the sites of each other kind, which few ask for.
+        places: where each site is, by its index, as the number of a stretch of the model and a place in that; without,
+            the model is one stretch, and sites are where their projections are.
     """
 
     model: str
@@ -113,12 +138,52 @@ class Sites(Sequence[AttentionSite]):
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
     record: tuple[RecordedSite, ...] = ()
     elements: int | None = None
-    find_neurons: Callable[[], tuple[NeuronSite, ...]] = field(default=_no_neurons, compare=False, repr=False)
+    others: Mapping[type[Site], Callable[[], tuple[Site, ...]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
 
-    @cached_property
-    def neurons(self) -> tuple[NeuronSite, ...]:
+    @classmethod
+    def gathered(
+        cls,
+        name: str,
+        every: Iterable[Site],
+        kinds: Iterable[type[Site]],
+        places: Mapping[int, tuple[int, ...]],
+    ) -> Sites:
+        """Sites that were found elsewhere, as if they were those of one model.
+
+        Args:
+            name: how to call that.
+            every: sites of all kinds, with indices that are different.
+            kinds: these kinds.
+            places: see above.
+        """
+        some = tuple(every)
+        heads = tuple(site for site in some if isinstance(site, AttentionSite))
+        found: dict[type[Site], tuple[Site, ...]] = {
+            kind: tuple(site for site in some if kind.owns(site.index))
+            for kind in kinds
+            if kind is not AttentionSite
+        }
+        return cls(
+            name, heads, others={kind: partial(tuple, own) for kind, own in found.items()}, places=places
+        )
+
+    @property
+    def neurons(self) -> tuple[Site, ...]:
         """The feed-forward blocks, in graph order."""
-        return self.find_neurons()
+        return self.of("neurons")
+
+    def of(self, units: str) -> tuple[Site, ...]:
+        """The sites of one kind, in graph order.
+
+        Args:
+            units: as the kind calls its units ("heads", "neurons").
+        """
+        if units == AttentionSite.UNITS:
+            return self.sites
+        return next((find() for kind, find in self.others.items() if units == kind.UNITS), ())
 
     def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
         """The sites of all kinds that lose units.
@@ -127,12 +192,13 @@ class Sites(Sequence[AttentionSite]):
             units: what goes, per site index.
         """
         found: list[Site] = [site for site in self.sites if units.get(site.index)]
-        if any(index >= NEURONS_FROM for index in units):
-            found += [site for site in self.neurons if units.get(site.index)]
+        for kind, find in self.others.items():
+            if any(map(kind.owns, units)):
+                found += [site for site in find() if units.get(site.index)]
         return tuple(found)
 
     def concerned(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
-        """All attention sites, and the feed-forward blocks that lose neurons.
+        """All attention sites, and those of other kinds that lose units.
 
         Args:
             units: what goes, per site index.
@@ -141,13 +207,14 @@ class Sites(Sequence[AttentionSite]):
 
     def at(self, index: int) -> Site:
         """The site of any kind with an index, which must be there."""
-        some: Sequence[Site] = self.neurons if index >= NEURONS_FROM else self.sites
+        found = next((find for kind, find in self.others.items() if kind.owns(index)), None)
+        some: Sequence[Site] = self.sites if found is None else found()
         return next(site for site in some if site.index == index)
 
     @property
     def every(self) -> tuple[Site, ...]:
         """The sites of all kinds."""
-        return (*self.sites, *self.neurons)
+        return (*self.sites, *(site for find in self.others.values() for site in find()))
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -175,7 +242,7 @@ class Sites(Sequence[AttentionSite]):
             "near_misses": [miss.to_dict() for miss in self.near_misses],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
-            "feed_forward": [site.to_dict() for site in self.neurons],
+            **{kind.FIELD: [site.to_dict() for site in find()] for kind, find in self.others.items()},
         }
 
 

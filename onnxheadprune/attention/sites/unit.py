@@ -15,15 +15,10 @@ from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, pa
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.swept import Seed
-from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.model.graph.view import GraphView, Node, Value
 
-NEURONS_FROM = 1_000_000
-"""Where the indices of feed-forward blocks begin, so that no cut of heads shifts them."""
-
-
-def key_of(index: int) -> str:
-    """How a spec names the site with an index."""
-    return str(index) if index < NEURONS_FROM else f"ffn.{index - NEURONS_FROM}"
+SPAN = 1_000_000
+"""How many indices each kind of site has for itself, so that no cut of one kind shifts another."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +108,7 @@ class Projection:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Site:
-    """One block of removable units.
+    """One block of removable units. A kind of unit is a subclass, in a file of its own; see `kinds.py`.
 
     Attributes:
         index: names the site among all sites of all kinds; stable when the model is pruned.
@@ -136,8 +131,24 @@ class Site:
 
     UNIT: ClassVar[str]
     """What one unit is called."""
+    UNITS: ClassVar[str]
+    """What several are called: in wishes, in the record of a cut, and in JSON."""
     BLOCK: ClassVar[str]
     """What a site of this kind is called."""
+    TITLE: ClassVar[str]
+    """The same in full."""
+    KEY: ClassVar[str]
+    """What the keys of such sites begin with in a spec."""
+    FROM: ClassVar[int]
+    """Where their indices begin: a multiple of `SPAN`."""
+    FIELD: ClassVar[str]
+    """The list of these sites in `inspect --json`."""
+    LAYER: ClassVar[str] = ""
+    """What such a site is of a layer: a "part" of it, its "end", or nothing."""
+    WIDE: ClassVar[bool] = True
+    """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
+    CORED: ClassVar[bool] = False
+    """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
 
@@ -157,15 +168,25 @@ class Site:
     removed: tuple[int, ...] = ()
     original_num_units: int = 0
 
+    @classmethod
+    def found(cls, view: GraphView) -> Sequence[Site]:
+        """The sites of this kind in an annotated view, numbered from `FROM` on in graph order."""
+        raise NotImplementedError
+
+    @classmethod
+    def owns(cls, index: int) -> bool:
+        """Whether an index is that of a site of this kind."""
+        return cls.FROM <= index < cls.FROM + SPAN
+
     @property
     def number(self) -> int:
         """Position among the sites of its kind in the original."""
-        return self.index
+        return self.index - self.FROM
 
     @property
     def key(self) -> str:
         """How a spec names the site."""
-        return key_of(self.index)
+        return f"{self.KEY}{self.number}"
 
     @property
     def label(self) -> str:
@@ -188,6 +209,51 @@ class Site:
         """The original model's index of each present unit."""
         gone = set(self.removed)
         return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
+
+    @property
+    def is_measurable(self) -> bool:
+        """Whether data says what its units are worth."""
+        return True
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What the same site has in common in every file that holds it."""
+        return self.original_num_units, self.removed
+
+    @property
+    def told(self) -> str:
+        """`shape` in words."""
+        return f"{self.original_num_units} {self.UNITS}{self.told_before}"
+
+    @property
+    def told_before(self) -> str:
+        """How many units are gone, in words."""
+        return f", {len(self.removed)} of them removed before" if self.removed else ""
+
+    def flops_per_unit(self, length: float) -> float:
+        """Multiply-adds x 2 per token of one unit.
+
+        Args:
+            length: positions of a sequence.
+        """
+        return self.flops_per_token / self.num_units
+
+    def to_dict(self) -> dict[str, Any]:
+        """The site as JSON-ready data (a part of the contract of `inspect --json`)."""
+        return {
+            "index": self.number,
+            "key": self.key,
+            "name": self.name,
+            f"num_{self.UNITS}": self.num_units,
+            "removable": self.removable,
+            "reason": None if self.reason is None else str(self.reason),
+            "params": self.params,
+            "bytes": self.bytes,
+            "flops_per_token": self.flops_per_token,
+            "removed": list(self.removed),
+            "together": max((len(unit) for unit in self.units), default=1),
+            "projections": [projection.node.proto.name for projection in self.projections],
+        }
 
     def present(self, units: Iterable[int]) -> tuple[int, ...]:
         """The present index of each unit that is named by its index in the original model."""

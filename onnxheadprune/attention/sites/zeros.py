@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import Projection
+from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.model.graph.facts import (
     DEQUANTIZES,
     DROPOUTS,

@@ -30,7 +30,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
         for site in chosen.unreached:
             yield bullet(site, "yellow")
-    counted = "unit" if any(cut.removed for cut in plan.neurons) else "head"
+    counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"
         unit = f" ({chosen.unit})" if trial.speed is None and chosen.unit else ""

@@ -12,7 +12,7 @@ from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table
-from onnxheadprune.workflow.sweep import Curve
+from onnxheadprune.workflow.sweep import Curve, gone_words
 
 if TYPE_CHECKING:
     from onnxheadprune.cli.report.pictures.curve import Against
@@ -34,12 +34,15 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     yield ""
     speed = next((point.speed for point in curve.points if point.speed is not None), None)
     sizes = [] if speed is None else [point.label for point, _ in speed.cells]
-    columns = ("asked", "removed", "drift", "accuracy", "speed", *(sizes if len(sizes) > 1 else []))
+    by_operations = curve.counted == "operations"
+    saved = ("operations",) if by_operations else ()
+    columns = ("asked", *saved, "removed", "drift", "accuracy", "speed", *(sizes if len(sizes) > 1 else []))
     made = table(*columns, "", numeric=columns)
     for position, point in enumerate(curve.points):
         made.add_row(
             f"{point.ratio:.0%}",
-            f"{point.removed} of {curve.heads}",
+            *([f"-{curve.share(point):.1%}"] if by_operations else []),
+            gone_words(curve.counted, curve.heads, point.removed, point.units),
             f"{point.drift:.3g}",
             "" if point.accuracy is None else f"{point.accuracy:.2%}",
             "" if point.speedup is None else f"{point.speedup:.2f}x",
@@ -48,6 +51,8 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
         )
     yield made
     yield ""
+    if by_operations:
+        yield row("asked", "shares of the operations of all attention and feed-forward blocks")
     yield row("drift", f"{curve.unit} on held-out data")
     if speed is not None:
         where = f"{'; '.join(sizes)}, on {speed.provider.label}, without refitted weights"
@@ -65,13 +70,13 @@ def _cells(speed: SpeedUp | None, count: int) -> list[str]:
     ]
 
 
-def save_curve(curve: Curve, path: Path, x: Against = "heads") -> None:
+def save_curve(curve: Curve, path: Path, x: Against | None = None) -> None:
     """Draws drift, accuracy and speed.
 
     Args:
         curve: what a sweep found.
         path: a .png, .svg or .pdf file.
-        x: what they are drawn against.
+        x: what they are drawn against; None for what ratios are shares of.
 
     Raises:
         UsageError: if the file is none of these or cannot be written, or `x` was not measured.

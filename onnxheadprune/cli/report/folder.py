@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.choice import choice_rows
-from onnxheadprune.cli.report.layout import bullet, change, heading, heads, many, row, size, table
+from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
+from onnxheadprune.cli.report.sites import block_rows
 from onnxheadprune.validation.result import Validation
-from onnxheadprune.workflow.folders.matching import Match
+from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
 
 _SHOWN = 8
@@ -19,13 +21,14 @@ _SHOWN = 8
 
 def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     """What goes from which files, what it saves, what is proven, and what follows."""
-    before = sum(item.site.num_heads for item in result.match.sites)
-    gone = sum(len(removed) for removed in result.heads.values())
     told = f"{many(len(result.files), 'model')} of {result.folder}"
-    yield heading(f"{told}: removing {gone} of {many(before, 'head')}")
+    yield heading(f"{told}: {_removing(result)}")
     yield ""
-    yield _sites(result)
-    yield ""
+    for kind in result.match.kinds:
+        lost = [item for item in result.match.of_kind(kind) if result.heads.get(item.index)]
+        if lost:
+            yield _sites(kind, lost, result)
+            yield ""
     yield _files(result)
     yield ""
     for item in result.files:
@@ -44,13 +47,27 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
         yield row("written", result.output)
 
 
-def _sites(result: FolderResult) -> RenderableType:
-    made = table("#", "site", "removed", "left", "files", numeric=("#", "left", "files"), grows="site")
-    for item in result.match.sites:
-        if removed := result.heads.get(item.index):
-            site = item.site
-            left = f"{site.num_heads - len(removed)} of {site.original_num_heads}"
-            made.add_row(str(item.index), site.name, heads(removed), left, str(len(item.places)))
+def _removing(result: FolderResult) -> str:
+    """How many units of each kind go."""
+    parts = []
+    for kind in result.match.kinds:
+        held = result.match.of_kind(kind)
+        before = sum(item.site.num_units for item in held)
+        gone = sum(len(result.heads.get(item.index, ())) for item in held)
+        if gone:
+            parts.append(f"removing {count(gone)} of {many(before, kind.UNIT)}")
+    return ", ".join(parts) or "nothing is removed"
+
+
+def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
+    title = kind.TITLE if kind.WIDE else kind.BLOCK
+    number = ("removed",) if kind.WIDE else ("#",)
+    made = table("#", title, "removed", "left", "files", numeric=(*number, "left", "files"), grows=title)
+    for item in lost:
+        site, removed = item.site, result.heads[item.index]
+        left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
+        told = count(len(removed)) if kind.WIDE else heads(removed)
+        made.add_row(site.key, site.name, told, left, str(len(item.places)))
     return made
 
 
@@ -111,10 +128,17 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_SHOWN]) + more if names else "nothing else"
 
 
-def export_report(folder: str, match: Match) -> Iterator[RenderableType]:
-    """The sites of a folder, and which files hold them."""
-    total = sum(item.site.num_heads for item in match.sites)
-    yield heading(f"{folder}: {many(len(match.sites), 'attention site')}, {many(total, 'head')}")
+def export_report(folder: str, match: Match, why: str | None = None) -> Iterator[RenderableType]:
+    """The sites of a folder, and which files hold them.
+
+    Args:
+        folder: its name.
+        match: its sites.
+        why: where its files disagree in other kinds than heads, None where they do not.
+    """
+    sites = match.as_sites(folder)
+    total = sum(site.num_heads for site in sites)
+    yield heading(f"{folder}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
     yield ""
     made = table(
         "#",
@@ -127,17 +151,33 @@ def export_report(folder: str, match: Match) -> Iterator[RenderableType]:
         numeric=("#", "heads", "kv", "size"),
         grows="site",
     )
-    for item in match.sites:
-        site = item.site
+    for site in sites:
         status = Text("yes", "green") if site.removable else Text("no", "red")
         kv, width = str(site.kv_num_heads), str(site.head_size or site.v_head_size)
-        made.add_row(str(item.index), site.name, site.kind, str(site.num_heads), kv, width, status)
+        made.add_row(str(site.index), site.name, site.kind, str(site.num_heads), kv, width, status)
     yield made
+    for kind in match.kinds[1:]:
+        if blocks := sites.of(kind.UNITS):
+            yield from block_rows(kind, blocks)
     for number, network in enumerate(match.networks):
-        held = [item.index for item in match.sites if item.network == number]
         yield ""
-        yield row("sites", f"{heads(held)} are in {', '.join(file.name for file in network.files)}")
-        yield row("", f"heads are chosen on {network.leader.name}")
-    for item in match.sites:
-        if item.site.reason is not None:
-            yield row(f"site {item.index}", f"no head can be removed: {item.site.reason}", "yellow")
+        yield from _where(number, match)
+        yield row("", f"what goes is chosen on {network.leader.name}")
+    for site in sites:
+        if site.reason is not None:
+            yield row(f"site {site.index}", f"no head can be removed: {site.reason}", "yellow")
+    if why is not None:
+        yield row("heads alone", f"can go from all files: {why}", "yellow")
+
+
+def _where(number: int, match: Match) -> Iterator[RenderableType]:
+    """Which files of a network hold which sites: those that the same files hold in one line."""
+    network = match.networks[number]
+    for kind in match.kinds:
+        held: dict[tuple[str, ...], list[int]] = {}
+        for item in match.of_kind(kind):
+            if item.network == number:
+                files = tuple(file.name for file in network.files if file.name in item.places)
+                held.setdefault(files, []).append(item.site.number)
+        for files, numbers in held.items():
+            yield row(f"{kind.BLOCK}s", f"{kind.KEY}{heads(numbers)} are in {', '.join(files)}")

@@ -8,6 +8,9 @@ from pathlib import Path
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.cli.report.layout import change, count, size
+from onnxheadprune.edit.plan import block_cuts, totals
+from onnxheadprune.workflow.jobs.asked import Document
+from onnxheadprune.workflow.jobs.limits import of_each
 from onnxheadprune.workflow.jobs.result import JobResult
 
 _MARKS = {True: "✅ kept", False: "❌ broken"}
@@ -38,7 +41,8 @@ def _numbers(result: JobResult) -> Iterator[str]:
     cut = result.results.get("recover") or result.results.get("prune")
     if cut is None:
         return
-    sites = cut["plan"]["cuts"]
+    cuts = of_each(cut)
+    sites = [site for item in cuts if item.get("leads", True) for site in item["plan"]["cuts"]]
     before = sum(site["num_heads"] - len(site["removed_before"]) for site in sites)
     gone = sum(len(site["removed"]) for site in sites)
     yield _row(
@@ -47,33 +51,41 @@ def _numbers(result: JobResult) -> Iterator[str]:
         count(before - gone),
         change(before, before - gone),
     )
-    files, operations = cut["file_bytes"], cut["operations"]
-    if files is not None:
-        yield _row(
-            "files", size(files["before"]), size(files["after"]), change(files["before"], files["after"])
-        )
-    if operations is not None:
-        was, now = operations["before"], operations["after"]
+    blocks = (one for item in cuts if item.get("leads", True) for one in block_cuts(item["plan"]))
+    for units, lost, left in totals(blocks):
+        yield _row(units, count(lost + left), count(left), change(lost + left, left))
+    files = [item["file_bytes"] for item in cuts]
+    if all(files):
+        was, now = (sum(item[when] for item in files) for when in ("before", "after"))
+        yield _row("files", size(was), size(now), change(was, now))
+    operations = [item["operations"] for item in cuts if item.get("leads", True)]
+    if all(operations):
+        was, now = (sum(item[when] for item in operations) for when in ("before", "after"))
         yield _row("operations", count(was), count(now), change(was, now))
     stored = result.results.get("quantize")
     if stored is not None:
         was, now = stored["before"]["bytes"], stored["after"]["bytes"]
         yield _row(f"weights in {stored['quantization']['to']}", size(was), size(now), change(was, now))
-    validation = result.results.get("validate", {})
-    validation = validation.get("deployed", validation)
+    for validation in of_each(result.results.get("validate", {})):
+        yield from _judged(validation.get("deployed", validation), validation.get("file"))
+    speedups = [item.get("speedups", {}).get("1") for item in of_each(result.results.get("bench", {}))]
+    if speedups and all(speedup is not None for speedup in speedups):
+        yield _row("times as fast, at least", "1", f"{min(speedups):.2f}", "")
+
+
+def _judged(validation: Document, file: str | None) -> Iterator[str]:
+    """Rows of what a validation has measured; of a folder with the name of the file."""
+    of = "" if file is None else f" of {file}"
     for kind in ("accuracy", "metric"):
         measured = validation.get(kind)
         if measured is not None:
             was, now = measured["original"], measured["pruned"]
-            yield _row(measured.get("name", kind), f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}")
+            yield _row(f"{measured.get('name', kind)}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}")
     drift = validation.get("drift")
     if isinstance(drift, float):
-        yield _row(f"drift ({validation['drift_unit']})", "0", f"{drift:.3g}", "")
+        yield _row(f"drift ({validation['drift_unit']}){of}", "0", f"{drift:.3g}", "")
     elif drift is not None and drift["value"] is not None:
-        yield _row(f"drift ({drift['measure']})", "0", f"{drift['value']:.3g}", "")
-    speedup = result.results.get("bench", {}).get("speedups", {}).get("1")
-    if speedup is not None:
-        yield _row("times as fast, at least", "1", f"{speedup:.2f}", "")
+        yield _row(f"drift ({drift['measure']}){of}", "0", f"{drift['value']:.3g}", "")
 
 
 def _row(*cells: str) -> str:

@@ -11,7 +11,7 @@ from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.fusion import fusion_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.validation import verdict_rows
-from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.plan import BlockCut, PrunePlan
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.result import PruneResult
@@ -47,18 +47,16 @@ def plan_report(
 def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
-    neurons = sum(len(cut.removed) for cut in plan.neurons)
+    others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
     left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
-    yield heading(
-        f"{plan.model}: {what}" + (f", removing {many(neurons, 'neuron')}" if neurons else "") + left
-    )
+    yield heading(f"{plan.model}: {what}{others}{left}")
     yield ""
     if gone:
         yield _table(plan)
         yield ""
-    if neurons:
-        yield _neuron_table(plan)
+    for units, _, _ in plan.others():
+        yield _block_table([cut for cut in plan.blocks if cut.units == units and cut.removed])
         yield ""
 
 
@@ -98,15 +96,14 @@ def _table(plan: PrunePlan) -> RenderableType:
     return made
 
 
-def _neuron_table(plan: PrunePlan) -> RenderableType:
-    made = table(
-        "#", "feed-forward block", "removed", "left", numeric=("removed", "left"), grows="feed-forward block"
-    )
-    for cut in plan.neurons:
-        if cut.removed:
-            before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
-            left = f"{count(cut.left)} of {count(cut.num_neurons)}"
-            made.add_row(cut.key, cut.name, f"{count(len(cut.removed))}{before}", left)
+def _block_table(cuts: Sequence[BlockCut]) -> RenderableType:
+    """Sites of one kind."""
+    title = cuts[0].kind[1]
+    made = table("#", title, "removed", "left", numeric=("removed", "left"), grows=title)
+    for cut in cuts:
+        before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
+        left = f"{count(cut.left)} of {count(cut.num_units)}"
+        made.add_row(cut.key, cut.name, f"{count(len(cut.removed))}{before}", left)
     return made
 
 

@@ -22,7 +22,7 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
         yield _heads(scores.heads)
     if scores.blocks:
         yield ""
-        yield _neurons(scores.blocks)
+        yield _blocks(scores.blocks)
     yield ""
     yield row("unit", scores.unit)
     if scores.data is not None:
@@ -45,8 +45,14 @@ def _heads(sites: Sequence[SiteScores]) -> RenderableType:
     return made
 
 
-def _neurons(blocks: Sequence[SiteScores]) -> RenderableType:
-    columns = ("neurons", "least", "a quarter below", "half below", "most")
+def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
+    columns = (
+        " and ".join(dict.fromkeys(block.kind.UNITS for block in blocks)),
+        "least",
+        "a quarter below",
+        "half below",
+        "most",
+    )
     made = table("#", "block", *columns, numeric=("#", *columns), grows="block")
     for block in blocks:
         order = sorted(value for value in block.scores if value is not None)

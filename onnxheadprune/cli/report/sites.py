@@ -10,6 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.cli.options import UNITS
 from onnxheadprune.cli.report.layout import count, heading, heads, item, many, row, share, table
 
 WIDE, BAR = 90, 12
@@ -51,23 +53,34 @@ def _prospects(sites: Sites) -> Iterator[RenderableType]:
 
 
 def _blocks(sites: Sites) -> Iterator[RenderableType]:
-    """The feed-forward blocks, whose neurons can go like heads."""
-    if not sites.neurons:
-        return
-    total = sum(block.num_units for block in sites.neurons)
-    number = many(len(sites.neurons), "feed-forward block")
-    yield Text(f"\n{number}, {many(total, 'neuron')} (--neurons)", style="bold")
-    made = table("#", "block", "neurons", "params", "removable", numeric=("neurons", "params"), grows="block")
-    for block in sites.neurons:
-        yes = Text("yes", "green") if block.removable else Text("no", "red")
-        neurons = f"{count(block.num_units)}"
-        if block.removed:
-            neurons += f" of {count(block.original_num_units)}"
-        made.add_row(block.key, block.name, neurons, count(block.params), yes)
+    """The sites of other kinds, whose units can go like heads."""
+    for kind in sites.others:
+        if found := sites.of(kind.UNITS):
+            yield from block_rows(kind, found)
+
+
+def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableType]:
+    """Table of the sites of one kind, then why some cannot lose units.
+
+    Args:
+        kind: the kind.
+        found: the sites.
+    """
+    total = sum(site.num_units for site in found)
+    option = f" (--{kind.UNITS})" if kind.UNITS in UNITS else ""
+    yield Text(f"\n{many(len(found), kind.TITLE)}, {many(total, kind.UNIT)}{option}", style="bold")
+    numeric = kind.UNITS, "params"
+    made = table("#", kind.BLOCK, *numeric, "removable", numeric=numeric, grows=kind.BLOCK)
+    for site in found:
+        yes = Text("yes", "green") if site.removable else Text("no", "red")
+        units = f"{count(site.num_units)}"
+        if site.removed:
+            units += f" of {count(site.original_num_units)}"
+        made.add_row(site.key, site.name, units, count(site.params), yes)
     yield made
-    for block in sites.neurons:
-        if block.reason is not None:
-            yield item(f"{block.key} {block.name}: {block.reason}", "yellow")
+    for site in found:
+        if site.reason is not None:
+            yield item(f"{site.key} {site.name}: {site.reason}", "yellow")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:

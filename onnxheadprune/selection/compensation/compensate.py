@@ -61,7 +61,7 @@ def compensate(
 
     Args:
         view: an annotated view of the original.
-        sites: its attention sites, and the blocks that lose neurons.
+        sites: its attention sites, and those of other kinds that lose units.
         heads: present units that go, per site index.
         data: calibration data; a part of it is held out to choose the ridge with. Of token sequences the rest is
             spliced into more, as far as it is little for the widest map.

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.attention.sites.site import AttentionSite, Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.edit.side_by_side import counts_where
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
@@ -118,7 +118,7 @@ def runs(view: GraphView, gone: Emptied) -> list[Run]:
 
 def _key(site: Site) -> str:
     """How a sentence names a sublayer."""
-    return site.key if not isinstance(site, AttentionSite) else f"attn.{site.key}"
+    return site.key if site.KEY else f"attn.{site.key}"
 
 
 def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.sites.site import AttentionSite, Projection, Site
+from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.activations.linear import Linear, feeders, linear_at, linear_of
 from onnxheadprune.selection.compensation.runs import Run, emptied, runs
@@ -68,7 +68,7 @@ def attention_maps(sites: Sequence[Site]) -> Counter[int]:
     """How many projections read the attention that each map feeds, by the index of its node."""
     found: Counter[int] = Counter()
     for site in sites:
-        for projection in site.projections if isinstance(site, AttentionSite) else ():
+        for projection in site.projections if site.CORED else ():
             context = projection.node.inputs[projection.activation[0]]
             found.update(item.node.index for item in (() if context is None else feeders(context)))
     return found
@@ -89,7 +89,7 @@ def tasks(
 
     Args:
         view: an annotated view of the original.
-        sites: its attention sites, and the blocks that lose neurons.
+        sites: its attention sites, and those of other kinds that lose units.
         heads: present units that go, per site index.
         attention: nodes of the maps that attention reads.
         which: of these maps.
@@ -131,7 +131,7 @@ def refittable(view: GraphView, sites: Sequence[Site], heads: Mapping[int, Itera
 
     Args:
         view: an annotated view of the original.
-        sites: its attention sites, and the blocks that lose neurons.
+        sites: its attention sites, and those of other kinds that lose units.
         heads: present units that go, per site index.
     """
     readers = attention_maps(sites)

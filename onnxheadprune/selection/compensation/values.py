@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxheadprune.attention.matrices import Array
-from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.runtime import Session
@@ -153,7 +152,7 @@ def value_maps(task: Task, shared: Collection[int]) -> tuple[Linear, ...]:
         shared: nodes of maps that other sites read too.
     """
     site, linear = task.site, task.linear
-    if not isinstance(site, AttentionSite) or linear is None or len(site.projections) != 1:
+    if site is None or not site.CORED or linear is None or len(site.projections) != 1:
         return ()
     return tuple(
         item for item in reversed(feeders(linear.source)) if item.node.index not in shared and is_free(item)

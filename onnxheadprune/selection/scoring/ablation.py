@@ -10,7 +10,6 @@ from collections.abc import Container
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
@@ -24,7 +23,7 @@ from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.scoring.simple import fluctuation_scores
 
 GROUPS = 16
-"""Of neurons of a block that are left out together: a block costs about what a site of so many heads does."""
+"""Into which a site of many units is divided, to be left out together: it costs about what one of so many heads does."""
 Scores = npt.NDArray[np.float64]
 
 
@@ -57,7 +56,7 @@ def ablation_scores(
     chain = Chain(Parts(view, provider), [site], [view.main.values[name] for name in outputs])
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
-    if isinstance(site, NeuronSite):
+    if site.WIDE:
         each = fluctuation_scores(site, context_moments(view, [site], data, provider)[site.index])
         groups = _groups(site, each)
     cuts = [Cut(site.index, group) for group in groups]
@@ -72,7 +71,7 @@ def ablation_scores(
     return scores
 
 
-def _groups(site: NeuronSite, worth: Scores) -> list[tuple[int, ...]]:
+def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
     """Neurons in groups of about equal size, those of like worth together; what can only go together is not parted."""
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
-from onnxheadprune.attention.sites.site import AttentionSite, Site
+from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -23,12 +22,12 @@ from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR, WITHOUT_DATA, Method
-from onnxheadprune.selection.scoring.neurons import neuron_reconstruction_scores
 from onnxheadprune.selection.scoring.partial import Partial, partial_key
 from onnxheadprune.selection.scoring.reconstruction import reconstruction_scores
 from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
 from onnxheadprune.selection.scoring.sensitivity import sensitivities
 from onnxheadprune.selection.scoring.simple import activation_scores, fluctuation_scores, weight_scores
+from onnxheadprune.selection.scoring.wide import wide_reconstruction_scores
 from onnxheadprune.selection.scoring.work import ablate, site_tasks
 
 Array = npt.NDArray[np.float64]
@@ -114,9 +113,8 @@ def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Arr
         return activation_scores(site, moments)
     if method == "fluctuation":
         return fluctuation_scores(site, moments)
-    if isinstance(site, NeuronSite):
-        return neuron_reconstruction_scores(site, moments)
-    assert isinstance(site, AttentionSite)
+    if site.WIDE:
+        return wide_reconstruction_scores(site, moments)
     return reconstruction_scores(site, moments)
 
 

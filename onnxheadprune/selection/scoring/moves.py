@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from onnxheadprune.attention.heads import is_legal
-from onnxheadprune.attention.sites.site import AttentionSite, united
+from onnxheadprune.attention.sites.unit import Site, united
 
 Heads = frozenset[int]
 Move = frozenset[int]
@@ -35,7 +35,7 @@ def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Mo
     return options[best], costs[best]
 
 
-def ways_of(site: AttentionSite) -> tuple[tuple[str, ...], ...]:
+def ways_of(site: Site) -> tuple[tuple[str, ...], ...]:
     """The ways to offer a choice between: a greedy path takes the cheapest step, and hides smaller ones behind it."""
     grouped = len(site.groups) > 1 and len(site.groups[0]) > 1
     return (BOTH, (GROUPS,), (QUERIES,)) if grouped else (BOTH,)
@@ -54,7 +54,7 @@ def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
 
 
 def path_by_worth(
-    site: AttentionSite,
+    site: Site,
     worth: Sequence[float],
     protected: Heads = frozenset(),
     removed: Heads = frozenset(),
@@ -79,7 +79,7 @@ def path_by_worth(
 
 
 def moves(
-    site: AttentionSite,
+    site: Site,
     removed: Heads,
     protected: Heads = frozenset(),
     worth: Sequence[float] | None = None,
@@ -111,7 +111,7 @@ def moves(
 
 
 def _moves(
-    site: AttentionSite,
+    site: Site,
     removed: Heads,
     protected: Heads,
     worth: Sequence[float] | None,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.scoring.moves import BOTH, Heads, Move, Step, cheapest, moves
@@ -18,7 +18,7 @@ from onnxheadprune.selection.scoring.surgeon import Surgeon
 
 
 def path(
-    site: AttentionSite,
+    site: Site,
     moments: Sequence[Moments],
     protected: Iterable[int] = (),
     removed: Iterable[int] = (),
@@ -56,21 +56,21 @@ def path(
         steps.append(Step(gone, total / variance))
 
 
-def _alone(site: AttentionSite, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
+def _alone(site: Site, surgeons: Sequence[Surgeon], removed: Heads) -> list[float] | None:
     """What each head would cost if it went by itself; asked for only where KV heads group them."""
     if all(len(group) == 1 for group in site.groups):
         return None
     return [
         float("inf") if head in removed else _error(site, surgeons, frozenset((head,)))
-        for head in range(site.num_heads)
+        for head in range(site.num_units)
     ]
 
 
-def _error(site: AttentionSite, surgeons: Sequence[Surgeon], move: Move) -> float:
+def _error(site: Site, surgeons: Sequence[Surgeon], move: Move) -> float:
     return sum(s.error(channels) for s, channels in zip(surgeons, _channels(site, move), strict=True))
 
 
-def _channels(site: AttentionSite, heads: Iterable[int]) -> list[list[int]]:
+def _channels(site: Site, heads: Iterable[int]) -> list[list[int]]:
     """For each projection, the channels of some heads, ascending."""
     return [
         sorted(channel for head in heads for channel in projection.channels[head])
@@ -78,20 +78,20 @@ def _channels(site: AttentionSite, heads: Iterable[int]) -> list[list[int]]:
     ]
 
 
-def reconstruction_scores(site: AttentionSite, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+def reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
     """How much more of the projection's output is lost when a head goes in its turn, after refit.
 
     Shares of the output's variance. Heads that go early cost little; scores never fall along the path, so
     a threshold keeps the path's order. The heads that stay longest share what is left.
     """
-    scores = np.full(site.num_heads, np.nan)
+    scores = np.full(site.num_units, np.nan)
     before, done, highest = 0.0, frozenset[int](), 0.0
     for step in path(site, moments):
         fresh = step.removed - done
         highest = max(highest, (step.error - before) / len(fresh))
         scores[list(fresh)] = highest
         before, done = step.error, step.removed
-    last = [head for head in range(site.num_heads) if head not in done]
+    last = [head for head in range(site.num_units) if head not in done]
     if last:
         scores[last] = max(highest, (1.0 - before) / len(last))
     return scores

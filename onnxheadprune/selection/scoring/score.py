@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 
 from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.attention.sites.site import Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import ModelLike, model_name, open_structure
@@ -18,7 +19,7 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.kinds import HEADS, HEADS_ALONE, KINDS, NEURONS
+from onnxheadprune.selection.kinds import HEADS, HEADS_ALONE, scorable, wishable
 from onnxheadprune.selection.scoring.by_method import Working, scores_of
 from onnxheadprune.selection.scoring.methods import FISHER, METHODS, TAYLOR, WITHOUT_DATA, Method
 from onnxheadprune.selection.scoring.scores import HeadScores
@@ -91,13 +92,13 @@ def scored_kinds(units: Collection[str]) -> frozenset[str]:
     Raises:
         UsageError: if there are none, or no such kind.
     """
-    if not set(units) <= set(KINDS):
-        raise UsageError(f"units are {', '.join(KINDS)}, not {', '.join(sorted(set(units) - set(KINDS)))}")
-    found = frozenset(units) & {HEADS, NEURONS}
+    known = wishable()
+    if not set(units) <= set(known):
+        raise UsageError(f"units are {', '.join(known)}, not {', '.join(sorted(set(units) - set(known)))}")
+    found = frozenset(units) & set(scorable())
     if not found:
-        raise UsageError(
-            "scores order the heads of a site and the neurons of a block; layers go as a whole, so they have none"
-        )
+        ordered = " and the ".join(f"{kind.UNITS} of a {kind.BLOCK}" for kind in every_kind())
+        raise UsageError(f"scores order the {ordered}; layers go as a whole, so they have none")
     return found
 
 
@@ -114,7 +115,11 @@ def _require(sites: Sites, kinds: frozenset[str]) -> None:
 
 
 def _of_kinds(sites: Sites, kinds: frozenset[str]) -> tuple[Site, ...]:
-    """All attention sites, and the feed-forward blocks that can lose neurons."""
-    heads: tuple[Site, ...] = sites.sites if HEADS in kinds else ()
-    neurons = (site for site in sites.neurons if site.removable) if NEURONS in kinds else ()
-    return (*heads, *neurons)
+    """All attention sites, and those of other kinds that can lose units."""
+    return tuple(
+        site
+        for units in scorable()
+        if units in kinds
+        for site in sites.of(units)
+        if units == HEADS or site.removable
+    )

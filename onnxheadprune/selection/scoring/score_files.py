@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from onnxheadprune.attention.heads import NEURONS, most_units
-from onnxheadprune.attention.sites.unit import NEURONS_FROM
+from onnxheadprune.attention.heads import most_units
+from onnxheadprune.attention.sites import kinds
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 from onnxheadprune.model.storage.folder import write_text
@@ -72,13 +72,15 @@ def _index_of(key: str, where: str) -> int:
     Raises:
         UsageError: if it is no key.
     """
-    number = key.removeprefix(NEURONS)
+    kind = kinds.kind_of_key(key)
+    number = key.removeprefix("" if kind is None else kind.KEY)
     if not (number.isascii() and number.isdecimal() and len(number) <= DIGITS):
+        other = kinds.KINDS[0]
         raise UsageError(
-            f'{where} must name sites by number, as in {{"0": [0.5, 1.25]}}, or as in "ffn.0" for the neurons of a'
-            f" feed-forward block, not {key[:60]!r}; they must be a mapping from these to scores"
+            f'{where} must name sites by number, as in {{"0": [0.5, 1.25]}}, or as in "{other.KEY}0" for the'
+            f" {other.UNITS} of a {other.BLOCK}, not {key[:60]!r}; they must be a mapping from these to scores"
         )
-    return int(number) + (NEURONS_FROM if key.startswith(NEURONS) else 0)
+    return int(number) + (0 if kind is None else kind.FROM)
 
 
 def _from_mapping(data: Mapping[str, Any], where: str) -> HeadScores:
@@ -160,7 +162,9 @@ def _from_rows(rows: csv.DictReader[str], where: str) -> HeadScores:
         try:
             site, unit = row["site"].strip(), int(row[column])
             if not 0 <= unit <= most_units(site):
-                raise ValueError(f"there is no {'neuron' if site.startswith(NEURONS) else 'head'} {unit}")
+                raise ValueError(
+                    f"there is no {(kinds.kind_of_key(site) or kinds.every_kind()[0]).UNIT} {unit}"
+                )
             found.setdefault(site, {})[unit] = float(row["score"])
         except (TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{where} are damaged in line {number}: {error!s:.200}") from error

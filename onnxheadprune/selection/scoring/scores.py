@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from onnxheadprune.attention.heads import parse_heads
+from onnxheadprune.attention.sites.kinds import every_kind, key_of, kind_at
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.attention.sites.unit import NEURONS_FROM, key_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.notebook import Html, card, line, squares, table
 from onnxheadprune.model.spelling import file_name, many
@@ -17,7 +18,7 @@ from onnxheadprune.model.spelling import file_name, many
 FORMAT = 1
 """Of the file; see `score_files`."""
 MAX_SCORES = 2**26
-"""Bytes of a file of scores; those of half a million neurons take half of it."""
+"""Bytes of a file of scores; those of half a million units take half of it."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class SiteScores:
         return key_of(self.index)
 
     @property
-    def of_neurons(self) -> bool:
-        """Whether the site is a feed-forward block."""
-        return self.index >= NEURONS_FROM
+    def kind(self) -> type[Site]:
+        """Of its units."""
+        return kind_at(self.index)
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ class HeadScores:
             UsageError: if the scores are not of this model, or of no units of this kind.
         """
         found = self._by_index.get(site.index)
-        if found is None and site.index >= NEURONS_FROM and not self.blocks:
+        kind = kind_at(site.index)
+        if self.sites and not any(kind.owns(other.index) for other in self.sites):
             raise UsageError(
-                f"the scores have none for the neurons of {site.label}; score them too, with --units heads,neurons"
+                f"the scores have none for the {site.UNITS} of {site.label}; score them too, with"
+                f" --units {','.join(each.UNITS for each in every_kind())}"
             )
         if found is None or len(found.scores) != site.original_num_units:
             has = "no scores" if found is None else f"{len(found.scores)} scores"
@@ -98,20 +101,18 @@ class HeadScores:
 
     @property
     def heads(self) -> tuple[SiteScores, ...]:
-        """Those of attention sites."""
-        return tuple(site for site in self.sites if not site.of_neurons)
+        """Those of attention sites: of sites with few units, each of which is worth a look."""
+        return tuple(site for site in self.sites if not site.kind.WIDE)
 
     @property
     def blocks(self) -> tuple[SiteScores, ...]:
-        """Those of feed-forward blocks."""
-        return tuple(site for site in self.sites if site.of_neurons)
+        """Those of feed-forward blocks: of sites with hundreds of units."""
+        return tuple(site for site in self.sites if site.kind.WIDE)
 
     @property
     def kinds(self) -> str:
         """What is scored, in words: "heads", "neurons" or "heads and neurons"."""
-        return " and ".join(
-            word for word, found in (("heads", self.heads), ("neurons", self.blocks)) if found
-        )
+        return " and ".join(dict.fromkeys(site.kind.UNITS for site in self.sites))
 
     @property
     def are_shares(self) -> bool:
@@ -143,7 +144,10 @@ class HeadScores:
             )
             if self.heads
             else None,
-            line("neurons", f"of {many(len(self.blocks), 'feed-forward block')}") if self.blocks else None,
+            *(
+                line(kind.UNITS, f"of {many(count, kind.BLOCK)}")
+                for kind, count in Counter(site.kind for site in self.blocks).items()
+            ),
             line("unit", self.unit),
             line("data", f"{many(self.samples, 'sample')} of {self.source}")
             if self.source is not None

@@ -43,15 +43,16 @@ def prune_folder(
     follow_links: bool = False,
     progress: Progress = silent,
 ) -> FolderResult:
-    """Removes the same heads from every model of an exported folder, proves each file, and writes a new folder.
+    """Removes the same heads and other units from every model of an exported folder, proves each, writes a new folder.
 
     Args:
         folder: as exporters write it.
-        heads: by the numbers that `inspect FOLDER` gives the sites; see `prune`. None with a `wish`.
+        heads: a spec of units, by the numbers that `inspect FOLDER` gives the sites: {"0": [1], "ffn.1": range(64),
+            "layer.3": "*"}. None with a `wish`.
         output: the new folder, which appears at once or not at all; None looks ahead and writes nothing.
         client: what loads the folder, as `--for` names it: cuts that it cannot express are refused, a wish is met
             within those that it can, and the fields of its configuration follow.
-        wish: how many heads are to go, in place of `heads`; decided on the most precise file of each network.
+        wish: how many units are to go, in place of `heads`; decided on the most precise file of each network.
         data: the user's inputs, for the networks that they fit; see `feeds.load_data` for the forms.
         compensate: refit what is left; None does so for a `wish` with data.
         recover: how long what is left is trained after that.

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from onnx import TensorProto
 
 from onnxheadprune.attention.contract import Contract
-from onnxheadprune.attention.heads import HeadSpec, original_groups, resolve_heads
+from onnxheadprune.attention.heads import HeadSpec, original_groups
+from onnxheadprune.attention.sites.kinds import every_kind, key_of
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
@@ -22,22 +25,22 @@ from onnxheadprune.workflow.folders.export import FLOAT, ModelFile
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 
 Heads = dict[int, tuple[int, ...]]
-"""Heads that go per site, as indices of the original model."""
+"""Units that go per site, of whatever kind, as indices of the original model."""
 
 
 def named_heads(spec: HeadSpec, match: Match, folder: str) -> Heads:
-    """Heads that a user named, by the numbers and names that sites have in the export.
+    """Units that a user named, by the numbers and names that sites have in the export.
 
     Raises:
         UsageError: if there is no such site or head.
         RefusedError: if they cannot go together, from any of the files.
     """
-    chosen = resolve_heads(spec, match.as_sites(folder))
+    chosen = resolve_units(spec, match.as_sites(folder))
     return {index: heads for index, heads in chosen.items() if heads}
 
 
 def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
-    """The same heads by the numbers that sites have in one file.
+    """The same units by the numbers that sites have in one file.
 
     Raises:
         RefusedError: if they cannot go together from this file.
@@ -46,16 +49,26 @@ def heads_in(file: ModelFile, heads: Mapping[int, tuple[int, ...]], match: Match
     local = {index: heads[number] for index, number in numbers.items() if heads.get(number)}
     if local:
         try:
-            resolve_heads({str(index): list(gone) for index, gone in local.items()}, file.sites)
+            resolve_units(spec_of(local), file.sites)
         except RefusedError as error:
             raise RefusedError(f"{file.name}: {error}") from error
     return local
 
 
 def heads_of(file: ModelFile, local: Mapping[int, tuple[int, ...]], match: Match) -> Heads:
-    """The inverse: heads that were chosen on one file, by the numbers of the export."""
+    """The inverse: units that were chosen on one file, by the numbers of the export."""
     numbers = match.of(file.name)
     return {numbers[index]: gone for index, gone in local.items() if gone}
+
+
+def spec_of(local: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
+    """Units per index of a site in one file, as a spec for that file."""
+    return {key_of(index): list(gone) for index, gone in local.items()}
+
+
+def called(gone: Mapping[int, tuple[int, ...]]) -> str:
+    """What units of these sites are called: "heads and neurons"."""
+    return " and ".join(kind.UNITS for kind in every_kind() if any(map(kind.owns, gone)))
 
 
 def cached_sites(
@@ -68,35 +81,38 @@ def cached_sites(
         heads: what goes.
         contract: what may happen to caches.
     """
-    cached = {item.index for item in match.sites if _has_cache(item, match)}
+    found = [(item, _cached_site(item, match)) for item in match.sites]
     return tuple(
-        _cached(item, heads.get(item.index, ()), contract) for item in match.sites if item.index in cached
+        _cached(item, site, heads.get(item.index, ()), contract) for item, site in found if site is not None
     )
 
 
-def _has_cache(item: SharedSite, match: Match) -> bool:
-    files = {file.name: file for file in match.networks[item.network].files}
-    return any(
-        site.free
-        for name, indices in item.places.items()
-        for site in files[name].sites
-        if site.index in indices
+def _cached_site(item: SharedSite, match: Match) -> AttentionSite | None:
+    """The site in the file that leads of those that have caches of it; None for a site without."""
+    return next(
+        (
+            site
+            for file in match.networks[item.network].files
+            for site in file.sites
+            if site.free and site.index in item.places.get(file.name, ())
+        ),
+        None,
     )
 
 
-def _cached(item: SharedSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
-    groups = original_groups(item.site)
+def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contract: Contract) -> CachedSite:
+    groups = original_groups(site)
     dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
     # A site that goes as a whole leaves its cache as it was, or takes it along.
     whole = len(dead) == len(groups)
     same = contract.keep_cache_shape or whole
-    before = item.site.kv_num_heads
+    before = site.kv_num_heads
     return CachedSite(
         item.index,
         item.site.name,
         before,
         before if same else before - len(dead),
-        item.site.head_size or item.site.v_head_size,
+        site.head_size or site.v_head_size,
         groups,
         dead,
         whole and contract.renumber_cache,

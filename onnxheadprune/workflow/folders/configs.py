@@ -43,7 +43,7 @@ def check_config(config: Mapping[str, Any], match: Match) -> None:
     Raises:
         RefusedError: if it is that of another model.
     """
-    sites = [item.site for item in match.sites]
+    sites = match.as_sites(CONFIG).sites
     if any(isinstance(value, dict) and name.endswith("_config") for name, value in config.items()):
         return
     _compare(

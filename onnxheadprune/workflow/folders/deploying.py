@@ -14,6 +14,17 @@ from onnxheadprune.workflow.folders.configs import read_config
 from onnxheadprune.workflow.folders.export import Export, ModelFile
 from onnxheadprune.workflow.folders.matching import Match
 
+WIDTHS = ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "n_inner")
+"""Fields that tell how wide feed-forward blocks are."""
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The widths that a configuration tells, of parts of a model too."""
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for field in WIDTHS:
+            if type(part.get(field)) is int:
+                yield field, part[field]
+
 
 class Deploying:
     """A folder and its client.
@@ -62,6 +73,21 @@ class Deploying:
                 "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
                 " Optimum does) need --for, which lets the fields follow"
             )
+
+    def told_widths(self, gone: Heads) -> Iterator[str]:
+        """A sentence if the configuration tells how many units sites had that have fewer now.
+
+        No client reads such a number: what runs is the graph. Weights of PyTorch in the same folder still have it.
+        """
+        lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
+        for field, value in _widths(self.config):
+            fewer = [site.key for site in lost if site.original_num_units == value]
+            if fewer:
+                more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
+                yield (
+                    f"config.json says {field} {value}, and {fewer[0]}{more} keep fewer: the field stays, since no"
+                    " program that runs ONNX files reads it"
+                )
 
     def _deployment(self, heads: Heads) -> Deployment:
         contract = self.asked.request.contract

@@ -1,4 +1,4 @@
-"""One network of an export: heads go from its leader, and the same ones from every other file that holds it."""
+"""One network of an export: units go from its leader, and the same ones from every other file that holds it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection import Limits, Selection
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
-from onnxheadprune.workflow.folders.carrying import Heads, carried, heads_in, heads_of
+from onnxheadprune.workflow.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of
 from onnxheadprune.workflow.folders.export import ModelFile
 from onnxheadprune.workflow.folders.feeding import data_if_it_fits
 from onnxheadprune.workflow.folders.matching import Match, Network
 from onnxheadprune.workflow.folders.result import FileResult
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice
+from onnxheadprune.workflow.result import PruneResult
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,10 @@ def cut_network(
     if heads is None:
         wish = None if asked.wish is None else _within(asked.wish, leader, cutting)
         results.append(_cut(leader, replace(asked, wish=wish), data, cutting))
-        heads = heads_of(leader, results[0].result.plan.removed, cutting.match)
+        heads = heads_of(leader, _removed(results[0].result), cutting.match)
         chosen = results[0].result.chosen
     elif local := heads_in(leader, heads, cutting.match):
-        results.append(_cut(leader, replace(asked, heads=_spec(local), wish=None), data, cutting))
+        results.append(_cut(leader, replace(asked, heads=spec_of(local), wish=None), data, cutting))
         chosen = results[0].result.chosen
     for file in network.files[1:]:
         local = heads_in(file, heads, cutting.match)
@@ -98,8 +99,10 @@ def _cut(file: ModelFile, choice: Choice, data: Data, cutting: Cutting) -> FileR
     return FileResult(file.name, leads, result)
 
 
-def _spec(local: Heads) -> dict[str, list[int]]:
-    return {str(index): list(gone) for index, gone in local.items()}
+def _removed(result: PruneResult) -> Heads:
+    """The units of all kinds that a wish has removed, per site index."""
+    assert result.chosen is not None
+    return dict(result.chosen.selection.heads)
 
 
 def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
@@ -115,7 +118,7 @@ def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
 def _followed(
     local: Heads, chosen: Chosen | None, leader: ModelFile, file: ModelFile, cutting: Cutting
 ) -> Choice:
-    """What happens to another file of the network, once heads and refitted weights are decided on its leader.
+    """What happens to another file of the network, once units and refitted weights are decided on its leader.
 
     Raises:
         RefusedError: if refitted weights cannot be carried to a file that is as precise.
@@ -123,17 +126,17 @@ def _followed(
     effect = cutting.asked.request.choice.effect
     numbers = None if chosen is None else chosen.numbers
     if chosen is None or numbers is None:
-        return Choice(_spec(local), effect=effect)
+        return Choice(spec_of(local), effect=effect)
     own = carried(numbers, chosen.steps, leader, file)
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
-            " differ; choose the same heads with --no-compensate"
+            f" differ; choose the same {called(local)} with --no-compensate"
         )
     if own is None:
         cutting.warn(
-            f"{file.name} loses the same heads and is not refitted: its weights are stored in another precision than"
-            f" those of {leader.name}; convert the refitted {leader.name} anew instead"
+            f"{file.name} loses the same {called(local)} and is not refitted: its weights are stored in another"
+            f" precision than those of {leader.name}; convert the refitted {leader.name} anew instead"
         )
-        return Choice(_spec(local), effect=effect)
+        return Choice(spec_of(local), effect=effect)
     return Choice(effect=effect, decided=Chosen(Selection(local, f"carried over from {leader.name}"), own))

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
+from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.caches import check_caches
 from onnxheadprune.workflow.folders.carrying import Heads, heads_in, named_heads
 from onnxheadprune.workflow.folders.completing import complete, other_forms, unchanged
 from onnxheadprune.workflow.folders.configs import check_config, read_config
 from onnxheadprune.workflow.folders.deploying import Deploying
-from onnxheadprune.workflow.folders.export import Export, open_export
+from onnxheadprune.workflow.folders.export import Export
 from onnxheadprune.workflow.folders.feeding import data_of_leaders
-from onnxheadprune.workflow.folders.matching import Match, matched
+from onnxheadprune.workflow.folders.matching import HEADS_ALONE, Match, Network
 from onnxheadprune.workflow.folders.naming import check_name, data_names
 from onnxheadprune.workflow.folders.network import Cutting, cut_network
+from onnxheadprune.workflow.folders.opening import kinds_asked, opened
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
 
 
 def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) -> FolderResult:
-    """Removes the same heads from every model of a folder that holds them.
+    """Removes the same heads and other units from every model of a folder that holds them.
 
-    Heads are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
+    They are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
     file of each network and carried to the others. Each file is proven as a single model is.
 
     Args:
@@ -45,7 +50,9 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
     if asked.data_name is not None:
         check_name(asked.data_name)
     progress(f"reading {root}", 0, 0)
-    export, match = opened(root, follow_links=asked.follow_links)
+    # Heads are matched whatever goes: sites have the numbers that they have by them.
+    kinds = tuple(dict.fromkeys((*HEADS_ALONE, *kinds_asked(asked.request.choice))))
+    export, match = opened(root, follow_links=asked.follow_links, kinds=kinds)
     config = read_config(root, export.others)
     check_config(config, match)
     deploying = Deploying(export, match, config, asked)
@@ -62,7 +69,7 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
         deploying.require(gone)
         changes = deploying.changes(gone)
         copied = unchanged(export, {item.name for item in results}, changes)
-        warnings += [*deploying.unasked(gone), *other_forms(copied)]
+        warnings += [*deploying.unasked(gone), *deploying.told_widths(gone), *other_forms(copied)]
         if assembly is not None:
             progress("copying the rest", 0, 0)
             complete(assembly, root, copied, changes)
@@ -74,36 +81,18 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
     return FolderResult(str(root), written, title, match, gone, finished, copied, changes, told)
 
 
-def opened(root: Path, *, follow_links: bool = False) -> tuple[Export, Match]:
-    """The models of a folder, and which of their sites are the same.
-
-    Raises:
-        UsageError: if there is no model in it.
-        ModelError: if one cannot be read.
-        RefusedError: if they do not belong together, or have no attention site.
-    """
-    export = open_export(root, follow_links=follow_links)
-    match = matched(export)
-    if not match.sites:
-        raise RefusedError(
-            f"no model of {root} has an attention site: no contraction with weights sums over the heads of a product of"
-            " two activations"
-        )
-    return export, match
-
-
 def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:
-    """Heads that were named, checked against every file; None for a wish.
+    """Units that were named, checked against every file; None for a wish.
 
     Raises:
-        UsageError: if there are no such heads, or it is not said which go.
+        UsageError: if there are no such units, or it is not said which go.
         RefusedError: if they cannot go.
     """
     choice = asked.request.choice
     if choice.wish is not None:
         if len(match.networks) > 1 and (choice.wish.protect is not None or choice.wish.scores is not None):
             raise UsageError(
-                "heads to protect and scores are those of one network, and this folder holds several; name the heads"
+                "units to protect and scores are those of one network, and this folder holds several; name the heads"
                 " that go"
             )
         return None
@@ -125,22 +114,57 @@ def _cut(heads: Heads | None, cutting: Cutting) -> tuple[list[FileResult], Heads
         HeadPruneError: as `prune` does.
     """
     data: dict[str, Data] = {}
+    unfit: dict[str, str] = {}
     if cutting.asked.read is not None or cutting.asked.request.run.data is not None:
         data, unfit = data_of_leaders(cutting.match, cutting.asked)
         if heads is None:
             for name, why in unfit.items():
-                cutting.warn(
-                    f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
-                )
+                cutting.warn(_without_data(name, why, cutting))
     results: list[FileResult] = []
     gone: Heads = {}
-    for network in cutting.match.networks:
+    for network in _cuttable(heads, unfit, cutting):
         if heads is None or any(heads_in(file, heads, cutting.match) for file in network.files):
             found, removed = cut_network(network, heads, data.get(network.leader.name), cutting)
             check_caches(network.files, found)
             results += found
             gone |= removed
     return results, gone
+
+
+def _cuttable(heads: Heads | None, unfit: Container[str], cutting: Cutting) -> Iterator[Network]:
+    """The networks that may lose units. A wish is not for those without such sites, or of whose costs nothing is known.
+
+    Raises:
+        RefusedError: if a wish is for none.
+    """
+    wish = cutting.asked.request.choice.wish
+    kinds = kinds_asked(cutting.asked.request.choice)
+    found = 0
+    for number, network in enumerate(cutting.match.networks):
+        held = {kind_of(item.site) for item in cutting.match.sites if item.network == number}
+        if wish is not None and (
+            held.isdisjoint(kinds) or (network.leader.name in unfit and _is_measured(wish))
+        ):
+            continue
+        found += 1
+        yield network
+    if not found and heads is None:
+        raise RefusedError("no network of the folder has a site that may lose units; name other --units")
+
+
+def _without_data(name: str, why: str, cutting: Cutting) -> str:
+    """What becomes of a network that the data is not for, where units are wished for."""
+    wish = cutting.asked.request.choice.wish
+    if wish is not None and _is_measured(wish):
+        return (
+            f"{name} stays as it is: what its units are worth is measured, and the data is not for it: {why}"
+        )
+    return f"the heads of {name} were chosen by its weights alone, since the data is not for it: {why}"
+
+
+def _is_measured(wish: Wish) -> bool:
+    """Whether a wish can only be met with data: units of several kinds are not compared by weights."""
+    return wish.units != HEADS_ONLY
 
 
 def _in_place(item: FileResult, target: Path | None) -> FileResult:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from onnxheadprune.attention.sites import kinds
+from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.result import PruneResult
@@ -35,8 +39,8 @@ class FolderResult:
         output: the folder that was written, None if none was.
         client: what it was made for, None for nothing in particular.
         match: which sites belong together.
-        heads: heads that went, per number of a site in the export.
-        files: the models that lost heads.
+        heads: heads and other units that went, per index of a site in the export.
+        files: the models that lost some.
         copied: every other file, as it was.
         changes: fields of configuration files that followed.
         warnings: what its user should know.
@@ -58,8 +62,8 @@ class FolderResult:
             "folder": self.folder,
             "output": self.output,
             "client": self.client,
-            "heads": {str(index): list(gone) for index, gone in sorted(self.heads.items())},
-            "sites": [shared_to_dict(item) for item in self.match.sites],
+            **gone_to_dict(self.heads),
+            **sites_to_dict(self.match),
             "files": [
                 {"file": item.name, "leads": item.leads, **item.result.to_dict()} for item in self.files
             ],
@@ -67,6 +71,21 @@ class FolderResult:
             "config_changes": [change.to_dict() for change in self.changes],
             "warnings": list(self.warnings),
         }
+
+
+def gone_to_dict(gone: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
+    """What went, as JSON-ready data: heads by the numbers of their sites, other units by keys, as ranges."""
+    found: dict[str, Any] = {
+        kind.UNITS: {key_of(i): spelled(units) for i, units in sorted(gone.items()) if kind.owns(i)}
+        for kind in kinds.KINDS
+    }
+    heads = {str(i): list(units) for i, units in sorted(gone.items()) if AttentionSite.owns(i)}
+    return {AttentionSite.UNITS: heads, **found}
+
+
+def sites_to_dict(match: Match) -> dict[str, Any]:
+    """The sites of an export as JSON-ready data, a list for each kind that was matched."""
+    return {kind.FIELD: [shared_to_dict(item) for item in match.of_kind(kind)] for kind in match.kinds}
 
 
 def shared_to_dict(item: SharedSite) -> dict[str, Any]:

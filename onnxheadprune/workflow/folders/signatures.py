@@ -13,7 +13,7 @@ import numpy.typing as npt
 from onnx import TensorProto, numpy_helper
 
 from onnxheadprune.attention.matrices import Array, matrix_of
-from onnxheadprune.attention.sites.site import AttentionSite, Projection
+from onnxheadprune.attention.sites.unit import Projection, Site
 from onnxheadprune.liveness.blocks import SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.model.graph.tables import roles_of
@@ -32,8 +32,8 @@ _COLUMNS = 64
 _INTEGERS = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4)
 
 
-def signs_of(site: AttentionSite, model: LoadedModel) -> Signs | None:
-    """Signs (-1, 0, 1) of the projection's numbers, the heads in order; None where its weights are in no known form."""
+def signs_of(site: Site, model: LoadedModel) -> Signs | None:
+    """Signs (-1, 0, 1) of the projection's numbers, the units in order; None where its weights are in no known form."""
     for projection in site.projections:
         matrix = _matrix(projection, model)
         if matrix is not None and matrix.shape[0] >= 1 + max(map(max, projection.channels)):

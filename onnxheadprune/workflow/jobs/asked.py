@@ -13,6 +13,7 @@ from onnxheadprune.attention.units import combined
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
@@ -24,6 +25,7 @@ from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.metric import load_metric
+from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.jobs.keys import RecoverKeys
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.quantize import QuantizeRequest
@@ -31,8 +33,8 @@ from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writi
 
 Document: TypeAlias = dict[str, Any]
 """A result as JSON-ready data."""
-Reader: TypeAlias = Callable[[Path], "DataSource | None"]
-"""Reads the calibration data for a model."""
+Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
+"""Reads the calibration data for a model, or for one of a folder."""
 
 
 def measure_of(spec: str | None) -> Measure | None:
@@ -101,7 +103,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
     wish = wish_of(job, None if scores is None else read_scores(scores))
     return Request(
         Choice(
-            combined(heads_of(job), keys.neurons, keys.layers),
+            combined(heads_of(job), {"neurons": keys.neurons}, keys.layers),
             wish,
             keys.compensate,
             measure_of(keys.drift),
@@ -183,6 +185,8 @@ def require_askable(job: Job, output: Path) -> None:
         ProviderError: if the provider is named and does not run here.
     """
     keys = job.keys
+    if keys.prune.client is not None:
+        client_named(keys.prune.client)
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.effect)

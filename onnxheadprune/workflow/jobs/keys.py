@@ -166,6 +166,9 @@ class PruneKeys:
     external_data: Annotated[
         Literal["auto", "always", "never"], Field(description="Keep weights in a file beside the model.")
     ] = "auto"
+    client: Annotated[
+        Words | None, Field(description="What loads the folder, where the model is one: optimum, genai, ...")
+    ] = None
 
 
 @dataclass(frozen=True)

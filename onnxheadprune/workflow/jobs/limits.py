@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from onnxheadprune.benchmarking.gate import Gate
@@ -25,9 +25,16 @@ def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fina
         final: what came out of it.
     """
     limits: dict[str, float] = {name: limit for name, limit in asdict(asked).items() if limit is not None}
-    found = list(_of_validation(limits, results.get("validate", {}))) if "validate" in results else []
+    validations = of_each(results["validate"]) if "validate" in results else []
+    found = [
+        replace(gate, subject=f"{gate.subject} of {result['file']}") if "file" in result else gate
+        for result in validations
+        for gate in _of_validation(limits, result)
+    ]
+    speedups = [_speedup(result) for result in of_each(results.get("bench", {}))]
+    known = [speedup for speedup in speedups if speedup is not None]
     measured = {
-        "min_speedup": _speedup(results.get("bench", {})),
+        "min_speedup": min(known) if known and len(known) == len(speedups) else None,
         "max_file_bytes": _bytes(final),
         "max_size_ratio": _bytes(final) / _bytes(model),
         "max_operations_ratio": _operations(results.get("recover", results.get("prune", {}))),
@@ -37,6 +44,12 @@ def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fina
     ]
     order = list(limits)
     return sorted(found, key=lambda gate: order.index(gate.name))
+
+
+def of_each(result: Document) -> list[Document]:
+    """The results of each file of a folder; of a single model its own."""
+    files: list[Document] = result.get("files", [result])
+    return files
 
 
 def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
@@ -75,11 +88,18 @@ def _speedup(result: Document) -> float | None:
 
 
 def _bytes(model: Path) -> int:
+    """What a model takes on the disk, or all models of a folder."""
+    if model.is_dir():
+        return sum(_bytes(path) for path in sorted(model.rglob("*.onnx")))
     taken = file_bytes(open_structure(model))
     assert taken is not None
     return taken
 
 
 def _operations(result: Document) -> float | None:
-    counted = result.get("operations")
-    return None if not counted or not counted["before"] else counted["after"] / counted["before"]
+    """The share that is left; of a folder, of the files that lead its networks."""
+    counted = [item.get("operations") for item in of_each(result) if item.get("leads", True)]
+    if not counted or any(not item or not item["before"] for item in counted):
+        return None
+    after, before = (sum(item[when] for item in counted if item) for when in ("after", "before"))
+    return float(after / before)

@@ -57,7 +57,10 @@ def _data(job: Job) -> dict[str, str | None]:
     if data.path is not None or data.text is not None:
         own = VOCABULARY if data.text is not None and tokenizer is None else ()
         model = job.at(job.keys.model)
-        folders = (model.parent, model.parent.parent) if model.parent.name == SHELF else (model.parent,)
+        # A folder of models holds what completes text and data, and all of it is read as the model.
+        folders = [] if model.is_dir() else [model.parent]
+        if folders and model.parent.name == SHELF:
+            folders.append(model.parent.parent)
         for folder in folders:
             beside = _files(f"{folder.name}, beside the model", folder, (*own, *BESIDE))
             found |= {name: path for name, path in beside.items() if Path(path) != model}

@@ -20,10 +20,11 @@ from onnxheadprune.workflow.batch_worker import Digests, digests
 from onnxheadprune.workflow.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.workflow.jobs.digests import digest_of, digests_of
 from onnxheadprune.workflow.jobs.limits import gates_of
+from onnxheadprune.workflow.jobs.of_folders import require_folder_job
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
 from onnxheadprune.workflow.jobs.state import STATE, State
-from onnxheadprune.workflow.jobs.steps import Step, Workshop
+from onnxheadprune.workflow.jobs.steps import PRUNED_FOLDER, Step, Workshop
 
 VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"
 TOLD = (VERDICT, SUMMARY, PAGE)
@@ -54,7 +55,7 @@ def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     with importable(job.folder):
         require_inputs(shop)
         require_askable(job, shop.folder)
-        model = digests(str(shop.model))
+        model = digests_of({"model": str(shop.model)}) if shop.model.is_dir() else digests(str(shop.model))
         state = _furnished(shop)
         return _Run(shop, model, state, progress).result()
 
@@ -103,11 +104,7 @@ def require_inputs(shop: Workshop) -> None:
         UsageError: if not; the sentence names the key and its line.
     """
     job = shop.job
-    if shop.model.is_dir():
-        raise job.refused(
-            f"model {shop.model} is a folder, and a job takes a single model; name one of its files, or use"
-            " prune FOLDER"
-        )
+    require_folder_job(job, shop.model)
     named = {"model": str(shop.model)}
     for step in shop.steps():
         named |= step.reads
@@ -137,7 +134,10 @@ def _furnished(shop: Workshop) -> State:
     except OSError as error:
         raise UsageError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
     names = [*_names(list(shop.steps())), *TOLD]
-    makings = [Making("the result", folder / name) for name in (*names, STATE)]
+    makings = [
+        Making("the result", folder / name, kind="folder" if name == PRUNED_FOLDER else "file")
+        for name in (*names, STATE)
+    ]
     check_makings(makings, lambda: readings(shop.job))
     state = State.read(folder)
     for name in names:
@@ -216,6 +216,7 @@ class _Run:
             self._keep(step)
             return StepOutcome(step.name, "unchanged", entry.seconds, entry.files)
         resumed = state.is_begun(step.name, key)
+        state.clear(step.name, step.makes)
         state.begin(step.name, key, (*step.makes, *step.beside))
         self.ran.add(step.name)
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class State:
             UsageError: if a file is not there, or the state cannot be written.
         """
         made = self._made(files)
-        self.owned |= set(made)
+        self.owned |= {item for item in made if "/" not in item}
         self.entries[name] = Entry(self.entries[name].key, made, seconds)
         self._write()
         return self.entries[name]
@@ -109,10 +110,34 @@ class State:
         entry = self.entries.get(name)
         return entry is not None and entry.key == key and entry.files is None
 
+    def clear(self, name: str, files: Iterable[str]) -> None:
+        """Removes folders that a step has made, which are made anew as a whole; files are replaced by themselves.
+
+        Raises:
+            UsageError: if one holds what no job has made, or cannot be removed.
+        """
+        entry = self.entries.get(name)
+        for path in (self.folder / item for item in files):
+            if not path.is_dir() or path.is_symlink():
+                continue
+            known = None if entry is None else entry.files
+            strange = [one for one in _inside(path, path.name) if known is not None and one not in known]
+            if strange:
+                raise UsageError(
+                    f"{self.folder / strange[0]} is no file of the job, and its folder is made anew; move it away first"
+                )
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise UsageError(f"{path} cannot be removed: {error.strerror or error}") from error
+
     def _made(self, files: Iterable[str]) -> Digests:
         found: Digests = {}
         for name in files:
             path = self.folder / name
+            if path.is_dir():
+                found |= {inner: digest(self.folder / inner, "the result") for inner in _inside(path, name)}
+                continue
             # A model may have weights beside it, in a file that is named by what is in it.
             found |= digests(str(path)) if name.endswith(MODEL) else {name: digest(path, "the result")}
         return found
@@ -124,6 +149,12 @@ class State:
         }
         document = {"format": FORMAT, "owned": sorted(self.owned), "steps": steps}
         write_text(self.folder / STATE, json.dumps(document, indent=1) + "\n")
+
+
+def _inside(folder: Path, name: str) -> list[str]:
+    """Every file of a folder, as paths that begin with its name."""
+    found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    return [f"{name}/{path}" for path in found]
 
 
 def _digests(value: Mapping[str, object] | None) -> Digests | None:

@@ -21,6 +21,7 @@ from onnxheadprune.selection.scoring import score_heads, write_scores
 from onnxheadprune.selection.scoring.executors import open_executor
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.validation import prove
+from onnxheadprune.workflow.jobs import of_folders
 from onnxheadprune.workflow.jobs.asked import (
     Document,
     Given,
@@ -41,6 +42,7 @@ from onnxheadprune.workflow.recover import recovery_request
 
 Name: TypeAlias = Literal["score", "prune", "recover", "quantize", "validate", "bench"]
 PRUNED, RECOVERED, QUANTIZED = "pruned.onnx", "recovered.onnx", "quantized.onnx"
+PRUNED_FOLDER = "pruned"
 PARTIAL = "score.json.partial"
 
 
@@ -97,9 +99,14 @@ class Workshop:
         return self.job.at(self.job.keys.model)
 
     @property
+    def pruned(self) -> str:
+        """The name of what the step prune makes: a model, or of a folder another one."""
+        return PRUNED_FOLDER if self.model.is_dir() else PRUNED
+
+    @property
     def exact(self) -> str:
         """The name of the last model that equals a masked one: quantized weights are others."""
-        return PRUNED if self.job.keys.recover is None else RECOVERED
+        return self.pruned if self.job.keys.recover is None else RECOVERED
 
     @property
     def final(self) -> str:
@@ -118,7 +125,7 @@ class Workshop:
         cut: tuple[Name, ...] = ("prune",) if keys.recover is None else ("prune", "recover")
         if keys.score is not None:
             yield self._step("score", (), ("score.json",), self._score, beside=(PARTIAL,))
-        yield self._step("prune", scored, (PRUNED, "prune.json"), self._prune)
+        yield self._step("prune", scored, (self.pruned, "prune.json"), self._prune)
         if keys.recover is not None:
             beside = (f"{RECOVERED}.recovery",)
             yield self._step("recover", ("prune",), (RECOVERED, "recover.json"), self._recover, beside=beside)
@@ -174,6 +181,10 @@ class Workshop:
         write_scores(scores, self.folder / "score.json")
 
     def _prune(self, progress: Progress, _resumed: bool) -> None:
+        if self.model.is_dir():
+            request = pruning(self.job, None, scores_file(self.job, self.folder), self.folder / PRUNED_FOLDER)
+            self.keep("prune", of_folders.pruned(self.job, self.model, request, self.given.read, progress))
+            return
         scores = scores_file(self.job, self.folder / "score.json")
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
         result = carried_through(self.model, request, progress)
@@ -194,6 +205,10 @@ class Workshop:
     def _validate(self, progress: Progress, _resumed: bool) -> None:
         progress("validating", 0, 0)
         request = validating(self.job)
+        if self.model.is_dir():
+            models, lenient = (self.model, self.folder / self.exact), self.job.keys.prune.accept_inconclusive
+            self.keep("validate", of_folders.validated(models, request, lenient, progress))
+            return
         found = prove(self.model, self.folder / self.exact, request)
         accepted = found.passed or (
             found.verdict == "inconclusive" and self.job.keys.prune.accept_inconclusive
@@ -211,5 +226,8 @@ class Workshop:
 
     def _bench(self, progress: Progress, _resumed: bool) -> None:
         models = (self.model, self.folder / self.final)
+        if self.model.is_dir():
+            self.keep("bench", of_folders.measured(models, measuring(self.job), progress))
+            return
         result = run_benchmark(models, measuring(self.job), lambda what: progress(what, 0, 0))
         self.keep("bench", result.to_dict())

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from onnxheadprune.attention.heads import ALL, NEURONS, HeadSpec, sites_of_key
+from onnxheadprune.attention.heads import ALL, HeadSpec, sites_of_key
 from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.units import HEADS, LAYERS, apart
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.load import LoadedModel
@@ -81,7 +82,9 @@ def read_heads(spec: HeadSpec | None, model: LoadedModel) -> Heads | None:
 
 def _split(key: str) -> tuple[str, str]:
     """A key as its kind ("ffn.", "attn.", "layer." or "") and the site of that kind."""
-    kind = next((prefix for prefix in (NEURONS, HEADS, LAYERS) if key.startswith(prefix)), "")
+    found = kind_of_key(key)
+    kind = next((prefix for prefix in (HEADS, LAYERS) if key.startswith(prefix)), "")
+    kind = kind if found is None else found.KEY
     return kind, key.removeprefix(kind)
 
 
@@ -90,8 +93,8 @@ def _numbered(key: str, model: LoadedModel) -> str:
     if site == ALL or site.isdecimal():
         return key
     try:
-        sites = find_sites(model)
-        (found,) = sites_of_key(site, list(sites.neurons) if kind == NEURONS else list(sites))
+        sites, other = find_sites(model), kind_of_key(key)
+        (found,) = sites_of_key(site, sites.sites if other is None else sites.of(other.UNITS))
     except Exception as error:
         # Sites that are not found, for whatever reason, are a failure that the command shows itself.
         return f"{kind}{NOWHERE if isinstance(error, HeadPruneError) else 0}"

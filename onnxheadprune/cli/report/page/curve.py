@@ -1,4 +1,4 @@
-"""The curve of a sweep: drift, accuracy and speed against the heads that are gone."""
+"""The curve of a sweep: drift, accuracy and speed against what is gone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from onnxheadprune.cli.report.page.charts import Tick, polyline, scale_over
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.workflow.sweep import gone_words
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """One quantity against the share of heads removed.
+    """One quantity against the share that is removed.
 
     Attributes:
         name: with its unit.
@@ -35,7 +36,8 @@ class CurveChart:
 
     Attributes:
         lines: a chart each.
-        ticks: of the horizontal axis, percent of heads removed.
+        ticks: of the horizontal axis, percent.
+        along: what the horizontal axis is.
         knee: its pixel, None without.
         knee_words: what the knee is.
         rows: a line of the table each: asked, removed, drift, accuracy, speed, knee.
@@ -44,6 +46,7 @@ class CurveChart:
 
     lines: tuple[Line, ...]
     ticks: tuple[Tick, ...]
+    along: str
     knee: float | None
     knee_words: str
     rows: tuple[tuple[str, ...], ...]
@@ -56,8 +59,8 @@ def curve_chart(document: Document) -> CurveChart:
     Args:
         document: its result.
     """
-    points, heads = document["points"], max(document["heads"], 1)
-    shares = [100 * point["removed"] / heads for point in points]
+    points, counted = document["points"], document.get("ratio_of", "heads")
+    shares = [100 * _share(document, point) for point in points]
     horizontal = scale_over(shares or [0.0], LEFT, RIGHT)
 
     def line(name: str, value: Callable[[Mapping[str, Any]], float | None], zero: bool) -> Line | None:
@@ -67,7 +70,7 @@ def curve_chart(document: Document) -> CurveChart:
             return None
         vertical = scale_over([number for _, number in known], BOTTOM, TOP, zero=zero)
         dots = tuple(
-            (horizontal.at(share), vertical.at(number), f"{share:.0f} % of heads: {name} {number:.3g}")
+            (horizontal.at(share), vertical.at(number), f"{share:.0f} % of {counted}: {name} {number:.3g}")
             for share, number in known
         )
         return Line(name, polyline([(x, y) for x, y, _ in dots]), dots, tuple(vertical.ticks(4)))
@@ -79,11 +82,12 @@ def curve_chart(document: Document) -> CurveChart:
     )
     knee = document.get("knee")
     at = None if knee is None else horizontal.at(shares[knee])
-    words = "" if knee is None else f"knee: {points[knee]['removed']} of {heads} heads"
-    rows = tuple(_row(point, heads, index == knee) for index, point in enumerate(points))
+    words = "" if knee is None else f"knee: {_knee_words(document, points[knee], counted)}"
+    rows = tuple(_row(point, document, index == knee) for index, point in enumerate(points))
     return CurveChart(
         tuple(item for item in lines if item is not None),
         tuple(horizontal.ticks(8)),
+        "attention heads removed" if counted == "heads" else f"{counted} of all blocks removed",
         at,
         words,
         rows,
@@ -91,11 +95,28 @@ def curve_chart(document: Document) -> CurveChart:
     )
 
 
-def _row(point: Document, heads: int, knee: bool) -> tuple[str, ...]:
+def _share(document: Document, point: Mapping[str, Any]) -> float:
+    """What a cut takes of what ratios are shares of; earlier versions do not say, and count heads."""
+    said = point.get("share")
+    return float(point["removed"] / max(document["heads"], 1) if said is None else said)
+
+
+def _knee_words(document: Document, point: Mapping[str, Any], counted: str) -> str:
+    if counted == "heads":
+        return f"{point['removed']} of {document['heads']} heads"
+    return f"{100 * _share(document, point):.0f} % of {counted}"
+
+
+def _row(point: Document, document: Document, knee: bool) -> tuple[str, ...]:
     accuracy, speedup = point["accuracy"], point["speedup"]
     return (
         f"{point['ratio']:.0%}",
-        f"{point['removed']} of {heads}",
+        gone_words(
+            document.get("ratio_of", "heads"),
+            document["heads"],
+            point["removed"],
+            point.get("units", {}),
+        ),
         f"{point['drift']:.3g}",
         "" if accuracy is None else f"{accuracy:.2%}",
         "" if speedup is None else f"{speedup:.2f}x",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import change, count, size
 from onnxheadprune.cli.report.page.documents import Document
-from onnxheadprune.edit.plan import NeuronCut
+from onnxheadprune.edit.plan import block_cuts, totals
 
 
 @dataclass(frozen=True)
@@ -40,29 +40,25 @@ def quantities(document: Document) -> list[Quantity]:
     return list(_quantities(document))
 
 
-def blocks(document: Document) -> list[Quantity]:
-    """What is left of each feed-forward block; nothing where none lost neurons.
+def blocks(document: Document) -> dict[str, list[Quantity]]:
+    """What is left of each site of another kind than heads, by what its units are called; nothing where none was cut.
 
     Args:
         document: the result of `prune` or `fuse`.
     """
-    cuts = neuron_cuts(document)
-    return [_counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left) for cut in cuts]
-
-
-def neuron_cuts(document: Document) -> list[NeuronCut]:
-    """What a plan says of feed-forward blocks; nothing where none lost neurons."""
-    return [NeuronCut.from_dict(item) for item in document["plan"].get("neurons", ())]
+    found: dict[str, list[Quantity]] = {}
+    for cut in block_cuts(document["plan"]):
+        quantity = _counted(f"{cut.key} {cut.name}", cut.left + len(cut.removed), cut.left)
+        found.setdefault(cut.units, []).append(quantity)
+    return found
 
 
 def _quantities(document: Document) -> Iterator[Quantity]:
     cuts = document["plan"]["cuts"]
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
     yield _counted("attention heads", before, sum(cut["heads_left"] for cut in cuts))
-    neurons = neuron_cuts(document)
-    if neurons:
-        left = sum(cut.left for cut in neurons)
-        yield _counted("neurons", left + sum(len(cut.removed) for cut in neurons), left)
+    for units, gone, left in totals(block_cuts(document["plan"])):
+        yield _counted(units, left + gone, left)
     if document.get("before") and document.get("after"):
         there, here = document["before"], document["after"]
         yield _counted("stored elements", there["elements"], here["elements"], note="weights and constants")

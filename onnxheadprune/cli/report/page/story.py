@@ -12,11 +12,12 @@ from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
 from onnxheadprune.cli.report.page.documents import Document, Documents
-from onnxheadprune.cli.report.page.glance import Quantity, blocks, neuron_cuts, quantities
+from onnxheadprune.cli.report.page.glance import Quantity, blocks, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
+from onnxheadprune.edit.plan import block_cuts, totals
 from onnxheadprune.model.spelling import short_names
 
 
@@ -30,7 +31,7 @@ class Cut:
         proof: is it safe?
         quantities: before and after.
         heads: the map.
-        blocks: what is left of each feed-forward block, where one lost neurons.
+        blocks: what is left of each site of another kind, where one lost units, by what these are called.
         effects: what became of the outputs.
         differences: of the two models.
         facts: how it was measured.
@@ -44,7 +45,7 @@ class Cut:
     proof: Proof
     quantities: list[Quantity]
     heads: HeadMap
-    blocks: list[Quantity]
+    blocks: dict[str, list[Quantity]]
     effects: list[Effect]
     differences: DifferenceList
     facts: list[Fact]
@@ -119,15 +120,14 @@ def cut_of(document: Document) -> Cut:
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
-    neurons = sum(len(cut.removed) for cut in neuron_cuts(document))
     model = PurePath(document["model"]).name
     what = (
         f"{gone} of {many(before, 'attention head')} of {model} removed"
         if gone
         else f"all heads of {model} stay"
     )
-    if neurons:
-        what += f", {many(neurons, 'neuron')} removed"
+    for units, lost, _ in totals(block_cuts(plan)):
+        what += f", {many(lost, units.removesuffix('s'))} removed"
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} for good"
     validation = document.get("validation")

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, get_args
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 
@@ -28,11 +29,15 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.spelling import count, escaped, shortened
 from onnxheadprune.workflow.sweep import Curve, CurvePoint
 
-Against: TypeAlias = Literal["heads", "parameters", "speedup"]
+Against: TypeAlias = Literal["heads", "operations", "parameters", "speedup"]
+COUNTED = ("heads", "operations")
+"""What ratios may be shares of."""
 PANEL_HEIGHT = 1.75
 LEAST_SPAN = 0.02
 """Of an axis of accuracies: a difference of one label in hundreds must not fill a picture."""
 TITLE = 60
+SPARE = 12
+"""Pixels around the name of the knee that stay free: numbers move a little when the picture is laid out anew."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +62,30 @@ class Quantity:
         return sum(value is not None for value in self.values) > 1
 
 
-def plot_curve(curve: Curve, x: Against = "heads") -> Picture:
+def plot_curve(curve: Curve, x: Against | None = None) -> Picture:
     """Drift, accuracy and measured speed, one panel each, above one axis.
 
     Args:
         curve: what a sweep found.
-        x: the axis: the share of heads that are gone, the share of parameters that are left, or the measured speed.
-            The last has 95 % intervals, and is hollow where no difference could be measured.
+        x: the axis: the share of heads or of operations that are gone, the share of parameters that are left, or the
+            measured speed. None is the share that ratios were of, "heads" or "operations". The speed has 95 %
+            intervals, and is hollow where no difference could be measured.
 
     Raises:
         UsageError: if `x` is none of these, or was not measured.
     """
+    x = x or ("operations" if curve.counted == "operations" else "heads")
     if x not in get_args(Against):
         raise UsageError(f"a curve is drawn against {', '.join(get_args(Against))}, not {x!r}")
+    if x in COUNTED and x != curve.counted:
+        raise UsageError(
+            f"the ratios of this curve are of {curve.counted}, not of {x}; draw it against {curve.counted}, parameters"
+            " or speedup"
+        )
     along = _along(curve, x)
     if any(value is None for value in along.values):
         raise UsageError(
-            f"the curve does not say what its cuts have of {x}; sweep again, or draw it against heads"
+            f"the curve does not say what its cuts have of {x}; sweep again, or draw it against {curve.counted}"
         )
     lines = [(_plain(f"drift ({curve.unit})", curve, lambda point: point.drift), DRIFT, "o")]
     lines.append((_plain("accuracy", curve, lambda point: point.accuracy), ACCURACY, "s"))
@@ -93,9 +105,9 @@ def plot_curve(curve: Curve, x: Against = "heads") -> Picture:
         )
         figure.suptitle(shortened(escaped(PurePath(curve.model).name), TITLE))
         figure.align_ylabels(panels)
-        _mark_knee(panels, curve, along)
-        if x != "heads":
-            _number(figure, panels[0], along, shown[0][0], curve)
+        knee = _mark_knee(panels, curve, along)
+        if x not in COUNTED:
+            _number(figure, panels[0], (along, shown[0][0]), curve, knee)
     return figure
 
 
@@ -124,9 +136,9 @@ def _speed(curve: Curve) -> Quantity:
 
 
 def _along(curve: Curve, x: Against) -> Quantity:
-    if x == "heads":
-        total = max(curve.heads, 1)
-        return _plain(f"heads removed, % of {curve.heads}", curve, lambda point: 100 * point.removed / total)
+    if x in COUNTED:
+        label = f"% of {curve.heads}" if x == "heads" else "% of those of all blocks"
+        return _plain(f"{x} removed, {label}", curve, lambda point: 100 * curve.share(point))
     if x == "speedup":
         return _speed(curve)
     whole = curve.elements
@@ -176,18 +188,18 @@ def _bars(value: float, interval: tuple[float, float] | None) -> list[list[float
     return [[max(0.0, value - low)], [max(0.0, high - value)]]
 
 
-def _mark_knee(panels: Sequence[Axes], curve: Curve, along: Quantity) -> None:
-    """A line through all panels, named above the first."""
+def _mark_knee(panels: Sequence[Axes], curve: Curve, along: Quantity) -> Annotation | None:
+    """A line through all panels, and its name above the first; None without a knee."""
     if curve.knee is None:
-        return
+        return None
     at = along.values[curve.knee] or 0.0
     for axes in panels:
         axes.axvline(at, color=GREY, linestyle=":", linewidth=1.4, zorder=1)
     low, high = panels[0].get_xlim()
     part = (at - low) / (high - low)
     side: Literal["left", "center", "right"] = "left" if part < 0.25 else "right" if part > 0.75 else "center"
-    panels[0].annotate(
-        f"knee: {curve.points[curve.knee].removed} of {curve.heads} heads removed",
+    return panels[0].annotate(
+        f"knee: {_knee_words(curve, curve.points[curve.knee])} removed",
         (at, 1.0),
         xycoords=("data", "axes fraction"),
         xytext=(0, 3),
@@ -199,16 +211,25 @@ def _mark_knee(panels: Sequence[Axes], curve: Curve, along: Quantity) -> None:
     )
 
 
-def _number(figure: Picture, axes: Axes, along: Quantity, quantity: Quantity, curve: Curve) -> None:
-    """Writes beside each point how many heads are gone, wherever that covers no other number."""
+def _knee_words(curve: Curve, point: CurvePoint) -> str:
+    if curve.counted == "heads":
+        return f"{point.removed} of {curve.heads} heads"
+    return f"{100 * curve.share(point):.0f} % of operations"
+
+
+def _number(
+    figure: Picture, axes: Axes, drawn: tuple[Quantity, Quantity], curve: Curve, knee: Annotation | None
+) -> None:
+    """Writes beside each point how much is gone, wherever that covers no other words."""
+    along, quantity = drawn
     figure.draw_without_rendering()
-    taken: list[Bbox] = []
+    taken: list[Bbox] = [] if knee is None else [knee.get_window_extent().padded(SPARE)]
     for index, point in enumerate(curve.points):
         value = quantity.values[index]
         if value is None or index == curve.knee:
             continue
         text = axes.annotate(
-            f"{point.removed}" if point.removed else "0 heads removed",
+            _gone(curve, point),
             (along.values[index] or 0.0, value),
             xytext=(0, 7),
             textcoords="offset points",
@@ -223,3 +244,11 @@ def _number(figure: Picture, axes: Axes, along: Quantity, quantity: Quantity, cu
             text.remove()
         else:
             taken.append(box)
+
+
+def _gone(curve: Curve, point: CurvePoint) -> str:
+    """A number beside a point; the first one says of what."""
+    number = f"{point.removed}" if curve.counted == "heads" else f"{100 * curve.share(point):.0f} %"
+    return (
+        number if point.removed else f"0 {'heads' if curve.counted == 'heads' else '% of operations'} removed"
+    )

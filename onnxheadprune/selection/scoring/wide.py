@@ -1,4 +1,4 @@
-"""In which order a feed-forward block best loses its neurons, some at a time, and what each step costs.
+"""In which order a site of many units best loses them, some at a time, and what each step costs.
 
 OSSCAR (Meng et al. 2024, 2403.12983): the neurons go that cost the output least once the others make up for them, and
 after each step the weights of the others are refitted, by updates of the inverse and not by new ones.
@@ -11,26 +11,26 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.scoring.moves import Step
 from onnxheadprune.selection.scoring.surgeon import Surgeon
 
 STEPS = 64
-"""Steps from all neurons to few."""
+"""Steps from all units to few."""
 
 
-def neuron_path(
-    site: NeuronSite, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
+def wide_path(
+    site: Site, moments: Sequence[Moments], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path of a block, with errors as shares of its output's variance.
+    """The path of a site of many units, with errors as shares of its output's variance.
 
     Args:
-        site: the block.
+        site: the site.
         moments: of what each of its projections reads.
-        multiple: how many neurons are left is a multiple of this after each step.
-        protected: present neurons that stay.
+        multiple: how many units are left is a multiple of this after each step.
+        protected: present units that stay.
     """
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
@@ -41,23 +41,23 @@ def neuron_path(
     total, steps = 0.0, []
     for going, gone in _taken(site, multiple, protected, lambda: _costs(site, surgeons, owners)):
         for surgeon, projection in zip(surgeons, site.projections, strict=True):
-            channels = sorted(channel for neuron in going for channel in projection.channels[neuron])
+            channels = sorted(channel for one in going for channel in projection.channels[one])
             total += surgeon.error(channels)
             surgeon.remove(channels)
         steps.append(Step(gone, total / variance))
     return tuple(steps)
 
 
-def neuron_path_by_worth(
-    site: NeuronSite, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
+def wide_path_by_worth(
+    site: Site, worth: Sequence[float], multiple: int = 1, protected: Collection[int] = ()
 ) -> tuple[Step, ...]:
-    """The path on which the least worthy neurons go first; worths add up.
+    """The path on which the least worthy units go first; worths add up.
 
     Args:
-        site: the block.
-        worth: of each present neuron.
-        multiple: how many neurons are left is a multiple of this after each step.
-        protected: present neurons that stay.
+        site: the site.
+        worth: of each present unit.
+        multiple: how many units are left is a multiple of this after each step.
+        protected: present units that stay.
     """
     each = np.array(worth)
     return tuple(
@@ -66,41 +66,41 @@ def neuron_path_by_worth(
     )
 
 
-def neuron_reconstruction_scores(site: NeuronSite, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
-    """How much more of the block's output is lost when a neuron goes in its turn, after refit.
+def wide_reconstruction_scores(site: Site, moments: Sequence[Moments]) -> npt.NDArray[np.float64]:
+    """How much more of the site's output is lost when a unit goes in its turn, after refit.
 
     Shares of the output's variance; those that go in one step have the same. Scores never fall along the path, and
-    the neurons that stay longest share what is left.
+    the units that stay longest share what is left.
     """
     scores = np.zeros(site.num_units)
     before, done, highest = 0.0, frozenset[int](), 0.0
-    for step in neuron_path(site, moments):
+    for step in wide_path(site, moments):
         fresh = list(step.removed - done)
         highest = max(highest, (step.error - before) / len(fresh))
         scores[fresh] = highest
         before, done = step.error, step.removed
-    last = [neuron for neuron in range(site.num_units) if neuron not in done]
+    last = [one for one in range(site.num_units) if one not in done]
     scores[last] = max(highest, (1.0 - before) / max(len(last), 1))
     return scores
 
 
 def _taken(
-    site: NeuronSite, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
+    site: Site, multiple: int, protected: Collection[int], costs: Callable[[], np.ndarray]
 ) -> Iterator[tuple[list[int], frozenset[int]]]:
-    """Steps from all neurons to few: who goes in it, and who is gone after it.
+    """Steps from all units to few: who goes in it, and who is gone after it.
 
     Args:
-        site: the block.
-        multiple: see `neuron_path`.
-        protected: present neurons that stay.
-        costs: what each neuron costs next, asked anew before each step.
+        site: the site.
+        multiple: see `wide_path`.
+        protected: present units that stay.
+        costs: what each unit costs next, asked anew before each step.
     """
     left = [unit for unit in site.units if not set(unit) & set(protected)]
     gone: frozenset[int] = frozenset()
     for count in _counts(site.num_units, multiple, len(protected)):
         going: list[int] = []
         each = costs()
-        ranked = sorted(left, key=lambda unit: (sum(each[neuron] for neuron in unit) / len(unit), unit))
+        ranked = sorted(left, key=lambda unit: (sum(each[one] for one in unit) / len(unit), unit))
         for unit in ranked:
             if site.num_units - len(gone) - len(going) - len(unit) >= count:
                 going += unit
@@ -112,26 +112,26 @@ def _taken(
 
 
 def _counts(size: int, multiple: int, protected: int) -> list[int]:
-    """How many neurons are left after each step, few at last."""
+    """How many units are left after each step, few at last."""
     least = max(multiple, -(-protected // multiple) * multiple)
     stride = max(-(-size // (STEPS * multiple)) * multiple, multiple)
     first = (size - 1) // multiple * multiple
     return list(range(first, least - 1, -stride))
 
 
-def _owners(site: NeuronSite) -> list[np.ndarray]:
-    """For each projection, the neuron that each of its channels belongs to; -1 for channels of nobody."""
+def _owners(site: Site) -> list[np.ndarray]:
+    """For each projection, the unit that each of its channels belongs to; -1 for channels of nobody."""
     found = []
     for projection in site.projections:
         owner = np.full(int(np.prod(projection.sizes)), -1)
-        for neuron, channels in enumerate(projection.channels):
-            owner[list(channels)] = neuron
+        for one, channels in enumerate(projection.channels):
+            owner[list(channels)] = one
         found.append(owner)
     return found
 
 
-def _costs(site: NeuronSite, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
-    """What each neuron would cost if it went by itself, [neurons]; nothing for those that are gone."""
+def _costs(site: Site, surgeons: Sequence[Surgeon], owners: Sequence[np.ndarray]) -> np.ndarray:
+    """What each unit would cost if it went by itself, [units]; nothing for those that are gone."""
     costs = np.zeros(site.num_units)
     for surgeon, owner in zip(surgeons, owners, strict=True):
         mine = owner[surgeon.left]

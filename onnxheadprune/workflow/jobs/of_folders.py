@@ -1,0 +1,131 @@
+"""The steps of a job whose model is a folder: each does for all files what it does for one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.benchmarking import run_benchmark
+from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.errors import UsageError, ValidationFailedError
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.progress import Progress
+from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.validation import ValidationRequest, prove
+from onnxheadprune.workflow.clients.all import client_named
+from onnxheadprune.workflow.folders.asked import FolderRequest
+from onnxheadprune.workflow.folders.pairing import FilePair, paired
+from onnxheadprune.workflow.folders.prune import prune_folder
+from onnxheadprune.workflow.jobs.asked import Document
+from onnxheadprune.workflow.jobs.reading import Job
+from onnxheadprune.workflow.requests import Request
+
+SINGLE = ("score", "recover", "quantize")
+"""Steps that take one model."""
+FILES = "files"
+"""The list of results of a folder, one for each of its files."""
+
+
+def require_folder_job(job: Job, model: Path) -> None:
+    """Whether all that a job asks for can be done with its model, be that a folder or a file.
+
+    Raises:
+        UsageError: if not; the sentence names the key and its line.
+    """
+    keys = job.keys
+    if not model.is_dir():
+        if keys.prune.client is not None:
+            raise job.refused(f"prune.client goes with a folder, and model {model} is a file; leave it out")
+        return
+    if keys.prune.exit is not None:
+        raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
+    for name in SINGLE:
+        if getattr(keys, name) is not None:
+            raise job.refused(
+                f"{name} takes a single model, and model {model} is a folder; leave it out, or name one of its files"
+            )
+
+
+def pruned(
+    job: Job,
+    model: Path,
+    request: Request,
+    read: Callable[[LoadedModel], DataSource | None],
+    progress: Progress,
+) -> Document:
+    """The result of `prune` on a folder.
+
+    Args:
+        job: names the client.
+        model: the folder.
+        request: what is asked for, and where the new folder goes.
+        read: reads the calibration data for one of the models.
+        progress: told what is being done.
+
+    Raises:
+        HeadPruneError: as `prune_folder` does.
+    """
+    named = job.keys.prune.client
+    client = None if named is None else client_named(named)
+    asked = FolderRequest(request, client, read=None if job.keys.data is None else read)
+    return prune_folder(model, asked, progress).to_dict()
+
+
+def validated(
+    models: tuple[Path, Path], request: ValidationRequest, accepts_inconclusive: bool, progress: Progress
+) -> Document:
+    """The results of `validate`, one for each file that was cut.
+
+    Args:
+        models: the folder and the one that was made of it.
+        request: what is asked for; files that its data is not for are judged on random inputs.
+        accepts_inconclusive: whether heads may matter too little for a wrong cut to show.
+        progress: told what is being done.
+
+    Raises:
+        ValidationFailedError: if a file is not shown to be exact.
+        HeadPruneError: if one cannot be read.
+    """
+    pairs = paired(models[0], [models[1]])
+    differing = [pair for pair in pairs if not pair.is_same]
+    found = []
+    for number, pair in enumerate(differing, 1):
+        progress(f"validating {pair.name}", number, len(differing))
+        result = prove(pair.model, pair.others[0], _fitting(request, pair))
+        if not (result.passed or (result.verdict == "inconclusive" and accepts_inconclusive)):
+            raise ValidationFailedError(f"{pair.name}: validation {result.verdict}: {result.reason}", result)
+        found.append({"file": pair.name, "leads": pair.leads, **result.to_dict()})
+    return {FILES: found, "same": [pair.name for pair in pairs if pair.is_same]}
+
+
+def measured(models: tuple[Path, Path], request: BenchRequest, progress: Progress) -> Document:
+    """The results of `bench`, one for the leading file of each network that was cut.
+
+    Args:
+        models: the folder and the one that was made of it.
+        request: what is asked for.
+        progress: told what is being done.
+
+    Raises:
+        HeadPruneError: if a file cannot be read or run.
+    """
+    found = []
+    for pair in paired(models[0], [models[1]], leaders=True):
+        if not pair.is_same:
+            result = run_benchmark((pair.model, pair.others[0]), request, lambda what: progress(what, 0, 0))
+            found.append({"file": pair.name, **result.to_dict()})
+    return {FILES: found}
+
+
+def _fitting(request: ValidationRequest, pair: FilePair) -> ValidationRequest:
+    """What is asked for, without data that is not for a file."""
+    if request.data is None:
+        return request
+    try:
+        calibration_data(request.data, view_of(pair.model.proto, pair.model.name))
+    except UsageError:
+        return replace(request, data=None, metric=None)
+    return request
