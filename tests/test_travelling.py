@@ -66,7 +66,7 @@ def test_ablation_by_path_gives_the_same_scores(
     model, path = outside
     monkeypatch.setattr("onnxheadprune.selection.scoring.work.sent", lambda model: sent(model, whole_up_to=0))
     _, sites, data = toys_scores.parts(model)
-    tasks = site_tasks(open_structure(path), len(sites), data, HERE, None)
+    tasks = site_tasks(open_structure(path), sites.sites, data, HERE, None)
     assert tasks[0].model.path is not None
     scores = score_heads(model, method="ablation", data=data, provider=HERE)
     for task, site in zip(tasks, scores.sites, strict=True):

@@ -23,7 +23,7 @@ from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.scoring.simple import fluctuation_scores
 
 GROUPS = 16
-"""Into which a site of many units is divided, to be left out together: it costs about what one of so many heads does."""
+"""Parts of a site of many units that are left out together: it costs about what one of so many heads does."""
 Scores = npt.NDArray[np.float64]
 
 
@@ -72,10 +72,10 @@ def ablation_scores(
 
 
 def _groups(site: Site, worth: Scores) -> list[tuple[int, ...]]:
-    """Neurons in groups of about equal size, those of like worth together; what can only go together is not parted."""
+    """Units in groups of about equal size, those of like worth together; what can only go together is not parted."""
     together = sorted(site.units, key=lambda unit: (worth[list(unit)].mean(), unit))
     parts = np.array_split(np.arange(len(together)), min(GROUPS, len(together)))
-    return [tuple(neuron for at in part for neuron in together[at]) for part in parts]
+    return [tuple(one for at in part for one in together[at]) for part in parts]
 
 
 def require_main(view: GraphView, narrowed: Container[str] = ()) -> MainOutput:
