@@ -210,6 +210,18 @@ def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None)
 
 
 @pytest.mark.long
+def test_both_orders_lose_the_same_neurons(toy: Path, tmp_path: Path, short_clocks: None) -> None:
+    """The second order once took the heads of a cut alone, so that two different cuts were compared."""
+    cut = prune(toy, {0: [1], "ffn.0": range(8)}, tmp_path / "cut.onnx", provider="cpu")
+    assert cut.output is not None
+    found = combine(toy, cut.output, to="int8-dynamic", data=DATA, provider="cpu", measuring=QUICK)
+    for corner in found.corners:
+        sites, gone = find_sites(corner.model.proto), "pruned" in corner.name
+        assert sites[0].removed == ((1,) if gone else ())
+        assert sites.neurons[0].removed == (tuple(range(8)) if gone else ()), corner.name
+
+
+@pytest.mark.long
 def test_an_order_that_cannot_be_had_is_named(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     """Heads of this toy are narrower than a block of sixteen."""
     pytest.importorskip("onnx_ir", reason="int4 needs it")

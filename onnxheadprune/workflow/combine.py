@@ -241,8 +241,8 @@ def _orders(
         )
 
     def quantized_first() -> LoadedModel:
-        heads = {index: list(gone) for index, gone in claim.planning.plan.removed.items()}
-        choice = Choice(heads, compensate=claim.refit is not None, effect=request.looking.effect)
+        units = claim.planning.plan.spec
+        choice = Choice(units, compensate=claim.refit is not None, effect=request.looking.effect)
         run = Run(request.run.provider, request.run.seed, data)
         return carried_through(rounded, Request(choice, claim.contract, run=run), progress).pruned
 

@@ -55,6 +55,9 @@ def with_history(sites: Sequence[AttentionSite], record: Sequence[RecordedSite])
 def units_with_history(sites: Sequence[Site], record: Sequence[RecordedUnits]) -> list[Site]:
     """Original numbers, names and units of sites of one kind, from the record of earlier pruning.
 
+    Sites that no name tells (a quantizer calls what its products give otherwise) are those that are left of the record,
+    in its order, if they are as many and as wide as it says; else they are new.
+
     Args:
         sites: as they are found, numbered in graph order.
         record: what earlier pruning wrote, nothing for a model that lost no units of this kind.
@@ -65,10 +68,15 @@ def units_with_history(sites: Sequence[Site], record: Sequence[RecordedUnits]) -
     if not record:
         return list(sites)
     owners = {name: entry for entry in record for name in entry.projections}
+    named = [next((owners[name] for name in site.projection_names if name in owners), None) for site in sites]
+    rest = [entry for entry in record if entry.left and entry not in named]
+    others = [site for site, entry in zip(sites, named, strict=True) if entry is None]
+    alike = [entry.left for entry in rest] == [site.num_units for site in others]
+    in_order = dict(zip((site.index for site in others), rest, strict=True)) if alike else {}
     behind = max(entry.number for entry in record) + 1
     found: list[Site] = []
-    for site in sites:
-        entry = next((owners[name] for name in site.projection_names if name in owners), None)
+    for site, own in zip(sites, named, strict=True):
+        entry = own or in_order.get(site.index)
         if entry is None:
             found.append(replace(site, index=site.FROM + behind))
             behind += 1
