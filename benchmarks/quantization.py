@@ -51,7 +51,8 @@ def told(result: Combination, judged: Sequence[tuple[float, float, float]]) -> l
         click.echo(
             f"| {row['name']} | {size} | {row['speedup']:.2f} | {against:.2f} | {row['drift']:.4f} | {shown} |"
         )
-        rows.append(row | {"against_quantized": against, "quality": figures})
+        judges = dict(zip(("cosine", "overlap", "rank"), figures, strict=True))
+        rows.append(row | {"against_quantized": against, **judges})
     click.echo(f"\nRecommended: {result.recommended}: {result.reason}")
     return rows
 

@@ -14,7 +14,7 @@ from onnxheadprune.selection.wishes import Chosen
 
 HINT = (
     "--recover 10 would also train what is left, for ten epochs: on a sentence encoder without half of its heads that"
-    " takes away a fifth of the drift"
+    " takes away a seventh of the drift"
 )
 """Figures from docs/methods.md."""
 
