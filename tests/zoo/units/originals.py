@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -31,6 +33,14 @@ def _module(name: str) -> nn.Module:
     return Workshop(_cases()[name], Path("never-written")).model()
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """What libraries want to be called otherwise is no fault of the graph."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def references(folder: Folder, sites: Sites) -> Reference:
     """What answers for one folder.
 
@@ -39,16 +49,18 @@ def references(folder: Folder, sites: Sites) -> Reference:
         sites: of its graph.
     """
     case = _cases()[folder.case["name"]]
-    module = _module(case.name)
-    matched = match_sites(sites, folder.projections, folder.weights) or {}
-    original = Original(module, case, matched, sites.neurons)
+    with _unwarned():
+        module = _module(case.name)
+        matched = match_sites(sites, folder.projections, folder.weights) or {}
+        original = Original(module, case, matched, sites.neurons)
     last: list[tuple[Mapping[Site, tuple[int, ...]], nn.Module | None]] = []
 
     def ask(units: Mapping[Site, tuple[int, ...]], feed: int) -> Arrays | None:
-        # Held, not known by its id, which another cut may get once this one is gone.
-        if not last or last[0][0] is not units:
-            last[:] = [(units, original.without(units))]
-        found = last[0][1]
-        return None if found is None else dict(outputs(found, case, case.feeds[feed]))
+        with _unwarned():
+            # Held, not known by its id, which another cut may get once this one is gone.
+            if not last or last[0][0] is not units:
+                last[:] = [(units, original.without(units))]
+            found = last[0][1]
+            return None if found is None else dict(outputs(found, case, case.feeds[feed]))
 
     return ask
