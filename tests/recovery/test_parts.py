@@ -26,7 +26,7 @@ from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
 from onnxheadprune.selection.recovery.batches import BATCH, batches_of
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
-from onnxheadprune.selection.recovery.rate import BEARABLE, RATES, STEPS, bearable, find_rate
+from onnxheadprune.selection.recovery.rate import BEARABLE, LONG, RATES, STEPS, bearable, find_rate
 from onnxheadprune.selection.recovery.schedule import WARM_UP, share_of_rate
 from tests import toys, toys_recovery, toys_scores
 
@@ -187,7 +187,10 @@ def test_the_largest_rate_that_can_be_borne_is_taken(largest: float) -> None:
 
 def test_a_long_training_bears_what_a_short_one_does_not() -> None:
     assert bearable(2.0, STEPS) == bearable(2.0, 1) == 2.0
-    assert 2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, 100 * STEPS) < 2.0 * (1 + BEARABLE)
+    assert (
+        2.0 < bearable(2.0, 2 * STEPS) < bearable(2.0, LONG - 1) < 2.0 * (1 + BEARABLE) == bearable(2.0, LONG)
+    )
+    assert bearable(2.0, 10 * LONG) == bearable(2.0, LONG)
 
 
 def test_without_time_one_rate_is_tried() -> None:

@@ -84,6 +84,7 @@ def test_named_heads_are_refitted_when_asked_for(
         "basis": "named",
         "costs": {},
         "scores": {},
+        "constant": {},
     }
     assert document["choice"]["compensation"]["tensors"]
     outcome = command("prune", toy, *options, "--compensate")
