@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import signal
@@ -45,6 +46,8 @@ def in_child(action: Callable[[], Any]) -> int:
     child = os.fork()
     if child:
         return child
+    # Sessions of the parent that are garbage would wait for threads that a child does not have.
+    gc.freeze()
     code = 1
     with contextlib.suppress(BaseException):
         action()
