@@ -30,7 +30,7 @@ import onnxruntime
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds import Input, graph_inputs
 from onnxheadprune.selection.activations import text_feeds
 from onnxheadprune.selection.recovery import parse_budget
 
@@ -70,6 +70,20 @@ def corpus() -> list[str]:
     ordered = sorted(found)
     random.Random(SEED).shuffle(ordered)
     return ordered
+
+
+def sentence_feeds(sentences: Sequence[str], tokenizer: Path, inputs: Sequence[Input]) -> ohp.Calibration:
+    """Sentences as feeds of a model.
+
+    Args:
+        sentences: one text each.
+        tokenizer: tokenizer.json.
+        inputs: of the model.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "text.txt")
+        path.write_text("\n".join(sentences), encoding="utf-8")
+        return text_feeds(path, tokenizer, inputs)
 
 
 def _is_sentence(text: str) -> bool:
@@ -220,10 +234,7 @@ def main(
     inputs = graph_inputs(view_of(proto))
 
     def feeds(chosen: Sequence[str]) -> Feeds:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "text.txt")
-            path.write_text("\n".join(chosen), encoding="utf-8")
-            return text_feeds(path, tokenizer, inputs)
+        return sentence_feeds(chosen, tokenizer, inputs)
 
     calibration = feeds(sentences[:CALIBRATION])
     judge = Judge(proto, feeds(sentences[-HELD_OUT:]))

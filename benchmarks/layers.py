@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
@@ -23,7 +22,7 @@ import click
 import numpy as np
 import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, Judge, clocks, corpus
+from accuracy import CALIBRATION, HELD_OUT, Judge, clocks, corpus, sentence_feeds
 from char_gpt import losses
 
 import onnxheadprune as ohp
@@ -33,7 +32,6 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds import DataSource, graph_inputs
-from onnxheadprune.selection.activations import text_feeds
 from onnxheadprune.selection.compensation import Which
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
@@ -87,10 +85,7 @@ def minilm(model: Path, tokenizer: Path, count: int) -> list[dict[str, Any]]:
     inputs = graph_inputs(view_of(proto))
 
     def feeds(chosen: Sequence[str]) -> ohp.Calibration:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "text.txt")
-            path.write_text("\n".join(chosen), encoding="utf-8")
-            return text_feeds(path, tokenizer, inputs)
+        return sentence_feeds(chosen, tokenizer, inputs)
 
     judge = Judge(proto, feeds(sentences[-HELD_OUT:]))
 

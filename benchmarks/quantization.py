@@ -25,7 +25,7 @@ import click
 import numpy as np
 import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality
+from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality, sentence_feeds
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
@@ -35,7 +35,6 @@ from onnxheadprune.benchmarking.measure import Quota
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.quantizing import To
-from onnxheadprune.selection.activations import text_feeds
 from onnxheadprune.workflow.combine import QUANTIZED, Combination
 
 
@@ -103,10 +102,7 @@ def main(
     inputs = graph_inputs(view_of(proto))
 
     def feeds(chosen: Sequence[str]) -> Feeds:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "text.txt")
-            path.write_text("\n".join(chosen), encoding="utf-8")
-            return text_feeds(path, tokenizer, inputs)
+        return sentence_feeds(chosen, tokenizer, inputs)
 
     data, held = feeds(texts[:sentences]), feeds(texts[-held_out:])
     original = embeddings(proto, held)

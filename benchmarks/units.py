@@ -21,19 +21,16 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
-from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus
+from accuracy import CALIBRATION, HELD_OUT, SEED, Judge, clocks, corpus, sentence_feeds
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.feeds import graph_inputs
-from onnxheadprune.selection.activations import text_feeds
-from onnxheadprune.selection.activations.contexts import projection_matrix
 from onnxheadprune.selection.recovery import parse_budget
+from onnxheadprune.selection.scoring.simple import weight_scores
 
 WAYS = ("joint", "with layers", "uniform", "heads", "neurons", "layers", "magnitude", "random")
 
@@ -78,19 +75,10 @@ def units_of(way: str, share: float, sites: ohp.Sites) -> dict[str, list[int]]:
     for site in (*sites, *sites.neurons):
         step = 1 if site.UNIT == "head" else MULTIPLE
         kept = max(step, round((1 - share) * site.num_units / step) * step)
-        worth = random.random(site.num_units) if way == "random" else magnitudes(site)
+        worth = random.random(site.num_units) if way == "random" else weight_scores(site)
         gone = np.sort(np.argsort(worth, kind="stable")[: site.num_units - kept])
         found[site.key] = [int(unit) for unit in gone]
     return found
-
-
-def magnitudes(site: Site) -> npt.NDArray[np.float64]:
-    """The sum of squares of each unit's weights in the maps that sum the units up."""
-    total = np.zeros(site.num_units)
-    for projection in site.projections:
-        energy = np.square(projection_matrix(projection)).sum(axis=1)
-        total += [energy[list(channels)].sum() for channels in projection.channels]
-    return total
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -132,10 +120,7 @@ def main(
     inputs = graph_inputs(view_of(proto))
 
     def feeds(chosen: Sequence[str]) -> ohp.Calibration:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "text.txt")
-            path.write_text("\n".join(chosen), encoding="utf-8")
-            return text_feeds(path, tokenizer, inputs)
+        return sentence_feeds(chosen, tokenizer, inputs)
 
     data, judge = feeds(sentences[:CALIBRATION]), Judge(proto, feeds(sentences[-HELD_OUT:]))
     click.echo(

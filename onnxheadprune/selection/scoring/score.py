@@ -70,10 +70,8 @@ def score_heads(
     view = view_of(loaded.proto, loaded.name, loaded.sources)
     sites = sites_of(view, model_name(model))
     _require(sites, kinds)
-    if method == WITHOUT_DATA:
+    if method == WITHOUT_DATA or data is None:
         return scores_of(sites.model, view, _of_kinds(sites, kinds), method, None)
-    if data is None:
-        raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     where = provider if isinstance(provider, Provider) else resolve_provider(provider)
     calibration = calibration_data(data, view)
     first = observed(loaded)
