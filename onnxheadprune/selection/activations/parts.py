@@ -14,6 +14,7 @@ from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.workers import workers_on
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -25,11 +26,12 @@ class Parts:
     Attributes:
         view: an annotated view of the model.
         provider: where the sessions run.
+        workers: who runs them, several feeds at a time; each session takes the cores of one worker.
     """
 
     def __init__(self, view: GraphView, provider: Provider) -> None:
         """Makes nothing yet."""
-        self.view, self.provider = view, provider
+        self.view, self.provider, self.workers = view, provider, workers_on(provider)
 
     def session(
         self,
@@ -81,7 +83,8 @@ class Parts:
 
     def _session(self, small: ModelProto) -> Session:
         loaded = LoadedModel(small, "the model", self.view.sources)
-        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True)
+        threads = self.workers.threads
+        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True, threads=threads)
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
