@@ -341,12 +341,12 @@ def _recorded(cuts: Sequence[SiteCut], sites: Sites) -> list[RecordedSite]:
     names |= {entry.index: entry.projections for entry in sites.record if entry.projections}
     return [
         RecordedSite(
-            cut.index,
-            cut.name,
-            cut.num_heads,
-            cut.kv_num_heads,
-            tuple(sorted({*cut.removed, *cut.removed_before})),
-            names.get(cut.index, ()),
+            number=cut.index,
+            name=cut.name,
+            num_units=cut.num_heads,
+            removed=tuple(sorted({*cut.removed, *cut.removed_before})),
+            projections=names.get(cut.index, ()),
+            kv_num_heads=cut.kv_num_heads,
         )
         for cut in cuts
     ]

@@ -204,14 +204,19 @@ def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSi
     """The record of all attention sites of the original; those behind the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
-    sites = [entry for entry in analysis.sites.record if not entry.heads_left]
+    sites = [entry for entry in analysis.sites.record if not entry.left]
     for site in analysis.sites:
         names = _names(site, left, found)
         removed = site.removed if names else tuple(range(site.original_num_heads))
         kept = names or tuple(name for name in site.projection_names if name not in made)
         sites.append(
             RecordedSite(
-                site.index, site.name, site.original_num_heads, site.original_kv_num_heads, removed, kept
+                number=site.index,
+                name=site.name,
+                num_units=site.original_num_heads,
+                removed=removed,
+                projections=kept,
+                kv_num_heads=site.original_kv_num_heads,
             )
         )
     return sorted(sites, key=lambda entry: entry.index)
