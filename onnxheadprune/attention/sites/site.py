@@ -92,13 +92,8 @@ class AttentionSite(Site):
             "kv_num_heads": self.kv_num_heads,
             "head_size": self.head_size,
             "v_head_size": self.v_head_size,
-            "removable": self.removable,
-            "reason": None if self.reason is None else str(self.reason),
-            "params": self.params,
-            "bytes": self.bytes,
-            "flops_per_token": self.flops_per_token,
-            "removed": list(self.removed),
-            "projections": [projection.node.proto.name for projection in self.projections],
+            **self._state(),
+            "projections": self._projections(),
         }
 
 
