@@ -171,6 +171,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         tuple(change for changes in interface for change in changes),
         blocks,
         renamed,
+        notes=(caches.idle,) if caches.idle else (),
     )
     return Planning(plan, view, sites, present, io)
 

@@ -223,6 +223,7 @@ class PrunePlan:
         renamed: the graph inputs and outputs that go or get another name; these too are in `io_changes`.
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
+        notes: what was asked for and has no effect, one sentence each.
     """
 
     model: str
@@ -236,6 +237,7 @@ class PrunePlan:
     blocks: tuple[BlockCut, ...] = ()
     renamed: tuple[RenamedIo, ...] = ()
     exit: ExitCut | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -303,6 +305,7 @@ class PrunePlan:
             "interface": [asdict(change) for change in self.interface],
             "renamed": [asdict(change) for change in self.renamed],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
+            "notes": list(self.notes),
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
         }
@@ -353,6 +356,7 @@ class PrunePlan:
             block_cuts(data),
             renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
+            tuple(data.get("notes", ())),
         )
 
     def to_json(self) -> str:

@@ -74,6 +74,8 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
         yield row("edits", ", ".join(words))
     yield from _edges(plan)
     yield from _left_out(plan)
+    for note in plan.notes:
+        yield row("note", note, "yellow")
 
 
 def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:

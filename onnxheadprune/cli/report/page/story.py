@@ -131,10 +131,12 @@ def cut_of(document: Document) -> Cut:
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} for good"
     validation = document.get("validation")
+    # Plans of earlier versions have no notes.
+    remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
         what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
-        proof_of(validation, tuple(document.get("warnings") or ())),
+        proof_of(validation, remarks),
         quantities(document),
         head_map(document),
         blocks(document),
