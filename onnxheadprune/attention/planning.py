@@ -14,10 +14,11 @@ from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Projection, Site
-from onnxheadprune.attention.sites.whole import detached, goes_whole, half_dead
+from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
 from onnxheadprune.edit.fresh_names import with_fresh_names
@@ -154,6 +155,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     edits[SetMetadata(REMOVED_KEY, pruning_text(_recorded(cuts, sites)))] = frozenset()
     blocks = block_cuts(view, sites, chosen)
     edits |= dict.fromkeys(block_records(blocks, view, sites), frozenset())
+    edits |= dict.fromkeys(layers_kept(sites, going_whole(sites, present)), frozenset())
     if caches.sites:
         went = (*caches_record(view.model), *caches.sites)
         edits[SetMetadata(CACHES_KEY, caches_text(went))] = frozenset()
@@ -195,8 +197,7 @@ def _swept_edits(
     # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
     swept = _sweep(view, sites, heads, contract, emptied=False)
     edits = _edits(view, sites, heads, swept, caches)
-    whole = [site for site in sites.losing(heads) if goes_whole(site, heads)]
-    wide = [site for site in whole if any(item.sums_more for item in site.projections)]
+    wide = [site for site in going_whole(sites, heads) if any(item.sums_more for item in site.projections)]
     if wide and half_dead(swept, edits):
         raise RefusedError(
             f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
@@ -211,8 +212,7 @@ def _caches(
     """What becomes of the caches of sites that go as a whole."""
     if not contract.renumber_cache:
         return CacheCut()
-    whole = [site for site in sites.losing(heads) if goes_whole(site, heads)]
-    return cache_cut(view, sites, whole, contract.renumbered_sites)
+    return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)
 
 
 def _require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:

@@ -12,6 +12,7 @@ from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, units_key, units_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
@@ -76,6 +77,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.no_heads,
         record,
         others={kind: functools.cache(functools.partial(units_of, kind, view, name)) for kind in kinds.KINDS},
+        layered=layers_record(view.model),
     )
 
 

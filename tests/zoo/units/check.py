@@ -9,12 +9,12 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import layers
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.edit.apply import apply_plan
@@ -82,7 +82,11 @@ class _Check:
         found = (
             list(self.sites.neurons)
             if kind == NEURONS
-            else [layer for layer in layers(self.sites) if any(site in self.sites.neurons for site in layer)]
+            else [
+                layer
+                for layer in layers(self.sites).values()
+                if any(site in self.sites.neurons for site in layer)
+            ]
         )
         if not found:
             return Verdict(Outcome.NO_SITE)
@@ -115,7 +119,7 @@ class _Check:
             return self.sites.neurons
         return [
             site
-            for layer in layers(self.sites)
+            for layer in layers(self.sites).values()
             for site in layer
             if any(s in self.sites.neurons for s in layer)
         ]
