@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         benchmark,
     )
     from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
-    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
+    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
+    from onnxheadprune.edit.site_cuts import SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,
@@ -178,7 +179,8 @@ _HOMES = {
         "ValidationFailedError",
     ),
     "fusion": ("Fusion", "SiteFusion"),
-    "edit.plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
+    "edit.plan": ("PlannedEdit", "PrunePlan"),
+    "edit.site_cuts": ("SiteCut",),
     "liveness.refusal": ("Reason", "Refusal"),
     "attention.sites.site": ("AttentionSite", "NearMiss", "Sites"),
     "validation.metric": ("MetricResult",),

@@ -21,6 +21,7 @@ from onnxheadprune.attention.sites.unit import Projection, Site
 from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
 from onnxheadprune.attention.units import names_all, resolve_units
 from onnxheadprune.edit.edits import Edit, SetMetadata
+from onnxheadprune.edit.fingerprint import fingerprint
 from onnxheadprune.edit.fresh_names import with_fresh_names
 from onnxheadprune.edit.plan import (
     IoChange,
@@ -28,8 +29,6 @@ from onnxheadprune.edit.plan import (
     PlannedEdit,
     PrunePlan,
     RenamedIo,
-    SiteCut,
-    fingerprint,
 )
 from onnxheadprune.edit.records import (
     CACHES_KEY,
@@ -40,6 +39,7 @@ from onnxheadprune.edit.records import (
     pruning_text,
 )
 from onnxheadprune.edit.removed import elements_removed
+from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled

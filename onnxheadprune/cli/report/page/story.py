@@ -17,7 +17,7 @@ from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
-from onnxheadprune.edit.plan import block_cuts, totals
+from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.spelling import short_names
 
 
