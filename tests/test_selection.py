@@ -339,3 +339,15 @@ def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Targ
     assert wish.target == target
     assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})
     assert Wish(**given).requirements == Requirements()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [("weight", "there is nothing to score by a method"), ("guess", "there is no scoring method 'guess'")],
+)
+def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any, told: str) -> None:
+    scores = scores_from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None
+    with pytest.raises(UsageError, match=told):
+        Requirements(scores, method=method)
+    with pytest.raises(UsageError, match=told):
+        Wish(ratio=0.5, scores=scores, method=method)
