@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -31,7 +32,8 @@ class Parts:
 
     def __init__(self, view: GraphView, provider: Provider) -> None:
         """Makes nothing yet."""
-        self.view, self.provider, self.workers = view, provider, workers_on(provider)
+        self.view, self.workers = view, workers_on(provider)
+        self.provider = replace(provider, threads=self.workers.threads)
 
     def session(
         self,
@@ -83,8 +85,7 @@ class Parts:
 
     def _session(self, small: ModelProto) -> Session:
         loaded = LoadedModel(small, "the model", self.view.sources)
-        threads = self.workers.threads
-        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True, threads=threads)
+        return Session(loaded, self.provider, name="the model", optimize=True, keeping=True)
 
 
 def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict[str, Array]:
