@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 from onnxheadprune.edit.edits import AddConstant, DropNode, Edit, InsertNode, SetInput, SetOutput, SliceTensor
-from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.graph.view import GraphView, Scope
+
+
+def free_name(scope: Scope, wanted: str) -> str:
+    """A name for a new value that no value of a scope has yet.
+
+    For whoever makes new values out of values of the graph, some of which an earlier cut has made: one that had the
+    name of its own source would read itself.
+
+    Args:
+        scope: where the new value goes.
+        wanted: its name, if that is free.
+
+    Returns:
+        `wanted`, or `wanted` and a number.
+    """
+    return _numbered(wanted, scope.values)
+
+
+def _numbered(wanted: str, taken: Container[str]) -> str:
+    free, number = wanted, 2
+    while free in taken:
+        free, number = f"{wanted}.{number}", number + 1
+    return free
 
 
 def with_fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
@@ -27,9 +50,7 @@ def with_fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
     created |= {name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
     renamed: dict[str, str] = {}
     for name in sorted(created - redefined):
-        fresh, number = name, 2
-        while fresh in taken:
-            fresh, number = f"{name}.{number}", number + 1
+        fresh = _numbered(name, taken)
         if fresh != name:
             renamed[name] = fresh
     return [_rename(edit, renamed) for edit in edits] if renamed else edits

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
+from onnxheadprune.edit.fresh_names import free_name
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.model.graph.dims import Shape, Symbolic
 from onnxheadprune.model.graph.facts import EXPANDS, JOINS
@@ -172,11 +173,11 @@ def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) 
             periods[element], counts[element] = change.period, change.live
     scope, source, edits = node.scope.ref, target.name, list[Edit]()
     if periods != counts:
-        name = f"{node.out.name}/{MARK}_scaled"
+        name = free_name(node.scope, f"{node.out.name}/{MARK}_scaled")
         edits += scaled(node.ref, scope, source, name, periods, counts)
         source = name
     if any(mask):
-        name = f"{node.out.name}/{MARK}_shape"
+        name = free_name(node.scope, f"{node.out.name}/{MARK}_shape")
         edits += [
             AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"),
             AddConstant(scope, f"{name}_literals", tuple(numbers)),

@@ -125,12 +125,14 @@ class Live:
     def __or__(self, other: Live) -> Live:
         """What is live in either."""
         axes, mine, theirs = self._paired(other)
-        return Live.over(axes, mine | theirs)
+        # Sets of labels are Python integers, and numpy gives the number itself where there are no axes.
+        either = np.asarray(mine | theirs, dtype=np.result_type(mine, theirs))
+        return Live.over(axes, either)
 
     def __and__(self, other: Live) -> Live:
         """What is live in both, without labels."""
         axes, mine, theirs = self._paired(other)
-        return Live.over(axes, (mine != 0) & (theirs != 0))
+        return Live.over(axes, np.asarray((mine != 0) & (theirs != 0)))
 
     def _paired(self, other: Live) -> tuple[list[int], Array, Array]:
         axes = sorted({*self.axes, *other.axes})
