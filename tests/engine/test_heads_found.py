@@ -110,6 +110,21 @@ def test_heads_computed_one_by_one_share_no_values(style: str) -> None:
     _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "mha", H, [1], [0, 2])
 
 
+def test_maps_of_single_heads_are_stacked() -> None:
+    """`torch.stack` of what a map per head makes, one product for all, and each context is picked by itself."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    own, axis = _projected(net, x, 1), net.ints(1)
+
+    def heads(name: str) -> Any:
+        return net.op("Concat", *(net.op("Unsqueeze", own(name), axis) for _ in range(H)), axis=1)
+
+    context = _weighted(net, heads("q"), net.op("Transpose", heads("k"), perm=[0, 1, 3, 2]), heads("v"))
+    picked = [net.op("Slice", context, net.ints(head), net.ints(head + 1), axis) for head in range(H)]
+    merged = net.op("Concat", *(net.op("Squeeze", piece, axis) for piece in picked), axis=2)
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "mha", H, [1], [0, 2])
+
+
 def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:
     """Plain attention; `length` is the sequence in the target of the merging Reshape."""
     project = _projected(net, x)

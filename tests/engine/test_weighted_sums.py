@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from onnx import TensorProto
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
@@ -14,6 +15,7 @@ from tests.engine.cuts import check_cut
 from tests.engine.net_parts import WIDTH, B, D, H, S
 
 POINTS = 2
+FLOAT, INT64 = int(TensorProto.FLOAT), int(TensorProto.INT64)
 
 
 def _exact(net: Net, output: Any, sets: Sequence[list[int]]) -> None:
@@ -61,3 +63,56 @@ def test_values_are_sampled_where_the_query_says() -> None:
     merged = net.op("Transpose", net.op("Reshape", context, net.ints(-1, H * D, S)), perm=[0, 2, 1])
     output = net.op("Add", x, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)))
     _exact(net, output, ([1], [0, 2], list(range(H))))
+
+
+@pytest.mark.parametrize("plan", [STATIC, PLAIN], ids=("static", "dynamic"))
+def test_a_query_sees_its_neighbours(plan: Blueprint) -> None:
+    """Windows are cut out of what was padded: their length has a name of its own, and is the sequence's."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    length = net.op("Cast", net.op("Slice", net.op("Shape", x), net.ints(1), net.ints(2)), to=FLOAT)
+    length = net.op("Cast", net.op("Ceil", length), to=INT64)
+
+    def heads(name: str) -> Any:
+        return net.op("Reshape", net.op("MatMul", x, net.weight(name, WIDTH, H * D)), net.ints(0, 0, H, D))
+
+    def windows(name: str) -> Any:
+        """[B, S, H, 3, D]"""
+        padded = net.op("Pad", heads(name), net.ints(0, 1, 0, 0, 0, 1, 0, 0))
+        ends = [net.op("Add", length, net.ints(start)) for start in range(3)]
+        cut = [net.op("Slice", padded, net.ints(start), end, net.ints(1)) for start, end in enumerate(ends)]
+        return net.op("Concat", *(net.op("Unsqueeze", piece, net.ints(3)) for piece in cut), axis=3)
+
+    queries = net.op("Unsqueeze", heads("q"), net.ints(3))
+    scores = net.op("ReduceSum", net.op("Mul", queries, windows("k")), net.ints(-1), keepdims=0)
+    weights = net.op("Unsqueeze", net.op("Softmax", scores, axis=-1), net.ints(-1))
+    context = net.op("ReduceSum", net.op("Mul", weights, windows("v")), net.ints(3), keepdims=0)
+    merged = net.op("Reshape", context, net.ints(0, 0, H * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), ([1], [0, 2], list(range(H))))
+
+
+@pytest.mark.parametrize("plan", [STATIC, PLAIN], ids=("static", "dynamic"))
+def test_a_query_reads_the_state_so_far(plan: Blueprint) -> None:
+    """Causal linear attention: outer products of keys and values, summed up to each position, times its query."""
+    net = Net(plan)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+
+    def heads(name: str, axis: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, H * D))
+        return net.op("Unsqueeze", net.op("Reshape", flat, net.ints(0, 0, H, D)), net.ints(axis))
+
+    state = net.op("CumSum", net.op("Mul", heads("k", 4), heads("v", 3)), net.ints(1))
+    context = net.op("ReduceSum", net.op("Mul", heads("q", 4), state), net.ints(3), keepdims=0)
+    merged = net.op("Reshape", context, net.ints(0, 0, H * D))
+    _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), ([1], [0, 2], list(range(H))))
+
+
+def test_a_gate_is_no_state() -> None:
+    """A sum of gated groups has no product of two activations that each own an axis: nobody attends there."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    values = net.op("Reshape", net.op("MatMul", x, net.weight("v", WIDTH, H * D * 2)), net.ints(0, 0, H, 2, D))
+    gates = net.op("Reshape", net.op("MatMul", x, net.weight("g", WIDTH, H * 2)), net.ints(0, 0, H, 2, 1))
+    context = net.op("ReduceSum", net.op("Mul", gates, values), net.ints(3), keepdims=0)
+    merged = net.op("Reshape", context, net.ints(0, 0, H * D))
+    assert not find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))

@@ -54,7 +54,8 @@ def _without_positions(node: Node, product: Contraction, live: Live) -> Live:
     seen = without_blind(live, batch)
     if any(axis in seen.axes for axis in batch):
         return seen
-    picked = [axis for axis in batch if len(set(told_apart(node, axis, live.period(axis)) or ())) > 1]
+    classes = {axis: told_apart(node, axis, live.period(axis), stacked=True) for axis in batch}
+    picked = [axis for axis in batch if len(set(classes[axis] or ())) > 1]
     return live.only([axis for axis in live.axes if axis not in batch or axis in picked])
 
 

@@ -57,13 +57,16 @@ def tokens_of(live: Live, axes: Sequence[int]) -> int:
     return math.prod(int(np.count_nonzero(live.only([axis]).array)) for axis in axes)
 
 
-def told_apart(node: Node, axis: int, size: int) -> list[int] | None:
+def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[int] | None:
     """Which positions of an axis of a product have weights of their own, upstream of it.
 
     Args:
         node: a product.
         axis: an axis of its output.
         size: positions along it, or the length of its period.
+        stacked: whether a map with weights that makes some positions and no others tells those apart: what it makes is
+            stacked with what others make. Rows are not told apart by that, for texts and pictures that attend to each
+            other have maps of their own, too.
 
     Returns:
         For each position the number of its class: positions that read the same weights are in one class. None where
@@ -79,7 +82,8 @@ def told_apart(node: Node, axis: int, size: int) -> list[int] | None:
         return None
     seeds = [Seed(node, index, live, "") for index, live in answer.inputs.items() if index in found.indices]
     walk = sweep(seeds, domain=Labels(everyone))
-    cells = {int(item) for live in _read_weights(walk) for item in live.array.reshape(-1)} - {everyone, 0}
+    read = [*_read_weights(walk), *(_read_whole(walk, node) if stacked else ())]
+    cells = {int(item) for live in read for item in live.array.reshape(-1)} - {everyone, 0}
     if not cells and walk.refusals:
         return None
     signatures = [tuple(cell >> position & 1 for cell in sorted(cells)) for position in range(size)]
@@ -94,6 +98,21 @@ def _read_weights(walk: Sweep) -> Iterable[Live]:
             live = walk.edges.get((node.index, index))
             if live is not None and live.axes:
                 yield live
+
+
+def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:
+    """What a walk reads of the weights that are nearest to a product, where all of a tensor has the same labels."""
+    stack, seen = [value.producer for value in product.inputs if value is not None], set[Node]()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen or node not in walk.answers:
+            continue
+        seen.add(node)
+        weights = _weights(node)
+        if not weights:
+            stack += [value.producer for value in node.inputs if value is not None]
+        lives = [walk.edges.get((node.index, index)) for index in weights]
+        yield from (live for live in lives if live is not None and not live.axes and not live.is_mask)
 
 
 def _weights(node: Node) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.dims import Shape
@@ -51,9 +53,10 @@ def stored_map(node: Node) -> Contraction | None:
 
 
 def _weighted_sum(node: Node) -> Contraction | None:
-    """Softmaxed weights times values, summed up by the next node: a product of matrices spelled out.
+    """Softmaxed weights times values, or queries times a state, summed up by the next node: a matrix product spelled out.
 
-    Deformable attention samples the values that each query weighs, so no matrix product fits.
+    Deformable attention samples the values that each query weighs, and causal linear attention has a state for each
+    query, so no matrix product fits.
     """
     left, right, out = node.shape(0), node.shape(1), node.out.shape
     if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
@@ -63,13 +66,19 @@ def _weighted_sum(node: Node) -> Contraction | None:
         return None
     terms = tuple((index, _letters(shape, out)) for index, shape in enumerate((left, right)))
     found = Contraction(terms, tuple(f"a{axis}" for axis in range(len(out))))
-    if any(
-        dim not in (1, out[axis - len(shape)]) for shape in (left, right) for axis, dim in enumerate(shape)
-    ):
+    if not all(_broadcasts(shape, out) for shape in (left, right)):
         return None
     axes = after[0].int_list("axes", 1) or ()
     summed = {found.out_axes[axis % len(out)] for axis in axes}
-    return found if summed and summed <= found.batch and any(_is_softmax(node, i) for i in (0, 1)) else None
+    if not summed or not summed <= found.batch:
+        return None
+    return found if any(_is_softmax(node, i) or _is_state(node, i) for i in (0, 1)) else None
+
+
+def _broadcasts(shape: Shape, out: Shape) -> bool:
+    """Whether an operand has the axes of what is made of it; sizes of unknown length that meet there are equal."""
+    pairs = zip(reversed(shape), reversed(out), strict=False)
+    return all(dim in (1, size) or not (isinstance(dim, int) and isinstance(size, int)) for dim, size in pairs)
 
 
 def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:
@@ -92,6 +101,29 @@ def _is_softmax(node: Node, index: int) -> bool:
             return False
         value = producer.inputs[0]
     return False
+
+
+def _is_state(node: Node, index: int) -> bool:
+    """Whether an operand is made of outer products, as the state of linear attention is of keys and values."""
+    value = node.inputs[index]
+    for _ in range(8):
+        producer = None if value is None else value.producer
+        if producer is None or not producer.inputs or contraction_of(producer) is not None:
+            return False
+        if _is_outer(producer):
+            return True
+        value = producer.inputs[0]
+    return False
+
+
+def _is_outer(node: Node) -> bool:
+    """Whether two activations are multiplied of which each has an axis that the other lacks."""
+    left, right, out = node.shape(0), node.shape(1), node.out.shape
+    if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
+        return False
+    letters = [{letter for letter in _letters(shape, out) if letter is not None} for shape in (left, right)]
+    stored = any(value is None or value.is_constant for value in node.inputs)
+    return not stored and all(first - second for first, second in permutations(letters))
 
 
 def is_weight(value: Value) -> bool:
