@@ -7,13 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx.shape_inference import infer_shapes
 
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.selection.activations.linear import linear_of
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut
@@ -123,6 +126,29 @@ def test_maps_of_single_heads_are_stacked() -> None:
     picked = [net.op("Slice", context, net.ints(head), net.ints(head + 1), axis) for head in range(H)]
     merged = net.op("Concat", *(net.op("Squeeze", piece, axis) for piece in picked), axis=2)
     _exact(net, net.op("MatMul", merged, net.weight("o", H * D, WIDTH)), "mha", H, [1], [0, 2])
+
+
+@pytest.mark.parametrize("spelled", ["MatMul", "Einsum"])
+def test_maps_per_head_are_added_up(spelled: str) -> None:
+    """`(context @ W_o).sum(1)`: each head has an output map of its own, and the next node sums over heads."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    project = _projected(net, x)
+
+    def heads(name: str, *order: int) -> Any:
+        return net.op("Transpose", net.op("Reshape", project(name), net.ints(0, 0, H, D)), perm=list(order))
+
+    context = _weighted(net, heads("q", 0, 2, 1, 3), heads("k", 0, 2, 3, 1), heads("v", 0, 2, 1, 3))
+    equation = {"equation": "bhsd,hdw->bhsw"} if spelled == "Einsum" else {}
+    results = net.op(spelled, context, net.weight("o", H, D, WIDTH), **equation)
+    output = net.op("ReduceSum", results, net.ints(1), keepdims=0)
+    _exact(net, output, "mha", H, [1], [0, 2])
+
+    model = infer_shapes(net.export([output]))
+    pruned = apply_plan(analyse(model, {0: [1]}, "declared").plan, model)
+    onnx.checker.check_model(pruned, full_check=True)
+    # A refit knows maps of one matrix.
+    assert linear_of(find_sites(model)[0].projections[0]) is None
 
 
 def _block(net: Net, x: Any, length: Any = None, after: Callable[[Any], Any] = lambda merged: merged) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from onnxheadprune.liveness.contraction import Contraction, contraction_of, operands
-from onnxheadprune.model.graph.facts import ADDS
+from onnxheadprune.model.graph.facts import ADDS, SUMS
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_CONTRACTED = 2**20
@@ -55,12 +55,16 @@ def weight_contraction(
     return (found, second, first) if constant == [True, False] else None
 
 
-def summed(node: Node, weighs: Callable[[Value], bool] = _stored) -> Summed | None:
+def summed(
+    node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False
+) -> Summed | None:
     """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
 
     Args:
         node: any node.
         weighs: what counts as a weight.
+        afterwards: whether to count the axes, too, along which each position has a map of its own and the next node adds
+            up what these make: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
     """
     found = weight_contraction(node, weighs)
     if found is None:
@@ -68,13 +72,23 @@ def summed(node: Node, weighs: Callable[[Value], bool] = _stored) -> Summed | No
     contraction, activation, weight = found
     value = node.inputs[activation]
     assert value is not None
-    letters = [letter for letter in contraction.axes_of(activation) if letter in contraction.contracted]
+    over = contraction.contracted | (_added_up(node, contraction) if afterwards else frozenset())
+    letters = [letter for letter in contraction.axes_of(activation) if letter in over]
     on_activation = tuple(contraction.axes_of(activation).index(letter) for letter in letters)
     on_weight = tuple(contraction.axes_of(weight).index(letter) for letter in letters)
     sizes = _sizes(value, on_activation)
     if sizes is None:
         return None
     return Summed(node, value, (activation, on_activation), (weight, on_weight), sizes)
+
+
+def _added_up(node: Node, contraction: Contraction) -> frozenset[str]:
+    """The batch letters that the only reader of a product sums over."""
+    readers = [use.node for use in node.out.consumers]
+    if len(readers) != 1 or readers[0] not in SUMS or node.out.is_graph_output or not contraction.contracted:
+        return frozenset()
+    axes = readers[0].int_list("axes", 1) or ()
+    return frozenset(contraction.out_axes[axis % len(contraction.out_axes)] for axis in axes) & contraction.batch
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -61,7 +61,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
     mixers: set[Node] = set()
     refused: list[Refused] = []
     for node in view.nodes:
-        read = summed(node)
+        read = summed(node, afterwards=True)
         if read is None:
             continue
         trace = tracer.trace(read.value, read.activation[1], read.sizes)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxheadprune.edit.edits import Edit
+from onnxheadprune.edit.edits import Edit, SetDim
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.swept import Seed
@@ -91,8 +92,24 @@ class Projection:
         yield Seed(self.node, index, Live.over(axes, mask), site)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself (a packed weight states its width in an attribute)."""
-        return input_edits(self.node, self.live_without(units).reshape(-1)) if is_packed(self.node) else []
+        """Edits on the projection itself: the width that packed weights state, the shape that is declared of its output."""
+        mask = self.live_without(units)
+        if is_packed(self.node):
+            return input_edits(self.node, mask.reshape(-1))
+        return list(self._declared(mask))
+
+    def _declared(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Iterator[Edit]:
+        """What is declared of summed axes that the output still has, because the next node adds them up."""
+        found = contraction_of(self.node)
+        if found is None or not mask.any():
+            return
+        letters = found.axes_of(self.activation[0])
+        for position, axis in enumerate(self.activation[1]):
+            if letters[axis] in found.out_axes:
+                others = tuple(other for other in range(mask.ndim) if other != position)
+                left = int(np.count_nonzero(mask.any(axis=others)))
+                out_axis = found.out_axes.index(str(letters[axis]))
+                yield SetDim(self.node.scope.ref, self.node.out.name, out_axis, left)
 
     def packed_together(self) -> Iterator[set[int]]:
         """Units that share blocks of a packed weight, so that one cannot go without the other."""

@@ -137,6 +137,8 @@ def _linear(
         return None
     if node.attribute("alpha", 1.0) != 1.0 or node.attribute("beta", 1.0) != 1.0:
         return None
+    if any(found.axes_of(weight)[axis] not in found.contracted for axis in weight_axes):
+        return None  # A map per head, which the next node adds up.
     columns = _columns(found, weight, weight_axes)
     whole = whole_product(node, source, weight)
     if columns is None or (whole is None and x.elem_type not in FLOATS):
