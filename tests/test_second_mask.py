@@ -101,6 +101,17 @@ def norm_without_mixing_heads() -> ModelProto:
     return block.built(block.merged("context_normed"))
 
 
+def gate_behind_a_norm() -> ModelProto:
+    """RetNet: every head is normalised by itself, and a gate of its own lets through the bias of the norm."""
+    block = Block()
+    block.context()
+    scale, bias = block.weight("norm.scale", HEAD_SIZE), block.weight("norm.bias", HEAD_SIZE)
+    block.node("LayerNormalization", ["context", scale, bias], "context_normed", axis=-1)
+    flat = block.node("MatMul", ["x", block.weight("gate.weight", HIDDEN, WIDTH)], "gate_flat")
+    opened = block.node("Sigmoid", [flat], "gate_open")
+    return block.built(block.node("Mul", [block.merged("context_normed"), opened], "gated"))
+
+
 def folded() -> ModelProto:
     """Heads lie on one symbolic axis with the batch, as nn.MultiheadAttention folds them."""
     block = Block()
@@ -131,7 +142,15 @@ def folded() -> ModelProto:
 @pytest.mark.parametrize("gone", [[1], [0, 2], [0, 1, 2, 3]])
 @pytest.mark.parametrize(
     "build",
-    [plain, value_bias_behind_the_core, gate, convolution_of_the_values, norm_without_mixing_heads, folded],
+    [
+        plain,
+        value_bias_behind_the_core,
+        gate,
+        convolution_of_the_values,
+        norm_without_mixing_heads,
+        gate_behind_a_norm,
+        folded,
+    ],
 )
 def test_what_is_the_heads_own_passes(build: Any, gone: list[int]) -> None:
     model = build()

@@ -27,6 +27,7 @@ from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.facts import MULTIPLIES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -280,9 +281,10 @@ def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis
 
 
 def without_dead_weights(silenced: LoadedModel, planning: Planning) -> LoadedModel:
-    """The silenced model with zeros in the maps that make queries, keys and values of the heads.
+    """The silenced model with zeros in the maps that make queries, keys, values and gates of the heads.
 
-    Some networks add a convolution of the values to the context; it belongs to the heads like the context itself.
+    Some networks add a convolution of the values to the context; it belongs to the heads like the context itself. So
+    does a gate, which else would still let through what a normalisation adds to a silent head.
     """
     stored: dict[str, Array] = {}
     for value, alive in _partly_dead(planning):
@@ -308,13 +310,14 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
 
 
 def _weights_before(site: Site) -> set[Value]:
-    """Stored floats of the first maps upstream of a site's cores.
+    """Stored floats of the first maps upstream of a site's cores, and of what their contexts are multiplied with.
 
     Not those further up: they make the residual stream, and a projection that reads it is not the heads' own.
     """
     found: set[Value] = set()
     seen: set[Value] = set()
     waiting = [value for core in site.cores for value in core.inputs if value is not None]
+    waiting += _gates(site)
     while waiting:
         value = waiting.pop()
         if value in seen:
@@ -332,3 +335,19 @@ def _weights_before(site: Site) -> set[Value]:
         else:
             waiting += weights
     return found
+
+
+def _gates(site: Site) -> list[Value]:
+    """What is multiplied with the contexts of a site on their way to its projections."""
+    last = {projection.node for projection in site.projections}
+    way: dict[Node, None] = {}
+    waiting = [value for core in site.cores for value in core.outputs if value is not None]
+    while waiting:
+        for use in waiting.pop().consumers:
+            node = use.node
+            if node not in way and node not in last and contraction_of(node) is None:
+                way[node] = None
+                waiting += [value for value in node.outputs if value is not None]
+    made = {value for node in (*way, *site.cores) for value in node.outputs}
+    factors = [node for node in way if node in MULTIPLIES]
+    return [value for node in factors for value in node.inputs if value is not None and value not in made]
