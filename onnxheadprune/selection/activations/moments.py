@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from onnxheadprune.runtime.workers import Workers
 
@@ -242,12 +243,24 @@ class Ridge:
             strength: of the pull, without a unit.
             columns: targets to find weights for; None for all.
         """
+        wanted = slice(None) if columns is None else columns
+        return np.asarray(self._start[:, wanted] + self._step(strength, self._missing[:, wanted]))
+
+    def tried(self, strength: float) -> npt.NDArray[np.float32]:
+        """By what the weights would change, [n, k], in single precision: good enough to choose a strength by.
+
+        Raises:
+            LinAlgError: if that is too few digits for so weak a pull.
+        """
+        return self._step(strength, self._missing.astype(np.float32))
+
+    def _step(self, strength: float, missing: Array) -> Array:
         size = len(self._start)
         penalty = strength * float(np.trace(self._covariance)) / max(size, 1)
         # A direction in which nothing varies says nothing about the weights: they stay.
         least = 1e-10 * float(np.max(np.diag(self._covariance), initial=0.0))
-        system = self._covariance.copy()
+        system = self._covariance.astype(missing.dtype)
         system.flat[:: size + 1] += max(penalty, least, 1e-30)
-        wanted = slice(None) if columns is None else columns
-        step = np.linalg.solve(system, self._missing[:, wanted])
-        return np.asarray(self._start[:, wanted] + step, dtype=np.float64)
+        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        found: Array = scipy.linalg.cho_solve(factor, missing, check_finite=False)
+        return found
