@@ -126,7 +126,7 @@ def recover(
     state = training.state
     reasons = {item.original: gradient.constant.get(item.name, "no gradient reaches it") for item in constant}
     return Recovery(
-        _written(subject, trained, student.masters) if state.best else dict(subject.start),
+        _written(subject, trained, student.copy()) if state.best else dict(subject.start),
         learn.fingerprint,
         learn.count,
         held.count,
@@ -143,6 +143,7 @@ def recover(
         round(state.seconds, 3),
         how.seed,
         training.resumed,
+        student.precision,
     )
 
 
