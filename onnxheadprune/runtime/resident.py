@@ -112,6 +112,7 @@ class ResidentSession:
             for name in told:
                 # What the last run gave would be taken for a buffer that has the right shape.
                 self._bind_output(name)
+            self._binding.synchronize_inputs()
             self._inner.run_with_iobinding(self._binding)
             self._binding.synchronize_outputs()
             found = dict(zip(self._names, self._binding.get_outputs(), strict=True))

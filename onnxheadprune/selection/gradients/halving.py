@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from onnxheadprune.edit.terms import Term, Writer

@@ -74,10 +74,14 @@ class Adam:
             for number, item in enumerate(items)
         }
         outputs = {
-            f"new_{name}.{number}": item for name, items in states.items() for number, item in enumerate(items)
+            f"new_{name}.{number}": item
+            for name, items in states.items()
+            for number, item in enumerate(items)
         }
         # As it is written: what a node reads, and when, must not be rearranged.
-        session = Session(step_of([item.shape for item in parameters]), home_of(provider), name="the optimizer")
+        session = Session(
+            step_of([item.shape for item in parameters]), home_of(provider), name="the optimizer"
+        )
         self._session = ResidentSession(session, inputs, outputs)
 
     def step(self, rate: float) -> None:

@@ -14,8 +14,8 @@ from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.recovery.losses import LOSS
 
 FIRST_SCALE = 2.0**16
-"""Loss scale to begin with. Gradients of the stream are about one over positions times features, and float16 has all its
-digits from 2^-14 to 2^16."""
+"""Loss scale to begin with. Gradients of the stream are about one over positions times features, and float16 has all
+its digits from 2^-14 to 2^16."""
 LEAST_SCALE = 1.0
 """Where even this is too much for float16, it is not the loss scale that makes numbers too large."""
 
