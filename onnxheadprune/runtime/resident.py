@@ -52,8 +52,7 @@ class Resident:
 
     def copy(self) -> Array:
         """The numbers as they are now, in an array of their own."""
-        found: Array = self.value.numpy() if self._host is None else self._host.copy()
-        return found
+        return np.array(self.value.numpy() if self._host is None else self._host)
 
     def take(self, array: Array) -> None:
         """Takes other numbers of the same shape."""
@@ -118,7 +117,8 @@ class ResidentSession:
             found = dict(zip(self._names, self._binding.get_outputs(), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InferenceError(f"{self._session.name} does not run: {sentence(error)}") from error
-        return {name: found[name].numpy() for name in told}
+        # Of what lies in the CPU's memory ONNX Runtime gives a view.
+        return {name: np.array(found[name].numpy()) for name in told}
 
     def _bind_output(self, name: str) -> None:
         if name in self._kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune.runtime import CUDA, Provider
+from onnxheadprune.runtime import CUDA, Provider, Resident, ResidentSession
 from onnxheadprune.selection.recovery.adam import Adam
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
@@ -186,7 +187,7 @@ def training(given: Lesson) -> Training:
 def test_a_loss_that_is_no_number_leaves_the_weights_alone(
     float16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with float16_on_cpu() if float16 else pytest.MonkeyPatch.context():
+    with float16_on_cpu() if float16 else nullcontext():
         given = lesson()
         made = training(given)
         feed = given.data.feeds[0]
@@ -221,6 +222,28 @@ def test_a_step_with_infinite_gradients_is_skipped(monkeypatch: pytest.MonkeyPat
         assert not any(map(np.array_equal, given.masters(), before))
         kept = made._kept()
         assert (kept.taken, kept.precision, kept.scale) == (1, "float16", made.student.scale)
+
+
+@pytest.mark.parametrize("float16", [False, True])
+def test_no_weights_move_between_steps(float16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with float16_on_cpu() if float16 else nullcontext():
+        given = lesson()
+        made = training(given)
+        before = given.masters()
+        moved: list[object] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Resident, "copy", moved.append)
+            patch.setattr(Resident, "take", lambda item, array: moved.append(item))
+            asked: list[set[str]] = []
+            run = ResidentSession.run
+            patch.setattr(
+                ResidentSession, "run", lambda self, feed: asked.append(set(feed)) or run(self, feed)
+            )
+            for _ in range(3):
+                made._step(given.data.feeds[0], 1e-3)
+        assert moved == [] and len(asked) == 6 and made.adam.steps == 3
+        assert not set().union(*asked) & {item.name for item in given.made.trained}
+        assert not any(map(np.array_equal, given.masters(), before))
 
 
 # From end to end

@@ -163,7 +163,8 @@ class Training:
             self._show(loss)
         self.state.epoch += 1
         self._measure()
-        self.checkpoint.write(self._kept())
+        if self.checkpoint.path is not None:
+            self.checkpoint.write(self._kept())
 
     def _step(self, feed: Feed, rate: float) -> float:
         found = self.student.slope({**feed, **self.teacher.targets(feed)})
