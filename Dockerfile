@@ -15,6 +15,8 @@ RUN pip install --no-cache-dir . --no-deps \
     && onnxheadprune doctor --provider cpu \
     && useradd --create-home --uid 1000 user
 
+# Whoever runs it (docker run --user) has a place for caches.
+ENV HOME=/tmp
 USER 1000
 WORKDIR /work
 ENTRYPOINT ["onnxheadprune"]

@@ -27,7 +27,7 @@ from char_gpt import losses
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.units import layers
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider

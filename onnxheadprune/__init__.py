@@ -29,7 +29,8 @@ if TYPE_CHECKING:
         benchmark,
     )
     from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
-    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan, SiteCut
+    from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
+    from onnxheadprune.edit.site_cuts import SiteCut
     from onnxheadprune.errors import (
         HeadPruneError,
         InferenceError,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from onnxheadprune.validation.metric import MetricResult
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.combine import Combination, combine
+    from onnxheadprune.workflow.curve import Curve, CurvePoint
     from onnxheadprune.workflow.exits import EarlyExit, EarlyExits, find_exits
     from onnxheadprune.workflow.folders.api import prune_folder
     from onnxheadprune.workflow.folders.result import FolderResult
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.quantize import QuantizeResult, quantize
     from onnxheadprune.workflow.recover import recover
     from onnxheadprune.workflow.result import PruneResult
-    from onnxheadprune.workflow.sweep import Curve, CurvePoint, sweep
+    from onnxheadprune.workflow.sweep import sweep
 
 __version__ = "0.2.0"
 
@@ -143,7 +145,8 @@ _HOMES = {
     "workflow.combine": ("Combination", "combine"),
     "workflow.quantize": ("QuantizeResult", "quantize"),
     "workflow.recover": ("recover",),
-    "workflow.sweep": ("Curve", "CurvePoint", "sweep"),
+    "workflow.curve": ("Curve", "CurvePoint"),
+    "workflow.sweep": ("sweep",),
     "cli.report.pictures": ("plot_curve", "plot_heads", "plot_latency"),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
@@ -176,7 +179,8 @@ _HOMES = {
         "ValidationFailedError",
     ),
     "fusion": ("Fusion", "SiteFusion"),
-    "edit.plan": ("PlannedEdit", "PrunePlan", "SiteCut"),
+    "edit.plan": ("PlannedEdit", "PrunePlan"),
+    "edit.site_cuts": ("SiteCut",),
     "liveness.refusal": ("Reason", "Refusal"),
     "attention.sites.site": ("AttentionSite", "NearMiss", "Sites"),
     "validation.metric": ("MetricResult",),

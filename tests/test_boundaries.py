@@ -13,8 +13,9 @@ from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.selection.activations import kept as kept_module
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
-from onnxheadprune.selection.activations.chain import Chain, Cut
+from onnxheadprune.selection.activations.chain import Chain, Cut, Outcome
 from onnxheadprune.selection.activations.kept import Kept, Room, Shelf
 from onnxheadprune.selection.activations.linear import linear_at
 from onnxheadprune.selection.activations.parts import Parts
@@ -218,7 +219,7 @@ def test_a_cut_on_its_way_through_the_blocks_is_the_masked_model(form: dict[str,
     masked = [Session(masked_reference(view, sites, {site.index: (2,)}), HERE) for site in sites]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]])
     original, seen = Session(view.model, HERE), 0
-    for item in chain.outcomes(cuts, calibration.feeds, "the data"):
+    for item in chain.outcomes(cuts, calibration.feeds, "the data", itself):
         feed = calibration.feeds[item.feed]
         for found, session in ((item.before, original), (item.after, masked[item.cut])):
             np.testing.assert_allclose(found["logits"], session.run(feed)["logits"], atol=1e-4)
@@ -233,7 +234,7 @@ def test_a_cut_with_other_weights_is_the_model_with_them() -> None:
     changed = [{name: 1.3 * view.main.values[name].numbers()} for name in names]
     cuts = [Cut(site.index, (), weights) for site, weights in zip(sites, changed, strict=True)]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values["logits"]])
-    for item in chain.outcomes(cuts, calibration.feeds, "the data"):
+    for item in chain.outcomes(cuts, calibration.feeds, "the data", itself):
         whole = Session(with_stored(view.model, changed[item.cut]), HERE).run(calibration.feeds[item.feed])
         np.testing.assert_allclose(item.after["logits"], whole["logits"], atol=1e-4)
 
@@ -248,10 +249,15 @@ def test_sites_of_two_towers_are_cut_each_in_its_own() -> None:
     cuts = [Cut(site.index, (1,)) for site in sites]
     chain = Chain(Parts(view, HERE), sites.sites, [view.main.values[name] for name in ("logits", "b.logits")])
     feeds = toys_scores.ids(2)
-    for item in chain.outcomes(cuts, feeds, "the data"):
+    for item in chain.outcomes(cuts, feeds, "the data", itself):
         mine, other = ("logits", "b.logits") if item.cut == 0 else ("b.logits", "logits")
         assert np.array_equal(item.after[other], item.before[other])
         assert not np.allclose(item.after[mine], item.before[mine])
+
+
+def itself(item: Outcome) -> Outcome:
+    """All of an outcome."""
+    return item
 
 
 def beside(one: ModelProto, two: ModelProto) -> ModelProto:
@@ -316,7 +322,7 @@ def test_a_refit_is_the_same_whatever_stays_in_memory(monkeypatch: pytest.Monkey
     view, sites, calibration = toys_scores.parts(toys_scores.stack(layers=3), toys_scores.ids(30))
     found = []
     for left in (2**29, 0):
-        monkeypatch.setattr(Room, "__init__", lambda self, left=left: setattr(self, "left", left))
+        monkeypatch.setattr(kept_module, "IN_MEMORY", left)
         found.append(compensate(view, sites, {0: (1,), 1: (0, 2)}, calibration, HERE).stored)
     assert set(found[0]) == set(found[1]) and len(found[0]) > 6
     for name in found[0]:

@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.selection.activations.linear import Linear, linear_at
-from onnxheadprune.selection.activations.moments import Centred, Moments, ridge
+from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")
@@ -132,16 +132,20 @@ def test_ridge_runs_from_least_squares_to_the_old_weights() -> None:
     moments, start = Moments(5, 3), np.ones((5, 3))
     moments.add(x, y)
     squares = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0][:5]
-    np.testing.assert_allclose(ridge(moments.centred(), start, 0.0), squares, atol=1e-6)
-    np.testing.assert_allclose(ridge(moments.centred(), start, 1e12), start, atol=1e-6)
+    np.testing.assert_allclose(Ridge(moments.centred(), start).solved(0.0), squares, atol=1e-6)
+    np.testing.assert_allclose(Ridge(moments.centred(), start).solved(1e12), start, atol=1e-6)
 
 
 def test_ridge_leaves_weights_alone_that_the_data_say_nothing_about() -> None:
     covariance = np.diag([1.0, 0.0])
-    new = ridge(Centred(covariance, np.array([[2.0], [0.0]]), np.zeros(2), np.zeros(1)), np.ones((2, 1)), 0.0)
+    new = Ridge(
+        Centred(covariance, np.array([[2.0], [0.0]]), np.zeros(2), np.zeros(1)), np.ones((2, 1))
+    ).solved(0.0)
     np.testing.assert_allclose(new, [[2.0], [1.0]], atol=1e-6)
     assert np.array_equal(
-        ridge(Centred(np.zeros((2, 2)), np.zeros((2, 1)), np.zeros(2), np.zeros(1)), np.ones((2, 1)), 0.1),
+        Ridge(Centred(np.zeros((2, 2)), np.zeros((2, 1)), np.zeros(2), np.zeros(1)), np.ones((2, 1))).solved(
+            0.1
+        ),
         np.ones((2, 1)),
     )
 

@@ -56,6 +56,8 @@ def test_what_an_image_copies_is_there(image: str) -> None:
     build = {name for value in (PROJECT["readme"], *PROJECT["license-files"]) for name in (value,)}
     assert {"pyproject.toml", "onnxheadprune", *build} == set(copied(image))
     assert not any(line.startswith("USER root") for line in instructions(image))
+    # Whoever `--user` names has no home of his own there.
+    assert "ENV HOME=/tmp" in instructions(image)
     assert instructions(image)[-2:] == ['ENTRYPOINT ["onnxheadprune"]', 'CMD ["--help"]']
 
 

@@ -25,7 +25,7 @@ SPOKEN = {
     "cli/score.py": "the words of --units",
     "cli/sections.py": "options in the order of --help",
     "cli/when.py": "--neurons",
-    "edit/plan.py": "the field that every plan has in JSON",
+    "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
     "liveness/remnant.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",

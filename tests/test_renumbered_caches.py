@@ -315,6 +315,29 @@ def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     assert names(onnx.load(out))[0] == ["input_ids", *caches(range(2))]
     assert command("validate", path, out).exit_code == 0
     told = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run").stdout
-    assert "output present.2.key: is called present.1.key" in told
+    assert "output present.2.key: is called present.1.key" in told and "nothing to do" not in told
     alone = command("prune", path, "-o", out, "--neurons", "0:1", "--renumber-cache")
     assert alone.exit_code == 2 and "--renumber-cache would do nothing" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("cache", "spec", "told"),
+    [
+        (True, "0:1", "no attention goes as a whole"),
+        (False, "1:*", "the attention that goes as a whole has no cache"),
+    ],
+)
+def test_where_there_is_nothing_to_renumber_the_command_says_so(
+    command: Command, tmp_path: Path, cache: bool, spec: str, told: str
+) -> None:
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_layers.decoder(3, cache=cache), path)
+    words = ("prune", path, "-o", out, "--heads", spec)
+    outcome = command(*words, "--renumber-cache")
+    assert outcome.exit_code == 0, outcome
+    sentence = f"--renumber-cache has nothing to do: {told}"
+    assert sentence in " ".join(outcome.stdout.split())
+    plan = command(*words, "--renumber-cache", "--dry-run", "--json").document
+    assert plan["notes"] == [sentence]
+    assert PrunePlan.from_dict(plan).notes == (sentence,)
+    assert command(*words, "--dry-run", "--json").document["notes"] == []

@@ -21,6 +21,7 @@ from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
 from onnxheadprune.selection.curves import measured_paths
+from onnxheadprune.selection.effort import Effort
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.score_files import scores_from_dict
@@ -266,20 +267,25 @@ def test_no_site_can_lose_heads() -> None:
 
 # Measured curves
 
+ALL = Effort(6, 1000)
+"""Six steps of each path, on all samples."""
+
 
 @pytest.mark.parametrize("form", FORMS)
 def test_measured_drifts_never_fall(form: dict[str, Any]) -> None:
     view, sites, data = toys_scores.parts(toys_scores.stack(**form), toys_scores.ids(20))
     moments = context_moments(view, sites.sites, data, HERE)
     paths = {site.index: [reconstruction_path(site, moments[site.index])] for site in sites}
-    measured = measured_paths(view, sites.sites, paths, moments, Evidence(data, HERE))
+    measured = measured_paths(view, sites.sites, paths, moments, Evidence(data, HERE), ALL)
     for site in sites:
         (steps,), found = paths[site.index], measured[site.index]
         assert [step.removed for step in found] == [step.removed for step in steps]
         drifts = [step.error for step in found]
         assert drifts == sorted(drifts) and drifts[0] > 0 and np.isfinite(drifts[-1])
     nothing = {site.index: [()] for site in sites}
-    assert set(measured_paths(view, sites.sites, nothing, moments, Evidence(data, HERE)).values()) == {()}
+    assert set(measured_paths(view, sites.sites, nothing, moments, Evidence(data, HERE), ALL).values()) == {
+        ()
+    }
 
 
 def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
@@ -294,7 +300,7 @@ def test_a_measured_drift_is_that_of_the_model_with_those_weights() -> None:
     main = main_output(view, ())
     assert main is not None
     steps = reconstruction_path(sites[0], moments[0])[:1]
-    (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE))[0]
+    (found,) = measured_paths(view, [sites[0]], {0: [steps]}, moments, Evidence(data, HERE), ALL)[0]
     (projection,), (moment,) = sites[0].projections, moments[0]
     linear = linear_of(projection)
     assert linear is not None
@@ -333,3 +339,15 @@ def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Targ
     assert wish.target == target
     assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})
     assert Wish(**given).requirements == Requirements()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [("weight", "there is nothing to score by a method"), ("guess", "there is no scoring method 'guess'")],
+)
+def test_scores_and_a_method_contradict_each_other_however_they_come(method: Any, told: str) -> None:
+    scores = scores_from_dict({"0": [0, 1, 2, 3]}) if method == "weight" else None
+    with pytest.raises(UsageError, match=told):
+        Requirements(scores, method=method)
+    with pytest.raises(UsageError, match=told):
+        Wish(ratio=0.5, scores=scores, method=method)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnxheadprune.runtime.threads import WORTH_THREADS, algebra_threads
+from onnxheadprune.runtime import usable_cores
+from onnxheadprune.runtime.threads import WORTH_THREADS, algebra_threads, algebra_workers
 
 
 def blas_threads() -> set[int]:
@@ -13,11 +14,19 @@ def blas_threads() -> set[int]:
     return {item["num_threads"] for item in threadpool_info() if item["user_api"] == "blas"}
 
 
-def test_small_matrices_take_one_thread_and_large_ones_what_was_set() -> None:
+def test_small_matrices_take_one_thread_and_large_ones_the_cores_of_a_worker() -> None:
     with threadpool_limits(2, user_api="blas"):
         outside = blas_threads()
         with algebra_threads(WORTH_THREADS - 1):
             assert blas_threads() <= {1}
         with algebra_threads(WORTH_THREADS):
-            assert blas_threads() == outside
+            assert blas_threads() <= {1, 2}
         assert blas_threads() == outside
+    workers = algebra_workers(WORTH_THREADS)
+    assert workers.threads is not None
+    assert workers.count * workers.threads <= usable_cores()
+
+
+def test_who_set_one_thread_keeps_it() -> None:
+    with threadpool_limits(1, user_api="blas"), algebra_threads(WORTH_THREADS):
+        assert blas_threads() <= {1}

@@ -16,7 +16,7 @@ from onnxheadprune.benchmarking.result import (
 )
 from onnxheadprune.benchmarking.statistics import Ratio, Verdict
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.workflow.sweep import Curve, CurvePoint
+from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 PROVIDER = Provider(CPU, "asked for")
 LONG = "/data/models/sentence-transformers/all-MiniLM-L6-v2/onnx"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
-from onnxheadprune.edit.plan import BlockCut
 from onnxheadprune.edit.records import RecordedUnits, units_key, units_record, units_text
+from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.graph.view import GraphView
 
 

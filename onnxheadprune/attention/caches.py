@@ -42,12 +42,14 @@ class CacheCut:
         gone: their inputs and outputs.
         renamed: the inputs and outputs of others that get another name, with that name.
         kept: the inputs and outputs of others.
+        idle: why nothing goes although it was asked for, a sentence; nothing otherwise.
     """
 
     sites: tuple[int, ...] = ()
     gone: tuple[Value, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
     kept: frozenset[Value] = frozenset()
+    idle: str = ""
 
     @property
     def names(self) -> Mapping[str, str | None]:
@@ -147,7 +149,7 @@ def cache_cut(
     kept = {value for site in sites.sites if site not in chosen for value in site.free}
     own = {value for site in chosen for value in site.free} - kept
     if not own:
-        return CacheCut()
+        return CacheCut(idle=_why_idle([site for site in whole if site in sites.sites]))
     inner = next((value for value in own if value.scope.parent is not None), None)
     if inner is not None:
         raise RefusedError(
@@ -157,6 +159,21 @@ def cache_cut(
     gone = tuple(sorted(own, key=lambda value: value.name))
     renamed = _renamed(view, [own & site.free for site in chosen])
     return CacheCut(tuple(site.index for site in chosen), gone, renamed, frozenset(kept))
+
+
+def _why_idle(whole: Sequence[Site]) -> str:
+    """Why there is no cache to drop.
+
+    Args:
+        whole: the attention sites that go as a whole.
+    """
+    if not whole:
+        return "--renumber-cache has nothing to do: no attention goes as a whole"
+    if not any(site.free for site in whole):
+        return "--renumber-cache has nothing to do: the attention that goes as a whole has no cache"
+    return (
+        "--renumber-cache has nothing to do: others still use the cache of the attention that goes as a whole"
+    )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from onnxheadprune.attention.heads import (
     resolved,
     sites_of_key,
 )
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 
@@ -159,37 +161,6 @@ def _named_layers(text: str) -> Iterator[str]:
             yield f"{LAYERS}{number}"
 
 
-def layers(sites: Sites) -> list[tuple[Site, ...]]:
-    """The layers of a model: each feed-forward block, and the attention between it and the one before.
-
-    Args:
-        sites: of the model. Attention behind the last block, of the model or of a stretch of it, is a layer of its own.
-    """
-    found: list[tuple[Site, ...]] = []
-    waiting: list[Site] = []
-    stretch = 0
-    for (number, *_), site in sorted(((_place(site, sites), site) for site in sites.every), key=_first):
-        if number != stretch and waiting:
-            found.append(tuple(waiting))
-            waiting = []
-        stretch = number
-        if site.LAYER:
-            waiting.append(site)
-        if site.LAYER == "end":
-            found.append(tuple(waiting))
-            waiting = []
-    return [*found, tuple(waiting)] if waiting else found
-
-
-def _first(item: tuple[tuple[int, ...], Site]) -> tuple[int, ...]:
-    return item[0]
-
-
-def _place(site: Site, sites: Sites) -> tuple[int, ...]:
-    """The stretch of the model that a site is in, and where it is there."""
-    return sites.places.get(site.index) or (0, min(item.node.index for item in site.projections))
-
-
 def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
     """The sites that a key names of which everything goes.
 
@@ -198,8 +169,10 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
     """
     if key.startswith(LAYERS):
         number, known = key.removeprefix(LAYERS), layers(sites)
-        if not number.isdecimal() or int(number) >= len(known):
-            raise UsageError(f"there is no layer {number!r}: this model's layers are 0-{len(known) - 1}")
+        if not number.isdecimal() or int(number) not in known:
+            raise UsageError(
+                f"there is no layer {number!r}: this model's layers are {spelled(known) or 'none'}"
+            )
         return known[int(number)]
     kind, own = _apart_from_kind(key)
     return sites_of_key(own, _some(kind, sites))

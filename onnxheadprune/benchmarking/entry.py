@@ -51,7 +51,7 @@ class Entry:
     def sites_gone(self) -> int:
         """Sites that earlier pruning removed as a whole."""
         try:
-            return sum(1 for cut in pruning_record(self.proto) if not cut.heads_left)
+            return sum(1 for cut in pruning_record(self.proto) if not cut.left)
         except ModelError:
             return 0
 

@@ -61,6 +61,36 @@ class Law:
         return f"{name} would do nothing beside {_spell(obstacle, spelled)}{but}; leave one of them out"
 
 
+def _choosing(data: str, choices: str) -> tuple[Law, ...]:
+    """How units are chosen and what is left is refitted: with options that give data, and that ask for a choice."""
+    return (
+        Law("scores method protect floor multiple_of units uniform", needs=choices),
+        Law("scores", against="method"),
+        Law("method", needs=f"{data} method=weight"),
+        Law("rounds", needs="ratio"),
+        Law("rounds", against="units"),
+        Law("units", needs=data),
+        Law("neurons_multiple_of", needs="units"),
+        Law("uniform", against="keep"),
+        Law("compensate=True", needs=f"heads neurons layers {choices}"),
+        Law("compensate=False", needs=f"{choices} recover"),
+        Law("compensate=False", needs=data),
+        Law("recover", needs=f"heads neurons layers {choices}"),
+        Law("recover", needs=data),
+    )
+
+
+_SAMPLES = (
+    Law("max_length text_field target_field max_samples", needs="text"),
+    Law("image_size image_mean image_std", needs="images"),
+)
+"""How data of some kind is read."""
+_SHAPING = (
+    Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
+    # Attention goes as a whole where it is named so, or where a choice may take sublayers, or all heads of a site.
+    Law("renumber_cache", needs=f"heads layers {WISH}"),
+)
+"""What a cut does to inputs and outputs."""
 PRUNE = (
     # The curve replaces the pruned model, a folder of models the single one, and a look ahead writes no model.
     Law(
@@ -77,20 +107,7 @@ PRUNE = (
     Law("jobs", needs="batch sweep"),
     Law("dask", needs="batch sweep"),
     Law("jobs", against="dask", unless="dask=local"),
-    # How heads are chosen and what is left is refitted.
-    Law("scores method protect floor multiple_of units uniform", needs=f"{WISH} sweep"),
-    Law("scores", against="method"),
-    Law("method", needs=f"{DATA} method=weight"),
-    Law("rounds", needs="ratio"),
-    Law("rounds", against="units"),
-    Law("units", needs=DATA),
-    Law("neurons_multiple_of", needs="units"),
-    Law("uniform", against="keep"),
-    Law("compensate=True", needs=f"heads neurons layers {WISH} sweep"),
-    Law("compensate=False", needs=f"{WISH} sweep recover"),
-    Law("compensate=False", needs=DATA),
-    Law("recover", needs=f"heads neurons layers {WISH} sweep"),
-    Law("recover", needs=DATA),
+    *_choosing(DATA, f"{WISH} sweep"),
     Law("recover", against="dry_run"),
     Law("resume", needs="recover"),
     # The state of one training is kept, beside the one output.
@@ -99,16 +116,12 @@ PRUNE = (
     Law("drift effect", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
     # What models are run on, and where.
-    Law("max_length text_field target_field max_samples", needs="text"),
-    Law("image_size image_mean image_std", needs="images"),
+    *_SAMPLES,
     Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
     Law(DATA, against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
     Law("seed", against="sweep dry_run", unless="random_data recover"),
     Law("seed", against="no_validate", unless="random_data recover fuse=auto"),
-    # What a cut does to inputs and outputs.
-    Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
-    # Attention goes as a whole where it is named so, or where a choice may take sublayers, or all heads of a site.
-    Law("renumber_cache", needs=f"heads layers {WISH}"),
+    *_SHAPING,
 )
 SWEEP = (
     Law("jobs", against="dask", unless="dask=local"),
@@ -118,33 +131,18 @@ SWEEP = (
     Law("units", needs=DATA),
     Law("neurons_multiple_of", needs="units"),
     Law("compensate=False", needs=DATA),
-    Law("max_length text_field target_field max_samples", needs="text"),
-    Law("image_size image_mean image_std", needs="images"),
+    *_SAMPLES,
     Law("recover", needs=DATA),
     Law("seed", needs="random_data recover"),
 )
 BATCH = (
     Law("jobs", against="dask", unless="dask=local"),
     Law("accept_inconclusive", against="no_validate"),
-    Law("scores method protect floor multiple_of units uniform", needs=WISH),
-    Law("scores", against="method"),
-    Law("method", needs="data method=weight"),
-    Law("rounds", needs="ratio"),
-    Law("rounds", against="units"),
-    Law("units", needs="data"),
-    Law("neurons_multiple_of", needs="units"),
-    Law("uniform", against="keep"),
-    Law("compensate=True", needs=f"heads neurons layers {WISH}"),
-    Law("compensate=False", needs=f"{WISH} recover"),
-    Law("compensate=False", needs="data"),
-    Law("recover", needs=f"heads neurons layers {WISH}"),
-    Law("recover", needs="data"),
+    *_choosing("data", WISH),
     Law("drift effect", against="no_validate", unless="data"),
     Law("data", against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
     Law("seed", against="no_validate", unless="recover fuse=auto"),
-    Law("keep_cache_shape allow_io_change", needs=f"heads neurons layers {WISH}"),
-    # Attention goes as a whole where it is named so, or where a choice may take sublayers, or all heads of a site.
-    Law("renumber_cache", needs=f"heads layers {WISH}"),
+    *_SHAPING,
 )
 FUSE = (
     Law("no_validate accept_inconclusive external_data", against="dry_run"),
@@ -171,16 +169,14 @@ COMBINE = (
 )
 RECOVER = (
     Law("accept_inconclusive", against="no_validate"),
-    Law("max_length text_field target_field max_samples", needs="text"),
-    Law("image_size image_mean image_std", needs="images"),
+    *_SAMPLES,
 )
 SCORE = (
     Law("effect jobs dask", needs="method=ablation"),
     Law("jobs", against="dask", unless="dask=local"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
-    Law("max_length text_field target_field max_samples", needs="text"),
-    Law("image_size image_mean image_std", needs="images"),
+    *_SAMPLES,
 )
 BENCH = (
     Law("min_speedup", needs="pruned"),

@@ -40,8 +40,9 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
     scope_of,
 )
+from onnxheadprune.edit.fingerprint import fingerprint
 from onnxheadprune.edit.nodes import as_proto
-from onnxheadprune.edit.plan import PrunePlan, fingerprint
+from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut

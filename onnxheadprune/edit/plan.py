@@ -2,125 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, ModelProto
-
 from onnxheadprune.edit.edits import EdgeGather, Edit, edit_from_dict, edit_to_dict
-from onnxheadprune.edit.ranges import read_ranges, spelled
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.edit.site_cuts import BlockCut, SiteCut, block_cuts, by_units, totals
 from onnxheadprune.errors import UsageError
 
 FORMAT = 1
-ALWAYS = ("neurons",)
-"""Kinds whose list is in every plan, be it empty."""
-
-
-@dataclass(frozen=True)
-class SiteCut:
-    """What the plan does to one site; heads are indices of the original, unpruned model."""
-
-    index: int
-    name: str
-    num_heads: int
-    kv_num_heads: int
-    removed: tuple[int, ...]
-    removed_before: tuple[int, ...] = ()
-    kv_removed: int = 0
-
-    @property
-    def heads_left(self) -> int:
-        """Query heads that remain."""
-        return self.num_heads - len(self.removed) - len(self.removed_before)
-
-
-@dataclass(frozen=True)
-class BlockCut:
-    """What the plan does to one site of another kind than heads; units are indices of the original, unpruned model.
-
-    Attributes:
-        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
-        key: how a spec names the site.
-        number: its position among the sites of its kind in the original.
-        name: module path, as far as the original told it.
-        num_units: units in the original.
-        removed: the units that go.
-        removed_before: those that went before.
-    """
-
-    kind: tuple[str, str]
-    key: str
-    number: int
-    name: str
-    num_units: int
-    removed: tuple[int, ...]
-    removed_before: tuple[int, ...] = ()
-
-    @property
-    def units(self) -> str:
-        """What the units are called."""
-        return self.kind[0]
-
-    @property
-    def left(self) -> int:
-        """Units that remain."""
-        return self.num_units - len(self.removed) - len(self.removed_before)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; units as ranges, since they are many."""
-        return {
-            "site": self.kind[1],
-            "key": self.key,
-            "number": self.number,
-            "name": self.name,
-            f"num_{self.units}": self.num_units,
-            "removed": spelled(self.removed),
-            "removed_before": spelled(self.removed_before),
-            f"{self.units}_left": self.left,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], units: str) -> BlockCut:
-        """The inverse of `to_dict`.
-
-        Args:
-            data: the document.
-            units: what the units are called.
-        """
-        size = int(data[f"num_{units}"])
-        removed, before = (read_ranges(data[key], size - 1) for key in ("removed", "removed_before"))
-        kind = units, str(data.get("site", "block"))
-        return cls(kind, str(data["key"]), int(data["number"]), str(data["name"]), size, removed, before)
-
-
-def by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
-    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
-    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
-    for cut in cuts:
-        found.setdefault(cut.units, []).append(cut.to_dict())
-    return {"kinds": list(found), **found}
-
-
-def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
-    """For each kind that loses units: what they are called, how many go, and how many stay."""
-    found: dict[str, list[BlockCut]] = {}
-    for cut in cuts:
-        found.setdefault(cut.units, []).append(cut)
-    return [
-        (units, sum(len(cut.removed) for cut in some), sum(cut.left for cut in some))
-        for units, some in found.items()
-        if any(cut.removed for cut in some)
-    ]
-
-
-def block_cuts(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
-    """The inverse of `by_units`, out of the document of a plan; plans of earlier versions say of neurons at most."""
-    kinds = data.get("kinds", ALWAYS)
-    return tuple(BlockCut.from_dict(item, units) for units in kinds for item in data.get(units, ()))
 
 
 @dataclass(frozen=True)
@@ -223,6 +116,7 @@ class PrunePlan:
         renamed: the graph inputs and outputs that go or get another name; these too are in `io_changes`.
         exit: the early exits that are made permanent first, None without; `fingerprint` and `edits` are of the model
             that has them.
+        notes: what was asked for and has no effect, one sentence each.
     """
 
     model: str
@@ -236,6 +130,7 @@ class PrunePlan:
     blocks: tuple[BlockCut, ...] = ()
     renamed: tuple[RenamedIo, ...] = ()
     exit: ExitCut | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def spec(self) -> dict[str, list[int]]:
@@ -303,6 +198,7 @@ class PrunePlan:
             "interface": [asdict(change) for change in self.interface],
             "renamed": [asdict(change) for change in self.renamed],
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
+            "notes": list(self.notes),
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
             "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
         }
@@ -353,6 +249,7 @@ class PrunePlan:
             block_cuts(data),
             renamed,
             None if leaves is None else ExitCut.from_dict(leaves),
+            tuple(data.get("notes", ())),
         )
 
     def to_json(self) -> str:
@@ -377,20 +274,3 @@ class PrunePlan:
         ]
         lines += [f"  {item.edit}" for item in self.edits]
         return "\n".join(lines)
-
-
-def fingerprint(model: ModelProto) -> str:
-    """A hash of the graph's structure: operators, names and tensor shapes, not the weights."""
-    digest = hashlib.sha256()
-    _hash_graph(model.graph, digest)
-    return digest.hexdigest()[:16]
-
-
-def _hash_graph(graph: GraphProto, digest: Any) -> None:
-    for tensor in graph.initializer:
-        digest.update(f"{tensor.name}{tensor.data_type}{list(tensor.dims)}".encode())
-    for node in graph.node:
-        digest.update(f"{node.domain}{node.op_type}{list(node.input)}{list(node.output)}".encode())
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _hash_graph(attribute.g, digest)

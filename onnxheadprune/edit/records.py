@@ -39,42 +39,16 @@ Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
-class RecordedSite:
-    """What is written about one site of the original model. Heads are indices of that model.
-
-    Attributes:
-        index: its position among the sites of the original.
-        name: module path, as far as the original told it.
-        num_heads: query heads in the original.
-        kv_num_heads: key/value heads in the original.
-        removed: the heads that are gone.
-        projections: names of what its projections give, by which it is recognised: no cut changes them. Empty in
-            records of version 1.
-    """
-
-    index: int
-    name: str
-    num_heads: int
-    kv_num_heads: int
-    removed: tuple[int, ...]
-    projections: tuple[str, ...] = ()
-
-    @property
-    def heads_left(self) -> int:
-        """Query heads that remain."""
-        return self.num_heads - len(self.removed)
-
-
-@dataclass(frozen=True)
 class RecordedUnits:
-    """What is written about one site of another kind than heads. Units are indices of the original model.
+    """What is written about one site of the original model. Units are indices of that model.
 
     Attributes:
         number: its position among the sites of its kind in the original.
         name: module path, as far as the original told it.
         num_units: units in the original.
         removed: the units that are gone.
-        projections: names of what its projections give, by which it is recognised: no cut changes them.
+        projections: names of what its projections give, by which it is recognised: no cut changes them. Empty in
+            records of heads of version 1.
     """
 
     number: int
@@ -87,6 +61,27 @@ class RecordedUnits:
     def left(self) -> int:
         """Units that remain."""
         return self.num_units - len(self.removed)
+
+
+@dataclass(frozen=True)
+class RecordedSite(RecordedUnits):
+    """What is written about one attention site, whose units are heads.
+
+    Attributes:
+        kv_num_heads: key/value heads in the original.
+    """
+
+    kv_num_heads: int
+
+    @property
+    def index(self) -> int:
+        """Its position among the attention sites of the original."""
+        return self.number
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads in the original."""
+        return self.num_units
 
 
 @dataclass(frozen=True)
@@ -318,12 +313,12 @@ def _quantized(content: Mapping[str, Any]) -> QuantizedRecord:
 def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
     return tuple(
         RecordedSite(
-            int(item["index"]),
-            str(item["name"]),
-            int(item["num_heads"]),
-            int(item["kv_num_heads"]),
-            tuple(int(head) for head in item["removed"]),
-            tuple(str(name) for name in item.get("projections", ())),
+            number=int(item["index"]),
+            name=str(item["name"]),
+            num_units=int(item["num_heads"]),
+            removed=tuple(int(head) for head in item["removed"]),
+            projections=tuple(str(name) for name in item.get("projections", ())),
+            kv_num_heads=int(item["kv_num_heads"]),
         )
         for item in content["sites"]
     )

@@ -52,10 +52,12 @@ class Provider:
     Attributes:
         name: ONNX Runtime's name of it.
         reason: why it was taken.
+        threads: cores that a session takes; None leaves that to ONNX Runtime.
     """
 
     name: str
     reason: str
+    threads: int | None = None
 
     @property
     def label(self) -> str:
@@ -107,6 +109,7 @@ class Session:
         options = _options(onnx_runtime(), optimize, deterministic)
         # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
         options.enable_cpu_mem_arena = not keeping
+        options.intra_op_num_threads = provider.threads or 0
         if not rounding:
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
             options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 
 from threadpoolctl import ThreadpoolController
 
+from onnxheadprune.runtime.host import usable_cores
+from onnxheadprune.runtime.workers import MOST, Workers
+
 WORTH_THREADS = 2048
 """Rows of a square matrix from which on several threads are faster than one. With fewer rows they mostly wait for each
 other, and burn the cores that the sessions run on: on two cores a solve of 256 unknowns takes many times the processor
@@ -14,15 +17,25 @@ time, one of 1,536 twice."""
 
 
 def algebra_threads(rows: int) -> AbstractContextManager[object]:
-    """Linear algebra on one thread where matrices are small, as it was set up where they are large.
+    """Linear algebra on the cores of one worker, or on one where matrices are small; never on more than was set up.
 
     Args:
         rows: of the largest square matrix.
     """
-    limited: AbstractContextManager[object] = _controller().limit(
-        limits=1 if rows < WORTH_THREADS else None, user_api="blas"
-    )
+    set_up = [item["num_threads"] for item in _controller().info() if item["user_api"] == "blas"]
+    limits = min([algebra_workers(rows).threads or 1, *set_up])
+    limited: AbstractContextManager[object] = _controller().limit(limits=limits, user_api="blas")
     return limited
+
+
+def algebra_workers(rows: int) -> Workers:
+    """Who shares several pieces of linear algebra.
+
+    Args:
+        rows: of the largest square matrix.
+    """
+    count = min(usable_cores(), MOST)
+    return Workers(count, usable_cores() // count if rows >= WORTH_THREADS else 1)
 
 
 @functools.cache

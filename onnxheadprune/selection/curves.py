@@ -15,11 +15,13 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.chain import Chain, Cut
+from onnxheadprune.runtime.threads import algebra_workers
+from onnxheadprune.selection.activations.chain import Chain, Cut, measuring
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import Moments, ridge
+from onnxheadprune.selection.activations.moments import Moments, Ridge
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.effort import Effort
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.moves import Step, merged
@@ -28,16 +30,6 @@ STRENGTH = 3e-2
 """Ridge of the refits that are only measured, not kept."""
 NO_NUMBER = 1e30
 """What a cut costs whose outputs are not finite."""
-POINTS = 6
-"""Steps of a path to measure; the others are interpolated along their error."""
-
-SAMPLES_TO_MEASURE = 128
-"""Samples on which the effect of cuts is measured; Gram matrices see all of them."""
-SITES_TO_MEASURE = 6
-"""Sites up to which all of them are used. A cut runs on through all blocks behind it, so in a deeper model each is
-measured on fewer samples, and a site costs the same everywhere."""
-LEAST_TO_MEASURE = 16
-"""Samples that are used in any case."""
 
 
 def _refits(
@@ -50,7 +42,7 @@ def _refits(
         rows = np.flatnonzero(projection.live_without(step.removed).reshape(-1))
         new = np.zeros_like(weight)
         if len(rows):
-            new[rows] = ridge(moment.towards(weight, rows), weight[rows], STRENGTH)
+            new[rows] = Ridge(moment.towards(weight, rows), weight[rows]).solved(STRENGTH)
         refit = {linear.matrix.stored.name: linear.matrix.written(new)}
         if bias is not None and linear.bias is not None:
             refit[linear.bias.stored.name] = linear.written_bias(bias + mean @ (weight - new))
@@ -77,6 +69,7 @@ def measured_paths(
     paths: Mapping[int, Sequence[Sequence[Step]]],
     moments: Mapping[int, Sequence[Moments]],
     evidence: Evidence,
+    how: Effort,
     progress: Progress = silent,
 ) -> dict[int, tuple[Step, ...]]:
     """Every path of every site with drifts in place of errors, those of one site merged.
@@ -87,35 +80,46 @@ def measured_paths(
         paths: some paths per site index.
         moments: per site index, of the context of each of its projections.
         evidence: what drifts are measured on.
+        how: how many steps of each path are measured, and on how many samples.
         progress: told after each block.
     """
-    main, data, effect = require_main(view), evidence.data, evidence.effect
+    main, data, effect = require_main(view), evidence.data.subset(how.samples), evidence.effect
     # A measure of the user's sees all outputs.
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    points = [(site, path, _points(path)) for site in sites for path in paths[site.index]]
-    cuts = [cut for site, _, some in points for cut in _cuts(site, some, moments[site.index])]
+    points = [(site, some) for site in sites for some in _measured(paths[site.index], how.points)]
+    workers = algebra_workers(max(len(item.x_sum) for site in sites for item in moments[site.index]))
+    made = workers.each(lambda item: _cuts(*item, moments[item[0].index]), points)
+    cuts = [cut for some in made for cut in some]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
     chain = Chain(Parts(view, evidence.provider), sites, [view.main.values[name] for name in outputs])
 
     def passed(blocks: int) -> None:
         progress("measuring what cuts cost, site by site", blocks, len(sites))
 
-    for item in chain.outcomes(cuts, data.feeds, data.source, passed):
-        meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
+    for cut, measured in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds), passed):
+        meters[cut].take(measured)
     means = iter(meters)
     found: dict[int, list[tuple[Step, ...]]] = {site.index: [] for site in sites}
-    for site, path, some in points:
-        found[site.index].append(_smooth(path, some, [next(means).mean() for _ in some]))
+    known = [(site, some, [next(means).mean() for _ in some]) for site, some in points]
+    for site, some, drifts in known:
+        # One measurement of a site stands for all of its paths.
+        alike = paths[site.index] if not how.points else [paths[site.index][len(found[site.index])]]
+        found[site.index] += [_smooth(path, some, drifts) for path in alike]
     return {index: merged(steps) for index, steps in found.items()}
 
 
-def _points(path: Sequence[Step]) -> list[Step]:
-    """The steps of a path that are measured."""
-    if not path:
-        return []
-    return [
-        path[at] for at in sorted({round(at) for at in np.linspace(0, len(path) - 1, min(POINTS, len(path)))})
-    ]
+def _measured(paths: Sequence[Sequence[Step]], points: int) -> list[list[Step]]:
+    """The steps that are measured of each path, or with no points the middle one of the first path that has any."""
+    if points:
+        return [_spread(path, points) for path in paths]
+    path = next((path for path in paths if path), ())
+    return [list(path[len(path) // 2 :][:1])]
+
+
+def _spread(path: Sequence[Step], points: int) -> list[Step]:
+    """Some steps of a path, its last one among them."""
+    places = {round(at) for at in np.linspace(0, len(path) - 1, min(points, len(path)))} if points > 1 else ()
+    return [path[at] for at in sorted({*places, len(path) - 1})] if path else []
 
 
 def _smooth(path: Sequence[Step], measured: Sequence[Step], means: Sequence[float]) -> tuple[Step, ...]:
@@ -123,12 +127,9 @@ def _smooth(path: Sequence[Step], measured: Sequence[Step], means: Sequence[floa
     # A cut after which there are no numbers left costs more than any other.
     numbers = np.nan_to_num(means, nan=NO_NUMBER, posinf=NO_NUMBER)
     drifts = np.maximum.accumulate(np.maximum(numbers, 0.0))
-    errors = [step.error for step in measured]
-    smooth = np.interp([step.error for step in path], [0.0, *errors], [0.0, *drifts])
+    known, errors = [step.error for step in measured], np.array([step.error for step in path])
+    smooth = np.interp(errors, [0.0, *known], [0.0, *drifts])
+    if known and known[-1] > 0:
+        # Behind the last measured step drift goes on in proportion to the error.
+        smooth = np.where(errors > known[-1], drifts[-1] * errors / known[-1], smooth)
     return tuple(Step(step.removed, float(drift)) for step, drift in zip(path, smooth, strict=True))
-
-
-def samples_to_measure(sites: int) -> int:
-    """Samples on which the effect of cuts is measured in a model of so many sites."""
-    share = (SITES_TO_MEASURE + 1) / (sites + 1)
-    return max(LEAST_TO_MEASURE, round(SAMPLES_TO_MEASURE * min(share, 1.0)))

@@ -24,7 +24,8 @@ from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
-from onnxheadprune.selection.curves import measured_paths, samples_to_measure
+from onnxheadprune.selection.curves import measured_paths
+from onnxheadprune.selection.effort import Work, effort, positions_per_sample, to_look_at
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.kinds import LAYERS
 from onnxheadprune.selection.ordering import scores_for
@@ -84,18 +85,20 @@ def joint_space(
     scores = _scores(analysis, sites, requirements, evidence, progress)
     widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
-        moments = context_moments(analysis.view, sites, data, evidence.provider, progress)
+        work = Work(analysis.view)
+        looked = to_look_at(data, work, widest)
+        moments = context_moments(analysis.view, sites, looked, evidence.provider, progress)
         reached = seen(sites, moments, data.source)
         require_rows({site.index: moments[site.index] for site in reached}, data.source)
         paths = {
             site.index: _paths(site, moments[site.index], kept[site.index], requirements, scores)
             for site in reached
         }
-        some = replace(evidence, data=data.subset(samples_to_measure(len(reached))))
-        measured = measured_paths(analysis.view, reached, paths, moments, some, progress)
+        length = positions_per_sample(moments, looked)
+        how = effort(work, reached, paths, data.count, length)
+        measured = measured_paths(analysis.view, reached, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
     costs = {site.index: measured.get(site.index, ()) for site in sites}
-    length = max(moments[site.index][0].count for site in sites) / max(data.count, 1)
     savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
     whole = sum(savings[site.index].of(site.num_units) for site in sites)
     basis = f"measured drift after refit, {OPERATIONS}"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.requirements import Requirements
@@ -31,14 +30,10 @@ def scores_for(
         progress: told what is being done.
 
     Raises:
-        UsageError: if there are scores and a method, or the method needs data and there is none.
+        UsageError: if the method needs data and there is none.
         RefusedError: if the method cannot see into a site.
     """
     method = requirements.method
     if method is None:
         return requirements.scores
-    if requirements.scores is not None:
-        raise UsageError(
-            "scores are given, so there is nothing to score by a method; leave one of the two out"
-        )
     return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress))

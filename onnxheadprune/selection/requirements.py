@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.errors import UsageError
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.kinds import HEADS_ALONE
-from onnxheadprune.selection.scoring.methods import Method
+from onnxheadprune.selection.scoring.methods import METHODS, Method
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
@@ -23,6 +24,9 @@ class Requirements:
         units: the kinds of units that may go, as they are called, and layers: sublayers as a whole.
         multiple_of_neurons: how many units a site of many keeps (a feed-forward block) is a multiple of this.
         method: how units are scored on the data, in the place of given scores; None measures cuts.
+
+    Raises:
+        UsageError: if there are scores and a method, or there is no such method.
     """
 
     scores: HeadScores | None = None
@@ -32,3 +36,13 @@ class Requirements:
     units: frozenset[str] = HEADS_ALONE
     multiple_of_neurons: int = 8
     method: Method | None = None
+
+    def __post_init__(self) -> None:
+        if self.method is None:
+            return
+        if self.scores is not None:
+            raise UsageError(
+                "scores are given, so there is nothing to score by a method; leave one of the two out"
+            )
+        if self.method not in METHODS:
+            raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")

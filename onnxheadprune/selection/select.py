@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
@@ -20,7 +20,8 @@ from onnxheadprune.selection.activations.contexts import context_moments, requir
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.curves import measured_paths, samples_to_measure
+from onnxheadprune.selection.curves import measured_paths
+from onnxheadprune.selection.effort import Work, effort, positions_per_sample, to_look_at
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.joint import can_go_whole, joint_space
 from onnxheadprune.selection.kinds import HEADS_ALONE
@@ -160,8 +161,10 @@ def _measured_paths(
     analysis: Analysis, start: Start, scores: HeadScores | None, evidence: Evidence, progress: Progress
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
-    data, provider = evidence.data, evidence.provider
-    moments = context_moments(analysis.view, start.sites, data, provider, progress)
+    data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
+    widest = max(prod(item.sizes) for site in start.sites for item in site.projections)
+    looked = to_look_at(data, work, widest)
+    moments = context_moments(analysis.view, start.sites, looked, provider, progress)
     sites = seen(start.sites, moments, data.source)
     require_rows({site.index: moments[site.index] for site in sites}, data.source)
     if scores is not None:
@@ -173,8 +176,8 @@ def _measured_paths(
             paths[site.index] = [
                 reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
             ]
-    some = replace(evidence, data=data.subset(samples_to_measure(len(sites))))
-    found = measured_paths(analysis.view, sites, paths, moments, some, progress)
+    how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
+    found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
     return {site.index: found.get(site.index, ()) for site in start.sites}
 

@@ -14,7 +14,7 @@ from onnxheadprune.selection.allocate import check_ratio
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
 from onnxheadprune.selection.recovery import Recovery
-from onnxheadprune.selection.scoring import METHODS, HeadScores, Method
+from onnxheadprune.selection.scoring import HeadScores, Method
 from onnxheadprune.selection.scoring.score import scored_kinds
 
 
@@ -126,14 +126,10 @@ class Wish:
             )
         if self.units != HEADS_ALONE and self.rounds > 1:
             raise UsageError("rounds are for heads alone")
-        if self.method is not None and self.scores is not None:
-            raise UsageError(
-                "scores are given, so there is nothing to score by a method; leave one of the two out"
-            )
-        if self.method is not None and self.method not in METHODS:
-            raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
-        if self.method is not None or self.scores is not None:
-            scored_kinds(self.units)
+        # Requirements that contradict each other are refused where they are made.
+        asked = self.requirements
+        if asked.method is not None or asked.scores is not None:
+            scored_kinds(asked.units)
         if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
             raise UsageError("rounds are 1 or more, and go with a ratio")
         if self.ratio is not None:

@@ -83,7 +83,7 @@ def read_claim(
     if not theirs.caches:
         _check_same_names(original, pruned, names, AS_BEFORE)
     analysis = analysis_of(original, names[0])
-    gone = [entry for entry in analysis.sites.record if not entry.heads_left]
+    gone = [entry for entry in analysis.sites.record if not entry.left]
     pairs = _paired(theirs.removed, analysis.sites)
     went = set(theirs.caches) - set(caches_record(original))
     renumbered = frozenset(pairs[index].index if index in pairs else index for index in went)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.edit.plan import PrunePlan, SiteCut
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.site_cuts import SiteCut
 from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, table
 from onnxheadprune.model.spelling import change, count, file_name, heads, many, size
 from onnxheadprune.model.storage.tensors import StoredSize

@@ -1,25 +1,18 @@
-"""The curve: what cuts of many sizes cost, and what they bring."""
+"""`sweep`: cuts of many sizes, each chosen, refitted and measured, as a curve."""
 
 from __future__ import annotations
 
 import functools
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.benchmarking import BenchSettings, SpeedUp
+from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.notebook import card, table
-from onnxheadprune.model.spelling import count, file_name, many, share
-from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
@@ -37,140 +30,7 @@ from onnxheadprune.selection.scoring import HeadScores, Method
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
 from onnxheadprune.selection.speed import speedups
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """One cut.
-
-    Attributes:
-        ratio: share that was asked for, of all heads, or of the operations of all blocks; see `Curve.counted`.
-        removed: heads and other units that went.
-        heads: which, as a spec.
-        drift: on held-out data.
-        accuracy: on held-out data, None without labels.
-        speedup: measured beside the original (`SpeedUp.value`); 1 where nothing was removed, None where it was
-            not measured.
-        speed: the measurement behind it, None where there is none.
-        elements: what the stored tensors hold after it, None where that was not counted.
-        share: what went of what ratios are shares of, None where that was not counted.
-    """
-
-    ratio: float
-    removed: int
-    heads: Mapping[str, Sequence[int]]
-    drift: float
-    accuracy: float | None
-    speedup: float | None
-    speed: SpeedUp | None = None
-    elements: int | None = None
-    share: float | None = None
-
-    @property
-    def units(self) -> dict[str, int]:
-        """How many units of each kind went."""
-        found: dict[str, int] = {}
-        for key, units in self.heads.items():
-            kind = kind_of_key(key)
-            name = "heads" if kind is None else kind.UNITS
-            found[name] = found.get(name, 0) + len(units)
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "ratio": self.ratio,
-            "share": self.share,
-            "removed": self.removed,
-            "units": self.units,
-            "heads": {index: list(heads) for index, heads in self.heads.items()},
-            "drift": self.drift,
-            "accuracy": self.accuracy,
-            "speedup": self.speedup,
-            "speed": None if self.speed is None else self.speed.to_dict(),
-            "elements": self.elements,
-        }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Cuts of growing size.
-
-    Attributes:
-        model: the model's name.
-        heads: heads of all its sites.
-        unit: of the drift.
-        points: the cuts, the empty one first.
-        knee: position of the point where further cuts begin to cost much more.
-        elements: what the stored tensors of the original hold, None where that was not counted.
-        counted: what ratios are shares of: all "heads", or the "operations" of all blocks that can lose units.
-    """
-
-    model: str
-    heads: int
-    unit: str
-    points: tuple[CurvePoint, ...]
-    knee: int | None
-    elements: int | None = None
-    counted: str = "heads"
-
-    def share(self, point: CurvePoint) -> float:
-        """What a cut takes of what ratios are shares of."""
-        return point.removed / max(self.heads, 1) if point.share is None else point.share
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
-        return {
-            "format": 1,
-            "model": self.model,
-            "heads": self.heads,
-            "ratio_of": self.counted,
-            "drift_unit": self.unit,
-            "points": [point.to_dict() for point in self.points],
-            "knee": self.knee,
-            "elements": self.elements,
-        }
-
-    def _repr_html_(self) -> str:
-        labelled = any(point.accuracy is not None for point in self.points)
-        columns = ["removed", "elements left", f"drift ({self.unit})", "times as fast", ""]
-        rows = [
-            [
-                gone_words(self.counted, self.heads, point.removed, point.units),
-                "" if point.elements is None else count(point.elements),
-                f"{point.drift:.3g}",
-                "" if point.speedup is None else f"{point.speedup:.2f}",
-                "knee" if position == self.knee else "",
-            ]
-            for position, point in enumerate(self.points)
-        ]
-        if labelled:
-            columns.insert(3, "accuracy")
-            for row, point in zip(rows, self.points, strict=True):
-                row.insert(3, "" if point.accuracy is None else share(point.accuracy))
-        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
-
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the curve as JSON.
-
-        Raises:
-            UsageError: if the file cannot be written.
-        """
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-
-
-def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:
-    """What a cut takes, in words.
-
-    Args:
-        counted: what ratios are shares of; see `Curve.counted`.
-        heads: heads of all sites.
-        removed: units that went, of all kinds.
-        units: how many units of each kind went.
-    """
-    if counted == "heads":
-        return f"{removed} of {heads}"
-    return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
+from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 
 def parse_sweep(spec: str) -> tuple[float, ...]:

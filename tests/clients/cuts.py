@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
-
-MODELS = ("*.onnx", "*.onnx_data", "*.onnx.data")
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,6 @@ class Cut:
             **{f"ffn.{layer}": gone for layer, gone in self.neurons.items()},
             **{f"layer.{layer}": "*" for layer in self.layers},
         }
-
-    @property
-    def heads_alone(self) -> bool:
-        """Whether nothing else goes."""
-        return not self.neurons and not self.layers
 
 
 BERT = {
@@ -86,14 +78,7 @@ def prune_folder(folder: Path, out: Path, cut: Cut, client: str, options: Sequen
         client: as `--for` takes it.
         options: more of `prune`.
     """
-    if cut.heads_alone:
-        prune(folder, "-o", out, *cut.options, "--for", client, *options)
-        return
-    # Of a folder heads are cut; neurons and layers go from each of its files, whose weights are named as exporters do.
-    shutil.copytree(folder, out, ignore=shutil.ignore_patterns(*MODELS))
-    for model in folder.rglob("*.onnx"):
-        named = () if "--data-name" in options else ("--data-name", "{}_data")
-        prune(model, "-o", out / model.relative_to(folder), *cut.options, *named, *options)
+    prune(folder, "-o", out, *cut.options, "--for", client, *options)
 
 
 def _spec(units: Mapping[int, Sequence[int]]) -> str:

@@ -10,9 +10,10 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import apply_plan, find_sites, plan_pruning, validate
-from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, pruning_text
+from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, pruning_text, units_key
 from onnxheadprune.errors import ModelError
 from tests import toys_scores
+from tests.conftest import ROOT
 
 Change = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 
@@ -84,7 +85,7 @@ def test_records_without_names_go_by_order(models: tuple[ModelProto, ModelProto]
     assert validate(original, old, provider="cpu").verdict == "passed"
     again = apply_plan(plan_pruning(old, {0: [1]}), old)
     assert [bool(entry.projections) for entry in pruning_record(again)] == [True, True]
-    with pytest.raises(ModelError, match="does not fit the 2 attention sites"):
+    with pytest.raises(ModelError, match="does not fit the 2 sites of this model"):
         find_sites(rewritten(old, without_the_first, version=1))
 
 
@@ -92,5 +93,58 @@ def test_heads_that_are_not_as_many_as_the_record_says(models: tuple[ModelProto,
     def more(sites: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [sites[0], {**sites[1], "removed": [0]}]
 
-    with pytest.raises(ModelError, match="was it changed since"):
+    with pytest.raises(ModelError, match="has 3 heads, and it has 2; was the model changed"):
         find_sites(rewritten(models[1], more))
+
+
+@pytest.fixture(scope="module")
+def narrowed() -> ModelProto:
+    """The digits ViT without 64 neurons of its second block."""
+    path = ROOT / "sample_models" / "digits_vit.onnx"
+    return apply_plan(plan_pruning(path, {"ffn.1": range(64)}), path)
+
+
+def renamed(model: ModelProto, change: Change) -> ModelProto:
+    """A copy whose record of neurons says something else."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    entry = next(item for item in copy.metadata_props if item.key == units_key("neurons"))
+    entry.value = json.dumps({"version": 1, "blocks": change(json.loads(entry.value)["blocks"])})
+    return copy
+
+
+def under_other_names(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As after a quantizer, which calls what products give otherwise."""
+    return [{**block, "projections": [f"{block['number']}_quantized"]} for block in blocks]
+
+
+def of_two_sites(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry names the projections of two sites, so that it tells neither of them."""
+    first, second, *rest = blocks
+    return [
+        {**first, "projections": []},
+        {**second, "projections": first["projections"] + second["projections"]},
+        *rest,
+    ]
+
+
+def with_all_neurons(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**block, "removed": ""} for block in blocks]
+
+
+@pytest.mark.parametrize("change", [list, backwards, under_other_names, of_two_sites])
+def test_neurons_follow_the_same_law(narrowed: ModelProto, change: Change) -> None:
+    found = find_sites(renamed(narrowed, change)).neurons
+    assert [(site.number, site.num_units, len(site.removed)) for site in found] == [
+        (0, 128, 0),
+        (1, 64, 64),
+        (2, 128, 0),
+        (3, 128, 0),
+    ]
+
+
+def test_a_block_that_no_name_and_no_order_tells_is_new(narrowed: ModelProto) -> None:
+    found = find_sites(renamed(narrowed, lambda blocks: under_other_names(blocks[:1]) + blocks[1:3])).neurons
+    assert [site.number for site in found] == [1, 2, 3, 4]
+    with pytest.raises(ModelError, match="has 128 neurons, and it has 64; was the model changed"):
+        list(find_sites(renamed(narrowed, with_all_neurons)).neurons)

@@ -18,7 +18,7 @@ from onnxheadprune.cli.options import Output
 from onnxheadprune.cli.report.curve import save_curve
 from onnxheadprune.cli.report.pictures.heads import save_heatmap
 from onnxheadprune.selection.scoring.partial import Partial
-from onnxheadprune.workflow.sweep import Curve, CurvePoint
+from onnxheadprune.workflow.curve import Curve, CurvePoint
 from tests.conftest import ROOT, Outcome
 from tests.files.calls import BATCH, CALLS, Call, furnish, snapshot, writing_parameters
 

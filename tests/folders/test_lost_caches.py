@@ -116,3 +116,14 @@ def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -
     assert any("number of layers need --for" in text for text in outcome.document["warnings"])
     kept = command("prune", folder, "--dry-run", "--heads", WHOLE, "--json")
     assert not any("caches go" in text for text in kept.document["warnings"])
+
+
+def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
+    command: Command, tmp_path: Path
+) -> None:
+    folder = decoders(tmp_path / "in")
+    for heads, idle in (("1:0", True), (WHOLE, False)):
+        outcome = command("prune", folder, "--dry-run", "--heads", heads, "--renumber-cache")
+        assert outcome.exit_code == 0, outcome.stderr
+        told = " ".join(outcome.stdout.split())
+        assert told.count("--renumber-cache has nothing to do: no attention goes as a whole") == idle

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.tolerances import tolerance_for
+from tests.zoo.analysed import Analysed, told
 from tests.zoo.decode import can_decode, decode_error, one_pass
 from tests.zoo.folder import Folder, HeadSet, Kept, narrowed
 from tests.zoo.legal import is_legal
 from tests.zoo.match import match_sites
-from tests.zoo.row import Outcome, Row, general
+from tests.zoo.row import Outcome, Row
 from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
 
 FINE = 1e-3
@@ -35,45 +33,27 @@ def check(path: Path) -> Row:
     try:
         outcome, detail = checked.run()
     except Exception as problem:  # whatever the engine or ONNX Runtime raises is the finding
-        place = problem.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = (
-            "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno})"
-        )
-        outcome, detail = Outcome.ERROR, f"{type(problem).__name__}: {str(problem)[:300]}{where}"
+        outcome, detail = Outcome.ERROR, told(problem)
     return checked.row(outcome, detail)
 
 
-class _Check:
+class _Check(Analysed):
     def __init__(self, folder: Folder) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.gathers: set[str] = set()
         self.refusals: set[str] = set()
         self.error = 0.0
         self.steps = False
 
-    @cached_property
-    def view(self) -> GraphView:
-        return view_of(self.folder.model)
-
-    @cached_property
-    def sites(self) -> Sites:
-        return sites_of(self.view, self.folder.path.name)
-
     def row(self, outcome: Outcome, detail: str) -> Row:
         case = self.folder.case
-        gathers, refusals = (
-            general(reasons, self.view, self.sites) if reasons else ()
-            for reasons in (self.gathers, self.refusals)
-        )
         return Row(
             case["name"],
             case["variant"],
             case["family"],
             outcome,
-            gathers,
-            refusals,
+            self.general(self.gathers),
+            self.general(self.refusals),
             detail,
             self.error,
             self.steps,

@@ -6,18 +6,18 @@ A row per architecture, a column per kind of graph, footnotes for every reason. 
 from __future__ import annotations
 
 import argparse
-import datetime
 import fnmatch
 import importlib.metadata
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tests.zoo.collect import collect
 from tests.zoo.columns import COLUMNS, FOREIGN, SAMPLE, column
 from tests.zoo.folder import Folder
+from tests.zoo.kept import measured_today
 from tests.zoo.parts import FIRST, write_part
 from tests.zoo.row import Outcome, Row
 
@@ -92,6 +92,55 @@ def cell(rows: Sequence[Row], notes: Footnotes) -> str:
     return "no site" if Outcome.NO_SITE in outcomes else marks
 
 
+class Placed(Protocol):
+    """What has a place in a table of architectures and kinds of graph."""
+
+    @property
+    def case(self) -> str:
+        """The architecture."""
+
+    @property
+    def variant(self) -> str:
+        """The exporter and the steps after it."""
+
+    @property
+    def family(self) -> str:
+        """What the architecture is one of."""
+
+
+Measured = TypeVar("Measured", bound=Placed)
+
+
+def architectures(rows: Iterable[Placed]) -> dict[str, str]:
+    """The family of each architecture; its twin with another attention is the same one."""
+    return {row.case.removesuffix(TWIN): row.family for row in rows}
+
+
+def grid(
+    rows: Sequence[Measured], titles: Mapping[str, str], word: Callable[[Sequence[Measured]], str]
+) -> list[str]:
+    """The lines of a table with a row per architecture, family by family, and a column per kind of graph.
+
+    Args:
+        rows: what was checked.
+        titles: of the columns that there may be, in order. One that was not measured is left out: what stands for
+            no graph would say that nothing could be.
+        word: of the rows of one cell.
+    """
+    cells: dict[str, dict[str, list[Measured]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row.case.removesuffix(TWIN)][column(row.variant)].append(row)
+    measured = {column(row.variant) for row in rows}
+    keys = [key for key in titles if key in measured]
+    families = architectures(rows)
+    lines = [f"| graph | {' | '.join(titles[key] for key in keys)} |", f"|---|{'---|' * len(keys)}"]
+    lines += [
+        f"| {case} | {' | '.join(word(cells[case][key]) for key in keys)} |"
+        for case in sorted(cells, key=lambda name: (families[name], name))
+    ]
+    return lines
+
+
 def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
     """The whole page.
 
@@ -100,27 +149,14 @@ def page(rows: Sequence[Row], built: int, header: Sequence[str]) -> str:
         built: number of folders that could have been.
         header: sentences about the run.
     """
-    cells: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        cells[row.case.removesuffix(TWIN)][column(row.variant)].append(row)
-    families = {row.case.removesuffix(TWIN): row.family for row in rows}
     notes = Footnotes()
-    # A column that was not measured is left out: "-" would say that nothing could be.
-    measured = {column(row.variant) for row in rows}
-    titles = FOREIGN | COLUMNS
-    keys = [key for key in titles if key in measured]
-    lines = [f"| graph | {' | '.join(titles[key] for key in keys)} |", f"|---|{'---|' * len(keys)}"]
-    for case in sorted(cells, key=lambda name: (families[name], name)):
-        entries = " | ".join(cell(cells[case][key], notes) for key in keys)
-        lines.append(f"| {case} | {entries} |")
+    lines = grid(rows, FOREIGN | COLUMNS, lambda some: cell(some, notes))
     failures = _failures(rows)
     counts = Counter(row.outcome for row in rows)
     counted = ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome])
     steps = sum(row.steps for row in rows)
-    summary = [
-        *header,
-        f"{len(rows)} of {built} graphs of {len(cells)} architectures: {counted}; {steps} with decoding steps.",
-    ]
+    graphs = f"{len(rows)} of {built} graphs of {len(architectures(rows))} architectures"
+    summary = [*header, f"{graphs}: {counted}; {steps} with decoding steps."]
     parts = [INTRO, *(f"* {line}" for line in summary), LEGEND, *lines, "\n## Reasons\n", str(notes)]
     if failures:
         parts += ["\n## Not as it must be\n", *(f"* {line}" for line in failures)]
@@ -188,8 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scope = f"Every graph of {options.only or 'the zoo'}."
     if not every:
         scope = f"A sample of the zoo: {', '.join(sample)}; of SDPA twins the plain exports only."
-    tools = ", ".join(f"{name} {version}" for name, version in versions().items())
-    header = [f"Measured on {datetime.date.today().isoformat()} with {tools}.", scope]
+    header = [measured_today(versions()), scope]
     built = sum(Folder.is_built(path) for path in folders)
     text = page(rows, built, header)
     if options.only:

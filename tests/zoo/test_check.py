@@ -18,6 +18,7 @@ from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
+from tests.zoo import analysed
 from tests.zoo import check as checking
 from tests.zoo.check import check
 from tests.zoo.folder import Folder
@@ -143,7 +144,7 @@ def test_a_crash_is_a_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     def crashing(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(checking, "sites_of", crashing)
+    monkeypatch.setattr(analysed, "sites_of", crashing)
     row = check(store.folder("bert", "ts17"))
     assert row.outcome is Outcome.ERROR
     assert "KeyError: 'a bug' (test_check.py:" in row.detail

@@ -11,6 +11,7 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.exits.decisions import ContradictionError, Decision, Settled, settled
 from onnxheadprune.attention.exits.find import Exit, Exits, exits_of
 from onnxheadprune.attention.exits.layers import running
+from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.exit_records import EXITS_KEY, ExitState, RecordedExit, exits_text
@@ -135,6 +136,9 @@ def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) ->
         entries = _recorded_units(kind, analysis, left, found)
         if any(not entry.left for entry in entries):
             apply.set_metadata(made, units_key(kind.UNITS), units_text(entries, kind.UNITS))
+    lost = [site for site in analysis.sites.every if not _names(site, left, found)]
+    for entry in layers_kept(analysis.sites, lost):
+        apply.set_metadata(made, entry.key, entry.value)
     apply.set_metadata(made, EXITS_KEY, exits_text(_states(exits, taken, analysis, found)))
     gone = [site for site in analysis.sites if not _names(site, left, found)]
     cut = ExitCut(
@@ -204,14 +208,19 @@ def _recorded(analysis: Analysis, left: Left, found: Settled) -> list[RecordedSi
     """The record of all attention sites of the original; those behind the exit count as gone as a whole."""
     # What is gone is not recognised by a name that now means something else.
     made = _made(left.model)
-    sites = [entry for entry in analysis.sites.record if not entry.heads_left]
+    sites = [entry for entry in analysis.sites.record if not entry.left]
     for site in analysis.sites:
         names = _names(site, left, found)
         removed = site.removed if names else tuple(range(site.original_num_heads))
         kept = names or tuple(name for name in site.projection_names if name not in made)
         sites.append(
             RecordedSite(
-                site.index, site.name, site.original_num_heads, site.original_kv_num_heads, removed, kept
+                number=site.index,
+                name=site.name,
+                num_units=site.original_num_heads,
+                removed=removed,
+                projections=kept,
+                kv_num_heads=site.original_kv_num_heads,
             )
         )
     return sorted(sites, key=lambda entry: entry.index)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites import kinds
-from onnxheadprune.attention.sites.history import units_with_history, with_history
+from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.edit.records import pruning_record, units_record
+from onnxheadprune.edit.layer_records import layers_record
+from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, units_key, units_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
@@ -68,7 +69,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
     with paused(), analysing(view.model, name):
         found, left_out = find_structural(view)
         record = pruning_record(view.model)
-        sites = tuple(with_history(found, record))
+        sites = tuple(with_history(found, record, REMOVED_KEY, complete=True))
     return Sites(
         name,
         sites,
@@ -76,6 +77,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.no_heads,
         record,
         others={kind: functools.cache(functools.partial(units_of, kind, view, name)) for kind in kinds.KINDS},
+        layered=layers_record(view.model),
     )
 
 
@@ -86,4 +88,5 @@ def units_of(kind: type[Site], view: GraphView, name: str) -> tuple[Site, ...]:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
-        return tuple(units_with_history(kind.found(view), units_record(view.model, kind.UNITS)))
+        record = units_record(view.model, kind.UNITS)
+        return tuple(with_history(kind.found(view), record, units_key(kind.UNITS)))

@@ -92,13 +92,8 @@ class AttentionSite(Site):
             "kv_num_heads": self.kv_num_heads,
             "head_size": self.head_size,
             "v_head_size": self.v_head_size,
-            "removable": self.removable,
-            "reason": None if self.reason is None else str(self.reason),
-            "params": self.params,
-            "bytes": self.bytes,
-            "flops_per_token": self.flops_per_token,
-            "removed": list(self.removed),
-            "projections": [projection.node.proto.name for projection in self.projections],
+            **self._state(),
+            "projections": self._projections(),
         }
 
 
@@ -130,6 +125,7 @@ class Sites(Sequence[AttentionSite]):
         others: finds the sites of each other kind, which few ask for.
         places: where each site is, by its index, as the number of a stretch of the model and a place in that; without,
             the model is one stretch, and sites are where their projections are.
+        layered: the layers of the original, each as the keys of its sites; nothing where they count as they did.
     """
 
     model: str
@@ -142,6 +138,7 @@ class Sites(Sequence[AttentionSite]):
         default_factory=dict, compare=False, repr=False
     )
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
+    layered: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def gathered(
@@ -150,6 +147,7 @@ class Sites(Sequence[AttentionSite]):
         every: Iterable[Site],
         kinds: Iterable[type[Site]],
         places: Mapping[int, tuple[int, ...]],
+        layered: tuple[tuple[str, ...], ...] = (),
     ) -> Sites:
         """Sites that were found elsewhere, as if they were those of one model.
 
@@ -158,6 +156,7 @@ class Sites(Sequence[AttentionSite]):
             every: sites of all kinds, with indices that are different.
             kinds: these kinds.
             places: see above.
+            layered: see above.
         """
         some = tuple(every)
         heads = tuple(site for site in some if isinstance(site, AttentionSite))
@@ -167,7 +166,11 @@ class Sites(Sequence[AttentionSite]):
             if kind is not AttentionSite
         }
         return cls(
-            name, heads, others={kind: partial(tuple, own) for kind, own in found.items()}, places=places
+            name,
+            heads,
+            others={kind: partial(tuple, own) for kind, own in found.items()},
+            places=places,
+            layered=layered,
         )
 
     @property

@@ -245,15 +245,25 @@ class Site:
             "key": self.key,
             "name": self.name,
             f"num_{self.UNITS}": self.num_units,
+            **self._state(),
+            "together": max((len(unit) for unit in self.units), default=1),
+            "projections": self._projections(),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        """What `to_dict` says alike of sites of every kind, under the same names and in the same order."""
+        return {
             "removable": self.removable,
             "reason": None if self.reason is None else str(self.reason),
             "params": self.params,
             "bytes": self.bytes,
             "flops_per_token": self.flops_per_token,
             "removed": list(self.removed),
-            "together": max((len(unit) for unit in self.units), default=1),
-            "projections": [projection.node.proto.name for projection in self.projections],
         }
+
+    def _projections(self) -> list[str]:
+        """Names of the nodes that sum over the units."""
+        return [projection.node.proto.name for projection in self.projections]
 
     def present(self, units: Iterable[int]) -> tuple[int, ...]:
         """The present index of each unit that is named by its index in the original model."""

@@ -25,6 +25,11 @@ def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
     return len(heads.get(site.index, ())) == site.num_units
 
 
+def going_whole(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> list[Site]:
+    """The sites that lose all their units."""
+    return [site for site in sites.losing(heads) if goes_whole(site, heads)]
+
+
 def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, frozenset[str]]:
     """Edits that take the branches of projections without any unit off the residual stream.
 

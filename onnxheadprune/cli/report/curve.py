@@ -12,7 +12,7 @@ from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table
-from onnxheadprune.workflow.sweep import Curve, gone_words
+from onnxheadprune.workflow.curve import Curve, gone_words
 
 if TYPE_CHECKING:
     from onnxheadprune.cli.report.pictures.curve import Against

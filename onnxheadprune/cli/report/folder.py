@@ -101,6 +101,10 @@ def _notes(result: FolderResult) -> Iterator[RenderableType]:
             )
         for warning in item.result.warnings:
             yield row("warning", f"{item.name}: {warning}", "bold yellow")
+    # What has no effect in one file (an encoder without a cache) may well have one in another.
+    without = [frozenset(item.result.plan.notes) for item in result.files]
+    for note in sorted(frozenset.intersection(*without)) if without else ():
+        yield row("note", note, "yellow")
 
 
 def _interface(result: FolderResult) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.cli.report.layout import change, count, size
-from onnxheadprune.edit.plan import block_cuts, totals
+from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.limits import of_each
 from onnxheadprune.workflow.jobs.result import JobResult

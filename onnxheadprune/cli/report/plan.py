@@ -11,7 +11,8 @@ from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.fusion import fusion_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.validation import verdict_rows
-from onnxheadprune.edit.plan import BlockCut, PrunePlan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.result import PruneResult
@@ -74,6 +75,8 @@ def _changes(plan: PrunePlan) -> Iterator[RenderableType]:
         yield row("edits", ", ".join(words))
     yield from _edges(plan)
     yield from _left_out(plan)
+    for note in plan.notes:
+        yield row("note", note, "yellow")
 
 
 def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:

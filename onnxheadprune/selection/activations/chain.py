@@ -7,8 +7,11 @@ only the weights of one block are in memory.
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from onnx import helper
 
@@ -18,6 +21,7 @@ from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
+from onnxheadprune.selection.activations.drift import EffectMeter, Measured
 from onnxheadprune.selection.activations.kept import Kept, Room
 from onnxheadprune.selection.activations.linear import linear_of
 from onnxheadprune.selection.activations.parts import Parts, run_feed
@@ -26,8 +30,7 @@ from onnxheadprune.selection.activations.silence import context_of, silenced
 IN_MEMORY = 2**27
 """Bytes of what enters a block that stay in memory."""
 Passed = Callable[[int], None]
-Visit = Callable[[Site, int, Mapping[str, Array]], None]
-"""Told the site, the position of the feed, and the site's contexts among other values."""
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +98,17 @@ class Chain:
         self._altered = [self._places.changed_by(stage) for stage in stages]
         self._order = {site.index: place for place, site in enumerate(self.sites)}
         self._sessions: dict[tuple[object, ...], Session | None] = {}
+        self._making = threading.Lock()
+        """Held by who makes a session."""
 
-    def contexts(self, feeds: Sequence[Feed], source: str, visit: Visit) -> None:
-        """Shows the contexts of all sites for all feeds.
+    def contexts(
+        self, feeds: Sequence[Feed], source: str
+    ) -> Iterator[tuple[Site, Iterator[Mapping[str, Array]]]]:
+        """For each site its contexts, feed by feed, among other values. Each site's are asked for before the next.
+
+        Args:
+            feeds: what to run on.
+            source: how to call the feeds in errors.
 
         Raises:
             UsageError: if the model does not run on the feeds.
@@ -105,19 +116,28 @@ class Chain:
         kept = Kept(Room(IN_MEMORY))
         for place, site in enumerate(self.sites):
             kept = self._moved(place, kept, feeds, (), source)
-            for at, feed in enumerate(feeds):
-                visit(site, at, self._contexts(place, feed | kept.of((None, at)), source))
+            read = functools.partial(self._contexts_of, place, feeds, kept, source)
+            yield site, self.parts.workers.each(read, range(len(feeds)))
 
     def outcomes(
-        self, cuts: Sequence[Cut], feeds: Sequence[Feed], source: str, passed: Passed = lambda _: None
-    ) -> Iterator[Outcome]:
-        """The outputs with each of the cuts for each feed, those without any beside them.
+        self,
+        cuts: Sequence[Cut],
+        feeds: Sequence[Feed],
+        source: str,
+        looked: Callable[[Outcome], Found],
+        passed: Passed = lambda _: None,
+    ) -> Iterator[Found]:
+        """What is found in the outputs with each of the cuts for each feed, those without any beside them.
 
         Args:
             cuts: what to try.
             feeds: what to run on.
             source: how to call the feeds in errors.
+            looked: looks at the outputs, which are too many to keep. Several threads call it.
             passed: told the number of blocks that are done.
+
+        Returns:
+            What `looked` finds, all cuts of a feed one after the other.
 
         Raises:
             UsageError: if the model does not run on the feeds.
@@ -127,16 +147,21 @@ class Chain:
         for place in range(last):
             kept = self._moved(place, kept, feeds, cuts, source)
             passed(place + 1)
-        for at, feed in enumerate(feeds):
-            values = feed | kept.of((None, at))
+
+        def end(at: int) -> list[Found]:
+            values = feeds[at] | kept.of((None, at))
             reached = self._run(last, values, self.outputs, NO_CUT, (), source)
             before = {name: reached[name] for name in self.outputs}
+            found = []
             for number, cut in enumerate(cuts):
-                after = self._carried(
-                    last, values, self._own(last, number, cut, at, values, kept, source), cut, source
-                )
-                yield Outcome(at, number, before, before | after)
+                own = self._own(last, number, cut, at, values, kept, source)
+                after = self._carried(last, values, own, cut, source)
+                found.append(looked(Outcome(at, number, before, before | after)))
                 kept.drop((number, at))
+            return found
+
+        for found in self.parts.workers.each(end, range(len(feeds))):
+            yield from found
         self._sessions.clear()
 
     def _moved(self, place: int, kept: Kept, feeds: Sequence[Feed], cuts: Sequence[Cut], source: str) -> Kept:
@@ -144,8 +169,9 @@ class Chain:
         wanted = self._names(place)
         stays = place > 0 and self._places.starts_alike(place - 1, place)
         moved = Kept(kept.room)
-        for at, feed in enumerate(feeds):
-            values = feed | kept.of((None, at))
+
+        def move(at: int) -> None:
+            values = feeds[at] | kept.of((None, at))
             reached = self._run(place, values, wanted, NO_CUT, (), source)
             moved.put((None, at), {name: reached[name] for name in wanted})
             for number, cut in enumerate(cuts):
@@ -155,6 +181,9 @@ class Chain:
                     moved.put((number, at), after)
                     kept.drop((number, at))
             kept.drop((None, at))
+
+        for _ in self.parts.workers.each(move, range(len(feeds))):
+            pass
         self._sessions.clear()
         return moved
 
@@ -194,10 +223,11 @@ class Chain:
         given = dict(self._places.crossing[place - 1]) if place else {}
         opened = () if self._is_over(cut, place - 1) else tuple(cut.weights)
         key = (place, *wanted, None, *(name for name in own if name not in given), None, *opened)
-        if key not in self._sessions:
-            fixed = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in own}
-            self._sessions[key] = self.parts.session(given, wanted, fixed=fixed, opened=opened)
-        session = self._sessions[key]
+        with self._making:
+            if key not in self._sessions:
+                fixed = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in own}
+                self._sessions[key] = self.parts.session(given, wanted, fixed=fixed, opened=opened)
+            session = self._sessions[key]
         return values if session is None else {**values, **run_feed(session, values, source)}
 
     def _is_over(self, cut: Cut, place: int) -> bool:
@@ -207,20 +237,43 @@ class Chain:
         readers = self._readers[cut.site]
         return place >= 0 and all(self._places.is_done(node, place) for node in readers)
 
+    def _contexts_of(
+        self, place: int, feeds: Sequence[Feed], kept: Kept, source: str, at: int
+    ) -> Mapping[str, Array]:
+        """Those of the site of a place for one feed, from what is kept there."""
+        return self._contexts(place, feeds[at] | kept.of((None, at)), source)
+
     def _contexts(self, place: int, values: Mapping[str, Array], source: str) -> Mapping[str, Array]:
         """Values at a place with the contexts of its site, which do not cross to it where it starts further ahead."""
         names = [context_of(projection).name for projection in self.sites[place].projections]
         if all(name in values for name in names):
             return values
         key = (place, "contexts")
-        if key not in self._sessions:
-            self._sessions[key] = self.parts.session(self._places.crossing[place], names)
-        session = self._sessions[key]
+        with self._making:
+            if key not in self._sessions:
+                self._sessions[key] = self.parts.session(self._places.crossing[place], names)
+            session = self._sessions[key]
         assert session is not None
         return {**values, **run_feed(session, values, source)}
 
     def _names(self, place: int) -> list[str]:
         return list(self._places.crossing[place]) if place < len(self.sites) else self.outputs
+
+
+def measuring(
+    meters: Sequence[EffectMeter], feeds: Sequence[Feed]
+) -> Callable[[Outcome], tuple[int, Measured]]:
+    """Looks at outcomes with the meter of their cut, and says which one that is.
+
+    Args:
+        meters: one per cut.
+        feeds: what the cuts run on.
+    """
+
+    def look(item: Outcome) -> tuple[int, Measured]:
+        return item.cut, meters[item.cut].measured(item.before, item.after, feeds[item.feed])
+
+    return look
 
 
 def _readers_of_weights(site: Site) -> Iterator[Node]:

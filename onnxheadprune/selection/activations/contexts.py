@@ -21,7 +21,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import linear_of
-from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.moments import Moments, Rows, gather
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.silence import context_of
@@ -45,32 +45,29 @@ def context_moments(
         sites: whose contexts to look at.
         data: what to run it on.
         provider: where to run.
-        progress: told after each feed of each site.
+        progress: told after each site.
 
     Raises:
         UsageError: if the data does not run through the model, or gives numbers that are not finite.
         RefusedError: if a context cannot be read.
     """
-    found = {
-        site.index: tuple(Moments(int(np.prod(item.sizes))) for item in site.projections) for site in sites
-    }
-    done = 0
+    found: dict[int, tuple[Moments, ...]] = {}
     parts = Parts(view, provider)
     nodes = [item.node for site in sites for item in site.projections]
     running = Running(parts, nodes, data.feeds, data.source)
 
-    def add(site: Site, feed: int, values: Mapping[str, Array]) -> None:
-        nonlocal done
-        for projection, moment in zip(site.projections, found[site.index], strict=True):
-            if not running.reaches(feed, projection.node):
-                continue
-            value = context_of(projection)
-            rows = token_rows(values[value.name], projection.activation[1], data.feeds[feed], data.inputs)
-            moment.add(finite(rows, value))
-        done += 1
-        progress("reading contexts", done, len(data.feeds) * len(found))
+    def rows(projection: Projection, at: int, values: Mapping[str, Array]) -> Rows | None:
+        if not running.reaches(at, projection.node):
+            return None
+        value = context_of(projection)
+        x = token_rows(values[value.name], projection.activation[1], data.feeds[at], data.inputs)
+        return finite(x, value), None, None
 
-    Chain(parts, sites).contexts(data.feeds, data.source, add)
+    for site, contexts in Chain(parts, sites).contexts(data.feeds, data.source):
+        empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
+        read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
+        found[site.index] = tuple(gather(empty, read, parts.workers))
+        progress("reading contexts", len(found), len(sites))
     return found
 
 

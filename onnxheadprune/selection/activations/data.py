@@ -70,6 +70,15 @@ class Calibration(Iterable[Sample]):
         """Samples: rows of the first axis."""
         return sum(_rows(sample.feed, self.inputs) for sample in self.samples)
 
+    @property
+    def positions(self) -> int | None:
+        """Tokens without padding, None where the inputs do not tell: pictures, sound."""
+        flat = [item for item in self.inputs if len(item.dims) == 2 and item.dtype.kind in "iub"]
+        masks, ids = ([item.name for item in flat if item.role is role] for role in (Role.MASK, Role.IDS))
+        if masks:
+            return sum(int(np.count_nonzero(feed[masks[0]])) for feed in self.feeds)
+        return sum(feed[ids[0]].size for feed in self.feeds) if ids else None
+
     def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
         """A part to learn from and a held-out part, whole feeds each, spread evenly over the data."""
         feeds = len(self.samples)

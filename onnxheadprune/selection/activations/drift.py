@@ -12,6 +12,7 @@ One measure for each kind of output, in `prune` and in `validate`:
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -33,7 +34,10 @@ KL, COSINE = "kl", "cosine"
 MEASURES = {KL: "kl", COSINE: "1 - cosine"}
 """Measures by the name that chooses them, with the name that outputs show."""
 AUTO = "auto"
+Measured: TypeAlias = tuple[float, int]
+"""A sum of effects, and of how many."""
 _TINY = 1e-30
+_TURN = threading.Lock()
 
 
 def named_measure(spec: str) -> Measure:
@@ -104,18 +108,25 @@ class EffectMeter:
 
     def add(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> None:
         """Adds the outputs of one feed."""
+        self.take(self.measured(before, after, feed))
+
+    def measured(self, before: Mapping[str, Array], after: Mapping[str, Array], feed: Feed) -> Measured:
+        """What the outputs of one feed add, not added yet. Several threads may ask."""
         if not isinstance(self.effect, str):
-            with users_code(f"the measure {self.name}"):
+            # The user's code does not know that there are several threads.
+            with _TURN, users_code(f"the measure {self.name}"):
                 found = float(self.effect(before, after, feed))
             if not math.isfinite(found):
                 raise UsageError(f"the measure {self.name} gave {found}, which is no number to compare")
-            self._total += found
-            self._count += 1
-            return
+            return found, 1
         left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))
         each = self._divergence(left, right) if self.effect == KL else _angle(left, right)
-        self._total += float(each.sum())
-        self._count += len(each)
+        return float(each.sum()), len(each)
+
+    def take(self, measured: Measured) -> None:
+        """Adds what was measured."""
+        self._total += measured[0]
+        self._count += measured[1]
 
     def mean(self) -> float:
         """The mean so far; not a number before anything was counted."""

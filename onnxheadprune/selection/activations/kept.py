@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +18,33 @@ IN_MEMORY = 2**29
 """Bytes of kept arrays that stay in memory."""
 
 
-@dataclass(eq=False)
 class Room:
-    """Memory that several stores share.
+    """Memory that several stores share, and several threads.
 
     Attributes:
         left: bytes that are free.
     """
 
-    left: int = IN_MEMORY
+    def __init__(self, left: int | None = None) -> None:
+        """All of it is free.
+
+        Args:
+            left: bytes; None for `IN_MEMORY`.
+        """
+        self.left = IN_MEMORY if left is None else left
+        self._turn = threading.Lock()
+
+    def takes(self, size: int) -> bool:
+        """Takes some bytes; whether there were so many."""
+        with self._turn:
+            fits = size <= self.left
+            self.left -= size if fits else 0
+            return fits
+
+    def frees(self, size: int) -> None:
+        """Gives bytes back."""
+        with self._turn:
+            self.left += size
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +99,7 @@ class Shelf(MutableMapping[str, Array]):
 
 
 class Kept:
-    """Named arrays for each of many keys (feeds)."""
+    """Named arrays for each of many keys (feeds). Several threads may use it, each another key at a time."""
 
     def __init__(self, room: Room) -> None:
         """An empty store.
@@ -91,6 +110,8 @@ class Kept:
         self.room = room
         self._found: dict[Hashable, dict[str, Array | _Place]] = {}
         self._file: Any = None
+        self._turn = threading.Lock()
+        """Held by who moves in the file."""
 
     def __contains__(self, key: Hashable) -> bool:
         """Whether something was kept for a key."""
@@ -104,11 +125,7 @@ class Kept:
         """Keeps arrays, beside what there is for the key."""
         entry = self._found.setdefault(key, {})
         for name, array in arrays.items():
-            if array.nbytes <= self.room.left:
-                self.room.left -= array.nbytes
-                entry[name] = array
-            else:
-                entry[name] = self._written(array)
+            entry[name] = array if self.room.takes(array.nbytes) else self._written(array)
 
     def of(self, key: Hashable) -> dict[str, Array]:
         """What was kept for a key."""
@@ -122,7 +139,7 @@ class Kept:
         entry = self._found.get(key, {})
         for name in list(entry) if names is None else [name for name in names if name in entry]:
             item = entry.pop(name)
-            self.room.left += 0 if isinstance(item, _Place) else item.nbytes
+            self.room.frees(0 if isinstance(item, _Place) else item.nbytes)
         if names is None:
             self._found.pop(key, None)
 
@@ -138,23 +155,25 @@ class Kept:
         self.close()
 
     def _written(self, array: Array) -> _Place:
-        if self._file is None:
-            # It lives as long as this store, which closes it.
-            self._file = tempfile.TemporaryFile(prefix="onnxheadprune-", buffering=0)  # noqa: SIM115
-        place = _Place(self._file.seek(0, os.SEEK_END), array.shape, array.dtype)
         left = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        while left.size:
-            left = left[self._file.write(left) :]
+        with self._turn:
+            if self._file is None:
+                # It lives as long as this store, which closes it.
+                self._file = tempfile.TemporaryFile(prefix="onnxheadprune-", buffering=0)  # noqa: SIM115
+            place = _Place(self._file.seek(0, os.SEEK_END), array.shape, array.dtype)
+            while left.size:
+                left = left[self._file.write(left) :]
         return place
 
     def _read(self, place: _Place) -> Array:
         assert self._file is not None
         made: Array = np.empty(math.prod(place.shape), place.dtype)
         left = made.view(np.uint8)
-        self._file.seek(place.offset)
-        while left.size:
-            count = self._file.readinto(left)
-            if not count:
-                raise EOFError("a temporary file lost its end")
-            left = left[count:]
+        with self._turn:
+            self._file.seek(place.offset)
+            while left.size:
+                count = self._file.readinto(left)
+                if not count:
+                    raise EOFError("a temporary file lost its end")
+                left = left[count:]
         return made.reshape(place.shape)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.runtime.workers import Workers
+
 Array = npt.NDArray[Any]
 Matrix64 = npt.NDArray[np.float64]
+Rows: TypeAlias = tuple[Array, Array | None, Array | None]
+"""Features [rows, n], targets [rows, k] and weights [rows]."""
+AT_ONCE = 2048
+"""Rows that are worth a product of their own: adding one to the sums costs as much as multiplying some hundred rows."""
 
 
 class Moments:
@@ -36,25 +43,25 @@ class Moments:
         self.y_square = np.zeros(targets)
 
     def add(self, x: Array, y: Array | None = None, weights: Array | None = None) -> None:
-        """Adds rows. Products are rounded like the activations, sums are double.
+        """Adds rows. Products are rounded like the activations, sums of them are double.
 
         Args:
             x: features, [rows, n].
             y: targets, [rows, k].
             weights: of the rows, [rows]; None weighs all alike.
         """
-        self.count += len(x)
-        each = np.ones(len(x)) if weights is None else weights.astype(np.float64)
-        self.total += float(each.sum())
-        # The product of a matrix with itself takes half the work, so each factor gets the root of the weight.
-        root = np.sqrt(each)[:, None].astype(x.dtype)
-        scaled = x if weights is None else x * root
-        self.gram += scaled.T @ scaled
-        self.x_sum += each @ x
-        if y is not None:
-            self.cross += scaled.T @ (y if weights is None else y * root)
-            self.y_sum += each @ y
-            self.y_square += each @ np.square(y, dtype=np.float64)
+        self.take(Products.of((x, y, weights)))
+
+    def take(self, products: Products) -> None:
+        """Adds the products of some rows."""
+        self.count += products.count
+        self.total += products.total
+        self.gram += products.gram
+        self.x_sum += products.x_sum
+        if products.cross is not None:
+            self.cross += products.cross
+            self.y_sum += products.y_sum
+            self.y_square += products.y_square
 
     def merged(self, other: Moments) -> Moments:
         """The moments of both."""
@@ -117,6 +124,91 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
+class Products:
+    """What some rows add to moments; see there.
+
+    Attributes:
+        cross: None without targets.
+        y_sum: zero without.
+        y_square: zero without.
+    """
+
+    count: int
+    total: float
+    gram: Array
+    x_sum: Array
+    cross: Array | None
+    y_sum: Array | float
+    y_square: Array | float
+
+    @classmethod
+    def of(cls, rows: Rows) -> Products:
+        """Those of some rows."""
+        x, y, weights = rows
+        total = float(len(x)) if weights is None else float(weights.sum(dtype=np.float64))
+        # The product of a matrix with itself takes half the work, so each factor gets the root of the weight.
+        root = (np.ones(len(x)) if weights is None else np.sqrt(weights)).astype(x.dtype)
+        x = x if weights is None else x * root[:, None]
+        gram, x_sum = x.T @ x, root @ x
+        if y is None:
+            return cls(len(x), total, gram, x_sum, None, 0.0, 0.0)
+        y = y if weights is None else y * root[:, None]
+        y_square = np.square(y).sum(axis=0, dtype=np.float64)
+        return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square)
+
+
+def gather(
+    moments: Sequence[Moments], parts: Iterable[Sequence[Rows | None]], workers: Workers
+) -> Sequence[Moments]:
+    """Adds rows to some moments, `AT_ONCE` of them or more at a time.
+
+    Args:
+        moments: what to add to.
+        parts: rows for each of them, or None where a part has none. Either all have targets and weights or none.
+        workers: who multiplies.
+
+    Returns:
+        The moments.
+    """
+
+    def multiplied(stack: Sequence[Rows | None]) -> list[Products | None]:
+        return [None if rows is None else Products.of(rows) for rows in stack]
+
+    for found in workers.each(multiplied, _stacked(parts)):
+        for moment, products in zip(moments, found, strict=True):
+            if products is not None:
+                moment.take(products)
+    return moments
+
+
+def _stacked(parts: Iterable[Sequence[Rows | None]]) -> Iterator[Sequence[Rows | None]]:
+    """The same rows in fewer parts."""
+    waiting: list[Sequence[Rows | None]] = []
+    count = 0
+    for part in parts:
+        waiting.append(part)
+        count += max((len(rows[0]) for rows in part if rows is not None), default=0)
+        if count >= AT_ONCE:
+            yield [_one([rows for rows in each if rows is not None]) for each in zip(*waiting, strict=True)]
+            waiting, count = [], 0
+    if waiting:
+        yield [_one([rows for rows in each if rows is not None]) for each in zip(*waiting, strict=True)]
+
+
+def _one(parts: Sequence[Rows]) -> Rows | None:
+    """Rows of several parts as one part."""
+    if len(parts) < 2:
+        return next(iter(parts), None)
+    x, y, weights = zip(*parts, strict=True)
+    return np.concatenate(x), _joined(y), _joined(weights)
+
+
+def _joined(parts: Sequence[Array | None]) -> Array | None:
+    there = [item for item in parts if item is not None]
+    return np.concatenate(there) if there else None
+
+
+@dataclass(frozen=True, eq=False)
 class Centred:
     """Covariance of features [n, n], their covariance with targets [n, k], and the means."""
 
@@ -126,21 +218,36 @@ class Centred:
     y_mean: Matrix64
 
 
-def ridge(centred: Centred, start: Matrix64, strength: float) -> Matrix64:
-    """Least squares pulled towards `start`: argmin |x W - y|² + λ |W - start|².
+class Ridge:
+    """Least squares pulled towards given weights: argmin |x W - y|² + λ |W - start|², for any λ.
 
-    λ is `strength` times the mean variance of the features, so it means the same at every scale
+    λ is a strength times the mean variance of the features, so it means the same at every scale
     (Hoerl and Kennard 1970, with the prior moved from zero to the weights there are).
-
-    Args:
-        centred: moments of features and targets.
-        start: the weights to stay close to, [n, k].
-        strength: of the pull, without a unit.
     """
-    size = len(start)
-    penalty = strength * float(np.trace(centred.covariance)) / max(size, 1)
-    # A direction in which nothing varies says nothing about the weights: they stay.
-    penalty = max(penalty, 1e-10 * float(np.max(np.diag(centred.covariance), initial=0.0)), 1e-30)
-    system = centred.covariance + penalty * np.eye(size)
-    step = np.linalg.solve(system, centred.cross - centred.covariance @ start)
-    return np.asarray(start + step, dtype=np.float64)
+
+    def __init__(self, centred: Centred, start: Matrix64) -> None:
+        """Computes what does not depend on λ.
+
+        Args:
+            centred: moments of features and targets.
+            start: the weights to stay close to, [n, k].
+        """
+        self._covariance, self._start = centred.covariance, start
+        self._missing = centred.cross - centred.covariance @ start
+
+    def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
+        """The weights, [n, columns].
+
+        Args:
+            strength: of the pull, without a unit.
+            columns: targets to find weights for; None for all.
+        """
+        size = len(self._start)
+        penalty = strength * float(np.trace(self._covariance)) / max(size, 1)
+        # A direction in which nothing varies says nothing about the weights: they stay.
+        least = 1e-10 * float(np.max(np.diag(self._covariance), initial=0.0))
+        system = self._covariance.copy()
+        system.flat[:: size + 1] += max(penalty, least, 1e-30)
+        wanted = slice(None) if columns is None else columns
+        step = np.linalg.solve(system, self._missing[:, wanted])
+        return np.asarray(self._start[:, wanted] + step, dtype=np.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
@@ -14,6 +15,7 @@ from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.workers import workers_on
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -25,11 +27,13 @@ class Parts:
     Attributes:
         view: an annotated view of the model.
         provider: where the sessions run.
+        workers: who runs them, several feeds at a time; each session takes the cores of one worker.
     """
 
     def __init__(self, view: GraphView, provider: Provider) -> None:
         """Makes nothing yet."""
-        self.view, self.provider = view, provider
+        self.view, self.workers = view, workers_on(provider)
+        self.provider = replace(provider, threads=self.workers.threads)
 
     def session(
         self,

@@ -69,7 +69,10 @@ class Walk:
             self._step()
 
     def original(self, wanted: Iterable[Value]) -> Reader:
-        """Reads values of the original. Each feed is read once in a stage, and is carried to the next one by it."""
+        """Reads values of the original. Each feed is read once in a stage, and is carried to the next one by it.
+
+        Like that of the changed model it may be asked by several threads, for another feed each.
+        """
         names, after = {value.name for value in wanted}, self._crossing_to(self._stage + 1)
         session = self._session({*names, *after}, {})
 
@@ -94,7 +97,8 @@ class Walk:
         moving = [name for name in after if name in self.boundaries.changed] if apart else []
         session = self._session(moving, self.stored)
         moved = Kept(self._room)
-        for feed in range(len(self.feeds)):
+
+        def move(feed: int) -> None:
             values = self._values(feed, changed=True)
             if feed not in self._ahead:
                 carry(feed)
@@ -103,6 +107,9 @@ class Walk:
                 moved.put(feed, {name: values[name] for name in moving})
             self._original.drop(feed)
             self._changed.drop(feed)
+
+        for _ in self.parts.workers.each(move, range(len(self.feeds))):
+            pass
         self._original.close()
         self._changed.close()
         self._original, self._changed, self._ahead = self._ahead, moved, Kept(self._room)

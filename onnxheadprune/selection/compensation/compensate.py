@@ -31,14 +31,14 @@ from onnxheadprune.selection.activations.contexts import finite
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.moments import Moments, Rows, gather
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
 from onnxheadprune.selection.compensation.result import Compensation, Refit
-from onnxheadprune.selection.compensation.targets import Rows, Target, links_of
+from onnxheadprune.selection.compensation.targets import RowsOf, Target, links_of
 from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
 from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
@@ -83,6 +83,10 @@ def compensate(
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
     found = (work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
     return Compensation(*found, quantized=levels)
+
+
+class _OtherPositionsError(Exception):
+    """The pruned model sees other positions than the original."""
 
 
 class _Work:
@@ -220,26 +224,30 @@ class _Work:
         linear, columns = target.linear, list(rows)
         original = self.walk.original(target.there)
         current = self.walk.changed([linear.source, *target.here]) if values is None else values.read
+        features = 0 if values is None else values.layout.features
+
+        def read(at: int) -> list[Rows | None]:
+            feed, here = self.walk.feeds[at], current(at)
+            y, weights = target.rows(
+                self._reader(original(at), linear, feed), self._reader(here, linear, feed)
+            )
+            x = self._rows(here, linear.source, linear.axes, feed)
+            if len(x) != len(y):
+                raise _OtherPositionsError
+            x = x[:, columns] if len(columns) < x.shape[1] else x
+            if values is not None:
+                x = np.concatenate([x, values.features(here, feed, self.learn)], axis=1)
+            return [(x, y, weights)]
+
         found: list[Moments] = []
-        for part, first in ((self.learn, 0), (self.held, len(self.learn.feeds))):
-            moments: Moments | None = None
-            for at, feed in enumerate(part.feeds, first):
-                if not self.running.reaches(at, linear.node):
-                    continue
-                here = current(at)
-                y, weights = target.rows(
-                    self._reader(original(at), linear, feed, part), self._reader(here, linear, feed, part)
-                )
-                x = self._rows(here, linear.source, linear.axes, feed, part)
-                if len(x) != len(y):
-                    return None
-                x = x[:, columns] if len(columns) < x.shape[1] else x
-                if values is not None:
-                    x = np.concatenate([x, values.features(here, feed, part)], axis=1)
-                moments = moments or Moments(x.shape[1], linear.matrix.columns)
-                moments.add(x, y, weights)
-            assert moments is not None
-            found.append(moments)
+        first, workers = len(self.learn.feeds), self.walk.parts.workers
+        for part in (range(first), range(first, len(self.walk.feeds))):
+            empty = Moments(len(columns) + features, linear.matrix.columns)
+            reached = [at for at in part if self.running.reaches(at, linear.node)]
+            try:
+                found += gather([empty], workers.each(read, reached), workers)
+            except _OtherPositionsError:
+                return None
         return found[0], found[1]
 
     def _target(self, task: Task, linear: Linear) -> Target:
@@ -248,33 +256,26 @@ class _Work:
         if run is None:
             return Target(linear)
         read = self.walk.changed(run.passed)
-        feeds: list[Rows] = []
+        feeds: list[RowsOf] = []
         count = 0
         for at, feed in enumerate(self.learn.feeds):
             if not self.running.reaches(at, linear.node):
                 continue
-            feeds.append(self._reader(read(at), linear, feed, self.learn))
+            feeds.append(self._reader(read(at), linear, feed))
             count += len(feeds[-1](linear.out))
             if count >= ROWS_OF_LINKS:
                 break
         links = links_of(run, feeds)
         return Target(linear) if links is None else Target(linear, run, links)
 
-    def _reader(
-        self, values: Mapping[str, Array], linear: Linear, feed: Mapping[str, Array], part: Calibration
-    ) -> Rows:
+    def _reader(self, values: Mapping[str, Array], linear: Linear, feed: Mapping[str, Array]) -> RowsOf:
         """Gives values as rows of the map's outputs."""
-        return lambda value: self._rows(values, value, linear.out_axes, feed, part)
+        return lambda value: self._rows(values, value, linear.out_axes, feed)
 
     def _rows(
-        self,
-        outputs: Mapping[str, Array],
-        value: Value,
-        axes: Sequence[int],
-        feed: Mapping[str, Array],
-        part: Calibration,
+        self, outputs: Mapping[str, Array], value: Value, axes: Sequence[int], feed: Mapping[str, Array]
     ) -> Array:
-        return finite(token_rows(outputs[value.name], axes, dict(feed), part.inputs), value)
+        return finite(token_rows(outputs[value.name], axes, dict(feed), self.learn.inputs), value)
 
     def _keep_values(self, values: Values, change: Array) -> None:
         matrix = values.linear.matrix

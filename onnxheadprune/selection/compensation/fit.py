@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxheadprune.attention.matrices import Grid
-from onnxheadprune.selection.activations.moments import Centred, Moments, ridge
+from onnxheadprune.runtime.threads import algebra_workers
+from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.selection.compensation.rounding import on_grid
 
 Matrix64 = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge strengths to choose from, relative to the mean variance of the features."""
+LARGE = 2048
+"""Inputs from which on every other strength is tried: each takes seconds then."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +63,18 @@ class _Choices:
 
     def learned(self, moments: Moments) -> tuple[Matrix64, Matrix64 | None]:
         """Weights and bias that these choices make of some rows."""
-        new, offset = self.weight.copy(), None if self.bias is None else self.bias.copy()
-        for choice in np.unique(self.chosen[self.chosen > 0]):
+        new, problem = self.weight.copy(), _problem(moments, self.weight, self.bias)
+
+        def solve(choice: int) -> None:
             columns = np.flatnonzero(self.chosen == choice)
-            found = (
-                (self.weight, _shift(moments, self.weight, self.bias))
-                if choice == 1
-                else _solve(moments, self.weight, self.bias, self.strengths[choice - 2])
-            )
-            new[:, columns] = found[0][:, columns]
-            if offset is not None and found[1] is not None:
-                offset[columns] = found[1][columns]
-        return new, offset
+            new[:, columns] = problem.solved(self.strengths[choice - 2], columns)
+
+        for _ in algebra_workers(len(new)).each(solve, np.unique(self.chosen[self.chosen > 1]).tolist()):
+            pass
+        shifted = _shift(moments, new, self.bias)
+        if self.bias is None or shifted is None:
+            return new, None
+        return new, np.where(self.chosen > 0, shifted, self.bias)
 
     def stored(self, moments: Moments, grid: Grid) -> tuple[Matrix64, Matrix64 | None]:
         """The same on the levels that the weights are stored in."""
@@ -90,7 +93,7 @@ def fit(
     held: Moments,
     weight: Matrix64,
     bias: Matrix64 | None,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     grid: Grid | None = None,
 ) -> Fit:
     """The weights near `weight` with the least held-out error.
@@ -103,13 +106,21 @@ def fit(
         held: moments of other rows, to choose the strengths with.
         weight: the old weights, [in, out].
         bias: the old bias, [out]; None for a map that has none.
-        strengths: ridge strengths to try.
+        strengths: ridge strengths to try; None for `STRENGTHS`.
         grid: what the weights can hold where that is few numbers, None for floats.
     """
+    if strengths is None:
+        strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
     before = held.errors(weight, bias)
     # First choice: nothing moves. Second: the bias alone. Then every strength.
     choices = [before, held.errors(weight, _shift(learned, weight, bias))]
-    choices += [held.errors(*_solve(learned, weight, bias, strength)) for strength in strengths]
+    problem = _problem(learned, weight, bias)
+
+    def tried_with(strength: float) -> Matrix64:
+        new = problem.solved(strength)
+        return held.errors(new, _shift(learned, new, bias))
+
+    choices += algebra_workers(len(weight)).each(tried_with, strengths)
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
     made = _Choices(weight, bias, strengths, chosen)
@@ -126,16 +137,13 @@ def fit(
     return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
 
 
-def _solve(
-    moments: Moments, weight: Matrix64, bias: Matrix64 | None, strength: float
-) -> tuple[Matrix64, Matrix64 | None]:
+def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge:
     if bias is not None:
-        new = ridge(moments.centred(), weight, strength)
-        return new, _shift(moments, new, bias)
+        return Ridge(moments.centred(), weight)
     # Without a bias the mean has to go through the weights as well.
     total = moments.total or 1.0
     raw = Centred(moments.gram / total, moments.cross / total, moments.x_sum * 0, moments.y_sum * 0)
-    return ridge(raw, weight, strength), None
+    return Ridge(raw, weight)
 
 
 def _shift(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Matrix64 | None:

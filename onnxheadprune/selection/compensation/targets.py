@@ -14,7 +14,7 @@ from onnxheadprune.selection.activations.linear import Linear
 from onnxheadprune.selection.compensation.links import Link, Matrix64, aim, link_of
 from onnxheadprune.selection.compensation.runs import Run
 
-Rows: TypeAlias = Callable[[Value], Array]
+RowsOf: TypeAlias = Callable[[Value], Array]
 """A value of one model as [positions, out]."""
 
 
@@ -43,13 +43,13 @@ class Target:
         """What has to be known of the pruned model."""
         return [*_other(self.linear), *([] if self.run is None else [self.linear.out])]
 
-    def rows(self, there: Rows, here: Rows) -> tuple[Array, Array | None]:
+    def rows(self, there: RowsOf, here: RowsOf) -> tuple[Array, Array | None]:
         """What the map should give, [positions, out], and the weights of the positions, None to count them alike."""
         found, weights = self._found(there, here)
         offset = self.linear.read_offset()
         return (found if offset is None else found - offset.astype(found.dtype)), weights
 
-    def _found(self, there: Rows, here: Rows) -> tuple[Array, Array | None]:
+    def _found(self, there: RowsOf, here: RowsOf) -> tuple[Array, Array | None]:
         linear, run = self.linear, self.run
         if linear.other is None:
             return there(linear.out), None
@@ -67,7 +67,7 @@ class Target:
         return (stream - beside if len(stream) == len(beside) else stream), _weights(stream)
 
 
-def links_of(run: Run, feeds: Sequence[Rows]) -> tuple[Link, ...] | None:
+def links_of(run: Run, feeds: Sequence[RowsOf]) -> tuple[Link, ...] | None:
     """What lies between the additions of a run, None where it is neither nothing nor a normalisation.
 
     Args:
@@ -95,7 +95,7 @@ def left_of(linear: Linear) -> Matrix64:
     return np.zeros(linear.matrix.columns) if bias is None else bias.read().reshape(-1)
 
 
-def _stream(linear: Linear, rows: Rows, silent: bool = False) -> Matrix64:
+def _stream(linear: Linear, rows: RowsOf, silent: bool = False) -> Matrix64:
     """The stream behind the addition of a map; with what is left of the map if it is silent."""
     assert linear.other is not None
     beside = rows(linear.other).astype(np.float64)
@@ -112,7 +112,7 @@ def _other(linear: Linear) -> list[Value]:
 
 
 def _weights(stream: Array) -> Array:
-    """Rows of the residual stream count by their inverse variance: the normalisation behind divides by it.
+    """RowsOf of the residual stream count by their inverse variance: the normalisation behind divides by it.
 
     Otherwise a few positions with huge activations (separators, sinks) decide alone.
     """

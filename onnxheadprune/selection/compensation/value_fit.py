@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from onnxheadprune.runtime.threads import algebra_workers
 from onnxheadprune.selection.activations.moments import Centred, Matrix64, Moments
 
 Ints = npt.NDArray[np.int_]
@@ -35,6 +36,11 @@ class Layout:
     channels: Ints
     columns: Ints
     directions: int
+
+    @property
+    def features(self) -> int:
+        """How many there are of all heads' u."""
+        return len(self.channels) * self.directions
 
     def block(self, head: int) -> slice:
         """The features of a head's u, counted from the first one of all heads."""
@@ -88,10 +94,13 @@ def fit_values(learned: Moments, held: Moments, weight: Matrix64, layout: Layout
     """
     apart, seen = held.centred(), learned.centred()
     least = _error(apart, weight, np.zeros((len(apart.covariance) - len(weight), weight.shape[1])))
+
+    def tried_with(strength: float) -> float:
+        return _error(apart, weight, layout.spread(_solve(seen, weight, layout, strength), weight))
+
     best = None
-    for strength in STRENGTHS:
-        change = _solve(seen, weight, layout, strength)
-        error = _error(apart, weight, layout.spread(change, weight))
+    errors = algebra_workers(len(apart.covariance)).each(tried_with, STRENGTHS)
+    for strength, error in zip(STRENGTHS, errors, strict=True):
         if error < least:
             least, best = error, strength
     return None if best is None else _solve(learned.merged(held).centred(), weight, layout, best)

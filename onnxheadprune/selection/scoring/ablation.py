@@ -15,7 +15,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
-from onnxheadprune.selection.activations.chain import Chain, Cut
+from onnxheadprune.selection.activations.chain import Chain, Cut, measuring
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter, Measure
@@ -61,8 +61,8 @@ def ablation_scores(
         groups = _groups(site, each)
     cuts = [Cut(site.index, group) for group in groups]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    for item in chain.outcomes(cuts, data.feeds, data.source):
-        meters[item.cut].add(item.before, item.after, data.feeds[item.feed])
+    for cut, found in chain.outcomes(cuts, data.feeds, data.source, measuring(meters, data.feeds)):
+        meters[cut].take(found)
     scores = np.zeros(site.num_units)
     for group, meter in zip(groups, meters, strict=True):
         parts = each[list(group)]

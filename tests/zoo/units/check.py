@@ -9,21 +9,20 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning, analyse
-from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import layers
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.tolerances import tolerance_for
+from tests.zoo.analysed import Analysed, told
 from tests.zoo.check import FINE
 from tests.zoo.folder import Folder
-from tests.zoo.row import Outcome, general
+from tests.zoo.row import Outcome
 from tests.zoo.runs import Arrays, DifferentShapeError, Runner, distance
 from tests.zoo.units.cuts import KINDS, NEURONS, Cut, cuts_of
 from tests.zoo.units.row import UnitRow, Verdict
@@ -42,18 +41,10 @@ def check(path: Path, references: Callable[[Folder, Sites], Reference] | None = 
     return _Check(Folder(path), references).row()
 
 
-class _Check:
+class _Check(Analysed):
     def __init__(self, folder: Folder, references: Callable[[Folder, Sites], Reference] | None) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.references = references
-
-    @cached_property
-    def view(self) -> GraphView:
-        return view_of(self.folder.model)
-
-    @cached_property
-    def sites(self) -> Sites:
-        return sites_of(self.view, self.folder.path.name)
 
     @cached_property
     def whole(self) -> list[Arrays]:
@@ -74,7 +65,7 @@ class _Check:
         try:
             verdicts = {kind: self._verdict(kind) for kind in KINDS}
         except Exception as problem:  # whatever the engine or ONNX Runtime raises is the finding
-            broken = Verdict(Outcome.ERROR, detail=_told(problem))
+            broken = Verdict(Outcome.ERROR, detail=told(problem))
             verdicts = dict.fromkeys(KINDS, broken)
         return UnitRow(case["name"], case["variant"], case["family"], verdicts)
 
@@ -82,7 +73,11 @@ class _Check:
         found = (
             list(self.sites.neurons)
             if kind == NEURONS
-            else [layer for layer in layers(self.sites) if any(site in self.sites.neurons for site in layer)]
+            else [
+                layer
+                for layer in layers(self.sites).values()
+                if any(site in self.sites.neurons for site in layer)
+            ]
         )
         if not found:
             return Verdict(Outcome.NO_SITE)
@@ -107,7 +102,7 @@ class _Check:
         if not done and not reasons:
             outcome = Outcome.UNEXPECTED
         return Verdict(
-            outcome, len(found), done, torch, self._general(gathers), self._general(reasons), "", error
+            outcome, len(found), done, torch, self.general(gathers), self.general(reasons), "", error
         )
 
     def _concerned(self, kind: str) -> Iterable[Site]:
@@ -115,13 +110,10 @@ class _Check:
             return self.sites.neurons
         return [
             site
-            for layer in layers(self.sites)
+            for layer in layers(self.sites).values()
             for site in layer
             if any(s in self.sites.neurons for s in layer)
         ]
-
-    def _general(self, sentences: Iterable[str]) -> tuple[str, ...]:
-        return general(sentences, self.view, self.sites) if sentences else ()
 
     def _compared(self, cut: Cut, planning: Planning) -> tuple[float, bool]:
         """The largest error of a cut, and whether PyTorch was asked.
@@ -181,11 +173,3 @@ def _distance(got: Arrays, want: Arrays) -> float:
         return max(distance(got[name], value, name) for name, value in want.items())
     except DifferentShapeError as problem:
         raise _ApartError(str(problem)) from problem
-
-
-def _told(problem: Exception) -> str:
-    place = problem.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    where = "" if place is None else f" ({Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno})"
-    return f"{type(problem).__name__}: {str(problem)[:300]}{where}"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.sites.neuron_site import NeuronSite
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.attention.units import layers
 
 NEURONS, LAYERS = "neurons", "layers"
 KINDS = (NEURONS, LAYERS)
@@ -35,7 +35,11 @@ def cuts_of(sites: Sites) -> Iterator[Cut]:
     """The cuts of a graph; none of a kind of which there is nothing that can go."""
     yield from neuron_cuts([block for block in sites.neurons if block.removable])
     yield from layer_cuts(
-        [layer for layer in layers(sites) if all(site.removable for site in layer) and _is_layer(layer)]
+        [
+            layer
+            for layer in layers(sites).values()
+            if all(site.removable for site in layer) and _is_layer(layer)
+        ]
     )
 
 

@@ -6,17 +6,16 @@ Without ``--zoo`` the part is written again from the rows that were kept. The re
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.zoo.columns import COLUMNS, SAMPLE, column
+from tests.zoo.columns import COLUMNS, SAMPLE
+from tests.zoo.kept import keep, kept, measured_today
 from tests.zoo.parts import write_part
 from tests.zoo.row import Outcome
-from tests.zoo.table import TWIN, Footnotes, chosen, versions
+from tests.zoo.table import Footnotes, architectures, chosen, grid, versions
 from tests.zoo.units.cuts import KINDS
 from tests.zoo.units.row import UnitRow, Verdict
 
@@ -70,20 +69,8 @@ def part(rows: Sequence[UnitRow], header: str) -> str:
         rows: what was checked.
         header: a sentence about the run.
     """
-    cells: dict[str, dict[str, list[UnitRow]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        cells[row.case.removesuffix(TWIN)][column(row.variant)].append(row)
-    families = {row.case.removesuffix(TWIN): row.family for row in rows}
     notes = Footnotes()
-    measured = {column(row.variant) for row in rows}
-    keys = [key for key in COLUMNS if key in measured]
-    lines = [
-        f"| graph | {' | '.join(COLUMNS[key] for key in keys)} |",
-        f"|---|{'---|' * len(keys)}",
-    ]
-    for case in sorted(cells, key=lambda name: (families[name], name)):
-        entries = " | ".join(cell(cells[case][key], notes) for key in keys)
-        lines.append(f"| {case} | {entries} |")
+    lines = grid(rows, COLUMNS, lambda some: cell(some, notes))
     parts = [INTRO, f"* {header}", *(f"* {line}" for line in summary(rows)), LEGEND, *lines]
     parts += ["\n### Reasons for neurons and layers\n", str(notes)]
     failures = [
@@ -98,8 +85,7 @@ def part(rows: Sequence[UnitRow], header: str) -> str:
 
 def summary(rows: Sequence[UnitRow]) -> Iterator[str]:
     """Sentences that count."""
-    cases = {row.case.removesuffix(TWIN) for row in rows}
-    yield f"{len(rows)} graphs of {len(cases)} architectures."
+    yield f"{len(rows)} graphs of {len(architectures(rows))} architectures."
     for kind in KINDS:
         verdicts = [row.verdicts[kind] for row in rows]
         counts = Counter(verdict.outcome for verdict in verdicts)
@@ -110,24 +96,6 @@ def summary(rows: Sequence[UnitRow]) -> Iterator[str]:
         )
         cuts, torch = (sum(getattr(verdict, name) for verdict in verdicts) for name in ("cuts", "torch"))
         yield f"{kind.capitalize()}: {told}; {cuts} cuts are equal, {torch} of them to PyTorch."
-
-
-def kept(path: Path) -> tuple[str, list[UnitRow]]:
-    """The header and the rows of the last measurement."""
-    first, *lines = path.read_text().splitlines()
-    return json.loads(first)["measured"], [UnitRow.from_json(line) for line in lines]
-
-
-def keep(path: Path, header: str, rows: Iterable[UnitRow]) -> None:
-    """Writes what `kept` reads."""
-    lines = [json.dumps({"measured": header}), *(row.to_json() for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
-
-
-def told_versions(found: Mapping[str, str]) -> str:
-    """The header of a measurement that was made now."""
-    tools = ", ".join(f"{name} {version}" for name, version in found.items())
-    return f"Measured on {datetime.date.today().isoformat()} with {tools}."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -143,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from tests.zoo.units.collect import collect  # imports torch
 
         rows = collect(chosen(options.zoo, options.variants.split(",")), options.known)
-        keep(options.rows, told_versions(versions()), rows)
-    header, rows = kept(options.rows)
+        keep(options.rows, measured_today(versions()), rows)
+    header, rows = kept(options.rows, UnitRow.from_json)
     write_part(options.output, PART, part(rows, header))
     return 1 if any(row.failures for row in rows) else 0
 

@@ -14,6 +14,7 @@ pytest.importorskip("torch")
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
+from tests.zoo import analysed
 from tests.zoo.row import Outcome
 from tests.zoo.units import check as checking
 from tests.zoo.units.check import check
@@ -101,7 +102,7 @@ def test_a_crash_is_a_row(store: Store, monkeypatch: pytest.MonkeyPatch) -> None
     def crashing(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(checking, "sites_of", crashing)
+    monkeypatch.setattr(analysed, "sites_of", crashing)
     row = check(store.folder("bert", "ts17"))
     assert row.verdicts[NEURONS].outcome is Outcome.ERROR
     assert "KeyError: 'a bug' (test_matrix.py:" in row.verdicts[NEURONS].detail

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.zoo.kept import keep, kept
 from tests.zoo.parts import read_parts
 from tests.zoo.row import Outcome
 from tests.zoo.table import Footnotes
 from tests.zoo.units.cuts import LAYERS, NEURONS
 from tests.zoo.units.row import UnitRow, Verdict
-from tests.zoo.units.table import PART, ROWS, cell, keep, kept, part
+from tests.zoo.units.table import PART, ROWS, cell, part
 
 PAGE = Path(__file__).parents[3] / "docs" / "supported-graphs.md"
 EXACT = Verdict(Outcome.EXACT, found=2, cuts=3, torch=3, error=1.234567e-7)
@@ -45,10 +46,10 @@ def test_what_is_wrong_is_told_and_counted() -> None:
 def test_rows_survive_their_file(tmp_path: Path) -> None:
     rows = [row(SOME, GATHER), row(WRONG, NONE)]
     keep(tmp_path / "rows.jsonl", "Today.", rows)
-    assert kept(tmp_path / "rows.jsonl") == ("Today.", rows)
+    assert kept(tmp_path / "rows.jsonl", UnitRow.from_json) == ("Today.", rows)
 
 
 def test_the_page_is_what_was_measured_and_nothing_is_wrong() -> None:
-    header, rows = kept(ROWS)
+    header, rows = kept(ROWS, UnitRow.from_json)
     assert not [str(found) for found in rows if found.failures]
     assert read_parts(PAGE.read_text())[PART].strip() == part(rows, header).strip()

@@ -7,14 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxheadprune.attention.planning import analyse
-from onnxheadprune.attention.sites.find import sites_of, view_of
-from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.model.graph.view import GraphView
+from tests.zoo.analysed import Analysed, told
 from tests.zoo.folder import Folder
 from tests.zoo.match import by_weight, match_sites
-from tests.zoo.row import general
 from tests.zoo.runs import DifferentShapeError, Runner, distance
 from tests.zoo.wild.row import WildRow
 
@@ -32,11 +30,7 @@ def check(path: Path) -> WildRow:
     try:
         return _Check(folder, empty).run()
     except Exception as problem:  # whatever the engine or ONNX Runtime raises is the finding
-        place = problem.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = "" if place is None else f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
-        return replace(empty, detail=f"{type(problem).__name__}: {str(problem)[:300]} ({where})")
+        return replace(empty, detail=told(problem))
 
 
 def _package(path: Path) -> str:
@@ -45,17 +39,10 @@ def _package(path: Path) -> str:
     return said.read_text().strip() if said.exists() else "?"
 
 
-class _Check:
+class _Check(Analysed):
     def __init__(self, folder: Folder, row: WildRow) -> None:
-        self.folder, self.row = folder, row
-
-    @cached_property
-    def view(self) -> GraphView:
-        return view_of(self.folder.model)
-
-    @cached_property
-    def sites(self) -> Sites:
-        return sites_of(self.view, self.folder.path.name)
+        super().__init__(folder)
+        self.row = row
 
     @cached_property
     def cores(self) -> list[int]:
@@ -88,8 +75,8 @@ class _Check:
             extra=len(extra),
             compared=compared,
             equal=equal,
-            refusals=general(reasons | refused, self.view, self.sites),
-            misses=general(misses, self.view, self.sites),
+            refusals=self.general(reasons | refused),
+            misses=self.general(misses),
             silent=max(0, len(self.cores) - len(matched) - counted),
             detail="; ".join(detail + wrong),
             error=worst,

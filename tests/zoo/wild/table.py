@@ -6,7 +6,6 @@ Without ``--zoo`` the part is written again from the rows that were kept. The re
 from __future__ import annotations
 
 import argparse
-import datetime
 import fnmatch
 import json
 import sys
@@ -16,6 +15,7 @@ from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
 
+from tests.zoo.kept import keep, kept, measured_today
 from tests.zoo.parts import write_part
 from tests.zoo.wild.check import check
 from tests.zoo.wild.known import reason_for
@@ -136,18 +136,6 @@ def measured(zoo: Path, jobs: int, only: str = "*") -> list[WildRow]:
         return pool.map(check, folders, chunksize=2)
 
 
-def kept(path: Path) -> tuple[str, list[WildRow]]:
-    """The header and the rows of the last measurement."""
-    first, *lines = path.read_text().splitlines()
-    return json.loads(first)["measured"], [WildRow.from_json(line) for line in lines]
-
-
-def keep(path: Path, header: str, rows: Sequence[WildRow]) -> None:
-    """Writes what `kept` reads."""
-    lines = [json.dumps({"measured": header}), *(row.to_json() for row in rows)]
-    path.write_text("\n".join(lines) + "\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="tests.zoo.wild.table", description=__doc__)
@@ -159,13 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.zoo is not None:
         versions = json.loads((options.zoo / "versions.json").read_text())
-        tools = ", ".join(f"{name} {version}" for name, version in versions.items())
         rows = measured(options.zoo, options.jobs, options.only)
         if options.only != "*":
-            known = {row.name: row for row in kept(options.rows)[1]} | {row.name: row for row in rows}
+            _, before = kept(options.rows, WildRow.from_json)
+            known = {row.name: row for row in (*before, *rows)}
             rows = [known[name] for name in sorted(known)]
-        keep(options.rows, f"Measured on {datetime.date.today().isoformat()} with {tools}.", rows)
-    header, rows = kept(options.rows)
+        keep(options.rows, measured_today(versions), rows)
+    header, rows = kept(options.rows, WildRow.from_json)
     write_part(options.output, "wild", part(rows, header))
     return 1 if any(row.is_short and reason_for(row) is None for row in rows) else 0
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.zoo.kept import kept
 from tests.zoo.parts import read_parts, write_part
 from tests.zoo.wild.known import KNOWN, reason_for
 from tests.zoo.wild.row import WildRow
-from tests.zoo.wild.table import ROWS, _Notes, cell, heads, kept, part
+from tests.zoo.wild.table import ROWS, _Notes, cell, heads, part
 
 PAGE = Path(__file__).parents[3] / "docs" / "supported-graphs.md"
 GOOD = WildRow(
@@ -76,17 +77,17 @@ def test_one_part_of_a_page_is_replaced(tmp_path: Path) -> None:
 
 
 def test_the_page_is_what_was_measured() -> None:
-    header, rows = kept(ROWS)
+    header, rows = kept(ROWS, WildRow.from_json)
     assert read_parts(PAGE.read_text())["wild"] == part(rows, header)
 
 
 def test_nothing_measured_is_wrong_without_being_named() -> None:
-    _, rows = kept(ROWS)
+    _, rows = kept(ROWS, WildRow.from_json)
     assert not [row.name for row in rows if row.is_short and reason_for(row) is None]
     assert not [row.name for row in rows if row.equal < row.compared]
 
 
 def test_every_known_gap_is_one() -> None:
-    _, rows = kept(ROWS)
+    _, rows = kept(ROWS, WildRow.from_json)
     named = {reason_for(row) for row in rows if row.is_short}
     assert set(KNOWN.values()) <= named

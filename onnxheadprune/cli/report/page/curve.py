@@ -8,7 +8,7 @@ from typing import Any
 
 from onnxheadprune.cli.report.page.charts import Tick, polyline, scale_over
 from onnxheadprune.cli.report.page.documents import Document
-from onnxheadprune.workflow.sweep import gone_words
+from onnxheadprune.workflow.curve import gone_words
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import change, count, size
 from onnxheadprune.cli.report.page.documents import Document
-from onnxheadprune.edit.plan import block_cuts, totals
+from onnxheadprune.edit.site_cuts import block_cuts, totals
 
 
 @dataclass(frozen=True)

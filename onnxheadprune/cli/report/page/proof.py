@@ -50,17 +50,17 @@ _ANSWERS = {
 }
 
 
-def proof_of(validation: Document | None, warnings: tuple[str, ...] = ()) -> Proof:
+def proof_of(validation: Document | None, remarks: tuple[str, ...] = ()) -> Proof:
     """The verdict in words.
 
     Args:
         validation: as `Validation.to_dict` gives it; None if it was skipped.
-        warnings: of the cut.
+        remarks: what to know of the cut.
     """
     if validation is None:
-        return Proof("not validated", _ANSWERS["not validated"], "validation was skipped", (), warnings, ())
+        return Proof("not validated", _ANSWERS["not validated"], "validation was skipped", (), remarks, ())
     verdict = validation["verdict"]
-    open_points = (*validation["problems"], *validation["notes"], *warnings, *_open(validation))
+    open_points = (*validation["problems"], *validation["notes"], *remarks, *_open(validation))
     cases = tuple(_case(case) for case in validation["cases"])
     covers = tuple(_covers(validation))
     return Proof(verdict, _ANSWERS[verdict], validation["reason"], covers, open_points, cases)

@@ -17,7 +17,7 @@ from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
 from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
-from onnxheadprune.edit.plan import block_cuts, totals
+from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.spelling import short_names
 
 
@@ -131,10 +131,12 @@ def cut_of(document: Document) -> Cut:
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} for good"
     validation = document.get("validation")
+    # Plans of earlier versions have no notes.
+    remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
         what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
-        proof_of(validation, tuple(document.get("warnings") or ())),
+        proof_of(validation, remarks),
         quantities(document),
         head_map(document),
         blocks(document),

@@ -27,7 +27,7 @@ from onnxheadprune.cli.report.pictures.style import (
 )
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.spelling import count, escaped, shortened
-from onnxheadprune.workflow.sweep import Curve, CurvePoint
+from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 Against: TypeAlias = Literal["heads", "operations", "parameters", "speedup"]
 COUNTED = ("heads", "operations")

@@ -1,0 +1,132 @@
+"""From units that go to the edits that make the model work without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnxheadprune.attention.caches import CacheCut, cache_cut
+from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.io_changes import narrowed_io
+from onnxheadprune.attention.sites.site import Sites
+from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
+from onnxheadprune.edit.edits import Edit
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.blocks import is_packed
+from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.realize import realize
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+
+def swept_edits(
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    contract: Contract,
+    caches: CacheCut,
+) -> tuple[Sweep, dict[Edit, frozenset[str]]]:
+    """What is live without the heads, and the edits that follow, each with the sites behind it.
+
+    Raises:
+        RefusedError: if a site cannot go as a whole.
+    """
+    swept = _sweep(view, sites, heads, contract)
+    edits = _edits(view, sites, heads, swept, caches)
+    if not half_dead(swept, edits):
+        return swept, edits | caches.closing(view, edits)
+    # A shape of what vanishes is used elsewhere: what computes it stays as it is, and is only not summed up.
+    swept = _sweep(view, sites, heads, contract, emptied=False)
+    edits = _edits(view, sites, heads, swept, caches)
+    wide = [site for site in going_whole(sites, heads) if any(item.sums_more for item in site.projections)]
+    if wide and half_dead(swept, edits):
+        raise RefusedError(
+            f"{wide[0].label} cannot be removed as a whole: the shape of its context is used elsewhere; leave at"
+            f" least one {wide[0].UNIT}"
+        )
+    return swept, edits | caches.closing(view, edits)
+
+
+def caches_of(
+    view: GraphView, sites: Sites, heads: Mapping[int, tuple[int, ...]], contract: Contract
+) -> CacheCut:
+    """What becomes of the caches of sites that go as a whole.
+
+    Raises:
+        RefusedError: if they cannot go, and were asked to.
+    """
+    if not contract.renumber_cache:
+        return CacheCut()
+    return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)
+
+
+def require_apart(sites: Sequence[Site], units: Mapping[int, tuple[int, ...]]) -> None:
+    """Refuses what two sites that share a projection cannot lose together.
+
+    Raises:
+        RefusedError: if the projection would sum over nothing, or is packed so that only one site at a time can be cut.
+    """
+    shared: dict[Node, list[tuple[Site, Projection]]] = {}
+    for site in sites:
+        for projection in site.projections:
+            shared.setdefault(projection.node, []).append((site, projection))
+    for node, readers in shared.items():
+        if len(readers) < 2:
+            continue
+        names = " and ".join(site.label for site, _ in readers)
+        if is_packed(node):
+            raise RefusedError(
+                f"{node.label} packs the weights of {names} in blocks; cut one, then the other"
+            )
+        alive = [projection.live_without(units[site.index]) for site, projection in readers]
+        if not np.logical_and.reduce(alive).any():
+            raise RefusedError(
+                f"{node.label} would have nothing left to sum up of {names}; leave one unit of these"
+            )
+
+
+def _edits(
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    swept: Sweep,
+    caches: CacheCut,
+) -> dict[Edit, frozenset[str]]:
+    """All edits of a sweep, those on the projections, and what dies with them."""
+    edits = dict(realize(view, swept).edits)
+    edits |= detached(sites, heads)
+    edits |= caches.opening(narrowed_io(swept))
+    for site in sites.losing(heads):
+        left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
+        own = [edit for item in left for edit in item.edits(heads[site.index])]
+        edits |= dict.fromkeys(own, frozenset({site.name}))
+    return settled(view, edits)
+
+
+def _sweep(
+    view: GraphView,
+    sites: Sites,
+    heads: Mapping[int, tuple[int, ...]],
+    contract: Contract,
+    emptied: bool = True,
+) -> Sweep:
+    chosen = sites.losing(heads)
+    seeds = [seed for site in chosen for seed in site.seeds(heads[site.index], emptied)]
+    for site in chosen:
+        if site.maps and not contract.allow_io_change and not goes_whole(site, heads):
+            names = ", ".join(sorted(value.name for value in site.maps))
+            raise RefusedError(
+                f"{site.label} cannot lose heads while the model hands out a map per head"
+                f" ({names}); --allow-io-change narrows that output"
+            )
+    free: set[Value] = set()
+    if not contract.keep_cache_shape:
+        # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
+        partly = [site for site in chosen if not goes_whole(site, heads)]
+        free.update(*(site.free for site in partly))
+    if contract.allow_io_change:
+        free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
+    return sweep(seeds, frozenset(free))

@@ -1,0 +1,115 @@
+"""What a plan says of each site of a model: which units go, which went before, and how many stay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onnxheadprune.edit.ranges import read_ranges, spelled
+
+ALWAYS = ("neurons",)
+"""Kinds whose list is in every plan, be it empty."""
+
+
+@dataclass(frozen=True)
+class SiteCut:
+    """What the plan does to one site; heads are indices of the original, unpruned model."""
+
+    index: int
+    name: str
+    num_heads: int
+    kv_num_heads: int
+    removed: tuple[int, ...]
+    removed_before: tuple[int, ...] = ()
+    kv_removed: int = 0
+
+    @property
+    def heads_left(self) -> int:
+        """Query heads that remain."""
+        return self.num_heads - len(self.removed) - len(self.removed_before)
+
+
+@dataclass(frozen=True)
+class BlockCut:
+    """What the plan does to one site of another kind than heads; units are indices of the original, unpruned model.
+
+    Attributes:
+        kind: what the kind calls its units, and its sites: ("neurons", "feed-forward block").
+        key: how a spec names the site.
+        number: its position among the sites of its kind in the original.
+        name: module path, as far as the original told it.
+        num_units: units in the original.
+        removed: the units that go.
+        removed_before: those that went before.
+    """
+
+    kind: tuple[str, str]
+    key: str
+    number: int
+    name: str
+    num_units: int
+    removed: tuple[int, ...]
+    removed_before: tuple[int, ...] = ()
+
+    @property
+    def units(self) -> str:
+        """What the units are called."""
+        return self.kind[0]
+
+    @property
+    def left(self) -> int:
+        """Units that remain."""
+        return self.num_units - len(self.removed) - len(self.removed_before)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; units as ranges, since they are many."""
+        return {
+            "site": self.kind[1],
+            "key": self.key,
+            "number": self.number,
+            "name": self.name,
+            f"num_{self.units}": self.num_units,
+            "removed": spelled(self.removed),
+            "removed_before": spelled(self.removed_before),
+            f"{self.units}_left": self.left,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], units: str) -> BlockCut:
+        """The inverse of `to_dict`.
+
+        Args:
+            data: the document.
+            units: what the units are called.
+        """
+        size = int(data[f"num_{units}"])
+        removed, before = (read_ranges(data[key], size - 1) for key in ("removed", "removed_before"))
+        kind = units, str(data.get("site", "block"))
+        return cls(kind, str(data["key"]), int(data["number"]), str(data["name"]), size, removed, before)
+
+
+def by_units(cuts: Iterable[BlockCut]) -> dict[str, Any]:
+    """What a plan says of sites of other kinds, as JSON-ready data: a list for each kind, and which lists these are."""
+    found: dict[str, list[dict[str, Any]]] = {units: [] for units in ALWAYS}
+    for cut in cuts:
+        found.setdefault(cut.units, []).append(cut.to_dict())
+    return {"kinds": list(found), **found}
+
+
+def totals(cuts: Iterable[BlockCut]) -> list[tuple[str, int, int]]:
+    """For each kind that loses units: what they are called, how many go, and how many stay."""
+    found: dict[str, list[BlockCut]] = {}
+    for cut in cuts:
+        found.setdefault(cut.units, []).append(cut)
+    return [
+        (units, sum(len(cut.removed) for cut in some), sum(cut.left for cut in some))
+        for units, some in found.items()
+        if any(cut.removed for cut in some)
+    ]
+
+
+def block_cuts(data: Mapping[str, Any]) -> tuple[BlockCut, ...]:
+    """The inverse of `by_units`, out of the document of a plan; plans of earlier versions say of neurons at most."""
+    kinds = data.get("kinds", ALWAYS)
+    return tuple(BlockCut.from_dict(item, units) for units in kinds for item in data.get(units, ()))

@@ -1,0 +1,68 @@
+"""Several pieces of work at a time, their results in order.
+
+A session that runs on all cores leaves them idle between its operators, and whenever Python has the word. Feeds are
+many and know nothing of each other; so some are worked on side by side, each on its part of the cores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+from onnxheadprune.runtime.host import usable_cores
+from onnxheadprune.runtime.session import CPU, Provider
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST = 4
+"""Pieces of work at a time, at most: each holds the activations of a feed."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Threads that share the cores.
+
+    Attributes:
+        count: pieces of work at a time.
+        threads: cores for each of them; None leaves that to ONNX Runtime.
+    """
+
+    count: int = 1
+    threads: int | None = None
+
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """What some work makes of each item, in their order and not much ahead of who asks.
+
+        Args:
+            work: to do; more than one runs at a time.
+            items: what to do it with.
+
+        Raises:
+            Exception: what `work` raises, where its result would come.
+        """
+        if self.count == 1:
+            yield from map(work, items)
+            return
+        pool = ThreadPoolExecutor(self.count, thread_name_prefix="onnxheadprune")
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > self.count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def workers_on(provider: Provider) -> Workers:
+    """Those for sessions on a provider: a device has its own ways to be busy."""
+    if provider.name != CPU:
+        return Workers()
+    count = min(usable_cores(), MOST)
+    return Workers(count, usable_cores() // count)

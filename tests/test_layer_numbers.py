@@ -1,0 +1,112 @@
+"""Layers keep the numbers that they had in the original, whatever went before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import apply_plan, find_sites, plan_pruning, prune, validate
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_record
+from onnxheadprune.errors import ModelError, UsageError
+from tests import toys_exits, toys_scores
+from tests.conftest import ROOT, Outcome
+
+Command = Callable[..., Outcome]
+DIGITS = ROOT / "sample_models" / "digits_vit.onnx"
+"""Four layers."""
+
+
+def cut(model: Any, spec: Mapping[str, Any]) -> ModelProto:
+    return apply_plan(plan_pruning(model, spec), model)
+
+
+def keys(model: Any) -> dict[int, list[str]]:
+    return {number: [site.key for site in layer] for number, layer in layers(find_sites(model)).items()}
+
+
+def without_record(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    (entry,) = (item for item in copy.metadata_props if item.key == LAYERS_KEY)
+    copy.metadata_props.remove(entry)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def shorter() -> ModelProto:
+    """The digits ViT without its second layer."""
+    return cut(DIGITS, {"layer.1": "*"})
+
+
+def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -> None:
+    assert keys(shorter) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+    result = prune(shorter, {"layer.2": "*"}, provider="cpu")
+    assert result.validation is not None and result.validation.verdict == "passed"
+    assert keys(result.model) == {0: ["0", "ffn.0"], 3: ["3", "ffn.3"]}
+    at_once = cut(DIGITS, {"layer.1": "*", "layer.2": "*"})
+    assert [list(t.dims) for t in at_once.graph.initializer] == [
+        list(t.dims) for t in result.model.graph.initializer
+    ]
+    assert layers_record(at_once) == layers_record(result.model) == layers_record(shorter)
+    assert validate(DIGITS, result.model, provider="cpu").verdict == "passed"
+
+
+def test_a_layer_that_is_gone_cannot_go_again(shorter: ModelProto) -> None:
+    with pytest.raises(UsageError, match="there is no layer '1': this model's layers are 0,2-3"):
+        plan_pruning(shorter, {"layer.1": "*"})
+
+
+def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
+    """Without the block that ended its layer, attention would be taken for a part of the next one."""
+    left = cut(DIGITS, {"ffn.1": "*"})
+    assert keys(left) == {0: ["0", "ffn.0"], 1: ["1"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+    assert plan_pruning(left, {"layer.2": "*"}).removed == {2: tuple(range(8))}
+
+
+@pytest.mark.parametrize("spec", [{"0": [1]}, {"1": "*"}, {"ffn.1": range(64)}])
+def test_what_shifts_no_layer_leaves_no_record(spec: Mapping[str, Any]) -> None:
+    assert layers_record(cut(DIGITS, spec)) == ()
+
+
+def test_a_model_without_the_record_counts_what_is_there(shorter: ModelProto) -> None:
+    assert keys(without_record(shorter)) == {0: ["0", "ffn.0"], 1: ["2", "ffn.2"], 2: ["3", "ffn.3"]}
+
+
+def test_sites_that_the_record_does_not_know_come_behind(shorter: ModelProto) -> None:
+    strange = without_record(shorter)
+    strange.metadata_props.add(key=LAYERS_KEY, value='{"version": 1, "layers": [["0", "ffn.0"], ["9"]]}')
+    assert keys(strange) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+
+
+def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto) -> None:
+    strange = without_record(shorter)
+    strange.metadata_props.add(key=LAYERS_KEY, value='{"version": 1, "layers": 3}')
+    with pytest.raises(ModelError, match=r"onnxheadprune\.layers cannot be read"):
+        find_sites(strange)
+
+
+def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
+    """Two networks: the second layer of the first lies behind its exit."""
+    left = prune(toys_exits.towers(), exit=1, validate=False).model
+    assert keys(left) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+
+
+def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: Path) -> None:
+    folder, once, twice = (tmp_path / name for name in ("in", "once", "twice"))
+    folder.mkdir()
+    for name in ("model.onnx", "model_fp16.onnx"):
+        onnx.save(toys_scores.stack(layers=3), folder / name)
+    for source, out, number in ((folder, once, 0), (once, twice, 1)):
+        outcome = command("prune", source, "-o", out, "--layers", str(number), "--json")
+        assert outcome.exit_code == 0, outcome.stderr
+        assert list(outcome.document["heads"]) == [str(number)]
+    for name in ("model.onnx", "model_fp16.onnx"):
+        assert keys(twice / name) == {2: ["2", "ffn.2"]}
+    outcome = command("prune", twice, "-o", tmp_path / "more", "--layers", "0")
+    assert outcome.exit_code == 2 and "this model's layers are 2" in outcome.stderr
