@@ -24,7 +24,9 @@ def home_of(provider: Provider) -> Provider:
 
     Providers that compile whole parts of a graph promise nothing of a tensor that is read and written in one run.
     """
-    return provider if provider.name == CUDA else Provider(CPU, f"the home of tensors for {provider.name}")
+    if provider.name in (CPU, CUDA):
+        return provider
+    return Provider(CPU, f"where {provider.label} takes tensors from", provider.threads)
 
 
 class Resident:

@@ -23,7 +23,7 @@ from onnxheadprune.selection.recovery.slopes import FIRST_SCALE, LEAST_SCALE, Ca
 from onnxheadprune.selection.recovery.training import Plan, Training
 from tests import toys
 from tests.recovery.learning import PROVIDER, Lesson, float16_on_cpu, lesson
-from tests.recovery.test_endings import Stop, trained
+from tests.recovery.trainings import Stop, trained
 
 TARGET = f"{PREFIX}hidden0.weight"
 
