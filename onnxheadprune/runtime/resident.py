@@ -13,6 +13,7 @@ from onnxheadprune.runtime.session import (
     Array,
     Provider,
     Session,
+    from_ort,
     onnx_runtime,
     sentence,
     to_ort,
@@ -119,8 +120,7 @@ class ResidentSession:
             found = dict(zip(self._names, self._binding.get_outputs(), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InferenceError(f"{self._session.name} does not run: {sentence(error)}") from error
-        # Of what lies in the CPU's memory ONNX Runtime gives a view.
-        return {name: np.array(found[name].numpy()) for name in told}
+        return {name: np.array(from_ort(found[name])) for name in told}
 
     def _bind_output(self, name: str) -> None:
         if name in self._kept:

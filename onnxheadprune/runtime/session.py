@@ -145,7 +145,7 @@ class Session:
         """NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words."""
         values = {name: to_ort(value) for name, value in feed.items()}
         outputs = self._session.run_with_ort_values(self._outputs, values)
-        return {name: _from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+        return {name: from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     @property
     def inner(self) -> Any:
@@ -307,7 +307,8 @@ def to_ort(value: Array) -> Any:
     return kind.ortvalue_from_numpy(value)
 
 
-def _from_ort(value: Any) -> Array:
+def from_ort(value: Any) -> Array:
+    """The array of a handle: of what lies in the CPU's memory perhaps a view."""
     if value.data_type() != "tensor(bfloat16)":
         array: Array = value.numpy()
         return array

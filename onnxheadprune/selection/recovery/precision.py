@@ -17,11 +17,9 @@ from onnxheadprune.selection.recovery.slopes import Candidate, Slopes, Tensors
 
 FLOAT32, TF32, FLOAT16 = "float32", "tf32", "float16"
 FARTHEST = 0.05
-"""How far gradients may be from those in float32, as a share of them. On MiniLM batches of 16 differ from each other by
-as much as their gradients are long, so a twentieth of that is lost in the noise that a step has anyway; rounding all
+"""How far loss and gradients may be from those in float32, as a share of them. On MiniLM gradients of two batches of 16
+are as far apart as they are long, so a twentieth of that is lost in the noise that a step has anyway; rounding all
 operands of products to float16 gave 0.016."""
-FARTHEST_LOSS = 0.01
-"""The same of the loss."""
 GAIN = 0.9
 """Part of the time of the best one so far that another must not exceed: chance on the clock is to decide nothing."""
 REPEATS = 5
@@ -96,7 +94,7 @@ def _agrees(tried: Slopes, tensors: Tensors, feed: Feed, loss: float, gradients:
     found = tried.at(feed)
     while not found.usable and math.isfinite(found.loss) and not tried.exhausted:
         found = tried.at(feed)
-    if not found.usable or not abs(found.loss - loss) <= FARTHEST_LOSS * abs(loss):
+    if not found.usable or not abs(found.loss - loss) <= FARTHEST * abs(loss):
         return False
     return distance([item.copy() for item in tensors.gradients.values()], gradients) <= FARTHEST
 
