@@ -15,7 +15,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
@@ -29,7 +29,7 @@ from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
-from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
 from onnxheadprune.selection.space import SearchSpace, Selection, Space
@@ -170,12 +170,13 @@ def _measured_paths(
     if scores is not None:
         paths = _paths_by_worth(start, scores)
     else:
-        paths = {}
-        for site in sites:
+
+        def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
             kept, gone = start.kept[site.index], start.gone.get(site.index, frozenset())
-            paths[site.index] = [
-                reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
-            ]
+            return reconstruction_paths(site, moments[site.index], ways_of(site), kept, gone)
+
+        each = algebra_workers(widest).each(found_for, sites)
+        paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
     how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
     found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
