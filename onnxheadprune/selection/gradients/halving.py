@@ -19,6 +19,7 @@ from onnxheadprune.operators import annotated
 from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.gradients.forward import names_of
 
+PRODUCTS = SUMS_PRODUCTS | MULTIPLIES_FLOATS
 SOUND = "sound"
 """Stem of the name of the output that is 0 where all gradients are finite, else NaN."""
 
@@ -75,7 +76,7 @@ def halved(gradient: Gradient, apart: Collection[str] = ()) -> Halved:
 
 def _is_product(node: Node) -> bool:
     """Whether a node does nothing but sum products of float32."""
-    if node not in SUMS_PRODUCTS | MULTIPLIES_FLOATS:
+    if node not in PRODUCTS:
         return False
     values = [value for value in (*node.inputs, *node.outputs) if value is not None]
     return all(value.elem_type == TensorProto.FLOAT for value in values)
