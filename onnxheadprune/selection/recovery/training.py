@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.workers import Workers
 from onnxheadprune.selection.recovery.adam import Adam
 from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
@@ -23,6 +24,8 @@ from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.targets import Teacher
 
 INTERRUPTED = "interrupted"
+AHEAD = Workers(2)
+"""Batches that the teacher works on at a time."""
 SEARCH = 0.15
 """Part of a budget of seconds after which no more learning rates are tried."""
 
@@ -128,7 +131,7 @@ class Training:
         random = np.random.default_rng([self.plan.seed, 1])
         step, since = 0, time.monotonic()
         while step < STEPS and not self._is_late():
-            for feed in self.batches.epoch(random)[: STEPS - step]:
+            for feed in self._taught(self.batches.epoch(random)[: STEPS - step]):
                 if self._is_late():
                     break
                 if not math.isfinite(self._step(feed, rate * share_in_test(step))):
@@ -151,7 +154,7 @@ class Training:
 
     def _epoch(self) -> None:
         random = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
-        for feed in self.batches.epoch(random):
+        for feed in self._taught(self.batches.epoch(random)):
             share = self._progress()
             if share >= 1:
                 break
@@ -166,8 +169,12 @@ class Training:
         if self.checkpoint.path is not None:
             self.checkpoint.write(self._kept())
 
+    def _taught(self, feeds: Sequence[Feed]) -> Iterator[Feed]:
+        """The batches with the inputs of the loss; the teacher is ahead of the steps, which leave cores idle."""
+        return AHEAD.each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
+
     def _step(self, feed: Feed, rate: float) -> float:
-        found = self.student.slope({**feed, **self.teacher.targets(feed)})
+        found = self.student.slope(feed)
         if found.usable:
             self.adam.step(rate)
         return found.loss
