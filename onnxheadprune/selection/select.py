@@ -37,17 +37,15 @@ from onnxheadprune.selection.space import SearchSpace, Selection, Space
 
 @dataclass(frozen=True)
 class Start:
-    """Where paths begin, and which heads are on none of them.
+    """The sites that paths are of, and which heads are on none of them.
 
     Attributes:
         sites: sites that may lose heads.
         kept: present heads per site index that stay.
-        gone: present heads per site index whose rows in the projection are zero already.
     """
 
     sites: tuple[AttentionSite, ...]
     kept: Mapping[int, Heads]
-    gone: Mapping[int, Heads]
 
 
 def select_heads(
@@ -104,7 +102,6 @@ def search_space(
     requirements: Requirements,
     evidence: Evidence | None = None,
     progress: Progress = silent,
-    gone: Mapping[int, Heads] | None = None,
 ) -> Space:
     """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
@@ -113,7 +110,6 @@ def search_space(
         requirements: what choices go by and respect.
         evidence: what costs are measured on; None goes by given scores or by the weights.
         progress: told what is being done.
-        gone: present heads per site index whose rows in the projection are zero already; paths go on from there.
 
     Raises:
         UsageError: if data, scores or protected heads do not fit the model.
@@ -127,7 +123,7 @@ def search_space(
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
-    start = Start(sites, kept, gone or {})
+    start = Start(sites, kept)
     scores = scores_for(analysis, sites, requirements, evidence, progress)
     if evidence is None or (scores is not None and not scores.are_shares):
         basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
@@ -143,7 +139,7 @@ def search_space(
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
     constant = {} if scores is None else scores.constant
-    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone, constant)
+    return SearchSpace(sites, total, paths, basis, requirements.limits, constant)
 
 
 def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
@@ -152,8 +148,7 @@ def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[t
     for site in start.sites:
         worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
         kept = start.kept[site.index]
-        gone = start.gone.get(site.index, frozenset())
-        paths[site.index] = [path_by_worth(site, worth, kept, gone, ways) for ways in ways_of(site)]
+        paths[site.index] = [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
     return paths
 
 
@@ -172,8 +167,7 @@ def _measured_paths(
     else:
 
         def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
-            kept, gone = start.kept[site.index], start.gone.get(site.index, frozenset())
-            return reconstruction_paths(site, moments[site.index], ways_of(site), kept, gone)
+            return reconstruction_paths(site, moments[site.index], ways_of(site), start.kept[site.index])
 
         each = algebra_workers(widest).each(found_for, sites)
         paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}

@@ -76,8 +76,7 @@ def compensate(
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
-    found = (work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
-    return Compensation(*found, quantized=levels)
+    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
 
 
 class _Work:
