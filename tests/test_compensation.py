@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -337,7 +338,7 @@ def test_maps_are_refitted_on_what_is_left_when_a_site_is_gone(monkeypatch: pyte
         changed.append(parts[-1])
         return Pair(*parts)
 
-    monkeypatch.setattr("onnxheadprune.selection.compensation.compensate.Pair", watched)
+    monkeypatch.setattr(sys.modules[compensate.__module__], "Pair", watched)
     found = compensate(view, sites.sites, heads, data, HERE)
     assert "layer1.attn.out.weight" not in found.stored
     refitted = view_of(with_stored(model, found.stored))

@@ -36,8 +36,8 @@ from onnxheadprune.selection.space import SearchSpace, Selection, Space
 
 
 @dataclass(frozen=True)
-class Start:
-    """The sites that paths are of, and which heads are on none of them.
+class Candidates:
+    """The sites that paths are made for, and the heads that are on none of them.
 
     Attributes:
         sites: sites that may lose heads.
@@ -123,18 +123,18 @@ def search_space(
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
-    start = Start(sites, kept)
+    candidates = Candidates(sites, kept)
     scores = scores_for(analysis, sites, requirements, evidence, progress)
     if evidence is None or (scores is not None and not scores.are_shares):
         basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
-        paths = {index: merged(found) for index, found in _paths_by_worth(start, scores).items()}
+        paths = {index: merged(found) for index, found in _paths_by_worth(candidates, scores).items()}
     else:
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
         widest = max(prod(item.sizes) for site in sites for item in site.projections)
         with algebra_threads(widest):
-            paths = _measured_paths(analysis, start, scores, evidence, progress)
+            paths = _measured_paths(analysis, candidates, scores, evidence, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
@@ -142,39 +142,43 @@ def search_space(
     return SearchSpace(sites, total, paths, basis, requirements.limits, constant)
 
 
-def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
+def _paths_by_worth(candidates: Candidates, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
     """Per site its paths, the heads that are worth least first: by scores, or by the weights."""
     paths = {}
-    for site in start.sites:
+    for site in candidates.sites:
         worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
-        kept = start.kept[site.index]
+        kept = candidates.kept[site.index]
         paths[site.index] = [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
     return paths
 
 
 def _measured_paths(
-    analysis: Analysis, start: Start, scores: HeadScores | None, evidence: Evidence, progress: Progress
+    analysis: Analysis,
+    candidates: Candidates,
+    scores: HeadScores | None,
+    evidence: Evidence,
+    progress: Progress,
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
-    widest = max(prod(item.sizes) for site in start.sites for item in site.projections)
+    widest = max(prod(item.sizes) for site in candidates.sites for item in site.projections)
     looked = to_look_at(data, work, widest)
-    moments = context_moments(analysis.view, start.sites, looked, provider, progress)
-    sites = seen(start.sites, moments, data.source)
+    moments = context_moments(analysis.view, candidates.sites, looked, provider, progress)
+    sites = seen(candidates.sites, moments, data.source)
     require_rows({site.index: moments[site.index] for site in sites}, data.source)
     if scores is not None:
-        paths = _paths_by_worth(start, scores)
+        paths = _paths_by_worth(candidates, scores)
     else:
 
         def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
-            return reconstruction_paths(site, moments[site.index], ways_of(site), start.kept[site.index])
+            return reconstruction_paths(site, moments[site.index], ways_of(site), candidates.kept[site.index])
 
         each = algebra_workers(widest).each(found_for, sites)
         paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
     how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
     found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
-    return {site.index: found.get(site.index, ()) for site in start.sites}
+    return {site.index: found.get(site.index, ()) for site in candidates.sites}
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:
