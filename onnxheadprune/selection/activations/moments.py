@@ -14,6 +14,8 @@ from onnxheadprune.runtime.workers import Workers
 
 Array = npt.NDArray[Any]
 Matrix64 = npt.NDArray[np.float64]
+LARGE = 2048
+"""Features from which on products are made one at a time: several would fill memory."""
 Rows: TypeAlias = tuple[Array, Array | None, Array | None]
 """Features [rows, n], targets [rows, k] and weights [rows]."""
 AT_ONCE = 2048
@@ -175,6 +177,8 @@ def gather(
     def multiplied(stack: Sequence[Rows | None]) -> list[Products | None]:
         return [None if rows is None else Products.of(rows) for rows in stack]
 
+    if any(len(item.x_sum) >= LARGE for item in moments):
+        workers = Workers()
     for found in workers.each(multiplied, _stacked(parts)):
         for moment, products in zip(moments, found, strict=True):
             if products is not None:
