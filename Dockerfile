@@ -10,7 +10,7 @@ COPY onnxheadprune onnxheadprune
 # hadolint ignore=DL3013
 RUN pip install --no-cache-dir . --no-deps \
     && pip install --no-cache-dir onnxruntime \
-       click jinja2 matplotlib numpy onnx onnx-graphsurgeon pillow rich threadpoolctl tokenizers \
+       click jinja2 matplotlib numpy onnx onnx-graphsurgeon pillow rich scipy threadpoolctl tokenizers \
        junitparser pydantic pyyaml \
     && onnxheadprune doctor --provider cpu \
     && useradd --create-home --uid 1000 user

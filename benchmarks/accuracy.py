@@ -158,7 +158,6 @@ def ours(
     ratio: float,
     way: str,
     *,
-    rounds: int = 1,
     compensate: bool = True,
     recover: str | None = None,
 ) -> None:
@@ -169,7 +168,7 @@ def ours(
             path,
             None,
             Path(folder, "pruned.onnx"),
-            wish=ohp.Wish(ratio=ratio, rounds=rounds),
+            wish=ohp.Wish(ratio=ratio),
             data=feeds,
             provider="cpu",
             compensate=compensate,
@@ -214,7 +213,6 @@ def rivals(judge: Judge, path: Path, feeds: Feeds, ratio: float, finetune: bool)
 @click.option(
     "--finetune/--no-finetune", default=True, show_default=True, help="onnxsim's, minutes per ratio."
 )
-@click.option("--rounds", default=1, show_default=True, help="Also refit in so many rounds.")
 @click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
 def main(
@@ -224,7 +222,6 @@ def main(
     more: bool,
     with_rivals: bool,
     finetune: bool,
-    rounds: int,
     recover: tuple[str, ...],
     output: Path | None,
 ) -> None:
@@ -248,8 +245,6 @@ def main(
         for budget in recover:
             way = f"refit, trained for {parse_budget(budget)}"
             ours(judge, model, calibration, ratio, way, recover=budget)
-        if rounds > 1:
-            ours(judge, model, calibration, ratio, f"refit in {rounds} rounds", rounds=rounds)
         if more:
             larger = feeds(sentences[: 4 * CALIBRATION])
             ours(judge, model, larger, ratio, "refit, 2,048 sentences")

@@ -61,13 +61,12 @@ def measured(
     data: Path,
     compensate: bool,
     scores: HeadScores | None,
-    rounds: int = 1,
     recover: str | None = None,
     units: frozenset[str] = HEADS_ALONE,
 ) -> dict[str, Any]:
     """One cut: what `prune --ratio` makes of the model, and what it costs."""
     start, processor = time.perf_counter(), time.process_time()
-    wish = Wish(ratio=ratio, scores=scores, rounds=rounds, units=units)
+    wish = Wish(ratio=ratio, scores=scores, units=units)
     budget = None if recover is None else parse_budget(recover)
     result = prune(MODEL, wish=wish, data=str(data), compensate=compensate, recover=budget, provider="cpu")
     seconds, cpu = time.perf_counter() - start, time.process_time() - processor
@@ -77,7 +76,7 @@ def measured(
     assert result.chosen is not None and result.validation is not None
     return {
         "ratio": ratio,
-        "choice": scores.method if scores else f"{rounds} rounds" if rounds > 1 else "measured paths",
+        "choice": scores.method if scores else "measured paths",
         "compensate": compensate,
         "recover": recover,
         "units": sorted(units),
@@ -121,9 +120,6 @@ def chosen_methods(spec: str) -> list[str]:
 @click.option(
     "--scores", default="", metavar="M,M", help="Also choose by these scores; `all` for every method."
 )
-@click.option(
-    "--rounds", default=1, show_default=True, help="Also choose in so many rounds (`prune --rounds`)."
-)
 @click.option("--recover", multiple=True, metavar="N|Ts", help="Also train what is left, for so long.")
 @click.option(
     "--speed", type=float, multiple=True, help="Also heads and neurons, to so many times fewer operations."
@@ -137,7 +133,6 @@ def chosen_methods(spec: str) -> list[str]:
 def main(
     ratios: str,
     scores: str,
-    rounds: int,
     recover: tuple[str, ...],
     speed: tuple[float, ...],
     calibration: Path,
@@ -154,9 +149,6 @@ def main(
             for ratio in ratios.split(","):
                 rows.append(measured(float(ratio), base, calibration, compensate, choice))
                 show(rows[-1])
-    for ratio in ratios.split(",") if rounds > 1 else ():
-        rows.append(measured(float(ratio), base, calibration, True, None, rounds))
-        show(rows[-1])
     for ratio in ratios.split(","):
         for length in recover:
             rows.append(measured(float(ratio), base, calibration, True, None, recover=length))

@@ -10,7 +10,9 @@ CPU as a second opinion, then measures:
 * float16, the fused pruned model against the unfused original and the unfused pruned one: faster wherever attention
   is not noise;
 * a model against itself: no measurable difference, 20 times of 20;
-* with CUDA graphs, the pruned model against the original once more.
+* with CUDA graphs, the pruned model against the original once more;
+* a step of its recovery with products in float32, TF32 and float16: milliseconds, how far gradients are from those of
+  the CPU, and that the optimizer, which writes in place on the card, follows its formula.
 
 Needs the extras `cuda` and `samples` (torch on the CPU is enough, for the export; `--folder` keeps the models).
 `--provider cpu --layers 1 --batch 1,8 --seq 64 --budget 3 --times 1` tries the script itself without a card.
@@ -25,8 +27,9 @@ from tempfile import gettempdir
 from typing import Any
 
 import click
-from encoders import encoders, to_float16
+from encoders import REMOVED, encoders, to_float16
 from latency import against_itself
+from recovery_step import recovery_rows
 from targets import Row, bound_reached, faster, markdown, same_speed
 
 from onnxheadprune import Benchmark, benchmark, prune, validate
@@ -35,6 +38,8 @@ from onnxheadprune.runtime.providers import resolve_provider
 
 LEAST_SHARE = 0.05
 """Below this part of all operations attention is noise."""
+RECOVERED = 16
+"""Samples of a batch of a recovery."""
 
 
 def proven(original: Path, pruned: Path, provider: str) -> Row:
@@ -71,6 +76,9 @@ def everything(
     on_cuda = resolve_provider(provider).name == CUDA
     made = encoders(folder, layers)
     yield [proven(made.original, made.pruned, provider)]
+    removed = {layer: list(REMOVED) for layer in range(layers)}
+    steps = (RECOVERED, min(sizes["seq"]))
+    yield list(recovery_rows(made.original, removed, resolve_provider(provider), steps))
     yield bound_reached("half of the heads, float32", benchmark(made.original, made.pruned, **sizes))
     yield same_speed("pruned by exported small, float32", benchmark(made.small, made.pruned, **sizes))
     half = [

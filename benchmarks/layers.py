@@ -26,8 +26,8 @@ from accuracy import CALIBRATION, HELD_OUT, Judge, clocks, corpus, sentence_feed
 from char_gpt import losses
 
 import onnxheadprune as ohp
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider

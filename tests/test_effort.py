@@ -68,7 +68,7 @@ def test_larger_models_are_measured_at_fewer_points_and_on_fewer_samples(
     cuts = len(sites) * (3 * how.points or 1)
     taken = cuts * weights / 2 * how.samples * positions
     assert 2 <= how.samples <= 128
-    bound = max(MOST_WORK, weights * positions * 500 / 2)
+    bound = max(MOST_WORK, weights * positions * 500 / 3)
     least = min(LEAST_TO_MEASURE, max(2, math.ceil(1024 / positions)))
     assert taken <= bound or (how.points == 0 and how.samples == least)
 

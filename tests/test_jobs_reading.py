@@ -38,7 +38,7 @@ VALUES: dict[str, Any] = {
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1", "prune.exit": 2,
     "prune.units": ["heads", "neurons"], "prune.neurons_multiple_of": 4, "prune.client": "genai",
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,
-    "prune.max_drift": 1e-3, "prune.rounds": 3, "prune.scores": "s.json", "prune.protect": "0", "prune.floor": 0,
+    "prune.max_drift": 1e-3, "prune.scores": "s.json", "prune.protect": "0", "prune.floor": 0,
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",
     "prune.fuse": "auto", "prune.keep_cache_shape": True, "prune.renumber_cache": True, "prune.allow_io_change": True,
     "prune.accept_inconclusive": True, "prune.external_data": "always", "recover.budget": "90s",

@@ -218,16 +218,6 @@ def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path
         assert f"scores ({method})" in one.document["choice"]["selection"]["basis"]
 
 
-@pytest.mark.long
-def test_a_method_scores_anew_in_every_round(command: Command, place: Path) -> None:
-    line = ("prune", place / "toy.onnx", "--ratio", 0.5, "--data", place / "ids.npz", "--json", *CPU_ONLY)
-    for number in (1, 2):
-        out = place / f"out{number}.onnx"
-        outcome = command(*line, "--method", "fisher", "--rounds", number, "-o", out)
-        assert outcome.document["validation"]["verdict"] == "passed"
-        assert sum(site.num_heads for site in ohp.find_sites(out)) == 4
-
-
 WRONG = (
     (("--method", "fisher"), "--method would do nothing: it can only go with --ratio"),
     (("--ratio", 0.5, "--method", "fisher"), "--method would do nothing: it can only go with --data"),

@@ -327,7 +327,6 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
     ("given", "target"),
     [
         ({"ratio": 0.5}, Share(0.5)),
-        ({"ratio": 0.5, "rounds": 3}, Share(0.5, 3)),
         ({"keep": 2}, Keep(2)),
         ({"target_speedup": 1.5}, Faster(1.5)),
         ({"max_drift": 0.1}, Near(0.1)),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxheadprune.runtime import CPU, CUDA, Provider
+from onnxheadprune.runtime import CPU, CUDA, Provider, usable_cores
 from onnxheadprune.runtime.workers import Workers, workers_on
 from onnxheadprune.selection.activations import moments as moments_module
 from onnxheadprune.selection.activations.moments import Moments, gather
@@ -67,6 +67,8 @@ def test_only_the_processor_has_several_workers() -> None:
     found = workers_on(Provider(CPU, "test"))
     assert found.threads is not None
     assert found.count * found.threads >= 1
+    alone = workers_on(Provider(CPU, "test"), 1)
+    assert alone == Workers(1, usable_cores())
 
 
 def test_gathered_rows_are_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,8 +67,6 @@ def _choosing(data: str, choices: str) -> tuple[Law, ...]:
         Law("scores method protect floor multiple_of units uniform", needs=choices),
         Law("scores", against="method"),
         Law("method", needs=f"{data} method=weight"),
-        Law("rounds", needs="ratio"),
-        Law("rounds", against="units"),
         Law("units", needs=data),
         Law("neurons_multiple_of", needs="units"),
         Law("uniform", against="keep"),
@@ -95,7 +93,7 @@ PRUNE = (
     # The curve replaces the pruned model, a folder of models the single one, and a look ahead writes no model.
     Law(
         "dry_run no_validate accept_inconclusive in_place backup batch keep_cache_shape renumber_cache"
-        " allow_io_change external_data fuse rounds heatmap report",
+        " allow_io_change external_data fuse heatmap report",
         against="sweep",
     ),
     Law("heatmap report dry_run", against="batch"),
@@ -210,9 +208,7 @@ JOB = (
     Law("prune.keep", against="prune.target_speedup prune.max_drift"),
     Law("prune.target_speedup", against="prune.max_drift"),
     Law("prune.scores prune.protect prune.floor prune.multiple_of prune.units prune.uniform", needs=_WISHES),
-    Law("prune.rounds", against="prune.units"),
     Law("prune.neurons_multiple_of", needs="prune.units"),
-    Law("prune.rounds", needs="prune.ratio"),
     Law("prune.uniform", against="prune.keep"),
     Law("prune.compensate=False", needs=_WISHES),
     Law("prune.compensate", needs="data"),

@@ -32,7 +32,6 @@ class Amount:
     keep: int | None
     target_speedup: float | None
     max_drift: float | None
-    rounds: int
 
     @property
     def ways(self) -> list[str]:
@@ -64,14 +63,6 @@ def amount_options(function: Function) -> Function:
             type=float,
             metavar="X",
             help="The largest cut whose drift stays at or below X, on held-out data and on all of it; see --drift.",
-        ),
-        click.option(
-            "--rounds",
-            type=click.IntRange(min=1),
-            default=1,
-            show_default=True,
-            metavar="N",
-            help="Reach --ratio in N rounds; what is left is refitted and measured again before each.",
         ),
     )
     return stacked(function, options)
@@ -238,7 +229,6 @@ def read_wish(amount: Amount, respecting: Respecting) -> Wish | None:
         scores=wanted.scores,
         limits=wanted.limits,
         protect=wanted.protect,
-        rounds=amount.rounds,
         units=wanted.units,
         multiple_of_neurons=wanted.multiple_of_neurons,
         method=wanted.method,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 SECTIONS = (
-    ("What goes", "heads neurons layers exit ratio keep target_speedup max_drift rounds"),
+    ("What goes", "heads neurons layers exit ratio keep target_speedup max_drift"),
     (
         "What a choice goes by",
         (

@@ -143,9 +143,19 @@ class Session:
 
     def _run_bfloat16(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words."""
-        values = {name: _to_ort(value) for name, value in feed.items()}
+        values = {name: to_ort(value) for name, value in feed.items()}
         outputs = self._session.run_with_ort_values(self._outputs, values)
-        return {name: _from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+        return {name: from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+
+    @property
+    def inner(self) -> Any:
+        """ONNX Runtime's own `InferenceSession`."""
+        return self._session
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(self._inputs)
 
     def output_types(self) -> dict[str, int]:
         """The element type of each output; `TensorProto.UNDEFINED` of what is no tensor."""
@@ -289,14 +299,16 @@ def _flat(names: Sequence[str], outputs: Sequence[Any]) -> dict[str, Array]:
     return flat
 
 
-def _to_ort(value: Array) -> Any:
+def to_ort(value: Array) -> Any:
+    """ONNX Runtime's handle of a contiguous array, in its memory."""
     kind = onnx_runtime().OrtValue
     if value.dtype.name == "bfloat16":
         return kind.ortvalue_from_numpy_with_onnx_type(value.view(np.uint16), TensorProto.BFLOAT16)
     return kind.ortvalue_from_numpy(value)
 
 
-def _from_ort(value: Any) -> Array:
+def from_ort(value: Any) -> Array:
+    """The array of a handle: of what lies in the CPU's memory perhaps a view."""
     if value.data_type() != "tensor(bfloat16)":
         array: Array = value.numpy()
         return array

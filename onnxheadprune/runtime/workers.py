@@ -60,9 +60,14 @@ class Workers:
             pool.shutdown(cancel_futures=True)
 
 
-def workers_on(provider: Provider) -> Workers:
-    """Those for sessions on a provider: a device has its own ways to be busy."""
+def workers_on(provider: Provider, pieces: int = MOST) -> Workers:
+    """Those for sessions on a provider: a device has its own ways to be busy.
+
+    Args:
+        provider: where the sessions run.
+        pieces: of work that there are; fewer of them have more cores each.
+    """
     if provider.name != CPU:
         return Workers()
-    count = min(usable_cores(), MOST)
+    count = max(min(usable_cores(), MOST, pieces), 1)
     return Workers(count, usable_cores() // count)

@@ -36,12 +36,12 @@ class Limits:
             raise UsageError("a floor is 0 or more, a multiple 1 or more")
 
 
-def options(site: Site, path: Sequence[Step], limits: Limits, gone: Heads = frozenset()) -> list[Step]:
-    """The steps of a path that respect the limits, first the one that removes nothing more than is `gone`."""
+def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
+    """The steps of a path that respect the limits, first the one that removes nothing."""
     return [
         step
-        for step in (Step(gone, 0.0), *path)
-        if step.removed == gone
+        for step in (Step(frozenset(), 0.0), *path)
+        if not step.removed
         or (
             site.num_units - len(step.removed) >= max(limits.floor, 0)
             and (site.num_units - len(step.removed)) % limits.multiple_of == 0
@@ -56,13 +56,7 @@ def _takes_whole_groups(site: Site, removed: Heads) -> bool:
     )
 
 
-def allocate(
-    sites: Sequence[AttentionSite],
-    paths: Paths,
-    wanted: int,
-    limits: Limits,
-    gone: Mapping[int, Heads] | None = None,
-) -> Choice:
+def allocate(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
     """The cheapest way to remove `wanted` heads in all, or as many below that as the limits allow.
 
     Costs of sites add up; the split is exact (dynamic programming over sites and heads).
@@ -72,23 +66,20 @@ def allocate(
         paths: steps per site index, with their costs.
         wanted: heads to remove.
         limits: what to respect.
-        gone: present heads per site index that earlier rounds removed; `wanted` counts them too.
 
     Raises:
         RefusedError: if the limits leave nothing to remove.
     """
-    before = gone or {}
     if limits.uniform:
-        return _uniform(sites, paths, wanted, limits, before)
-    most = max(wanted, sum(map(len, before.values())))
+        return _uniform(sites, paths, wanted, limits)
     best: dict[int, tuple[float, tuple[Step, ...]]] = {0: (0.0, ())}
     for site in sites:
-        steps = options(site, paths[site.index], limits, before.get(site.index, frozenset()))
+        steps = options(site, paths[site.index], limits)
         grown: dict[int, tuple[float, tuple[Step, ...]]] = {}
         for count, (cost, chosen) in best.items():
             for step in steps:
                 total = count + len(step.removed)
-                if total > most or (total in grown and cost + step.error >= grown[total][0]):
+                if total > wanted or (total in grown and cost + step.error >= grown[total][0]):
                     continue
                 grown[total] = (cost + step.error, (*chosen, step))
         best = grown
@@ -96,17 +87,14 @@ def allocate(
     return _required({site.index: step.removed for site, step in zip(sites, chosen, strict=True)}, wanted)
 
 
-def _uniform(
-    sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits, gone: Mapping[int, Heads]
-) -> Choice:
+def _uniform(sites: Sequence[AttentionSite], paths: Paths, wanted: int, limits: Limits) -> Choice:
     """The same share of every site, as near to what is wanted as its path and the limits come."""
     share = wanted / max(sum(site.num_heads for site in sites), 1)
     choice = {}
     for site in sites:
         most = share * site.num_heads + 1e-9
-        before = gone.get(site.index, frozenset())
-        steps = options(site, paths[site.index], limits, before)
-        fitting = [step for step in steps if len(step.removed) <= max(most, len(before))]
+        steps = options(site, paths[site.index], limits)
+        fitting = [step for step in steps if len(step.removed) <= most]
         choice[site.index] = max(fitting, key=lambda step: (len(step.removed), -step.error)).removed
     return _required(choice, wanted)
 
@@ -138,12 +126,9 @@ def _required(choice: Choice, wanted: int) -> Choice:
     return chosen
 
 
-def removable_heads(
-    sites: Iterable[AttentionSite], paths: Paths, limits: Limits, gone: Mapping[int, Heads] | None = None
-) -> int:
-    """The most heads that the limits let go, those that earlier rounds removed included."""
-    before = gone or {}
-    steps = (options(site, paths[site.index], limits, before.get(site.index, frozenset())) for site in sites)
+def removable_heads(sites: Iterable[AttentionSite], paths: Paths, limits: Limits) -> int:
+    """The most heads that the limits let go."""
+    steps = (options(site, paths[site.index], limits) for site in sites)
     return sum(max(len(step.removed) for step in found) for found in steps)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.edit.extract import with_stored
-from onnxheadprune.errors import UsageError
-from onnxheadprune.selection import Requirements, Space
 from onnxheadprune.selection.by_drift import largest_near
 from onnxheadprune.selection.by_speed import smallest_fast
 from onnxheadprune.selection.completing import completed
@@ -32,7 +28,6 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
     space = cutter.search_space(wish.requirements)
     match target:
         case Share():
-            space = _after_rounds(cutter, space, wish.requirements, target)
             return completed(cutter, space.ratio(target.ratio))
         case Keep():
             return completed(cutter, space.keeping(target.heads))
@@ -42,20 +37,3 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
             return smallest_fast(cutter, space, target.speedup, wish.requirements.sizes)
         case Near():
             return largest_near(cutter, space, target.drift)
-
-
-def _after_rounds(cutter: Cutter, space: Space, requirements: Requirements, share: Share) -> Space:
-    """The search space after all rounds but the last: measured on what the earlier ones left.
-
-    Raises:
-        UsageError: if there are rounds, and nothing that each would measure anew.
-    """
-    wanted = space.ratio(share.ratio).count
-    if share.rounds > 1 and (not cutter.compensate or requirements.scores is not None):
-        raise UsageError("rounds measure and refit again, so they need data, and neither given scores")
-    for number in range(1, share.rounds):
-        selection = space.removing(round(wanted * number / share.rounds))
-        left = with_stored(cutter.model.proto, cutter.compensation(selection.heads).silenced)
-        analysis = analysis_of(left, cutter.model.name, cutter.model.sources)
-        space = cutter.search_space(requirements, analysis, cutter.present(selection.heads))
-    return space

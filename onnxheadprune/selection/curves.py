@@ -91,7 +91,9 @@ def measured_paths(
     made = workers.each(lambda item: _cuts(*item, moments[item[0].index]), points)
     cuts = [cut for some in made for cut in some]
     meters = [EffectMeter(main, data.inputs, effect) for _ in cuts]
-    chain = Chain(Parts(view, evidence.provider), sites, [view.main.values[name] for name in outputs])
+    chain = Chain(
+        Parts(view, evidence.provider, len(data)), sites, [view.main.values[name] for name in outputs]
+    )
 
     def passed(blocks: int) -> None:
         progress("measuring what cuts cost, site by site", blocks, len(sites))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from onnxheadprune.attention import planning
-from onnxheadprune.attention.analysis import Analysis, analysis_of
+from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
@@ -97,21 +97,14 @@ class Cutter:
             require_recoverable(self.view, require_main(self.view), self.data)
             self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
 
-    def search_space(
-        self,
-        requirements: Requirements,
-        analysis: Analysis | None = None,
-        gone: Mapping[int, frozenset[int]] | None = None,
-    ) -> Space:
+    def search_space(self, requirements: Requirements) -> Space:
         """The paths that choices follow.
 
         Args:
             requirements: what choices go by and respect.
-            analysis: of a model that has lost heads already, None for the original.
-            gone: present heads per site index that it has lost; paths go on from there.
         """
         evidence = None if self.learn is None else Evidence(self.learn, self.provider, self.trying.effect)
-        return search_space(analysis or self.analysis, requirements, evidence, self.progress, gone)
+        return search_space(self.analysis, requirements, evidence, self.progress)
 
     def hold_out(self, why: str) -> None:
         """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.

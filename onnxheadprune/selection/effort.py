@@ -16,7 +16,7 @@ from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.linear import linear_at
 from onnxheadprune.selection.activations.moments import Moments
 
-MOST_WORK = 2e13
+MOST_WORK = 1e13
 """Multiply-adds that one part of a choice may take in any case: some minutes on two cores."""
 POINTS = 6
 """Steps of a path to measure, at most; the others are interpolated along their error."""
@@ -28,7 +28,7 @@ measured on fewer samples, and a site costs the same everywhere."""
 LEAST_TO_MEASURE = 16
 """Samples that are used in any case, or fewer that have `LEAST_POSITIONS`."""
 LEAST_POSITIONS = 1024
-ROWS_PER_INPUT = 8
+ROWS_PER_INPUT = 6
 """Positions per input of a projection that tell in any case what its heads carry."""
 
 
@@ -85,7 +85,7 @@ def effort(
     samples: int,
     positions: float,
 ) -> Effort:
-    """How many cuts are measured, and on how many samples: half a pass over the data, or `MOST_WORK`.
+    """How many cuts are measured, and on how many samples: a third of a pass over the data, or `MOST_WORK`.
 
     More points come before more samples: where a path bends matters more than what a measurement scatters.
 
@@ -96,7 +96,7 @@ def effort(
         samples: that there are.
         positions: per sample.
     """
-    bound = max(MOST_WORK, work.whole * positions * samples / 2)
+    bound = max(MOST_WORK, work.whole * positions * samples / 3)
     most = min(samples, samples_to_measure(len(sites)))
     least = min(most, LEAST_TO_MEASURE, max(2, math.ceil(LEAST_POSITIONS / max(positions, 1.0))))
     once = sum(work.behind(site) for site in sites) * positions

@@ -20,7 +20,7 @@ from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
@@ -32,7 +32,7 @@ from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Heads, Step, path_by_worth, ways_of
-from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
@@ -90,10 +90,10 @@ def joint_space(
         moments = context_moments(analysis.view, sites, looked, evidence.provider, progress)
         reached = seen(sites, moments, data.source)
         require_rows({site.index: moments[site.index] for site in reached}, data.source)
-        paths = {
-            site.index: _paths(site, moments[site.index], kept[site.index], requirements, scores)
-            for site in reached
-        }
+        found = algebra_workers(widest).each(
+            lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores), reached
+        )
+        paths = {site.index: ways for site, ways in zip(reached, found, strict=True)}
         length = positions_per_sample(moments, looked)
         how = effort(work, reached, paths, data.count, length)
         measured = measured_paths(analysis.view, reached, paths, moments, evidence, how, progress)
@@ -160,7 +160,7 @@ def _paths(
     else:
         limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
         if scores is None:
-            ways = [reconstruction_path(site, moments, kept, (), way) for way in ways_of(site)]
+            ways = reconstruction_paths(site, moments, ways_of(site), kept)
         else:
             ways = [path_by_worth(site, scores.of(site), kept, ways=way) for way in ways_of(site)]
         found = [tuple(step for step in options(site, path, limits) if step.removed) for path in ways]

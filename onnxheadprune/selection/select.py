@@ -15,7 +15,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.threads import algebra_threads
+from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
@@ -29,25 +29,23 @@ from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
-from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
+from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
 from onnxheadprune.selection.space import SearchSpace, Selection, Space
 
 
 @dataclass(frozen=True)
-class Start:
-    """Where paths begin, and which heads are on none of them.
+class Candidates:
+    """The sites that paths are made for, and the heads that are on none of them.
 
     Attributes:
         sites: sites that may lose heads.
         kept: present heads per site index that stay.
-        gone: present heads per site index whose rows in the projection are zero already.
     """
 
     sites: tuple[AttentionSite, ...]
     kept: Mapping[int, Heads]
-    gone: Mapping[int, Heads]
 
 
 def select_heads(
@@ -104,7 +102,6 @@ def search_space(
     requirements: Requirements,
     evidence: Evidence | None = None,
     progress: Progress = silent,
-    gone: Mapping[int, Heads] | None = None,
 ) -> Space:
     """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
@@ -113,7 +110,6 @@ def search_space(
         requirements: what choices go by and respect.
         evidence: what costs are measured on; None goes by given scores or by the weights.
         progress: told what is being done.
-        gone: present heads per site index whose rows in the projection are zero already; paths go on from there.
 
     Raises:
         UsageError: if data, scores or protected heads do not fit the model.
@@ -127,59 +123,62 @@ def search_space(
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
-    start = Start(sites, kept, gone or {})
+    candidates = Candidates(sites, kept)
     scores = scores_for(analysis, sites, requirements, evidence, progress)
     if evidence is None or (scores is not None and not scores.are_shares):
         basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
-        paths = {index: merged(found) for index, found in _paths_by_worth(start, scores).items()}
+        paths = {index: merged(found) for index, found in _paths_by_worth(candidates, scores).items()}
     else:
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
         widest = max(prod(item.sizes) for site in sites for item in site.projections)
         with algebra_threads(widest):
-            paths = _measured_paths(analysis, start, scores, evidence, progress)
+            paths = _measured_paths(analysis, candidates, scores, evidence, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
     constant = {} if scores is None else scores.constant
-    return SearchSpace(sites, total, paths, basis, requirements.limits, start.gone, constant)
+    return SearchSpace(sites, total, paths, basis, requirements.limits, constant)
 
 
-def _paths_by_worth(start: Start, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
+def _paths_by_worth(candidates: Candidates, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
     """Per site its paths, the heads that are worth least first: by scores, or by the weights."""
     paths = {}
-    for site in start.sites:
+    for site in candidates.sites:
         worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
-        kept = start.kept[site.index]
-        gone = start.gone.get(site.index, frozenset())
-        paths[site.index] = [path_by_worth(site, worth, kept, gone, ways) for ways in ways_of(site)]
+        kept = candidates.kept[site.index]
+        paths[site.index] = [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
     return paths
 
 
 def _measured_paths(
-    analysis: Analysis, start: Start, scores: HeadScores | None, evidence: Evidence, progress: Progress
+    analysis: Analysis,
+    candidates: Candidates,
+    scores: HeadScores | None,
+    evidence: Evidence,
+    progress: Progress,
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
-    widest = max(prod(item.sizes) for site in start.sites for item in site.projections)
+    widest = max(prod(item.sizes) for site in candidates.sites for item in site.projections)
     looked = to_look_at(data, work, widest)
-    moments = context_moments(analysis.view, start.sites, looked, provider, progress)
-    sites = seen(start.sites, moments, data.source)
+    moments = context_moments(analysis.view, candidates.sites, looked, provider, progress)
+    sites = seen(candidates.sites, moments, data.source)
     require_rows({site.index: moments[site.index] for site in sites}, data.source)
     if scores is not None:
-        paths = _paths_by_worth(start, scores)
+        paths = _paths_by_worth(candidates, scores)
     else:
-        paths = {}
-        for site in sites:
-            kept, gone = start.kept[site.index], start.gone.get(site.index, frozenset())
-            paths[site.index] = [
-                reconstruction_path(site, moments[site.index], kept, gone, ways) for ways in ways_of(site)
-            ]
+
+        def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
+            return reconstruction_paths(site, moments[site.index], ways_of(site), candidates.kept[site.index])
+
+        each = algebra_workers(widest).each(found_for, sites)
+        paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
     how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
     found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
-    return {site.index: found.get(site.index, ()) for site in start.sites}
+    return {site.index: found.get(site.index, ()) for site in candidates.sites}
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:

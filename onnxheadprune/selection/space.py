@@ -19,7 +19,7 @@ from onnxheadprune.selection.allocate import (
     keep_per_site,
     removable_heads,
 )
-from onnxheadprune.selection.scoring.moves import Heads, Step
+from onnxheadprune.selection.scoring.moves import Step
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,6 @@ class SearchSpace:
         paths: steps per site index, with costs that add up across sites.
         basis: what the costs are.
         limits: what cuts respect.
-        gone: present heads per site index that earlier rounds removed.
         constant: see `Selection`.
     """
 
@@ -122,7 +121,6 @@ class SearchSpace:
     paths: Paths
     basis: str
     limits: Limits
-    gone: Mapping[int, Heads] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -136,7 +134,7 @@ class SearchSpace:
 
     def most(self) -> int:
         """The most heads that can go."""
-        return removable_heads(self.sites, self.paths, self.limits, self.gone)
+        return removable_heads(self.sites, self.paths, self.limits)
 
     def has_cut(self, count: int) -> bool:
         """Whether some cut removes so many heads or fewer; groups of KV heads and multiples can forbid small ones."""
@@ -151,7 +149,7 @@ class SearchSpace:
         Raises:
             RefusedError: if nothing can be removed.
         """
-        return self._selection(allocate(self.sites, self.paths, count, self.limits, self.gone))
+        return self._selection(allocate(self.sites, self.paths, count, self.limits))
 
     def ratio(self, share: float) -> Selection:
         """The cheapest way to remove a share of all heads.

@@ -20,10 +20,9 @@ from onnxheadprune.selection.scoring.score import scored_kinds
 
 @dataclass(frozen=True)
 class Share:
-    """A share of all heads, in so many rounds."""
+    """A share of all heads."""
 
     ratio: float
-    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,6 @@ class Wish:
         scores: what heads, or units of all kinds that may go, are worth; None measures it on the data.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that stay.
-        rounds: in how many rounds heads go; before each but the first, what is left is refitted and measured
-            again. Needs data and compensation.
         units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
             heads a ratio is the share of the operations of the blocks, not of the heads.
         multiple_of_neurons: how many neurons a feed-forward block keeps is a multiple of this.
@@ -81,7 +78,6 @@ class Wish:
     scores: HeadScores | None = None
     limits: Limits | None = None
     protect: str | None = None
-    rounds: int = 1
     sizes: BenchSettings | None = None
     units: frozenset[str] = HEADS_ALONE
     multiple_of_neurons: int = 8
@@ -91,7 +87,7 @@ class Wish:
     def target(self) -> Target:
         """How many heads are to go."""
         if self.ratio is not None:
-            return Share(self.ratio, self.rounds)
+            return Share(self.ratio)
         if self.keep is not None:
             return Keep(self.keep)
         if self.target_speedup is not None:
@@ -124,14 +120,10 @@ class Wish:
             raise UsageError(
                 f"units are {', '.join(wishable())}, not {', '.join(sorted(self.units)) or 'none'}"
             )
-        if self.units != HEADS_ALONE and self.rounds > 1:
-            raise UsageError("rounds are for heads alone")
         # Requirements that contradict each other are refused where they are made.
         asked = self.requirements
         if asked.method is not None or asked.scores is not None:
             scored_kinds(asked.units)
-        if self.rounds < 1 or (self.rounds > 1 and self.ratio is None):
-            raise UsageError("rounds are 1 or more, and go with a ratio")
         if self.ratio is not None:
             check_ratio(self.ratio)
         if self.keep is not None and self.keep < 1:

@@ -192,7 +192,6 @@ CUTTING = RESPECTING | {
     "keep": shown("--keep", "2"),
     "target_speedup": shown("--target-speedup", "50"),
     "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
-    "rounds": Trial((("--rounds", "2"), ("--rounds", "4"))),
     "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
     "renumber_cache": shown("--renumber-cache", along=("--layers", "attn.0"), model="cache"),
     "allow_io_change": shown("--allow-io-change", model="told"),

@@ -192,7 +192,7 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
-@pytest.mark.parametrize("option", ["rounds", "dask", "jobs", "heatmap", "floor"])
+@pytest.mark.parametrize("option", ["dask", "jobs", "heatmap", "floor"])
 def test_without_laws_options_are_ignored(
     option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,7 +206,7 @@ def test_without_laws_options_are_ignored(
     ("line", "sentence"),
     [
         ("prune toy.onnx --keep 2 --uniform", "--uniform would do nothing beside --keep"),
-        ("prune toy.onnx --heads 0:1 --rounds 2", "--rounds would do nothing: it can only go with --ratio"),
+        ("prune toy.onnx --heads 0:1 --resume", "--resume would do nothing: it can only go with --recover"),
         (
             "prune toy.onnx --heads 0:1 --no-compensate",
             "--no-compensate would do nothing: it can only go with",

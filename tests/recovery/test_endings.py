@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from onnxheadprune import Budget, Recovery, UsageError, prune
+from onnxheadprune import Budget, UsageError
 from onnxheadprune.selection.recovery import beside
-from tests import toys_recovery
+from tests.recovery.trainings import EPOCHS, Stop, trained
 
 pytestmark = pytest.mark.long
-
-HEADS = {0: [1, 2], 1: [0]}
-EPOCHS = 4
-
-
-def trained(output: Path | None = None, **given: Any) -> Recovery:
-    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "compensate": False, "provider": "cpu"}
-    result = prune(
-        toys_recovery.encoder(), HEADS, output, data=toys_recovery.sentences(), **{**settings, **given}
-    )
-    assert result.chosen is not None and result.chosen.recovery is not None
-    return result.chosen.recovery
-
-
-class Stop:
-    """Raises an error when so many steps were told of."""
-
-    def __init__(self, error: type[BaseException], step: int) -> None:
-        self.error, self.step = error, step
-
-    def __call__(self, what: str, done: int, of: int) -> None:
-        """Takes what `Progress` does."""
-        if what.startswith("recovering") and done >= self.step:
-            raise self.error
 
 
 def test_an_interrupt_keeps_the_best_so_far(tmp_path: Path) -> None:

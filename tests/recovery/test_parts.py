@@ -22,7 +22,6 @@ from onnxheadprune.selection.activations.splicing import (
     with_spliced,
 )
 from onnxheadprune.selection.compensation.trainable import trainable
-from onnxheadprune.selection.recovery.adam import BETAS, BLOCK, EPSILON, Adam
 from onnxheadprune.selection.recovery.batches import BATCH, batches_of
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.hidden import hidden_states
@@ -156,22 +155,6 @@ def test_hidden_states_are_the_stream_behind_its_normalisations() -> None:
 
 
 # Steps
-
-
-def test_steps_are_those_of_the_paper() -> None:
-    random = np.random.default_rng(0)
-    array = random.standard_normal((3, BLOCK // 2)).astype(np.float32)
-    expected = array.astype(np.float64)
-    mean, square = np.zeros_like(expected), np.zeros_like(expected)
-    adam = Adam([array])
-    for step in range(1, 6):
-        gradient = random.standard_normal(array.shape).astype(np.float32)
-        adam.step({0: gradient}, 1e-2)
-        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
-        square = BETAS[1] * square + (1 - BETAS[1]) * np.square(gradient, dtype=np.float64)
-        fair = mean / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
-        expected -= 1e-2 * fair[0] / (np.sqrt(fair[1]) + EPSILON)
-    assert np.abs(array - expected).max() < 1e-6
 
 
 def test_the_rate_rises_and_falls() -> None:

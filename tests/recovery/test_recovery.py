@@ -206,6 +206,12 @@ def test_an_output_without_gradients_is_refused_before_work() -> None:
         prune(model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=1), provider="cpu")
 
 
+def test_weights_in_double_precision_are_refused_before_work() -> None:
+    model = toys_recovery.encoder(dtype=np.float64)
+    with pytest.raises(RefusedError, match="stored in double precision, and training is in single precision"):
+        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), compensate=False, provider="cpu")
+
+
 @pytest.mark.parametrize("feeds", [SENTENCES[:1], SENTENCES[:2]], ids=["one feed", "few samples"])
 def test_too_little_data_is_refused(feeds: list[dict[str, Any]]) -> None:
     with pytest.raises(UsageError, match="a recovery learns from 16 or more"):

@@ -77,7 +77,7 @@ def test_json(command: Command, mixing: Path, in_process: None) -> None:
         ("prune --heads 0:0 --in-place --backup b.onnx", "leave --in-place out of --when"),
         ("prune --batch models --heads 0:0", "leave --batch out of --when"),
         ("prune --no-such-option", "--when is wrong whatever the model"),
-        ("prune --heads 0:0 --rounds 2", "--rounds would do nothing"),
+        ("prune --heads 0:0 --resume", "--resume would do nothing"),
         ("prune --heads 0", "cannot read '0' in the head spec"),
         ("prune --help", "--when asks for help"),
         ("bench other.onnx", "--when takes one model"),

@@ -123,23 +123,6 @@ def test_scores_of_a_file_decide(command: Command, toy: Path, data: Path, tmp_pa
     assert outcome.exit_code == 2 and "they are of another model" in outcome.document["error"]
 
 
-def test_rounds_measure_again_on_what_the_earlier_ones_left(
-    command: Command, folder: Path, data: Path, tmp_path: Path
-) -> None:
-    options = ("--ratio", 0.5, "--rounds", 3, "--data", data, "--json", *CPU)
-    for model in ("toy", "gqa"):
-        out = tmp_path / f"{model}.onnx"
-        outcome = command("prune", folder / f"{model}.onnx", "-o", out, *options)
-        assert outcome.document["validation"]["verdict"] == "passed"
-        total = sum(site.num_heads for site in find_sites(folder / f"{model}.onnx"))
-        assert sum(site.num_heads for site in find_sites(out)) == total / 2
-    toy = folder / "toy.onnx"
-    first, second = (command("prune", toy, "--dry-run", *options).document for _ in range(2))
-    assert first.pop("run")["command"] == second.pop("run")["command"] and first == second
-    for wrong in (("--rounds", 0), ("--keep", 2, "--rounds", 2), ("--ratio", 0.5, "--rounds", 2)):
-        assert command("prune", toy, *wrong, "--dry-run", *CPU).exit_code == 2
-
-
 def test_a_dry_run_of_a_wish_writes_nothing(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     outcome = command("prune", toy, "--ratio", 0.5, "--data", data, "--dry-run", "-o", out, *CPU)

@@ -68,6 +68,7 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
             yield row("hint", HINT, "dim")
         return
     how = f"{found.epochs:.3g} epochs of {found.kind}, learning rate {found.rate:g}"
+    how += "" if found.precision == "float32" else f", products in {found.precision}"
     yield row("recovered", f"{many(len(found.trained), 'tensor')} in {many(found.steps, 'step')} ({how})")
     worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
     taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"

@@ -36,6 +36,8 @@ MEASURES = {KL: "kl", COSINE: "1 - cosine"}
 AUTO = "auto"
 Measured: TypeAlias = tuple[float, int]
 """A sum of effects, and of how many."""
+AT_ONCE = 2**21
+"""Numbers that are looked at in double precision at a time: outputs a vocabulary wide would fill memory."""
 _TINY = 1e-30
 _TURN = threading.Lock()
 
@@ -120,8 +122,13 @@ class EffectMeter:
                 raise UsageError(f"the measure {self.name} gave {found}, which is no number to compare")
             return found, 1
         left, right = (self._rows(outputs[self.main.name], feed) for outputs in (before, after))
-        each = self._divergence(left, right) if self.effect == KL else _angle(left, right)
+        each = np.concatenate([self._effects(left[part], right[part]) for part in _parts(left.shape)])
         return float(each.sum()), len(each)
+
+    def _effects(self, before: Array, after: Array) -> Array:
+        """Of each row that counts."""
+        left, right = before.astype(np.float64), after.astype(np.float64)
+        return self._divergence(left, right) if self.effect == KL else _angle(left, right)
 
     def take(self, measured: Measured) -> None:
         """Adds what was measured."""
@@ -138,7 +145,7 @@ class EffectMeter:
 
     def _rows(self, output: Array, feed: Feed) -> Array:
         rows = output if output.ndim > 1 else output.reshape(1, -1)
-        return token_rows(rows, (rows.ndim - 1,), feed, self.inputs).astype(np.float64)
+        return token_rows(rows, (rows.ndim - 1,), feed, self.inputs)
 
     def _divergence(self, before: Array, after: Array) -> Array:
         # A token that is ruled out by minus infinity is a probability of 0.
@@ -156,6 +163,12 @@ class EffectMeter:
             shifted = rows - rows.max(axis=-1, keepdims=True)
             result: Any = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
         return np.asarray(result)
+
+
+def _parts(shape: tuple[int, ...]) -> list[slice]:
+    """Rows of a matrix, some at a time."""
+    step = max(1, AT_ONCE // max(shape[-1], 1))
+    return [slice(start, start + step) for start in range(0, max(shape[0], 1), step)]
 
 
 def _angle(before: Array, after: Array) -> Array:

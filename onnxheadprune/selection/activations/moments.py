@@ -8,11 +8,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import scipy.linalg
 
 from onnxheadprune.runtime.workers import Workers
 
 Array = npt.NDArray[Any]
 Matrix64 = npt.NDArray[np.float64]
+LARGE = 2048
+"""Features from which on products are made one at a time: several would fill memory."""
 Rows: TypeAlias = tuple[Array, Array | None, Array | None]
 """Features [rows, n], targets [rows, k] and weights [rows]."""
 AT_ONCE = 2048
@@ -174,6 +177,8 @@ def gather(
     def multiplied(stack: Sequence[Rows | None]) -> list[Products | None]:
         return [None if rows is None else Products.of(rows) for rows in stack]
 
+    if any(len(item.x_sum) >= LARGE for item in moments):
+        workers = Workers()
     for found in workers.each(multiplied, _stacked(parts)):
         for moment, products in zip(moments, found, strict=True):
             if products is not None:
@@ -242,12 +247,24 @@ class Ridge:
             strength: of the pull, without a unit.
             columns: targets to find weights for; None for all.
         """
+        wanted = slice(None) if columns is None else columns
+        return np.asarray(self._start[:, wanted] + self._step(strength, self._missing[:, wanted]))
+
+    def tried(self, strength: float) -> npt.NDArray[np.float32]:
+        """By what the weights would change, [n, k], in single precision: good enough to choose a strength by.
+
+        Raises:
+            LinAlgError: if that is too few digits for so weak a pull.
+        """
+        return self._step(strength, self._missing.astype(np.float32))
+
+    def _step(self, strength: float, missing: Array) -> Array:
         size = len(self._start)
         penalty = strength * float(np.trace(self._covariance)) / max(size, 1)
         # A direction in which nothing varies says nothing about the weights: they stay.
         least = 1e-10 * float(np.max(np.diag(self._covariance), initial=0.0))
-        system = self._covariance.copy()
+        system = self._covariance.astype(missing.dtype)
         system.flat[:: size + 1] += max(penalty, least, 1e-30)
-        wanted = slice(None) if columns is None else columns
-        step = np.linalg.solve(system, self._missing[:, wanted])
-        return np.asarray(self._start[:, wanted] + step, dtype=np.float64)
+        factor = scipy.linalg.cho_factor(system, lower=True, overwrite_a=True, check_finite=False)
+        found: Array = scipy.linalg.cho_solve(factor, missing, check_finite=False)
+        return found

@@ -15,7 +15,7 @@ from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.workers import workers_on
+from onnxheadprune.runtime.workers import MOST, workers_on
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})
 NO_TYPES: Mapping[str, int] = MappingProxyType({})
@@ -30,9 +30,15 @@ class Parts:
         workers: who runs them, several feeds at a time; each session takes the cores of one worker.
     """
 
-    def __init__(self, view: GraphView, provider: Provider) -> None:
-        """Makes nothing yet."""
-        self.view, self.workers = view, workers_on(provider)
+    def __init__(self, view: GraphView, provider: Provider, feeds: int = MOST) -> None:
+        """Makes nothing yet.
+
+        Args:
+            view: an annotated view of the model.
+            provider: where the sessions run.
+            feeds: that they will run on.
+        """
+        self.view, self.workers = view, workers_on(provider, feeds)
         self.provider = replace(provider, threads=self.workers.threads)
 
     def session(

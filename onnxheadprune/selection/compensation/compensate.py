@@ -22,29 +22,24 @@ import numpy as np
 from onnxheadprune.attention.matrices import Array, Grid
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
-from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
-from onnxheadprune.selection.activations.contexts import finite
-from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import Moments, Rows, gather
+from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts
-from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.splicing import with_spliced
-from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.fit import Fit, fit
+from onnxheadprune.selection.compensation.pair import Pair
 from onnxheadprune.selection.compensation.result import Compensation, Refit
-from onnxheadprune.selection.compensation.targets import RowsOf, Target, links_of
+from onnxheadprune.selection.compensation.targets import Target
 from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
-from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of
-
-ROWS_OF_LINKS = 1024
-"""Positions that are looked at to tell what lies between two additions."""
+from onnxheadprune.selection.compensation.values import Values, value_maps
 
 
 def compensate(
@@ -81,12 +76,7 @@ def compensate(
             work.refit(task)
             progress("compensating, map by map", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
-    found = (work.stored, tuple(work.refits), data.fingerprint, data.count, work.silenced)
-    return Compensation(*found, quantized=levels)
-
-
-class _OtherPositionsError(Exception):
-    """The pruned model sees other positions than the original."""
+    return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
 
 
 class _Work:
@@ -101,8 +91,8 @@ class _Work:
         provider: Provider,
         silent: Sequence[Linear],
     ) -> None:
-        learn, self.held = data.split()
-        self.learn = with_spliced(learn, _widest(todo), _weights_of(todo))
+        learn, held = data.split()
+        learn = with_spliced(learn, _widest(todo), _weights_of(todo))
         self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
@@ -119,21 +109,18 @@ class _Work:
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
             self.silenced[item.matrix.stored.name] = item.matrix.written(zeros)
-        feeds = (*self.learn.feeds, *self.held.feeds)
-        parts = Parts(view, provider)
-        self.walk = Walk(parts, boundaries, feeds, self.silenced, data.source)
         nodes = [task.linear.node for task in self.makers if task.linear is not None]
-        self.running = Running(parts, nodes, feeds, data.source)
+        self.pair = Pair(Parts(view, provider), boundaries, nodes, (learn, held), self.silenced)
         self.refits: list[Refit] = []
 
     def refit(self, task: Task) -> None:
         linear = task.linear
         reason = task.obstacle()
-        if reason is None and linear is not None and not self._runs(linear):
+        if reason is None and linear is not None and not self.pair.runs(linear):
             reason = "no sample of the data runs it, or none of those that are held out"
         if reason is None and linear is not None:
-            self.walk.enter(self.stages[task])
-            target = self._target(task, linear)
+            self.pair.walk.enter(self.stages[task])
+            target = self.pair.target(linear, task.run)
             if target.run is None and task.only_stands_in:
                 self._leave(
                     task, f"between it and {_listed(task)}, which goes, lies more than a normalisation"
@@ -141,7 +128,7 @@ class _Work:
                 return
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
             values = self._values(task, target)
-            found = self._moments(target, rows, values)
+            found = self.pair.moments(target, rows, values)
             reason = _too_few(found, rows)
             if reason is None and found is not None:
                 self._fit(task, target, rows, values, *found)
@@ -156,12 +143,6 @@ class _Work:
     def _leave(self, task: Task, reason: str | None) -> None:
         """Notes why a map stays as it is."""
         self.refits.append(Refit(task.name, task.site_index, None, 0.0, 0.0, reason))
-
-    def _runs(self, linear: Linear) -> bool:
-        """Whether a map runs on a feed of both parts."""
-        first = len(self.learn.feeds)
-        parts = range(first), range(first, first + len(self.held.feeds))
-        return all(self.running.is_reached(linear.node, part) for part in parts)
 
     def _fit(
         self,
@@ -200,82 +181,10 @@ class _Work:
 
     def _values(self, task: Task, target: Target) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
-        projection = task.projection
-        if projection is None:
+        if task.projection is None:
             return None
-        linear = target.linear
-        return values_of(
-            self.walk,
-            self.makers[task],
-            Context(linear.source, linear.axes, tuple(projection.channels[head] for head in task.heads)),
-            self.learn,
-            target.here,
-            lambda feed: self.running.reaches(feed, linear.node),
-        )
-
-    def _moments(
-        self, target: Target, rows: Sequence[int], values: Values | None
-    ) -> tuple[Moments, Moments] | None:
-        """Inputs of the map as the pruned model has them, and what it should make of them.
-
-        Of the rows to learn from, and of those that are held out; None if the pruned model sees other positions
-        than the original. With `values` their features follow the inputs.
-        """
-        linear, columns = target.linear, list(rows)
-        original = self.walk.original(target.there)
-        current = self.walk.changed([linear.source, *target.here]) if values is None else values.read
-        features = 0 if values is None else values.layout.features
-
-        def read(at: int) -> list[Rows | None]:
-            feed, here = self.walk.feeds[at], current(at)
-            y, weights = target.rows(
-                self._reader(original(at), linear, feed), self._reader(here, linear, feed)
-            )
-            x = self._rows(here, linear.source, linear.axes, feed)
-            if len(x) != len(y):
-                raise _OtherPositionsError
-            x = x[:, columns] if len(columns) < x.shape[1] else x
-            if values is not None:
-                x = np.concatenate([x, values.features(here, feed, self.learn)], axis=1)
-            return [(x, y, weights)]
-
-        found: list[Moments] = []
-        first, workers = len(self.learn.feeds), self.walk.parts.workers
-        for part in (range(first), range(first, len(self.walk.feeds))):
-            empty = Moments(len(columns) + features, linear.matrix.columns)
-            reached = [at for at in part if self.running.reaches(at, linear.node)]
-            try:
-                found += gather([empty], workers.each(read, reached), workers)
-            except _OtherPositionsError:
-                return None
-        return found[0], found[1]
-
-    def _target(self, task: Task, linear: Linear) -> Target:
-        """What the map should give: what serves the run behind it, where that can be told."""
-        run = task.run
-        if run is None:
-            return Target(linear)
-        read = self.walk.changed(run.passed)
-        feeds: list[RowsOf] = []
-        count = 0
-        for at, feed in enumerate(self.learn.feeds):
-            if not self.running.reaches(at, linear.node):
-                continue
-            feeds.append(self._reader(read(at), linear, feed))
-            count += len(feeds[-1](linear.out))
-            if count >= ROWS_OF_LINKS:
-                break
-        links = links_of(run, feeds)
-        return Target(linear) if links is None else Target(linear, run, links)
-
-    def _reader(self, values: Mapping[str, Array], linear: Linear, feed: Mapping[str, Array]) -> RowsOf:
-        """Gives values as rows of the map's outputs."""
-        return lambda value: self._rows(values, value, linear.out_axes, feed)
-
-    def _rows(
-        self, outputs: Mapping[str, Array], value: Value, axes: Sequence[int], feed: Mapping[str, Array]
-    ) -> Array:
-        return finite(token_rows(outputs[value.name], axes, dict(feed), self.learn.inputs), value)
+        heads = tuple(task.projection.channels[head] for head in task.heads)
+        return self.pair.values(target, self.makers[task], heads)
 
     def _keep_values(self, values: Values, change: Array) -> None:
         matrix = values.linear.matrix

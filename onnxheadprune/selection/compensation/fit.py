@@ -111,15 +111,18 @@ def fit(
     """
     if strengths is None:
         strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
-    before = held.errors(weight, bias)
-    # First choice: nothing moves. Second: the bias alone. Then every strength.
-    choices = [before, held.errors(weight, _shift(learned, weight, bias))]
+    apart = _Apart(learned, held, weight, bias)
+    before = apart.before()
     problem = _problem(learned, weight, bias)
 
     def tried_with(strength: float) -> Matrix64:
-        new = problem.solved(strength)
-        return held.errors(new, _shift(learned, new, bias))
+        try:
+            return apart.after(problem.tried(strength))
+        except np.linalg.LinAlgError:
+            return np.full(weight.shape[1], np.inf)
 
+    # First choice: nothing moves. Second: the bias alone. Then every strength.
+    choices = [before, apart.after(np.zeros_like(weight[:0]))]
     choices += algebra_workers(len(weight)).each(tried_with, strengths)
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
@@ -135,6 +138,38 @@ def fit(
     used = [strengths[choice - 2] for choice in made.chosen if choice > 1]
     strength = float(np.median(used)) if used else None
     return Fit(new, offset, strength, float(before.sum()), float(errors.sum()), lost)
+
+
+class _Apart:
+    """Errors on held-out rows, of weights that differ a little from the old ones: what matters is the difference."""
+
+    def __init__(self, learned: Moments, held: Moments, weight: Matrix64, bias: Matrix64 | None) -> None:
+        self._learned, self._held, self._weight, self._bias = learned, held, weight, bias
+        product = held.gram @ weight
+        self._fixed = np.sum(weight * (product - 2 * held.cross), axis=0) + held.y_square
+        self._slope = (2 * (product - held.cross)).astype(np.float32)
+        self._gram = held.gram.astype(np.float32)
+
+    def before(self) -> Matrix64:
+        """With the weights and the bias that there are."""
+        return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
+
+    def after(self, step: npt.NDArray[np.float32]) -> Matrix64:
+        """With a step from the weights, [in, out], and the bias that fits it on the rows to learn from.
+
+        Args:
+            step: empty for none.
+        """
+        squares, shift = self._fixed, self._weight
+        if len(step):
+            squares = squares + np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64)
+            shift = self._weight + step
+        return self._with(squares, self._held.x_sum @ shift, _shift(self._learned, shift, self._bias))
+
+    def _with(self, squares: Matrix64, sums: Matrix64, bias: Matrix64 | None) -> Matrix64:
+        held, offset = self._held, 0.0 if bias is None else bias
+        squares = squares + held.total * offset**2 + 2 * offset * (sums - held.y_sum)
+        return np.asarray(squares / (held.total or 1.0), dtype=np.float64)
 
 
 def _problem(moments: Moments, weight: Matrix64, bias: Matrix64 | None) -> Ridge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.matrices import Array
@@ -56,7 +56,6 @@ class Compensation:
         refits: what was done, in graph order.
         data: fingerprint of the calibration data.
         samples: how many samples that were.
-        silenced: the same with the rows of removed heads zero: the pruned model in the original's shapes.
         steps: of training behind the contents, if they were read from a model that was trained.
         quantized: whether some of the refitted weights are stored in levels.
     """
@@ -65,7 +64,6 @@ class Compensation:
     refits: tuple[Refit, ...]
     data: str
     samples: int
-    silenced: Mapping[str, Array] = field(default_factory=dict, repr=False)
     steps: int = 0
     quantized: bool = False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from onnxheadprune.edit.extract import read_by
 from onnxheadprune.edit.gradients import GRADIENTS, Constant, Step, UnknownShapeError
@@ -29,6 +29,7 @@ class Backward:
         writer: where the nodes go.
         held: what was held constant, and why, by the name of the value.
         parts: contributions to the gradient of each value.
+        seed: name of the constant that the walk starts with, once it has.
     """
 
     view: GraphView
@@ -36,13 +37,16 @@ class Backward:
     writer: Writer
     held: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[Term]] = field(default_factory=dict)
+    seed: str = ""
 
     def run(self, loss: str) -> None:
         """Walks from the loss to the parameters."""
         value = self.view.main.values[loss]
         dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
-        one = self.writer.constant(np.ones((1,) * (value.rank or 0), dtype))
-        self.parts[loss] = [Term(self.writer, one, value.elem_type)]
+        self.seed = self.writer.fresh("seed")
+        one = np.ones((1,) * (value.rank or 0), dtype)
+        self.writer.constants.append(numpy_helper.from_array(one, self.seed))
+        self.parts[loss] = [Term(self.writer, self.seed, value.elem_type)]
         for node in self.view.main.nodes:
             if node in TRANSPOSES and (order := node.attribute("perm")) and node.inputs[0] is not None:
                 self.writer.transposed[node.out.name] = (node.inputs[0].name, tuple(order))

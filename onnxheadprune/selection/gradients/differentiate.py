@@ -35,12 +35,14 @@ class Gradient:
         outputs: per parameter the name of its gradient, which has its shape, in float32 (float64 stays).
         constant: per parameter without a gradient the reason; per value that is held constant on the way the node
             and the reason, even where a parameter behind it has a gradient by other ways.
+        seed: name of the stored 1 that the way back starts with; nothing else reads it.
     """
 
     model: ModelProto
     loss: str
     outputs: Mapping[str, str]
     constant: Mapping[str, str]
+    seed: str
 
 
 def differentiate(model: ModelProto | GraphView, loss: str, parameters: Sequence[str]) -> Gradient:
@@ -148,7 +150,7 @@ def _assembled(
     for name, output in outputs.items():
         shape = [dim.dim_value for dim in dims[name].type.tensor_type.shape.dim]
         graph.output.append(helper.make_tensor_value_info(output, masters[name], shape))
-    return Gradient(made, loss, outputs, constant)
+    return Gradient(made, loss, outputs, constant, walk.seed)
 
 
 def _why(name: str, masters: Mapping[str, int], walk: Backward) -> str:

@@ -31,6 +31,9 @@ class State:
     Attributes:
         epoch: epochs that are done.
         step: steps that are done.
+        taken: steps of the optimizer: without those whose gradients were too large for float16.
+        precision: of products in steps.
+        scale: the loss scale.
         rate: the peak learning rate.
         trials: held-out loss by each learning rate that was tried.
         best: the step with the least held-out loss.
@@ -42,6 +45,9 @@ class State:
 
     epoch: int = 0
     step: int = 0
+    taken: int = 0
+    precision: str = ""
+    scale: float = 1.0
     rate: float = 0.0
     trials: dict[float, float] = field(default_factory=dict)
     best: int = 0
@@ -114,6 +120,9 @@ class Checkpoint:
             "key": self.key,
             "epoch": state.epoch,
             "step": state.step,
+            "taken": state.taken,
+            "precision": state.precision,
+            "scale": state.scale,
             "rate": state.rate,
             "trials": list(state.trials.items()),
             "best": state.best,
@@ -140,6 +149,9 @@ def _state(document: Mapping[str, object]) -> State:
     return State(
         int(content["epoch"]),
         int(content["step"]),
+        int(content["taken"]),
+        str(content["precision"]),
+        float(content["scale"]),
         float(content["rate"]),
         {float(rate): float(loss) for rate, loss in content["trials"]},
         int(content["best"]),

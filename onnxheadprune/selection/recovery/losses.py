@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, parser
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from onnxheadprune.selection.recovery.text import nodes_of
 
 PREFIX = "onnxheadprune.recovery."
 LOSS = f"{PREFIX}loss"
@@ -93,32 +95,19 @@ def with_loss(student: ModelProto, parts: Sequence[Part]) -> ModelProto:
     del made.graph.output[:]
     names = []
     for part in parts:
-        made.graph.node.extend(_nodes(part))
+        made.graph.node.extend(nodes_of(part.nodes, part.spelled))
         made.graph.input.extend(_input(part.spelled(name), rank) for name, rank in part.inputs.items())
         names.append(part.spelled("part"))
     while len(names) > 1:
         total = LOSS if len(names) == 2 else f"{PREFIX}sum.{len(names)}"
-        made.graph.node.append(
-            _renamed("total = Add(one, other)", {"total": total, "one": names[0], "other": names[1]})
-        )
+        spelled = {"total": total, "one": names[0], "other": names[1]}
+        made.graph.node.extend(nodes_of("total = Add(one, other)", spelled.__getitem__))
         names = [total, *names[2:]]
     if names[0] != LOSS:
-        made.graph.node.append(_renamed("total = Identity(one)", {"total": LOSS, "one": names[0]}))
+        spelled = {"total": LOSS, "one": names[0]}
+        made.graph.node.extend(nodes_of("total = Identity(one)", spelled.__getitem__))
     made.graph.output.append(helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, []))
     return made
-
-
-def _nodes(part: Part) -> list[NodeProto]:
-    lines = [line for line in part.nodes.splitlines() if line.strip()]
-    return [_renamed(line, {}, part) for line in lines]
-
-
-def _renamed(line: str, names: Mapping[str, str], part: Part | None = None) -> NodeProto:
-    node = parser.parse_node(line)
-    for values in (node.input, node.output):
-        for index, name in enumerate(values):
-            values[index] = names.get(name) or (name if part is None else part.spelled(name))
-    return node
 
 
 def _input(name: str, rank: int) -> ValueInfoProto:

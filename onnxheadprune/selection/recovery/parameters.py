@@ -114,6 +114,8 @@ def _is_there(name: str, view: GraphView) -> bool:
 def _levels(way: Trainable) -> Node | str | None:
     """The node that dequantizes a tensor, None where it is a float, or why it cannot be trained."""
     found = [step for step in way.steps if step in DEQUANTIZES]
+    if not found and way.stored.elem_type == TensorProto.DOUBLE:
+        return "it is stored in double precision, and training is in single precision"
     if not found:
         return None if way.stored.elem_type in FLOATS else "it is stored as whole numbers"
     if len(found) > 1 or way.steps[0] is not found[0] or found[0].domain or len(way.stored.consumers) > 1:

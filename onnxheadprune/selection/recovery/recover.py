@@ -19,12 +19,10 @@ from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime import Provider, Session
+from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.activations.parts import part, require_main
 from onnxheadprune.selection.compensation.record import whole_of
-from onnxheadprune.selection.gradients.widening import widened
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
@@ -32,10 +30,10 @@ from onnxheadprune.selection.recovery.parameters import (
     Master,
     Parameter,
 )
+from onnxheadprune.selection.recovery.ready import ready
 from onnxheadprune.selection.recovery.result import Recovery
-from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.subject import Subject, differentiated
-from onnxheadprune.selection.recovery.targets import Aim, Teacher
+from onnxheadprune.selection.recovery.targets import Teacher
 from onnxheadprune.selection.recovery.training import Plan, Training
 
 LEAST = 16
@@ -110,12 +108,9 @@ def recover(
         UsageError: if the data is no good for it, or there is nothing to resume.
         RefusedError: if no gradient of the main output reaches a weight.
     """
-    parameters, aim, gradient = differentiated(subject, learn)
-    teacher = Teacher(_original(subject, aim, provider), aim, learn.source)
+    made = ready(subject, learn, provider)
+    student, teacher = made.student, made.teacher
     _require_variety(teacher, held)
-    trained = [item for item in parameters.trained if item.name in gradient.outputs]
-    constant = [item for item in parameters.trained if item.name not in gradient.outputs]
-    student = Student(gradient, trained, constant, provider, subject.io)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
     batches = batches_of(learn)
@@ -124,14 +119,13 @@ def recover(
     )
     training.run(how.resume)
     state = training.state
-    reasons = {item.original: gradient.constant.get(item.name, "no gradient reaches it") for item in constant}
     return Recovery(
-        _written(subject, trained, student.masters) if state.best else dict(subject.start),
+        _written(subject, made.trained, student.copy()) if state.best else dict(subject.start),
         learn.fingerprint,
         learn.count,
         held.count,
-        tuple(item.original for item in trained),
-        {**parameters.held, **reasons},
+        tuple(item.original for item in made.trained),
+        made.held,
         state.step / batches.count,
         state.step,
         state.rate,
@@ -143,16 +137,8 @@ def recover(
         round(state.seconds, 3),
         how.seed,
         training.resumed,
+        student.precision,
     )
-
-
-def _original(subject: Subject, aim: Aim, provider: Provider) -> Session:
-    view = subject.original
-    wanted = [view.main.values[subject.main.name], *(state.value for state in aim.hidden)]
-    for value in wanted:
-        require_main(value)
-    model = hydrated(part(view, {}, [value.name for value in wanted]), view.sources)
-    return Session(widened(model, frozenset()), provider, name="the original model", optimize=True)
 
 
 def _require_variety(teacher: Teacher, data: Calibration) -> None:

@@ -62,6 +62,8 @@ class Recovery:
     seed: int
     resumed: int = field(default=0)
     """The step at which an interrupted run was gone on with."""
+    precision: str = field(default="float32")
+    """The type of the operands of products in steps: "float32", "tf32" or "float16"."""
 
     @property
     def before(self) -> float:
@@ -95,4 +97,5 @@ class Recovery:
             "resumed_at_step": self.resumed,
             "seconds": self.seconds,
             "seed": self.seed,
+            "precision": self.precision,
         }

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import ModelProto
 
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime import Provider, Resident, ResidentSession, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection.gradients import Gradient
 from onnxheadprune.selection.recovery.losses import LOSS
 from onnxheadprune.selection.recovery.parameters import Master, Parameter
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The loss of a batch and its gradients, by the number of the parameter."""
-
-    value: float
-    gradients: Mapping[int, Array]
+from onnxheadprune.selection.recovery.precision import candidates_of, decided
+from onnxheadprune.selection.recovery.slopes import Slope, Slopes, Tensors
 
 
 class Student:
-    """A pruned model in training.
+    """A pruned model in training. Its numbers and their gradients stay on the device.
 
     Attributes:
         parameters: what is trained; those that have a gradient.
-        masters: their numbers, changed in place by whoever trains.
+        masters: their numbers in float32, changed in place by whoever trains.
+        gradients: of the last batch, in the same order.
+        provider: where it runs.
     """
 
     def __init__(
@@ -51,31 +47,65 @@ class Student:
             provider: where to run.
             io: what the cut leaves of each input that it narrows: a cache in the data is as wide as the original's.
         """
-        self._io = io
-        self._constant = {item.name: item.master() for item in constant}
+        self._io, self.provider = io, provider
         self.parameters = tuple(parameters)
-        self.masters: list[Master] = [parameter.master() for parameter in parameters]
-        self._outputs = {number: gradient.outputs[item.name] for number, item in enumerate(parameters)}
-        self._training = Session(
-            gradient.model, provider, name="the gradient of the pruned model", optimize=True
-        )
-        self._forward = Session(_loss_alone(gradient.model), provider, name="the pruned model", optimize=True)
+        held = {item.name: Resident(item.master(), provider) for item in constant}
+        masters = {item.name: Resident(item.master(), provider) for item in parameters}
+        gradients = {
+            gradient.outputs[name]: Resident(np.zeros(item.shape, np.float32), provider)
+            for name, item in masters.items()
+        }
+        self.masters, self.gradients = list(masters.values()), list(gradients.values())
+        self._tensors = Tensors({**held, **masters}, gradients)
+        self._candidates = candidates_of(gradient, provider)
+        self._slopes: Slopes | None = None
+        forward = Session(_loss_alone(gradient.model), provider, name="the pruned model", optimize=True)
+        self._forward = ResidentSession(forward, self._tensors.inputs)
 
-    def _fed(self, feed: Feed) -> dict[str, Array]:
-        """A batch with the parameters, as this model takes them."""
-        given = zip(self.parameters, self.masters, strict=True)
-        masters = {parameter.name: master for parameter, master in given}
-        return {**narrowed(feed, self._io), **self._constant, **masters}
+    @property
+    def precision(self) -> str:
+        """The type of the operands of products in steps, as far as it is decided."""
+        return self._slopes.candidate.name if self._slopes is not None else self._candidates[0].name
+
+    @property
+    def scale(self) -> float:
+        """The loss scale, 1 without one."""
+        return 1.0 if self._slopes is None else self._slopes.scale
+
+    def choose(self, feed: Feed) -> None:
+        """Decides in which precision steps are made, by trial on a batch with the inputs of the loss."""
+        given = narrowed(feed, self._io)
+        self._slopes = decided(self._candidates, self.provider, self._tensors, given)
+
+    def resume(self, precision: str, scale: float) -> None:
+        """Goes on as another training did."""
+        known = {item.name: item for item in self._candidates}
+        self._slopes = Slopes(known[precision], self.provider, self._tensors)
+        self._slopes.scale = scale
 
     def loss(self, feed: Feed) -> float:
-        """The loss of one batch, with the inputs of the loss among the feed."""
-        return float(self._forward.run(self._fed(feed))[LOSS])
+        """The loss of one batch in float32, with the inputs of the loss among the feed."""
+        return float(self._forward.run(narrowed(feed, self._io))[LOSS])
 
-    def loss_and_gradients(self, feed: Feed) -> Loss:
-        """The same, and where it falls."""
-        outputs = self._training.run(self._fed(feed))
-        gradients = {number: outputs[name] for number, name in self._outputs.items()}
-        return Loss(float(outputs[LOSS]), gradients)
+    def slope(self, feed: Feed) -> Slope:
+        """The loss of one batch as a step sees it, and where it falls, in `gradients`.
+
+        A batch that goes beyond the range of a narrower type is computed again in float32, and so are all after it.
+        """
+        if self._slopes is None:
+            self.choose(feed)
+        assert self._slopes is not None
+        given = narrowed(feed, self._io)
+        found = self._slopes.at(given)
+        if self._slopes.candidate is self._candidates[0]:
+            return found
+        if math.isfinite(found.loss) and not self._slopes.exhausted:
+            return found
+        exact = Slopes(self._candidates[0], self.provider, self._tensors)
+        found = exact.at(given)
+        if found.usable:
+            self._slopes = exact
+        return found
 
     def copy(self) -> list[Master]:
         """The numbers as they are now."""
@@ -84,7 +114,7 @@ class Student:
     def take(self, numbers: Sequence[Master]) -> None:
         """Takes other numbers, in place."""
         for master, new in zip(self.masters, numbers, strict=True):
-            np.copyto(master, new)
+            master.take(new)
 
 
 def _loss_alone(model: ModelProto) -> ModelProto:

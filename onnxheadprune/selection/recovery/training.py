@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.workers import Workers
 from onnxheadprune.selection.recovery.adam import Adam
 from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.budget import Budget
@@ -23,6 +24,8 @@ from onnxheadprune.selection.recovery.student import Student
 from onnxheadprune.selection.recovery.targets import Teacher
 
 INTERRUPTED = "interrupted"
+AHEAD = Workers(2)
+"""Batches that the teacher works on at a time."""
 SEARCH = 0.15
 """Part of a budget of seconds after which no more learning rates are tried."""
 
@@ -80,7 +83,7 @@ class Training:
             UsageError: if there is nothing to resume.
         """
         self._started = time.monotonic()
-        self.adam = Adam(self.student.masters)
+        self.adam = Adam(self.student.masters, self.student.gradients, self.student.provider)
         try:
             if resume:
                 self._resume()
@@ -98,6 +101,8 @@ class Training:
     def _begin(self) -> None:
         self.best = self.student.copy()
         self.state.curve.append(Measured(0, self.held_loss()))
+        first = self.batches.epoch(np.random.default_rng([self.plan.seed, 1]))[0]
+        self.student.choose({**first, **self.teacher.targets(first)})
         if self.plan.rate is None:
             self.state.rate, trials = find_rate(self._tried, self._bearable, self._is_late)
             self.state.trials = dict(trials)
@@ -108,17 +113,15 @@ class Training:
 
     def _restart(self) -> None:
         self.student.take(self.best)
-        self.adam = Adam(self.student.masters)
+        self.adam.reset()
 
     def _resume(self) -> None:
         self.state = self.checkpoint.read()
         arrays = self.state.arrays
         self.student.take(arrays["parameters"])
         self.best = [np.array(array) for array in arrays["best"]]
-        for mine, kept in ((self.adam.means, arrays["means"]), (self.adam.squares, arrays["squares"])):
-            for array, other in zip(mine, kept, strict=True):
-                np.copyto(array, other)
-        self.adam.steps = self.state.step
+        self.adam.take([*arrays["means"], *arrays["squares"]], self.state.taken)
+        self.student.resume(self.state.precision, self.state.scale)
         self._started -= self.state.seconds
         self.resumed = self.state.step
 
@@ -128,7 +131,7 @@ class Training:
         random = np.random.default_rng([self.plan.seed, 1])
         step, since = 0, time.monotonic()
         while step < STEPS and not self._is_late():
-            for feed in self.batches.epoch(random)[: STEPS - step]:
+            for feed in self._taught(self.batches.epoch(random)[: STEPS - step]):
                 if self._is_late():
                     break
                 if not math.isfinite(self._step(feed, rate * share_in_test(step))):
@@ -151,7 +154,7 @@ class Training:
 
     def _epoch(self) -> None:
         random = np.random.default_rng([self.plan.seed, 2, self.state.epoch])
-        for feed in self.batches.epoch(random):
+        for feed in self._taught(self.batches.epoch(random)):
             share = self._progress()
             if share >= 1:
                 break
@@ -163,13 +166,18 @@ class Training:
             self._show(loss)
         self.state.epoch += 1
         self._measure()
-        self.checkpoint.write(self._kept())
+        if self.checkpoint.path is not None:
+            self.checkpoint.write(self._kept())
+
+    def _taught(self, feeds: Sequence[Feed]) -> Iterator[Feed]:
+        """The batches with the inputs of the loss; the teacher is ahead of the steps, which leave cores idle."""
+        return AHEAD.each(lambda feed: {**feed, **self.teacher.targets(feed)}, feeds)
 
     def _step(self, feed: Feed, rate: float) -> float:
-        found = self.student.loss_and_gradients({**feed, **self.teacher.targets(feed)})
-        if math.isfinite(found.value):
-            self.adam.step(found.gradients, rate)
-        return found.value
+        found = self.student.slope(feed)
+        if found.usable:
+            self.adam.step(rate)
+        return found.loss
 
     def _measure(self) -> None:
         loss = self.held_loss()
@@ -187,11 +195,13 @@ class Training:
 
     def _kept(self) -> State:
         self.state.arrays = {
-            "parameters": self.student.masters,
-            "means": self.adam.means,
-            "squares": self.adam.squares,
+            "parameters": self.student.copy(),
+            "means": [item.copy() for item in self.adam.means],
+            "squares": [item.copy() for item in self.adam.squares],
             "best": self.best,
         }
+        self.state.taken = self.adam.steps
+        self.state.precision, self.state.scale = self.student.precision, self.student.scale
         self.state.seconds = self._seconds()
         return self.state
 

@@ -53,7 +53,7 @@ def ablation_scores(
     """
     main = require_main(view)
     outputs = [main.name] if not callable(effect) else [info.name for info in view.model.graph.output]
-    chain = Chain(Parts(view, provider), [site], [view.main.values[name] for name in outputs])
+    chain = Chain(Parts(view, provider, len(data)), [site], [view.main.values[name] for name in outputs])
     each = np.ones(site.num_units)
     groups: list[tuple[int, ...]] = [(head,) for head in range(site.num_units)]
     if site.WIDE:

@@ -57,7 +57,6 @@ def path_by_worth(
     site: Site,
     worth: Sequence[float],
     protected: Heads = frozenset(),
-    removed: Heads = frozenset(),
     ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
     """The path on which the least worthy heads go first, as far as the KV groups allow.
@@ -66,10 +65,10 @@ def path_by_worth(
         site: the site.
         worth: of each present head; worths add up.
         protected: present heads that stay.
-        removed: present heads that are gone already.
         ways: see `moves`.
     """
-    gone, total, steps = removed, 0.0, []
+    gone: Heads = frozenset()
+    total, steps = 0.0, []
     while options := moves(site, gone, protected, worth, ways):
         best, cost = cheapest(options, lambda move: sum(worth[head] for head in move))
         gone |= best

@@ -5,6 +5,7 @@ Hassibi and Stork 1993 for the algebra; SlimGPT (Ling et al. 2024) for heads as 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,7 +22,6 @@ def path(
     site: Site,
     moments: Sequence[Moments],
     protected: Iterable[int] = (),
-    removed: Iterable[int] = (),
     ways: Sequence[str] = BOTH,
 ) -> tuple[Step, ...]:
     """The order in which a site best loses its heads, and what each step costs.
@@ -30,22 +30,36 @@ def path(
         site: the site.
         moments: of the context of each of its projections.
         protected: present heads that stay.
-        removed: present heads that are gone already, so that their context is all zero.
         ways: in which grouped-query attention may lose heads; see `moves`.
     """
+    return paths(site, moments, [ways], protected)[0]
+
+
+def paths(
+    site: Site,
+    moments: Sequence[Moments],
+    ways: Sequence[Sequence[str]],
+    protected: Iterable[int] = (),
+) -> list[tuple[Step, ...]]:
+    """The same for several ways."""
     surgeons = [
         Surgeon(moment.centred().covariance, projection_matrix(projection))
         for projection, moment in zip(site.projections, moments, strict=True)
     ]
+    kept = frozenset(protected)
+    return [_walked(site, [copy.copy(surgeon) for surgeon in surgeons], kept, way) for way in ways]
+
+
+def _walked(
+    site: Site, surgeons: Sequence[Surgeon], protected: Heads, ways: Sequence[str]
+) -> tuple[Step, ...]:
+    """One path, by surgeons that are used up on it."""
     variance = sum(surgeon.variance for surgeon in surgeons) or 1.0
-    gone: Heads = frozenset(removed)
-    if gone:
-        for surgeon, channels in zip(surgeons, _channels(site, gone), strict=True):
-            surgeon.remove(channels)
+    gone: Heads = frozenset()
     total = 0.0
     steps: list[Step] = []
     while True:
-        options = moves(site, gone, frozenset(protected), _alone(site, surgeons, gone), ways)
+        options = moves(site, gone, protected, _alone(site, surgeons, gone), ways)
         if not options:
             return tuple(steps)
         best, cost = cheapest(options, lambda move: _error(site, surgeons, move))

@@ -17,7 +17,10 @@ DAMPING = 1e-2
 
 
 class Surgeon:
-    """A projection whose channels go, one group after the other, the rest refitted each time."""
+    """A projection whose channels go, one group after the other, the rest refitted each time.
+
+    Nothing is changed in place, so a shallow copy goes on by itself.
+    """
 
     def __init__(self, covariance: Matrix64, weights: Matrix64) -> None:
         size = len(covariance)

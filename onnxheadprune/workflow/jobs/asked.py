@@ -81,7 +81,6 @@ def wish_of(job: Job, scores: HeadScores | None) -> Wish | None:
         scores=scores,
         limits=Limits(keys.floor, keys.multiple_of, keys.uniform),
         protect=keys.protect,
-        rounds=keys.rounds,
         units=frozenset(keys.units),
         multiple_of_neurons=keys.neurons_multiple_of,
     )

@@ -127,7 +127,6 @@ class PruneKeys:
     neurons_multiple_of: Annotated[
         Count, Field(description="Neurons that a feed-forward block keeps are a multiple of this.")
     ] = 8
-    rounds: Annotated[Count, Field(description="Reach the ratio in so many rounds.")] = 1
     scores: Annotated[
         File | None, Field(description="What units are worth, in a file; in place of the step score.")
     ] = None

@@ -1,0 +1,192 @@
+"""What a step of a recovery takes in each precision that a device may have, and whether its numbers are right there.
+
+    python benchmarks/recovery_step.py model.onnx --heads "0:0-5" [--provider cuda] [--batch 16] [--seq 128]
+
+`cuda.py` shows the same rows for BERT-base. Gradients are compared with those of the CPU provider, steps of the
+optimizer with the formula in float64. A provider without float16 computes it in float32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+import onnx
+from targets import Row
+
+from onnxheadprune import HeadPruneError, prune
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.liveness.interface import AS_BEFORE
+from onnxheadprune.model.storage.reading import hydrated
+from onnxheadprune.runtime import CPU, CUDA, Array, Provider, Resident
+from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.activations import calibration_data
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.recovery import Subject
+from onnxheadprune.selection.recovery.adam import BETAS, EPSILON, Adam
+from onnxheadprune.selection.recovery.precision import candidates_of, decided, distance, in_float16
+from onnxheadprune.selection.recovery.ready import Ready, ready
+from onnxheadprune.selection.recovery.slopes import Candidate, Slopes, Tensors
+from onnxheadprune.selection.scoring.ablation import require_main
+
+NEAR = 0.02
+"""How far gradients of another device may be from the CPU's, both in float32: sums are made in another order. Biases of
+keys, whose gradients are nothing but rounding, are 0.013 of it on MiniLM."""
+
+
+def tokens(batch: int, length: int, vocabulary: int = 1000) -> list[Feed]:
+    """Two batches of random ids, without padding."""
+    random = np.random.default_rng(0)
+    ids = [random.integers(0, vocabulary, (batch, length)) for _ in range(2)]
+    ones = np.ones_like(ids[0])
+    return [{"input_ids": one, "attention_mask": ones, "token_type_ids": 0 * ones} for one in ids]
+
+
+def subject_of(
+    path: Path, heads: str | Mapping[int, list[int]], feeds: list[Feed]
+) -> tuple[Subject, Calibration]:
+    """A cut of a model, and data for it: of each feed what the model has as an input."""
+    made = prune(path, heads, provider="cpu", validate=False)
+    view = view_of(onnx.load(path))
+    given = {info.name for info in view.main.proto.input}
+    data = calibration_data([{n: a for n, a in feed.items() if n in given} for feed in feeds], view)
+    pruned = hydrated(made.pruned.proto, made.pruned.sources)
+    return Subject(view, require_main(view), pruned, made.plan, AS_BEFORE, {}), data
+
+
+def tensors_of(made: Ready, provider: Provider) -> Tensors:
+    """The student's numbers, and room for gradients."""
+    masters = {item.name: Resident(item.master(), provider) for item in made.trained}
+    room = {
+        made.gradient.outputs[name]: Resident(np.zeros(item.shape, np.float32), provider)
+        for name, item in masters.items()
+    }
+    return Tensors(masters, room)
+
+
+def milliseconds(run: Callable[[], object], repeats: int) -> float:
+    """The median of a few runs, after one that does not count."""
+    run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return 1000 * median(found)
+
+
+def numbers(tensors: Tensors) -> list[Array]:
+    """The gradients as they are now."""
+    return [item.copy() for item in tensors.gradients.values()]
+
+
+def optimizer_row(provider: Provider, size: str) -> Row:
+    """Whether steps that are written in place are those of the formula."""
+    random = np.random.default_rng(0)
+    start = random.standard_normal((301, 257)).astype(np.float32)
+    parameter, room = Resident(start, provider), Resident(np.zeros_like(start), provider)
+    adam = Adam([parameter], [room], provider)
+    expected, mean, square = start.astype(np.float64), np.zeros(start.shape), np.zeros(start.shape)
+    for step in range(1, 11):
+        gradient = random.standard_normal(start.shape).astype(np.float32)
+        room.take(gradient)
+        adam.step(1e-2)
+        mean = BETAS[0] * mean + (1 - BETAS[0]) * gradient
+        square = BETAS[1] * square + (1 - BETAS[1]) * gradient.astype(np.float64) ** 2
+        fair = mean / (1 - BETAS[0] ** step), square / (1 - BETAS[1] ** step)
+        expected -= 1e-2 * fair[0] / (np.sqrt(fair[1]) + EPSILON)
+    apart = float(np.abs(parameter.copy() - expected).max())
+    return Row("recovery: optimizer by formula", size, f"{apart:.1e} apart", "at most 2e-06", apart <= 2e-6)
+
+
+def recovery_rows(
+    path: Path,
+    heads: str | Mapping[int, list[int]],
+    provider: Provider,
+    size: tuple[int, int] = (16, 128),
+    repeats: int = 10,
+) -> Iterator[Row]:
+    """A row per precision, one of what crosses between host and device, one of what a training would take.
+
+    Args:
+        path: the original.
+        heads: what the student lacks.
+        provider: where to run.
+        size: samples and tokens of a batch.
+        repeats: runs that are timed.
+    """
+    label = f"batch {size[0]}, sequence {size[1]}"
+    yield optimizer_row(provider, label)
+    subject, data = subject_of(path, heads, tokens(*size))
+    made = ready(subject, data, provider)
+    feed = data.feeds[0]
+    full = {**feed, **made.teacher.targets(feed)}
+    aiming = milliseconds(lambda: made.teacher.targets(feed), repeats)
+    yield Row("recovery: original and targets", label, f"{aiming:.1f} ms", "", None)
+    on_cpu = Provider(CPU, "to compare with")
+    exact = tensors_of(made, on_cpu)
+    Slopes(Candidate("float32", made.gradient.model), on_cpu, exact).at(full)
+    expected = numbers(exact)
+    ways = candidates_of(made.gradient, provider)
+    ways += [] if provider.name == CUDA else [in_float16(made.gradient)]
+    tensors = tensors_of(made, provider)
+    adam = Adam(
+        [tensors.inputs[item.name] for item in made.trained], list(tensors.gradients.values()), provider
+    )
+    for way in ways:
+        yield _row_of(way, provider, tensors, full, (adam, expected, label, repeats))
+    given = sum(array.nbytes for array in full.values()) / 1e6
+    told = sum(array.nbytes for array in made.teacher.session.run(feed).values()) / 1e6
+    stays = sum(4 * 4 * array.size for array in expected) / 1e6
+    figure = f"{given:.2f} MB of batch and targets in, {told:.2f} MB of what the original gives out"
+    yield Row("recovery: bytes per step", label, f"{figure}; {stays:.0f} MB stay on the device", "", None)
+    taken = decided(candidates_of(made.gradient, provider), provider, tensors_of(made, provider), full)
+    yield Row("recovery: precision by trial", label, taken.candidate.name, "", None)
+
+
+def _row_of(
+    way: Candidate,
+    provider: Provider,
+    tensors: Tensors,
+    feed: Feed,
+    beside: tuple[Adam, list[Array], str, int],
+) -> Row:
+    adam, expected, label, repeats = beside
+    what = f"recovery step, {way.name}"
+    try:
+        slopes = Slopes(way, provider, tensors)
+        found = slopes.at(feed)
+        while not found.usable and np.isfinite(found.loss) and not slopes.exhausted:
+            found = slopes.at(feed)
+        apart = distance(numbers(tensors), expected)
+        back = milliseconds(lambda: slopes.at(feed), repeats)
+        # At a rate of nothing the weights stay those that gradients are compared at.
+        step = milliseconds(lambda: adam.step(0.0), repeats)
+    except HeadPruneError as error:
+        return Row(what, label, f"does not run: {error}", "", False if way.name == "float32" else None)
+    figure = f"{back + step:.2f} ms (gradients {back:.2f}, optimizer {step:.2f}), {apart:.1e} from the CPU's"
+    if way.name == "float32":
+        return Row(what, label, figure, f"at most {NEAR:g} from the CPU's", apart <= NEAR)
+    return Row(what, label, figure, "", None)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.option("--heads", default="0:0", show_default=True, help="What the student lacks.")
+@click.option("--provider", default="cuda", show_default=True, help="Where to run.")
+@click.option("--batch", default=16, show_default=True, help="Samples of a batch.")
+@click.option("--seq", default=128, show_default=True, help="Tokens of a sample.")
+@click.option("--repeats", default=10, show_default=True, help="Runs that are timed.")
+def main(model: Path, heads: str, provider: str, batch: int, seq: int, repeats: int) -> None:
+    """Print the rows."""
+    for row in recovery_rows(model, heads, resolve_provider(provider), (batch, seq), repeats):
+        click.echo(row.markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Short trainings of a small encoder, whole and broken off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from onnxheadprune import Budget, Recovery, prune
+from tests import toys_recovery
+
+HEADS = {0: [1, 2], 1: [0]}
+EPOCHS = 4
+
+
+def trained(output: Path | None = None, **given: Any) -> Recovery:
+    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "compensate": False, "provider": "cpu"}
+    result = prune(
+        toys_recovery.encoder(), HEADS, output, data=toys_recovery.sentences(), **{**settings, **given}
+    )
+    assert result.chosen is not None and result.chosen.recovery is not None
+    return result.chosen.recovery
+
+
+class Stop:
+    """Raises an error when so many steps were told of."""
+
+    def __init__(self, error: type[BaseException], step: int) -> None:
+        self.error, self.step = error, step
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        """Takes what `Progress` does."""
+        if what.startswith("recovering") and done >= self.step:
+            raise self.error
