@@ -111,7 +111,9 @@ def test_a_gate_is_no_state() -> None:
     """A sum of gated groups has no product of two activations that each own an axis: nobody attends there."""
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
-    values = net.op("Reshape", net.op("MatMul", x, net.weight("v", WIDTH, H * D * 2)), net.ints(0, 0, H, 2, D))
+    values = net.op(
+        "Reshape", net.op("MatMul", x, net.weight("v", WIDTH, H * D * 2)), net.ints(0, 0, H, 2, D)
+    )
     gates = net.op("Reshape", net.op("MatMul", x, net.weight("g", WIDTH, H * 2)), net.ints(0, 0, H, 2, 1))
     context = net.op("ReduceSum", net.op("Mul", gates, values), net.ints(3), keepdims=0)
     merged = net.op("Reshape", context, net.ints(0, 0, H * D))

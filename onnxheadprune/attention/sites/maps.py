@@ -55,16 +55,14 @@ def weight_contraction(
     return (found, second, first) if constant == [True, False] else None
 
 
-def summed(
-    node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False
-) -> Summed | None:
+def summed(node: Node, weighs: Callable[[Value], bool] = _stored, afterwards: bool = False) -> Summed | None:
     """What a map with weights sums over, None for other nodes and where lengths are unknown or beyond belief.
 
     Args:
         node: any node.
         weighs: what counts as a weight.
-        afterwards: whether to count the axes, too, along which each position has a map of its own and the next node adds
-            up what these make: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
+        afterwards: whether to count the axes, too, along which each position has a map of its own and the next node
+            adds up what these make: `(context @ W_o).sum(1)` with `W_o` of [heads, head_size, width].
     """
     found = weight_contraction(node, weighs)
     if found is None:
@@ -87,8 +85,8 @@ def _added_up(node: Node, contraction: Contraction) -> frozenset[str]:
     readers = [use.node for use in node.out.consumers]
     if len(readers) != 1 or readers[0] not in SUMS or node.out.is_graph_output or not contraction.contracted:
         return frozenset()
-    axes = readers[0].int_list("axes", 1) or ()
-    return frozenset(contraction.out_axes[axis % len(contraction.out_axes)] for axis in axes) & contraction.batch
+    axes, letters = readers[0].int_list("axes", 1) or (), contraction.out_axes
+    return contraction.batch & {letters[axis % len(letters)] for axis in axes}
 
 
 def _sizes(value: Value, axes: tuple[int, ...]) -> tuple[int, ...] | None:

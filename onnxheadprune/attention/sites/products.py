@@ -53,10 +53,10 @@ def stored_map(node: Node) -> Contraction | None:
 
 
 def _weighted_sum(node: Node) -> Contraction | None:
-    """Softmaxed weights times values, or queries times a state, summed up by the next node: a matrix product spelled out.
+    """Softmaxed weights times values, or a query times a state, summed up by the next node: a product spelled out.
 
-    Deformable attention samples the values that each query weighs, and causal linear attention has a state for each
-    query, so no matrix product fits.
+    Deformable attention samples the values that each query weighs, and causal linear attention has a state for
+    each query, so no matrix product fits.
     """
     left, right, out = node.shape(0), node.shape(1), node.out.shape
     if node.domain or node not in MULTIPLIES or left is None or right is None or out is None:
@@ -72,13 +72,19 @@ def _weighted_sum(node: Node) -> Contraction | None:
     summed = {found.out_axes[axis % len(out)] for axis in axes}
     if not summed or not summed <= found.batch:
         return None
-    return found if any(_is_softmax(node, i) or _is_state(node, i) for i in (0, 1)) else None
+    if any(_is_softmax(node, index) for index in (0, 1)):
+        return found
+    # A context times itself, as a norm has it, has no axis that only one of them has.
+    apart = any(len(found.owners(letter)) == 1 for letter in found.out_axes)
+    return found if apart and any(_is_state(node, index) for index in (0, 1)) else None
 
 
 def _broadcasts(shape: Shape, out: Shape) -> bool:
     """Whether an operand has the axes of what is made of it; sizes of unknown length that meet there are equal."""
     pairs = zip(reversed(shape), reversed(out), strict=False)
-    return all(dim in (1, size) or not (isinstance(dim, int) and isinstance(size, int)) for dim, size in pairs)
+    return all(
+        dim in (1, size) or not (isinstance(dim, int) and isinstance(size, int)) for dim, size in pairs
+    )
 
 
 def _letters(shape: Shape, out: Shape) -> tuple[str | None, ...]:

@@ -92,7 +92,7 @@ class Projection:
         yield Seed(self.node, index, Live.over(axes, mask), site)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself: the width that packed weights state, the shape that is declared of its output."""
+        """Edits on the projection itself: the width that packed weights state, and what is declared of its output."""
         mask = self.live_without(units)
         if is_packed(self.node):
             return input_edits(self.node, mask.reshape(-1))
