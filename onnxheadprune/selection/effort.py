@@ -122,7 +122,7 @@ def to_look_at(data: Calibration, work: Work, widest: int) -> Calibration:
 
 
 def some(data: Calibration, work: Work) -> Calibration:
-    """As much of the data as two whole models can be run on for a figure that is told and decides nothing."""
+    """As much of the data as whole models are run on where it decides nothing: for a figure that is told, a proof."""
     positions = data.positions
     most = MOST_WORK / max(work.whole, 1) / 4
     return (

@@ -22,6 +22,7 @@ from onnxheadprune.selection.activations.running import unreached
 from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
+from onnxheadprune.selection.effort import Work, some
 from onnxheadprune.selection.recovery import Recovering, beside
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.requests import Request
@@ -71,7 +72,7 @@ def chosen_for(
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
-    return chosen, cutter.held.subset(SAMPLES_TO_VALIDATE)
+    return chosen, some(cutter.held, Work(cutter.view)).subset(SAMPLES_TO_VALIDATE)
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:
