@@ -81,6 +81,20 @@ def test_data_of_one_feed_is_halved_so_that_a_part_can_be_held_out() -> None:
     assert len(single.samples) == 1 and learn.samples == held.samples
 
 
+def test_samples_apart_are_the_same_samples_with_their_labels() -> None:
+    view = view_of(toys_scores.stack())
+    feeds = [{**feed, "labels": np.arange(len(feed["input_ids"]))} for feed in toys_scores.ids(3)]
+    data = calibration_data(feeds, view)
+    ones = data.apart()
+    assert len(ones) == ones.count == data.count > len(data)
+    whole = np.concatenate([feed["input_ids"] for feed in data.feeds])
+    np.testing.assert_array_equal(np.concatenate([feed["input_ids"] for feed in ones.feeds]), whole)
+    labels = [sample.labels for sample in ones]
+    assert [None if item is None else item.tolist() for item in labels] == [
+        [row] for feed in feeds for row in range(len(feed["input_ids"]))
+    ]
+
+
 def test_a_subset_has_whole_feeds_and_no_more_than_asked_for() -> None:
     data = made(10)
     assert data.count == 40 and data.subset(40) is data

@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress
@@ -72,7 +72,9 @@ def chosen_for(
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
-    return chosen, some(cutter.held, Work(cutter.view)).subset(SAMPLES_TO_VALIDATE)
+    part = some(cutter.held, Work(cutter.view)).subset(SAMPLES_TO_VALIDATE)
+    # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
+    return chosen, part.apart() if stored_bytes(model.proto) > MAPPED_FROM else part
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:

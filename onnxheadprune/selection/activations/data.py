@@ -96,14 +96,22 @@ class Calibration(Iterable[Sample]):
         positions = np.unique(np.linspace(0, len(self.samples) - 1, feeds).round().astype(int))
         return self._part([self.samples[position] for position in positions])
 
+    def apart(self) -> Calibration:
+        """The same samples, each in a feed of its own where the batch is free."""
+        return self._part([one for sample in self.samples for one in self._ones(sample)])
+
     def one_by_one(self) -> Iterator[Feed]:
         """The inputs, one sample each where the batch is free, else as they were given."""
-        for sample in self.samples:
-            batched = _batched(sample, self.inputs)
-            for row in range(_rows(sample.feed, self.inputs)) if batched else ():
-                yield _picked(sample, self.inputs, batched, [row])
-            if not batched:
-                yield sample.feed
+        return (one.feed for sample in self.samples for one in self._ones(sample))
+
+    def _ones(self, sample: Sample) -> Iterator[Sample]:
+        batched = _batched(sample, self.inputs)
+        if not batched:
+            yield sample
+            return
+        for row in range(_rows(sample.feed, self.inputs)):
+            labels = None if sample.labels is None else sample.labels[[row]]
+            yield Sample(_picked(sample, self.inputs, batched, [row]), labels, sample.source)
 
     def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
