@@ -83,6 +83,11 @@ def text_of(model: ModelProto) -> str:
         graph.value_info.append(
             helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
         )
+    for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.BOOL:
+            # Printers before onnx 1.21 leave raw ones out.
+            numbers = numpy_helper.to_array(tensor).reshape(-1)
+            tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, list(tensor.dims), numbers))
     lines = EVIDENT.sub(r"\1 = ", onnx.printer.to_text(shown)).splitlines()
     # The printer writes all stored tensors into one line, after the line with inputs and outputs.
     stored = next((number for number, line in enumerate(lines) if line.startswith("   <")), None)
