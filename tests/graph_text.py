@@ -85,7 +85,7 @@ def text_of(model: ModelProto) -> str:
         )
     for tensor in graph.initializer:
         if tensor.data_type == TensorProto.BOOL:
-            # Printers before onnx 1.21 leave raw ones out.
+            # The printer of onnx 1.20 leaves raw ones out.
             numbers = numpy_helper.to_array(tensor).reshape(-1)
             tensor.CopyFrom(helper.make_tensor(tensor.name, tensor.data_type, list(tensor.dims), numbers))
     lines = EVIDENT.sub(r"\1 = ", onnx.printer.to_text(shown)).splitlines()
