@@ -204,19 +204,18 @@ def test_a_loss_that_is_no_number_leaves_the_weights_alone(float16: bool) -> Non
         assert all(map(np.array_equal, after, moments))
 
 
-def test_a_step_with_infinite_gradients_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_infinite_gradients_is_skipped() -> None:
     with float16_on_cpu():
         given = lesson()
         made = training(given)
         large = given.feed()
         large[TARGET] = large[TARGET] * np.float32(1e5)
-        monkeypatch.setattr(made.teacher, "targets", lambda feed: large)
         before, scale = given.masters(), made.student.scale
-        assert math.isfinite(made._step(given.feed(), 1e-3))
+        assert math.isfinite(made._step(large, 1e-3))
         assert made.adam.steps == 0 and made.student.scale == scale / 2
         assert all(map(np.array_equal, given.masters(), before))
         for _ in range(20):
-            made._step(given.feed(), 1e-3)
+            made._step(large, 1e-3)
         assert made.adam.steps > 0
         assert not any(map(np.array_equal, given.masters(), before))
         kept = made._kept()
