@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from threadpoolctl import ThreadpoolController
 
-from onnxheadprune.runtime.host import usable_cores
-from onnxheadprune.runtime.workers import MOST, Workers
+from onnxheadprune.runtime.workers import Workers, sharing
 
 WORTH_THREADS = 2048
 """Rows of a square matrix from which on several threads are faster than one. With fewer rows they mostly wait for each
@@ -34,8 +34,7 @@ def algebra_workers(rows: int) -> Workers:
     Args:
         rows: of the largest square matrix.
     """
-    count = min(usable_cores(), MOST)
-    return Workers(count, usable_cores() // count if rows >= WORTH_THREADS else 1)
+    return sharing() if rows >= WORTH_THREADS else replace(sharing(), threads=1)
 
 
 @functools.cache

@@ -67,7 +67,14 @@ def workers_on(provider: Provider, pieces: int = MOST) -> Workers:
         provider: where the sessions run.
         pieces: of work that there are; fewer of them have more cores each.
     """
-    if provider.name != CPU:
-        return Workers()
+    return sharing(pieces) if provider.name == CPU else Workers()
+
+
+def sharing(pieces: int = MOST) -> Workers:
+    """Those that all cores are shared among.
+
+    Args:
+        pieces: of work that there are.
+    """
     count = max(min(usable_cores(), MOST, pieces), 1)
     return Workers(count, usable_cores() // count)

@@ -16,7 +16,7 @@ from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.compensation import Compensation, Refit
 from onnxheadprune.selection.cutting import Cutter
-from onnxheadprune.selection.effort import Work, some
+from onnxheadprune.selection.effort import some
 from onnxheadprune.selection.recovery import Recovering, Recovery, Subject, recover
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.wishes import Chosen
@@ -49,7 +49,7 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
         chosen = cutter.planned(Chosen(selection, compensation, recovery))
     if cutter.held is None:
         return chosen
-    samples = cutter.held.samples if cutter.is_held_out else some(cutter.held, Work(cutter.view)).samples
+    samples = cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
     meter = drift(cutter, chosen, samples)
     chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
     return _worth_it(cutter, chosen)

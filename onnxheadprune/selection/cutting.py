@@ -20,6 +20,7 @@ from onnxheadprune.selection import Evidence, Requirements, Selection, Space, se
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation import Compensation, Which, compensate, refitted
+from onnxheadprune.selection.effort import Work
 from onnxheadprune.selection.recovery import RECOVERY_HELD_OUT, Recovering, require_recoverable
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.wishes import Chosen
@@ -166,6 +167,11 @@ class Cutter:
         if self.trying.fuse in ("none", "auto"):
             return cut
         return cut.changed(fuse(cut.proto, self.trying.fuse, self.model.name)[0])
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """Multiply-adds of the model, counted once for all of its cuts."""
+        return Work(self.view)
 
     @functools.cached_property
     def original_session(self) -> Session:

@@ -132,9 +132,7 @@ def search_space(
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
-        widest = max(prod(item.sizes) for site in sites for item in site.projections)
-        with algebra_threads(widest):
-            paths = _measured_paths(analysis, candidates, scores, evidence, progress)
+        paths = _measured_paths(analysis, candidates, scores, evidence, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
@@ -162,21 +160,24 @@ def _measured_paths(
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
     widest = max(prod(item.sizes) for site in candidates.sites for item in site.projections)
-    looked = to_look_at(data, work, widest)
-    moments = context_moments(analysis.view, candidates.sites, looked, provider, progress)
-    sites = seen(candidates.sites, moments, data.source)
-    require_rows({site.index: moments[site.index] for site in sites}, data.source)
-    if scores is not None:
-        paths = _paths_by_worth(candidates, scores)
-    else:
+    with algebra_threads(widest):
+        looked = to_look_at(data, work, widest)
+        moments = context_moments(analysis.view, candidates.sites, looked, provider, progress)
+        sites = seen(candidates.sites, moments, data.source)
+        require_rows({site.index: moments[site.index] for site in sites}, data.source)
+        if scores is not None:
+            paths = _paths_by_worth(candidates, scores)
+        else:
 
-        def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
-            return reconstruction_paths(site, moments[site.index], ways_of(site), candidates.kept[site.index])
+            def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
+                return reconstruction_paths(
+                    site, moments[site.index], ways_of(site), candidates.kept[site.index]
+                )
 
-        each = algebra_workers(widest).each(found_for, sites)
-        paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
-    how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
-    found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
+            each = algebra_workers(widest).each(found_for, sites)
+            paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
+        how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
+        found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.
     return {site.index: found.get(site.index, ()) for site in candidates.sites}
 

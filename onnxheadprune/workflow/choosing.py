@@ -22,7 +22,7 @@ from onnxheadprune.selection.activations.running import unreached
 from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.effort import Work, some
+from onnxheadprune.selection.effort import some
 from onnxheadprune.selection.recovery import Recovering, beside
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.requests import Request
@@ -72,7 +72,7 @@ def chosen_for(
     if cutter.held is None:
         return chosen, None
     # Exactness shows on few samples; more would only take time.
-    part = some(cutter.held, Work(cutter.view)).subset(SAMPLES_TO_VALIDATE)
+    part = some(cutter.held, cutter.work).subset(SAMPLES_TO_VALIDATE)
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
     return chosen, part.apart() if stored_bytes(model.proto) > MAPPED_FROM else part
 

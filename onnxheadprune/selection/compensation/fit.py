@@ -122,7 +122,7 @@ def fit(
             return np.full(weight.shape[1], np.inf)
 
     # First choice: nothing moves. Second: the bias alone. Then every strength.
-    choices = [before, apart.after(np.zeros_like(weight[:0]))]
+    choices = [before, apart.after(None)]
     choices += algebra_workers(len(weight)).each(tried_with, strengths)
     chosen = np.argmin(choices, axis=0)
     both, errors, lost = learned.merged(held), np.min(choices, axis=0), 0
@@ -154,17 +154,17 @@ class _Apart:
         """With the weights and the bias that there are."""
         return self._with(self._fixed, self._held.x_sum @ self._weight, self._bias)
 
-    def after(self, step: npt.NDArray[np.float32]) -> Matrix64:
+    def after(self, step: npt.NDArray[np.float32] | None) -> Matrix64:
         """With a step from the weights, [in, out], and the bias that fits it on the rows to learn from.
 
         Args:
-            step: empty for none.
+            step: None for none.
         """
-        squares, shift = self._fixed, self._weight
-        if len(step):
+        squares, new = self._fixed, self._weight
+        if step is not None:
             squares = squares + np.sum(step * (self._gram @ step + self._slope), axis=0, dtype=np.float64)
-            shift = self._weight + step
-        return self._with(squares, self._held.x_sum @ shift, _shift(self._learned, shift, self._bias))
+            new = self._weight + step
+        return self._with(squares, self._held.x_sum @ new, _shift(self._learned, new, self._bias))
 
     def _with(self, squares: Matrix64, sums: Matrix64, bias: Matrix64 | None) -> Matrix64:
         held, offset = self._held, 0.0 if bias is None else bias
