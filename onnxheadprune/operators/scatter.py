@@ -13,7 +13,8 @@ from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
-ROLES.add(("ScatterND", "ScatterElements"), "", Roles(contents=(0, 2)))
+ROLES.add(("ScatterElements",), "", Roles(contents=(0, 2), rows={1: 0}))
+ROLES.add(("ScatterND",), "", Roles(contents=(0, 2), places_in={1: 0}))
 
 
 @shape_function("ScatterND", "ScatterElements")

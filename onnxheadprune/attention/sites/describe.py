@@ -19,7 +19,7 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
-from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
@@ -255,7 +255,27 @@ def _endpoints(walk: Sweep) -> set[Value]:
 
 def _one_per_head(live: Live) -> bool:
     """Whether every position belongs to another head."""
-    return bool(live.axes) and len(np.unique(live.array)) == live.array.size
+    if not live.axes or _all_differ(live.array):
+        return bool(live.axes)
+    told = _read_apart(live.array)
+    return told.size > 1 and _all_differ(told)
+
+
+def _all_differ(labels: Array) -> bool:
+    return len(np.unique(labels)) == labels.size
+
+
+def _read_apart(labels: Array) -> Array:
+    """The labels without axes along which heads do not differ.
+
+    Of a window that moves on nobody reads the oldest token: that says nothing of whose the others are.
+    """
+    for axis in range(labels.ndim):
+        others = tuple(other for other in range(labels.ndim) if other != axis)
+        read = labels.compress((labels != 0).any(axis=others), axis)
+        first = read[(slice(None),) * axis + (slice(1),)]
+        labels = first if (read == first).all() else read
+    return labels
 
 
 def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tuple[Value, Live]]:
