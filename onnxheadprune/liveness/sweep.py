@@ -18,7 +18,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.swept import Seed, Sweep, observes
-from onnxheadprune.liveness.unread import beside_unread, selecting_answer
+from onnxheadprune.liveness.unread import beside_unread, read_of, selecting_answer
 from onnxheadprune.model.graph.facts import (
     VIEWS,
 )
@@ -33,6 +33,7 @@ def sweep(
     free: frozenset[Value] = frozenset(),
     domain: Domain = MASKS,
     through: Node | None = None,
+    handed: Mapping[Value, Live] | None = None,
 ) -> Sweep:
     """Propagates `seeds` upstream.
 
@@ -41,16 +42,20 @@ def sweep(
         free: graph inputs and outputs that may be narrowed; all others stay whole.
         domain: what the demands stand for.
         through: a node that is taken to pass its first input on, whatever its law says: what would die without it?
+        handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
 
     Returns:
         The liveness of everything reached. No model is changed.
     """
-    return _Sweeper(free, domain, through).run(seeds)
+    return _Sweeper(free, domain, through, handed or {}).run(seeds)
 
 
 class _Sweeper:
-    def __init__(self, free: frozenset[Value], domain: Domain, through: Node | None) -> None:
+    def __init__(
+        self, free: frozenset[Value], domain: Domain, through: Node | None, handed: Mapping[Value, Live]
+    ) -> None:
         self.free = free
+        self.handed = handed
         self.domain = domain
         self.through = through
         self.result = Sweep()
@@ -164,6 +169,9 @@ class _Sweeper:
                 return FULL
         if total is None:
             return DEAD
+        if self.domain.cuts and value.is_graph_output and not read_of(value).is_full:
+            # Of a cache of all layers each layer reads its own; the next call reads the others, too.
+            total = self.domain.united(total, self.handed.get(value, FULL))
         if not self.domain.cuts or makes_chunks(value):
             return total
         return beside_unread(value, self.domain.narrowed(total))
