@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.liveness.asking import ask, makes_chunks
-from onnxheadprune.liveness.carriers import leads_out, only_passed_on, outlet
+from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.covering import covering
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
@@ -19,9 +19,7 @@ from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.swept import Seed, Sweep, observes
 from onnxheadprune.liveness.unread import beside_unread, read_of, selecting_answer
-from onnxheadprune.model.graph.facts import (
-    VIEWS,
-)
+from onnxheadprune.model.graph.facts import VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -169,12 +167,21 @@ class _Sweeper:
                 return FULL
         if total is None:
             return DEAD
-        if self.domain.cuts and value.is_graph_output and not read_of(value).is_full:
-            # Of a cache of all layers each layer reads its own; the next call reads the others, too.
-            total = self.domain.united(total, self.handed.get(value, FULL))
+        if self.domain.cuts and value.producer is not None and value.producer in WRITES_INTO:
+            total = self.domain.united(total, self._handed_out(value))
         if not self.domain.cuts or makes_chunks(value):
             return total
         return beside_unread(value, self.domain.narrowed(total))
+
+    def _handed_out(self, value: Value) -> Live:
+        """What callers need of a value that others wrote into before.
+
+        Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
+        """
+        if value.is_graph_output:
+            return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
+        picked = any(selecting_answer(use) is not None for use in value.consumers)
+        return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
 
     def _is_fixed_input(self, value: Value) -> bool:
         """Whether a value comes from outside and has to stay as large as it is."""

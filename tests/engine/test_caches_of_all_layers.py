@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from onnxheadprune import prune
 from tests.engine.one_node import run
@@ -105,8 +105,31 @@ def test_rows_that_keep_different_numbers_keep_all() -> None:
     _steps(silenced(model, gone), result.model, {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}, dead=gone)
 
 
+def test_a_cache_that_leaves_under_other_axes_keeps_all() -> None:
+    """Behind a Transpose to [keys or values, layer, batch, head, token, channel] nobody tells which rows are whose."""
+    model, gone = _transposed(decoder()), {0: [1], 1: [2]}
+    result = prune(model, gone)
+    assert result.plan.io_changes == ()
+    _steps(
+        silenced(model, gone), result.model, {0: [0, 1, 2, 3], 1: [0, 1, 2, 3]}, dead=gone, kinds_first=True
+    )
+
+
+def _transposed(model: ModelProto) -> ModelProto:
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = "written" if name == "new" else name
+    model.graph.node.append(helper.make_node("Transpose", ["written"], ["new"], perm=[1, 0, 2, 3, 4, 5]))
+    return model
+
+
 def _steps(
-    want: ModelProto, got: ModelProto, left: dict[int, list[int]], dead: dict[int, list[int]] | None = None
+    want: ModelProto,
+    got: ModelProto,
+    left: dict[int, list[int]],
+    dead: dict[int, list[int]] | None = None,
+    kinds_first: bool = False,
 ) -> None:
     """Three steps, each with the cache that the one before gave."""
     whole = numbers(2, 2, 2, 4, 6, 2)
@@ -116,6 +139,8 @@ def _steps(
         expected, found = run(want, {"x": x, "cache": whole}), run(got, {"x": x, "cache": narrow})
         np.testing.assert_allclose(found["y"], expected["y"], atol=1e-5)
         whole, narrow = expected["new"], found["new"]
+        if kinds_first:
+            whole, narrow = whole.swapaxes(0, 1), narrow.swapaxes(0, 1)
         for layer, heads in left.items():
             alive = [head for head in heads if head not in (dead or {}).get(layer, ())]
             places = [heads.index(head) for head in alive]
