@@ -32,7 +32,7 @@ from onnxheadprune.validation.wide import Wide
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs showed."""
+    """What the runs showed; `unsteady` says why the original cannot be compared with anything, if so."""
 
     cases: tuple[CaseResult, ...]
     problems: tuple[str, ...]
@@ -42,6 +42,7 @@ class Findings:
     placement: dict[str, int]
     metric: MetricResult | None = None
     refit: RefitDrift | None = None
+    unsteady: str = ""
 
 
 NOTHING_RAN = Findings((), (), (), None, None, {})
@@ -70,7 +71,9 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
         bench.data_cases(request.data)
     placement = bench.pruned.placement()
     bench.further_opinions()
-    return bench.findings(placement)
+    found = bench.findings(placement)
+    unsteady = bench.unsteady() if found.problems else ""
+    return replace(found, problems=(), unsteady=unsteady) if unsteady else found
 
 
 class _PrunedFailedError(Exception):
@@ -259,6 +262,19 @@ class _Bench:
                 return
             self.kept = [item for item in self.kept if item.source != "data"]
         self.kept.append(kept)
+
+    def unsteady(self) -> str:
+        """How far the original lies from itself when it runs again, if it does: then no difference says anything."""
+        if not self.kept:
+            return ""
+        first, again = (self.original.run(self.kept[0].feed) for _ in range(2))
+        name, off = worst(again, first, judged(first, "exact", self.models.tolerance))
+        if off.relative <= self.models.tolerance.exact:
+            return ""
+        return (
+            f"the original gives other numbers each time it runs on the same inputs ({name} differs by"
+            f" {off.relative:.1e} of its scale), so nothing can be compared with it"
+        )
 
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"
