@@ -285,6 +285,38 @@ def test_outputs_that_are_not_finite_prove_nothing() -> None:
     assert "NaN" in result.reason
 
 
+def with_filled(model: ModelProto, number: float, places: Any) -> ModelProto:
+    """The output is `number` at some places of its last two axes, whatever is computed."""
+    last = next(item for item in model.graph.node if "y" in item.output)
+    last.output[0] = "computed"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(number), "number"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(places), "places"))
+    model.graph.node.append(helper.make_node("Where", ["places", "number", "computed"], ["y"], name="fill"))
+    return model
+
+
+@pytest.mark.parametrize("number", [-np.inf, np.nan])
+def test_what_is_no_number_by_design_hides_nothing(number: float) -> None:
+    """Tokens that are ruled out, rows that attend to nothing: the other numbers prove the cut."""
+    model = with_filled(toys.attention(), number, np.arange(toys.HIDDEN) < 3)
+    smaller = pruned(model)
+    found = check(model, smaller)
+    assert found.verdict == "passed", found.reason
+    assert any("NaN" in note for note in found.notes) == np.isnan(number)
+    one_corrupted_weight(smaller)
+    assert check(model, smaller).verdict == "failed"
+
+
+def test_another_infinity_fails() -> None:
+    model = with_filled(toys.attention(), -np.inf, np.arange(toys.HIDDEN) < 3)
+    smaller = pruned(model)
+    toys.set_initializer(smaller, "number", np.float32(np.inf))
+    next(tensor for tensor in smaller.graph.initializer if tensor.name == "number").name = "other"
+    next(item for item in smaller.graph.node if item.name == "fill").input[1] = "other"
+    found = check(model, smaller)
+    assert found.verdict == "failed" and "y differs" in found.reason
+
+
 def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
     """The model divides by a Gather whose index no made-up input gets right, until the user helps."""
     toy_model = toys.attention()
