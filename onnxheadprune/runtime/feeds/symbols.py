@@ -155,13 +155,11 @@ def roles(places: Iterable[Place]) -> Roles:
 
 def _role(name: str, where: list[Place], cached: bool) -> str:
     foreign = "encoder" in name and "decoder" not in name
-    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in where):
+    # A cache of all layers has the batch behind layers, keys and values: what other inputs say counts.
+    telling = [place for place in where if not place.in_cache] or where
+    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
         return "batch"
-    in_cache = any(place.in_cache for place in where)
-    # Keys and values in one cache have their batch on axis 1: what leads the other inputs says so.
-    if in_cache and any(place.axis == 0 and place.rank > 1 and not place.in_cache for place in where):
-        return "batch"
-    if ("past" in name and not foreign) or (not foreign and in_cache):
+    if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
         return "past"
     # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
     masks = all("mask" in place.input.lower() and "encoder" not in place.input.lower() for place in where)

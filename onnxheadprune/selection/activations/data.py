@@ -243,7 +243,8 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
     """
     others = [axis for axis in range(array.ndim) if axis not in axes]
     moved = array.transpose(*others, *axes)
-    outer, features = moved.shape[: len(others)], math.prod(moved.shape[len(others) :])
+    outer = moved.shape[: len(others)]
+    features = math.prod(moved.shape[len(others) :])
     rows = moved.reshape(*outer, features).astype(np.float32, copy=False)
     mask = counted(outer, feed, inputs)
-    return rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask]
+    return rows.reshape(math.prod(outer), features) if mask is None else rows[mask]
