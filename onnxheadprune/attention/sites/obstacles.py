@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onnxheadprune.attention.sites.cascade import cascade
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
@@ -44,9 +45,9 @@ def obstacle(
     for node in talking:
         sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
-    cascade = _cascade(block)
-    if cascade is not None:
-        return cascade
+    in_a_row = cascade(block)
+    if in_a_row is not None:
+        return in_a_row
     for node, refusal in trial.refusals.items():
         if refusal.reason is Reason.COUPLED and _holds_heads_back(node, trial, without):
             return refusal
@@ -82,31 +83,6 @@ def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]
         made = value.producer is None or value.producer not in SAME_ELEMENTS
         if value.producer is not node and made and trial.kept.get(value, FULL) != live:
             return True
-    return False
-
-
-def _cascade(block: Block) -> Refusal | None:
-    """One head's context is projected into another head's queries, keys or values."""
-    for projection in block.projections:
-        for core in block.cores:
-            if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
-                sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
-                return Refusal(Reason.COUPLED, core.node.label, core.node.out.name, sentence)
-    return None
-
-
-def _is_upstream(node: Node, of: Node) -> bool:
-    """Whether `of` reads something that `node` made."""
-    stack, seen = [of], {of}
-    while stack:
-        current = stack.pop()
-        if current is node:
-            return True
-        for value in current.inputs:
-            producer = None if value is None else value.producer
-            if producer is not None and producer not in seen and producer.index >= node.index:
-                seen.add(producer)
-                stack.append(producer)
     return False
 
 
