@@ -33,6 +33,18 @@ def cascade(block: Block) -> Refusal | None:
     return None
 
 
+def is_beside(node: Node, block: Block) -> bool:
+    """Whether a node has no part in the heads: no core reads it, and it reads no core.
+
+    What it makes of the stream may weigh heads against each other (a router, a softmax over gates). That stays as it
+    is when a head goes, and the weights of those that are left are picked from it.
+    """
+    cores = [core.node for core in block.cores]
+    return all(core.scope is node.scope for core in cores) and not any(
+        _is_upstream(node, core) or _is_upstream(core, node) for core in cores
+    )
+
+
 def _refusal(projection: Projection, core: Node) -> Refusal:
     sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
     return Refusal(Reason.COUPLED, core.label, core.out.name, sentence)

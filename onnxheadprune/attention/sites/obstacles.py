@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from onnxheadprune.attention.sites.cascade import cascade
+from onnxheadprune.attention.sites.cascade import cascade, is_beside
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
@@ -49,11 +49,12 @@ def obstacle(
     if in_a_row is not None:
         return in_a_row
     for node, refusal in trial.refusals.items():
-        if refusal.reason is Reason.COUPLED and _holds_heads_back(node, trial, without):
+        coupled = refusal.reason is Reason.COUPLED and not is_beside(node, block)
+        if coupled and _holds_heads_back(node, trial, without):
             return refusal
     for value, live in trial.kept.items():
         if live.is_full and not value.holds_tensor:
-            found = _mixing_consumer(value, trial)
+            found = _mixing_consumer(value, trial, block)
             if found is not None:
                 return found
     return read_elsewhere(block, trial, removed)
@@ -103,7 +104,7 @@ def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
     return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")
 
 
-def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
+def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None:
     """A reduction over the live axis whose result comes back into the same head: a decomposed norm."""
     wanted: Live | None = None
     for use in value.consumers:
@@ -116,7 +117,9 @@ def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
         if (use.node.index, use.input_index) in trial.edges:
             continue
         reduction = _reduction_ahead(use.node, wanted, 3)
-        if reduction is not None and _returns(reduction, trial, MAX_HOPS):
+        if reduction is None or is_beside(reduction, block):
+            continue
+        if _returns(reduction, trial, MAX_HOPS):
             sentence = (
                 f"{reduction.op_type} takes statistics over all heads together (a normalisation across heads),"
                 " so removing one would change the others"
