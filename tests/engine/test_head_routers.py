@@ -1,4 +1,4 @@
-"""Routers that weigh heads against each other by the stream: they stay whole, and the heads that are left pick theirs."""
+"""Routers that weigh heads against each other by the stream stay whole; the heads that are left pick their shares."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _routed(router: Router, source: str) -> tuple[Net, Any]:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
     context = net.op("Transpose", context_of(net, x), perm=[0, 2, 1, 3])
-    read, width = (x, WIDTH) if source == "stream" else (net.op("Reshape", context, net.ints(0, 0, H * D)), H * D)
+    read, width = (
+        (x, WIDTH) if source == "stream" else (net.op("Reshape", context, net.ints(0, 0, H * D)), H * D)
+    )
     shares = router(net, net.op("MatMul", read, net.weight("router", width, H)))
     weighed = net.op("Mul", context, net.op("Unsqueeze", shares, net.ints(3)))
     return net, projected(net, net.op("Reshape", weighed, net.ints(0, 0, H * D)))

@@ -1,7 +1,7 @@
 """Heads in a row: the context of one head is an input of another, through weights that sum over all of them.
 
 Such weights read the context like an output projection. But what they make goes into queries, keys or values, or is
-multiplied with the context on its way to the projection (squeeze and excite, a gate on the merged heads). A head that is
+multiplied with the context on its way to the projection (squeeze and excite, a gate on the merged heads). One that is
 silent at the projection alone would still speak through the others, one that is silent at its core would change them:
 two different models, so none of them is "the head removed".
 """
