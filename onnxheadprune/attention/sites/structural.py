@@ -25,6 +25,7 @@ from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.sweep import sweep
@@ -149,6 +150,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
+        lying=parts.lying,
         maps=parts.maps,
         original_num_units=block.num_heads,
         original_kv_num_heads=kv,
@@ -198,4 +200,5 @@ def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = N
         heads: those heads.
         through: a node that mixes heads, taken as if it passed them on.
     """
-    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through)
+    handed = handed_out([site], {site.index: heads})
+    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through, handed=handed)
