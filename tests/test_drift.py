@@ -244,3 +244,7 @@ def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
     cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can go"):
         choose(cutter, Wish(max_drift=1.0, protect="0 1"))
+
+
+def test_outputs_without_samples_move_nothing() -> None:
+    assert np.isnan(moved(np.zeros((0, 5, 3)), np.zeros((0, 5, 3))))

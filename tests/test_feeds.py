@@ -502,3 +502,10 @@ def test_unreadable_data_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             list(load_data(tmp_path / source, inputs_of(IMAGES)))
+
+
+def test_keys_and_values_in_one_cache_have_their_batch_on_axis_one() -> None:
+    """What leads another input is no length of a cache, wherever it stands in the cache."""
+    packed = graph_with(("x", F32, ["b", "s", 4]), ("past", F32, [2, "b", 2, "p", 8]))
+    for feed in feeds_of(packed):
+        assert feed["x"].shape[0] == feed["past"].shape[1] > 0

@@ -185,7 +185,8 @@ class _Sweeper:
 
     def _is_fixed_input(self, value: Value) -> bool:
         """Whether a value comes from outside and has to stay as large as it is."""
-        fed = value.is_graph_input and not value.holds_tensor
+        # No node makes it and no dense tensor holds it: an input, or a tensor that is stored as sparse.
+        fed = value.producer is None and not value.holds_tensor
         return self.domain.cuts and fed and value not in self.free
 
     def _is_fixed_output(self, value: Value) -> bool:

@@ -51,15 +51,15 @@ class Anatomy:
     lying: Mapping[Value, Live] = field(default_factory=dict)
 
 
-def anatomy(block: Block) -> Anatomy:
-    """Walks from the cores of a block up both operands."""
+def anatomy(block: Block) -> Anatomy | Refusal:
+    """Walks from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
     survey = _Survey(block)
     for core in block.cores:
         if is_fused_core(core.node):
             survey.read_fused(core)
         else:
             survey.read_product(core)
-    return survey.summary()
+    return survey.refusal or survey.summary()
 
 
 class _Survey:
@@ -71,6 +71,7 @@ class _Survey:
         head_size: width of a query or key head, once a core tells it.
         free, maps, probability_nodes, lying: as in `Anatomy`.
         values_have_heads: for each operand of values that was walked up, whether it has heads at all.
+        refusal: why a core cannot be read, if one cannot.
     """
 
     def __init__(self, block: Block) -> None:
@@ -84,6 +85,7 @@ class _Survey:
         self.lying: dict[Value, Live] = {}
         self.probability_nodes: set[Node] = set()
         self.values_have_heads: list[bool] = []
+        self.refusal: Refusal | None = None
 
     def read_fused(self, core: Core) -> None:
         """A fused operator: its attributes say most."""
@@ -103,7 +105,11 @@ class _Survey:
         """A product of attention weights and values."""
         owner = _owners(self.block, core)
         own = self._own_bits(owner)
-        values, weights = _operand_walks(core, _head_bits(core, owner), own)
+        walks = _operand_walks(core, _head_bits(core, owner), own)
+        if isinstance(walks, Refusal):
+            self.refusal = self.refusal or walks
+            return
+        values, weights = walks
         self.head_size = self.head_size or query_width(core)
         self._add_ends(values, own)
         self._read_values(values, own)
@@ -212,11 +218,16 @@ def _head_shape(core: Core) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
-    """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
+def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:
+    """Label sweeps up the operand with the head's own axis (values) and up the other (weights).
+
+    A refusal where an operand's sizes do not say which of its positions belong to a head.
+    """
     found = core_product(core.node)
     answer = ask(core.node, [bits], Labels(everyone))
-    assert found is not None and not isinstance(answer, Refusal)
+    if isinstance(answer, Refusal):
+        return answer
+    assert found is not None
     feature = found.out_axes[core.feature_axes[0]]
     value_index = found.owners(feature)[0]
     others = [index for index in found.indices if index != value_index]
