@@ -141,9 +141,8 @@ def _build(candidates: list[Candidate]) -> Block:
         for sharing in sharers:
             if len(sharing) > 1:
                 heads.join(sharing)
-    sets = [frozenset(members) for members in heads.sets()]
     channels = [_channels(candidate) for candidate in candidates]
-    sets.sort(key=lambda members: min(_joined(channels[0], members), default=0))
+    sets = _in_order([frozenset(members) for members in heads.sets()], channels)
     projections = tuple(
         Projection(
             candidate.node,
@@ -159,6 +158,17 @@ def _build(candidates: list[Candidate]) -> Block:
         for core in candidate.cores:
             cores.setdefault(core.node.index, core)
     return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+
+
+def _in_order(
+    heads: list[frozenset[tuple[int, int]]], channels: Iterable[Mapping[tuple[int, int], set[int]]]
+) -> list[frozenset[tuple[int, int]]]:
+    """Heads as a projection that reads all of them lists their channels, else as they stand in the cores."""
+    for own in channels:
+        first = {members: min(_joined(own, members), default=-1) for members in heads}
+        if min(first.values()) >= 0:
+            return sorted(heads, key=first.__getitem__)
+    return sorted(heads, key=min)
 
 
 def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
