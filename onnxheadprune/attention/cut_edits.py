@@ -104,7 +104,7 @@ def _edits(
         left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
         edits |= dict.fromkeys(own, frozenset({site.name}))
-    return settled(view, edits)
+    return settled(view, edits, (value for value, _ in swept.narrowed()))
 
 
 def _sweep(

@@ -4,13 +4,14 @@ Edits that make something which only the dead would read are not made at all: th
 that another edit replaces as a whole.
 
 Only what *became* unused is dropped. A node or initializer that was already dead in the original is not
-this tool's business and stays.
+this tool's business and stays, as long as all that it reads does. A dead node that reads what goes or gets narrower
+goes too: nobody can say what its attributes, weights and target shapes should be then, and nobody would see it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 from onnxheadprune.edit.edits import (
@@ -34,14 +35,17 @@ Key: TypeAlias = Value | str
 NOBODY: frozenset[str] = frozenset()
 
 
-def settled(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+def settled(
+    view: GraphView, edits: Mapping[Edit, frozenset[str]], narrowed: Iterable[Value] = ()
+) -> dict[Edit, frozenset[str]]:
     """`edits` without those whose results nobody reads, with the `DropNode` and `DropTensor` edits that follow.
 
     Args:
         view: the model.
         edits: all edits on it, each with the sites behind it.
+        narrowed: computed values that are narrower after the edits.
     """
-    return _Cleanup(view, edits).run()
+    return _Cleanup(view, edits).run(narrowed)
 
 
 class _Cleanup:
@@ -56,8 +60,8 @@ class _Cleanup:
         self.gone: set[str] = set()
         self.unmade: set[Edit] = set()
 
-    def run(self) -> dict[Edit, frozenset[str]]:
-        for node in self.view.nodes:
+    def run(self, narrowed: Iterable[Value]) -> dict[Edit, frozenset[str]]:
+        for node in self.view.needed:
             self.uses.update(value for value in node.inputs if value is not None)
         for scope in self.view.scopes:
             for info in scope.proto.output:
@@ -70,7 +74,44 @@ class _Cleanup:
         while self._take_back():
             self._drop_lost()
         kept = {edit: sites for edit, sites in self.edits.items() if edit not in self.unmade}
-        return kept | self.dropped
+        return kept | self.dropped | self._dead_ends(self._changed(narrowed, kept | self.dropped))
+
+    def _changed(
+        self, narrowed: Iterable[Value], edits: Mapping[Edit, frozenset[str]]
+    ) -> dict[Key, frozenset[str]]:
+        """What is gone or narrower after all edits, with the sites behind it."""
+        found: dict[Key, frozenset[str]] = dict.fromkeys(narrowed, NOBODY)
+        for edit, sites in edits.items():
+            if isinstance(edit, DropTensor | DropIo) or (
+                isinstance(edit, SliceTensor) and edit.target == edit.name
+            ):
+                keys = [self._key(self._scope(edit.scope), edit.name)]
+            elif isinstance(edit, DropNode):
+                keys = list(self.view.by_ref[edit.node].outputs)
+            elif isinstance(edit, DropBranchOutput):
+                keys = [self.view.by_ref[edit.node].outputs[edit.index]]
+            else:
+                continue
+            found.update((key, sites) for key in keys if key is not None)
+        return found
+
+    def _dead_ends(self, changed: dict[Key, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+        """The nodes that no output depended on in the original, and that read what is gone or narrower now."""
+        found: dict[Edit, frozenset[str]] = {}
+        hit: dict[Node, frozenset[str]] = {}
+        for node in sorted(self.view.dead_ends, key=lambda node: node.index):
+            causes = [changed[value] for value in node.inputs if value in changed]
+            causes += [hit[node]] if node in hit else []
+            if not causes or node.ref in self.gone:
+                continue
+            sites = NOBODY.union(*causes)
+            owner = node.scope.owner
+            if owner in self.view.dead_ends:
+                hit[owner] = hit.get(owner, NOBODY) | sites
+                continue
+            found[DropNode(node.ref, node.op_type)] = sites
+            changed.update((value, sites) for value in node.outputs if value is not None)
+        return found
 
     def _drop_lost(self) -> None:
         while self.lost:

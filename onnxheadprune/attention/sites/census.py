@@ -41,7 +41,7 @@ def attention_products(view: GraphView) -> list[Node]:
     found = []
     scored: dict[Node, int] = {}
     mapped: dict[Node, int] = {}
-    for node in view.nodes:
+    for node in view.needed:
         indices = operand_indices(node)
         product = is_product(node) if indices or node in MULTIPLIES else None
         fused = is_attention_operator(node)

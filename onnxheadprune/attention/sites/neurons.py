@@ -62,13 +62,13 @@ def in_one_operator(view: GraphView) -> list[NeuronSite]:
     Args:
         view: an annotated view.
     """
-    return [site for node in view.nodes if (site := mixture_site(node)) is not None]
+    return [site for node in view.needed if (site := mixture_site(node)) is not None]
 
 
 def _blocks(view: GraphView) -> list[_Block]:
     """Maps that sum up what others make; those that read the same neurons are one block."""
     found: dict[object, _Block] = {}
-    for node in view.nodes:
+    for node in view.needed:
         read = summed(node, is_weight)
         if read is None:
             continue

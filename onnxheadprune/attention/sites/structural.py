@@ -71,7 +71,7 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
     candidates: list[Candidate] = []
     mixers: set[Node] = set()
     refused: list[Refused] = []
-    for node in view.nodes:
+    for node in view.needed:
         read = summed(node, afterwards=True)
         if read is None:
             continue

@@ -3,6 +3,9 @@
 Values are objects, not names: the branches of an `If` may both use one name, and a body may read a
 value of the graph around it. `Node.index` numbers all nodes of all scopes in one topological order in
 which a body's nodes come before the node that owns the body, so a reverse sweep meets the owner first.
+
+What no output depends on (left there by somebody who deleted an output, say) needs nothing and tells against nothing:
+such nodes are listed in `GraphView.dead_ends`, and are nobody's consumers.
 """
 
 from __future__ import annotations
@@ -220,6 +223,12 @@ class GraphView:
         self.nodes: list[Node] = []
         self.scopes: list[Scope] = []
         self.main = self._add_scope(model.graph, "main", None)
+        self.dead_ends = self._set_aside()
+
+    @property
+    def needed(self) -> Iterator[Node]:
+        """Every node that an output depends on, in order."""
+        return (node for node in self.nodes if node not in self.dead_ends)
 
     @functools.cached_property
     def by_ref(self) -> dict[str, Node]:
@@ -230,6 +239,21 @@ class GraphView:
         """Every value of every scope."""
         for scope in self.scopes:
             yield from scope.values.values()
+
+    def _set_aside(self) -> frozenset[Node]:
+        """Nodes that no output depends on; from here on, nothing that they read counts them among its consumers."""
+        found: set[Node] = set()
+        # Consumers, and the node that owns a body, have higher numbers than what they read and own.
+        for node in reversed(self.nodes):
+            outputs = [value for value in node.outputs if value is not None]
+            if node.scope.owner in found or not any(
+                value.consumers or value.is_graph_output for value in outputs
+            ):
+                found.add(node)
+                for value in dict.fromkeys(node.inputs):
+                    if value is not None:
+                        value.consumers = [use for use in value.consumers if use.node is not node]
+        return frozenset(found)
 
     def _add_scope(self, proto: GraphProto, ref: str, parent: Scope | None) -> Scope:
         scope = Scope(proto, ref, parent, self.opsets.get("", 1), self.sources)
