@@ -40,7 +40,7 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
         told = f"{type(error).__name__}: {error}"
         raise ModelError(
             f"{name} cannot be analysed ({told}); it has operators that onnx cannot check"
-            f" ({foreign}), so it may not be valid"
+            f" ({foreign}), so it may not be valid; if it runs in ONNX Runtime, please report this"
         ) from error
 
 
