@@ -95,7 +95,7 @@ class Cutter:
         if trying.recovering is not None:
             if self.data is None:
                 raise UsageError("a recovery learns from data; give some with --data, --text or --images")
-            require_recoverable(self.view, require_main(self.view), self.data)
+            require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
             self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
 
     def search_space(self, requirements: Requirements) -> Space:
