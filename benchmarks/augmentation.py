@@ -52,6 +52,12 @@ def judged(result: PruneResult, test: Mapping[str, npt.NDArray[Any]], target: Fl
     return float((scores.argmax(1) == test["labels"]).mean()), float(apart.mean())
 
 
+def starts(result: PruneResult) -> bool:
+    """Whether no step of a training was better on its held-out pictures than the refit that it started from."""
+    recovery = None if result.chosen is None else result.chosen.recovery
+    return recovery is not None and not recovery.best
+
+
 def trained(feeds: Feeds, seed: int, ratio: float, epochs: float) -> dict[str, PruneResult]:
     """What each way makes of one choice of heads, and what the refit alone makes of it."""
     plain = prune(MODEL, wish=Wish(ratio=ratio), data=feeds, provider="cpu", seed=seed)
@@ -92,6 +98,7 @@ def main(pictures: str, ratio: float, epochs: float, seeds: int) -> None:
                 "augment": name,
                 "accuracy": round(float(accuracy), 4),
                 "drift": round(float(drift), 5),
+                "starts_kept": sum(starts(result[name]) for result in results),
                 "each": [[round(right, 4), round(apart, 5)] for right, apart in found.tolist()],
             }
             rows.append(row)

@@ -18,6 +18,7 @@ from onnxheadprune.selection.recovery import parse_augment
 from onnxheadprune.selection.recovery.augmentation import augmented, require_pictures
 from onnxheadprune.selection.recovery.batches import Batches
 from onnxheadprune.selection.recovery.student import Student
+from onnxheadprune.workflow import choosing
 from onnxheadprune.workflow import recover as recovering
 from tests import toys_recovery
 from tests.conftest import Outcome
@@ -264,7 +265,8 @@ def test_a_training_is_gone_on_with_by_the_same_augmentation_alone(
 # Before any work
 
 
-def test_sentences_are_not_augmented() -> None:
+def test_sentences_are_not_augmented(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "named", None)
     feeds, budget = toys_recovery.sentences(), Budget(epochs=1)
     with pytest.raises(UsageError, match="takes no pictures"):
         prune(toys_recovery.encoder(), HEADS, data=feeds, recover=budget, augment="flips")
