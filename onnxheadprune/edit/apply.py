@@ -47,6 +47,9 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
 
+NO_DEFAULTS_NEEDED = 4
+"""From this version of the format on, a stored tensor need not be an input with a default as well."""
+
 
 def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
     """A copy of `model` with the plan carried out; everything outside the plan is bit-identical.
@@ -105,6 +108,8 @@ class _Surgeon:
                 renamed[edit.scope][edit.name] = edit.after
         for scope, names in renamed.items():
             _rename(self._graph(scope), names)
+        if self.model.ir_version < NO_DEFAULTS_NEEDED:
+            _declare_stored(self.model.graph)
 
     def _graph(self, ref: str) -> GraphProto:
         if ref not in self.graphs:
@@ -218,6 +223,14 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 _rename(attribute.g, names)
+
+
+def _declare_stored(graph: GraphProto) -> None:
+    """Makes inputs of new stored tensors, as old versions of the format have it."""
+    declared = {info.name for info in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in declared:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
 
 
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:

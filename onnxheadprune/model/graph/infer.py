@@ -92,7 +92,7 @@ def _annotate_if(node: Node) -> None:
     """The outputs of the branch that a known condition takes, else what both branches agree on."""
     condition = node.literal(0)
     names: tuple[str, ...] = ("then_branch", "else_branch")
-    if condition is not None:
+    if condition is not None and condition.size == 1:
         names = ("then_branch",) if bool(condition.reshape(-1)[0]) else ("else_branch",)
     bodies = [node.bodies[name] for name in names]
     for index, output in enumerate(node.outputs):
