@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
+MOST_LETTERS = 4000
+"""Of one error; longer ones quote names of a model, which may have millions."""
 
 
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
@@ -63,9 +65,10 @@ def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     except click.ClickException as error:
         return Ended(2, _with_help(error), error)
     except HeadPruneError as error:
-        return Ended(error.exit_code, str(error), error)
-    except MemoryError as error:
-        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", error)
+        return Ended(error.exit_code, _bounded(str(error)), error)
+    except MemoryError:
+        # The error itself holds all that was in memory when it was raised, and there has to be some for a sentence.
+        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", MemoryError())
     except (KeyboardInterrupt, click.Abort) as error:
         return Ended(INTERRUPTED, "interrupted", error)
     except (Exception, SystemExit) as error:
@@ -133,6 +136,12 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
         err().print(*validation_report(validation), sep="\n")
     print_error(message)
     return exit_code
+
+
+def _bounded(message: str) -> str:
+    """A sentence as it can be read, without the middle of one that is far too long."""
+    half = MOST_LETTERS // 2
+    return message if len(message) <= MOST_LETTERS else f"{message[:half]} ... {message[-half:]}"
 
 
 def _with_help(error: click.ClickException) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableSequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -174,8 +175,10 @@ class _Surgeon:
     def _set_dim(self, edit: SetDim) -> None:
         graph = self._graph(edit.scope)
         for info in _infos(graph):
-            if info.name == edit.value and info.type.tensor_type.HasField("shape"):
-                dim = info.type.tensor_type.shape.dim[edit.axis]
+            dims = info.type.tensor_type.shape.dim
+            # A declaration of fewer axes than the value has is no truth about it, before the cut and behind it.
+            if info.name == edit.value and edit.axis < len(dims):
+                dim = dims[edit.axis]
                 dim.ClearField("dim_param")
                 dim.ClearField("dim_value")
                 if edit.dim is not None:
@@ -243,8 +246,8 @@ def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
     return tensor
 
 
-def _infos(graph: GraphProto) -> list[ValueInfoProto]:
-    return [*graph.input, *graph.output, *graph.value_info]
+def _infos(graph: GraphProto) -> Iterable[ValueInfoProto]:
+    return chain(graph.input, graph.output, graph.value_info)
 
 
 def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:

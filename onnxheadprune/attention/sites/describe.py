@@ -172,6 +172,14 @@ def bits_of(heads: Iterable[int]) -> int:
     return bits
 
 
+def heads_of(bits: int) -> Iterator[int]:
+    """The heads of such a number, one after the other: thousands may be there, and few in one number."""
+    while bits > 0:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
     """A label sweep up some inputs of a fused node, one bit per head; empty where its shapes are unknown."""
     layout = layout_of(core.node)
@@ -369,7 +377,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
             continue
         labelled = True
         for bits in found:
-            shared = [head for head in range(num_heads) if bits & bits_of([head])]
+            shared = [head for head in heads_of(bits) if head < num_heads]
             if len(shared) > 1:
                 groups.join(shared)
     return labelled

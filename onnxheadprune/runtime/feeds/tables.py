@@ -145,10 +145,14 @@ def feature_width(value: Value, axis: int) -> int | None:
     if value.rank is None:
         return None
     queue, seen = [value], {value}
+    asked: set[Node] = set()
     while queue:
         for use in queue.pop().consumers:
             found = _contracted(use.node, axis, value.rank) if use.input_index == 0 else None
-            found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
+            # A node may read one value thousands of times, and has thousands of others to look at each time.
+            found = found or (None if use.node in asked else _joined(use.node, axis, value.rank))
+            asked.add(use.node)
+            found = found or _cached(use, axis, value.rank)
             if found is not None:
                 return found
             if _keeps_width(use.node, axis, value.rank) and use.node.outputs[0] not in seen:
