@@ -41,6 +41,10 @@ from onnxheadprune.selection.compensation.tasks import Task, Which, attention_ma
 from onnxheadprune.selection.compensation.value_fit import fit_values
 from onnxheadprune.selection.compensation.values import Values, value_maps
 
+IN_MEMORY = 2**26
+"""Bytes of refitted weights that stay in memory. A model that is made with them has a copy of each; what lies in a file
+it reads when it needs it."""
+
 
 def compensate(
     view: GraphView,
@@ -103,8 +107,8 @@ class _Work:
             first = tuple(item.node for item in silent)
             stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
         boundaries = Boundaries(view, stages)
-        self.stored: MutableMapping[str, Array] = Shelf(Room())
-        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room()), self.stored)
+        self.stored: MutableMapping[str, Array] = Shelf(Room(IN_MEMORY))
+        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room(IN_MEMORY)), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
