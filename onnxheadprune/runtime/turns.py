@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from onnxheadprune.runtime.heap import give_back
+
 
 class Holder(Protocol):
     """What can give back what it holds, and take it again."""
@@ -21,8 +23,9 @@ class Turns:
 
     def take(self, holder: Holder) -> None:
         """It is a holder's turn: who had the one before gives back what it holds."""
-        if self._now is not None and self._now is not holder:
-            self._now.close()
+        if self._now is not holder:
+            self.rest()
+            give_back()
         self._now = holder
 
     def rest(self) -> None:

@@ -24,13 +24,14 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.heap import give_back
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.moments import LARGE, Moments
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.compensation.fit import Fit, fit
@@ -75,9 +76,13 @@ def compensate(
     todo = tasks(view, sites, heads, readers, which)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
-    with algebra_threads(_widest(todo)):
+    wide = _widest(todo)
+    with algebra_threads(wide):
         for number, task in enumerate(todo, 1):
             work.refit(task)
+            if wide >= LARGE:
+                # Moments are large and freed in pieces: what the heap keeps of them would add up.
+                give_back()
             progress("compensating, map by map", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
