@@ -200,6 +200,7 @@ class _Work:
         whole = matrix.read()
         whole[:, values.used] += values.basis @ change
         self.stored[matrix.stored.name] = matrix.written(whole)
+        self.pair.forget()
 
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
         name = linear.matrix.stored.name
