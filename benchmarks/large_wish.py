@@ -44,7 +44,7 @@ def feeds(shape: Shape, samples: int, length: int) -> list[dict[str, Any]]:
 
 
 class Memory(threading.Thread):
-    """Looks at this process's memory ten times a second.
+    """Looks at this process's memory twice a second.
 
     Attributes:
         most: megabytes since the last look at them: all, and what is no page of a file.
@@ -61,7 +61,7 @@ class Memory(threading.Thread):
             found = dict(line.split(":", 1) for line in status.splitlines())
             now = (int(found[key].split()[0]) // 1024 for key in ("VmRSS", "RssAnon"))
             self.most = tuple(map(max, self.most, now))
-            time.sleep(0.1)
+            time.sleep(0.5)
 
 
 class Stages:

@@ -15,7 +15,7 @@ class Holder(Protocol):
 
 
 class Turns:
-    """One of several holders at a time. Only one thread may use it."""
+    """One of several holders at a time. Only one thread may use it; the last holder closes when it says `rest`."""
 
     def __init__(self) -> None:
         """Nobody holds anything yet."""

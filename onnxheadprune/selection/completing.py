@@ -133,4 +133,5 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
         # A cache in the data is as wide as the original's.
         after = run_feed(pruned, narrowed(sample.feed, chosen.io), cutter.data.source)
         meter.add(before, after, sample.feed)
+    cutter.turns.rest()
     return meter

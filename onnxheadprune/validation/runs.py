@@ -70,6 +70,7 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
         bench.data_cases(request.data)
     placement = bench.pruned.placement()
     bench.further_opinions()
+    models.turns.rest()
     return bench.findings(placement)
 
 
