@@ -249,3 +249,16 @@ def test_a_limit_in_an_attribute_is_found_too() -> None:
     attacks.drop(smaller, "evil/limit")
     smaller.graph.node.insert(0, helper.make_node("Constant", [], ["evil/limit"], value_int=700))
     assert verdict(model, smaller).verdict == "failed"
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs"])
+def test_another_order_of_inputs_or_outputs_fails(what: str) -> None:
+    """Who reads them by position would get another one under no other name."""
+    model = toys.attention(cache=True)
+    smaller = attacks.pruned(model)
+    listed = smaller.graph.input if what == "inputs" else smaller.graph.output
+    turned = list(listed)[::-1]
+    del listed[:]
+    listed.extend(turned)
+    found = verdict(model, smaller)
+    assert found.verdict == "failed" and f"lists its {what} in another order" in found.reason

@@ -67,6 +67,11 @@ def test_logits_drift_by_divergence_and_vectors_by_angle() -> None:
         EffectMeter(LOGITS, (), "mse")
 
 
+@pytest.mark.parametrize("main", [LOGITS, HIDDEN])
+def test_no_sample_has_no_drift(main: MainOutput) -> None:
+    assert np.isnan(moved(numbers(0, 3, 5), numbers(0, 3, 5), main))
+
+
 def test_a_constant_on_all_logits_is_no_drift() -> None:
     left = numbers(3, 5)
     assert moved(left, left + 7) < 1e-6 and moved(left, left + 7, HIDDEN) > 0.01
@@ -239,3 +244,7 @@ def test_a_drift_without_a_head_that_can_go_is_refused() -> None:
     cutter = Cutter(open_structure(toys_scores.stack()), toys_scores.ids(24), HERE)
     with pytest.raises(RefusedError, match="no head can go"):
         choose(cutter, Wish(max_drift=1.0, protect="0 1"))
+
+
+def test_outputs_without_samples_move_nothing() -> None:
+    assert np.isnan(moved(np.zeros((0, 5, 3)), np.zeros((0, 5, 3))))

@@ -18,6 +18,7 @@ from onnxheadprune.runtime.feeds import FeedMaker, first_that_runs, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
 from tests import toys
+from tests.graph_text import model_of
 
 I64, F32, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
 
@@ -95,6 +96,14 @@ def test_symbols_that_an_exporter_did_not_relate() -> None:
         past = feed["past_key_values.0.key"].shape[2]
         assert feed["past_key_values.0.value"].shape[2] == past
         assert feed["attention_mask"].shape[1] == feed["input_ids"].shape[1] + past
+
+
+def test_a_cache_of_all_layers_has_the_batch_further_inside() -> None:
+    """One tensor of layers, keys and values: no feed has no samples because the cache is empty."""
+    model = graph_with(("input_ids", I64, ["s15", "s41"]), ("past", F32, [2, 2, "s15", 4, "s8", 8]))
+    for feed in feeds_of(model):
+        batch = feed["input_ids"].shape[0]
+        assert batch > 0 and feed["past"].shape[2] == batch
 
 
 def test_sizes_differ_between_cases_and_axes() -> None:
@@ -230,6 +239,48 @@ def test_integers_stay_below_their_table(steps: list[Any], bound: int) -> None:
         for feed in feeds_of(model, seed):
             highest = max(highest, int(feed["input_ids"].max()))
     assert highest == bound - 1
+
+
+def test_what_is_added_to_negative_numbers_alone_moves_no_bound() -> None:
+    """`where(p < 0, p + 7, p)`: numbers that count from the end of the table."""
+    steps = [("Add", ["input_ids", "two"], {}), ("Where", ["all", "h", "input_ids"], {})]
+    assert row_bound(view_of(lookup(*steps, rows=2)).main.values["input_ids"]) == 2
+    assert row_bound(view_of(lookup(*steps, rows=7)).main.values["input_ids"]) == 5
+
+
+SCATTERS = {
+    "elements": """
+      rows = Reshape (place, upright)
+      spread = Expand (rows, size)
+      y = ScatterElements <axis = 1> (past, spread, new)""",
+    "rows": """
+      data = Transpose <perm = [1, 0, 2]> (past)
+      update = Transpose <perm = [1, 0, 2]> (new)
+      rows = Reshape (place, column)
+      y = ScatterND (data, rows, update)""",
+    "components": """
+      rows = Reshape (place, wide)
+      spread = Expand (rows, each)
+      places = Concat <axis = -1> (zeros, spread)
+      update = Reshape (new, updates)
+      y = ScatterND (past, places, update)""",
+}
+
+
+@pytest.mark.parametrize("how", SCATTERS)
+def test_places_in_a_cache_are_places_that_it_has(how: str) -> None:
+    """A static cache of eight tokens is written where an input says, in each way that exporters write it."""
+    model = model_of(f"""
+    <ir_version: 8, opset_import: ["" : 18]>
+    cache (int64[1] place, float[1,8,4] past, float[1,1,4] new) => (float[a,b,c] y)
+    < int64[3] upright = {{1, 1, 1}}, int64[3] size = {{1, 1, 4}}, int64[2] column = {{1, 1}},
+      int64[3] wide = {{1, 1, 1}}, int64[3] each = {{1, 1, 1}}, int64[1,1,1] zeros = {{0}},
+      int64[3] updates = {{1, 1, 4}} >
+    {{ {SCATTERS[how]} }}""")
+    assert row_bound(view_of(model).main.values["place"]) == 8
+    session = Session(model, Provider(CPU, "for the test"))
+    for feed in feeds_of(model):
+        session.run(feed)
 
 
 def test_a_comparison_gives_no_row_of_the_same_table() -> None:
@@ -451,3 +502,10 @@ def test_unreadable_data_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(UsageError, match=message):
             list(load_data(tmp_path / source, inputs_of(IMAGES)))
+
+
+def test_keys_and_values_in_one_cache_have_their_batch_on_axis_one() -> None:
+    """What leads another input is no length of a cache, wherever it stands in the cache."""
+    packed = graph_with(("x", F32, ["b", "s", 4]), ("past", F32, [2, "b", 2, "p", 8]))
+    for feed in feeds_of(packed):
+        assert feed["x"].shape[0] == feed["past"].shape[1] > 0

@@ -373,3 +373,32 @@ def test_an_analysis_that_stumbles_asks_whether_the_model_is_valid(monkeypatch: 
     invalid.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(ModelError, match="is not a valid ONNX model"):
         find_sites(invalid)
+
+
+def test_operators_of_other_domains_are_not_trusted() -> None:
+    """onnx checks nothing of theirs: shapes that such an operator does not take are no bug of the analysis."""
+    toy = toys.Toy()
+    attend = helper.make_node(
+        "Attention",
+        ["x", toy.weight("b", 36), toy.weight("w", 12, 36)],
+        ["c"],
+        domain="com.microsoft",
+        num_heads=4,
+    )
+    toy.nodes.append(attend)
+    toy.node("MatMul", ["c", toy.weight("o", 12, 12)], "y")
+    model = toy.model([toy.info("x", ["b", "s", 12])], [toy.info("y", ["b", "s", 12])])
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(ModelError, match=r"onnx cannot check \(com.microsoft.Attention\)"):
+        find_sites(model)
+
+
+def test_a_condition_without_a_number_decides_nothing() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"])], "b", [], [helper.make_tensor_value_info("r", 1, [1, 3])]
+    )
+    toy = toys.Toy()
+    empty = toy.constant("none", np.zeros(0, np.bool_))
+    toy.nodes.append(helper.make_node("If", [empty], ["z"], then_branch=branch, else_branch=branch))
+    model = toy.model([toy.info("x", [1, 3])], [toy.info("z", [1, 3])])
+    assert not find_sites(model)

@@ -110,3 +110,41 @@ def test_a_wrong_cut_fails(settings: str) -> None:
         (case for case in result.cases if case.settings == settings), key=lambda case: case.max_rel_error
     )
     assert case.max_rel_error > 2 * QUANTIZED.deployed
+
+
+def test_blocks_that_a_deployment_fuses_round_there_too(tmp_path: Path) -> None:
+    """ONNX Runtime makes a MatMulNBits of weights that are dequantized in blocks and the product that reads them.
+
+    Where a head is no whole block, a gather stands between the two, and the pruned model alone keeps its floats.
+    """
+    toy, width, heads, size = Toy(seed=3), 16, 4, 8
+    parts = [_in_blocks(toy, "x", name, (width, heads * size), 1) for name in "qkv"]
+    shape = toy.constant("split", np.array([0, 0, heads, size]))
+    q, k, v = (
+        toy.node(
+            "Transpose", [toy.node("Reshape", [part, shape], f"{part}_split")], f"{part}_heads", perm=perm
+        )
+        for part, perm in zip(parts, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+    )
+    maps = toy.node("Softmax", [toy.node("MatMul", [q, k], "scores")], "maps", axis=-1)
+    context = toy.node("Transpose", [toy.node("MatMul", [maps, v], "context")], "back", perm=[0, 2, 1, 3])
+    merge = toy.constant("merge", np.array([0, 0, heads * size]))
+    merged = toy.node("Reshape", [context, merge], "merged")
+    projected = _in_blocks(toy, merged, "o", (heads * size, width), 0)
+    toy.node("Add", [projected, "x"], "y")
+    info = ["batch", "sequence", width]
+    model = toy.model([toy.info("x", info)], [toy.info("y", info)], opset=21)
+    model.ir_version = 10
+    found = tolerance_for(view_of(model))
+    assert (found.exact, found.deployed) == (FLOAT32.exact, QUANTIZED.deployed)
+    result = prune(model, "0:1", output=tmp_path / "smaller.onnx", provider="cpu")
+    assert result.validation is not None and result.validation.verdict == "passed"
+
+
+def _in_blocks(toy: Toy, source: str, name: str, shape: tuple[int, int], axis: int) -> str:
+    """A product with int8 weights that have a scale per 16 positions of an axis."""
+    levels = toy.constant(f"{name}.weight", toy.random.integers(-100, 100, shape).astype(np.int8))
+    scales = [size // 16 if position == axis else size for position, size in enumerate(shape)]
+    scale = toy.constant(f"{name}.scale", (0.003 * toy.random.random(scales)).astype(np.float32))
+    weight = toy.node("DequantizeLinear", [levels, scale], f"{name}.floats", axis=axis, block_size=16)
+    return toy.node("MatMul", [source, weight], name)

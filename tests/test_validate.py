@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import (
     ModelError,
+    RefusedError,
     UsageError,
     Validation,
     ValidationFailedError,
@@ -284,6 +285,38 @@ def test_outputs_that_are_not_finite_prove_nothing() -> None:
     assert "NaN" in result.reason
 
 
+def with_filled(model: ModelProto, number: float, places: Any) -> ModelProto:
+    """The output is `number` at some places of its last two axes, whatever is computed."""
+    last = next(item for item in model.graph.node if "y" in item.output)
+    last.output[0] = "computed"
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(number), "number"))
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(places), "places"))
+    model.graph.node.append(helper.make_node("Where", ["places", "number", "computed"], ["y"], name="fill"))
+    return model
+
+
+@pytest.mark.parametrize("number", [-np.inf, np.nan])
+def test_what_is_no_number_by_design_hides_nothing(number: float) -> None:
+    """Tokens that are ruled out, rows that attend to nothing: the other numbers prove the cut."""
+    model = with_filled(toys.attention(), number, np.arange(toys.HIDDEN) < 3)
+    smaller = pruned(model)
+    found = check(model, smaller)
+    assert found.verdict == "passed", found.reason
+    assert any("NaN" in note for note in found.notes) == np.isnan(number)
+    one_corrupted_weight(smaller)
+    assert check(model, smaller).verdict == "failed"
+
+
+def test_another_infinity_fails() -> None:
+    model = with_filled(toys.attention(), -np.inf, np.arange(toys.HIDDEN) < 3)
+    smaller = pruned(model)
+    toys.set_initializer(smaller, "number", np.float32(np.inf))
+    next(tensor for tensor in smaller.graph.initializer if tensor.name == "number").name = "other"
+    next(item for item in smaller.graph.node if item.name == "fill").input[1] = "other"
+    found = check(model, smaller)
+    assert found.verdict == "failed" and "y differs" in found.reason
+
+
 def test_inputs_that_cannot_be_made_up_prove_nothing() -> None:
     """The model divides by a Gather whose index no made-up input gets right, until the user helps."""
     toy_model = toys.attention()
@@ -457,3 +490,39 @@ def test_metadata_tells_whether_it_was_validated(tmp_path: Path) -> None:
 
 def _stamp(path: Path) -> str:
     return next(entry.value for entry in onnx.load(path).metadata_props if entry.key == VALIDATION_KEY)
+
+
+# What cannot be compared
+
+
+def test_an_original_that_does_not_repeat_itself_says_so() -> None:
+    """Every difference of such a model would be blamed on the cut."""
+    model = toys.attention()
+    last = next(item for item in model.graph.node if "y" in item.output)
+    last.output[0] = "steady"
+    model.graph.node.append(helper.make_node("RandomNormalLike", ["steady"], ["noise"]))
+    model.graph.node.append(helper.make_node("Add", ["steady", "noise"], ["y"]))
+    found = check(model, pruned(model))
+    assert found.verdict == "inconclusive"
+    assert "the original gives other numbers each time it runs" in found.reason
+
+
+def test_maps_that_leave_the_model_are_proven_as_they_were_agreed_to(tmp_path: Path) -> None:
+    """A contract under which the cut is refused was not the one that was agreed to."""
+    heads, size, hidden = 4, 8, 12
+    toy = toys.Toy()
+    parts = [toy.node("MatMul", ["x", toy.weight(f"{n}.weight", hidden, heads * size)], n) for n in "qkv"]
+    toy.nodes.append(
+        helper.make_node(
+            "Attention", parts, ["c", "", "", "maps"], "core", q_num_heads=heads, kv_num_heads=heads
+        )
+    )
+    toy.node("MatMul", ["c", toy.weight("o.weight", heads * size, hidden)], "y")
+    outputs = [toy.info("y", ["b", "s", hidden]), toy.info("maps", ["b", heads, "s", "t"])]
+    model = toy.model([toy.info("x", ["b", "s", hidden])], outputs, opset=23)
+    model.ir_version = 10
+    smaller = tmp_path / "smaller.onnx"
+    with pytest.raises(RefusedError, match="--allow-io-change"):
+        prune(model, "0:1", output=smaller, provider="cpu")
+    prune(model, "0:1", output=smaller, allow_io_change=True, provider="cpu")
+    assert check(model, onnx.load(smaller)).verdict == "passed"

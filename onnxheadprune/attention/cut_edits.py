@@ -10,12 +10,13 @@ from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.io_changes import narrowed_io
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.attention.sites.unit import Projection, Site, handed_out
 from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
 from onnxheadprune.edit.edits import Edit
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.blocks import is_packed
 from onnxheadprune.liveness.cleanup import settled
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.realize import realize
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
@@ -123,10 +124,12 @@ def _sweep(
                 f" ({names}); --allow-io-change narrows that output"
             )
     free: set[Value] = set()
+    handed: Mapping[Value, Live] = {}
     if not contract.keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
         partly = [site for site in chosen if not goes_whole(site, heads)]
         free.update(*(site.free for site in partly))
+        handed = handed_out(sites, {site.index: heads[site.index] for site in partly})
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)
-    return sweep(seeds, frozenset(free))
+    return sweep(seeds, frozenset(free), handed=handed)

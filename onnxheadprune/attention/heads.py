@@ -98,7 +98,7 @@ def _short(text: str) -> str:
 
 def _from_json(text: str, where: str) -> dict[str, tuple[int, ...]]:
     try:
-        data = parse_json(text)
+        data = parse_json(text, once=True)
     except NotJsonError as error:
         raise UsageError(f"{where} is {error}") from error
     if not isinstance(data, dict):

@@ -35,7 +35,10 @@ def io_changes(view: GraphView, name: str, live: Live) -> tuple[IoChange, ...]:
     changes = []
     for axis in live.axes:
         before = value.shape[axis]
-        changes.append(IoChange(role, name, axis, _told(before), _told(live.narrow(before, axis))))
+        after = live.narrow(before, axis)
+        # Rows of layers that keep other heads each stay as many.
+        if after != before:
+            changes.append(IoChange(role, name, axis, _told(before), _told(after)))
     return tuple(changes)
 
 

@@ -24,7 +24,7 @@ from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.documents import parse_json, read_text
+from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
 HEADS = "attn."
 """What keys of attention sites may begin with."""
@@ -139,7 +139,12 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
 
     text = given.strip()
     if text.startswith("{") or text.endswith(".json"):
-        content = parse_json(text if text.startswith("{") else read_text(text, f"the {kind.UNIT} spec file"))
+        inline = text.startswith("{")
+        where = f"the {kind.UNIT} spec" if inline else f"the {kind.UNIT} spec file {text}"
+        try:
+            content = parse_json(text if inline else read_text(text, f"the {kind.UNIT} spec file"), once=True)
+        except NotJsonError as error:
+            raise UsageError(f"{where} is {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f'a {kind.UNIT} spec in JSON is an object like {{"0": [1, 3]}}')
         return {full(str(key)): units for key, units in content.items()}

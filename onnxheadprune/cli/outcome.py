@@ -25,6 +25,8 @@ INTERRUPTED = 130
 BUG = 70
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where no more can be written. Of outputs somebody else tells; this is about temporary files."""
+MOST_LETTERS = 4000
+"""Of one error; longer ones quote names of a model, which may have millions."""
 
 
 def outcome_of(group: click.Group, arguments: Sequence[str]) -> int:
@@ -67,9 +69,10 @@ def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     except click.ClickException as error:
         return Ended(2, _with_help(error), error)
     except HeadPruneError as error:
-        return Ended(error.exit_code, str(error), error)
-    except MemoryError as error:
-        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", error)
+        return Ended(error.exit_code, _bounded(str(error)), error)
+    except MemoryError:
+        # The error itself holds all that was in memory when it was raised, and there has to be some for a sentence.
+        return Ended(HeadPruneError.exit_code, "there is not enough memory for this", MemoryError())
     except (KeyboardInterrupt, click.Abort) as error:
         return Ended(INTERRUPTED, "interrupted", error)
     except (Exception, SystemExit) as error:
@@ -146,6 +149,12 @@ def _no_room() -> str:
         f"no space is left in the temporary folder {tempfile.gettempdir()}, which holds what does not fit into memory;"
         " TMPDIR=FOLDER names another one"
     )
+
+
+def _bounded(message: str) -> str:
+    """A sentence as it can be read, without the middle of one that is far too long."""
+    half = MOST_LETTERS // 2
+    return message if len(message) <= MOST_LETTERS else f"{message[:half]} ... {message[-half:]}"
 
 
 def _with_help(error: click.ClickException) -> str:

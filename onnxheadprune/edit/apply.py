@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, MutableSequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,9 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
+
+NO_DEFAULTS_NEEDED = 4
+"""From this version of the format on, a stored tensor need not be an input with a default as well."""
 
 
 def apply_plan(plan: PrunePlan, model: ModelProto) -> ModelProto:
@@ -105,6 +109,8 @@ class _Surgeon:
                 renamed[edit.scope][edit.name] = edit.after
         for scope, names in renamed.items():
             _rename(self._graph(scope), names)
+        if self.model.ir_version < NO_DEFAULTS_NEEDED:
+            _declare_stored(self.model.graph)
 
     def _graph(self, ref: str) -> GraphProto:
         if ref not in self.graphs:
@@ -169,8 +175,10 @@ class _Surgeon:
     def _set_dim(self, edit: SetDim) -> None:
         graph = self._graph(edit.scope)
         for info in _infos(graph):
-            if info.name == edit.value and info.type.tensor_type.HasField("shape"):
-                dim = info.type.tensor_type.shape.dim[edit.axis]
+            dims = info.type.tensor_type.shape.dim
+            # A declaration of fewer axes than the value has is no truth about it, before the cut and behind it.
+            if info.name == edit.value and edit.axis < len(dims):
+                dim = dims[edit.axis]
                 dim.ClearField("dim_param")
                 dim.ClearField("dim_value")
                 if edit.dim is not None:
@@ -220,6 +228,14 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
                 _rename(attribute.g, names)
 
 
+def _declare_stored(graph: GraphProto) -> None:
+    """Makes inputs of new stored tensors, as old versions of the format have it."""
+    declared = {info.name for info in graph.input}
+    for tensor in graph.initializer:
+        if tensor.name not in declared:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+
 def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
     tensor: TensorProto
     for tensor in graph.initializer:
@@ -230,8 +246,8 @@ def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
     return tensor
 
 
-def _infos(graph: GraphProto) -> list[ValueInfoProto]:
-    return [*graph.input, *graph.output, *graph.value_info]
+def _infos(graph: GraphProto) -> Iterable[ValueInfoProto]:
+    return chain(graph.input, graph.output, graph.value_info)
 
 
 def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:

@@ -1,7 +1,7 @@
 """Weights packed in blocks (`com.microsoft.MatMulNBits`): columns go freely, inputs only as whole blocks.
 
 The weight is `[N, K / block, bytes]`; scales and zero points have one entry per block, flat or as a matrix,
-and 4-bit zero points share bytes.
+and zero points of two or four bits share bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
 from onnxheadprune.liveness.live import Live
@@ -40,23 +41,21 @@ def why_not_cut(node: Node, mask: Mask) -> str | None:
     rows = mask.reshape(-1, size)
     if np.any(rows.any(axis=1) != rows.all(axis=1)):
         return f"{node.op_type} packs {size} inputs in a block, and a head does not fill whole blocks"
-    if _packed_zero_points(node):
-        kept = np.asarray(np.any(rows, axis=1))
-        if kept.size % 2 or np.any(kept[0::2] != kept[1::2]):
-            return (
-                f"{node.op_type} packs the zero points of two blocks in a byte, and a head has an odd number"
-            )
+    in_byte = _zero_points_in_byte(node)
+    kept = _by_bytes(np.asarray(np.any(rows, axis=1)), in_byte)
+    if np.any(kept.any(axis=1) != kept.all(axis=1)):
+        return f"{node.op_type} packs the zero points of {in_byte} blocks in a byte, and a head has only some of them"
     return None
 
 
 def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[set[int]]:
-    """Heads with inputs in one block, or in two whose zero points share a byte.
+    """Heads with inputs in one block, or in some whose zero points share a byte.
 
     Args:
         node: a node whose weight is packed.
         channels: for each head, its inputs.
     """
-    size = block_size(node) * (2 if _packed_zero_points(node) else 1)
+    size = block_size(node) * _zero_points_in_byte(node)
     owners: dict[int, set[int]] = {}
     for head, inputs in enumerate(channels):
         for block in {channel // size for channel in inputs}:
@@ -64,10 +63,16 @@ def packed_together(node: Node, channels: Sequence[Sequence[int]]) -> Iterator[s
     yield from owners.values()
 
 
-def _packed_zero_points(node: Node) -> bool:
-    """4-bit zero points, two in a byte."""
+def _zero_points_in_byte(node: Node) -> int:
+    """How many zero points lie in one stored number: several where they have few bits, else one."""
     value = node.input(ZERO_POINTS)
-    return value is not None and value.elem_type == 2 and node.attribute("bits", 4) == 4
+    in_bytes = value is not None and value.elem_type == TensorProto.UINT8
+    return 8 // int(node.attribute("bits", 4)) if in_bytes else 1
+
+
+def _by_bytes(kept: Mask, in_byte: int) -> Mask:
+    """Blocks, [bytes, in a byte]; the last byte may not be full, and what is missing there does as its last block."""
+    return np.pad(kept, (0, -kept.size % in_byte), mode="edge").reshape(-1, in_byte)
 
 
 def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
@@ -78,7 +83,8 @@ def cut_inputs(node: Node, mask: Mask) -> Iterator[tuple[int, Live]]:
     yield WEIGHT, Live.over((1,), kept)
     yield from _per_block(node, SCALES, kept)
     if node.input(ZERO_POINTS) is not None:
-        yield from _per_block(node, ZERO_POINTS, kept[::2] if _packed_zero_points(node) else kept)
+        bytes_kept = np.asarray(_by_bytes(kept, _zero_points_in_byte(node)).any(axis=1))
+        yield from _per_block(node, ZERO_POINTS, bytes_kept)
 
 
 def _per_block(node: Node, index: int, kept: Mask) -> Iterator[tuple[int, Live]]:

@@ -156,4 +156,14 @@ def is_mixture(node: Node) -> bool:
 def mixture_of(node: Node) -> Mixture | None:
     """The layout of a fused mixture of experts; None for any other node, or where shapes are missing or do not fit."""
     reader = MIXTURES.of(node)
-    return None if reader is None else reader(node)
+    found = None if reader is None else reader(node)
+    return found if found is not None and all(_fits(node, found, index) for index in found.inputs) else None
+
+
+def _fits(node: Node, found: Mixture, index: int) -> bool:
+    """Whether an input has as many elements for each expert's neurons as these take, as far as its shape is known."""
+    shape, axis = node.shape(index), found.inputs[index]
+    if shape is None:
+        return True
+    taken = -(-len(axis.order.positions(found.width)) // axis.packed)
+    return len(shape) > axis.axis and (shape[EXPERTS], shape[axis.axis]) == (found.experts, taken)

@@ -156,6 +156,8 @@ class _Realizer:
                 if not in_place:
                     self.out.add(SetInput(use.node.ref, use.input_index, target), sites)
             if in_place:
+                for edit in freeze_observers(value, live, self.sweep.kept):
+                    self.out.add(edit, sites)
                 self._declare(value, live, sites)
 
     def _computed(self, value: Value) -> None:

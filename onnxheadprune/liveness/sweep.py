@@ -10,7 +10,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.liveness.asking import ask, makes_chunks
-from onnxheadprune.liveness.carriers import leads_out, only_passed_on, outlet
+from onnxheadprune.liveness.carriers import carrier_outputs, leads_out, only_passed_on, outlet
 from onnxheadprune.liveness.covering import covering
 from onnxheadprune.liveness.domain import MASKS, Domain
 from onnxheadprune.liveness.live import DEAD, FULL, Live
@@ -18,10 +18,8 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer
 from onnxheadprune.liveness.settling import settle
 from onnxheadprune.liveness.swept import Seed, Sweep, observes
-from onnxheadprune.liveness.unread import beside_unread, selecting_answer
-from onnxheadprune.model.graph.facts import (
-    VIEWS,
-)
+from onnxheadprune.liveness.unread import beside_unread, read_of, selecting_answer
+from onnxheadprune.model.graph.facts import VIEWS, WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 MAX_VIEWS = 4
@@ -33,6 +31,7 @@ def sweep(
     free: frozenset[Value] = frozenset(),
     domain: Domain = MASKS,
     through: Node | None = None,
+    handed: Mapping[Value, Live] | None = None,
 ) -> Sweep:
     """Propagates `seeds` upstream.
 
@@ -41,16 +40,20 @@ def sweep(
         free: graph inputs and outputs that may be narrowed; all others stay whole.
         domain: what the demands stand for.
         through: a node that is taken to pass its first input on, whatever its law says: what would die without it?
+        handed: what callers need of graph outputs that may be narrowed, where the graph itself reads a part of them.
 
     Returns:
         The liveness of everything reached. No model is changed.
     """
-    return _Sweeper(free, domain, through).run(seeds)
+    return _Sweeper(free, domain, through, handed or {}).run(seeds)
 
 
 class _Sweeper:
-    def __init__(self, free: frozenset[Value], domain: Domain, through: Node | None) -> None:
+    def __init__(
+        self, free: frozenset[Value], domain: Domain, through: Node | None, handed: Mapping[Value, Live]
+    ) -> None:
         self.free = free
+        self.handed = handed
         self.domain = domain
         self.through = through
         self.result = Sweep()
@@ -164,13 +167,26 @@ class _Sweeper:
                 return FULL
         if total is None:
             return DEAD
+        if self.domain.cuts and value.producer is not None and value.producer in WRITES_INTO:
+            total = self.domain.united(total, self._handed_out(value))
         if not self.domain.cuts or makes_chunks(value):
             return total
         return beside_unread(value, self.domain.narrowed(total))
 
+    def _handed_out(self, value: Value) -> Live:
+        """What callers need of a value that others wrote into before.
+
+        Of a cache of all layers each layer reads its own rows, but the next call reads all of them.
+        """
+        if value.is_graph_output:
+            return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
+        picked = any(selecting_answer(use) is not None for use in value.consumers)
+        return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
+
     def _is_fixed_input(self, value: Value) -> bool:
         """Whether a value comes from outside and has to stay as large as it is."""
-        fed = value.is_graph_input and not value.holds_tensor
+        # No node makes it and no dense tensor holds it: an input, or a tensor that is stored as sparse.
+        fed = value.producer is None and not value.holds_tensor
         return self.domain.cuts and fed and value not in self.free
 
     def _is_fixed_output(self, value: Value) -> bool:

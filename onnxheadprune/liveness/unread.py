@@ -31,7 +31,7 @@ def beside_unread(value: Value, live: Live) -> Live:
     if not live.axes or _is_shared_view(value):
         # Views of a packed value each read a part: what one of them leaves out, another one reads.
         return live
-    read = _read(value)
+    read = read_of(value)
     for axis in read.axes:
         wider = live.only([other for other in live.axes if other != axis])
         if axis in live.axes and wider & read == live & read and wider.dense_shape() is not None:
@@ -39,7 +39,7 @@ def beside_unread(value: Value, live: Live) -> Live:
     return live
 
 
-def _read(value: Value) -> Live:
+def read_of(value: Value) -> Live:
     """What the consumers of a value read in the original."""
     total: Live = DEAD
     for use in value.consumers:

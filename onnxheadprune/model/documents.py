@@ -19,20 +19,38 @@ class NotJsonError(ValueError):
     """The text is not JSON, or JSON that no honest program writes."""
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, once: bool = False) -> Any:
     """What a JSON text says.
 
+    Args:
+        text: the text.
+        once: it was written by hand, and who gives a key twice means something by both.
+
     Raises:
-        NotJsonError: if it is none, is nested thousands deep or holds a number of thousands of digits.
+        NotJsonError: if it is none, is nested thousands deep or holds a number of thousands of digits; or a key
+            is there twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_once if once else None)
+    except NotJsonError:
+        raise
     except json.JSONDecodeError as error:
         raise NotJsonError(f"not JSON: {error.msg} in line {error.lineno}") from error
     except RecursionError as error:
         raise NotJsonError("no JSON that this tool reads: it is nested too deeply") from error
     except ValueError as error:
         raise NotJsonError("no JSON that this tool reads: a number has too many digits") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise NotJsonError(
+                f"no JSON that this tool reads: {key[:60]!r} is there twice, and which one holds?"
+            )
+        found[key] = value
+    return found
 
 
 def kind_of(path: str | os.PathLike[str]) -> int | None:

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import onnx
 import onnx.inliner
@@ -24,7 +24,7 @@ from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
 from onnxheadprune.model.storage.reading import Opened, hydrated
-from onnxheadprune.model.storage.sources import Source, Sources, inside, source_at
+from onnxheadprune.model.storage.sources import Source, Sources, inside, open_at_once, source_of
 from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
 from onnxheadprune.model.storage.tensors import BITS, Stored, bytes_needed, tensors_of
 from onnxheadprune.model.storage.wire import BIG, WireError, not_a_model, structure
@@ -139,10 +139,10 @@ def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedMo
             f" {_kind(source)}; convert it first"
         )
     path = Path(source)
-    model, own, references = parse_structure(path)
-    if _refers_to(model, own) > references:
+    parsed = parse_structure(path)
+    if _refers_to(parsed.model, parsed.own) > parsed.references:
         raise ModelError(f"{path} is damaged: its external data is in the model file itself")
-    return structure_of(model, str(path), path, {own: source_at(path)}, follow_links=follow_links)
+    return structure_of(parsed.model, str(path), path, {parsed.own: parsed.source}, follow_links=follow_links)
 
 
 def structure_of(
@@ -271,8 +271,24 @@ def model_name(source: ModelLike) -> str:
     return str(source)
 
 
-def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
-    """The structure of a file, the location that stands for the file itself, and how many tensors use it.
+class Parsed(NamedTuple):
+    """What is in a model file.
+
+    Attributes:
+        model: the structure.
+        own: the location that stands for the file itself.
+        references: how many tensors use it.
+        source: the file that was read; if another one has its name by now, that is noticed.
+    """
+
+    model: ModelProto
+    own: str
+    references: int
+    source: Source
+
+
+def parse_structure(path: Path) -> Parsed:
+    """The structure of a file.
 
     Raises:
         UsageError: if there is no such file.
@@ -285,7 +301,7 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         raise UsageError(f"{path} is not a file")
     model = ModelProto()
     try:
-        light, references = _structure_of(path)
+        light, references, source = _structure_of(path)
         model.ParseFromString(light)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -293,12 +309,12 @@ def parse_structure(path: Path) -> tuple[ModelProto, str, int]:
         raise not_a_model(path, _first_line(error)) from error
     if not model.graph.node or not model.opset_import:
         raise ModelError(f"{path} is not an ONNX model: it holds no graph")
-    return model, own_location(path), references
+    return Parsed(model, own_location(path), references, source)
 
 
-def _structure_of(path: Path) -> tuple[bytes, int]:
-    with path.open("rb") as stream:
-        return structure(stream.fileno(), own_location(path))
+def _structure_of(path: Path) -> tuple[bytes, int, Source]:
+    with os.fdopen(open_at_once(path), "rb") as stream:
+        return *structure(stream.fileno(), own_location(path)), source_of(stream.fileno(), path)
 
 
 def check_model(model: ModelProto, name: str, *, full: bool = False) -> None:

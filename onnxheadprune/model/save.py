@@ -18,7 +18,7 @@ from onnxheadprune.model.load import (
     structure_of,
 )
 from onnxheadprune.model.storage.claims import Making, Reading, check_makings, identity
-from onnxheadprune.model.storage.folder import sentences
+from onnxheadprune.model.storage.folder import require_room, sentences
 from onnxheadprune.model.storage.layout import ExternalData, lay_out
 from onnxheadprune.model.storage.sources import source_at
 from onnxheadprune.model.storage.spans import own_location
@@ -122,6 +122,7 @@ def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named
             " ends at 2 GiB; let them go into a file beside it (--external-data auto)"
         )
     with sentences(target):
+        require_room(target.parent, inside + layout.data_size)
         return Stage(layout, loaded.sources, target, location, named)
 
 
@@ -135,11 +136,11 @@ def staged_model(stage: Stage) -> LoadedModel:
         stage.write()
         if stored_bytes(stage.layout.model) > MAPPED_FROM:
             stage.show()
-    model, own, _ = parse_structure(stage.draft.path)
-    known = {own: source_at(stage.draft.path)}
+    parsed = parse_structure(stage.draft.path)
+    known = {parsed.own: parsed.source}
     if stage.data is not None:
         known[stage.location] = source_at(stage.data.path)
-    return structure_of(model, "the pruned model", stage.draft.path, known, stage.target.parent)
+    return structure_of(parsed.model, "the pruned model", stage.draft.path, known, stage.target.parent)
 
 
 def commit(stage: Stage, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:

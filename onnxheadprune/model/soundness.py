@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from onnx import ModelProto
+import onnx
+from onnx import ModelProto, NodeProto
 
 from onnxheadprune.errors import HeadPruneError, ModelError
+from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.load import check_model
 
 
@@ -15,10 +17,11 @@ from onnxheadprune.model.load import check_model
 def analysing(model: ModelProto, name: str) -> Iterator[None]:
     """Analyses trust what ONNX promises about a graph; where one fails, that promise is checked.
 
-    On a valid model the failure is a bug and stays one.
+    On a valid model the failure is a bug and stays one. What other domains promise nobody can check here: a model with
+    operators of theirs is refused.
 
     Raises:
-        ModelError: if the model is not valid.
+        ModelError: if the model is not valid, or nobody knows whether it is.
     """
     try:
         yield
@@ -31,4 +34,29 @@ def analysing(model: ModelProto, name: str) -> Iterator[None]:
             check_model(model, name, full=True)
         except ModelError as invalid:
             raise invalid from error
-        raise
+        foreign = _foreign(model)
+        if foreign is None:
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"{name} cannot be analysed ({told}); it has operators that onnx cannot check"
+            f" ({foreign}), so it may not be valid"
+        ) from error
+
+
+def _foreign(model: ModelProto) -> str | None:
+    """The first operator that neither onnx nor the model itself defines, None without."""
+    own = {(function.domain, function.name) for function in model.functions}
+    for body in (model.graph.node, *(function.node for function in model.functions)):
+        for node in _with_bodies(body):
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            if (domain, node.op_type) not in own and not onnx.defs.has(node.op_type, domain=domain):
+                return f"{domain}.{node.op_type}"
+    return None
+
+
+def _with_bodies(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    for node in nodes:
+        yield node
+        for body in bodies_of(node):
+            yield from _with_bodies(body.node)

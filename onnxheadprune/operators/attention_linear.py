@@ -1,13 +1,20 @@
-"""LinearAttention: a state in place of a cache."""
+"""LinearAttention: a state in place of a cache; and its gates, and the convolution in front of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, number, queries
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 
-ROLES.add(("LinearAttention",), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(
+    ("LinearAttention", "LinearAttentionGate", "CausalConvWithState"), "com.microsoft", Roles(alike=(0,))
+)
 
 
 @shape_function("LinearAttention")
@@ -58,3 +65,50 @@ def _layout(node: Node) -> FusedLayout | None:
         attributes={"q_num_heads": Heads.QUERY, "kv_num_heads": Heads.KEY_VALUE},
         memory=(1, 2, 3),
     )
+
+
+@shape_function("LinearAttentionGate", domain="com.microsoft")
+def _gate_shape(node: Node) -> Shapes:
+    return [node.shape(0), node.shape(3)][: len(node.outputs)]
+
+
+@rule("LinearAttentionGate", domain="com.microsoft")
+def linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """Decay and rate of each head, from a number each; the vectors have one for each head, too."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    last = len(shape) - 1
+    decay = lives[0]
+    if not {*decay.axes} <= {last}:
+        return inexpressible(node)
+    vector = decay.renumbered(dict.fromkeys(decay.axes, 0))
+    answers = {0: decay, 1: vector, 2: vector}
+    return Answer(answers | ({3: lives[1]} if len(lives) > 1 else {}))
+
+
+@shape_function("CausalConvWithState", domain="com.microsoft")
+def _causal_shape(node: Node) -> Shapes:
+    """The first output alone: the state's length hangs on what is asked of it."""
+    return [node.shape(0), node.shape(3)][: len(node.outputs)]
+
+
+@rule("CausalConvWithState", domain="com.microsoft")
+def causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """A kernel of its own for every channel."""
+    shape = node.shape(0)
+    if shape is None:
+        return unknown_shape(node)
+    live, channels = lives[0], len(shape) - 1 if node.attribute("channels_last", 0) else 1
+    if live.axes != (channels,):
+        return inexpressible(node)
+    kernels, state = live.renumbered({channels: 0}), live.renumbered({channels: 1})
+    asked = (
+        len(lives) > 1
+        and node.outputs[1] is not None
+        and (node.outputs[1].consumers or node.outputs[1].is_graph_output)
+    )
+    if asked and (channels != 1 or node.attribute("state_window", 0) or not state.covers(lives[1])):
+        return inexpressible(node)
+    kept = (live, state)[: len(lives)]
+    return Answer({0: live, 1: kernels, 2: kernels, 3: state}, kept=kept)

@@ -49,11 +49,12 @@ ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,), lear
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
 def _shape(node: Node) -> Shapes:
-    query, value = node.shape(0), node.shape(2)
+    query, key, value = node.shape(0), node.shape(1), node.shape(2)
     if query is None:
         return [None]
-    if len(query) == 5:
-        return [(query[0], query[1], dims.multiply(query[2], query[4]))]
+    packed = next((shape for shape in (query, key) if shape is not None and len(shape) == 5), None)
+    if packed is not None:
+        return [(query[0], query[1], dims.multiply(packed[2], packed[4]))]
     if value is None:
         return [query if node.input(2) is None and node.input(1) is None else None]
     if len(value) == 4:

@@ -29,7 +29,8 @@ GATHERS_ELEMENTS.add("GatherElements")
 
 ROLES.add(("Gather",), "", Roles(contents=(0,), rows={1: 0}))
 ROLES.add(("GatherBlockQuantized",), "com.microsoft", Roles(rows={1: 0}))
-ROLES.add(("GatherND", "GatherElements"), "", Roles(contents=(0,)))
+ROLES.add(("GatherElements",), "", Roles(contents=(0,), rows={1: 0}))
+ROLES.add(("GatherND",), "", Roles(contents=(0,), places_in={1: 0}))
 
 
 @shape_function("Gather")

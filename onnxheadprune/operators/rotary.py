@@ -19,11 +19,11 @@ from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_functio
 from onnxheadprune.model.graph.view import Node
 
 STANDS_FOR_PATTERN.add("RotaryEmbedding")
-ROLES.add(("RotaryEmbedding",), "com.microsoft", Roles(alike=(0,)))
+ROLES.add(("RotaryEmbedding", "MRotaryEmbedding"), "com.microsoft", Roles(alike=(0,)))
 
 
 @shape_function("RotaryEmbedding")
-@shape_function("RotaryEmbedding", domain="com.microsoft")
+@shape_function("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft")
 def _rotary_shape(node: Node) -> Shapes:
     return [node.shape(0)]
 
@@ -48,9 +48,9 @@ def rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live}, lambda _: changed)
 
 
-@rule("RotaryEmbedding", domain="com.microsoft")
+@rule("RotaryEmbedding", "MRotaryEmbedding", domain="com.microsoft")
 def microsoft_rotary(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """ONNX Runtime's spelling."""
+    """ONNX Runtime's spelling, also with positions in several directions."""
     if node.attribute("num_heads", 0) or len(node.shape(0) or ()) == 4:
         return rotary(node, lives)
     size = node.shape(2)

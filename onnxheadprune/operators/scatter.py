@@ -7,13 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
-from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
+from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node, Value
 
-ROLES.add(("ScatterND", "ScatterElements"), "", Roles(contents=(0, 2)))
+WRITES_INTO.add("ScatterND", "ScatterElements")
+ROLES.add(("ScatterElements",), "", Roles(contents=(0, 2), rows={1: 0}))
+ROLES.add(("ScatterND",), "", Roles(contents=(0, 2), places_in={1: 0}))
 
 
 @shape_function("ScatterND", "ScatterElements")
@@ -33,16 +36,44 @@ def scatter_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer({0: live, 1: live, 2: live})
 
 
-@rule("ScatterND")
+@rule("ScatterND", ragged=True)
 def scatter_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """Axes of the data behind the indexed ones are axes of the updates too."""
     data, indices, live = node.shape(0), node.shape(1), lives[0]
     if data is None or indices is None or not isinstance(indices[-1], int):
         return unknown_shape(node)
     depth = indices[-1]
-    if any(axis < depth for axis in live.axes):
-        return _slice_assignment(node, live)
-    return Answer({0: live, 2: live.renumbered({a: a - depth + len(indices) - 1 for a in live.axes})})
+    if all(axis >= depth for axis in live.axes):
+        return Answer({0: live, 2: live.renumbered({a: a - depth + len(indices) - 1 for a in live.axes})})
+    places, sizes = node.literal(1), [size for size in data[:depth] if isinstance(size, int)]
+    if (
+        places is not None
+        and len(sizes) == depth
+        and node.attribute("reduction", "none") in ("none", b"none")
+    ):
+        return _known_places(node, live, places, sizes)
+    return _slice_assignment(node, live)
+
+
+def _known_places(node: Node, live: Live, places: Array, sizes: Sequence[int]) -> Answer | Refusal:
+    """`data[1, 0] = updates`, the keys of one layer in the cache of all: each row may have heads of its own.
+
+    Nobody reads what is written over. It is narrowed like the rest all the same, since it lies in one tensor with it.
+    """
+    depth = len(sizes)
+    own = [axis for axis in live.axes if axis >= depth]
+    axes = [*range(depth), *own]
+    rows = live.aligned(axes, [*sizes, *(live.period(axis) for axis in own)])
+    written = rows[tuple(np.moveaxis(places, -1, 0))]
+    leading = places.ndim - 1
+    updates = Live.over([*range(leading), *(axis - depth + leading for axis in own)], written)
+    if live.is_mask:
+        if not rows.any(axis=tuple(range(depth, rows.ndim))).all():
+            return inexpressible(node)
+        return Answer({0: live, 2: updates})
+    rows = rows.copy()
+    rows[tuple(np.moveaxis(places, -1, 0))] = 0
+    return Answer({0: Live.over(axes, rows), 2: updates})
 
 
 def _slice_assignment(node: Node, live: Live) -> Answer | Refusal:
@@ -51,6 +82,8 @@ def _slice_assignment(node: Node, live: Live) -> Answer | Refusal:
     What is left of such an axis is counted again from zero, so the indices keep their first entries.
     """
     data, updates, indices = node.shape(0), node.shape(2), node.input(1)
+    if live.is_mask and not live.is_product:
+        return inexpressible(node)
     if data is None or updates is None or indices is None or len(updates) != len(data):
         return unknown_shape(node)
     for axis in live.axes:

@@ -25,6 +25,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxheadprune.errors import InferenceError, ProviderError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
+from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.stored import is_mapped, supply
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unrounded import unrounded
@@ -117,6 +118,7 @@ class Session:
         settings = {"use_tf32": int(tf32)} if provider.name == CUDA else {}
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
         loaded = loaded if rounding else exactly(loaded)
+        self._may_never_end = may_never_end(loaded.proto)
         make = functools.partial(create, supply(loaded, options, self), options, provider, settings, name)
         # What is mapped can be opened again from a message without weights.
         self._again = make if is_mapped(loaded) else None
@@ -156,17 +158,18 @@ class Session:
         """
         own = {name: value for name, value in feed.items() if name in self._inputs}
         try:
-            if self._has_bfloat16:
-                return self._run_bfloat16(own)
-            outputs = self.inner.run(self._outputs, own)
+            if self._may_never_end:
+                return waited_for(lambda options: self._run(own, options), onnx_runtime().RunOptions())
+            return self._run(own)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InferenceError(f"{self.name} does not run: {sentence(error)}") from error
-        return _flat(self._outputs, outputs)
 
-    def _run_bfloat16(self, feed: Mapping[str, Array]) -> dict[str, Array]:
-        """NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words."""
+    def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
+        if not self._has_bfloat16:
+            return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
+        # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.
         values = {name: to_ort(value) for name, value in feed.items()}
-        outputs = self.inner.run_with_ort_values(self._outputs, values)
+        outputs = self.inner.run_with_ort_values(self._outputs, values, options)
         return {name: from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
 
     @property

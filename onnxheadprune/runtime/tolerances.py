@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from onnxheadprune.model.graph.facts import PACKS_BLOCKS, QUANTIZES, ROUNDS_ACTIVATIONS
+from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES, ROUNDS_ACTIVATIONS
 from onnxheadprune.model.graph.view import GraphView, Node
 
 POWER = 10.0
@@ -87,5 +87,10 @@ def _quantizes(node: Node) -> bool:
 
 
 def _rounds_for_speed(node: Node) -> bool:
-    """Whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`."""
+    """Whether a node rounds activations to int8 in a deployment; see `runtime/unrounded.py`.
+
+    Of weights that are dequantized in blocks and the product that reads them, ONNX Runtime makes such a node.
+    """
+    if node in DEQUANTIZES and node.attribute("block_size", 0):
+        return node.inputs[0] is not None and node.inputs[0].is_constant
     return node in PACKS_BLOCKS and node.attribute("accuracy_level", 0) == INT8_LEVEL

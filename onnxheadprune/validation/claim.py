@@ -25,7 +25,7 @@ from onnxheadprune.edit.records import (
     caches_record,
     read_records,
 )
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.validation.claimed_units import claimed_units
@@ -97,18 +97,27 @@ def read_claim(
         )
     _check_same_sites(theirs.removed, gone, pairs, names)
     first: Claim | None = None
+    refused: RefusedError | None = None
     for agreed in CONTRACTS:
         contract = replace(agreed, renumber_cache=bool(renumbered), renumbered_sites=renumbered)
-        planning = planned(analysis, spec, contract)
+        try:
+            planning = planned(analysis, spec, contract)
+        except RefusedError as error:
+            # What nobody can cut under one contract may be what was agreed to in another.
+            refused = refused or error
+            continue
         if not planning.plan.cuts_something and not fused and not left:
             raise UsageError(f"no heads are named, so there is nothing to validate in {names[1]}")
         _check_same_names(original, pruned, names, planning.io)
-        problems = _io_problems(planning, pruned, names[1])
+        problems = [*_order_problems(original, pruned, planning.io, names[1])]
+        problems += _io_problems(planning, pruned, names[1])
         claim = Claim(planning, fused, theirs.refit, tuple(problems), contract)
         if not problems:
             return claim
         first = first or claim
-    assert first is not None
+    if first is None:
+        assert refused is not None
+        raise refused
     return first
 
 
@@ -197,6 +206,17 @@ def _check_same_names(
                 raise UsageError(
                     f"{what} {name!r} has another type in {names[1]}; the two do not belong together"
                 )
+
+
+def _order_problems(original: ModelProto, pruned: ModelProto, io: Interface, name: str) -> Iterator[str]:
+    """Whether who reads inputs and outputs by their position gets what the original gives there."""
+    for what, before, theirs in (
+        ("inputs", _inputs(original), _inputs(pruned)),
+        ("outputs", _outputs(original), _outputs(pruned)),
+    ):
+        ours = [after for earlier in before if (after := io.after(earlier)) is not None]
+        if ours != [*theirs]:
+            yield f"{name} lists its {what} in another order: {', '.join(theirs)} in place of {', '.join(ours)}"
 
 
 def _io_problems(planning: Planning, pruned: ModelProto, name: str) -> list[str]:

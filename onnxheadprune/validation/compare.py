@@ -66,6 +66,51 @@ def worst(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> tuple[s
     return name, gaps[name]
 
 
+def comparable(reference: Outputs, original: Outputs) -> bool:
+    """Whether numbers can be compared: there are some, and NaN and infinities do not hang on the heads.
+
+    Tokens that are ruled out have minus infinity, and rows that attend to nothing are no numbers, whoever attends.
+
+    Args:
+        reference: what the original gives without the heads.
+        original: what it gives with them.
+    """
+    if all_finite(reference) and all_finite(original):
+        return True
+    floats = [(value, original[name]) for name, value in reference.items() if not _is_exact(value)]
+    return any(np.isfinite(_numbers(value)).any() for value, _ in floats) and all(
+        np.array_equal(_strange(value), _strange(other), equal_nan=True) for value, other in floats
+    )
+
+
+def stray(actual: Outputs, expected: Outputs, names: tuple[str, ...]) -> str | None:
+    """The first output with another infinity than expected, None without. Where NaN is expected, anything may be."""
+    for name in names:
+        left, right = actual[name], expected[name]
+        if _is_exact(right) or left.shape != right.shape:
+            continue
+        infinite = np.isinf(_numbers(right))
+        if not np.array_equal(_numbers(left)[infinite], _numbers(right)[infinite]):
+            return name
+    return None
+
+
+def has_nan(outputs: Outputs) -> bool:
+    """Whether some output holds what is no number."""
+    return any(np.isnan(_numbers(value)).any() for value in outputs.values() if not _is_exact(value))
+
+
+def _is_exact(array: Array) -> bool:
+    """Whether an array can hold neither NaN nor an infinity."""
+    return array.dtype.kind in "biuOSU"
+
+
+def _strange(array: Array) -> Array:
+    """The array with all numbers alike."""
+    numbers = _numbers(array)
+    return np.where(np.isfinite(numbers), 0, numbers)
+
+
 def all_finite(outputs: Outputs) -> bool:
     """Whether no output holds NaN or an infinity."""
     return all(is_finite(value) for value in outputs.values())

@@ -21,6 +21,7 @@ from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.experts import ExpertSite
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.edit.extract import with_stored
@@ -304,7 +305,8 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
         if site.CORED:
             heads = planning.heads[site.index]
             maps = _weights_before(site)
-            for value, live in sweep(list(site.seeds(heads)), site.free).narrowed():
+            handed = handed_out([site], planning.heads)
+            for value, live in sweep(list(site.seeds(heads)), site.free, handed=handed).narrowed():
                 if value in maps and value.scope.parent is None:
                     yield value, live
 

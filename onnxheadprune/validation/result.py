@@ -33,7 +33,8 @@ class CaseResult:
         max_rel_error: largest difference relative to the scale of its output.
         worst_output: the output where that is.
         power: how far silencing the heads moves the outputs, relative to their scale.
-        finite: whether the masked reference gave finite numbers only.
+        finite: whether the masked reference gave numbers that can be compared: NaN and infinities only where the
+            original has them too.
     """
 
     source: str

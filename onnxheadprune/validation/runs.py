@@ -21,7 +21,15 @@ from onnxheadprune.runtime.feeds import (
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.validation.compare import AccuracyMeter, DriftMeter, all_finite, worst
+from onnxheadprune.validation.compare import (
+    AccuracyMeter,
+    DriftMeter,
+    Gap,
+    comparable,
+    has_nan,
+    stray,
+    worst,
+)
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.request import ValidationRequest
@@ -32,7 +40,7 @@ from onnxheadprune.validation.wide import Wide
 
 @dataclass(frozen=True)
 class Findings:
-    """What the runs showed."""
+    """What the runs showed; `unsteady` says why the original cannot be compared with anything, if so."""
 
     cases: tuple[CaseResult, ...]
     problems: tuple[str, ...]
@@ -42,8 +50,13 @@ class Findings:
     placement: dict[str, int]
     metric: MetricResult | None = None
     refit: RefitDrift | None = None
+    unsteady: str = ""
 
 
+NO_NUMBERS = (
+    "where the original itself gives NaN, with the heads and without them, nothing is compared, and on such inputs a"
+    " deployment is not checked"
+)
 NOTHING_RAN = Findings((), (), (), None, None, {})
 
 
@@ -70,8 +83,10 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
         bench.data_cases(request.data)
     placement = bench.pruned.placement()
     bench.further_opinions()
+    found = bench.findings(placement)
+    unsteady = bench.unsteady() if found.problems else ""
     models.turns.rest()
-    return bench.findings(placement)
+    return replace(found, problems=(), unsteady=unsteady) if unsteady else found
 
 
 class _PrunedFailedError(Exception):
@@ -179,7 +194,7 @@ class _Bench:
         # Both masks and the original have the original's names.
         earlier = io.before(names)
         power = self._power(feed, reference, before, earlier)
-        finite = all_finite(reference) and all_finite(before)
+        finite = comparable(reference, before)
         shapes = {name: value.shape for name, value in feed.items()}
         case = CaseResult(
             source=source,
@@ -193,7 +208,11 @@ class _Bench:
             power=power,
             finite=finite,
         )
-        if finite and deploy:
+        unknown = finite and has_nan(expected)
+        if unknown:
+            self.notes.append(NO_NUMBERS)
+        # Fused kernels give other numbers to rows that attend to nothing.
+        if finite and deploy and not unknown:
             self._keep(KeptFeed(power, source, feed))
         if finite and source != "wide":
             self.second.look(feed, reference, earlier, self.inputs)
@@ -203,6 +222,8 @@ class _Bench:
             self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
             return case, None
         name, off = worst(after, expected, names)
+        if finite and (strange := stray(after, expected, names)) is not None:
+            name, off = strange, Gap(math.inf, math.inf)
         if source != "wide":
             self._drift(source, feed, before, after)
         case = replace(case, max_abs_error=off.absolute, max_rel_error=off.relative, worst_output=name)
@@ -258,6 +279,19 @@ class _Bench:
                 return
             self.kept = [item for item in self.kept if item.source != "data"]
         self.kept.append(kept)
+
+    def unsteady(self) -> str:
+        """How far the original lies from itself when it runs again, if it does: then no difference says anything."""
+        if not self.kept:
+            return ""
+        first, again = (self.original.run(self.kept[0].feed) for _ in range(2))
+        name, off = worst(again, first, judged(first, "exact", self.models.tolerance))
+        if off.relative <= self.models.tolerance.exact:
+            return ""
+        return (
+            f"the original gives other numbers each time it runs on the same inputs ({name} differs by"
+            f" {off.relative:.1e} of its scale), so nothing can be compared with it"
+        )
 
     def findings(self, placement: dict[str, int]) -> Findings:
         source = "data" if "data" in self.drifts else "random"

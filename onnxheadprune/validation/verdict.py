@@ -68,6 +68,8 @@ def judge(
     """
     if problems:
         return "failed", problems[0]
+    if found.unsteady:
+        return "inconclusive", found.unsteady
     usual = [case for case in found.cases if case.usual]
     if not usual:
         reason = found.notes[0] if found.notes else "nothing could be run"

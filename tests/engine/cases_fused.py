@@ -186,6 +186,42 @@ def microsoft_rotary(draw: Draw, op_type: str) -> Case:
     return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)
 
 
+@strategy("MRotaryEmbedding", domain=MICROSOFT)
+def rotary_in_directions(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw, 1, 8)
+    four = draw(st.booleans())
+    data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
+    positions = integers(draw, (3, n.B, n.S), 0, 6)
+    tables = (floats(draw, (6, n.D // 2)), floats(draw, (6, n.D // 2)))
+    attributes: dict[str, object] = {"mrope_section": [1, 1, n.D // 2 - 2]}
+    # Side by side, heads are told by the attribute alone.
+    attributes |= {"num_heads": n.H} if not four or draw(st.booleans()) else {}
+    blocks = {1: 1} if four else {2: n.D}
+    return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)
+
+
+@strategy("LinearAttentionGate", domain=MICROSOFT)
+def linear_gates(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    inputs: tuple[Array | None, ...] = (floats(draw, (n.B, n.S, n.H)), *(floats(draw, (n.H,)) for _ in "ab"))
+    both = draw(st.booleans())
+    inputs += (floats(draw, (n.B, n.S, n.H)),) if both else ()
+    return Case(op_type, inputs, types=(FLOAT,) * (2 if both else 1), domain=MICROSOFT)
+
+
+@strategy("CausalConvWithState", domain=MICROSOFT)
+def causal(draw: Draw, op_type: str) -> Case:
+    n = _sizes(draw)
+    size = draw(st.integers(2, 3))
+    inputs: tuple[Array | None, ...] = (
+        floats(draw, (n.B, n.H, n.S)),
+        floats(draw, (n.H, 1, size)),
+        floats(draw, (n.H,)) if draw(st.booleans()) else None,
+        floats(draw, (n.B, n.H, size - 1)) if draw(st.booleans()) else None,
+    )
+    return Case(op_type, inputs, types=(FLOAT, FLOAT), bare=frozenset({1}), domain=MICROSOFT)
+
+
 @strategy("QMoE", domain=MICROSOFT)
 def mixture(draw: Draw, op_type: str) -> Case:
     tokens, experts, hidden, width = (

@@ -118,4 +118,6 @@ def scatter_nd(draw: Draw, op_type: str) -> Case:
     if len(chosen) == 4 and draw(st.booleans()):
         indices = indices.reshape(2, 2, depth)
     updates = floats(draw, (*indices.shape[:-1], *shape[depth:]))
-    return Case(op_type, (floats(draw, shape), indices, updates), types=(FLOAT,))
+    # Places that are known say which row is which; then each may keep positions of its own.
+    fixed = frozenset({1} if draw(st.booleans()) else ())
+    return Case(op_type, (floats(draw, shape), indices, updates), fixed=fixed, types=(FLOAT,))

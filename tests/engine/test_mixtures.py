@@ -170,6 +170,15 @@ def test_rows_that_the_attribute_does_not_explain_are_no_block() -> None:
     assert find_sites(model).neurons == ()
 
 
+def test_tensors_that_do_not_fit_are_no_block() -> None:
+    """Zero points with a byte per row, where two rows share one."""
+    model = Toy(op="QMoE", zeros=True).model()
+    (zeros,) = [tensor for tensor in model.graph.initializer if tensor.name == "z1"]
+    assert find_sites(model).neurons
+    zeros.CopyFrom(numpy_helper.from_array(np.zeros((EXPERTS, WIDTH, 1), np.uint8), "z1"))
+    assert find_sites(model).neurons == ()
+
+
 def test_two_mixtures_that_share_experts_may_lose_different_neurons() -> None:
     toy, x = Toy(bias=False), tokens()
     model = toy.model()

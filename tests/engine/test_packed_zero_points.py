@@ -18,18 +18,20 @@ from tests.toys_nbits import BLOCK, packed
 WIDTH, LENGTH, HEADS = 32, 3, 4
 
 
-def model_with(*, zero_points: bool = False, order: bool = False) -> tuple[ModelProto, dict[str, Array]]:
-    """Four heads of one block each; the output projection has zero points, or an order of its inputs."""
+def model_with(
+    *, zero_points: bool = False, order: bool = False, heads: int = HEADS
+) -> tuple[ModelProto, dict[str, Array]]:
+    """Heads of one block each; the output projection has zero points, or an order of its inputs."""
     net = Net(PLAIN)
     x = net.input("x", (2, LENGTH, WIDTH), "bs-")
     parts = []
     for name, perm in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
-        flat = net.op("MatMul", x, net.weight(name, WIDTH, HEADS * BLOCK))
-        parts.append(net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, HEADS, BLOCK)), perm=perm))
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, heads * BLOCK))
+        parts.append(net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, heads, BLOCK)), perm=perm))
     weights = net.op("Softmax", net.op("MatMul", parts[0], parts[1]), axis=-1)
     back = net.op("Transpose", net.op("MatMul", weights, parts[2]), perm=[0, 2, 1, 3])
-    merged = net.op("Reshape", back, net.ints(0, 0, HEADS * BLOCK))
-    model = packed(net.export([net.op("MatMul", merged, net.weight("o", HEADS * BLOCK, WIDTH))]), 1)
+    merged = net.op("Reshape", back, net.ints(0, 0, heads * BLOCK))
+    model = packed(net.export([net.op("MatMul", merged, net.weight("o", heads * BLOCK, WIDTH))]), 1)
     node = [item for item in model.graph.node if item.op_type == "MatMulNBits"][-1]
     if zero_points:
         # Levels from 7 to 9, so that a wrong one shows.
@@ -57,3 +59,21 @@ def test_inputs_in_another_order_are_refused() -> None:
     model, _ = model_with(order=True)
     (site,) = find_sites(model)
     assert site.reason is not None and "another order (g_idx)" in site.reason.sentence
+
+
+@pytest.mark.parametrize(("heads", "gone"), [(5, [4]), (5, [0, 1, 2, 3]), (8, [4, 5, 6, 7])])
+def test_zero_points_of_two_bits_lie_four_in_a_byte(heads: int, gone: list[int]) -> None:
+    model, feed = model_with(heads=heads)
+    node = [item for item in model.graph.node if item.op_type == "MatMulNBits"][-1]
+    draw = np.random.default_rng(0)
+    for tensor in model.graph.initializer:
+        if tensor.name == node.input[1]:
+            levels = draw.integers(0, 256, (WIDTH, heads, BLOCK // 4), dtype=np.uint8)
+            tensor.CopyFrom(numpy_helper.from_array(levels, tensor.name))
+    next(item for item in node.attribute if item.name == "bits").i = 2
+    zeros = draw.integers(0, 256, (WIDTH, -(-heads // 4)), dtype=np.uint8)
+    model.graph.initializer.append(numpy_helper.from_array(zeros, "zeros"))
+    node.input.append("zeros")
+    (site,) = find_sites(model)
+    assert site.units == tuple((*range(start, min(start + 4, heads)),) for start in range(0, heads, 4))
+    check_cut(model, feed, gone)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper
 
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import find_sites
@@ -148,3 +148,17 @@ def test_what_the_plan_does_not_name_is_bit_identical() -> None:
 def test_seldom_edits_say_what_they_do() -> None:
     assert str(SetOutput("main[1]", 0, "shape/raw")) == "output 0 of main[1] = shape/raw"
     assert str(DropInputs("main[2]", (1, 3))) == "drop inputs [1, 3] of main[2]"
+
+
+def test_in_old_files_new_tensors_are_inputs_too() -> None:
+    """Before version 4 of the format every stored tensor is an input with a default."""
+    model, _ = build(PLAIN)
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        )
+    smaller = apply_plan(plan_pruning(model, "0:1"), model)
+    names = [info.name for info in smaller.graph.input]
+    assert {tensor.name for tensor in smaller.graph.initializer} <= {*names}
+    assert len({*names}) == len(names)

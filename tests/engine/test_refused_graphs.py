@@ -188,3 +188,28 @@ def test_a_shape_that_the_caller_decides_costs_an_edge_gather() -> None:
     want = run(masked_reference(planning.view, planning.sites, planning.heads), feed)
     for name, array in want.items():
         np.testing.assert_allclose(got[name], array, atol=1e-5)
+
+
+def test_sizes_that_some_targets_spell_and_others_do_not() -> None:
+    """Keys folded with a literal batch, values with one of unknown length: which rows are whose is not known."""
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    folded = [net.ints(B * H, S, D), net.ints(B * H, S, D), net.ints(-1, S, D)]
+    q, k, v = (
+        net.op(
+            "Reshape",
+            net.op(
+                "Transpose",
+                net.op("Reshape", net.op("MatMul", x, net.weight(name, WIDTH, H * D)), net.ints(0, 0, H, D)),
+                perm=[0, 2, 1, 3],
+            ),
+            target,
+        )
+        for name, target in zip("qkv", folded, strict=True)
+    )
+    weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    context = net.op("Reshape", net.op("MatMul", weights, v), net.ints(B, H, S, D))
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    sites = find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))]))
+    (miss,) = sites.near_misses
+    assert not sites and "cannot be followed" in miss.reason.sentence

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import find_sites
 from tests.engine.block_graph import Net
@@ -63,3 +65,38 @@ def test_one_stored_map_is_no_head() -> None:
     mixed = net.op("MatMul", net.weight("map", S, S), v)
     merged = net.op("Reshape", net.op("Transpose", mixed, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
     assert not len(find_sites(net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])))
+
+
+def test_a_number_of_heads_that_a_stored_weight_tells() -> None:
+    """The Shape of a weight that is cut keeps giving the original's number to those who compute with it."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    weight = net.weight("q", WIDTH, H * D)
+    flat = net.op("MatMul", x, weight)
+    q = net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, H, D)), perm=[0, 2, 1, 3])
+    width = net.op("Cast", net.op("Gather", net.op("Shape", weight), net.ints(1)), to=1)
+    scores = net.op("Div", net.op("MatMul", q, _heads(net, x, "k", H, 0, 2, 3, 1)), width)
+    weights = net.op("Softmax", scores, axis=-1)
+    context = net.op("MatMul", weights, _heads(net, x, "v", H, 0, 2, 1, 3))
+    _exact(net, context, D, [1], [0, 2])
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_sparse_weight_is_gathered_from(position: int) -> None:
+    """It is no input and no dense tensor: nothing can be cut off it, and nothing may rely on that."""
+    net = Net(STATIC)
+    x = net.input("x", (B, S, WIDTH), "b--")
+    q, k = _heads(net, x, "q", H, 0, 2, 1, 3), _heads(net, x, "k", H, 0, 2, 3, 1)
+    weights = net.op("Softmax", net.op("MatMul", q, k), axis=-1)
+    context = net.op("MatMul", weights, _heads(net, x, "v", H, 0, 2, 1, 3))
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    model = net.export([net.op("MatMul", merged, net.weight("o", H * D, WIDTH))])
+    products = [node.input[1] for node in model.graph.node if node.op_type == "MatMul"]
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    dense = stored[[weight for weight in products if weight in stored][position]]
+    array = numpy_helper.to_array(dense)
+    values = numpy_helper.from_array(array.reshape(-1), dense.name)
+    places = numpy_helper.from_array(np.arange(array.size), "places")
+    model.graph.initializer.remove(dense)
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, list(array.shape)))
+    check_cut(model, net.feed, [1], gathers=1)

@@ -38,7 +38,7 @@ KNOWN_GAPS = {
 def selected(cases: list[Case]) -> list[tuple[str, str]]:
     """Case and variant of each folder, those of one case together.
 
-    An export by torch.export takes longer than all that is done with it, so without `WHOLE` half of the cases come without one.
+    An export by torch.export takes longer than all that is done with it: without `WHOLE` half of the cases have none.
     """
     return [(case.name, variant) for case in cases for variant in _variants(case.name)]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.fused import layout_of
-from onnxheadprune.liveness.live import DEAD, FULL, Live
+from onnxheadprune.liveness.live import DEAD, FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.facts import WRITES_INTO
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -35,6 +37,7 @@ class Anatomy:
         head_size: width of a query or key head.
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
+        lying: where on these the heads lie, one bit per head, as far as that is known.
         probability_nodes: nodes between the score product and the core.
         maps: graph outputs that hand out the maps of fused cores.
     """
@@ -45,17 +48,18 @@ class Anatomy:
     free: frozenset[Value]
     probability_nodes: frozenset[Node]
     maps: frozenset[Value] = frozenset()
+    lying: Mapping[Value, Live] = field(default_factory=dict)
 
 
-def anatomy(block: Block) -> Anatomy:
-    """Walks from the cores of a block up both operands."""
+def anatomy(block: Block) -> Anatomy | Refusal:
+    """Walks from the cores of a block up both operands. A refusal if what a core reads cannot be told apart."""
     survey = _Survey(block)
     for core in block.cores:
         if is_fused_core(core.node):
             survey.read_fused(core)
         else:
             survey.read_product(core)
-    return survey.summary()
+    return survey.refusal or survey.summary()
 
 
 class _Survey:
@@ -65,8 +69,9 @@ class _Survey:
         block: the block.
         groups: heads that are known to share a KV head.
         head_size: width of a query or key head, once a core tells it.
-        free, maps, probability_nodes: as in `Anatomy`.
+        free, maps, probability_nodes, lying: as in `Anatomy`.
         values_have_heads: for each operand of values that was walked up, whether it has heads at all.
+        refusal: why a core cannot be read, if one cannot.
     """
 
     def __init__(self, block: Block) -> None:
@@ -77,8 +82,10 @@ class _Survey:
         self.head_size: int | None = None
         self.free: set[Value] = set()
         self.maps: set[Value] = set()
+        self.lying: dict[Value, Live] = {}
         self.probability_nodes: set[Node] = set()
         self.values_have_heads: list[bool] = []
+        self.refusal: Refusal | None = None
 
     def read_fused(self, core: Core) -> None:
         """A fused operator: its attributes say most."""
@@ -86,7 +93,8 @@ class _Survey:
         for shared in fused.groups:
             self.groups.join({owner[position] for position in shared})
         own = self._own_bits(owner)
-        self.free |= fused.free | _endpoints(_fused_walk(core, fused.memory, owner, own))
+        self.free |= fused.free
+        self._add_ends(_fused_walk(core, fused.memory, owner, own), own)
         self.maps |= fused.maps
         self.head_size = self.head_size or fused.head_size
         if fused.value is not None:
@@ -97,9 +105,13 @@ class _Survey:
         """A product of attention weights and values."""
         owner = _owners(self.block, core)
         own = self._own_bits(owner)
-        values, weights = _operand_walks(core, _head_bits(core, owner), own)
+        walks = _operand_walks(core, _head_bits(core, owner), own)
+        if isinstance(walks, Refusal):
+            self.refusal = self.refusal or walks
+            return
+        values, weights = walks
         self.head_size = self.head_size or query_width(core)
-        self.free |= _endpoints(values)
+        self._add_ends(values, own)
         self._read_values(values, own)
         self._read_weights(weights, own)
 
@@ -121,10 +133,17 @@ class _Survey:
         visited = _visited(walk)
         scores = next((node for node in visited if is_product(node) is not None), None)
         if scores is None:
-            self.free |= _endpoints(walk)
+            self._add_ends(walk, own)
             return
         self.probability_nodes |= {node for node in visited if node.index > scores.index}
-        self.free |= _endpoints(_walk_from(scores, walk, own))
+        self._add_ends(_walk_from(scores, walk, own), own)
+
+    def _add_ends(self, walk: Sweep, own: int) -> None:
+        """The cache at the ends of a walk."""
+        for value, live in _endpoints(walk, Labels(own)).items():
+            self.free.add(value)
+            known = self.lying.get(value)
+            self.lying[value] = live if known is None else Labels(own).united(known, live)
 
     def summary(self) -> Anatomy:
         """What all cores say together."""
@@ -141,6 +160,7 @@ class _Survey:
             frozenset(self.free),
             frozenset(self.probability_nodes),
             frozenset(self.maps),
+            self.lying,
         )
 
 
@@ -150,6 +170,14 @@ def bits_of(heads: Iterable[int]) -> int:
     for head in heads:
         bits |= 1 << head
     return bits
+
+
+def heads_of(bits: int) -> Iterator[int]:
+    """The heads of such a number, one after the other: thousands may be there, and few in one number."""
+    while bits > 0:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
@@ -198,11 +226,16 @@ def _head_shape(core: Core) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep]:
-    """Label sweeps up the operand with the head's own axis (values) and up the other (weights)."""
+def _operand_walks(core: Core, bits: Live, everyone: int) -> tuple[Sweep, Sweep] | Refusal:
+    """Label sweeps up the operand with the head's own axis (values) and up the other (weights).
+
+    A refusal where an operand's sizes do not say which of its positions belong to a head.
+    """
     found = core_product(core.node)
     answer = ask(core.node, [bits], Labels(everyone))
-    assert found is not None and not isinstance(answer, Refusal)
+    if isinstance(answer, Refusal):
+        return answer
+    assert found is not None
     feature = found.out_axes[core.feature_axes[0]]
     value_index = found.owners(feature)[0]
     others = [index for index in found.indices if index != value_index]
@@ -232,7 +265,7 @@ def _walk_from(scores: Node, walk: Sweep, everyone: int) -> Sweep:
     )
 
 
-def _endpoints(walk: Sweep) -> set[Value]:
+def _endpoints(walk: Sweep, labels: Labels) -> dict[Value, Live]:
     """The cache: graph inputs and outputs that carry heads, outputs behind a Cast or an `If` included.
 
     A cache has one position per head on some axis. Where the channels of all heads lie in one axis, as a
@@ -247,15 +280,39 @@ def _endpoints(walk: Sweep) -> set[Value]:
             for end, live in _carried_on(value, walk.kept[value]):
                 if comes_or_goes(end):
                     ends[end].append(live)
+        for end, live in _written_on(value, walk.kept[value], labels):
+            if comes_or_goes(end):
+                ends[end].append(live)
     apart = {value for value, lives in ends.items() if any(map(_one_per_head, lives))}
     flat = ends.keys() - apart
     paired = any(value.is_graph_input for value in flat) and any(value.is_graph_output for value in flat)
-    return apart | flat if paired else apart
+    found = apart | flat if paired else apart
+    return {value: reduce(labels.united, ends[value]) for value in found}
 
 
 def _one_per_head(live: Live) -> bool:
     """Whether every position belongs to another head."""
-    return bool(live.axes) and len(np.unique(live.array)) == live.array.size
+    if not live.axes or _all_differ(live.array):
+        return bool(live.axes)
+    told = _read_apart(live.array)
+    return told.size > 1 and _all_differ(told)
+
+
+def _all_differ(labels: Array) -> bool:
+    return len(np.unique(labels)) == labels.size
+
+
+def _read_apart(labels: Array) -> Array:
+    """The labels without axes along which heads do not differ.
+
+    Of a window that moves on nobody reads the oldest token: that says nothing of whose the others are.
+    """
+    for axis in range(labels.ndim):
+        others = tuple(other for other in range(labels.ndim) if other != axis)
+        read = labels.compress((labels != 0).any(axis=others), axis)
+        first = read[(slice(None),) * axis + (slice(1),)]
+        labels = first if (read == first).all() else read
+    return labels
 
 
 def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tuple[Value, Live]]:
@@ -270,6 +327,25 @@ def _carried_on(value: Value, live: Live, depth: int = MAX_HOPS) -> Iterator[tup
         # What is not told of the output is taken to be as it was.
         yield item, live if own is None else own
         yield from _carried_on(item, live if own is None else own, depth - 1)
+
+
+def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Value, Live]]:
+    """What becomes of `value` as others write into it, each time with what is left of its own labels.
+
+    A cache of all layers goes from layer to layer in this way, and each leaves the rows of the others.
+    """
+    waiting = [(value, live)]
+    while waiting:
+        value, live = waiting.pop()
+        for use in value.consumers:
+            if use.input_index or use.node not in WRITES_INTO:
+                continue
+            # The law, asked backwards for the labels of the input, tells which of them the updates replace.
+            answer = ask(use.node, [live], labels)
+            if not isinstance(answer, Refusal):
+                left = use.node.out, answer.inputs.get(0, live)
+                yield left
+                waiting.append(left)
 
 
 def _leaves(walk: Sweep) -> Iterator[Live]:
@@ -301,7 +377,7 @@ def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: 
             continue
         labelled = True
         for bits in found:
-            shared = [head for head in range(num_heads) if bits & bits_of([head])]
+            shared = [head for head in heads_of(bits) if head < num_heads]
             if len(shared) > 1:
                 groups.join(shared)
     return labelled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -141,23 +141,34 @@ def _build(candidates: list[Candidate]) -> Block:
         for sharing in sharers:
             if len(sharing) > 1:
                 heads.join(sharing)
-    sets = [frozenset(members) for members in heads.sets()]
-    sets.sort(key=lambda members: min(_channels(candidates[0], members), default=0))
+    channels = [_channels(candidate) for candidate in candidates]
+    sets = _in_order([frozenset(members) for members in heads.sets()], channels)
     projections = tuple(
         Projection(
             candidate.node,
             candidate.activation,
             candidate.weight,
             candidate.sizes,
-            tuple(tuple(sorted(_channels(candidate, members))) for members in sets),
+            tuple(tuple(sorted(_joined(own, members))) for members in sets),
         )
-        for candidate in candidates
+        for candidate, own in zip(candidates, channels, strict=True)
     )
     cores: dict[int, Core] = {}
     for candidate in candidates:
         for core in candidate.cores:
             cores.setdefault(core.node.index, core)
     return Block(projections, tuple(cores[index] for index in sorted(cores)), tuple(sets))
+
+
+def _in_order(
+    heads: list[frozenset[tuple[int, int]]], channels: Iterable[Mapping[tuple[int, int], set[int]]]
+) -> list[frozenset[tuple[int, int]]]:
+    """Heads as a projection that reads all of them lists their channels, else as they stand in the cores."""
+    for own in channels:
+        first = {members: min(_joined(own, members), default=-1) for members in heads}
+        if min(first.values()) >= 0:
+            return sorted(heads, key=first.__getitem__)
+    return sorted(heads, key=min)
 
 
 def _of_one_map(cores: Iterable[Core]) -> list[list[tuple[int, int]]]:
@@ -201,15 +212,18 @@ def _weights_read(core: Core) -> Value | None:
     return None if broadcast else core.node.inputs[weights]
 
 
-def _channels(candidate: Candidate, members: Iterable[tuple[int, int]]) -> set[int]:
-    """Positions of the contracted axis (labels count from one) that a head's members contribute to."""
-    found: set[int] = set()
-    wanted = set(members)
+def _channels(candidate: Candidate) -> dict[tuple[int, int], set[int]]:
+    """Positions of the contracted axis (labels count from one) that each position of a core contributes to."""
+    found: dict[tuple[int, int], set[int]] = {}
     for core in candidate.cores:
         for position, labels in enumerate(core.heads):
-            if (core.node.index, position) in wanted:
-                found |= {label - 1 for label in labels}
+            found.setdefault((core.node.index, position), set()).update(label - 1 for label in labels)
     return found
+
+
+def _joined(channels: Mapping[tuple[int, int], set[int]], members: Iterable[tuple[int, int]]) -> set[int]:
+    """Those of all members of a head."""
+    return set().union(*(channels.get(member, ()) for member in members))
 
 
 def has_folded_heads(block: Block) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onnxheadprune.attention.sites.cascade import cascade, is_beside
 from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
@@ -44,15 +45,16 @@ def obstacle(
     for node in talking:
         sentence = f"{node.op_type} mixes attention maps across heads (talking heads)"
         return Refusal(Reason.COUPLED, node.label, node.out.name, sentence)
-    cascade = _cascade(block)
-    if cascade is not None:
-        return cascade
+    in_a_row = cascade(block)
+    if in_a_row is not None:
+        return in_a_row
     for node, refusal in trial.refusals.items():
-        if refusal.reason is Reason.COUPLED and _holds_heads_back(node, trial, without):
+        coupled = refusal.reason is Reason.COUPLED and not is_beside(node, block)
+        if coupled and _holds_heads_back(node, trial, without):
             return refusal
     for value, live in trial.kept.items():
         if live.is_full and not value.holds_tensor:
-            found = _mixing_consumer(value, trial)
+            found = _mixing_consumer(value, trial, block)
             if found is not None:
                 return found
     return read_elsewhere(block, trial, removed)
@@ -85,31 +87,6 @@ def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]
     return False
 
 
-def _cascade(block: Block) -> Refusal | None:
-    """One head's context is projected into another head's queries, keys or values."""
-    for projection in block.projections:
-        for core in block.cores:
-            if core.node.scope is projection.node.scope and _is_upstream(projection.node, core.node):
-                sentence = f"the context of one head is also an input of another head, through {projection.node.label}"
-                return Refusal(Reason.COUPLED, core.node.label, core.node.out.name, sentence)
-    return None
-
-
-def _is_upstream(node: Node, of: Node) -> bool:
-    """Whether `of` reads something that `node` made."""
-    stack, seen = [of], {of}
-    while stack:
-        current = stack.pop()
-        if current is node:
-            return True
-        for value in current.inputs:
-            producer = None if value is None else value.producer
-            if producer is not None and producer not in seen and producer.index >= node.index:
-                seen.add(producer)
-                stack.append(producer)
-    return False
-
-
 def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
     """Names who else needs the whole context."""
     for value, live in trial.kept.items():
@@ -127,7 +104,7 @@ def _context_used_elsewhere(core: Node, trial: Sweep) -> Refusal:
     return Refusal(Reason.NO_PROJECTION, core.label, core.out.name, "the context is needed whole elsewhere")
 
 
-def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
+def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None:
     """A reduction over the live axis whose result comes back into the same head: a decomposed norm."""
     wanted: Live | None = None
     for use in value.consumers:
@@ -140,7 +117,9 @@ def _mixing_consumer(value: Value, trial: Sweep) -> Refusal | None:
         if (use.node.index, use.input_index) in trial.edges:
             continue
         reduction = _reduction_ahead(use.node, wanted, 3)
-        if reduction is not None and _returns(reduction, trial, MAX_HOPS):
+        if reduction is None or is_beside(reduction, block):
+            continue
+        if _returns(reduction, trial, MAX_HOPS):
             sentence = (
                 f"{reduction.op_type} takes statistics over all heads together (a normalisation across heads),"
                 " so removing one would change the others"

@@ -25,8 +25,10 @@ from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import AttentionSite, united
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
 from onnxheadprune.attention.sites.trace import Tracer, coupling
+from onnxheadprune.attention.sites.unit import handed_out
 from onnxheadprune.attention.sites.weights import weights_of
 from onnxheadprune.liveness.contraction import contraction_of
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import WEIGHS
@@ -47,10 +49,19 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
         for block in grouped
         if block not in folded and block.num_heads == 1 and not _is_single_head_attention(block)
     ]
-    blocks = [block for block in grouped if block not in folded and block not in pools]
+    known: dict[Block, Anatomy] = {}
+    for block in grouped:
+        if block in folded or block in pools:
+            continue
+        parts = anatomy(block)
+        if isinstance(parts, Refusal):
+            refused.append(Refused(block.projections[0].node, block.cores[0].node, parts))
+        else:
+            known[block] = parts
+    blocks = list(known)
     sites = []
     for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
-        sites.append(_site(index, name, block, mixers))
+        sites.append(_site(index, name, block, known[block], mixers))
     claimed = {core.node for block in blocks for core in block.cores}
     return sites, left_out(view, claimed, refused, folded, pools)
 
@@ -134,8 +145,7 @@ def _reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
     return False
 
 
-def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> AttentionSite:
-    parts = anatomy(block)
+def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset[Node]) -> AttentionSite:
     kv = len(parts.groups)
     site = AttentionSite(
         index=index,
@@ -149,6 +159,7 @@ def _site(index: int, name: str, block: Block, mixers: frozenset[Node]) -> Atten
         projections=block.projections,
         cores=tuple(core.node for core in block.cores),
         free=parts.free,
+        lying=parts.lying,
         maps=parts.maps,
         original_num_units=block.num_heads,
         original_kv_num_heads=kv,
@@ -198,4 +209,5 @@ def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = N
         heads: those heads.
         through: a node that mixes heads, taken as if it passed them on.
     """
-    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through)
+    handed = handed_out([site], {site.index: heads})
+    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through, handed=handed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.edit.edits import Edit, SetDim
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import DEAD, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -137,6 +137,7 @@ class Site:
         cores: the nodes that make the units.
         units: the units that can only go together, because a projection packs them in one block; else each alone.
         free: graph inputs and outputs that belong to the units (the cache of heads).
+        lying: where on these the units lie, one bit per unit, as far as that is known.
         maps: graph outputs with one map per unit, which only shrink with the caller's consent.
         reason: why no unit can be removed, None if some can.
         params: elements of all weights and biases that belong to the units.
@@ -177,6 +178,7 @@ class Site:
     cores: tuple[Node, ...]
     units: tuple[tuple[int, ...], ...] = ()
     free: frozenset[Value] = frozenset()
+    lying: Mapping[Value, Live] = field(default_factory=dict, repr=False)
     maps: frozenset[Value] = frozenset()
     reason: Refusal | None = None
     params: int = 0
@@ -316,3 +318,24 @@ def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ..
     """Some units, and all that can only go with them."""
     asked = set(some)
     return tuple(sorted(asked.union(*(unit for unit in units if asked & set(unit)))))
+
+
+def handed_out(sites: Iterable[Site], gone: Mapping[int, tuple[int, ...]]) -> dict[Value, Live]:
+    """What of each cache its callers need without some units, whoever reads it in the graph.
+
+    Args:
+        sites: all sites whose units may lie there: what one of them needs stays.
+        gone: the units that some of them lose, by index.
+    """
+    needed: dict[Value, Live] = {}
+    owned: dict[Value, Live] = {}
+    for site in sites:
+        dead = sum(1 << unit for unit in gone.get(site.index, ()))
+        for value, live in site.lying.items():
+            if not live.is_mask:
+                alive = Live.over(live.axes, np.asarray((live.array & ~dead) != 0, np.bool_))
+                needed[value] = needed.get(value, DEAD) | alive
+                owned[value] = owned.get(value, DEAD) | live.as_mask()
+    return {
+        value: alive | Live.over(owned[value].axes, ~owned[value].mask) for value, alive in needed.items()
+    }

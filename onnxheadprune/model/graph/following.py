@@ -6,6 +6,8 @@ Its data propagation has no bound: a shape that is joined with itself thirty tim
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import chain
 
 from onnx import ValueInfoProto
 
@@ -33,9 +35,9 @@ def follows_few(view: GraphView) -> bool:
     return True
 
 
-def _declared(view: GraphView) -> list[ValueInfoProto]:
+def _declared(view: GraphView) -> Iterable[ValueInfoProto]:
     graph = view.main.proto
-    return [*graph.input, *graph.value_info, *graph.output]
+    return chain(graph.input, graph.value_info, graph.output)
 
 
 def _count(node: Node, counts: dict[Value, int], longest: int) -> int:

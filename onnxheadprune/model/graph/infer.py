@@ -7,6 +7,8 @@ compute. Shapes of the operators around attention are therefore computed here, o
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
 
@@ -92,7 +94,7 @@ def _annotate_if(node: Node) -> None:
     """The outputs of the branch that a known condition takes, else what both branches agree on."""
     condition = node.literal(0)
     names: tuple[str, ...] = ("then_branch", "else_branch")
-    if condition is not None:
+    if condition is not None and condition.size == 1:
         names = ("then_branch",) if bool(condition.reshape(-1)[0]) else ("else_branch",)
     bodies = [node.bodies[name] for name in names]
     for index, output in enumerate(node.outputs):
@@ -123,7 +125,7 @@ def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
 
 def _adopt(scope: Scope, graph: GraphProto) -> None:
     """Copies the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
-    for info in (*graph.input, *graph.value_info, *graph.output):
+    for info in chain(graph.input, graph.value_info, graph.output):
         value = scope.values.get(info.name)
         if value is None or value.tensor is not None:
             continue

@@ -37,6 +37,7 @@ class Roles:
         places: inputs that say where or how large: axes, bounds, target shapes, numbers of repetitions.
         target: the shape that its output is to have.
         rows: per input that counts rows the input with the table that these are rows of.
+        places_in: per input that holds places, a number for each of the first axes, the input that these are places in.
         alike: inputs of the type that the output has, where onnx has no schema that says so.
         past_keys, past_values: the cache of an attention that takes keys and values apart.
         bias: what it adds to its product, in units of its output.
@@ -54,6 +55,7 @@ class Roles:
     places: tuple[int, ...] = ()
     target: int | None = None
     rows: Mapping[int, int] = field(default_factory=dict)
+    places_in: Mapping[int, int] = field(default_factory=dict)
     alike: tuple[int, ...] = ()
     past_keys: int | None = None
     past_values: int | None = None

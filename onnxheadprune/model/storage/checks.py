@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -159,7 +160,8 @@ def _check_graph(graph: GraphProto, model: str) -> None:
     for info in graph.input:
         _once(info.name, inputs, "inputs", model)
     _text([*initializers, *inputs], model)
-    for info in (*graph.input, *graph.output, *graph.value_info):
+    # One at a time: millions of them fit into memory, and what Python makes of each does not.
+    for info in chain(graph.input, graph.output, graph.value_info):
         _text([info.name, *(dim.dim_param for dim in info.type.tensor_type.shape.dim)], model)
     _check_nodes(graph.node, initializers | inputs, model)
 

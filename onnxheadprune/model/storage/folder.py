@@ -182,6 +182,20 @@ def _shortened(name: str) -> str:
     return name
 
 
+def require_room(folder: Path, needed: int) -> None:
+    """Whether a file of so many bytes can be in a folder, asked before hours of copying have filled the disk.
+
+    Raises:
+        OSError: if it is larger than all that is left there.
+    """
+    if not hasattr(os, "statvfs"):
+        return
+    found = os.statvfs(folder)
+    # Some network file systems know neither how large they are nor what is left.
+    if found.f_blocks and needed > found.f_bavail * found.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder last through a power cut, where the system can."""
     with contextlib.suppress(OSError):

@@ -33,7 +33,7 @@ class Source:
             ModelError: if the file is gone or was changed since.
         """
         try:
-            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            handle = open_at_once(self.path)
         except OSError as error:
             raise ModelError(f"{self.path} cannot be read: {error.strerror or error}") from error
         if identity_of(os.fstat(handle)) != self.identity:
@@ -46,6 +46,15 @@ Sources: TypeAlias = Mapping[str, Source]
 """The files of one model by their `location`."""
 
 
+def open_at_once(path: Path) -> int:
+    """A handle for reading, also of a FIFO that took the place of a file: that one would let its reader wait.
+
+    Raises:
+        OSError: if it cannot be opened.
+    """
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
 def source_at(path: Path) -> Source:
     """A file as it is now.
 
@@ -53,6 +62,12 @@ def source_at(path: Path) -> Source:
         OSError: if there is none.
     """
     found = path.stat()
+    return Source(path, found.st_size, identity_of(found))
+
+
+def source_of(handle: int, path: Path) -> Source:
+    """The file behind an open handle."""
+    found = os.fstat(handle)
     return Source(path, found.st_size, identity_of(found))
 
 

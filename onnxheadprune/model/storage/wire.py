@@ -19,6 +19,9 @@ EXPLICIT = "onnxheadprune.explicit"
 """Marks a reference in place of a tensor that says in so many words that its data is inside."""
 MAX_DEPTH = 100
 """Protobuf's own limit for messages in messages."""
+MAX_FIELDS = 2**22
+"""Of all messages that are looked into. A field may take two bytes here and hundreds in memory; a graph of a million
+nodes has some three million."""
 _WINDOW = 2**18
 _VARINT, _FIXED64, BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 TENSOR = TensorProto.DESCRIPTOR.full_name
@@ -70,7 +73,7 @@ class Reader:
     def __init__(self, handle: int, size: int) -> None:
         self.handle, self.size = handle, size
         self.base, self.window = 0, b""
-        self.references = 0
+        self.references = self.fields = 0
 
     def read(self, start: int, stop: int) -> bytes:
         """Bytes of the file.
@@ -86,6 +89,18 @@ class Reader:
             data = data + piece if data else piece
             start += len(piece)
         return data
+
+    def count(self) -> None:
+        """Notes one more field.
+
+        Raises:
+            WireError: if that is one too many.
+        """
+        self.fields += 1
+        if self.fields > MAX_FIELDS:
+            raise WireError(
+                f"it has more than {MAX_FIELDS:,} nodes, tensors and other parts, the most that is read"
+            )
 
     def varint(self, position: int, end: int) -> tuple[int, int]:
         """A number and where it ends."""
@@ -136,7 +151,8 @@ def _lighten(
     elsewhere = explicit = False
     for field, start, payload, stop in fields_of(reader, extent):
         if kind == TENSOR and field == _DATA_LOCATION:
-            explicit = reader.read(stop - 1, stop) == b"\0"
+            # A number may be spelled with more bytes than it needs, of which the last ones say nothing.
+            explicit = not any(byte & 0x7F for byte in reader.read(start, stop)[1:])
             elsewhere |= not explicit
         elsewhere |= kind == TENSOR and field == _EXTERNAL_DATA
         if payload < 0 or stop - payload < BIG:
@@ -170,6 +186,7 @@ def fields_of(reader: Reader, extent: tuple[int, int]) -> Iterator[tuple[int, in
     outer = (0, 0)
     while position < end:
         start = position
+        reader.count()
         tag, position = reader.varint(position, end)
         field, wire, payload = tag >> 3, tag & 7, -1
         if field == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,6 +11,7 @@ import numpy as np
 
 from onnxheadprune.errors import InferenceError, UsageError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.storage.checks import MAX_RANK
 from onnxheadprune.runtime.feeds.fill import Array, Padding, Style, fill
 from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
@@ -24,6 +26,9 @@ LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 16000)
 """The same for images and audio, where convolutions ask for hundreds."""
 LARGEST = {4: 512, 3: 3000, 2: 16000}
 """What is tried at most, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
+
+MAX_ELEMENTS = 2**28
+"""Of one input; more is not made up, whatever the model declares: the machine may not have as much memory."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ class FeedMaker:
         """
         shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned) | dict(dims or {}))
         if shapes is None:
-            raise UsageError(f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape")
+            raise UsageError(
+                f"sizes {sizes} and {dims or 'no dims'} give an input no possible shape, or more than"
+                f" {MAX_ELEMENTS:,} elements"
+            )
         return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
 
     def wide(
@@ -187,7 +195,7 @@ class FeedMaker:
                 shape = tuple(dim if isinstance(dim, int) else dim.evaluate(numbers) for dim in item.dims)
             except ArithmeticError:
                 return None
-            if min(shape, default=0) < 0:
+            if min(shape, default=0) < 0 or len(shape) > MAX_RANK or math.prod(shape) > MAX_ELEMENTS:
                 return None
             shapes[item.name] = shape
         return shapes

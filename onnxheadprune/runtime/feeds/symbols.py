@@ -155,7 +155,9 @@ def roles(places: Iterable[Place]) -> Roles:
 
 def _role(name: str, where: list[Place], cached: bool) -> str:
     foreign = "encoder" in name and "decoder" not in name
-    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in where):
+    # A cache of all layers has the batch behind layers, keys and values: what other inputs say counts.
+    telling = [place for place in where if not place.in_cache] or where
+    if "batch" in name or all(place.axis == 0 and place.rank > 1 for place in telling):
         return "batch"
     if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
         return "past"

@@ -38,28 +38,32 @@ _COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOO
 _SHIFTS = ADDS | SUBTRACTS
 _HANDS_ON = _MOVES | _COMPUTES
 _SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
+MOST_SHIFTS = 4
+"""Offsets with which one value is followed: as it is, and counted from the end of a table or two."""
 
 
 def row_bound(value: Value) -> int | None:
     """The smallest number of rows of all tables that a value indexes, None if it indexes none.
 
-    The value is followed through whatever hands integers on. Adding a constant moves the bound.
+    The value is followed through whatever hands integers on. Adding a constant moves the bound; one as large as the
+    table is added to negative numbers only, which count from its end.
     """
     bounds: list[int] = []
-    seen: set[Value] = set()
+    seen: dict[Value, set[int]] = {}
     queue = [(value, 0)]
     while queue:
         current, shift = queue.pop()
-        if current in seen:
+        known = seen.setdefault(current, set())
+        if shift in known or len(known) == MOST_SHIFTS:
             continue
-        seen.add(current)
+        known.add(shift)
         for use in current.consumers:
             rows = _rows_indexed(use)
             if rows is not None:
                 bounds.append(rows - shift)
             else:
                 queue += [(output, shift + _added(use)) for output in _handed_on(use)]
-    return max(min(bounds), 1) if bounds else None
+    return min((bound for bound in bounds if bound > 0), default=1) if bounds else None
 
 
 def tables_behind(value: Value) -> list[Value]:
@@ -83,7 +87,28 @@ def tables_behind(value: Value) -> list[Value]:
 
 
 def _rows_indexed(use: Use) -> int | None:
-    return _dim(_table(use), use.node.attribute("axis", use.node.attribute("gather_axis", 0)))
+    rows = _dim(_table(use), use.node.attribute("axis", use.node.attribute("gather_axis", 0)))
+    return _places(use) if rows is None else rows
+
+
+def _places(use: Use) -> int | None:
+    """How many places there are along the axis that a use counts along: places of several axes are joined before."""
+    if use.node not in JOINS or use.node.domain:
+        return _extent(use, 0, 1)
+    out = use.node.out
+    if out.rank is None or use.node.attribute("axis", 0) not in (-1, out.rank - 1):
+        return None
+    parts = [_extent(reader, use.input_index, len(use.node.inputs)) for reader in out.consumers]
+    return min((size for size in parts if size is not None), default=None)
+
+
+def _extent(use: Use, component: int, components: int) -> int | None:
+    """The size of one axis that a use picks places along, None if it picks none or has another number of components."""
+    indices = use.node.input(use.input_index)
+    target = roles_of(use.node).places_in.get(use.input_index)
+    if target is None or _dim(indices, -1) != components:
+        return None
+    return _dim(use.node.input(target), component + use.node.attribute("batch_dims", 0))
 
 
 def _table(use: Use) -> Value | None:
@@ -120,10 +145,14 @@ def feature_width(value: Value, axis: int) -> int | None:
     if value.rank is None:
         return None
     queue, seen = [value], {value}
+    asked: set[Node] = set()
     while queue:
         for use in queue.pop().consumers:
             found = _contracted(use.node, axis, value.rank) if use.input_index == 0 else None
-            found = found or _joined(use.node, axis, value.rank) or _cached(use, axis, value.rank)
+            # A node may read one value thousands of times, and has thousands of others to look at each time.
+            found = found or (None if use.node in asked else _joined(use.node, axis, value.rank))
+            asked.add(use.node)
+            found = found or _cached(use, axis, value.rank)
             if found is not None:
                 return found
             if _keeps_width(use.node, axis, value.rank) and use.node.outputs[0] not in seen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -243,6 +244,7 @@ def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[I
     others = [axis for axis in range(array.ndim) if axis not in axes]
     moved = array.transpose(*others, *axes)
     outer = moved.shape[: len(others)]
-    rows = moved.reshape(*outer, -1).astype(np.float32, copy=False)
+    features = math.prod(moved.shape[len(others) :])
+    rows = moved.reshape(*outer, features).astype(np.float32, copy=False)
     mask = counted(outer, feed, inputs)
-    return rows.reshape(-1, rows.shape[-1]) if mask is None else rows[mask]
+    return rows.reshape(math.prod(outer), features) if mask is None else rows[mask]

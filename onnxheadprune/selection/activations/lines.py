@@ -161,6 +161,10 @@ def _field(row: Mapping[str, object], name: str, where: str) -> str:
         return ""
     if not isinstance(value, str):
         raise UsageError(f"the field {name} of {where} is no text, but of type {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the field {name} of {where} holds half a character, so it is no text") from error
     return value.strip()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
+from onnxheadprune.runtime.foreign import users_code
 
 TOKENIZER = "tokenizer.json"
 WORD_PIECES = "vocab.txt"
@@ -44,12 +45,17 @@ class Vocabulary:
         self._tokenizer.enable_truncation(max_length)
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of each text, special ones included."""
+        """The tokens of each text, special ones included.
+
+        Raises:
+            UsageError: if the tokenizer cannot make any.
+        """
         found: list[Tokens] = []
         # The library keeps several lists for each text, long ones included, until its batch is done.
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             batch = list(texts[start : start + TEXTS_AT_ONCE])
-            found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
+            with users_code(f"the tokenizer {self.place}"):
+                found += [list(item.ids) for item in self._tokenizer.encode_batch(batch)]
         return found
 
 
@@ -158,5 +164,7 @@ def _read(folder: Path, name: str) -> str:
 def _built(path: Path, build: Callable[[], Any]) -> Any:
     try:
         return build()
-    except Exception as error:  # the library raises bare exceptions
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions
         raise UsageError(f"{path} is no tokenizer of the tokenizers library: {error!s:.300}") from error

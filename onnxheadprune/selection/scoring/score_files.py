@@ -113,7 +113,7 @@ def read_scores(path: str | os.PathLike[str]) -> HeadScores:
     if _is_table(path):
         return _from_csv(text, f"the scores {path}")
     try:
-        return scores_from_dict(parse_json(text), f"the scores {path}")
+        return scores_from_dict(parse_json(text, once=True), f"the scores {path}")
     except NotJsonError as error:
         raise UsageError(f"the scores {path} are {error}") from error
 

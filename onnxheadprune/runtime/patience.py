@@ -1,0 +1,66 @@
+"""Runs that need not end: a model with a loop is waited for, so long and no longer, and Ctrl-C is heard meanwhile.
+
+ONNX Runtime works inside of one native call, in which Python hears nothing. Models without loops end by themselves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from onnx import ModelProto, NodeProto
+
+from onnxheadprune.model.bodies import bodies_of
+from onnxheadprune.model.graph.facts import REPEATS
+
+Result = TypeVar("Result")
+PATIENCE = 600.0
+"""Seconds for one run of a model with a loop."""
+
+
+class NeverEndsError(Exception):
+    """A run was stopped because it took too long."""
+
+
+def may_never_end(model: ModelProto) -> bool:
+    """Whether a model has a loop anywhere."""
+    return _loops(model.graph.node) or any(_loops(function.node) for function in model.functions)
+
+
+def _loops(nodes: Iterable[NodeProto]) -> bool:
+    return any(node in REPEATS or any(_loops(body.node) for body in bodies_of(node)) for node in nodes)
+
+
+def waited_for(run: Callable[[Any], Result], options: Any) -> Result:
+    """What a run gives, or raises; the run is stopped when it takes too long or the wait is interrupted.
+
+    Args:
+        run: runs a model with the options.
+        options: `RunOptions` of its own, by which it can be stopped.
+
+    Raises:
+        NeverEndsError: if it takes too long.
+    """
+    given: list[Result] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            given.append(run(options))
+        except BaseException as error:  # what it is belongs to the caller
+            raised.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        worker.join(PATIENCE)
+        late = worker.is_alive()
+    finally:
+        options.terminate = True
+        worker.join()
+    if late:
+        raise NeverEndsError(f"one run takes longer than {PATIENCE:.0f} seconds, and it has a loop")
+    if raised:
+        raise raised[0]
+    return given[0]

@@ -1,0 +1,68 @@
+"""What is multiplied with a context must not be made of other heads' contexts: silent heads would still speak there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.liveness.refusal import Reason
+from tests.engine.block_graph import Net
+from tests.engine.blueprint import PLAIN
+from tests.engine.cuts import check_cut
+from tests.engine.net_parts import WIDTH, B, D, H, S, context_of, merged, projected
+
+INNER = H * D
+
+
+def _elementwise(net: Net, _: Any, context: Any) -> Any:
+    """A gate for each channel, of all channels: x-transformers' output gate."""
+    return net.op("MatMul", context, net.weight("g", INNER, INNER))
+
+
+def _pooled(net: Net, _: Any, context: Any) -> Any:
+    """Squeeze and excite: a gate of what all tokens are on average, through a bottleneck."""
+    squeezed = net.op("ReduceMean", context, net.ints(1), keepdims=1)
+    narrow = net.op("Relu", net.op("MatMul", squeezed, net.weight("squeeze", INNER, 4)))
+    return net.op("MatMul", narrow, net.weight("excite", 4, INNER))
+
+
+def _of_the_stream(net: Net, x: Any, _: Any) -> Any:
+    """A gate of what the heads read themselves."""
+    return net.op("MatMul", x, net.weight("g", WIDTH, INNER))
+
+
+Gate = Callable[[Net, Any, Any], Any]
+
+
+def _gated(gate: Gate) -> tuple[Net, Any]:
+    net = Net(PLAIN)
+    x = net.input("x", (B, S, WIDTH), "bs-")
+    context = merged(net, context_of(net, x))
+    return net, projected(net, net.op("Mul", context, net.op("Sigmoid", gate(net, x, context))))
+
+
+@pytest.mark.parametrize("gate", [_elementwise, _pooled])
+def test_a_gate_of_all_contexts_couples_the_heads(gate: Gate) -> None:
+    """Zeros in the projection's columns and zeros at the core are different models here."""
+    net, output = _gated(gate)
+    (site,) = find_sites(net.export([output]))
+    assert site.reason is not None
+    assert site.reason.reason is Reason.COUPLED
+    assert "also an input of another head" in site.reason.sentence
+
+
+def test_a_gate_of_the_stream_does_not() -> None:
+    """What a head is multiplied with goes with it."""
+    net, output = _gated(_of_the_stream)
+    check_cut(net.export([output]), net.feed, [1])
+
+
+def test_two_projections_side_by_side_do_not() -> None:
+    """Both sum up the heads, neither is on the way to the other."""
+    net = Net(PLAIN)
+    context = merged(net, context_of(net, net.input("x", (B, S, WIDTH), "bs-")))
+    model = net.export([projected(net, context), projected(net, context)])
+    check_cut(model, net.feed, [1])

@@ -1,0 +1,251 @@
+"""Small files with many parts, files that change places, runs that never end: a sentence, soon, and no crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, find_sites, prune
+from onnxheadprune.cli import outcome
+from onnxheadprune.model import load
+from onnxheadprune.model.storage import wire
+from onnxheadprune.model.storage.sources import Source
+from onnxheadprune.model.storage.wire import spell_varint
+from onnxheadprune.runtime import patience
+from onnxheadprune.runtime.feeds import generate
+from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.runtime.session import Session
+from tests import toys
+from tests.conftest import Command
+from tests.limits import bounded, within
+
+GRAPH, NODE, VALUE_INFO, INITIALIZER, RAW_DATA, LOCATION = 7, 1, 13, 5, 9, 14
+GROUP, END_GROUP, BYTES = 3, 4, 2
+
+
+def message(field: int, content: bytes) -> bytes:
+    return spell_varint(field << 3 | BYTES) + spell_varint(len(content)) + content
+
+
+@pytest.mark.parametrize("what", ["nodes", "unknown", "group"])
+def test_parts_are_counted_before_they_are_read(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes two bytes of the file, and hundreds of memory or a step of the reader."""
+    assert wire.MAX_FIELDS == 2**22
+    monkeypatch.setattr(wire, "MAX_FIELDS", 50_000, raising=False)
+    few = 50_001
+    tails = {
+        "nodes": message(GRAPH, message(NODE, b"") * few),
+        "unknown": b"\xb8\x3e\x01" * few,
+        "group": spell_varint(999 << 3 | GROUP) + b"\xb8\x3e\x01" * few + spell_varint(999 << 3 | END_GROUP),
+    }
+    path = tmp_path / "m.onnx"
+    path.write_bytes(toys.attention().SerializeToString() + tails[what])
+    result = bounded("inspect", path)
+    assert result.exit_code == 3, result
+    assert "more than 50,000 nodes, tensors and other parts" in result.stderr
+
+
+def test_many_declarations_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    """Python makes several objects for each; protobuf crashes where there is no memory for them."""
+    path = tmp_path / "m.onnx"
+    tail = message(GRAPH, message(VALUE_INFO, b"") * 400_000)
+    path.write_bytes(toys.attention().SerializeToString() + tail)
+    result = bounded("inspect", path, memory=200_000_000)
+    assert result.exit_code == 0, result
+
+
+def test_a_place_of_data_is_a_number_however_it_is_spelled(tmp_path: Path) -> None:
+    """0x81 0x00 is 1, "external", as 0x01 is: the data in the model is not what such a tensor means."""
+    model = toys.attention(extra_weight=20_000)
+    position = next(i for i, t in enumerate(model.graph.initializer) if t.name == "extra.weight")
+    tensor = model.graph.initializer.pop(position)
+    path = tmp_path / "m.onnx"
+    for spelled in (b"\x01", b"\x81\x00", b"\x00", b"\x80\x00"):
+        place = spell_varint(LOCATION << 3) + spelled
+        tail = message(GRAPH, message(INITIALIZER, tensor.SerializeToString() + place))
+        path.write_bytes(model.SerializeToString() + tail)
+        if spelled[0] & 1:
+            with pytest.raises(ModelError, match="is external"):
+                find_sites(path)
+        else:
+            assert len(find_sites(path)) == 1
+
+
+def test_the_file_that_was_read_is_the_one_that_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another model that takes the name meanwhile would lend its bytes to the structure of the first."""
+    path, other = tmp_path / "m.onnx", tmp_path / "other.onnx"
+    model = toys.attention(extra_weight=20_000)
+    onnx.save(model, path)
+    toys.set_initializer(model, "extra.weight", np.zeros(20_000, np.float32))
+    onnx.save(model, other)
+    count = load._refers_to
+
+    def swapped(structure: ModelProto, location: str) -> int:
+        if other.exists():
+            other.replace(path)
+        return count(structure, location)
+
+    monkeypatch.setattr(load, "_refers_to", swapped)
+    with pytest.raises(ModelError, match="was changed while it was in use"):
+        prune(path, "0:1", tmp_path / "o.onnx", provider="cpu")
+    assert [item.name for item in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_a_fifo_that_takes_the_place_of_weights_lets_nobody_wait(tmp_path: Path) -> None:
+    path = tmp_path / "w.bin"
+    path.write_bytes(b"w" * 100)
+    found = path.stat()
+    source = Source(path, found.st_size, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    path.unlink()
+    os.mkfifo(path)
+    with within(5), pytest.raises(ModelError, match="was changed while it was in use"):
+        source.open()
+
+
+def looping(trips: int) -> ModelProto:
+    """A toy whose output goes through a Loop of so many turns."""
+    model = toys.attention()
+    flag, value = helper.make_tensor_value_info, TensorProto.FLOAT
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still"]), helper.make_node("Identity", ["v"], ["w"])],
+        "body",
+        [flag("turn", TensorProto.INT64, []), flag("on", TensorProto.BOOL, []), flag("v", value, None)],
+        [flag("still", TensorProto.BOOL, []), flag("w", value, None)],
+    )
+    for name, number in (("trips", np.int64(trips)), ("always", np.bool_(True))):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(number), name))
+    model.graph.node.append(helper.make_node("Loop", ["trips", "always", "y"], ["z"], body=body))
+    model.graph.output[0].name = "z"
+    return model
+
+
+FEED = {"x": np.ones((1, 2, 12), np.float32)}
+
+
+def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    session = Session(looping(2**62), resolve_provider("cpu"))
+    with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
+        session.run(FEED)
+    quick = Session(looping(3), resolve_provider("cpu"))
+    plain = Session(toys.attention(), resolve_provider("cpu"))
+    monkeypatch.setattr(patience, "PATIENCE", 60)
+    assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
+
+
+def test_ctrl_c_is_heard_in_a_loop_that_never_ends() -> None:
+    session = Session(looping(2**62), resolve_provider("cpu"))
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with within(20), pytest.raises(KeyboardInterrupt):
+        session.run(FEED)
+    assert time.monotonic() - started < 60
+
+
+def test_inputs_that_no_machine_holds_are_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more axes than arrays have, or of more elements than there is memory for."""
+    monkeypatch.setattr(generate, "MAX_ELEMENTS", 2**16)
+    for shape in ([1] * 100, [2**9, 2**9]):
+        model = toys.attention()
+        model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, shape))
+        with pytest.raises(HeadPruneError, match="no random inputs fit the original model"):
+            prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dims", [[], ["b"], ["b", 4, "s", "s", 1]])
+def test_a_declaration_of_another_rank_is_no_truth(dims: list[Any], tmp_path: Path) -> None:
+    model = toys.attention()
+    model.graph.value_info.append(helper.make_tensor_value_info("scores", TensorProto.FLOAT, dims))
+    result = prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    assert result.validation is not None and result.validation.passed
+
+
+def test_room_is_asked_for_before_anything_is_copied(tmp_path: Path) -> None:
+    """A hole of terabytes takes no room, and a copy of it would take all that there is."""
+    path, data = tmp_path / "m.onnx", tmp_path / "w.bin"
+    model = toys.attention(extra_weight=5000)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=100)
+    model = onnx.load(path, load_external_data=False)
+    tensor = next(item for item in model.graph.initializer if item.name == "extra.weight")
+    start, length = 2**20, 2**43
+    with data.open("r+b") as stream:
+        try:
+            stream.truncate(start + length)
+        except OSError:
+            pytest.skip("this file system has no such holes")
+    tensor.dims[:] = [length // 4]
+    del tensor.external_data[:]
+    for key, value in (("location", "w.bin"), ("offset", str(start)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    with within(20), pytest.raises(UsageError, match="cannot be written: no space is left"):
+        prune(path, "0:1", tmp_path / "o.onnx", validate=False)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["m.onnx", "w.bin"]
+
+
+def test_an_error_is_no_longer_than_it_can_be_read(tmp_path: Path, command: Command) -> None:
+    model = toys.attention()
+    model.graph.node[-1].op_type = "A" * 1_000_000
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    result = command("prune", path, "--heads", "0:1", "-o", tmp_path / "o.onnx", "--provider", "cpu")
+    assert result.exit_code == 3
+    assert len(result.stderr) < outcome.MOST_LETTERS + 100
+    assert " ... " in result.stderr
+
+
+def test_what_was_in_memory_is_gone_before_its_lack_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of an allocation holds the frames that filled the memory, and with them all that is in it."""
+
+    def fills(*_: object) -> None:
+        held, size = [], 2**20
+        while True:
+            try:
+                held.append(bytes(size))
+            except MemoryError:
+                size //= 2
+                if size < 64:
+                    raise
+
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.find_sites", fills)
+    monkeypatch.setattr("onnxheadprune.attention.sites.find.sites_of", fills)
+    path = tmp_path / "m.onnx"
+    onnx.save(toys.attention(), path)
+    result = bounded("inspect", path, memory=200_000_000)
+    assert result.exit_code == 3
+    assert result.stderr == "error: there is not enough memory for this\n"
+
+
+def test_ten_thousand_heads_take_seconds() -> None:
+    """Each is looked up, and none is looked for among all the others."""
+    before = os.times()
+    (site,) = find_sites(toys.attention(heads=10_000, hidden=4))
+    assert site.num_heads == 10_000
+    assert os.times().user - before.user < 8
+
+
+def test_a_node_that_reads_one_input_ten_thousand_times(tmp_path: Path) -> None:
+    model = toys.attention()
+    model.graph.node.append(helper.make_node("Concat", ["x"] * 10_000, ["long"], axis=0))
+    before = os.times()
+    result = prune(model, "0:1", tmp_path / "o.onnx", provider="cpu")
+    assert result.validation is not None and result.validation.passed
+    assert os.times().user - before.user < 12
