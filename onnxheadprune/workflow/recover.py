@@ -107,8 +107,8 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
         raise UsageError(f"{names[1]} lacks no head of {names[0]}, so there is nothing to recover")
     given, refit = None, claim.refit
     if refit is not None:
-        stored, _ = restored(subject, made, claim.planning, refit)
-        given = Compensation(stored, (), refit.data, refit.samples, steps=refit.steps)
+        before, _ = restored(subject, made, claim.planning, refit)
+        given = Compensation(before.arrays(), (), refit.data, refit.samples, steps=refit.steps)
     exit_ = exits[0] if exits else None
     choice = replace(request.choice, heads=plan.spec, compensate=False, given=given, exit=exit_)
     return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))

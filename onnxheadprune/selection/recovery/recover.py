@@ -22,7 +22,7 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.compensation.record import whole_of
+from onnxheadprune.selection.compensation.restoring import whole_of
 from onnxheadprune.selection.recovery.augmentation import augmented, require_pictures
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
