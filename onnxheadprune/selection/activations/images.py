@@ -104,7 +104,7 @@ def _layout(pixels: PictureInput, how: Preprocessing) -> _Layout:
         raise UsageError(
             f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
         )
-    count = pixels.channels
+    count = pixels.count_channels()
     mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
     if not np.all(std > 0):
         raise UsageError("the standard deviation of pictures must be above zero")

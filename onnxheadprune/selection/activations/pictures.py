@@ -34,9 +34,8 @@ class PictureInput:
         """Height and width as the model declares them."""
         return self.item.dims[self.height], self.item.dims[self.height + 1]
 
-    @property
-    def channels(self) -> int:
-        """How many there are; where that is open, colours.
+    def count_channels(self) -> int:
+        """How many channels there are; where that is open, those of colours.
 
         Raises:
             UsageError: if the model takes neither colours nor grey.

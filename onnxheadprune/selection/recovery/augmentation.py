@@ -45,14 +45,14 @@ def require_pictures(inputs: Sequence[Input]) -> PictureInput:
     """The input whose pictures are augmented.
 
     Raises:
-        UsageError: if none or several of them take pictures.
+        UsageError: if none or several of them take pictures, or neither in colour nor in grey.
     """
     found = picture_inputs(inputs)
     if len(found) != 1:
         told = ", ".join(f"{item.name}: {item.describe()}" for item in inputs)
         why = "several inputs that may be pictures" if found else "no pictures"
         raise UsageError(f"the model takes {why} ({told}), so there is nothing to augment")
-    assert found[0].channels, "refused where they are neither colour nor grey"
+    found[0].count_channels()  # refuses what is neither colour nor grey
     return found[0]
 
 
