@@ -4,15 +4,16 @@
 
 The model is made by `benchmarks/decoder.py`: TinyLlama's shape (width 2048, 32 query heads in 4 groups), random
 weights in a file beside it; 22 layers have 1.1 billion. Printed for every stage: processor seconds, wall seconds, and
-the most memory that the process had by then.
+the most memory that the process had in it: all of it, and what of that is its own (the rest are pages of files that it
+maps, which the system takes back when others need the room).
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,35 @@ def feeds(shape: Shape, samples: int, length: int) -> list[dict[str, Any]]:
     return found
 
 
+class Memory(threading.Thread):
+    """Looks at this process's memory twice a second.
+
+    Attributes:
+        most: megabytes since the last look at them: all, and what is no page of a file.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0, 0
+
+    def run(self) -> None:
+        """Looks."""
+        while True:
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
+            found = dict(line.split(":", 1) for line in status.splitlines())
+            now = (int(found[key].split()[0]) // 1024 for key in ("VmRSS", "RssAnon"))
+            self.most = tuple(map(max, self.most, now))
+            time.sleep(0.5)
+
+
 class Stages:
     """Prints what each stage took when the next one begins."""
 
     def __init__(self) -> None:
         self.name = ""
         self.clocks = time.process_time(), time.monotonic()
+        self.memory = Memory()
+        self.memory.start()
 
     def __call__(self, name: str, done: int = 0, total: int = 0) -> None:
         """Told what is being done, as `progress`."""
@@ -56,9 +80,9 @@ class Stages:
         now = time.process_time(), time.monotonic()
         if self.name:
             cpu, wall = (after - before for after, before in zip(now, self.clocks, strict=True))
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            click.echo(f"| {self.name} | {cpu:.0f} | {wall:.0f} | {peak:.0f} |")
-        self.name, self.clocks = name, now
+            most, own = self.memory.most
+            click.echo(f"| {self.name} | {cpu:.0f} | {wall:.0f} | {most} | {own} |")
+        self.name, self.clocks, self.memory.most = name, now, (0, 0)
 
 
 @click.command(help=__doc__)
@@ -91,7 +115,7 @@ def main(
         click.echo(
             f"{layers} layers, {size:.0f} MB, {samples} x {length} tokens, load {os.getloadavg()[0]:.1f}\n"
         )
-        click.echo("| stage | CPU s | wall s | peak MB so far |\n|---|---|---|---|")
+        click.echo("| stage | CPU s | wall s | most MB | of it own |\n|---|---|---|---|---|")
         stages = Stages()
         stages("reading the model")
         result = ohp.prune(

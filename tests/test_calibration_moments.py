@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.selection.activations.linear import Linear, linear_at
 from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
+from onnxheadprune.selection.compensation import compensate, pair
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")
+SAMPLES = Path(__file__).parents[1] / "sample_models"
 
 # Weights as matrices
 
@@ -165,3 +168,69 @@ def test_context_moments_are_those_of_the_real_context() -> None:
         np.testing.assert_allclose(moments[layer][0].gram, rows.T @ rows, rtol=1e-5, atol=1e-5)
         weight = next(t for t in model.graph.initializer if t.name == f"layer{layer}.attn.out.weight")
         np.testing.assert_array_equal(projection_matrix(site.projections[0]), numpy_helper.to_array(weight))
+
+
+# What a map gave, from what it read
+
+
+def test_targets_of_a_product_need_not_be_multiplied_row_by_row() -> None:
+    random = np.random.default_rng(0)
+    x, z = random.standard_normal((2, 50, 4))
+    weight, bias = random.standard_normal((4, 9)), random.standard_normal(9)
+    for offset in (None, bias):
+        expected, both = Moments(4, 9), Moments(8)
+        expected.add(x, z @ weight + (0 if offset is None else offset))
+        both.add(np.concatenate([x, z], axis=1))
+        found = both.through(weight, offset)
+        for name in ("count", "total", "gram", "cross", "x_sum", "y_sum", "y_square"):
+            np.testing.assert_allclose(
+                getattr(found, name), getattr(expected, name), rtol=1e-12, err_msg=name
+            )
+
+
+@pytest.mark.parametrize("export", ["bert-torchscript-sdpa", "bert-dynamo-eager", "gpt2-torchscript-eager"])
+def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
+    export: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MatMul with Add, Gemm: the feed-forward layers' first maps, which give more than they read."""
+    model = onnx.load(SAMPLES / f"tiny/{export}.onnx")
+    given = [item.name for item in model.graph.input]
+    random = np.random.default_rng(1)
+    feeds = [
+        {
+            name: random.integers(0, 64, (8, 12)) if name == "input_ids" else np.ones((8, 12), np.int64)
+            for name in given
+        }
+        for _ in range(12)
+    ]
+    found = []
+    for wide in (1.0, np.inf):
+        monkeypatch.setattr(pair, "WIDE", wide)
+        view, sites, data = toys_scores.parts(model, feeds)
+        found.append(compensate(view, sites, {0: (1,)}, data, HERE))
+    assert len(found[0].stored) > 3 and set(found[0].stored) == set(found[1].stored)
+    for name, array in found[0].stored.items():
+        scale = np.abs(array).max()
+        np.testing.assert_allclose(array / scale, found[1].stored[name] / scale, atol=3e-3, err_msg=name)
+    pairs = [(array, found[1].stored[name]) for name, array in found[0].stored.items()]
+    assert not all(np.array_equal(*both) for both in pairs), "they were learned in two ways"
+
+
+def test_two_maps_that_read_the_same_learn_from_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    view, sites, data = toys_scores.parts(toys_scores.stack(gated=True, inner=40), toys_scores.ids(30))
+    reads: list[str] = []
+    gathered = pair.Pair._gathered
+
+    def counted(self: Any, linear: Linear, *rest: Any) -> Any:
+        reads.append(linear.source.name)
+        return gathered(self, linear, *rest)
+
+    monkeypatch.setattr(pair.Pair, "_gathered", counted)
+    found = compensate(view, sites, {0: (1,)}, data, HERE).stored
+    assert reads.count("layer1.stream") == 1 and {"layer1.up.weight", "layer1.gate.weight"} <= set(found)
+    once = pair.Pair._of_inputs
+    monkeypatch.setattr(pair.Pair, "_of_inputs", lambda self, linear: (self.forget(), once(self, linear))[1])
+    again = compensate(view, sites, {0: (1,)}, data, HERE).stored
+    assert reads.count("layer1.stream") == 3
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, again[name])

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 
 from onnxheadprune import HeadPruneError, ModelError, UsageError, find_sites, prune
 from onnxheadprune.errors import ProviderError, RefusedError, ValidationFailedError
-from tests import toys
+from tests import toys, toys_scores
 from tests.conftest import ROOT, Command
 from tests.limits import bounded
 
@@ -345,6 +345,29 @@ def test_write_that_stops_half_way(tmp_path: Path, option: str) -> None:
     assert result.returncode == 2
     assert result.stderr == f"error: {out} cannot be written: File too large\n"
     assert list(folder.iterdir()) == []
+
+
+def test_a_temporary_folder_without_room_is_named(tmp_path: Path) -> None:
+    """A real shortage: what is kept between blocks goes to a file, and the system allows 100 bytes in one."""
+    model, data = tmp_path / "stack.onnx", tmp_path / "data.npz"
+    onnx.save(toys_scores.stack(), model)
+    np.savez(data, **toys_scores.ids(1)[0])
+    code = (
+        "import sys; from onnxheadprune.selection.activations import chain; chain.IN_MEMORY = 0;"
+        "from onnxheadprune.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "score", model, "--data", data, "--provider", "cpu"]
+    for room, exit_code in ((100, 3), (10_000_000, 0)):
+        result = subprocess.run(
+            [*map(str, command), "--method", "ablation"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+            preexec_fn=lambda room=room: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        )
+        assert result.returncode == exit_code, result.stderr
+        assert ("no space is left in the temporary folder" in result.stderr) == (exit_code == 3)
 
 
 def test_second_rename_that_fails_restores_the_older_model(

@@ -21,6 +21,7 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker
 from onnxheadprune.runtime.tolerances import FLOAT32
 from onnxheadprune.validation.cores import silenced_cores
+from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.second_mask import SecondMask
 from tests import toys, toys_scores
 from tests.folders import exports
@@ -217,7 +218,8 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
 def second_look(model: ModelProto, planning: Planning) -> list[str]:
     """What the second mask says on one feed."""
     provider = Provider(CPU, "test")
-    mask = SecondMask(LoadedModel(model, "the model"), planning, provider, FLOAT32, {})
+    loaded = LoadedModel(model, "the model")
+    mask = SecondMask(Models(loaded, loaded, loaded, planning, FLOAT32, provider, planning.view))
     maker = FeedMaker(planning.view)
     feed = next(maker.candidates(maker.cases[0]))[0]
     masked = Session(masked_reference(planning.view, planning.sites, planning.heads), provider).run(feed)

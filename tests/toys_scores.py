@@ -26,6 +26,7 @@ def stack(
     dtype: Any = np.float32,
     seed: int = 0,
     inner: int = INNER,
+    gated: bool = False,
 ) -> ModelProto:
     """`input_ids [batch, sequence]` through attention blocks to `logits`.
 
@@ -38,6 +39,7 @@ def stack(
         dtype: of the weights.
         seed: of the weights.
         inner: neurons of each feed-forward block.
+        gated: two maps read what comes into a feed-forward block, as in Llama.
     """
     toy = Toy(dtype, seed)
     stream = toy.node("Gather", [toy.weight("embed.weight", VOCABULARY, HIDDEN), "input_ids"], "embedded")
@@ -49,16 +51,15 @@ def stack(
         return known.get(name) or known.setdefault(name, toy.weight(name, *shape))
 
     for layer in range(layers):
-        stream = _block(toy, f"layer{layer}", stream, (heads, kv_heads, inner), weight, quantized)
+        stream = _block(toy, f"layer{layer}", stream, (heads, kv_heads), weight, quantized)
+        stream = _feed_forward(toy, f"layer{layer}", stream, inner, weight, gated)
     toy.node("MatMul", [stream, toy.weight("head.weight", HIDDEN, VOCABULARY)], "logits")
     inputs = [toy.info("input_ids", ["batch", "sequence"], TensorProto.INT64)]
     return toy.model(inputs, [toy.info("logits", ["batch", "sequence", VOCABULARY])])
 
 
-def _block(
-    toy: Toy, layer: str, stream: str, sizes: tuple[int, int, int], weight: Any, quantized: bool
-) -> str:
-    heads, kv_heads, inner = sizes
+def _block(toy: Toy, layer: str, stream: str, sizes: tuple[int, int], weight: Any, quantized: bool) -> str:
+    heads, kv_heads = sizes
     for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
         made = toy.node(
             "MatMul",
@@ -86,9 +87,15 @@ def _block(
     )
     projected = toy.node("MatMul", [merged, out], f"{layer}.projected")
     biased = toy.node("Add", [projected, weight(f"{layer}.attn.out.bias", HIDDEN)], f"{layer}.biased")
-    stream = toy.node("Add", [stream, biased], f"{layer}.stream")
+    return toy.node("Add", [stream, biased], f"{layer}.stream")
+
+
+def _feed_forward(toy: Toy, layer: str, stream: str, inner: int, weight: Any, gated: bool) -> str:
     up = toy.node("MatMul", [stream, weight(f"{layer}.up.weight", HIDDEN, inner)], f"{layer}.up")
     active = toy.node("Tanh", [up], f"{layer}.active")
+    if gated:
+        gate = toy.node("MatMul", [stream, weight(f"{layer}.gate.weight", HIDDEN, inner)], f"{layer}.gate")
+        active = toy.node("Mul", [active, gate], f"{layer}.gated")
     down = toy.node("MatMul", [active, weight(f"{layer}.down.weight", inner, HIDDEN)], f"{layer}.down")
     return toy.node("Add", [stream, down], f"{layer}.out")
 

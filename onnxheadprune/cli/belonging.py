@@ -75,6 +75,7 @@ def _choosing(data: str, choices: str) -> tuple[Law, ...]:
         Law("compensate=False", needs=data),
         Law("recover", needs=f"heads neurons layers {choices}"),
         Law("recover", needs=data),
+        Law("augment", needs="recover"),
     )
 
 
@@ -131,6 +132,7 @@ SWEEP = (
     Law("compensate=False", needs=DATA),
     *_SAMPLES,
     Law("recover", needs=DATA),
+    Law("augment", needs="recover"),
     Law("seed", needs="random_data recover"),
 )
 BATCH = (

@@ -148,6 +148,7 @@ class Refitting:
 
     compensate: bool | None
     recover: str | None
+    augment: str | None
     drift: str | None
     effect: str | None
 
@@ -161,6 +162,7 @@ def refitting_options(function: Function) -> Function:
             help="Refit what is left to the original's activations [default: where heads are chosen on data].",
         ),
         recover_option,
+        augment_option,
         drift_option,
         click.option("--effect", metavar="M:F", help="The same as --drift M:F."),
     )
@@ -181,6 +183,29 @@ def resume_option(function: Function) -> Function:
     return click.option(
         "--resume", is_flag=True, help="Go on with an interrupted --recover, from the file OUT.recovery."
     )(function)
+
+
+def augment_option(function: Function) -> Function:
+    """`--augment`."""
+    return click.option(
+        "--augment",
+        metavar="WAYS",
+        help="Train on pictures that are mirrored by chance (flips), shifted a little (crops) or both (flips,crops),"
+        " anew in every epoch.",
+    )(function)
+
+
+def read_augment(text: str | None) -> tuple[str, ...]:
+    """The ways to augment that `--augment` names.
+
+    Raises:
+        UsageError: if there is no such way.
+    """
+    if text is None:
+        return ()
+    from onnxheadprune.selection.recovery import parse_augment
+
+    return parse_augment(text)
 
 
 def read_recover(text: str | None) -> Budget | None:

@@ -11,6 +11,7 @@ from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
     amount_options,
+    read_augment,
     read_effect,
     read_recover,
     read_wish,
@@ -84,8 +85,9 @@ def read_choice(cut: Cut) -> Choice:
     effect = read_effect(cut.refitting.drift, cut.refitting.effect)
     spec = combined(cut.heads, {"neurons": cut.neurons}, cut.layers)
     require_one_way(spec is not None, wish, cut.fuse, leaves=cut.exit is not None)
-    recover = read_recover(cut.refitting.recover)
-    return Choice(spec, wish, cut.refitting.compensate, effect, recover, exit=cut.exit)
+    refitting, augment = cut.refitting, read_augment(cut.refitting.augment)
+    recover = read_recover(refitting.recover)
+    return Choice(spec, wish, refitting.compensate, effect, recover, augment=augment, exit=cut.exit)
 
 
 def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writing) -> Request:

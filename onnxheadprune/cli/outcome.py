@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
+import tempfile
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 NOT_WRITTEN = 74
 INTERRUPTED = 130
 BUG = 70
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where no more can be written. Of outputs somebody else tells; this is about temporary files."""
 MOST_LETTERS = 4000
 """Of one error; longer ones quote names of a model, which may have millions."""
 
@@ -74,6 +78,8 @@ def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     except (Exception, SystemExit) as error:
         if _is_interrupt(error):
             return Ended(INTERRUPTED, "interrupted", error)
+        if isinstance(error, OSError) and error.errno in FULL:
+            return Ended(HeadPruneError.exit_code, _no_room(), error)
         what = (
             f"this is a bug in onnxheadprune ({type(error).__name__}); please report it with the lines above"
         )
@@ -136,6 +142,13 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
         err().print(*validation_report(validation), sep="\n")
     print_error(message)
     return exit_code
+
+
+def _no_room() -> str:
+    return (
+        f"no space is left in the temporary folder {tempfile.gettempdir()}, which holds what does not fit into memory;"
+        " TMPDIR=FOLDER names another one"
+    )
 
 
 def _bounded(message: str) -> str:

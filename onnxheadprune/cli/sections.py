@@ -9,8 +9,8 @@ SECTIONS = (
     (
         "What a choice goes by",
         (
-            "scores method protect units floor multiple_of neurons_multiple_of uniform compensate recover budget resume"
-            " drift effect"
+            "scores method protect units floor multiple_of neurons_multiple_of uniform compensate recover budget"
+            " augment resume drift effect"
         ),
     ),
     (

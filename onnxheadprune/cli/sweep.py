@@ -14,6 +14,7 @@ from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel
 from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
+    read_augment,
     read_effect,
     read_recover,
     read_requirements,
@@ -109,7 +110,8 @@ def run_sweep(given: SweepOptions) -> int:
     requirements = read_requirements(given.respecting)
     effect = read_effect(given.refitting.drift, given.refitting.effect)
     budget = read_recover(given.refitting.recover)
-    recovering = None if budget is None else Recovering(budget, given.running.seed)
+    augment = read_augment(given.refitting.augment)
+    recovering = None if budget is None else Recovering(budget, given.running.seed, augment=augment)
     data = read_data(given.model, given.samples, given.running)
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.constants import stored_tensor
 
 Array = npt.NDArray[Any]
+Numbers: TypeAlias = "Array | TensorProto"
+"""Other contents for a stored tensor; what is a tensor itself may refer to a file."""
 
 
 def needed_nodes(graph: GraphProto, wanted: Iterable[str]) -> tuple[list[NodeProto], set[str]]:
@@ -44,7 +46,7 @@ def read_by(node: NodeProto) -> set[str]:
     return names
 
 
-def with_stored(model: ModelProto, stored: Mapping[str, Array]) -> ModelProto:
+def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
     """A copy of a model in which the named initializers and constants hold other numbers, those of bodies included."""
     changed = ModelProto()
     changed.CopyFrom(model)
@@ -56,7 +58,7 @@ def with_stored(model: ModelProto, stored: Mapping[str, Array]) -> ModelProto:
     return changed
 
 
-def store_in_bodies(graph: GraphProto, stored: Mapping[str, Array]) -> None:
+def store_in_bodies(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
     """Gives what the bodies of a graph's nodes store other contents, by its name."""
     for node in graph.node:
         for body in bodies_of(node):
@@ -67,12 +69,12 @@ def store_in_bodies(graph: GraphProto, stored: Mapping[str, Array]) -> None:
             store_in_bodies(body, stored)
 
 
-def stored_anew(tensor: TensorProto, array: Array | None) -> TensorProto:
+def stored_anew(tensor: TensorProto, numbers: Numbers | None) -> TensorProto:
     """A stored tensor with other numbers, itself where there are none; its name and documentation stay."""
-    return tensor if array is None else _tensor(tensor, array)
+    return tensor if numbers is None else _tensor(tensor, numbers)
 
 
-def store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
+def store_constants(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:
     """Gives the Constant nodes of a graph other contents, by the name of their output."""
     for node in graph.node:
         tensor = stored_tensor(node)
@@ -80,11 +82,16 @@ def store_constants(graph: GraphProto, stored: Mapping[str, Array]) -> None:
             tensor.CopyFrom(_tensor(tensor, stored[node.output[0]]))
 
 
-def _tensor(old: TensorProto, array: Array) -> TensorProto:
+def _tensor(old: TensorProto, numbers: Numbers) -> TensorProto:
     """The same tensor with other numbers; its name and documentation stay."""
-    new = numpy_helper.from_array(
-        np.ascontiguousarray(array).astype(helper.tensor_dtype_to_np_dtype(old.data_type)), old.name
-    )
-    if old.doc_string:
-        new.doc_string = old.doc_string
+    new = TensorProto()
+    if isinstance(numbers, TensorProto):
+        new.CopyFrom(numbers)
+        new.name = old.name
+    else:
+        kind = helper.tensor_dtype_to_np_dtype(old.data_type)
+        new.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers).astype(kind), old.name))
+    new.doc_string = old.doc_string
+    if not old.doc_string:
+        new.ClearField("doc_string")
     return new

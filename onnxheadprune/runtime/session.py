@@ -26,7 +26,8 @@ from onnxheadprune.errors import InferenceError, ProviderError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
-from onnxheadprune.runtime.stored import supply
+from onnxheadprune.runtime.stored import is_mapped, supply
+from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unrounded import unrounded
 from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
 
@@ -118,12 +119,33 @@ class Session:
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
-        self._session = create(supply(loaded, options, self), options, provider, settings, name)
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._inputs = {item.name: item.type for item in self._session.get_inputs()}
-        types = [*self._inputs.values(), *(output.type for output in self._session.get_outputs())]
+        make = functools.partial(create, supply(loaded, options, self), options, provider, settings, name)
+        # What is mapped can be opened again from a message without weights.
+        self._again = make if is_mapped(loaded) else None
+        self._turns: Turns | None = None
+        made = make()
+        self._session: Any = made
+        self.providers: tuple[str, ...] = tuple(made.get_providers())
+        self._outputs = [output.name for output in made.get_outputs()]
+        self._inputs = {item.name: item.type for item in made.get_inputs()}
+        types = [*self._inputs.values(), *(output.type for output in made.get_outputs())]
         self._has_bfloat16 = "tensor(bfloat16)" in types
+
+    def taking(self, turns: Turns) -> Session:
+        """Takes turns with others: one that holds a large model closes when another one runs, and opens when it runs.
+
+        Returns:
+            The session itself.
+        """
+        if self._again is not None:
+            self._turns = turns
+            turns.take(self)
+        return self
+
+    def close(self) -> None:
+        """Gives back the memory of a large model, until the session is asked for something again."""
+        if self._again is not None:
+            self._session = None
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The model's outputs by name.
@@ -144,15 +166,24 @@ class Session:
 
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
         if not self._has_bfloat16:
-            return _flat(self._outputs, self._session.run(self._outputs, feed, options))
+            return _flat(self._outputs, self.inner.run(self._outputs, feed, options))
         # NumPy has no bfloat16 of its own, so these values cross as raw 16-bit words.
         values = {name: to_ort(value) for name, value in feed.items()}
-        outputs = self._session.run_with_ort_values(self._outputs, values, options)
+        outputs = self.inner.run_with_ort_values(self._outputs, values, options)
         return {name: from_ort(value) for name, value in zip(self._outputs, outputs, strict=True)}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it holds its model."""
+        return self._session is not None
 
     @property
     def inner(self) -> Any:
         """ONNX Runtime's own `InferenceSession`."""
+        if self._turns is not None:
+            self._turns.take(self)
+        if self._session is None and self._again is not None:
+            self._session = self._again()
         return self._session
 
     @property
@@ -162,11 +193,11 @@ class Session:
 
     def output_types(self) -> dict[str, int]:
         """The element type of each output; `TensorProto.UNDEFINED` of what is no tensor."""
-        return {output.name: _elem_type(output.type) for output in self._session.get_outputs()}
+        return {output.name: _elem_type(output.type) for output in self.inner.get_outputs()}
 
     def placement(self) -> dict[str, int]:
         """Number of nodes per provider, empty where this ONNX Runtime does not tell."""
-        return placement_of(self._session)
+        return placement_of(self.inner)
 
 
 def create(

@@ -13,18 +13,28 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxheadprune.model.load import INLINE_LIMIT, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import hydrated, tensor_bytes
+from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.spans import Span, cuts_of, forget, hold, is_outside, refer, span_of
 from onnxheadprune.model.storage.tensors import tensors_of
+from onnxheadprune.model.storage.wire import BIG
 
 FOLDER = "session.model_external_initializers_file_folder_path"
 """ONNX Runtime's setting for where the external data of a model without a file is."""
 NO_COPIES = "session.disable_prepacking"
 """Its setting against packed copies of weights, which are as large as the model, once per session."""
+PAGE = 4096
+"""Where weights of a file of our own may begin, in bytes: what a system maps is pages."""
+
+
+def is_mapped(model: LoadedModel) -> bool:
+    """Whether sessions map a model's weights from files, and do not hold them."""
+    size = stored_bytes(model.proto)
+    return size > MAPPED_FROM and (bool(model.sources) or size > INLINE_LIMIT)
 
 
 def supply(model: LoadedModel, options: Any, owner: object) -> bytes | str:
@@ -33,44 +43,76 @@ def supply(model: LoadedModel, options: Any, owner: object) -> bytes | str:
     Args:
         model: in memory, or a structure.
         options: of the session; learns where the weights are.
-        owner: a file that has to be made lives as long as this.
+        owner: files that have to be made live as long as this.
 
     Raises:
         ModelError: if weights cannot be read.
     """
-    size = stored_bytes(model.proto)
-    if size <= MAPPED_FROM or (not model.sources and size <= INLINE_LIMIT):
+    if not is_mapped(model):
         return bytes(hydrated(model.proto, model.sources).SerializeToString())
     options.add_session_config_entry(NO_COPIES, "1")
-    light, folder = _mapped(model)
-    if stored_bytes(light) - _bytes_outside(light) > INLINE_LIMIT:
+    if stored_bytes(model.proto) - _bytes_outside(model.proto) > INLINE_LIMIT:
         return _written(model, owner)
+    light, folder = _mapped(model, owner)
     if folder is not None:
         options.add_session_config_entry(FOLDER, str(folder))
     return bytes(light.SerializeToString())
 
 
-def _mapped(model: LoadedModel) -> tuple[ModelProto, Path | None]:
+def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:
     """The structure with references that ONNX Runtime can follow, and the folder they start from."""
     light = ModelProto()
     light.CopyFrom(model.proto)
-    used = [item.tensor for item in tensors_of(light) if is_outside(item.tensor)]
-    paths = {
-        location: model.sources[location].path.resolve()
-        for location in {span_of(tensor).location for tensor in used}
-        if model.sources[location].path.is_file()
-    }
-    folder = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else None
-    for tensor, _ in tensors_of(light):
-        if is_outside(tensor):
-            span = span_of(tensor)
-            if span.location not in paths or cuts_of(tensor):
-                hold(tensor, tensor_bytes(tensor, model.sources))
-                continue
-            where = paths[span.location].relative_to(folder).as_posix() if folder else ""
-            refer(tensor, Span(where, span.offset, span.length))
+    tensors = [item.tensor for item in tensors_of(light)]
+    files = _files(model.sources)
+    made = _Made(owner)
+    places: list[tuple[TensorProto, Path, Span]] = []
+    for tensor in filter(is_outside, tensors):
+        span = span_of(tensor)
+        if span.location in files and not cuts_of(tensor):
+            places.append((tensor, files[span.location], span))
+            continue
+        data = tensor_bytes(tensor, model.sources)
+        if len(data) < BIG:
+            hold(tensor, data)
+        else:
+            places.append((tensor, *made.put(data)))
+    folder = Path(os.path.commonpath([path.parent for _, path, _ in places])) if places else None
+    for tensor, path, span in places:
+        refer(tensor, Span(path.relative_to(folder or path).as_posix(), span.offset, span.length))
+    for tensor in tensors:
         forget(tensor)
     return light, folder
+
+
+def _files(sources: Sources) -> dict[str, Path]:
+    """The sources that are files by a name, by location: those below one root with what is made here."""
+    found = {location: source.path.resolve() for location, source in sources.items() if source.path.is_file()}
+    root = Path(tempfile.gettempdir()).resolve().anchor
+    return {location: path for location, path in found.items() if path.anchor == root}
+
+
+class _Made:
+    """A file of our own for weights that are in no file as the model has them: cut, or computed."""
+
+    def __init__(self, owner: object) -> None:
+        """Makes nothing yet.
+
+        Args:
+            owner: the file lives as long as this.
+        """
+        self._owner = owner
+        self._path: Path | None = None
+
+    def put(self, data: bytes) -> tuple[Path, Span]:
+        """Writes bytes; where they lie then."""
+        if self._path is None:
+            self._path = _folder(self._owner) / "weights"
+        with self._path.open("ab") as stream:
+            stream.write(bytes(-stream.tell() % PAGE))
+            start = stream.tell()
+            stream.write(data)
+        return self._path, Span(self._path.name, start, len(data))
 
 
 def _bytes_outside(model: ModelProto) -> int:
@@ -78,9 +120,14 @@ def _bytes_outside(model: ModelProto) -> int:
 
 
 def _written(model: LoadedModel, owner: object) -> str:
-    """A file of our own, where a message cannot hold what is not in a file."""
-    folder = tempfile.mkdtemp(prefix="onnxheadprune-")
-    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
-    path = Path(folder, "model.onnx")
+    """A file of our own, where a message cannot hold what is in memory."""
+    path = _folder(owner) / "model.onnx"
     save_model(model, path, external=True)
     return str(path)
+
+
+def _folder(owner: object) -> Path:
+    """A new folder that is removed with its owner."""
+    folder = tempfile.mkdtemp(prefix="onnxheadprune-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder).resolve()

@@ -49,6 +49,7 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
         chosen = cutter.planned(Chosen(selection, compensation, recovery))
     if cutter.held is None:
         return chosen
+    cutter.progress("measuring drift", 0, 0)
     samples = cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
     meter = drift(cutter, chosen, samples)
     chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
@@ -125,10 +126,12 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
     meter = EffectMeter(
         require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
     )
-    pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model")
+    cutter.turns.rest()
+    pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model").taking(cutter.turns)
     for sample in samples:
         before = run_feed(cutter.original_session, sample.feed, cutter.data.source)
         # A cache in the data is as wide as the original's.
         after = run_feed(pruned, narrowed(sample.feed, chosen.io), cutter.data.source)
         meter.add(before, after, sample.feed)
+    cutter.turns.rest()
     return meter

@@ -16,6 +16,7 @@ from onnxheadprune.model.load import LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
@@ -60,6 +61,7 @@ class Cutter:
         provider: where to run.
         trying: how cuts are made and judged.
         progress: told what is being done.
+        turns: of sessions that run whole models.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Cutter:
         self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
         self.view, self.sites = self.analysis.view, self.analysis.sites
         self.provider, self.trying, self.progress = provider, trying, progress
+        self.turns = Turns()
         self.data = None if data is None else calibration_data(data, self.view)
         if trying.compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
@@ -95,7 +98,7 @@ class Cutter:
         if trying.recovering is not None:
             if self.data is None:
                 raise UsageError("a recovery learns from data; give some with --data, --text or --images")
-            require_recoverable(self.view, require_main(self.view), self.data)
+            require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
             self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
 
     def search_space(self, requirements: Requirements) -> Space:
@@ -176,7 +179,8 @@ class Cutter:
     @functools.cached_property
     def original_session(self) -> Session:
         """The original, ready to run."""
-        return Session(self.model, self.provider, name="the original model")
+        self.turns.rest()
+        return Session(self.model, self.provider, name="the original model").taking(self.turns)
 
 
 def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:

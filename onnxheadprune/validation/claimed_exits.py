@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.exits.forcing import forced, otherwise
@@ -17,7 +17,7 @@ from onnxheadprune.edit.exit_records import RecordedExit, exits_record
 from onnxheadprune.edit.extract import store_constants, stored_anew, with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Array
+from onnxheadprune.selection.compensation import Restored
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,24 +53,22 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
     return leaving(original, numbers) if numbers else None
 
 
-def forced_original(
-    original: LoadedModel, left: Leaving, planning: Planning, refits: Mapping[str, Array]
-) -> Forced:
+def forced_original(original: LoadedModel, left: Leaving, planning: Planning, refits: Restored) -> Forced:
     """What a pruned model with permanent exits is compared with, made from the original alone.
 
     Args:
         original: the model before the cut, with all of its exits.
         left: the exits, as they were found in it.
         planning: the units that go, planned on the model with the exits.
-        refits: refitted contents of stored tensors, under the names that they have there.
+        refits: refitted tensors, under the names that they have there.
 
     Raises:
         RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.
     """
     view = left.original.view
     # Masks move nodes, so the bodies are looked up before.
-    made = original.changed(_refitted(forced(view, left.decisions), left, refits))
-    analysis = analysis_of(made.proto, original.name, original.sources)
+    made = refits.beside(original).changed(_refitted(forced(view, left.decisions), left, refits.tensors))
+    analysis = analysis_of(made.proto, original.name, made.sources)
     sites = analysis.sites.losing(planning.heads)
     if _seen(sites) != _seen(planning.touched):
         raise RefusedError(
@@ -91,10 +89,10 @@ def _seen(sites: Sequence[Site]) -> list[tuple[int, int, int]]:
     return [(site.index, site.num_units, site.original_num_units) for site in sites]
 
 
-def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, Array]) -> ModelProto:
+def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, TensorProto]) -> ModelProto:
     """The model with refitted tensors where the original keeps them: in the main graph, or in the bodies of an If."""
-    made = with_stored(model, {name: array for name, array in refits.items() if name not in left.moved})
-    for name, array in refits.items():
+    made = with_stored(model, {name: tensor for name, tensor in refits.items() if name not in left.moved})
+    for name, numbers in refits.items():
         value = left.moved.get(name)
         if value is None or value.scope.owner is None:
             continue
@@ -104,6 +102,6 @@ def _refitted(model: ModelProto, left: Leaving, refits: Mapping[str, Array]) -> 
         )
         for tensor in body.initializer:
             if tensor.name == value.name:
-                tensor.CopyFrom(stored_anew(tensor, array))
-        store_constants(body, {value.name: array})
+                tensor.CopyFrom(stored_anew(tensor, numbers))
+        store_constants(body, {value.name: numbers})
     return made

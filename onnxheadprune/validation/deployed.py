@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.planning import Planning
@@ -12,7 +12,6 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import (
     CPU,
     CUDA,
-    Array,
     Provider,
     Session,
     saturates_here,
@@ -21,7 +20,9 @@ from onnxheadprune.runtime import (
 from onnxheadprune.runtime.feeds import Feed, Outputs
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.tolerances import Tolerance
+from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unsaturated import unsaturated
+from onnxheadprune.selection.compensation import Restored
 from onnxheadprune.validation.compare import has_nan, worst
 from onnxheadprune.validation.result import CaseResult, Settings
 from onnxheadprune.validation.wide import Wide
@@ -40,9 +41,9 @@ class Models:
 
     Feeds are made for the inputs of `asked`, the original's view. Where the pruned model has fused attention,
     `silenced` is the original without any of those sites. Where it was compensated, `unrefitted` is the masked original
-    without the refitted weights, and `refits` holds their numbers. Where it has an exit for good, `aside` is the
-    original whose decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all
-    heads alive. `wide` holds the feeds for a pruned model whose graph is not the planned one.
+    without the refitted weights, and `refits` are these. Where it has an exit for good, `aside` is the original whose
+    decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all heads alive.
+    `wide` holds the feeds for a pruned model whose graph is not the planned one. Large models take `turns` in memory.
     """
 
     original: LoadedModel
@@ -56,8 +57,31 @@ class Models:
     alive: LoadedModel | None = None
     aside: LoadedModel | None = None
     unrefitted: LoadedModel | None = None
-    refits: Mapping[str, Array] = field(default_factory=dict)
+    refits: Restored = field(default_factory=Restored)
     wide: Wide | None = None
+    turns: Turns = field(default_factory=Turns)
+
+    def session(
+        self, model: LoadedModel, name: str, *, provider: Provider | None = None, deployed: bool = False
+    ) -> Session:
+        """A session of one of the models, or of what is made from it.
+
+        Args:
+            model: what to load.
+            name: how to call it in errors.
+            provider: where it runs; None for where all do.
+            deployed: with ONNX Runtime's optimizations and defaults, and not at exact settings.
+        """
+        where = provider or self.provider
+        tf32 = deployed and self.rounds_to_tf32
+        self.turns.rest()
+        made = Session(model, where, name=name, optimize=deployed, tf32=tf32, deterministic=not deployed)
+        return made.taking(self.turns)
+
+    @property
+    def rounds_to_tf32(self) -> bool:
+        """Whether a deployment rounds float32 products to TF32."""
+        return self.provider.name == CUDA
 
 
 @dataclass(frozen=True)
@@ -95,25 +119,23 @@ def as_deployed(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     if models.tolerance.precision in LOW_PRECISION and not survives_optimization(both, models.provider):
         found.notes.append("ONNX Runtime crashes when it optimizes this model, so deployment is not checked")
         return found
-    tf32 = models.provider.name == CUDA
-    options = {"optimize": True, "tf32": tf32, "deterministic": False}
     best = max(kept, key=lambda item: item.power)
     feeds = [best] if models.tolerance.has_levels else kept
     try:
         name = "the masked reference, optimized by ONNX Runtime,"
-        masked = Session(both[0], models.provider, name=name, **options)
+        masked = models.session(both[0], name, deployed=True)
         expected = [narrowed(masked.run(item.feed), models.planning.io) for item in feeds]
     except InferenceError as error:
         found.notes.append(f"with optimizations not even the masked reference runs: {error}")
         return found
     try:
         name = "the pruned model, optimized by ONNX Runtime,"
-        pruned = Session(both[1], models.provider, name=name, **options)
+        pruned = models.session(both[1], name, deployed=True)
         after = [pruned.run(narrowed(item.feed, models.planning.io)) for item in feeds]
     except InferenceError as error:
         found.problems.append(str(error))
         return found
-    allowed = models.tolerance.when_deployed(tf32=tf32)
+    allowed = models.tolerance.when_deployed(tf32=models.rounds_to_tf32)
     for item, wanted, actual in zip(feeds, expected, after, strict=True):
         found.cases.append(_case(models, item, "deployed", allowed, wanted, actual))
     return found
@@ -130,14 +152,14 @@ def second_opinion(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
     feed = narrowed(best.feed, models.planning.io)
     cpu = Provider(CPU, "a second opinion")
     try:
-        masked = Session(models.masked, cpu, name="the masked reference on the CPU")
-        pruned = Session(models.pruned, cpu, name="the pruned model on the CPU")
+        masked = models.session(models.masked, "the masked reference on the CPU", provider=cpu)
+        pruned = models.session(models.pruned, "the pruned model on the CPU", provider=cpu)
         expected, after = narrowed(masked.run(best.feed), models.planning.io), pruned.run(feed)
     except InferenceError as error:
         found.notes.append(f"the CPU gives no second opinion: {error}")
         return found
     found.cases.append(_case(models, best, "on the CPU", models.tolerance.exact, expected, after))
-    there = Session(models.pruned, models.provider, name="the pruned model").run(feed)
+    there = models.session(models.pruned, "the pruned model").run(feed)
     allowed = models.tolerance.deployed
     found.cases.append(_case(models, best, "against the CPU", allowed, after, there))
     return found

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
-from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
-from onnxheadprune.runtime import Array, Provider, versions
+from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
-from onnxheadprune.selection.compensation import restored
+from onnxheadprune.selection.compensation import Restored, restored
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
@@ -55,7 +52,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     refits, strange = _refits(before, after, claim)
     problems = [*claim.problems, *invalid, *strange]
     # What was refitted is taken from the pruned model; all else is planned on the original and proven.
-    subject = before.changed(with_stored(before.proto, refits)) if refits else before
+    subject = refits.into(before) if refits.tensors else before
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
@@ -65,7 +62,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
         # The masked reference refers to the original's weights where they lie.
-        masked = before.changed(with_stored(bare, refits))
+        masked = refits.into(before, bare)
         oracle = None if left is None else forced_original(whole, left, planning, refits)
         models = Models(
             original=whole,
@@ -75,10 +72,10 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
             tolerance=tolerance,
             provider=provider,
             silenced=_without_fused(before, planning, claim.fused),
-            alive=subject if refits or left is not None else None,
+            alive=subject if refits.tensors or left is not None else None,
             aside=None if oracle is None else oracle.aside,
             asked=planning.view if left is None else left.original.view,
-            unrefitted=before.changed(bare) if refits else None,
+            unrefitted=before.changed(bare) if refits.tensors else None,
             refits=refits,
             wide=wide,
         )
@@ -86,11 +83,11 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
 
     problems += [*altered, *found.problems]
     exits = () if left is None else left.cut.numbers
-    words = words_for(plan.kinds, bool(claim.fused), bool(refits), exits)
+    words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits)
     verdict, reason = judge(problems, found, tolerance, provider, words)
     if verdict == "passed":
         steps = 0 if claim.refit is None else claim.refit.steps
-        verdict, reason = with_refits(reason, len(refits), found.refit, steps, request.unseen)
+        verdict, reason = with_refits(reason, len(refits.tensors), found.refit, steps, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
     return Validation(
@@ -112,18 +109,16 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         versions=versions(),
         seed=request.seed,
         likeness=alike,
-        refitted=tuple(sorted(refits)),
+        refitted=tuple(sorted(refits.tensors)),
         refit=found.refit,
         exits=exits,
     )
 
 
-def _refits(
-    original: LoadedModel, pruned: LoadedModel, claim: Claim
-) -> tuple[Mapping[str, Array], list[str]]:
-    """Contents of refitted initializers in the original's shapes, and what is wrong with them."""
+def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:
+    """Refitted tensors in the original's shapes, and what is wrong with them."""
     if claim.refit is None:
-        return {}, []
+        return Restored(), []
     return restored(original, pruned, claim.planning, claim.refit)
 
 

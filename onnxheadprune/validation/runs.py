@@ -85,6 +85,7 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
     bench.further_opinions()
     found = bench.findings(placement)
     unsteady = bench.unsteady() if found.problems else ""
+    models.turns.rest()
     return replace(found, problems=(), unsteady=unsteady) if unsteady else found
 
 
@@ -107,9 +108,7 @@ class _Bench:
         self.alive = self._if_there(models.alive, "the original before the heads were cut")
         self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
         self.unrefitted = self._if_there(models.unrefitted, "the masked original without its refit")
-        self.second = SecondMask(
-            models.masked, models.planning, models.provider, models.tolerance, models.refits
-        )
+        self.second = SecondMask(models)
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
         self.notes: list[str] = []
@@ -122,7 +121,7 @@ class _Bench:
         self.accuracy: AccuracyMeter | None = None
 
     def _session(self, model: LoadedModel, name: str) -> Session:
-        return Session(model, self.models.provider, name=name)
+        return self.models.session(model, name)
 
     def _if_there(self, model: LoadedModel | None, name: str) -> Session | None:
         return None if model is None else self._session(model, name)

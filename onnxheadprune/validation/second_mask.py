@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from onnxheadprune.attention.planning import Planning
-from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Role
-from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.validation.compare import worst
 from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights
+from onnxheadprune.validation.deployed import Models
 
 DRAWN = (Role.FLOATS, Role.IDS, Role.PIXELS, Role.BOOLS)
 """Inputs whose numbers may change places; masks and positions say how the others are meant."""
@@ -28,37 +23,27 @@ class SecondMask:
         notes: what could not be looked at.
     """
 
-    def __init__(
-        self,
-        reference: LoadedModel,
-        planning: Planning,
-        provider: Provider,
-        tolerance: Tolerance,
-        refits: Mapping[str, Array],
-    ) -> None:
+    def __init__(self, models: Models) -> None:
         """Loads the silenced model.
 
         Args:
-            reference: where the tensors of the viewed model lie.
-            planning: which heads go.
-            provider: where to run.
-            tolerance: what is allowed at exact settings.
-            refits: refitted contents of stored tensors.
+            models: what is compared; the heads that go are planned there.
         """
-        self.planning, self.provider, self.tolerance = planning, provider, tolerance
+        self.models, self.planning, self.tolerance = models, models.planning, models.tolerance
         self.problems: list[str] = []
         self.notes: list[str] = []
-        self._silenced = silenced_cores(planning)
+        self._silenced = silenced_cores(self.planning)
         self._session: Session | None = None
         self._without: Session | None = None
-        self._loaded = reference
+        self._loaded = models.masked
         if self._silenced.skipped:
             self.notes.append(f"not silenced at their cores: {', '.join(self._silenced.skipped)}")
         if not self._silenced.any:
             return
-        self._loaded = reference.changed(with_stored(self._silenced.model, refits))
+        # The masked reference refers to all that the viewed model stores.
+        self._loaded = models.refits.into(models.masked, self._silenced.model)
         try:
-            self._session = Session(self._loaded, provider, name="the original silenced at its cores")
+            self._session = models.session(self._loaded, "the original silenced at its cores")
         except InferenceError as error:
             self.notes.append(f"the heads were not silenced at their cores: {error}")
 
@@ -107,7 +92,7 @@ class SecondMask:
         try:
             if self._without is None:
                 model = without_dead_weights(self._loaded, self.planning)
-                self._without = Session(model, self.provider, name="the original without the heads' weights")
+                self._without = self.models.session(model, "the original without the heads' weights")
             first, second = self._without.run(feed), self._without.run(other)
         except InferenceError as error:
             self.notes.append(f"what silenced heads leave behind was not compared: {error}")

@@ -47,13 +47,13 @@ class Setting:
 
 
 def fused(
-    original: LoadedModel, pruned: ModelProto, mode: FuseMode, changed: bool, setting: Setting
-) -> tuple[ModelProto, Fusion | None]:
+    original: LoadedModel, pruned: LoadedModel, mode: FuseMode, changed: bool, setting: Setting
+) -> tuple[LoadedModel, Fusion | None]:
     """A model with its attention in fused operators.
 
     Args:
         original: the model before any change.
-        pruned: the model to fuse, its large weights where the original has them.
+        pruned: the model to fuse.
         mode: which operators.
         changed: whether heads were removed from it, so that there is something to write in any case.
         setting: how "auto" proves and measures.
@@ -72,33 +72,35 @@ def fused(
     if mode == "auto":
         model, fusion = _fastest(original, pruned, setting)
     else:
-        model, fusion = fuse(pruned, mode, original.name)
+        model, fusion = fuse(pruned.proto, mode, original.name)
     if not fusion.made and not changed:
         raise RefusedError(f"there is nothing to fuse in {original.name}: {fusion}")
-    return model, fusion
+    return pruned.changed(model), fusion
 
 
-def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tuple[ModelProto, Fusion]:
+def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tuple[ModelProto, Fusion]:
     """Every candidate that is exact, measured beside the unfused model; the fastest is kept."""
     provider = setting.provider or resolve_provider(AUTO)
     made: list[tuple[ModelProto, Fusion]] = []
     trials: list[Trial] = []
     for mode in CANDIDATES:
         try:
-            model, fusion = fuse(pruned, mode, original.name)
+            model, fusion = fuse(pruned.proto, mode, original.name)
         except RefusedError as refused:
             trials.append(Trial(mode, str(refused)))
             continue
-        obstacle = str(fusion) if not fusion.made else _obstacle(original, model, provider, setting)
+        obstacle = (
+            str(fusion) if not fusion.made else _obstacle(original, pruned.changed(model), provider, setting)
+        )
         trials.append(Trial(mode, obstacle))
         if not obstacle:
             made.append((model, fusion))
     if not made:
-        return pruned, _kept(pruned, original.name, trials, "no candidate is exact here")
-    candidates = [pruned, *(model for model, _ in made)]
+        return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
+    candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
     measured = benchmark(
-        *(original.changed(model, name) for model, name in zip(candidates, names, strict=True)),
+        *(pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)),
         provider=provider,
         time_budget=setting.seconds,
         repeats=setting.repeats,
@@ -109,14 +111,16 @@ def _fastest(original: LoadedModel, pruned: ModelProto, setting: Setting) -> tup
     trials = [dataclasses.replace(trial, ratios=ratios.get(trial.mode, {})) for trial in trials]
     best = _best(measured, names)
     if best is None:
-        return pruned, _kept(pruned, original.name, trials, "no fused form is measurably faster here")
+        return pruned.proto, _kept(
+            pruned.proto, original.name, trials, "no fused form is measurably faster here"
+        )
     model, fusion = made[best - 1]
     return model, dataclasses.replace(fusion, mode="auto", chosen=fusion.mode, trials=tuple(trials))
 
 
-def _obstacle(original: LoadedModel, model: ModelProto, provider: Provider, setting: Setting) -> str:
+def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
     """Why a candidate is not exact on this provider, "" if it is."""
-    candidate = original.changed(model, "the fused model")
+    candidate = fused.changed(fused.proto, "the fused model")
     try:
         verdict = validate(original, candidate, data=setting.data, provider=provider, seed=setting.seed)
     except InferenceError as error:
@@ -167,7 +171,7 @@ def planned_fusion(plan: PrunePlan, model: ModelLike, mode: FuseMode) -> Fusion:
         ModelError: if the model cannot be read.
     """
     loaded = planned_on(plan, open_structure(model))
-    pruned = apply.apply_plan(plan, loaded.proto)
+    pruned = loaded.changed(apply.apply_plan(plan, loaded.proto))
     looked_at: FuseMode = "contrib" if mode == "auto" else mode
     _, fusion = fused(loaded, pruned, looked_at, plan.cuts_something, Setting())
     assert fusion is not None

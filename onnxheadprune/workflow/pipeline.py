@@ -57,10 +57,11 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
         data = request.run.data
     setting = Setting(provider, data, request.run.seed)
     made, fusion = fused(subject, cut, request.fuse, plan.cuts_something, setting)
-    pruned = original.changed(made, "the pruned model")
+    pruned = made.changed(made.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
     proof = Proof(original, request, provider, data)
+    progress("validating" if request.proving.validate else "writing", 0, 0)
     verdict = proof.of(pruned) if places.output is None else _written(pruned, places, request, proof)
     apply.set_metadata(pruned.proto, *validation_note(verdict))
     output = None if places.output is None else str(places.output)
@@ -79,8 +80,8 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
     )
 
 
-def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, ModelProto]:
-    """The plan, and a copy of the model with the plan carried out.
+def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
+    """The plan, and the model with the plan carried out: refitted weights may lie in other files than the original's.
 
     Args:
         subject: the model, with an exit that is for good where one was asked for.
@@ -103,10 +104,10 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     if request.fuse == "none":
         if request.choice.exit is None:
             require_something(plan)
-        cut = carried_out(plan, subject, planned)
+        cut = subject.changed(carried_out(plan, subject, planned))
     else:
-        cut = apply.apply_plan(plan, subject.proto)
-    sealed(subject.changed(cut), plan)
+        cut = subject.changed(apply.apply_plan(plan, subject.proto))
+    sealed(cut, plan)
     return plan, cut
 
 

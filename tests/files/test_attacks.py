@@ -94,6 +94,7 @@ MAKERS = {
     "model/storage/assembly.py": "a folder that appears at once; its files come from the one writer, or are copied",
     "model/storage/claims.py": "whether a folder takes files, found out with a nameless one",
     "model/replacing.py": "a nameless file of the system's temporary folder",
+    "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
     "runtime/session.py": "os.devnull",
     "cli/report/figure.py": "savefig into memory",

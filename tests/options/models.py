@@ -29,7 +29,7 @@ def write_models(folder: Path) -> Path:
     ids = random.integers(0, toys.VOCABULARY, (20, 6))
     x = random.standard_normal((8, 6, toys.HIDDEN)).astype(np.float32)
     past = random.standard_normal((2, 8, toys.HEADS, 3, toys.HEAD_SIZE)).astype(np.float32)
-    images = random.standard_normal((8, 1, 8, 8)).astype(np.float32)
+    images = random.standard_normal((24, 1, 8, 8)).astype(np.float32)
     made: dict[str, tuple[ModelProto, dict[str, Any]]] = {
         "fixed": (_fixed(), {"input_ids": ids}),
         "toy": (toys_scores.stack(), {"input_ids": ids}),

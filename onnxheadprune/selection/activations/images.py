@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, regular_file
-from onnxheadprune.runtime.feeds import Feed, Input, Role
+from onnxheadprune.runtime.feeds import Feed, Input
+from onnxheadprune.selection.activations.pictures import PictureInput, picture_inputs
 
 BATCH = 16
 MAX_PIXELS = 50_000_000
@@ -62,20 +63,21 @@ def image_feeds(
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
-    pixels = [item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4]
+    pixels = picture_inputs(inputs)
     if len(pixels) != 1 or len(inputs) != 1:
         raise UsageError("the model does not take pictures as its only input; give its inputs with --data")
     layout = _layout(pixels[0], how)
-    fixed = pixels[0].dims[0]
+    item = pixels[0].item
+    fixed = item.dims[0]
     count = fixed if isinstance(fixed, int) else batch
     whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
     if not whole:
         raise UsageError(f"the model takes {count} pictures at once, but {folder} holds {len(paths)}")
     return [
         {
-            pixels[0].name: np.stack(
-                [_picture(path, layout) for path in paths[start : start + count]]
-            ).astype(pixels[0].dtype)
+            item.name: np.stack([_picture(path, layout) for path in paths[start : start + count]]).astype(
+                item.dtype
+            )
         }
         for start in range(0, whole, count)
     ]
@@ -91,9 +93,8 @@ class _Layout:
     std: npt.NDArray[np.float32]
 
 
-def _layout(item: Input, how: Preprocessing) -> _Layout:
-    last = item.dims[3] in (1, 3) and item.dims[1] not in (1, 3)
-    channels, height, width = (item.dims[at] for at in ((3, 1, 2) if last else (1, 2, 3)))
+def _layout(pixels: PictureInput, how: Preprocessing) -> _Layout:
+    item, (height, width) = pixels.item, pixels.size
     if how.size is not None:
         for wanted, given in zip(how.size, (height, width), strict=True):
             if isinstance(given, int) and given != wanted:
@@ -103,13 +104,11 @@ def _layout(item: Input, how: Preprocessing) -> _Layout:
         raise UsageError(
             f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
         )
-    count = channels if isinstance(channels, int) else 3
-    if count not in (1, 3):
-        raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
+    count = pixels.count_channels()
     mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
     if not np.all(std > 0):
         raise UsageError("the standard deviation of pictures must be above zero")
-    return _Layout(count, height, width, last, mean, std)
+    return _Layout(count, height, width, pixels.channels_last, mean, std)
 
 
 def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -91,6 +92,23 @@ class Moments:
         made.count, made.total = self.count, self.total
         made.gram, made.cross = mixing.T @ (self.gram @ mixing), mixing.T @ self.cross
         made.x_sum, made.y_sum, made.y_square = self.x_sum @ mixing, self.y_sum, self.y_square
+        return made
+
+    def through(self, weight: Matrix64, bias: Matrix64 | None) -> Moments:
+        """The moments of x with targets z W + b, from those of features x and z, [x, z].
+
+        Args:
+            weight: W, [n, k]; half of the features are z.
+            bias: b, [k]; None for zero.
+        """
+        size, targets = weight.shape
+        made = self.first(size)
+        z_gram, z_sum = self.gram[size:, size:], self.x_sum[size:]
+        offset = np.zeros(targets) if bias is None else bias
+        made.cross = self.gram[:size, size:] @ weight + np.outer(made.x_sum, offset)
+        summed = z_sum @ weight
+        made.y_sum = summed + self.total * offset
+        made.y_square = np.sum(weight * (z_gram @ weight), axis=0) + offset * (summed + made.y_sum)
         return made
 
     def centred(self) -> Centred:
@@ -237,8 +255,7 @@ class Ridge:
             centred: moments of features and targets.
             start: the weights to stay close to, [n, k].
         """
-        self._covariance, self._start = centred.covariance, start
-        self._missing = centred.cross - centred.covariance @ start
+        self._covariance, self._cross, self._start = centred.covariance, centred.cross, start
 
     def solved(self, strength: float, columns: npt.NDArray[np.int_] | None = None) -> Matrix64:
         """The weights, [n, columns].
@@ -250,13 +267,26 @@ class Ridge:
         wanted = slice(None) if columns is None else columns
         return np.asarray(self._start[:, wanted] + self._step(strength, self._missing[:, wanted]))
 
+    @functools.cached_property
+    def _missing(self) -> Matrix64:
+        """What the old weights do not explain, [n, k]."""
+        return np.asarray(self._cross - self._covariance @ self._start)
+
+    @functools.cached_property
+    def _roughly_missing(self) -> npt.NDArray[np.float32]:
+        """The same in single precision."""
+        covariance, cross, start = (
+            array.astype(np.float32) for array in (self._covariance, self._cross, self._start)
+        )
+        return np.asarray(cross - covariance @ start)
+
     def tried(self, strength: float) -> npt.NDArray[np.float32]:
         """By what the weights would change, [n, k], in single precision: good enough to choose a strength by.
 
         Raises:
             LinAlgError: if that is too few digits for so weak a pull.
         """
-        return self._step(strength, self._missing.astype(np.float32))
+        return self._step(strength, self._roughly_missing)
 
     def _step(self, strength: float, missing: Array) -> Array:
         size = len(self._start)

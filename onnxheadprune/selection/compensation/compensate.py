@@ -24,13 +24,14 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.heap import give_back
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import Moments
+from onnxheadprune.selection.activations.moments import LARGE, Moments
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.compensation.fit import Fit, fit
@@ -40,6 +41,10 @@ from onnxheadprune.selection.compensation.targets import Target
 from onnxheadprune.selection.compensation.tasks import Task, Which, attention_maps, tasks
 from onnxheadprune.selection.compensation.value_fit import fit_values
 from onnxheadprune.selection.compensation.values import Values, value_maps
+
+IN_MEMORY = 2**26
+"""Bytes of refitted weights that stay in memory. A model that is made with them has a copy of each; what lies in a file
+it reads when it needs it."""
 
 
 def compensate(
@@ -71,9 +76,13 @@ def compensate(
     todo = tasks(view, sites, heads, readers, which)
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
-    with algebra_threads(_widest(todo)):
+    wide = _widest(todo)
+    with algebra_threads(wide):
         for number, task in enumerate(todo, 1):
             work.refit(task)
+            if wide >= LARGE:
+                # Moments are large and freed in pieces: what the heap keeps of them would add up.
+                give_back()
             progress("compensating, map by map", number, len(todo))
     levels = any(task.linear is not None and task.linear.matrix.is_quantized for task in work.makers)
     return Compensation(work.stored, tuple(work.refits), data.fingerprint, data.count, quantized=levels)
@@ -103,8 +112,8 @@ class _Work:
             first = tuple(item.node for item in silent)
             stages[0] = replace(stages[0], changes=(*first, *stages[0].changes))
         boundaries = Boundaries(view, stages)
-        self.stored: MutableMapping[str, Array] = Shelf(Room())
-        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room()), self.stored)
+        self.stored: MutableMapping[str, Array] = Shelf(Room(IN_MEMORY))
+        self.silenced: MutableMapping[str, Array] = ChainMap(Shelf(Room(IN_MEMORY)), self.stored)
         """The same with the rows of removed heads zero: the pruned model in the original's shapes."""
         for item in silent:
             zeros = np.zeros((item.matrix.rows, item.matrix.columns))
@@ -191,6 +200,7 @@ class _Work:
         whole = matrix.read()
         whole[:, values.used] += values.basis @ change
         self.stored[matrix.stored.name] = matrix.written(whole)
+        self.pair.forget()
 
     def _keep(self, linear: Linear, rows: Sequence[int], weight: Array, found: Fit) -> None:
         name = linear.matrix.stored.name

@@ -33,6 +33,11 @@ class Target:
     links: tuple[Link, ...] = ()
 
     @property
+    def is_what_it_gave(self) -> bool:
+        """Whether the map should give what it gave in the original: it adds to no stream."""
+        return self.linear.other is None and self.run is None
+
+    @property
     def there(self) -> list[Value]:
         """What has to be known of the original."""
         last = self.linear if self.run is None else self.run.gone[-1]

@@ -1,5 +1,6 @@
 """Recovery by distillation: what is left of a model learns from the original."""
 
+from onnxheadprune.selection.recovery.augmentation import parse_augment, require_pictures
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.recovery.recover import (
@@ -19,7 +20,9 @@ __all__ = [
     "Recovery",
     "Subject",
     "beside",
+    "parse_augment",
     "parse_budget",
     "recover",
+    "require_pictures",
     "require_recoverable",
 ]

@@ -103,8 +103,8 @@ class Checkpoint:
             ) from error
         if document["key"] != self.key:
             raise UsageError(
-                f"the checkpoint {self.path} is of another model, other data, another budget or seed; start anew"
-                " without --resume"
+                f"the checkpoint {self.path} is of another model, other data, another budget, augmentation or seed;"
+                " start anew without --resume"
             )
         return state
 

@@ -22,7 +22,8 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.compensation.record import whole_of
+from onnxheadprune.selection.compensation.restoring import whole_of
+from onnxheadprune.selection.recovery.augmentation import augmented, require_pictures
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
@@ -51,30 +52,35 @@ class Recovering:
         seed: of the order of the data.
         checkpoint: where its state is kept until it is done, None to keep none.
         resume: go on from there.
+        augment: what is done to pictures that steps learn from; see `parse_augment`.
     """
 
     budget: Budget
     seed: int = 0
     checkpoint: Path | None = None
     resume: bool = False
+    augment: tuple[str, ...] = ()
 
     def shared(self, among: int) -> Recovering:
         """The same with an equal part of the budget."""
         return self if among == 1 else replace(self, budget=self.budget.shared(among))
 
 
-def require_recoverable(view: GraphView, main: MainOutput, data: Calibration) -> None:
+def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
     """Whether a model can learn from data at all: asked before any long work.
 
     Args:
         view: an annotated view of the original.
         main: the output that counts.
         data: all of it.
+        how: the training that is asked for.
 
     Raises:
-        UsageError: if there is not enough data.
+        UsageError: if there is not enough data, or no pictures that could be augmented.
         RefusedError: if no gradient of the main output reaches a weight.
     """
+    if how.augment:
+        require_pictures(data.inputs)
     learn, _ = data.split(RECOVERY_HELD_OUT)
     if len(data.samples) < 2 or learn.count < LEAST:
         raise UsageError(
@@ -101,7 +107,7 @@ def recover(
         learn: data for the steps.
         held: data that no step sees, by which the learning rate and the best step are chosen.
         provider: where to run.
-        how: budget, seed and checkpoint.
+        how: budget, seed, checkpoint and augmentation.
         progress: told of each step.
 
     Raises:
@@ -113,7 +119,7 @@ def recover(
     _require_variety(teacher, held)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
-    batches = batches_of(learn)
+    batches = augmented(batches_of(learn), learn.inputs, how.augment)
     training = Training(
         student, teacher, batches, apart, Plan(how.budget, how.seed, None, progress), checkpoint
     )
@@ -177,5 +183,8 @@ def _key(subject: Subject, data: Calibration, provider: Provider, how: Recoverin
     digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
     for value in subject.start.values():
         digest.update(np.ascontiguousarray(value).tobytes())
-    digest.update(f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}".encode())
+    augment = f" {','.join(how.augment)}" if how.augment else ""
+    digest.update(
+        f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}{augment}".encode()
+    )
     return digest.hexdigest()

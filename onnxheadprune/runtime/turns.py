@@ -1,0 +1,35 @@
+"""Who holds a large model: several that compare models run one at a time, and one of them in memory is enough."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from onnxheadprune.runtime.heap import give_back
+
+
+class Holder(Protocol):
+    """What can give back what it holds, and take it again."""
+
+    def close(self) -> None:
+        """Gives it back."""
+
+
+class Turns:
+    """One of several holders at a time. Only one thread may use it; the last holder closes when it says `rest`."""
+
+    def __init__(self) -> None:
+        """Nobody holds anything yet."""
+        self._now: Holder | None = None
+
+    def take(self, holder: Holder) -> None:
+        """It is a holder's turn: who had the one before gives back what it holds."""
+        if self._now is not holder:
+            self.rest()
+            give_back()
+        self._now = holder
+
+    def rest(self) -> None:
+        """Nobody holds anything, as before something new is loaded."""
+        if self._now is not None:
+            self._now.close()
+        self._now = None
