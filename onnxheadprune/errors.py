@@ -33,6 +33,12 @@ class InferenceError(ModelError):
     exit_code = 3
 
 
+class MissingKernelError(InferenceError):
+    """The model asks for what this ONNX Runtime cannot compute, whatever the inputs are."""
+
+    exit_code = 3
+
+
 class RefusedError(HeadPruneError):
     """The request is understood, and carrying it out would not be exact."""
 

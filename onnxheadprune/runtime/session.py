@@ -22,7 +22,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, ProviderError
+from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
@@ -154,6 +154,7 @@ class Session:
             feed: an array per graph input; entries that are no input of this model are ignored.
 
         Raises:
+            MissingKernelError: if ONNX Runtime has no kernel for what a node asks.
             InferenceError: if the model does not run on this feed.
         """
         own = {name: value for name, value in feed.items() if name in self._inputs}
@@ -162,7 +163,10 @@ class Session:
                 return waited_for(lambda options: self._run(own, options), onnx_runtime().RunOptions())
             return self._run(own)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InferenceError(f"{self.name} does not run: {sentence(error)}") from error
+            told = f"{self.name} does not run: {sentence(error)}"
+            # The status of ONNX Runtime is the name of the exception's class.
+            raised = MissingKernelError if type(error).__name__ == "NotImplemented" else InferenceError
+            raise raised(told) from error
 
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:
         if not self._has_bfloat16:

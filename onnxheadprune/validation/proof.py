@@ -84,7 +84,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     problems += [*altered, *found.problems]
     exits = () if left is None else left.cut.numbers
     words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits)
-    verdict, reason = judge(problems, found, tolerance, provider, words)
+    verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
         steps = 0 if claim.refit is None else claim.refit.steps
         verdict, reason = with_refits(reason, len(refits.tensors), found.refit, steps, request.unseen)

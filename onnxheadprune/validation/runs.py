@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.main_output import MainOutput, main_output
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Session
@@ -69,7 +69,7 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
         metric: collects the user's own measure, None without.
 
     Raises:
-        InferenceError: if the original itself does not load.
+        InferenceError: if the original itself does not load, or has a node that nothing here computes.
         UsageError: if the data does not fit the model.
     """
     try:
@@ -131,6 +131,8 @@ class _Bench:
         obstacles = []
         for case in maker.cases:
             found = first_that_runs(maker.candidates(case), self.original.run)
+            if isinstance(found, MissingKernelError):
+                raise found
             if isinstance(found, InferenceError):
                 obstacles.append(str(found))
                 # Where the first case finds nothing, the others will not: the search is long.

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxheadprune.model.graph.view import GraphView
+import numpy as np
+
+from onnxheadprune.model.graph.view import GraphView, Value
+from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
@@ -55,7 +58,12 @@ def words_for(removed: str, fused: bool, refitted: bool, exits: Sequence[int] = 
 
 
 def judge(
-    problems: Sequence[str], found: Findings, tolerance: Tolerance, provider: Provider, words: Words
+    problems: Sequence[str],
+    found: Findings,
+    tolerance: Tolerance,
+    provider: Provider,
+    words: Words,
+    view: GraphView,
 ) -> tuple[Verdict, str]:
     """The verdict and its reason.
 
@@ -65,6 +73,7 @@ def judge(
         tolerance: what is allowed.
         provider: where it ran.
         words: what the reason speaks of.
+        view: of the original.
     """
     if problems:
         return "failed", problems[0]
@@ -75,6 +84,11 @@ def judge(
         reason = found.notes[0] if found.notes else "nothing could be run"
         return "inconclusive", f"{reason}; give real ones with --data"
     finite = [case for case in usual if case.finite]
+    if not finite and (spoilt := _spoilt(view)) is not None:
+        return "inconclusive", (
+            f"the outputs hold NaN or infinite values, and the stored tensor {spoilt.name} holds NaN itself, which"
+            " no input mends: equality says nothing"
+        )
     if not finite:
         return (
             "inconclusive",
@@ -94,6 +108,15 @@ def judge(
     return "passed", (
         f"equals {words.reference} {how} on {provider.label}; {words.silencing} moves it by {power:.1e}"
     )
+
+
+def _spoilt(view: GraphView) -> Value | None:
+    """A stored tensor that somebody reads and that holds NaN, None without: no input mends that."""
+    for value in view.values():
+        read = bool(value.consumers) or value.is_graph_output
+        if read and value.holds_tensor and value.elem_type in FLOATS and np.isnan(value.numbers()).any():
+            return value
+    return None
 
 
 def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:

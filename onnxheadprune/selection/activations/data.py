@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -161,6 +161,7 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
     """Made-up feeds. Heads look different on noise, so only for those who ask for it.
 
     Raises:
+        MissingKernelError: if no feed can run here.
         UsageError: if no made-up feed runs.
     """
     session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
@@ -168,6 +169,8 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
     for number in range(feeds):
         maker = FeedMaker(view, seed + number)
         found = first_that_runs(maker.candidates(Case(4, 24, 0)), session.run)
+        if isinstance(found, MissingKernelError):
+            raise found
         if isinstance(found, InferenceError):
             raise UsageError(f"no random inputs fit the model: {found}; give real ones with --data")
         made.append(found[0])
