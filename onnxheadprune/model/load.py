@@ -23,11 +23,12 @@ from onnxheadprune.model.exchange import brought_in, is_onnx_ir, name_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
+from onnxheadprune.model.storage.mistaken import not_a_model
 from onnxheadprune.model.storage.reading import Opened, hydrated
 from onnxheadprune.model.storage.sources import Source, Sources, inside, open_at_once, source_of
 from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
 from onnxheadprune.model.storage.tensors import BITS, Stored, bytes_needed, tensors_of
-from onnxheadprune.model.storage.wire import BIG, WireError, not_a_model, structure
+from onnxheadprune.model.storage.wire import BIG, WireError, structure
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -306,9 +307,10 @@ def parse_structure(path: Path) -> Parsed:
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
     except (DecodeError, WireError) as error:
-        raise not_a_model(path, _first_line(error)) from error
+        reason = _first_line(error).strip().rstrip(".")
+        raise not_a_model(path, f", or is truncated: {reason}") from error
     if not model.graph.node or not model.opset_import:
-        raise ModelError(f"{path} is not an ONNX model: it holds no graph")
+        raise not_a_model(path, ": it holds no graph")
     return Parsed(model, own_location(path), references, source)
 
 

@@ -9,6 +9,7 @@ from itertools import chain
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.errors import ModelError
+from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.spans import PRIVATE, Span, entries_of, is_outside, refer, span_of
 from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed
@@ -113,7 +114,7 @@ def _check_span(stored: Stored, sources: Sources) -> Span:
     if span.offset + needed > source.size:
         raise ModelError(
             f"{stored.label} needs bytes {span.offset} to {span.offset + needed} of {span.location}, which has"
-            f" {source.size} bytes"
+            f" {source.size} bytes{in_place_of(source.path)}"
         )
     span = Span(span.location, span.offset, needed)
     if "length" not in entries_of(tensor) or "offset" not in entries_of(tensor):

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.errors import ModelError
-
 BIG = 2**16
 """Raw data from this size on stays on disk. Less is read: up to 4096 elements may be literals."""
 EXPLICIT = "onnxheadprune.explicit"
@@ -236,8 +234,3 @@ def spell_varint(number: int) -> bytes:
         number >>= 7
     coded.append(number)
     return bytes(coded)
-
-
-def not_a_model(path: object, error: BaseException | str) -> ModelError:
-    """The sentence for a file that is no model."""
-    return ModelError(f"{path} is not an ONNX model, or is truncated: {str(error).strip().rstrip('.')}")

@@ -12,6 +12,7 @@ from numpy.lib import format as npy
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import regular_file
+from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.runtime.feeds.fill import Array
 
 MAX_UNPACKED = 2**28
@@ -29,7 +30,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Array]:
     """
     file = regular_file(path, "the data")
     if not zipfile.is_zipfile(file):
-        raise UsageError(f"{path} is no .npz file; write one with numpy.savez")
+        raise UsageError(f"{path} is no .npz file{in_place_of(file) or '; write one with numpy.savez'}")
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()

@@ -10,6 +10,7 @@ from typing import Any
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
+from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.runtime.foreign import users_code
 
 TOKENIZER = "tokenizer.json"
@@ -151,7 +152,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = parse_json(_read(path.parent, path.name))
     except NotJsonError as error:
-        raise UsageError(f"{path} is {error}") from error
+        raise UsageError(f"{path} is {error}{in_place_of(path)}") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} is no JSON object")
     return found

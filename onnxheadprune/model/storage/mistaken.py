@@ -1,0 +1,155 @@
+"""What a file is that was taken for an ONNX model: told by its first bytes, so that the refusal can say what to do.
+
+Asked only of files that were refused already: nothing is accepted by what is found here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from onnxheadprune.errors import ModelError
+from onnxheadprune.model.storage.sources import open_at_once
+
+_READ = 2**12
+_ZIP_HEADER, _ZIP_NAME_LENGTH = 30, 26
+"""Of the header in front of each entry of an archive: its size, and where it keeps the size of the entry's name."""
+_SAFETENSORS_HEADER = 8
+_EXPORT = "export the model to ONNX first"
+
+
+class Kind(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        what: what to call it.
+        advice: what helps.
+        in_place: whether it stands in the place of another file, of weights as well as of a model.
+    """
+
+    what: str
+    advice: str
+    in_place: bool = False
+
+
+class _Mark(NamedTuple):
+    offset: int
+    magic: bytes
+    kind: Kind
+
+
+_LFS = Kind("a pointer of Git LFS, which stands for a file that was not fetched", "run: git lfs pull", True)
+_ANNEX = Kind(
+    "a pointer of git-annex, which stands for a file that was not fetched", "run: git annex get", True
+)
+_HTML = Kind("a page of HTML, perhaps in place of a download that failed", "fetch the file again", True)
+_ARCHIVE = "unpack it first"
+_PYTORCH = Kind("a file of PyTorch", _EXPORT)
+_MARKS = (
+    _Mark(0, b"version https://git-lfs", _LFS),
+    _Mark(0, b"/annex/objects/", _ANNEX),
+    _Mark(
+        4,
+        b"ORTM",
+        Kind("a model in ONNX Runtime's own format (.ort)", "give the .onnx file it was made from"),
+    ),
+    _Mark(4, b"TFL3", Kind("a model of LiteRT (TensorFlow Lite)", _EXPORT)),
+    _Mark(0, b"GGUF", Kind("a GGUF file", _EXPORT)),
+    _Mark(0, b"\x89HDF\r\n", Kind("an HDF5 file, as Keras writes", _EXPORT)),
+    _Mark(0, b"ftrt", Kind("a TensorRT engine", "give the .onnx file it was built from")),
+    _Mark(0, b"\x1f\x8b", Kind("compressed by gzip", _ARCHIVE)),
+    _Mark(0, b"BZh", Kind("compressed by bzip2", _ARCHIVE)),
+    _Mark(0, b"\xfd7zXZ\0", Kind("compressed by xz", _ARCHIVE)),
+    _Mark(0, b"\x28\xb5\x2f\xfd", Kind("compressed by zstd", _ARCHIVE)),
+    _Mark(0, b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", _ARCHIVE)),
+    _Mark(257, b"ustar", Kind("a tar archive", _ARCHIVE)),
+    _Mark(0, b"\x93NUMPY", Kind("an array of NumPy", _EXPORT)),
+    _Mark(0, b"\x80\x02", Kind("a pickle, as older PyTorch wrote", _EXPORT)),
+    _Mark(0, b"\x89PNG", Kind("a picture", "give the model instead")),
+    _Mark(0, b"\xff\xd8\xff", Kind("a picture", "give the model instead")),
+)
+_WORDS = (
+    (b"<!doctype", _HTML),
+    (b"<html", _HTML),
+    (b"<?xml", Kind("XML, as OpenVINO writes", "give the .onnx file it was made from")),
+    (
+        b"ir_version:",
+        Kind("ONNX as protobuf's text", "read it with onnx.load(FILE, format='textproto'), then save it"),
+    ),
+)
+
+
+def taken_for(head: bytes) -> Kind | None:
+    """What a file that begins like this is, None if nobody knows."""
+    if not head:
+        return Kind("an empty file", "fetch or export it again")
+    for mark in _MARKS:
+        if head[mark.offset :].startswith(mark.magic):
+            return mark.kind
+    if head.startswith(b"PK\x03\x04"):
+        return _archive(head)
+    size = int.from_bytes(head[:_SAFETENSORS_HEADER], "little")
+    if head[_SAFETENSORS_HEADER:].startswith(b'{"') and 1 < size < 2**32:
+        return Kind("a safetensors file, which holds weights and no graph", _EXPORT)
+    words = head.lstrip().lower()
+    for start, kind in _WORDS:
+        if words.startswith(start):
+            return kind
+    return _text(head.lstrip())
+
+
+def taken_for_at(path: Path) -> Kind | None:
+    """What the file at a path is, None if nobody knows, or it cannot be read."""
+    try:
+        with os.fdopen(open_at_once(path), "rb") as stream:
+            return taken_for(stream.read(_READ))
+    except OSError:
+        return None
+
+
+def not_a_model(path: Path, reason: str) -> ModelError:
+    """The sentence for a file that is no model.
+
+    Args:
+        path: the file.
+        reason: what was found out when it was read; said where nobody knows what the file is.
+    """
+    kind = taken_for_at(path)
+    if kind is None:
+        return ModelError(f"{path} is not an ONNX model{reason}")
+    return ModelError(f"{path} is not an ONNX model but {kind.what}; {kind.advice}")
+
+
+def in_place_of(path: Path) -> str:
+    """The end of a sentence about a file that is too short: what stands in its place, if that is known.
+
+    Weights may begin with any bytes, so only texts that say what they stand for count.
+    """
+    kind = taken_for_at(path)
+    return f": it is {kind.what}; {kind.advice}" if kind and kind.in_place else ""
+
+
+def _archive(head: bytes) -> Kind:
+    """A zip archive, told by the name of its first entry."""
+    length = int.from_bytes(head[_ZIP_NAME_LENGTH : _ZIP_NAME_LENGTH + 2], "little")
+    first = head[_ZIP_HEADER : _ZIP_HEADER + length]
+    if (
+        first.endswith((b"/data.pkl", b"/.format_version", b"/byteorder", b"/archive_format"))
+        or b"/data/" in first
+    ):
+        return _PYTORCH
+    if first.endswith(b".npy"):
+        return Kind("an .npz archive of NumPy", _EXPORT)
+    return Kind("a zip archive", _ARCHIVE)
+
+
+def _text(head: bytes) -> Kind | None:
+    """JSON, and ONNX's own text; both begin with a bracket, which may also be the first byte of a model."""
+    if not head or any(byte < ord(" ") and byte not in b"\t\r\n" for byte in head):
+        return None
+    if head.startswith(b"{"):
+        return Kind("JSON", "give the .onnx file")
+    if head.startswith(b"<") and b"ir_version" in head:
+        return Kind("ONNX as text", "read it with onnx.load(FILE, format='onnxtxt'), then save it")
+    return None
