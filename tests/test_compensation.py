@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.compose
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -273,6 +274,23 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     prune(first, "1:2", second, data=data, compensate=True, provider="cpu")
     assert validate(first, second, provider="cpu").verdict == "passed"
     assert validate(original, second, provider="cpu").verdict == "passed"
+
+
+def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Path) -> None:
+    """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
+    once = prune(toys_scores.stack(), "0:1", data=toys_scores.ids(24), compensate=True, provider="cpu")
+    renamed = onnx.compose.add_prefix(once.model, "a_")
+    assert refit_record(renamed) is not None
+    twice = prune(renamed, "1:2", tmp_path / "twice.onnx", provider="cpu")
+    assert twice.validation is not None and twice.validation.passed and not twice.validation.refitted
+    # What only the pruned file says is a claim of its own.
+    forged = onnx.load(tmp_path / "twice.onnx")
+    for entry in forged.metadata_props:
+        if entry.key == COMPENSATED_KEY:
+            entry.value = entry.value.replace("layer0.down.weight", "layer0.nothing.weight")
+    onnx.save(forged, tmp_path / "forged.onnx")
+    verdict = validate(renamed, tmp_path / "forged.onnx", provider="cpu")
+    assert verdict.verdict == "failed" and "which is not in both models" in verdict.reason
 
 
 # Forms of weights

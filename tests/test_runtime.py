@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,15 @@ def _bfloat16() -> Any:
     from onnx import TensorProto, helper
 
     return np.dtype(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+
+
+def test_threads_leave_the_streams_as_they_were(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each of them loads sessions, whose printing is hidden; the last one must not restore a stream of another."""
+    before = sys.stdout, sys.stderr
+    model = toys.attention()
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            list(pool.map(lambda _: Session(model, Provider(CPU, "test")), range(16)))
+    assert (sys.stdout, sys.stderr) == before
+    sys.stdout.write("still heard\n")
+    assert capfd.readouterr().out == "still heard\n"

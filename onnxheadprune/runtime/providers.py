@@ -17,6 +17,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ProviderError
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 from onnxheadprune.runtime.advice import advice
+from onnxheadprune.runtime.quiet import STREAMS
 
 AUTO = "auto"
 _ALIASES = {
@@ -102,7 +103,7 @@ def _captured_output() -> Iterator[list[str]]:
     """
     ort = onnx_runtime()
     written: list[str] = []
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with STREAMS, tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         sys.stderr.flush()
         kept = os.dup(2)
         os.dup2(log.fileno(), 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import tempfile
 import warnings
@@ -21,6 +20,7 @@ from onnxheadprune.model.graph.facts import GATHERS
 from onnxheadprune.model.load import INLINE_LIMIT, LoadedModel, load_model, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.session import onnx_runtime, sentence
 from onnxheadprune.runtime.unsaturated import saturates
 
@@ -213,7 +213,7 @@ def _quiet() -> Iterator[None]:
     handlers, level = list(root.handlers), root.level
     logging.disable(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with quiet_stdout(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -6,13 +6,12 @@ import contextlib
 import ctypes
 import functools
 import math
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,6 +25,7 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderErr
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
+from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.stored import is_mapped, supply
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unrounded import unrounded
@@ -223,7 +223,8 @@ def create(
     providers: list[Any] = [(provider.name, dict(settings))]
     providers += [] if provider.name == CPU else [(CPU, {})]
     try:
-        with _quiet_stdout():
+        # The Python part of onnxruntime prints; stdout belongs to the command.
+        with quiet_stdout():
             session = onnx_runtime().InferenceSession(source, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise InferenceError(f"{name} does not load in ONNX Runtime: {sentence(error)}") from error
@@ -361,10 +362,3 @@ def sentence(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = _ORT_PREFIX.sub("", lines[0]) if lines else type(error).__name__
     return text.rstrip(". ") if len(text) <= 400 else text[:400] + " ..."
-
-
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """The Python part of onnxruntime prints; stdout belongs to the command."""
-    with Path(os.devnull).open("w", encoding="utf-8") as sink, contextlib.redirect_stdout(sink):
-        yield

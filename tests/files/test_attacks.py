@@ -96,7 +96,7 @@ MAKERS = {
     "model/replacing.py": "a nameless file of the system's temporary folder",
     "runtime/stored.py": "weights, in a new folder of the system's temporary folder",
     "runtime/memory.py": "a temporary folder; and the process's own file in /proc",
-    "runtime/session.py": "os.devnull",
+    "runtime/quiet.py": "os.devnull",
     "cli/report/figure.py": "savefig into memory",
     "selection/recovery/checkpoint.py": "savez into memory",
     "cli/report/pictures/style.py": "savefig into memory",
