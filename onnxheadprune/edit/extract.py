@@ -91,7 +91,8 @@ def _tensor(old: TensorProto, numbers: Numbers) -> TensorProto:
     else:
         kind = helper.tensor_dtype_to_np_dtype(old.data_type)
         new.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numbers).astype(kind), old.name))
-    new.doc_string = old.doc_string
-    if not old.doc_string:
+    if old.doc_string:
+        new.doc_string = old.doc_string
+    else:
         new.ClearField("doc_string")
     return new

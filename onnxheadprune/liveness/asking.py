@@ -92,6 +92,6 @@ def _holds(node: Node, lives: Sequence[Live], kept: Sequence[Live]) -> bool:
             continue
         if output.shape is not None and not fits(have, output.shape):
             return False
-        if (output.consumers or output.is_graph_output) and not have.covers(asked):
+        if output.is_read and not have.covers(asked):
             return False
     return True

@@ -135,7 +135,7 @@ def _outputs(
     carried = {index: key_values(axis, 1) for index, axis in layout.caches.items()}
     carried |= {index: queries(axis, 1) for index, axis in layout.maps.items()}
     for index, output in enumerate(node.outputs[1:], start=1):
-        if output is None or not (output.consumers or output.is_graph_output):
+        if output is None or not output.is_read:
             continue
         if index not in carried:
             sentence = f"the heads of its output {output.name} are not known"

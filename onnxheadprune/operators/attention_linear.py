@@ -67,8 +67,9 @@ def _layout(node: Node) -> FusedLayout | None:
     )
 
 
-@shape_function("LinearAttentionGate", domain="com.microsoft")
-def _gate_shape(node: Node) -> Shapes:
+@shape_function("LinearAttentionGate", "CausalConvWithState", domain="com.microsoft")
+def _alike(node: Node) -> Shapes:
+    """As large as the tokens, and as what comes with them: the heads' rates, the state before."""
     return [node.shape(0), node.shape(3)][: len(node.outputs)]
 
 
@@ -87,12 +88,6 @@ def linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     return Answer(answers | ({3: lives[1]} if len(lives) > 1 else {}))
 
 
-@shape_function("CausalConvWithState", domain="com.microsoft")
-def _causal_shape(node: Node) -> Shapes:
-    """The first output alone: the state's length hangs on what is asked of it."""
-    return [node.shape(0), node.shape(3)][: len(node.outputs)]
-
-
 @rule("CausalConvWithState", domain="com.microsoft")
 def causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """A kernel of its own for every channel."""
@@ -103,11 +98,7 @@ def causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if live.axes != (channels,):
         return inexpressible(node)
     kernels, state = live.renumbered({channels: 0}), live.renumbered({channels: 1})
-    asked = (
-        len(lives) > 1
-        and node.outputs[1] is not None
-        and (node.outputs[1].consumers or node.outputs[1].is_graph_output)
-    )
+    asked = len(lives) > 1 and node.outputs[1] is not None and node.outputs[1].is_read
     if asked and (channels != 1 or node.attribute("state_window", 0) or not state.covers(lives[1])):
         return inexpressible(node)
     kept = (live, state)[: len(lives)]

@@ -26,7 +26,7 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.quiet import quiet_stdout
-from onnxheadprune.runtime.stored import is_mapped, supply
+from onnxheadprune.runtime.stored import supply
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unrounded import unrounded
 from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
@@ -119,9 +119,10 @@ class Session:
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
-        make = functools.partial(create, supply(loaded, options, self), options, provider, settings, name)
+        source, is_mapped = supply(loaded, options, self)
+        make = functools.partial(create, source, options, provider, settings, name)
         # What is mapped can be opened again from a message without weights.
-        self._again = make if is_mapped(loaded) else None
+        self._again = make if is_mapped else None
         self._turns: Turns | None = None
         made = make()
         self._session: Any = made

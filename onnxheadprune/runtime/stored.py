@@ -31,14 +31,14 @@ PAGE = 4096
 """Where weights of a file of our own may begin, in bytes: what a system maps is pages."""
 
 
-def is_mapped(model: LoadedModel) -> bool:
+def _is_mapped(model: LoadedModel) -> bool:
     """Whether sessions map a model's weights from files, and do not hold them."""
     size = stored_bytes(model.proto)
     return size > MAPPED_FROM and (bool(model.sources) or size > INLINE_LIMIT)
 
 
-def supply(model: LoadedModel, options: Any, owner: object) -> bytes | str:
-    """What a session is made from: a message, or the path of a file.
+def supply(model: LoadedModel, options: Any, owner: object) -> tuple[bytes | str, bool]:
+    """What a session is made from: a message, or the path of a file; and whether it maps the weights from files.
 
     Args:
         model: in memory, or a structure.
@@ -48,15 +48,15 @@ def supply(model: LoadedModel, options: Any, owner: object) -> bytes | str:
     Raises:
         ModelError: if weights cannot be read.
     """
-    if not is_mapped(model):
-        return bytes(hydrated(model.proto, model.sources).SerializeToString())
+    if not _is_mapped(model):
+        return bytes(hydrated(model.proto, model.sources).SerializeToString()), False
     options.add_session_config_entry(NO_COPIES, "1")
     if stored_bytes(model.proto) - _bytes_outside(model.proto) > INLINE_LIMIT:
-        return _written(model, owner)
+        return _written(model, owner), True
     light, folder = _mapped(model, owner)
     if folder is not None:
         options.add_session_config_entry(FOLDER, str(folder))
-    return bytes(light.SerializeToString())
+    return bytes(light.SerializeToString()), True
 
 
 def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection import Selection
@@ -126,8 +125,7 @@ def drift(cutter: Cutter, chosen: Chosen, samples: Sequence[Sample]) -> EffectMe
     meter = EffectMeter(
         require_main(cutter.view, chosen.io.changed), cutter.data.inputs, cutter.trying.effect
     )
-    cutter.turns.rest()
-    pruned = Session(cutter.cut(chosen), cutter.provider, name="the pruned model").taking(cutter.turns)
+    pruned = cutter.session(cutter.cut(chosen), "the pruned model")
     for sample in samples:
         before = run_feed(cutter.original_session, sample.feed, cutter.data.source)
         # A cache in the data is as wide as the original's.

@@ -179,8 +179,17 @@ class Cutter:
     @functools.cached_property
     def original_session(self) -> Session:
         """The original, ready to run."""
+        return self.session(self.model, "the original model")
+
+    def session(self, model: LoadedModel, name: str) -> Session:
+        """A whole model, ready to run in its turn.
+
+        Args:
+            model: the original, or a cut of it.
+            name: how to call it in errors.
+        """
         self.turns.rest()
-        return Session(self.model, self.provider, name="the original model").taking(self.turns)
+        return Session(model, self.provider, name=name).taking(self.turns)
 
 
 def renumbered(model: LoadedModel, chosen: Chosen) -> LoadedModel:

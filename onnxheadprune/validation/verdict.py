@@ -113,8 +113,12 @@ def judge(
 def _spoilt(view: GraphView) -> Value | None:
     """A stored tensor that somebody reads and that holds NaN, None without: no input mends that."""
     for value in view.values():
-        read = bool(value.consumers) or value.is_graph_output
-        if read and value.holds_tensor and value.elem_type in FLOATS and np.isnan(value.numbers()).any():
+        if (
+            value.is_read
+            and value.holds_tensor
+            and value.elem_type in FLOATS
+            and np.isnan(value.numbers()).any()
+        ):
             return value
     return None
 

@@ -90,7 +90,9 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
             trials.append(Trial(mode, str(refused)))
             continue
         obstacle = (
-            str(fusion) if not fusion.made else _obstacle(original, pruned.changed(model), provider, setting)
+            str(fusion)
+            if not fusion.made
+            else _obstacle(original, pruned.changed(model, "the fused model"), provider, setting)
         )
         trials.append(Trial(mode, obstacle))
         if not obstacle:
@@ -120,9 +122,8 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
 
 def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
     """Why a candidate is not exact on this provider, "" if it is."""
-    candidate = fused.changed(fused.proto, "the fused model")
     try:
-        verdict = validate(original, candidate, data=setting.data, provider=provider, seed=setting.seed)
+        verdict = validate(original, fused, data=setting.data, provider=provider, seed=setting.seed)
     except InferenceError as error:
         return str(error)
     return verdict.reason if verdict.verdict == "failed" else ""

@@ -91,6 +91,11 @@ class Value:
         return None if self.shape is None else len(self.shape)
 
     @property
+    def is_read(self) -> bool:
+        """Whether a node reads the value, or it leaves its graph."""
+        return bool(self.consumers) or self.is_graph_output
+
+    @property
     def holds_tensor(self) -> bool:
         """Whether the value *is* stored data: an initializer, or the output of a Constant node."""
         return self.tensor is not None
@@ -246,9 +251,7 @@ class GraphView:
         # Consumers, and the node that owns a body, have higher numbers than what they read and own.
         for node in reversed(self.nodes):
             outputs = [value for value in node.outputs if value is not None]
-            if node.scope.owner in found or not any(
-                value.consumers or value.is_graph_output for value in outputs
-            ):
+            if node.scope.owner in found or not any(value.is_read for value in outputs):
                 found.add(node)
                 for value in dict.fromkeys(node.inputs):
                     if value is not None:

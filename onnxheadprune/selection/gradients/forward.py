@@ -132,7 +132,7 @@ def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | No
     kept: list[str] = []
     for index, value in enumerate(node.outputs):
         term = terms[index] if index < len(terms) else None
-        used = value is not None and bool(value.consumers or value.is_graph_output)
+        used = value is not None and value.is_read
         if value is not None and used and term is not None:
             writer.node("Identity", [term.name], [value.name])
         kept.append(value.name if value is not None and used and term is None else "")
