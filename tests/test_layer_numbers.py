@@ -13,7 +13,7 @@ from onnx import ModelProto
 from onnxheadprune import apply_plan, find_sites, plan_pruning, prune, validate
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_record
-from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.errors import ModelError, RefusedError, UsageError
 from tests import toys_exits, toys_scores
 from tests.conftest import ROOT, Outcome
 
@@ -26,8 +26,22 @@ def cut(model: Any, spec: Mapping[str, Any]) -> ModelProto:
     return apply_plan(plan_pruning(model, spec), model)
 
 
-def keys(model: Any) -> dict[int, list[str]]:
-    return {number: [site.key for site in layer] for number, layer in layers(find_sites(model)).items()}
+def keys(model: Any) -> dict[str, list[str]]:
+    return {key: [site.key for site in layer.sites] for key, layer in layers(find_sites(model)).items()}
+
+
+def anonymous(model: ModelProto) -> ModelProto:
+    """The model under names that tell no layers."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        node.name = ""
+    names = {tensor.name: f"w{place}" for place, tensor in enumerate(copy.graph.initializer)}
+    for tensor in copy.graph.initializer:
+        tensor.name = names[tensor.name]
+    for node in copy.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    return copy
 
 
 def without_record(model: ModelProto) -> ModelProto:
@@ -45,10 +59,10 @@ def shorter() -> ModelProto:
 
 
 def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -> None:
-    assert keys(shorter) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+    assert keys(shorter) == {"0": ["0", "ffn.0"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
     result = prune(shorter, {"layer.2": "*"}, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
-    assert keys(result.model) == {0: ["0", "ffn.0"], 3: ["3", "ffn.3"]}
+    assert keys(result.model) == {"0": ["0", "ffn.0"], "3": ["3", "ffn.3"]}
     at_once = cut(DIGITS, {"layer.1": "*", "layer.2": "*"})
     assert [list(t.dims) for t in at_once.graph.initializer] == [
         list(t.dims) for t in result.model.graph.initializer
@@ -58,43 +72,63 @@ def test_a_layer_behind_one_that_went_has_the_same_number(shorter: ModelProto) -
 
 
 def test_a_layer_that_is_gone_cannot_go_again(shorter: ModelProto) -> None:
-    with pytest.raises(UsageError, match="there is no layer '1': this model's layers are 0,2-3"):
+    with pytest.raises(UsageError, match="there is no layer '1': this model's layers are 0 2-3"):
         plan_pruning(shorter, {"layer.1": "*"})
 
 
 def test_a_sublayer_that_is_left_alone_stays_in_its_layer() -> None:
     """Without the block that ended its layer, attention would be taken for a part of the next one."""
     left = cut(DIGITS, {"ffn.1": "*"})
-    assert keys(left) == {0: ["0", "ffn.0"], 1: ["1"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+    assert keys(left) == {"0": ["0", "ffn.0"], "1": ["1"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
     assert plan_pruning(left, {"layer.2": "*"}).removed == {2: tuple(range(8))}
 
 
-@pytest.mark.parametrize("spec", [{"0": [1]}, {"1": "*"}, {"ffn.1": range(64)}])
-def test_what_shifts_no_layer_leaves_no_record(spec: Mapping[str, Any]) -> None:
-    assert layers_record(cut(DIGITS, spec)) == ()
+@pytest.mark.parametrize("spec", [{"0": [1]}, {"ffn.1": range(64)}])
+def test_where_no_site_is_removed_as_a_whole_there_is_no_record(spec: Mapping[str, Any]) -> None:
+    assert layers_record(cut(DIGITS, spec)) == {}
 
 
-def test_a_model_without_the_record_counts_what_is_there(shorter: ModelProto) -> None:
-    assert keys(without_record(shorter)) == {0: ["0", "ffn.0"], 1: ["2", "ffn.2"], 2: ["3", "ffn.3"]}
+def with_record(model: ModelProto, record: str) -> ModelProto:
+    copy = without_record(model)
+    copy.metadata_props.add(key=LAYERS_KEY, value=record)
+    return copy
 
 
-def test_sites_that_the_record_does_not_know_come_behind(shorter: ModelProto) -> None:
-    strange = without_record(shorter)
-    strange.metadata_props.add(key=LAYERS_KEY, value='{"version": 1, "layers": [["0", "ffn.0"], ["9"]]}')
-    assert keys(strange) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+def test_names_tell_the_numbers_where_the_record_is_lost(shorter: ModelProto) -> None:
+    assert keys(without_record(shorter)) == {"0": ["0", "ffn.0"], "2": ["2", "ffn.2"], "3": ["3", "ffn.3"]}
 
 
-def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto) -> None:
-    strange = without_record(shorter)
-    strange.metadata_props.add(key=LAYERS_KEY, value='{"version": 1, "layers": 3}')
+def test_a_site_that_the_record_does_not_know_is_in_no_layer(shorter: ModelProto) -> None:
+    record = '{"version": 2, "layers": {"0": ["0", "ffn.0"], "1": ["9"], "3": ["3"]}}'
+    assert keys(with_record(shorter, record)) == {"0": ["0", "ffn.0"], "3": ["3"]}
+
+
+@pytest.mark.parametrize("content", ["3", '{"0": 3}', '[["0"]]'])
+def test_a_record_that_cannot_be_read_is_refused(shorter: ModelProto, content: str) -> None:
     with pytest.raises(ModelError, match=r"onnxheadprune\.layers cannot be read"):
-        find_sites(strange)
+        find_sites(with_record(shorter, f'{{"version": 2, "layers": {content}}}'))
+
+
+FORMER = '{"version": 1, "layers": [["0", "ffn.0"], ["1", "ffn.1"]]}'
+
+
+def test_a_record_of_the_former_numbering_gives_way_to_names(shorter: ModelProto) -> None:
+    assert keys(with_record(shorter, FORMER)) == keys(shorter)
+    assert cut(with_record(shorter, FORMER), {"layer.2": "*"}).graph == cut(shorter, {"layer.2": "*"}).graph
+
+
+def test_a_record_of_the_former_numbering_is_never_read_with_another_meaning() -> None:
+    unnamed = anonymous(toys_scores.stack(layers=3))
+    unnamed.metadata_props.add(key=LAYERS_KEY, value=FORMER)
+    with pytest.raises(RefusedError, match="an earlier version of this tool removed layers"):
+        plan_pruning(unnamed, {"layer.1": "*"})
+    assert plan_pruning(unnamed, {"ffn.1": "*", "0": [1]}).changes_something
 
 
 def test_layers_beside_those_behind_an_exit_keep_their_numbers() -> None:
     """Two networks: the second layer of the first lies behind its exit."""
     left = prune(toys_exits.towers(), exit=1, validate=False).model
-    assert keys(left) == {0: ["0", "ffn.0"], 2: ["2", "ffn.2"], 3: ["3", "ffn.3"]}
+    assert keys(left) == {"x.0": ["0", "ffn.0"], "y.0": ["2", "ffn.2"], "y.1": ["3", "ffn.3"]}
 
 
 def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: Path) -> None:
@@ -107,6 +141,6 @@ def test_the_files_of_a_folder_agree_on_the_numbers(command: Command, tmp_path: 
         assert outcome.exit_code == 0, outcome.stderr
         assert list(outcome.document["heads"]) == [str(number)]
     for name in ("model.onnx", "model_fp16.onnx"):
-        assert keys(twice / name) == {2: ["2", "ffn.2"]}
+        assert keys(twice / name) == {"2": ["2", "ffn.2"]}
     outcome = command("prune", twice, "-o", tmp_path / "more", "--layers", "0")
     assert outcome.exit_code == 2 and "this model's layers are 2" in outcome.stderr

@@ -1,69 +1,97 @@
-"""The layers of a model: each feed-forward block, and the attention between it and the one before.
+"""The layers of a model, as its own names number them; where those tell nothing, as its structure shows them.
 
-Layers are counted by what ends them, so one that goes would shift those behind it. Before the first of them goes, the
-model's metadata say which sites make which layer, and the numbers are those of the original for good.
+By structure a layer begins at an attention and ends in front of the next one that follows a feed-forward block: two
+attentions in a row (a decoder's own and that to its encoder) are one layer. What comes before the first attention (a
+stem), or lies in a stretch without any, is in no layer.
+
+Before a site of a layer is removed as a whole, the model's metadata specify which sites make which layer, so that
+numbers always refer to the original model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
+from onnxheadprune.attention.layer_names import Layer, numbered_layers
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_text
+from onnxheadprune.errors import RefusedError
 
 
-def layers(sites: Sites) -> dict[int, tuple[Site, ...]]:
-    """What is left of the layers of a model, by the numbers that they had in the original.
+def layers(sites: Sites) -> dict[str, Layer]:
+    """Return what is left of the layers of a model, by the keys that they had in the original, in order.
 
     Args:
-        sites: of the model. Attention behind the last block, of the model or of a stretch of it, is a layer of its own.
-            Sites that its record does not know make layers behind those that it knows.
+        sites: of the model. Of a pruned one its record decides; a site that the record does not know is in no layer.
+
+    Raises:
+        RefusedError: if only a record of the former numbering tells the layers.
     """
-    there = {site.key: site for site in sites.every}
-    found = [tuple(there[key] for key in keys if key in there) for keys in sites.layered]
-    known = set(chain.from_iterable(sites.layered))
-    found += _counted((site for site in sites.every if site.key not in known), sites)
-    return {number: layer for number, layer in enumerate(found) if layer}
+    ordered = sorted(sites.every, key=lambda site: _place(site, sites))
+    numbered = numbered_layers([site for site in ordered if site.LAYER])
+    if sites.layered:
+        there = {site.key: site for site in ordered}
+        names = {site.key: layer.name for layer in numbered for site in layer.sites}
+        recorded = (
+            (key, [there[own] for own in keys if own in there]) for key, keys in sites.layered.items()
+        )
+        return {key: Layer(key, names.get(own[0].key, ""), tuple(own)) for key, own in recorded if own}
+    if not numbered and sites.layered is None:
+        raise RefusedError(
+            "an earlier version of this tool removed layers of this file, which it numbered otherwise, and no name in"
+            " the file tells the number of a layer; remove its sites by their own keys, which `inspect`"
+            " lists, or prune the original model again"
+        )
+    found = numbered or [
+        Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites))
+    ]
+    return {layer.key: layer for layer in found}
 
 
-def layers_kept(sites: Sites, gone: Iterable[Site]) -> list[SetMetadata]:
-    """What the pruned model will say of its layers; nothing if it does so already, or they count as they did.
+def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
+    """Return the record of the layers of the original; nothing if it is there, or no layer loses a site.
 
     Args:
         sites: of the model.
-        gone: those that go as a whole.
+        removed: those that are removed as a whole.
     """
-    if sites.layered or all(site.LAYER != "end" for site in gone):
+    whole = set(removed)
+    if not whole or sites.layered or sites.layered is None:
         return []
-    keys = [[site.key for site in layer] for layer in _counted(sites.every, sites)]
+    found = layers(sites)
+    if all(whole.isdisjoint(layer.sites) for layer in found.values()):
+        return []
+    keys = {key: [site.key for site in layer.sites] for key, layer in found.items()}
     return [SetMetadata(LAYERS_KEY, layers_text(keys))]
 
 
-def _counted(some: Iterable[Site], sites: Sites) -> list[tuple[Site, ...]]:
-    """Layers as these sites follow each other in the graph."""
-    found: list[tuple[Site, ...]] = []
-    waiting: list[Site] = []
-    stretch = 0
-    for (number, *_), site in sorted(((_place(site, sites), site) for site in some), key=_first):
-        if number != stretch and waiting:
-            found.append(tuple(waiting))
-            waiting = []
-        stretch = number
-        if site.LAYER:
-            waiting.append(site)
-        if site.LAYER == "end":
-            found.append(tuple(waiting))
-            waiting = []
-    return [*found, tuple(waiting)] if waiting else found
+def _by_structure(ordered: Sequence[Site], sites: Sites) -> Iterator[list[Site]]:
+    """Yield the sites of each layer.
 
-
-def _first(item: tuple[tuple[int, ...], Site]) -> tuple[int, ...]:
-    return item[0]
+    Args:
+        ordered: the sites of the model in graph order.
+        sites: the same, with their places.
+    """
+    begins = any(site.LAYER == "begin" for site in ordered)
+    for _, stretch in groupby((site for site in ordered if site.LAYER), lambda site: _place(site, sites)[0]):
+        some = list(stretch)
+        # Attentions in a row are one layer only where blocks tell where layers end.
+        blocks = any(site.LAYER != "begin" for site in some)
+        layer: list[Site] = []
+        for site in some:
+            begin = not begins or site.LAYER == "begin"
+            if begin and layer and (not begins or not blocks or layer[-1].LAYER != "begin"):
+                yield layer
+                layer = []
+            if begin or layer:
+                layer.append(site)
+        if layer:
+            yield layer
 
 
 def _place(site: Site, sites: Sites) -> tuple[int, ...]:
-    """The stretch of the model that a site is in, and where it is there."""
+    """Return the stretch of the model that a site is in, and where it is there."""
     return sites.places.get(site.index) or (0, min(item.node.index for item in site.projections))

@@ -1,12 +1,13 @@
 """Specs of units of all kinds, and of whole sublayers and layers.
 
 A spec is a head spec with more keys. "attn.3" is an attention site like plain "3", "ffn.3" a feed-forward block, as
-its kind has it, and "layer.3" a layer: what ends one, and the attention before it. "*" in the place of numbers means
-all units, so that the sublayer goes and leaves nothing but its bias; a layer only goes as a whole.
+its kind has it, and "layer.3" a layer, or "layer.encoder.3" where a model has several stacks of them. "*" in the
+place of numbers means all units: nothing of the sublayer is left but its bias. A layer is only removed as a whole.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -30,6 +31,7 @@ HEADS = "attn."
 """What keys of attention sites may begin with."""
 LAYERS = "layer."
 """What keys of layers begin with."""
+_RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
 
 
 def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
@@ -157,13 +159,15 @@ def _named_layers(text: str) -> Iterator[str]:
         if token.startswith((HEADS, LAYERS)) or kind_of_key(token) is not None:
             yield token
             continue
-        first, _, last = token.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or len(token) > len("9999-9999"):
+        stack, dot, numbers = token.rpartition(".")
+        found = _RANGE.fullmatch(numbers)
+        if found is None:
             raise UsageError(
-                f'cannot read {token[:60]!r}: name layers and sublayers like "3 5-7 attn.9 ffn.4"'
+                f'cannot read {token[:60]!r}: name layers and sublayers like "3 5-7 encoder.2 attn.9 ffn.4"'
             )
+        first, last = found.groups()
         for number in range(int(first), int(last or first) + 1):
-            yield f"{LAYERS}{number}"
+            yield f"{LAYERS}{stack}{dot}{number}"
 
 
 def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
@@ -173,14 +177,22 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
         UsageError: if there is none.
     """
     if key.startswith(LAYERS):
-        number, known = key.removeprefix(LAYERS), layers(sites)
-        if not number.isdecimal() or int(number) not in known:
-            raise UsageError(
-                f"there is no layer {number!r}: this model's layers are {spelled(known) or 'none'}"
-            )
-        return known[int(number)]
+        own, known = key.removeprefix(LAYERS), layers(sites)
+        if own not in known:
+            raise UsageError(f"there is no layer {own[:60]!r}: this model's layers are {_listed(known)}")
+        return known[own].sites
     kind, own = _apart_from_kind(key)
     return sites_of_key(own, _some(kind, sites))
+
+
+def _listed(keys: Iterable[str]) -> str:
+    """Return keys of layers as `--layers` takes them, those of one stack in ranges: "encoder.0-5 decoder.0-2"."""
+    numbers: dict[str, list[int]] = {}
+    for key in keys:
+        stack, dot, number = key.rpartition(".")
+        numbers.setdefault(f"{stack}{dot}", []).append(int(number))
+    parts = (f"{stack}{part}" for stack, some in numbers.items() for part in spelled(some).split(","))
+    return " ".join(parts) or "none"
 
 
 def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:

@@ -1,10 +1,13 @@
-"""Which nodes heads run through: what a cut of heads can save at most."""
+"""Which nodes units run through: what a cut of them can save at most."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.liveness.sweep import sweep
 
@@ -12,8 +15,7 @@ from onnxheadprune.liveness.sweep import sweep
 def attention_nodes(model: ModelProto) -> frozenset[str] | None:
     """References (`Node.ref`) of all nodes that work on single heads, None where the sites cannot be told.
 
-    These are the projections of Q, K and V, the scores, the contexts and the output projections. They are found
-    by a trial removal of one group of heads per site.
+    These are the projections of Q, K and V, the scores, the contexts and the output projections.
     """
     try:
         sites = sites_of(view_of(model), "the model")
@@ -21,9 +23,22 @@ def attention_nodes(model: ModelProto) -> frozenset[str] | None:
         return None
     if not sites:
         return None
-    seeds = [seed for site in sites for seed in site.seeds(site.groups[0])]
-    found = {node.ref for node in sweep(seeds).answers}
-    for site in sites:
+    return nodes_of(sites)
+
+
+def nodes_of(sites: Iterable[Site]) -> frozenset[str]:
+    """Return the references (`Node.ref`) of all nodes that work on single units of some sites.
+
+    They are found by a trial removal of one group of units per site.
+
+    Args:
+        sites: of one model.
+    """
+    some = list(sites)
+    found = {
+        node.ref for node in sweep([seed for site in some for seed in site.seeds(site.groups[0])]).answers
+    }
+    for site in some:
         found |= {projection.node.ref for projection in site.projections}
         found |= {core.ref for core in site.cores}
     return frozenset(found)

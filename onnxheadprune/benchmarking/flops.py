@@ -55,19 +55,23 @@ def count_flops(view: GraphView, attention: Container[str] | None = None) -> Flo
         view: an annotated view whose inputs have concrete shapes.
         attention: references (`Node.ref`) of the nodes that heads run through.
     """
-    total = own = 0
-    uncounted = []
-    for node, times in _executed(view.main, 1):
-        counter = COSTS.of(node)
-        if counter is None:
-            continue
-        found = counter(node)
-        if found is None:
-            uncounted.append(node.label)
-            continue
-        total += times * found
-        own += times * found if attention is not None and node.ref in attention else 0
-    return Flops(total, None if attention is None else own, tuple(uncounted))
+    costs = node_flops(view)
+    total = sum(cost for cost in costs.values() if cost is not None)
+    own = (
+        None if attention is None else sum(cost or 0 for node, cost in costs.items() if node.ref in attention)
+    )
+    return Flops(total, own, tuple(node.label for node, cost in costs.items() if cost is None))
+
+
+def node_flops(view: GraphView) -> dict[Node, int | None]:
+    """Count the operations of each contraction in one run, None where its shapes are not known.
+
+    Args:
+        view: an annotated view whose inputs have concrete shapes.
+    """
+    counted = ((node, times, COSTS.of(node)) for node, times in _executed(view.main, 1))
+    found = {node: (counter(node), times) for node, times, counter in counted if counter is not None}
+    return {node: None if cost is None else times * cost for node, (cost, times) in found.items()}
 
 
 def _executed(scope: Scope, times: int) -> list[tuple[Node, int]]:

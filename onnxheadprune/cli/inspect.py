@@ -9,7 +9,7 @@ import click
 
 from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of
+from onnxheadprune.cli.deploying import follow_links_option, is_folder
 from onnxheadprune.cli.folders import inspect_export
 from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
@@ -36,20 +36,28 @@ def inspect(given: InspectOptions) -> int:
     """
     if is_folder(given.model):
         return inspect_export(given.model, follow_links=given.follow_links, as_json=given.as_json)
-    from onnxheadprune.attention.sites.find import find_sites
+    from dataclasses import replace
+
+    from onnxheadprune.attention.analysis import analysis_of
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.exits import exits_report
+    from onnxheadprune.cli.report.layers import layers_report
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
+    from onnxheadprune.model.load import model_name, open_structure
+    from onnxheadprune.model.storage.tensors import stored_size
     from onnxheadprune.workflow.exits import find_exits
+    from onnxheadprune.workflow.layers import summaries
 
-    subject = subject_of(given.model, follow_links=given.follow_links)
-    sites = find_sites(subject)
-    exits = find_exits(subject)
+    loaded = open_structure(given.model, follow_links=given.follow_links)
+    analysis = analysis_of(loaded.proto, model_name(given.model), loaded.sources)
+    sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
+    exits, layers = find_exits(loaded), summaries(analysis)
     if given.as_json:
-        emit_json(sites.to_dict() | {"early_exits": exits.to_dict()})
+        further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
+        emit_json(sites.to_dict() | further)
     elif sites:
-        out().print(*sites_report(sites, list(exits_report(exits))), sep="\n")
+        out().print(*sites_report(sites, [*layers_report(layers), *exits_report(exits)]), sep="\n")
     else:
         err().print(*near_misses(sites), *exits_report(exits), sep="\n")
     if sites:

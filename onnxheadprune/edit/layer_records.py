@@ -11,22 +11,29 @@ from onnx import ModelProto
 from onnxheadprune.edit.records import read_entry
 
 LAYERS_KEY = "onnxheadprune.layers"
-LAYERS_VERSION = 1
+LAYERS_VERSION = 2
+"""1 numbered layers by what ended them, whatever their names said; such numbers mean nothing today."""
 
 
-def layers_record(model: ModelProto) -> tuple[tuple[str, ...], ...]:
-    """The layers of the original, each as the keys of its sites; nothing for a model whose layers count as they did.
+def layers_record(model: ModelProto) -> Mapping[str, tuple[str, ...]] | None:
+    """Return the keys of the sites of each layer of the original, by the key of the layer.
+
+    Returns:
+        The record; nothing for a model that has lost none of them as a whole, None for a record of version 1.
 
     Raises:
         ModelError: as `read_records` does.
     """
-    return read_entry(model, LAYERS_KEY, LAYERS_VERSION, _layers) or ()
+    found = read_entry(model, LAYERS_KEY, LAYERS_VERSION, _layers)
+    return {} if found is None else found[0]
 
 
-def layers_text(layers: Sequence[Sequence[str]]) -> str:
-    """The metadata entry of `layers_record`."""
-    return json.dumps({"version": LAYERS_VERSION, "layers": [list(keys) for keys in layers]})
+def layers_text(layers: Mapping[str, Sequence[str]]) -> str:
+    """Return the metadata entry of `layers_record`."""
+    return json.dumps({"version": LAYERS_VERSION, "layers": {key: list(own) for key, own in layers.items()}})
 
 
-def _layers(content: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(str(key) for key in keys) for keys in content["layers"])
+def _layers(content: Mapping[str, Any]) -> tuple[Mapping[str, tuple[str, ...]] | None]:
+    if content.get("version", 1) == 1:
+        return (None,)
+    return ({str(key): tuple(map(str, own)) for key, own in content["layers"].items()},)

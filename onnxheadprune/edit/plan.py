@@ -139,6 +139,12 @@ class PrunePlan:
         return found | {cut.key: list(cut.removed) for cut in self.blocks if cut.removed}
 
     @property
+    def removed_whole(self) -> tuple[str, ...]:
+        """Keys of the sites that lose their last units here."""
+        heads = (str(cut.index) for cut in self.cuts if cut.removed and not cut.heads_left)
+        return (*heads, *(cut.key for cut in self.blocks if cut.removed and not cut.left))
+
+    @property
     def kinds(self) -> str:
         """What goes, in words: "heads", "heads and neurons", or nothing."""
         others = dict.fromkeys(cut.units for cut in self.blocks if cut.removed)

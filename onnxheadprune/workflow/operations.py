@@ -30,6 +30,11 @@ class Operations:
     shapes: Mapping[str, tuple[int, ...]]
     complete: bool
 
+    @property
+    def halved(self) -> bool:
+        """Whether less than half of the operations are left."""
+        return 2 * self.after < self.before
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         shapes = {name: list(shape) for name, shape in self.shapes.items()}

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
+from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.fusion import Fusion
 from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, load_model
+from onnxheadprune.model.spelling import share
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
@@ -64,9 +66,24 @@ class PruneResult:
         if not self.plan.changes_something:
             return ()
         grown = size_warnings(self.before, self.after)
-        if grown or self.file_bytes is None:
-            return grown
-        return file_warnings(*self.file_bytes)
+        if not grown and self.file_bytes is not None:
+            grown = file_warnings(*self.file_bytes)
+        return (*grown, *self._heavy_layer())
+
+    def _heavy_layer(self) -> tuple[str, ...]:
+        """Return a warning where a single layer that was removed held more than half of all operations."""
+        whole = set(self.plan.removed_whole)
+        layers = layers_record(self.pruned.proto) or {}
+        name = next((f"layer {key}" for key, own in layers.items() if whole and whole <= set(own)), None)
+        if name is None and len(whole) == 1:
+            (name,) = whole
+        if name is None or self.operations is None or not self.operations.halved:
+            return ()
+        held = share(1 - self.operations.after / self.operations.before)
+        sentence = (
+            f"{name} held {held} of all operations: make sure that it is no stem and no head of the network"
+        )
+        return (sentence,)
 
     @functools.cached_property
     def model(self) -> ModelProto:

@@ -6,19 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from onnxheadprune.attention.sites.grouping import Block
 from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.model.graph.view import Node, Value
 
 SCOPES = "pkg.torch.onnx.name_scopes"
 GENERIC = re.compile(r"^(node_|n\d|val_|Mat[mM]ul|Gemm|Einsum|Conv|_|onnx::|\d)")
-
-
-def site_names(blocks: Sequence[Block]) -> list[str]:
-    """One name per block of heads; equal names get a running number."""
-    return named_apart(
-        [(block.projections, [core.node for core in block.cores]) for block in blocks], "attention"
-    )
 
 
 def named_apart(blocks: Iterable[tuple[Sequence[Projection], Sequence[Node]]], kind: str) -> list[str]:

@@ -22,7 +22,8 @@ class NeuronSite(Site):
     KEY = "ffn."
     FROM = SPAN
     FIELD = "feed_forward"
-    LAYER = "end"
+    UNNAMED = "feed_forward"
+    LAYER = "part"
 
     @classmethod
     def found(cls, view: GraphView) -> list[NeuronSite]:
@@ -33,7 +34,7 @@ class NeuronSite(Site):
         """
         sites = [site for find in FINDERS for site in find(view)]
         sites.sort(key=lambda site: site.projections[0].node.index)
-        names = named_apart([(site.projections, site.cores) for site in sites], "feed_forward")
+        names = named_apart([(site.projections, site.cores) for site in sites], cls.UNNAMED)
         return [
             replace(site, name=name, index=cls.FROM + number)
             for number, (site, name) in enumerate(zip(sites, names, strict=True))

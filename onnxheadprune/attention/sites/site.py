@@ -36,7 +36,8 @@ class AttentionSite(Site):
     KEY = ""
     FROM = 0
     FIELD = "sites"
-    LAYER = "part"
+    UNNAMED = "attention"
+    LAYER = "begin"
     WIDE = False
     CORED = True
 
@@ -125,7 +126,8 @@ class Sites(Sequence[AttentionSite]):
         others: finds the sites of each other kind, which few ask for.
         places: where each site is, by its index, as the number of a stretch of the model and a place in that; without,
             the model is one stretch, and sites are where their projections are.
-        layered: the layers of the original, each as the keys of its sites; nothing where they count as they did.
+        layered: the sites of each layer of the original, as keys by the key of the layer; nothing where no layer has
+            lost any, None where an earlier version numbered them.
     """
 
     model: str
@@ -138,7 +140,7 @@ class Sites(Sequence[AttentionSite]):
         default_factory=dict, compare=False, repr=False
     )
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
-    layered: tuple[tuple[str, ...], ...] = ()
+    layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def gathered(
@@ -147,7 +149,7 @@ class Sites(Sequence[AttentionSite]):
         every: Iterable[Site],
         kinds: Iterable[type[Site]],
         places: Mapping[int, tuple[int, ...]],
-        layered: tuple[tuple[str, ...], ...] = (),
+        layered: Mapping[str, tuple[str, ...]] | None,
     ) -> Sites:
         """Sites that were found elsewhere, as if they were those of one model.
 

@@ -18,7 +18,7 @@ from onnxheadprune.attention.sites.grouping import (
 )
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out
 from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contraction
-from onnxheadprune.attention.sites.naming import site_names
+from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.obstacles import obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
@@ -60,7 +60,9 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
             known[block] = parts
     blocks = list(known)
     sites = []
-    for index, (block, name) in enumerate(zip(blocks, site_names(blocks), strict=True)):
+    makers = ((block.projections, [core.node for core in block.cores]) for block in blocks)
+    names = named_apart(makers, AttentionSite.UNNAMED)
+    for index, (block, name) in enumerate(zip(blocks, names, strict=True)):
         sites.append(_site(index, name, block, known[block], mixers))
     claimed = {core.node for block in blocks for core in block.cores}
     return sites, left_out(view, claimed, refused, folded, pools)

@@ -161,8 +161,10 @@ class Site:
     """Where their indices begin: a multiple of `SPAN`."""
     FIELD: ClassVar[str]
     """The list of these sites in `inspect --json`."""
+    UNNAMED: ClassVar[str] = "site"
+    """What a site whose nodes have no names is called, with a number."""
     LAYER: ClassVar[str] = ""
-    """What such a site is of a layer: a "part" of it, its "end", or nothing."""
+    """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
     WIDE: ClassVar[bool] = True
     """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
     CORED: ClassVar[bool] = False

@@ -1,0 +1,125 @@
+"""Layers as a model's own names number them: `encoder.layers.3.self_attn` lies in layer 3 of `encoder.layers`.
+
+A module path may hold several numbers: T5 calls a sublayer `encoder.block.3.layer.1`, Swin a layer `layers.2.blocks.5`,
+and a `Sequential` numbers whatever it holds. A number counts layers where what it numbers holds an attention and
+something beside it; of several such numbers the innermost does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from onnxheadprune.attention.sites.unit import Site
+
+Stack: TypeAlias = tuple[str, ...]
+"""The module path that layers have in common, without their numbers: ("encoder", "layers")."""
+
+_NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
+_REPEATED = re.compile(r"#\d+$")
+"""What tells sites of equal names apart."""
+_UNSAFE = re.compile(r"[\s:*,]+")
+"""What the key of a layer in a spec cannot hold."""
+
+
+class _Place(NamedTuple):
+    """One number in a module path: the stack that it counts in, the number, and the path up to it."""
+
+    stack: Stack
+    number: int
+    path: Stack
+
+    @property
+    def shape(self) -> Stack:
+        """The stack without the numbers in its path: the stages of a pyramid are alike."""
+        return tuple("*" if part.isdecimal() else part for part in self.stack)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Sites that are one layer of a model.
+
+    Attributes:
+        key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
+        name: its module path, "" where names tell none.
+        sites: its attention and its other residual branches, in graph order.
+    """
+
+    key: str
+    name: str
+    sites: tuple[Site, ...]
+
+
+def numbered_layers(sites: Sequence[Site]) -> list[Layer]:
+    """Return the layers that the names of sites tell, stack by stack; nothing where they tell none.
+
+    Args:
+        sites: of one model, in graph order.
+    """
+    counting = _counting(sites)
+    stacks: dict[Stack, dict[int, list[tuple[_Place, Site]]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        place = next((place for place in reversed(_places(site)) if place.shape in counting), None)
+        if place is not None:
+            stacks[place.stack][place.number].append((place, site))
+    labels = _labels(list(stacks))
+    return [
+        Layer(f"{labels[stack]}{number}", ".".join(found[0][0].path), tuple(site for _, site in found))
+        for stack, numbers in stacks.items()
+        for number, found in sorted(numbers.items())
+    ]
+
+
+def _places(site: Site) -> list[_Place]:
+    """Return the numbers in the module path of a site, from the outermost on."""
+    parts = [part for part in re.split(r"[./]", _REPEATED.sub("", site.name)) if part]
+    places = []
+    for position, part in enumerate(parts):
+        found = _NUMBERED.fullmatch(part)
+        # A bare number counts in the module before it, "layer_3" in the modules "layer" beside it.
+        if found is None or not (position or found[1]) or found[1] == site.UNNAMED:
+            continue
+        word = (found[1],) if found[1] else ()
+        places.append(_Place((*parts[:position], *word), int(found[2]), tuple(parts[: position + 1])))
+    return places
+
+
+def _counting(sites: Sequence[Site]) -> Collection[Stack]:
+    """Return the shapes of the stacks whose numbers count layers."""
+    held: dict[Stack, dict[tuple[Stack, int], list[Site]]] = defaultdict(lambda: defaultdict(list))
+    for site in sites:
+        for place in _places(site):
+            held[place.shape][place.stack, place.number].append(site)
+    begins = any(site.LAYER == "begin" for site in sites)
+    together, alone = set(), []
+    for shape, numbered in held.items():
+        beginning = [[not begins or site.LAYER == "begin" for site in found] for found in numbered.values()]
+        if len(numbered) == 1 and _is_repeated(numbered):
+            continue
+        if any(len(found) > 1 and any(found) for found in beginning):
+            together.add(shape)
+        elif all(map(any, beginning)):
+            alone.append(shape)
+    # Without a number that holds several sites, the outermost one that holds an attention each time is the layer's.
+    return together or set(sorted(alone, key=len)[:1])
+
+
+def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:
+    """Return whether one module runs several times: its number is that of none of its runs."""
+    return any(_REPEATED.search(site.name) for found in numbered.values() for site in found)
+
+
+def _labels(stacks: Sequence[Stack]) -> dict[Stack, str]:
+    """Return what stands in front of the numbers of each stack: what tells its path from those of the others."""
+    first = stacks[0] if stacks else ()
+    shortest = min(map(len, stacks), default=0)
+    front = next((n for n in range(shortest) if any(stack[n] != first[n] for stack in stacks)), shortest)
+    back = next(
+        (n for n in range(shortest - front) if any(stack[-1 - n] != first[-1 - n] for stack in stacks)),
+        shortest - front,
+    )
+    own = {stack: ".".join(stack[front : len(stack) - back]) for stack in stacks}
+    return {stack: f"{_UNSAFE.sub('_', label)}." if label else "" for stack, label in own.items()}

@@ -1,0 +1,93 @@
+"""What `inspect` reports of layers: which sites each holds, and how much of the model they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any
+
+from onnxheadprune.attention.analysis import Analysis
+from onnxheadprune.attention.layer_names import Layer
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.units import HEADS
+from onnxheadprune.benchmarking.attention_nodes import nodes_of
+from onnxheadprune.benchmarking.concrete import concrete_view
+from onnxheadprune.benchmarking.flops import node_flops
+from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.runtime.feeds import Case, FeedMaker
+
+USUAL = Case(1, 128, 0)
+"""The inputs that operations are counted for."""
+MOST_TRIES = 6
+"""Sizes that are tried until a model's shapes follow from them; images and audio need larger ones than text."""
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One layer, as `--layers` takes it.
+
+    Attributes:
+        key: its number, behind the name of its stack where a model has several: "3", "encoder.3".
+        name: its module path, "" where names tell none.
+        sites: keys of its attention sites and feed-forward blocks ("attn.3", "ffn.3"), in graph order.
+        params: elements of the weights and biases that belong to their units.
+        params_share: of all stored elements of the model.
+        operations_share: the part of all operations of a run that runs through their units; None where that cannot be
+            counted.
+    """
+
+    key: str
+    name: str
+    sites: tuple[str, ...]
+    params: int
+    params_share: float
+    operations_share: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-ready data: an entry of "layers" in `inspect --json`."""
+        return asdict(self)
+
+
+def summaries(analysis: Analysis) -> tuple[LayerSummary, ...]:
+    """Return the layers of a model, stack by stack; nothing where only a record of an earlier version tells them.
+
+    Args:
+        analysis: of the model.
+    """
+    try:
+        found = layers(analysis.sites)
+    except RefusedError:
+        return ()
+    elements = stored_size(analysis.model).elements
+    costs = _costs(analysis) if found else {}
+    return tuple(_summary(layer, elements, costs) for layer in found.values())
+
+
+def _summary(layer: Layer, elements: int, costs: Mapping[str, int]) -> LayerSummary:
+    own = nodes_of(layer.sites) if costs else ()
+    params = sum(site.params for site in layer.sites)
+    return LayerSummary(
+        layer.key,
+        layer.name,
+        tuple(f"{HEADS}{site.key}" if site.key.isdecimal() else site.key for site in layer.sites),
+        params,
+        params / elements if elements else 0.0,
+        sum(cost for ref, cost in costs.items() if ref in own) / sum(costs.values()) if costs else None,
+    )
+
+
+def _costs(analysis: Analysis) -> dict[str, int]:
+    """Return the operations of each node by its reference, nothing where they cannot be counted."""
+    try:
+        feeds = islice(FeedMaker(analysis.view).candidates(USUAL), MOST_TRIES)
+        for feed, _ in feeds:
+            counted = node_flops(concrete_view(analysis.model, feed))
+            costs = {node.ref: cost for node, cost in counted.items() if cost is not None and cost >= 0}
+            if len(costs) == len(counted) and any(costs.values()):
+                return costs
+    except UsageError:
+        # No inputs of this model can be made up.
+        pass
+    return {}

@@ -1,0 +1,179 @@
+"""`layer.N` is what a model's own names call layer N; where they tell nothing, an attention begins it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from onnxheadprune import find_sites, prune
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.unit import Site
+from tests import toys_scores
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+ATTENTION, BLOCK = find_sites(toys_scores.stack(layers=1)).every
+
+
+def sites(names: Sequence[str]) -> Sites:
+    """Sites of these names in graph order: "a encoder.layers.0.attn" is an attention, "f ..." a feed-forward block."""
+    made: list[Site] = []
+    counts = {"a": 0, "f": 0}
+    for text in names:
+        kind, name = text.split(" ", 1)
+        like = ATTENTION if kind == "a" else BLOCK
+        made.append(replace(like, index=like.FROM + counts[kind], name=name))
+        counts[kind] += 1
+    places = {site.index: (0, place) for place, site in enumerate(made)}
+    kinds = (AttentionSite, type(BLOCK))
+    return Sites.gathered("m", made, kinds, places, {})
+
+
+def keys(names: Sequence[str]) -> dict[str, list[str]]:
+    return {key: [site.name for site in layer.sites] for key, layer in layers(sites(names)).items()}
+
+
+def two(pattern: str) -> list[str]:
+    """The names of an attention and a block in each of two layers; "@" is the layer's number."""
+    attention, block = pattern.split()
+    return [f"{kind} {name.replace('@', n)}" for n in "01" for kind, name in (("a", attention), ("f", block))]
+
+
+SPELLED = [
+    "bert.encoder.layer.@.attention bert.encoder.layer.@.output",
+    "transformer.h.@.attn transformer.h.@.mlp",
+    "model.layers.@.self_attn model.layers.@.mlp",
+    "blocks.@.attn blocks.@",
+    "encoder.block.@.layer.0.SelfAttention encoder.block.@.layer.1.DenseReluDense",
+    "transformer.layers.@.0.to_out.0 transformer.layers.@.1.net.3",
+    "stages.0.blocks.@.attn stages.0.blocks.@.mlp.fc",
+    "model/encoder_layer_@/attention/dense_1 model/encoder_layer_@/dense_2",
+    "encoder/layer_._@/attention encoder/layer_._@/intermediate",
+    "layer@.attn layer@",
+]
+
+
+@pytest.mark.parametrize("pattern", SPELLED)
+def test_a_layer_has_the_number_in_its_name(pattern: str) -> None:
+    names = two(pattern)
+    own = [name[2:] for name in names]
+    assert keys(names) == {"0": own[:2], "1": own[2:]}
+
+
+@pytest.mark.parametrize("pattern", SPELLED)
+def test_a_layer_that_others_went_from_keeps_its_number(pattern: str) -> None:
+    names = two(pattern)
+    assert list(keys(names[2:])) == ["1"]
+
+
+def test_all_residual_branches_of_a_layer_are_in_it() -> None:
+    """Blocks in front of the attention, several attentions, layers without any (Conformer, TimeSformer, LFM2)."""
+    names = [
+        "f encoder.conv.1",
+        "f layers.0.ffn1",
+        "a layers.0.temporal",
+        "a layers.0.spatial",
+        "f layers.0.ffn2",
+        "f layers.1.conv",
+        "f layers.1.mlp",
+        "a layers.2.attn",
+        "f layers.2.mlp",
+        "f head.0",
+    ]
+    assert keys(names) == {
+        "0": ["layers.0.ffn1", "layers.0.temporal", "layers.0.spatial", "layers.0.ffn2"],
+        "1": ["layers.1.conv", "layers.1.mlp"],
+        "2": ["layers.2.attn", "layers.2.mlp"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("stacks", "labels"),
+    [
+        (("model.encoder.layers", "model.decoder.layers"), ("encoder", "decoder")),
+        (("vision_model.encoder.layers", "text_model.encoder.layers"), ("vision_model", "text_model")),
+        (("layers.0.blocks", "layers.1.blocks"), ("0", "1")),
+        (("blocks", "blocks_token_only"), ("blocks", "blocks_token_only")),
+        (("encoder.block.0", "encoder.block.1"), ("0", "1")),
+        (
+            ("encoder_model/encoder.block", "decoder_model/decoder.block"),
+            ("encoder_model.encoder", "decoder_model.decoder"),
+        ),
+    ],
+)
+def test_layers_of_several_stacks_are_named_with_their_stack(
+    stacks: tuple[str, str], labels: tuple[str, str]
+) -> None:
+    names = [name for stack in stacks for name in two(f"{stack}.@.attn {stack}.@.mlp")]
+    assert list(keys(names)) == [f"{label}.{number}" for label in labels for number in "01"]
+
+
+def test_a_number_that_repeats_or_counts_sublayers_counts_no_layers() -> None:
+    """ALBERT runs one module several times, x-transformers numbers attention and network one after the other."""
+    albert = [
+        f"{kind} groups.0.layers.0.{part}#{n}" for n in (1, 2) for kind, part in (("a", "attn"), ("f", "ffn"))
+    ]
+    alternating = ["a layers.0.1", "f layers.1.1", "a layers.2.1", "f layers.3.1"]
+    for names in (albert, alternating):
+        own = [name[2:] for name in names]
+        assert keys(names) == {"0": own[:2], "1": own[2:]}
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("afaf", ["af", "af"]),
+        ("faf", ["af"]),
+        ("aafaaf", ["aaf", "aaf"]),
+        ("aff", ["aff"]),
+        ("aaa", ["a", "a", "a"]),
+        ("ffaf", ["af"]),
+        ("ff", ["f", "f"]),
+    ],
+)
+def test_without_names_an_attention_begins_a_layer(order: str, expected: list[str]) -> None:
+    """What stands in front of the first one is a stem; without any attention each block is a layer."""
+    counts = {"a": 0, "f": 0}
+    names = []
+    for kind in order:
+        names.append(f"{kind} {(ATTENTION if kind == 'a' else BLOCK).UNNAMED}_{counts[kind]}")
+        counts[kind] += 1
+    found = layers(sites(names))
+    assert list(found) == [str(number) for number in range(len(expected))]
+    assert [
+        "".join("a" if site.LAYER == "begin" else "f" for site in layer.sites) for layer in found.values()
+    ] == expected
+
+
+def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command, digits: Path) -> None:
+    layers_told = command("inspect", digits, "--json").document["layers"]
+    assert [(layer["key"], layer["name"], layer["sites"]) for layer in layers_told] == [
+        (str(n), f"blocks.{n}", [f"attn.{n}", f"ffn.{n}"]) for n in range(4)
+    ]
+    result = prune(digits, {"layer.2": "*"}, provider="cpu")
+    saved = result.operations
+    assert saved is not None
+    assert layers_told[2]["operations_share"] == pytest.approx(1 - saved.after / saved.before)
+    gone = (result.before.elements - result.after.elements) / result.before.elements
+    # The biases of the last maps of a sublayer stay, as one.
+    assert layers_told[2]["params_share"] == pytest.approx(gone, rel=0.01)
+    printed = command("inspect", digits).stdout
+    assert "4 layers (--layers)" in printed and "blocks.2  attn.2 ffn.2" in printed
+
+
+@pytest.mark.parametrize(("model", "warned"), [({"layers": 1, "inner": 200}, 1), ({"layers": 3}, 0)])
+@pytest.mark.parametrize("spec", ["layer.0", "ffn.0"])
+def test_a_layer_that_holds_most_operations_is_named(spec: str, model: dict[str, int], warned: int) -> None:
+    result = prune(toys_scores.stack(**model), {spec: "*"}, provider="cpu")  # type: ignore[arg-type]
+    assert sum("of all operations: make sure" in text for text in result.warnings) == warned
+
+
+def test_what_there_is_is_said_of_a_layer_that_is_not_there(command: Command, digits: Path) -> None:
+    assert (
+        "there is no layer '9': this model's layers are 0-3"
+        in command("prune", digits, "--layers", "9", "-o", "o.onnx").stderr
+    )
