@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxheadprune.attention.matrices import Grid, Levels
+from onnxheadprune.attention.levels import Grid, Levels
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.unsaturated import unsaturated

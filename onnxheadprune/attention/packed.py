@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.matrices import Array, Grid, Levels
+from onnxheadprune.attention.constants import numbers_of
+from onnxheadprune.attention.levels import Grid, Levels
+from onnxheadprune.attention.matrices import Array
 from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import Node, Value
@@ -36,10 +38,10 @@ class PackedMatrix:
         """What levels mean; its arrays are [in, out]."""
         scales, zeros = self.node.input(SCALES), self.node.input(ZERO_POINTS)
         assert scales is not None
-        scale = scales.numbers().astype(np.float64).reshape(self.columns, -1)
+        scale = numbers_of(scales).astype(np.float64).reshape(self.columns, -1)
         zero: Array = np.full(scale.shape, float(2 ** (self.bits - 1)))
         if zeros is not None:
-            found = zeros.numbers().reshape(self.columns, -1)
+            found = numbers_of(zeros).reshape(self.columns, -1)
             zero = found if zeros.elem_type in FLOATS else unpacked(found, self.bits)[:, : scale.shape[1]]
         return Levels(self._spread(scale), self._spread(zero.astype(np.float64)))
 
@@ -102,9 +104,9 @@ def packed_matrix(node: Node) -> PackedMatrix | None:
     weight, scales, zeros = (node.input(index) for index in (WEIGHT, SCALES, ZERO_POINTS))
     if not is_packed(node) or bits not in BITS or node.input(GROUP_INDEX) is not None:
         return None
-    if weight is None or scales is None or not weight.holds_tensor or not scales.holds_tensor:
+    if weight is None or scales is None or not weight.holds_tensor or not scales.is_constant:
         return None
-    if zeros is not None and not zeros.holds_tensor:
+    if zeros is not None and not zeros.is_constant:
         return None
     if not node.attribute("K", 0) or not node.attribute("N", 0):
         return None

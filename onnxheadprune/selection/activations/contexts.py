@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
+from onnxheadprune.attention.constants import numbers_of
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError, UsageError
@@ -133,11 +134,9 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
         return _by_identity(node, int(np.prod(projection.sizes)))
     index, axes = projection.weight
     value = node.inputs[index]
-    if value is None or value.tensor is None:
-        raise RefusedError(
-            f"the weights of {node.label} are not stored as they are used, so they cannot be read"
-        )
-    array = value.numbers().astype(np.float64)
+    if value is None:
+        raise RefusedError(f"{node.label} has no weights, so they cannot be read")
+    array = numbers_of(value).astype(np.float64)
     roles = roles_of(node)
     # A scale that is applied later is the same for all heads of a site where it is a single number.
     scale, zero = (_side(node, index) for index in (roles.weight_scale, roles.weight_zero))
@@ -148,9 +147,9 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
 
 def _side(node: Node, index: int | None) -> Array | None:
     value = None if index is None else node.input(index)
-    if value is None or value.tensor is None:
+    if value is None or not value.is_constant:
         return None
-    numbers = value.numbers().astype(np.float64)
+    numbers = numbers_of(value).astype(np.float64)
     return numbers.reshape(()) if numbers.size == 1 else None
 
 
@@ -163,7 +162,11 @@ def _by_identity(node: Node, rows: int) -> npt.NDArray[np.float64]:
     copy = type(node.proto)()
     copy.CopyFrom(node.proto)
     copy.input[0], copy.output[0] = "unit", "weights"
-    tensors = [value.tensor for value in node.inputs[1:] if value is not None and value.tensor is not None]
+    tensors = [
+        value.tensor or numpy_helper.from_array(numbers_of(value), value.name)
+        for value in node.inputs[1:]
+        if value is not None
+    ]
     graph = helper.make_graph([copy], "unit", [x], [y], tensors)
     opsets = [helper.make_opsetid("", node.opset), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from onnxheadprune.attention.matrices import StoredLevels
+from onnxheadprune.attention.levels import StoredLevels
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import (
     CASTS,
@@ -54,13 +54,13 @@ def whole_product(node: Node, source: int, weight: int) -> WholeProduct | None:
         return None
     zero = None if roles.weight_zero is None else node.input(roles.weight_zero)
     before = x if x.elem_type in FLOATS else _float_before(x)
-    if before is None or (zero is not None and not zero.holds_tensor):
+    if before is None or (zero is not None and not zero.is_constant):
         return None
     if roles.weight_scale is None:
         found = _scaled_behind(node, x)
         return None if found is None else WholeProduct(before, found[1], StoredLevels(found[0], zero))
     scale = node.input(roles.weight_scale)
-    if scale is None or not scale.holds_tensor:
+    if scale is None or not scale.is_constant:
         return None
     quantized = roles.output_scale is not None and node.input(roles.output_scale) is not None
     out = _float_behind(node.out) if quantized else node.out
@@ -105,11 +105,11 @@ def _scaled_behind(node: Node, x: Value) -> tuple[tuple[Value, ...], Value] | No
     while (use := only_use(value)) is not None and use.node in MULTIPLIES:
         other = use.node.inputs[1 - use.input_index]
         leaves = None if other is None else list(_leaves(other))
-        if leaves is None or not all(leaf.holds_tensor or leaf is _scale_of(x) for leaf in leaves):
+        if leaves is None or not all(leaf.is_constant or leaf is _scale_of(x) for leaf in leaves):
             break
         factors += leaves
         value = use.node.out
-        if any(leaf is _scale_of(x) for leaf in factors) and any(leaf.holds_tensor for leaf in factors):
+        if any(leaf is _scale_of(x) for leaf in factors) and any(leaf.is_constant for leaf in factors):
             break
     measured = [leaf for leaf in factors if leaf is _scale_of(x)]
     stored = tuple(leaf for leaf in factors if leaf is not _scale_of(x))
@@ -118,7 +118,7 @@ def _scaled_behind(node: Node, x: Value) -> tuple[tuple[Value, ...], Value] | No
 
 def _leaves(value: Value) -> Iterator[Value]:
     node = value.producer
-    if value.holds_tensor or node is None or node not in MULTIPLIES:
+    if value.is_constant or node is None or node not in MULTIPLIES:
         yield value
         return
     for item in node.inputs:

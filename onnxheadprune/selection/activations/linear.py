@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxheadprune.attention.matrices import Array, Matrix, StoredLevels, Weights, matrix_of
+from onnxheadprune.attention.levels import StoredLevels
+from onnxheadprune.attention.matrices import Array, Matrix, Weights, matrix_of
 from onnxheadprune.attention.packed import packed_matrix
 from onnxheadprune.attention.sites.site import Projection
 from onnxheadprune.liveness.blocks import is_packed
@@ -206,7 +207,7 @@ def _bias_levels(node: Node) -> StoredLevels | None:
     if roles.integer_bias is None or roles.scales is None:
         return None
     sides = tuple(side for index in roles.scales if (side := node.input(index)) is not None)
-    return StoredLevels(sides) if all(side.holds_tensor for side in sides) else None
+    return StoredLevels(sides) if all(side.is_constant for side in sides) else None
 
 
 def _stored_bias(value: Value, levels: StoredLevels | None = None) -> _Bias | None:

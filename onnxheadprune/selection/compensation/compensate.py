@@ -19,7 +19,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array, Grid
+from onnxheadprune.attention.levels import Grid
+from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.matrices import Grid
+from onnxheadprune.attention.levels import Grid
 from onnxheadprune.runtime.threads import algebra_workers
 from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
 from onnxheadprune.selection.compensation.rounding import on_grid

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.attention.matrices import Grid
+from onnxheadprune.attention.levels import Grid
 from onnxheadprune.selection.activations.moments import Moments
 
 Matrix64 = npt.NDArray[np.float64]

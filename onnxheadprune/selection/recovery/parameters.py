@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.matrices import Array, dequantized, quantized
+from onnxheadprune.attention.levels import Array, limits_of
+from onnxheadprune.attention.steps import forward, levels_of
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
@@ -48,12 +49,16 @@ class Parameter:
         """Its numbers, to be trained."""
         array = numpy_helper.to_array(self.tensor)
         if self.levels is not None:
-            array = dequantized(self.levels, array)
+            array = forward(self.levels, 0, array)
         return np.array(array, np.float32)
 
     def written(self, master: Master) -> Array:
         """The stored form of trained numbers: rounded, or quantized with the scales there are."""
-        whole: Array = master if self.levels is None else quantized(self.levels, master.astype(np.float64))
+        whole: Array = master
+        if self.levels is not None:
+            levels = levels_of(self.levels, 0, master.shape)
+            assert levels is not None
+            whole = levels.nearest(master.astype(np.float64), limits_of(self.tensor.data_type))
         return np.ascontiguousarray(whole.astype(numpy_helper.to_array(self.tensor).dtype))
 
 

@@ -1,0 +1,102 @@
+"""What whole numbers mean that weights are stored in, and which numbers such weights can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import TensorProto, helper
+
+from onnxheadprune.attention.constants import numbers_of
+from onnxheadprune.model.graph.view import Value
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """What whole numbers mean: `(level - zero) * scale`. Both broadcast against the array of levels."""
+
+    scale: Array
+    zero: Array
+
+    def numbers(self, levels: Array) -> Array:
+        """What levels mean."""
+        return np.asarray((levels.astype(np.float64) - self.zero) * self.scale)
+
+    def exact(self, numbers: Array) -> Array:
+        """Levels that mean exactly these numbers, whole or not."""
+        return np.asarray(numbers / self._divisor + self.zero)
+
+    def nearest(self, numbers: Array, limits: tuple[int, int]) -> Array:
+        """The levels that come nearest to numbers; what is beyond the last level is clipped."""
+        return np.asarray(np.clip(np.rint(numbers / self._divisor) + self.zero, *limits))
+
+    def then(self, behind: Levels) -> Levels:
+        """What levels mean where others are applied to their meaning."""
+        return Levels(self.scale * behind.scale, self.zero + behind.zero / self._divisor)
+
+    @property
+    def _divisor(self) -> Array:
+        return np.where(self.scale == 0, 1.0, self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLevels:
+    """Where it is stored what whole numbers mean. Nothing is read before it is asked for.
+
+    Attributes:
+        scales: stored scales, one for all columns or one per column, that are multiplied.
+        zero: the stored zero point, None for zero.
+    """
+
+    scales: tuple[Value, ...]
+    zero: Value | None = None
+
+    def read(self) -> Levels:
+        """The numbers; its arrays are one for all columns, or one per column."""
+        scale: Array = np.ones(1)
+        for side in self.scales:
+            scale = scale * numbers_of(side).astype(np.float64).reshape(-1)
+        zero = np.zeros(1) if self.zero is None else numbers_of(self.zero).astype(np.float64).reshape(-1)
+        return Levels(scale, zero)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The numbers that a quantized matrix can hold.
+
+    Attributes:
+        levels: what they are made of; its arrays broadcast against the matrix [in, out].
+        limits: the first and the last level.
+    """
+
+    levels: Levels
+    limits: tuple[int, int]
+
+    def nearest(self, numbers: Array) -> Array:
+        """What can be held that is nearest to each number of a matrix [in, out]."""
+        return self.levels.numbers(self.levels.nearest(numbers, self.limits))
+
+    def of_rows(self, rows: Sequence[int]) -> Grid:
+        """What some of the rows can hold."""
+        scale, zero = (
+            side[list(rows)] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
+        )
+        return Grid(Levels(scale, zero), self.limits)
+
+    def row(self, row: int) -> Grid:
+        """What one row [out] can hold."""
+        scale, zero = (side[row] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
+        return Grid(Levels(scale, zero), self.limits)
+
+
+def limits_of(elem_type: int) -> tuple[int, int]:
+    """The first and the last level that a type of whole numbers has."""
+    if elem_type in (TensorProto.INT4, TensorProto.UINT4):
+        return (-8, 7) if elem_type == TensorProto.INT4 else (0, 15)
+    limits = np.iinfo(helper.tensor_dtype_to_np_dtype(elem_type))
+    return int(limits.min), int(limits.max)
