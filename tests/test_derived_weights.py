@@ -193,7 +193,9 @@ SATURATING = {("", "MatMulInteger"), ("", "QLinearMatMul")}
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("key", sorted(STRATEGIES.keys() - SATURATING), ids=lambda key: ".".join(key).strip("."))
+@pytest.mark.parametrize(
+    "key", sorted(STRATEGIES.keys() - SATURATING), ids=lambda key: ".".join(key).strip(".")
+)
 def test_whatever_follows_from_stored_tensors_is_known(key: Key) -> None:
     """What any operator that liveness passes makes of stored tensors is what it makes of the same tensors as inputs."""
 
