@@ -27,10 +27,12 @@ def numbers_of(value: Value) -> npt.NDArray[Any]:
         return value.numbers()
     if not value.is_constant:
         raise RefusedError(f"{value.name} depends on the model's inputs, so it has no numbers of its own")
+    if value.producer is None:
+        raise RefusedError(f"{value.name} is stored as a sparse tensor, which cannot be read as weights")
     made = LoadedModel(_computing(value), value.name, value.scope.sources)
     try:
         session = Session(made, Provider(CPU, "weights"), name=f"what computes {value.name}")
-        return next(iter(session.run({}).values()))
+        return session.run({})[value.name]
     except InferenceError as error:
         raise RefusedError(f"{value.name} follows from stored tensors, but {error}") from error
 
@@ -57,13 +59,8 @@ def _computing(value: Value) -> ModelProto:
                 sparse for sparse in item.scope.proto.sparse_initializer if sparse.values.name == item.name
             )
     made.graph.node.extend(node.proto for node in sorted(nodes, key=lambda node: node.index))
-    name = value.name
-    if not nodes:
-        # ONNX Runtime gives no sparse tensor as an output.
-        name = f"{value.name}/dense"
-        made.graph.node.append(helper.make_node("Identity", [value.name], [name]))
     opsets = {"": value.scope.opset} | {node.domain: node.opset for node in nodes}
     made.opset_import.extend(helper.make_opsetid(*item) for item in sorted(opsets.items()))
     # Its type follows from the nodes, and a wrong guess of its shape would stop the run.
-    made.graph.output.append(ValueInfoProto(name=name))
+    made.graph.output.append(ValueInfoProto(name=value.name))
     return made
