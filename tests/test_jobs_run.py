@@ -326,6 +326,7 @@ def test_a_step_that_fails_is_in_the_verdict(command: Command, place: Path) -> N
     words = [word for setting in settings for word in ("--set", setting)]
     outcome = command("run", place / "job.yaml", "--json", "--junit", place / "gates.xml", *words)
     assert outcome.exit_code == 1 and "the step prune failed: validation is inconclusive" in outcome.stderr
+    assert "prune.accept_inconclusive: true writes" in outcome.stderr
     document = outcome.document
     assert told(outcome) == {"prune": "failed", "validate": "not reached"}
     assert document["model"] is None and not document["accepted"] and document["gates"] == []

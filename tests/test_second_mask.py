@@ -16,6 +16,8 @@ from onnxheadprune.attention.planning import Planning, analyse
 from onnxheadprune.attention.sites.find import find_sites, view_of
 from onnxheadprune.attention.sites.site import AttentionSite, Projection, Sites
 from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker
@@ -211,8 +213,8 @@ def named_site(model: ModelProto, heads: int, width: int) -> Planning:
         projections=(projection,),
         cores=(core,),
     )
-    plan: Any = None
-    return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, {})
+    plan = PrunePlan("the model", "", (), (), (), 0)
+    return Planning(plan, view, Sites("the model", (site,)), {0: (0,)}, AS_BEFORE)
 
 
 def second_look(model: ModelProto, planning: Planning) -> list[str]:

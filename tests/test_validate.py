@@ -28,6 +28,7 @@ from onnxheadprune.edit.records import REMOVED_KEY, VALIDATION_KEY
 from onnxheadprune.model.load import load_model
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.validation import deployed
+from onnxheadprune.validation.result import shows
 from tests import toys
 from tests.corruptions import (
     one_corrupted_weight,
@@ -269,11 +270,53 @@ def test_heads_that_do_not_matter_prove_nothing() -> None:
     assert check(model, pruned(model, "0:2")).verdict == "passed"
 
 
-def test_heads_that_matter_too_little_prove_nothing() -> None:
-    model = toys.attention(out_scale=1e-6)
+def test_heads_that_matter_less_than_rounding_prove_nothing() -> None:
+    model = toys.attention(out_scale=1e-7)
     result = check(model, pruned(model))
     assert result.verdict == "inconclusive"
-    assert 0 < result.power < 10 * result.tolerance.exact
+    assert 0 < result.power < 10 * result.tolerance.epsilon
+    assert "that rounding is" in result.reason
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-4, 1e-5, 1e-6])
+def test_a_small_effect_is_enough_where_no_difference_is_left(scale: float) -> None:
+    model = toys.attention(out_scale=scale)
+    result = check(model, pruned(model))
+    assert (result.verdict, result.error) == ("passed", 0.0)
+    assert all(case.conclusive for case in result.cases)
+
+
+@pytest.mark.parametrize("scale", 10.0 ** -np.arange(0, 9))
+def test_a_difference_as_large_as_the_effect_never_passes(scale: float) -> None:
+    """Another head is gone than the record says, and no tensor has its name."""
+    model = toys.attention(out_scale=float(scale))
+    wrong = pruned(model, "0:2")
+    set_record(wrong, record(pruned(model, "0:1")))
+    for position, tensor in enumerate(wrong.graph.initializer):
+        for node in wrong.graph.node:
+            node.input[:] = [str(position) if name == tensor.name else name for name in node.input]
+        tensor.name = str(position)
+    result = check(model, wrong)
+    assert result.verdict != "passed"
+    if result.verdict == "inconclusive":
+        assert "a wrong cut would not show" in result.reason
+        assert "less than 10x the" in result.reason or "at all" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("power", "error", "epsilon", "expected"),
+    [
+        (2e-5, 0.0, 1e-7, True),
+        (2e-5, 1e-6, 1e-7, True),
+        (2e-5, 1e-5, 1e-7, False),
+        (5e-7, 0.0, 1e-7, False),
+        (0.0, 0.0, 0.0, False),
+    ],
+)
+def test_conclusive_is_an_effect_far_above_the_difference(
+    power: float, error: float, epsilon: float, expected: bool
+) -> None:
+    assert shows(power, error, epsilon) is expected
 
 
 def test_outputs_that_are_not_finite_prove_nothing() -> None:

@@ -14,7 +14,7 @@ from onnxheadprune.model.graph.facts import DEQUANTIZES, PACKS_BLOCKS, QUANTIZES
 from onnxheadprune.model.graph.view import GraphView, Node
 
 POWER = 10.0
-"""Silencing the heads must move the outputs by this many tolerances, or a wrong cut could hide."""
+"""How many times the difference that was seen silencing the heads must move the outputs, or a wrong cut could hide."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,16 @@ class Tolerance:
         precision: the class: "float32", "float64", "float16", "bfloat16" or "quantized".
         exact: graph optimizations off, TF32 off.
         deployed: as ONNX Runtime runs it by default; fused kernels sum in another order.
+        epsilon: the relative distance of neighboring floats. Outputs that move by this much are rounded differently.
+        noise: what summing in another order changes at most, relative to the scale of a value.
         has_levels: activations are rounded to a few levels when deployed, so two right results may be a level apart.
     """
 
     precision: str
     exact: float
     deployed: float
+    epsilon: float
+    noise: float
     has_levels: bool = False
 
     def when_deployed(self, *, tf32: bool) -> float:
@@ -42,12 +46,13 @@ class Tolerance:
         return {"precision": self.precision, "exact": self.exact, "deployed": self.deployed}
 
 
-FLOAT64 = Tolerance("float64", 1e-10, 1e-8)
-FLOAT32 = Tolerance("float32", 1e-5, 1e-3)
-FLOAT16 = Tolerance("float16", 4e-3, 2e-2)
-BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1)
-# A float that rounds to the other side becomes one whole quantization step further on.
-QUANTIZED = Tolerance("quantized", 5e-3, 5e-2, has_levels=True)
+FLOAT64 = Tolerance("float64", 1e-10, 1e-8, 2.0**-52, 1e-11)
+FLOAT32 = Tolerance("float32", 1e-5, 1e-3, 2.0**-23, 1e-6)
+FLOAT16 = Tolerance("float16", 4e-3, 2e-2, 2.0**-10, 4e-4)
+BFLOAT16 = Tolerance("bfloat16", 3e-2, 1e-1, 2.0**-7, 3e-3)
+# A float that rounds to the other side becomes one whole quantization step further on. The floats between the steps
+# are as exact as those of any other model.
+QUANTIZED = Tolerance("quantized", 5e-3, 5e-2, FLOAT32.epsilon, FLOAT32.noise, has_levels=True)
 
 _COARSEST_FIRST = (
     (TensorProto.BFLOAT16, BFLOAT16),
@@ -66,18 +71,18 @@ def tolerance_for(view: GraphView) -> Tolerance:
     before use) change nothing: both sides read the same numbers. Products that round activations only to be
     faster are run without at exact settings, so they widen what is allowed when deployed, and nothing else.
     """
-    if any(_quantizes(node) for node in view.nodes):
-        return QUANTIZED
     computed = {value.elem_type for value in view.values() if not value.is_constant}
     known = computed or {value.elem_type for value in view.values()}
     found = next((tolerance for elem_type, tolerance in _COARSEST_FIRST if elem_type in known), FLOAT32)
+    if any(rounds_activations(node) for node in view.nodes):
+        return replace(QUANTIZED, epsilon=found.epsilon, noise=found.noise)
     if any(_rounds_for_speed(node) for node in view.nodes):
         return replace(found, deployed=max(found.deployed, QUANTIZED.deployed), has_levels=True)
     return found
 
 
-def _quantizes(node: Node) -> bool:
-    """Whether a node rounds activations to a few levels."""
+def rounds_activations(node: Node) -> bool:
+    """Whether a node rounds activations to a few quantized values."""
     if node in ROUNDS_ACTIVATIONS:
         return True
     if node in QUANTIZES:

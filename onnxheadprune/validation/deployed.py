@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.errors import InferenceError
@@ -25,6 +26,7 @@ from onnxheadprune.runtime.unsaturated import unsaturated
 from onnxheadprune.selection.compensation import Restored
 from onnxheadprune.validation.compare import has_nan, worst
 from onnxheadprune.validation.result import CaseResult, Settings
+from onnxheadprune.validation.sensitivity import Sensitivity
 from onnxheadprune.validation.wide import Wide
 
 LOW_PRECISION = ("float16", "bfloat16")
@@ -77,6 +79,11 @@ class Models:
         self.turns.rest()
         made = Session(model, where, name=name, optimize=deployed, tf32=tf32, deterministic=not deployed)
         return made.taking(self.turns)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """How far rounding alone moves the masked reference."""
+        return Sensitivity(self.masked, self.planning, self.tolerance, self.session)
 
     @property
     def rounds_to_tf32(self) -> bool:
@@ -166,20 +173,27 @@ def second_opinion(models: Models, kept: Sequence[KeptFeed]) -> Opinion:
 
 
 def _case(
-    models: Models, kept: KeptFeed, settings: Settings, allowed: float, expected: Outputs, actual: Outputs
+    models: Models,
+    kept: KeptFeed,
+    settings: Settings,
+    allowed: float,
+    expected: Outputs,
+    actual: Outputs,
 ) -> CaseResult:
-    output, off = worst(actual, expected, judged(expected, settings, models.tolerance))
+    names = judged(expected, settings, models.tolerance)
+    output, off = worst(actual, expected, names)
     shapes = {name: value.shape for name, value in kept.feed.items()}
     return CaseResult(
         source=kept.source,
         settings=settings,
         feeds=1,
         shapes=shapes,
-        tolerance=allowed,
+        tolerance=models.sensitivity.allowed(allowed, off.relative, kept.feed, actual, names),
         max_abs_error=off.absolute,
         max_rel_error=off.relative,
         worst_output=output,
         power=kept.power,
+        epsilon=models.tolerance.epsilon,
         finite=not has_nan(expected),
     )
 

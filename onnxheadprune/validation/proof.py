@@ -112,6 +112,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         refitted=tuple(sorted(refits.tensors)),
         refit=found.refit,
         exits=exits,
+        sensitivity=found.sensitivity,
     )
 
 

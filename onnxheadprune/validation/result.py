@@ -17,6 +17,17 @@ Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
 
 
+def shows(power: float, error: float, epsilon: float) -> bool:
+    """Whether a wrong cut would have shown: its effect is far above the difference that was seen, and above rounding.
+
+    Args:
+        power: how far silencing the heads moves the outputs, relative to their scale.
+        error: how far the pruned model lies from the masked reference.
+        epsilon: the relative distance of neighboring floats.
+    """
+    return power > 0 and power >= POWER * max(error, epsilon)
+
+
 @dataclass(frozen=True)
 class CaseResult:
     """Pruned against masked on inputs of one kind.
@@ -28,11 +39,13 @@ class CaseResult:
             as a second opinion), "against the CPU" (the provider's pruned model against the CPU's).
         feeds: how many feeds were run.
         shapes: shape of each input (of the first feed).
-        tolerance: allowed error, relative to the output's scale.
+        tolerance: allowed error, relative to the output's scale; larger than usual where rounding alone moves the
+            masked reference that far on these inputs.
         max_abs_error: largest absolute difference of any output.
         max_rel_error: largest difference relative to the scale of its output.
         worst_output: the output where that is.
         power: how far silencing the heads moves the outputs, relative to their scale.
+        epsilon: the relative distance of neighboring floats, below which no effect counts.
         finite: whether the masked reference gave numbers that can be compared: NaN and infinities only where the
             original has them too.
     """
@@ -46,6 +59,7 @@ class CaseResult:
     max_rel_error: float
     worst_output: str
     power: float
+    epsilon: float
     finite: bool
 
     @property
@@ -61,7 +75,7 @@ class CaseResult:
     @property
     def conclusive(self) -> bool:
         """Whether a wrong cut would have shown."""
-        return self.finite and self.power >= POWER * self.tolerance
+        return self.finite and shows(self.power, self.max_rel_error, self.epsilon)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -162,6 +176,8 @@ class Validation:
         refitted: names of the tensors that are taken from the pruned model.
         refit: what those do, None where there are none or nothing ran.
         exits: numbers of the early exits that the pruned model has for good and the original has not.
+        sensitivity: how far rounding alone moves the masked reference, relative to the scale of an output; None where
+            no difference asked for it.
     """
 
     original: str
@@ -185,6 +201,7 @@ class Validation:
     refitted: tuple[str, ...] = ()
     refit: RefitDrift | None = None
     exits: tuple[int, ...] = ()
+    sensitivity: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -195,6 +212,11 @@ class Validation:
     def error(self) -> float | None:
         """The largest relative error of the exact cases, None if nothing ran."""
         return max((case.max_rel_error for case in self.cases if case.usual), default=None)
+
+    @property
+    def allowed(self) -> float:
+        """What was allowed at exact settings."""
+        return max((case.tolerance for case in self.cases if case.usual), default=self.tolerance.exact)
 
     @property
     def power(self) -> float:
@@ -242,7 +264,7 @@ class Validation:
 
     def stamp(self) -> str:
         """One line for the metadata of a model: verdict, where, how exact. The same on every run."""
-        error = "" if self.error is None else f" error {self.error:.1e} (allowed {self.tolerance.exact:.0e})"
+        error = "" if self.error is None else f" error {self.error:.1e} (allowed {self.allowed:.0e})"
         runtime = f"onnxruntime {self.versions.get('onnxruntime', '?')}"
         return f"{self.verdict} {self.provider.label}{error} {self.tolerance.precision} {runtime}"
 
@@ -272,4 +294,5 @@ class Validation:
             "refitted": list(self.refitted),
             "refit": None if self.refit is None else self.refit.to_dict(),
             "exits": list(self.exits),
+            "sensitivity": self.sensitivity,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -51,8 +52,11 @@ class Findings:
     metric: MetricResult | None = None
     refit: RefitDrift | None = None
     unsteady: str = ""
+    sensitivity: float | None = None
 
 
+MORE_ROUNDS = 3
+"""How often all kinds of random feeds are made once more where rounding decides."""
 NO_NUMBERS = (
     "where the original itself gives NaN, with the heads and without them, nothing is compared, and on such inputs a"
     " deployment is not checked"
@@ -77,6 +81,9 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
     except _PrunedFailedError as error:
         return replace(NOTHING_RAN, problems=(str(error),))
     bench.random_cases(request.seed)
+    if bench.sensitivity.largest is not None:
+        # On a few feeds a wrong cut may move no more than rounding does.
+        bench.more_random_cases(request.seed)
     if models.wide is not None:
         bench.wide_cases(models.wide, request.seed)
     if request.data is not None:
@@ -108,6 +115,7 @@ class _Bench:
         self.alive = self._if_there(models.alive, "the original before the heads were cut")
         self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
         self.unrefitted = self._if_there(models.unrefitted, "the masked original without its refit")
+        self.sensitivity = models.sensitivity
         self.second = SecondMask(models)
         self.cases: list[CaseResult] = []
         self.problems: list[str] = []
@@ -144,6 +152,13 @@ class _Bench:
         if obstacles and not self.cases:
             self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
 
+    def more_random_cases(self, seed: int) -> None:
+        """Further random feeds, as one case."""
+        made, self.cases = self.cases, []
+        for more in range(1, MORE_ROUNDS + 1):
+            self.random_cases(seed + more)
+        self.cases = [*made, functools.reduce(_merge, self.cases)] if self.cases else made
+
     def wide_cases(self, wide: Wide, seed: int) -> None:
         """What the usual feeds leave out; sizes that the original cannot take are passed over."""
         self.problems += wide.problems
@@ -155,7 +170,7 @@ class _Bench:
                 continue
             case, _ = self._compare("wide", item.feed, before, deploy=False)
             # Large numbers are rounded more coarsely than the scale of the outputs tells.
-            self.cases.append(replace(case, tolerance=allowed) if item.tails else case)
+            self.cases.append(replace(case, tolerance=max(case.tolerance, allowed)) if item.tails else case)
         self.notes += wide.notes
 
     def data_cases(self, data: DataSource) -> None:
@@ -208,6 +223,7 @@ class _Bench:
             max_rel_error=math.inf,
             worst_output="",
             power=power,
+            epsilon=self.models.tolerance.epsilon,
             finite=finite,
         )
         unknown = finite and has_nan(expected)
@@ -228,8 +244,17 @@ class _Bench:
             name, off = strange, Gap(math.inf, math.inf)
         if source != "wide":
             self._drift(source, feed, before, after)
-        case = replace(case, max_abs_error=off.absolute, max_rel_error=off.relative, worst_output=name)
-        return case, after
+        allowed = self.sensitivity.allowed(allowed, off.relative, feed, after, names)
+        return (
+            replace(
+                case,
+                tolerance=allowed,
+                max_abs_error=off.absolute,
+                max_rel_error=off.relative,
+                worst_output=name,
+            ),
+            after,
+        )
 
     def _drift(self, source: str, feed: Feed, before: Outputs, after: Outputs) -> None:
         """Counts how far the pruned model lies from the original, and how far it would without its refit."""
@@ -305,7 +330,7 @@ class _Bench:
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
         bare = self.bare[source].result() if source in self.bare else None
-        problems = (*self.problems, *self.second.problems, *_too_far(self.cases))
+        problems = (*self.problems, *self.second.problems, *_too_far(self.cases, self.sensitivity.largest))
         return Findings(
             tuple(self.cases),
             tuple(dict.fromkeys(problems)),
@@ -315,25 +340,34 @@ class _Bench:
             placement,
             None if self.metric is None else self.metric.result(),
             None if bare is None or drift is None else RefitDrift(source, drift, bare),
+            sensitivity=self.sensitivity.largest,
         )
 
 
-def _too_far(cases: Sequence[CaseResult]) -> Iterator[str]:
+def _too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
+    """What differs by more than is allowed.
+
+    Args:
+        cases: what was run.
+        moved: how far rounding alone moves the masked reference, None where that was not measured.
+    """
+    alone = "" if moved is None else f"; rounding alone moves the masked reference by up to {moved:.1e}"
     for case in cases:
         if not case.passed and case.worst_output:
             yield (
                 f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
                 f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
-                f" {_spell(case.shapes)})"
+                f" {_spell(case.shapes)}){alone}"
             )
 
 
 def _merge(first: CaseResult, second: CaseResult) -> CaseResult:
-    """Both as one result: the larger error, the larger power."""
-    bad = second if second.max_rel_error > first.max_rel_error else first
+    """Both as one result: the larger error, of one that is too large if there is one, and the larger power."""
+    bad = max(first, second, key=lambda case: (not case.passed, case.max_rel_error))
     return replace(
         first,
         feeds=first.feeds + second.feeds,
+        tolerance=bad.tolerance,
         max_abs_error=bad.max_abs_error,
         max_rel_error=bad.max_rel_error,
         worst_output=bad.worst_output,

@@ -7,6 +7,7 @@ import numpy as np
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Role
+from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.validation.compare import worst
 from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights
 from onnxheadprune.validation.deployed import Models
@@ -72,7 +73,7 @@ class SecondMask:
             return  # The masked reference silences those sites too, so the outputs differ.
         shown = tuple(name for name in names if name in outputs and name in masked)
         name, off = worst(outputs, masked, shown) if shown else ("", None)
-        if off is None or off.relative <= self.tolerance.exact:
+        if off is None or off.relative <= self._allowed(off.relative, feed, outputs, shown):
             return
         if self._silenced.hidden:
             self.notes.append(
@@ -85,6 +86,14 @@ class SecondMask:
                 f" {off.relative:.1e} of its scale, so something else reads the heads, and the projection is not"
                 " their own"
             )
+
+    def _allowed(self, error: float, feed: Feed, outputs: Outputs, names: tuple[str, ...]) -> float:
+        """The tolerance on a feed."""
+        exact, io = self.tolerance.exact, self.planning.io
+        if error <= exact:
+            return exact
+        after = [name for name in map(io.after, names) if name is not None]
+        return self.models.sensitivity.allowed(exact, error, feed, narrowed(outputs, io), after)
 
     def _look_again(self, taps: list[Tap], feed: Feed, inputs: tuple[Input, ...]) -> None:
         """Whether what is left of silenced heads depends on the input. A bias does not, and is theirs."""

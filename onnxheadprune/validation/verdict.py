@@ -13,7 +13,7 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
-from onnxheadprune.validation.result import Verdict
+from onnxheadprune.validation.result import Verdict, shows
 from onnxheadprune.validation.runs import Findings
 
 
@@ -94,20 +94,41 @@ def judge(
             "inconclusive",
             "the outputs hold NaN or infinite values, so equality says nothing; give real inputs with --data",
         )
-    power = max(case.power for case in finite)
-    if power < POWER * tolerance.exact:
+    power, error = max(case.power for case in finite), max(case.max_rel_error for case in usual)
+    allowed = max(case.tolerance for case in usual)
+    unseen = _unseen(power, error, allowed, tolerance)
+    if unseen:
         return "inconclusive", (
-            f"{words.silencing} moves the outputs by only {power:.1e} of their scale, less than"
-            f" {POWER:.0f}x the tolerance {tolerance.exact:.0e}: {words.mistake} would not show; give real inputs"
-            " with --data"
+            f"{words.silencing} {unseen}: {words.mistake} would not show; give real inputs with --data"
         )
-    error = max(case.max_rel_error for case in usual)
     how = "to the last bit"
     if error:
-        how = f"to {error:.1e} of the output's scale ({tolerance.exact:.0e} allowed)"
+        alone = ", as far as rounding alone moves it" if allowed > tolerance.exact else ""
+        how = f"to {error:.1e} of the output's scale ({allowed:.0e} allowed{alone})"
     return "passed", (
         f"equals {words.reference} {how} on {provider.label}; {words.silencing} moves it by {power:.1e}"
     )
+
+
+def _unseen(power: float, error: float, allowed: float, tolerance: Tolerance) -> str:
+    """Why a wrong cut would not have shown; nothing where it would have.
+
+    Args:
+        power: how far silencing moves the outputs, relative to their scale.
+        error: the largest difference between the pruned model and its reference.
+        allowed: up to which difference the pruned model is the same.
+        tolerance: the usual one.
+    """
+    if not power:
+        return "does not move the outputs at all"
+    moves = f"moves the outputs by only {power:.1e} of their scale"
+    if not shows(power, 0.0, tolerance.epsilon):
+        return f"{moves}, less than {POWER:.0f}x the {tolerance.epsilon:.1e} that rounding is"
+    if not shows(power, error, tolerance.epsilon):
+        return f"{moves}, less than {POWER:.0f}x the difference that is left, {error:.1e}"
+    if allowed > tolerance.exact and power <= allowed:
+        return f"{moves}, and rounding alone by {allowed:.1e}"
+    return ""
 
 
 def _spoilt(view: GraphView) -> Value | None:

@@ -55,7 +55,9 @@ class Proof:
             )
         if verdict.verdict == "inconclusive" and not request.proving.accept_inconclusive:
             raise ValidationFailedError(
-                f"validation is inconclusive, so nothing is written: {verdict.reason}", verdict
+                f"validation is inconclusive, so nothing is written: {verdict.reason};"
+                f" {request.proving.acceptance} writes the file all the same",
+                verdict,
             )
         return verdict
 

@@ -115,7 +115,7 @@ def prune(
         Contract(keep_cache_shape, allow_io_change, renumber_cache),
         fuse,
         Run(provider, seed, data),
-        Proving(validate, accept_inconclusive),
+        Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
         Writing(output, external_data, backup),
     )
     return carried_through(model, request, progress)

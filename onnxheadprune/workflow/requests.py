@@ -71,10 +71,12 @@ class Proving:
     Attributes:
         validate: compare with the masked reference.
         accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
+        acceptance: what the user sets for that.
     """
 
     validate: bool = True
     accept_inconclusive: bool = False
+    acceptance: str = "--accept-inconclusive"
 
 
 @dataclass(frozen=True)

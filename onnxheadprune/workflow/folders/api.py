@@ -84,7 +84,7 @@ def prune_folder(
         Choice(heads, wish, compensate, effect, recover, augment=parse_augment(augment)),
         Contract(keep_cache_shape, allow_io_change, renumber_cache),
         run=Run(provider, seed, data),
-        proving=Proving(validate, accept_inconclusive),
+        proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
         writing=Writing(output),
     )
     named = None if client is None else client_named(client)

@@ -37,6 +37,10 @@ Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
 """Reads the calibration data for a model, or for one of a folder."""
 
 
+ACCEPTANCE = "prune.accept_inconclusive: true"
+"""What a job file says so that a verdict that shows nothing is enough."""
+
+
 def measure_of(spec: str | None) -> Measure | None:
     """The measure of drift that a key names; None leaves it to the kind of output."""
     return None if spec is None else named_measure(spec)
@@ -111,7 +115,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
         Contract(keys.keep_cache_shape, keys.allow_io_change, keys.renumber_cache),
         keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),
-        Proving(accept_inconclusive=keys.accept_inconclusive),
+        Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
         Writing(output, keys.external_data),
     )
 
@@ -127,7 +131,7 @@ def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool)
     return Request(
         choice,
         run=Run(job.keys.provider, job.keys.seed, data),
-        proving=Proving(accept_inconclusive=prune.accept_inconclusive),
+        proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
         writing=Writing(output, prune.external_data),
     )
 
