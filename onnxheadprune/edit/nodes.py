@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx import NodeProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 
@@ -116,6 +116,31 @@ def cut_list(
         return [*constants, new]
     listed = (("starts", (start,)), ("ends", (end,)), ("axes", (0,)))
     return [replace(new, inputs=(source,), attributes=listed)]
+
+
+def with_noise(
+    before: str, source: str, elem_type: int, size: float, seed: int, output: str
+) -> list[InsertNode]:
+    """A float value and noise, other one in each run.
+
+    Args:
+        before: the node that the new ones go before.
+        source: the value.
+        elem_type: its type.
+        size: of the noise, relative to the largest absolute element of the value.
+        seed: of the random numbers.
+        output: the name of what it gives.
+    """
+    random, narrow, absolute, scale, noise = (f"{source}_noise{part}" for part in range(5))
+    drawn = (("dtype", TensorProto.FLOAT), ("low", -size), ("high", size), ("seed", float(seed)))
+    return [
+        InsertNode(before, "RandomUniformLike", (source,), (random,), drawn),
+        cast(before, random, elem_type, narrow),
+        InsertNode(before, "Abs", (source,), (absolute,)),
+        InsertNode(before, "ReduceMax", (absolute,), (scale,), (("keepdims", 0),)),
+        multiply(before, narrow, scale, noise),
+        add(before, source, noise, output),
+    ]
 
 
 def as_proto(edit: InsertNode) -> NodeProto:

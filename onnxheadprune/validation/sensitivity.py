@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto
 
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.bodies import bodies_of
@@ -166,9 +167,9 @@ class _Noise:
 
     def add_to(self, graph: GraphProto) -> None:
         """Adds it in place, in bodies too."""
-        nodes = [node for original in graph.node for node in self._with_noise(original)]
+        made = [node for original in graph.node for node in self._with_noise(original)]
         del graph.node[:]
-        graph.node.extend(nodes)
+        graph.node.extend(made)
 
     def _with_noise(self, original: NodeProto) -> Iterator[NodeProto]:
         """A node, and what adds noise to its outputs."""
@@ -179,23 +180,9 @@ class _Noise:
         for index, name in enumerate(node.output):
             if name in self._types:
                 node.output[index] = f"{name}{_MARK}"
-                behind += self._added(node.output[index], name)
+                self.count += 1
+                added = nodes.with_noise(
+                    "", node.output[index], self._types[name], self._size, self.count, name
+                )
+                behind += map(nodes.as_proto, added)
         yield from (node, *behind)
-
-    def _added(self, source: str, result: str) -> Iterator[NodeProto]:
-        self.count += 1
-        random, cast, absolute, scale, noise = (f"{source}{part}" for part in range(5))
-        yield helper.make_node(
-            "RandomUniformLike",
-            [source],
-            [random],
-            dtype=TensorProto.FLOAT,
-            low=-self._size,
-            high=self._size,
-            seed=float(self.count),
-        )
-        yield helper.make_node("Cast", [random], [cast], to=self._types[result])
-        yield helper.make_node("Abs", [source], [absolute])
-        yield helper.make_node("ReduceMax", [absolute], [scale], keepdims=0)
-        yield helper.make_node("Mul", [cast, scale], [noise])
-        yield helper.make_node("Add", [source, noise], [result])
