@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
+from onnxheadprune.benchmarking import Comparison, GridPoint, Ratio, SpeedUp
+from onnxheadprune.benchmarking.statistics import judge
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.joint import FINE, PARTS, JointSpace
+from onnxheadprune.selection.latency import Width, with_times
 from onnxheadprune.selection.savings import Savings, evenly
 from onnxheadprune.selection.scoring.moves import Step
 from onnxheadprune.selection.scoring.surgeon import Surgeon
@@ -44,17 +48,61 @@ def _space(rng: np.random.Generator) -> JointSpace:
 def test_the_knapsack_is_exact(seed: int) -> None:
     rng = np.random.default_rng(seed)
     space = _space(rng)
+    everything = _pieces(space, [space.paths[site.index][-1] for site in space.sites])
     for count in (1, 40, 97, 150, space.most()):
         got = space.removing(count)
         every = itertools.product(*([None, *space.paths[site.index]] for site in space.sites))
         fitting = [
             sum(step.error for step in steps if step)
             for steps in every
-            if _pieces(space, steps) >= count * FINE
+            if _pieces(space, steps) >= min(count * FINE, everything)
         ]
         assert sum(got.costs.values()) == pytest.approx(min(fitting))
         saved = sum(space.savings[index].of(len(units)) for index, units in got.heads.items())
         assert saved >= space.whole * count / PARTS * (1 - 1e-9)
+
+
+def _speed(*ratios: tuple[float, float, float], floor: float) -> SpeedUp:
+    cells = []
+    for batch, (low, value, high) in enumerate(ratios, 1):
+        ratio = Ratio(value, low, high)
+        cells.append((GridPoint(batch), Comparison(ratio, floor, judge(ratio, floor), None)))
+    return SpeedUp(tuple(cells), Provider(CPU, "test"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_removes_no_option(seed: int) -> None:
+    """Whatever a busy machine measures, of some sites or of all, everything that can go still can."""
+    rng = np.random.default_rng(seed)
+    space = _space(rng)
+    widths, measured = [], []
+    for site in space.sites:
+        hidden = rng.random() < 0.7
+        for step in space.paths[site.index][:: rng.integers(1, 3)] + space.paths[site.index][-1:]:
+            value = float(rng.uniform(0.8, 1.6) if hidden else rng.uniform(0.3, 0.9))
+            spread = 3.0 if hidden else 1.02
+            widths.append(((site,), Width({site.index: step})))
+            measured.append(_speed((value / spread, value, value * spread), floor=0.3 if hidden else 0.01))
+    timed = with_times(space, widths, measured)
+    largest = timed.removing(timed.most())
+    assert largest.count == space.removing(space.most()).count == 13
+    counts = [timed.removing(count).count for count in range(1, timed.most() + 1)]
+    assert len(set(counts)) > 5
+    if all(speed.value <= 1 for speed in measured):
+        assert [space.removing(at).heads for at in (50, 120)] == [
+            timed.removing(at).heads for at in (50, 120)
+        ]
+
+
+@pytest.mark.parametrize("wanted", [1.1, 1.5, 3.0])
+def test_a_machine_that_is_too_busy_is_no_slow_model(wanted: float) -> None:
+    busy = _speed((0.2, 0.9, 2.0), floor=0.4)
+    assert busy.value == 1 and busy.is_too_noisy(wanted)
+    assert not busy.is_too_noisy(9.0), "nine times would show"
+    assert not _speed((0.97, 0.99, 1.01), floor=0.01).is_too_noisy(wanted)
+    assert not _speed((0.2, 0.9, 2.0), (0.98, 0.99, 1.0), floor=0.01).is_too_noisy(wanted), (
+        "one size is known"
+    )
 
 
 def test_time_that_is_not_saved_is_not_paid_for() -> None:

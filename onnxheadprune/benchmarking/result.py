@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -112,6 +113,11 @@ class Comparison:
         return 1 / self.ratio.value
 
     @property
+    def most(self) -> float:
+        """The largest speed-up that the noise leaves possible."""
+        return math.exp(self.floor) / self.ratio.low
+
+    @property
     def reached(self) -> float | None:
         """The speed-up as a fraction of the bound."""
         return None if self.bound is None else self.speedup / self.bound
@@ -168,6 +174,11 @@ class SpeedUp:
     def reaches(self, least: float) -> bool:
         """Whether it is so many times as fast at every grid point; noise reaches nothing above 1."""
         return self.value >= least
+
+    def is_too_noisy(self, least: float) -> bool:
+        """Whether it is not known if it is so many times as fast, since noise hides even that there is a difference."""
+        open_ = [item for _, item in self.cells if item.verdict == NO_DIFFERENCE]
+        return bool(open_) and all(item.most >= least for _, item in self.cells)
 
     def __str__(self) -> str:
         """What was found at each grid point."""

@@ -41,7 +41,15 @@ def smallest_fast(cutter: Cutter, space: Space, wanted: float, sizes: BenchSetti
         return trial(space.removing(count)).measured if space.has_cut(count) else None
 
     most = space.most()
+    if not space.has_cut(most):
+        raise RefusedError("nothing can go: protected units, floors and groups of KV heads leave none")
     first = trial(space.removing(most))
+    if not first.meets and first.speed is not None and first.speed.is_too_noisy(wanted):
+        raise RefusedError(
+            f"this machine is too busy to measure whether a cut is {wanted:g} times as fast: without all"
+            f" {first.removed} {space.UNITS} that can go, noise hides any difference ({first.speed}); try again when"
+            " it is idle, or choose by operations with --ratio"
+        )
     if not first.meets:
         raise RefusedError(
             f"without all {first.removed} {space.UNITS} that can go the model is {first.measured:.2f} times as fast,"

@@ -215,27 +215,28 @@ class JointSpace:
         return saved / self.whole
 
     def most(self) -> int:
-        """The largest cut, in parts of `PARTS`."""
-        pieces = sum(
+        """The cut of all that can go, in parts of `PARTS`; the last part may be a fraction."""
+        return math.ceil(self._all / FINE)
+
+    @property
+    def _all(self) -> int:
+        """Pieces that all sites together can save."""
+        return sum(
             max((self._pieces(site, step) for step in self._steps(site)), default=0) for site in self.sites
         )
-        return pieces // FINE
 
     def has_cut(self, count: int) -> bool:
         """Whether some cut saves so many parts."""
         return 0 < count <= self.most()
 
     def removing(self, count: int) -> Selection:
-        """The cheapest way to save so many parts of `PARTS`.
+        """The cheapest way to save so many parts of `PARTS`, or all that can go where that is less than a part short.
 
         Raises:
             RefusedError: if that much cannot go.
         """
         if count > self.most():
-            raise RefusedError(
-                f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
-                f" {self.most() / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
-            )
+            raise self._too_much(count)
         return self._selection(self._even(count) if self.uniform else self._cheapest(count))
 
     def ratio(self, share: float) -> Selection:
@@ -246,7 +247,16 @@ class JointSpace:
             RefusedError: if that much cannot go.
         """
         check_ratio(share)
-        return self.removing(max(round(share * PARTS), 1))
+        count = max(round(share * PARTS), 1)
+        if count * FINE > self._all:
+            raise self._too_much(count)
+        return self.removing(count)
+
+    def _too_much(self, count: int) -> RefusedError:
+        return RefusedError(
+            f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
+            f" {self._all // FINE / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
+        )
 
     def keeping(self, count: int) -> Selection:
         """Never possible: blocks of several kinds have no number of units in common.
@@ -270,7 +280,7 @@ class JointSpace:
         f(sites, b) is the least cost that saves at least b pieces: the minimum over the last site's steps of
         f(sites before, b - pieces of the step) plus its cost.
         """
-        wanted = count * FINE
+        wanted = min(count * FINE, self._all)
         costs = np.full(wanted + 1, np.inf)
         costs[0] = 0.0
         picks: list[np.ndarray] = []

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.joint import OPERATIONS, JointSpace
 from onnxheadprune.selection.savings import Savings
@@ -28,12 +28,13 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 """Widths to measure, as shares of the largest cut of a site."""
 MOST_SHAPES = 8
 """Shapes of sites up to which a table is made: each is timed at four widths."""
-LEAST = 1e-3
-"""Part of a site's operations that count as time in any case: of two cuts that are equally fast the smaller wins."""
+LEAST = 3e-2
+"""Part of a site's operations that count as time in any case. Of two cuts that are equally fast the smaller wins, and
+where a busy machine hides what a cut saves, operations tell: noise removes no option."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Width:
+class Width:
     """Sites of one shape at one width: the step of each."""
 
     steps: Mapping[int, Step]
@@ -45,7 +46,7 @@ class _Width:
 
 
 def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> JointSpace:
-    """The space with measured time in the place of operations: a part of a budget is a share of the latency.
+    """The space with measured time in the place of operations: a part of a budget is a share of what can be saved.
 
     Itself where every site is to lose the same share, which leaves nothing to weigh, and where there are more shapes
     of sites than are worth timing.
@@ -60,16 +61,32 @@ def by_latency(cutter: Cutter, space: JointSpace, sizes: BenchSettings) -> Joint
         return space
     widths = [(sites, width) for sites in shapes for width in _widths(space, sites)]
     makers = [partial(cutter.timed, _selection(space, width)) for _, width in widths]
-    times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
-    measured = speedups(cutter.model, makers, cutter.provider, sizes)
-    for number, ((sites, width), speed) in enumerate(zip(widths, measured, strict=True), 1):
-        saved = (1 - 1 / speed.value) / len(sites)
-        for site in sites:
-            times[site.index].append((width.removed, saved))
+    measured: list[SpeedUp] = []
+    for number, speed in enumerate(speedups(cutter.model, makers, cutter.provider, sizes), 1):
+        measured.append(speed)
         cutter.progress("timing sites of one shape at one width", number, len(widths))
+    return with_times(space, widths, measured)
+
+
+def with_times(
+    space: JointSpace, widths: Sequence[tuple[Sequence[Site], Width]], measured: Sequence[SpeedUp]
+) -> JointSpace:
+    """The space with measured time in the place of operations, whatever that time is.
+
+    Args:
+        space: paths, with operations as what they save.
+        widths: sites of one shape, cut to one width.
+        measured: the speed-up of each.
+    """
+    times = defaultdict[int, list[tuple[float, float]]](lambda: [(0.0, 0.0)])
+    for (sites, width), speed in zip(widths, measured, strict=True):
+        for site in sites:
+            times[site.index].append((width.removed, (1 - 1 / speed.value) / len(sites)))
     savings = {site.index: _curve(times[site.index], space, site) for site in space.sites}
+    # All that can be saved is the budget: what little of it was measured on a busy machine is divided as finely.
+    whole = sum(curve.saved[-1] for curve in savings.values()) or 1.0
     basis = space.basis.replace(OPERATIONS, "over the time that is saved")
-    return replace(space, savings=savings, whole=1.0, basis=basis)
+    return replace(space, savings=savings, whole=whole, basis=basis)
 
 
 def _shapes(space: JointSpace) -> list[list[Site]]:
@@ -81,7 +98,7 @@ def _shapes(space: JointSpace) -> list[list[Site]]:
     return list(found.values())
 
 
-def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[_Width]:
+def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[Width]:
     """The sites at each share of their largest cut; and whole, where they can go as a whole."""
     parts = {
         site.index: [step for step in space.paths[site.index] if len(step.removed) < site.num_units]
@@ -89,7 +106,7 @@ def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[_Width]:
     }
     seen = set[float]()
     for share in SHARES:
-        width = _Width({index: _nearest(steps, share) for index, steps in parts.items() if steps})
+        width = Width({index: _nearest(steps, share) for index, steps in parts.items() if steps})
         if width.steps and width.removed not in seen:
             seen.add(width.removed)
             yield width
@@ -100,7 +117,7 @@ def _widths(space: JointSpace, sites: Sequence[Site]) -> Iterator[_Width]:
         if len(step.removed) == site.num_units
     }
     if len(whole) == len(sites):
-        yield _Width(whole)
+        yield Width(whole)
 
 
 def _nearest(steps: Sequence[Step], share: float) -> Step:
@@ -109,7 +126,7 @@ def _nearest(steps: Sequence[Step], share: float) -> Step:
     return min(steps, key=lambda step: abs(len(step.removed) - wanted))
 
 
-def _selection(space: JointSpace, width: _Width) -> Selection:
+def _selection(space: JointSpace, width: Width) -> Selection:
     sites = {site.index: site for site in space.sites}
     units = {index: tuple(sorted(sites[index].original(step.removed))) for index, step in width.steps.items()}
     return Selection(units, "timed")
