@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 from onnx import ModelProto
 
-from onnxheadprune.edit.records import read_entry
+from onnxheadprune.edit.record_fields import (
+    MAX_COUNT,
+    Fields,
+    name,
+    one_of,
+    optional,
+    read_entry,
+    several,
+    whole,
+)
 
 EXITS_KEY = "onnxheadprune.exits"
 EXITS_VERSION = 1
@@ -52,13 +61,15 @@ def exits_text(exits: Sequence[RecordedExit]) -> str:
     return json.dumps({"version": EXITS_VERSION, "exits": entries})
 
 
-def _exits(content: Mapping[str, Any]) -> tuple[RecordedExit, ...]:
-    found = []
-    for item in content["exits"]:
-        turns, state = item["turns"], item["state"]
-        if state not in EXIT_STATES:
-            raise ValueError(state)
-        found.append(
-            RecordedExit(int(item["number"]), str(item["node"]), None if turns is None else int(turns), state)
+def _exits(fields: Fields, _: int) -> tuple[RecordedExit, ...]:
+    return fields.take("exits", several(_exit, lambda entry: entry.number))
+
+
+def _exit(content: object) -> RecordedExit:
+    with Fields(content) as fields:
+        return RecordedExit(
+            fields.take("number", whole(1, MAX_COUNT)),
+            fields.take("node", name),
+            fields.take("turns", optional(whole(0, MAX_COUNT))),
+            fields.take("state", one_of(EXIT_STATES)),
         )
-    return tuple(found)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from onnx import ModelProto
 
-from onnxheadprune.edit.records import read_entry
+from onnxheadprune.edit.record_fields import Fields, mapping, name, read_entry, several
 
 LAYERS_KEY = "onnxheadprune.layers"
 LAYERS_VERSION = 2
@@ -33,7 +32,12 @@ def layers_text(layers: Mapping[str, Sequence[str]]) -> str:
     return json.dumps({"version": LAYERS_VERSION, "layers": {key: list(own) for key, own in layers.items()}})
 
 
-def _layers(content: Mapping[str, Any]) -> tuple[Mapping[str, tuple[str, ...]] | None]:
-    if content.get("version", 1) == 1:
+def _layers(fields: Fields, version: int) -> tuple[Mapping[str, tuple[str, ...]] | None]:
+    if version == 1:
+        fields.take("layers", several(several(name)))
         return (None,)
-    return ({str(key): tuple(map(str, own)) for key, own in content["layers"].items()},)
+    layers = fields.take("layers", mapping(lambda _, keys: several(name)(keys)))
+    several(name)([key for keys in layers.values() for key in keys])
+    if not all(layers.values()):
+        raise ValueError("a layer has no sites")
+    return (layers,)

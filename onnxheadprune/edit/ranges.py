@@ -28,13 +28,17 @@ def read_ranges(text: str, most: int) -> tuple[int, ...]:
         most: the largest number that is credible.
 
     Raises:
-        ValueError: if it is no such text, or names a larger number.
+        ValueError: if it is not what `spelled` writes, or names a larger number.
     """
-    found: set[int] = set()
+    found: list[int] = []
     for part in text.split(",") if text else ():
-        first, _, last = part.partition("-")
-        start, stop = int(first), int(last or first)
-        if not 0 <= start <= stop <= most:
-            raise ValueError(f"{part!r} is no range of numbers up to {most}")
-        found.update(range(start, stop + 1))
-    return tuple(sorted(found))
+        first, dash, last = part.partition("-")
+        start, stop = _number(first), _number(last if dash else first)
+        if start is None or stop is None or not start <= stop <= most or (found and start <= found[-1]):
+            raise ValueError(f"{part[:40]!r} is no range of numbers up to {most} behind those before it")
+        found += range(start, stop + 1)
+    return tuple(found)
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None

@@ -8,14 +8,26 @@ read as one of today's; one of a newer version is refused by name.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Literal, TypeAlias, get_args
 
 from onnx import ModelProto
 
 from onnxheadprune.edit.ranges import read_ranges, spelled
-from onnxheadprune.errors import ModelError
+from onnxheadprune.edit.record_fields import (
+    MAX_COUNT,
+    Fields,
+    mapping,
+    name,
+    one_of,
+    optional,
+    read_entry,
+    several,
+    shown,
+    text,
+    whole,
+)
 from onnxheadprune.model.documents import parse_json
 
 VALIDATION_KEY = "onnxheadprune.validation"
@@ -35,7 +47,10 @@ CACHES_VERSION = 1
 QUANTIZED_KEY = "onnxheadprune.quantized"
 QUANTIZED_VERSION = 1
 
-Read = TypeVar("Read")
+To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
+"""A way to quantize."""
+DIGEST = 16
+"""Hexadecimal digits of a digest."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +107,15 @@ class RefitRecord:
         tensors: their names in the original.
         data: fingerprint of the data.
         samples: how many samples that was.
-        digests: of each tensor as the file holds it, where known: damage shows, an attack does not.
+        digests: of each tensor as the file holds it: damage shows, an attack does not. None in records of version 1,
+            which had none.
         steps: of training; 0 where all of it is a refit in closed form.
     """
 
     tensors: tuple[str, ...]
     data: str
     samples: int
-    digests: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] | None = field(default_factory=dict)
     steps: int = 0
 
 
@@ -115,7 +131,7 @@ class QuantizedRecord:
         refit: what was refitted before it, and lies in the quantized weights now; None without.
     """
 
-    to: str
+    to: To
     settings: Mapping[str, bool | int]
     data: str | None = None
     samples: int = 0
@@ -173,19 +189,30 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
         ModelError: as `read_records` does.
     """
 
-    def taken(content: Mapping[str, Any]) -> tuple[RecordedUnits, ...]:
-        return tuple(
-            RecordedUnits(
-                int(item["number"]),
-                str(item["name"]),
-                int(item[f"num_{units}"]),
-                read_ranges(str(item["removed"]), MAX_UNITS),
-                tuple(str(name) for name in item["projections"]),
+    def block(content: object) -> RecordedUnits:
+        with Fields(content) as fields:
+            count = fields.take(f"num_{units}", whole(1, MAX_UNITS))
+            return RecordedUnits(
+                fields.take("number", whole(0, MAX_UNITS)),
+                fields.take("name", text),
+                count,
+                fields.take("removed", lambda value: read_ranges(text(value), count - 1)),
+                fields.take("projections", several(name)),
             )
-            for item in content["blocks"]
-        )
+
+    def taken(fields: Fields, _: int) -> tuple[RecordedUnits, ...]:
+        return fields.take("blocks", several(block, lambda entry: entry.number))
 
     return read_entry(model, units_key(units), UNITS_VERSION, taken) or ()
+
+
+def sites_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
+    """The sites of one kind in the original, of heads too, with the units that they have lost.
+
+    Raises:
+        ModelError: as `read_records` does.
+    """
+    return pruning_record(model) if units == "heads" else units_record(model, units)
 
 
 def refit_record(model: ModelProto) -> RefitRecord | None:
@@ -253,13 +280,15 @@ def units_text(blocks: Sequence[RecordedUnits], units: str) -> str:
 
 def refit_text(record: RefitRecord) -> str:
     """The metadata entry of `refit_record`."""
+    untrained = 1 if record.digests is None else COMPENSATED_VERSION - 1
     content: dict[str, object] = {
-        "version": COMPENSATED_VERSION if record.steps else COMPENSATED_VERSION - 1,
+        "version": COMPENSATED_VERSION if record.steps else untrained,
         "tensors": list(record.tensors),
         "data": record.data,
         "samples": record.samples,
-        "digests": dict(sorted(record.digests.items())),
     }
+    if record.digests is not None:
+        content["digests"] = dict(sorted(record.digests.items()))
     if record.steps:
         content["steps"] = record.steps
     return json.dumps(content)
@@ -298,78 +327,72 @@ def quantized_text(record: QuantizedRecord) -> str:
     return json.dumps(content)
 
 
-def _quantized(content: Mapping[str, Any]) -> QuantizedRecord:
-    settings = {str(name): value for name, value in dict(content["settings"]).items()}
-    data, refit = content["data"], content["refit"]
+def _quantized(fields: Fields, _: int) -> QuantizedRecord:
     return QuantizedRecord(
-        str(content["to"]),
-        settings,
-        None if data is None else str(data),
-        int(content["samples"]),
-        None if refit is None else _refit(refit),
+        fields.take("to", one_of(get_args(To))),
+        fields.take("settings", mapping(_setting)),
+        fields.take("data", optional(text)),
+        fields.take("samples", whole(0, MAX_COUNT)),
+        fields.take("refit", optional(_refit_before)),
     )
 
 
-def _removed(content: Mapping[str, Any]) -> tuple[RecordedSite, ...]:
-    return tuple(
-        RecordedSite(
-            number=int(item["index"]),
-            name=str(item["name"]),
-            num_units=int(item["num_heads"]),
-            removed=tuple(int(head) for head in item["removed"]),
-            projections=tuple(str(name) for name in item.get("projections", ())),
-            kv_num_heads=int(item["kv_num_heads"]),
-        )
-        for item in content["sites"]
+def _setting(_: str, value: object) -> bool | int:
+    return value if isinstance(value, bool) else whole(0, MAX_COUNT)(value)
+
+
+def _removed(fields: Fields, version: int) -> tuple[RecordedSite, ...]:
+    def named(fields: Fields) -> bool:
+        return version > 1 or "projections" in fields
+
+    def site(content: object) -> RecordedSite:
+        with Fields(content) as fields:
+            heads = fields.take("num_heads", whole(1, MAX_UNITS))
+            return RecordedSite(
+                number=fields.take("index", whole(0, MAX_UNITS)),
+                name=fields.take("name", text),
+                num_units=heads,
+                removed=fields.take("removed", several(whole(0, heads - 1))),
+                projections=fields.take("projections", several(name)) if named(fields) else (),
+                kv_num_heads=fields.take("kv_num_heads", whole(1, heads)),
+            )
+
+    return fields.take("sites", several(site, lambda entry: entry.number))
+
+
+def _refit(fields: Fields, version: int) -> RefitRecord:
+    def digest(tensor: str, value: object) -> str:
+        if tensor not in tensors:
+            raise ValueError(f"{shown(tensor)} is not one of the tensors")
+        digits = text(value)
+        if len(digits) != DIGEST or not set(digits) <= set("0123456789abcdef"):
+            raise ValueError(f"{shown(value)} is not a digest of {DIGEST} hexadecimal digits")
+        return digits
+
+    tensors = fields.take("tensors", several(name))
+    return RefitRecord(
+        tensors,
+        fields.take("data", text),
+        fields.take("samples", whole(0, MAX_COUNT)),
+        None if version == 1 else fields.take("digests", mapping(digest)),
+        fields.take("steps", whole(1, MAX_COUNT)) if version == COMPENSATED_VERSION else 0,
     )
 
 
-def _refit(content: Mapping[str, Any]) -> RefitRecord:
-    names = tuple(str(name) for name in content["tensors"])
-    digests = {str(name): str(value) for name, value in dict(content.get("digests", {})).items()}
-    steps = int(content.get("steps", 0))
-    return RefitRecord(names, str(content["data"]), int(content["samples"]), digests, steps)
+def _refit_before(content: object) -> RefitRecord:
+    """What was refitted before a model was quantized: an entry within another one."""
+    with Fields(content) as fields:
+        return _refit(fields, fields.take("version", whole(1, COMPENSATED_VERSION)))
 
 
-def _caches(content: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(index) for index in content["sites"])
+def _caches(fields: Fields, _: int) -> tuple[int, ...]:
+    return fields.take("sites", several(whole(0, MAX_UNITS)))
 
 
-def _fused(content: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(site["index"]) for site in content["sites"])
+def _fused(fields: Fields, _: int) -> tuple[int, ...]:
+    def site(content: object) -> int:
+        with Fields(content) as fields:
+            fields.take("operator", name)
+            return fields.take("index", whole(0, MAX_UNITS))
 
-
-def read_entry(
-    model: ModelProto, key: str, newest: int, take: Callable[[Mapping[str, Any]], Read]
-) -> Read | None:
-    """What a metadata entry holds, None where there is none.
-
-    Args:
-        model: the model.
-        key: of the entry.
-        newest: the newest version that is understood here; an entry without one is of version 1.
-        take: makes the record of the entry's content.
-
-    Raises:
-        ModelError: if it cannot be read, or is of a version that nobody here knows.
-    """
-    entry = next((item for item in model.metadata_props if item.key == key), None)
-    if entry is None:
-        return None
-    unreadable = f"the metadata entry {key} cannot be read"
-    try:
-        content = parse_json(entry.value)
-    except ValueError as error:
-        raise ModelError(unreadable) from error
-    if not isinstance(content, dict):
-        raise ModelError(unreadable)
-    version = content.get("version", 1)
-    if version not in range(1, newest + 1) or isinstance(version, bool):
-        raise ModelError(
-            f"the metadata entry {key} is of version {str(version)[:20]}, and this version of onnxheadprune reads up"
-            f" to {newest}; use the version that wrote the model, or a newer one"
-        )
-    try:
-        return take(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(unreadable) from error
+    return fields.take("sites", several(site))

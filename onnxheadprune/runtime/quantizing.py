@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 from onnx import ModelProto
 
+from onnxheadprune.edit.records import To
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import bodies_of
@@ -24,7 +25,6 @@ from onnxheadprune.runtime.quiet import quiet_stdout
 from onnxheadprune.runtime.session import onnx_runtime, sentence
 from onnxheadprune.runtime.unsaturated import saturates
 
-To: TypeAlias = Literal["int8-dynamic", "int8-qdq", "int4"]
 LEAST_BLOCK = 16
 MISSING = (
     "int4 is written by a part of ONNX Runtime's quantizer that needs the package onnx-ir, which is not installed;"

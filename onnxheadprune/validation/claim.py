@@ -6,7 +6,7 @@ pruned model's graph is trusted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnx import ModelProto, ValueInfoProto
@@ -14,9 +14,11 @@ from onnx import ModelProto, ValueInfoProto
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import (
     REMOVED_KEY,
     RecordedSite,
@@ -86,8 +88,9 @@ def read_claim(
     gone = [entry for entry in analysis.sites.record if not entry.left]
     pairs = _paired(theirs.removed, analysis.sites)
     went = set(theirs.caches) - set(caches_record(original))
-    renumbered = frozenset(pairs[index].index if index in pairs else index for index in went)
-    fused = tuple(sorted({pairs[index].index if index in pairs else index for index in theirs.fused}))
+    ours = {site.index for site in analysis.sites} | {entry.index for entry in gone}
+    renumbered = frozenset(_ours(went, "the cache of", pairs, ours, names))
+    fused = tuple(sorted(_ours(theirs.fused, "a fusion of", pairs, ours, names)))
     spec = heads
     if spec is None:
         spec = _recorded(theirs, claimed_units(pruned, analysis, names), gone, pairs, names)
@@ -96,6 +99,7 @@ def read_claim(
             f"by its record {names[1]} lacks no head that {names[0]} has, so there is nothing to validate"
         )
     _check_same_sites(theirs.removed, gone, pairs, names)
+    _check_same_layers(pruned, analysis.sites, names)
     first: Claim | None = None
     refused: RefusedError | None = None
     for agreed in CONTRACTS:
@@ -119,6 +123,23 @@ def read_claim(
         assert refused is not None
         raise refused
     return first
+
+
+def _ours(
+    indices: Iterable[int],
+    what: str,
+    pairs: Mapping[int, AttentionSite],
+    ours: Collection[int],
+    names: tuple[str, str],
+) -> set[int]:
+    """The original's sites that the pruned model's record means by indices."""
+    found = {pairs[index].index if index in pairs else index for index in indices}
+    for index in sorted(found.difference(ours)):
+        raise UsageError(
+            f"the record of {names[1]} speaks of {what} site {index}, which is missing in {names[0]}; the two do not"
+            " belong together"
+        )
+    return found
 
 
 def _paired(record: Sequence[RecordedSite], sites: Sites) -> dict[int, AttentionSite]:
@@ -179,12 +200,30 @@ def _check_same_sites(
         site = pairs.get(entry.index)
         if site is None and entry.index in missing:
             continue
-        if site is not None and site.original_num_heads == entry.num_heads:
+        theirs = _counts(entry.num_heads, entry.kv_num_heads)
+        ours = "" if site is None else _counts(site.original_num_heads, site.original_kv_num_heads)
+        if ours == theirs:
             continue
-        there = "is missing" if site is None else f"has {site.original_num_heads} heads"
+        there = f"has {ours}" if ours else "is missing"
         raise UsageError(
-            f"the record of {names[1]} speaks of site {entry.index} ({entry.name}) with {entry.num_heads} heads,"
-            f" which {there} in {names[0]}; the two do not belong together"
+            f"the record of {names[1]} speaks of site {entry.index} ({entry.name}) with {theirs}, which {there} in"
+            f" {names[0]}; the two do not belong together"
+        )
+
+
+def _counts(heads: int, kv_heads: int) -> str:
+    return f"{heads} heads and {kv_heads} KV heads"
+
+
+def _check_same_layers(pruned: ModelProto, sites: Sites, names: tuple[str, str]) -> None:
+    """Whether the pruned model's record counts the original's layers."""
+    theirs = layers_record(pruned)
+    if not theirs or sites.layered is None:
+        return
+    ours = sites.layered or {key: tuple(site.key for site in own.sites) for key, own in layers(sites).items()}
+    if theirs != ours:
+        raise UsageError(
+            f"the record of {names[1]} counts other layers than {names[0]} has; the two do not belong together"
         )
 
 

@@ -44,13 +44,21 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
         UsageError: if the two do not belong together.
         RefusedError: if the original has no such exits.
     """
-    theirs, ours = _taken(exits_record(pruned.proto)), _taken(exits_record(original.proto))
+    record = exits_record(pruned.proto)
+    theirs, ours = _taken(record), _taken(exits_record(original.proto))
     if not set(ours) <= set(theirs):
         raise UsageError(
             f"exit {ours[0]} is permanent in {original.name} and not in {pruned.name}; are the two swapped?"
         )
     numbers = [number for number in theirs if number not in ours]
-    return leaving(original, numbers) if numbers else None
+    left = leaving(original, numbers) if numbers else None
+    # What is said of the exits that were not taken numbers those that may be taken later.
+    if record and record != exits_record((original if left is None else left.model).proto):
+        raise UsageError(
+            f"the record of {pruned.name} speaks of other exits than {original.name} has; the two do not belong"
+            " together"
+        )
+    return left
 
 
 def forced_original(original: LoadedModel, left: Leaving, planning: Planning, refits: Restored) -> Forced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -45,7 +45,8 @@ class Models:
     `silenced` is the original without any of those sites. Where it was compensated, `unrefitted` is the masked original
     without the refitted weights, and `refits` are these. Where it has an exit for good, `aside` is the original whose
     decision is forced the other way. In both cases `alive` is what the pruned model was cut from, all heads alive.
-    `wide` holds the feeds for a pruned model whose graph is not the planned one. Large models take `turns` in memory.
+    `wide` holds the feeds for a pruned model whose graph is not the planned one, `fixed` the sizes of outputs that only
+    that declares. Large models take `turns` in memory.
     """
 
     original: LoadedModel
@@ -61,6 +62,7 @@ class Models:
     unrefitted: LoadedModel | None = None
     refits: Restored = field(default_factory=Restored)
     wide: Wide | None = None
+    fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
     turns: Turns = field(default_factory=Turns)
 
     def session(

@@ -3,20 +3,21 @@
 The plan is carried out on the original once more, and both graphs are walked from their outputs upwards, side by
 side. Inputs of a node have an order, so two values are the same exactly if the same operator with the same attributes
 makes both from inputs that are the same, down to stored tensors of the same numbers and graph inputs of the same name.
-Names, the order of nodes, Identity nodes, and whether a tensor is an initializer or a Constant node play no part.
-What is the same needs no run to be proven; the rest does.
+Names, the order of nodes, Identity nodes, and whether a tensor is an initializer or a Constant node play no part; what
+the two declare does (`declared`). What is the same needs no run to be proven; the rest does.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import onnx.defs
 from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
+from onnxheadprune.validation.declared import Declarations, Inferred
 from onnxheadprune.validation.scopes import Made, Place, Scope, nodes_of, scopes_of
 
 SameTensor: TypeAlias = Callable[[str, TensorProto, TensorProto], bool]
@@ -35,6 +36,8 @@ class Likeness:
         tensors: names of its stored tensors that were found to hold the planned numbers.
         differences: where the two part, one sentence each, the first few.
         count: how many places there are.
+        declared: how many of them are declarations; the others are nodes and tensors.
+        fixed: sizes of outputs that only the pruned model declares, None along other axes.
     """
 
     nodes: int
@@ -42,6 +45,8 @@ class Likeness:
     tensors: frozenset[str]
     differences: tuple[str, ...]
     count: int
+    declared: int = 0
+    fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
 
     @property
     def identical(self) -> bool:
@@ -60,23 +65,31 @@ class Likeness:
         }
 
 
-def likeness(planned: ModelProto, pruned: ModelProto, same_tensor: SameTensor) -> Likeness:
+def likeness(
+    planned: ModelProto, pruned: ModelProto, same_tensor: SameTensor, inferred: Inferred
+) -> Likeness:
     """Compares two graphs of the same inputs and outputs.
 
     Args:
         planned: the original with the plan carried out.
         pruned: the model to judge; local functions inlined in both.
         same_tensor: compares stored tensors.
+        inferred: the shapes that the planned graph gives its values.
     """
     walk = _Walk(planned, pruned, same_tensor)
     walk.run()
     walk.find_leftovers()
+    declared = Declarations(planned, pruned, inferred)
+    interface, inside = [*declared.interface()], [*declared.inside(*walk.scopes, walk.pairs)]
+    differences = [*interface, *walk.differences, *inside]
     return Likeness(
         sum(1 for node in nodes_of(pruned.graph)),
         len(walk.same_nodes),
         frozenset(walk.same_tensors),
-        tuple(walk.differences[:LISTED]),
-        len(walk.differences),
+        tuple(differences[:LISTED]),
+        len(differences),
+        len(interface) + len(inside),
+        declared.fixed,
     )
 
 
@@ -87,6 +100,7 @@ class _Walk:
         self.scopes = (scopes_of(planned.graph), scopes_of(pruned.graph))
         self.partners: dict[int, Scope] = {id(self.scopes[0][0]): self.scopes[1][0]}
         self.seen: set[tuple[int, int, int, int]] = set()
+        self.pairs: dict[tuple[int, int], Made] = {}
         self.reached: tuple[set[int], set[int]] = (set(), set())
         self.same_nodes: set[int] = set()
         self.same_tensors: set[str] = set()
@@ -120,15 +134,18 @@ class _Walk:
             )
 
     def _compare_opsets(self) -> None:
-        versions = [
-            {_domain(item.domain): item.version for item in model.opset_import}
-            for model in (self.planned, self.pruned)
-        ]
         used = {_domain(node.domain) for node in nodes_of(self.pruned.graph)}
         for domain in sorted(used):
-            ours, theirs = (version.get(domain) for version in versions)
-            if ours is not None and ours != theirs:
-                self.differences.append(f"opset {theirs} of {domain or 'ai.onnx'} in place of {ours}")
+            ours, theirs = (
+                " and ".join(
+                    sorted(str(item.version) for item in model.opset_import if _domain(item.domain) == domain)
+                )
+                for model in (self.planned, self.pruned)
+            )
+            if ours and ours != theirs:
+                self.differences.append(
+                    f"opset {theirs or 'none'} of {domain or 'ai.onnx'} in place of {ours}"
+                )
 
     def _pair(self, ours: Scope, name: str, theirs: Scope, other: str, where: str) -> None:
         if not name and not other:
@@ -140,6 +157,7 @@ class _Walk:
         key = (id(first.thing), first.index, id(second.thing), second.index)
         if key not in self.seen:
             self.seen.add(key)
+            self.pairs[key[2:]] = first
             self.waiting.append((first, second, where))
 
     def _compare(self, ours: Made, theirs: Made, where: str) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from onnx import ModelProto
 
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.kinds import every_kind
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.errors import RefusedError
+from onnxheadprune.edit.records import fused_record, sites_record
+from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.validation.declared import Inferred
 from onnxheadprune.validation.likeness import Likeness, likeness
 from onnxheadprune.validation.weights import Weights
 
@@ -32,10 +39,10 @@ def find_likeness(
     same = Weights(original, pruned, plan).same
     candidates = _candidates(original, plan, name, fused)
     best = next(candidates)
-    found = best, likeness(best, pruned.proto, same)
+    found = best, likeness(best, pruned.proto, same, _shapes(best))
     for candidate in candidates:
         if not found[1].identical:
-            other = likeness(candidate, pruned.proto, same)
+            other = likeness(candidate, pruned.proto, same, _shapes(candidate))
             found = (candidate, other) if other.same > found[1].same else found
     return found
 
@@ -49,3 +56,40 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
             yield fuse(cut, mode, name)[0]
         except RefusedError:
             continue
+
+
+def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator[str]:
+    """Where the pruned model's records, which later cuts go by, say something else than belongs to the plan.
+
+    Args:
+        planned: with the records that belong to the plan.
+        pruned: the model to judge.
+        name: how to call it.
+    """
+    if set(fused_record(pruned)) != set(fused_record(planned)):
+        yield f"the record of {name} lists other sites as fused than its graph shows"
+    for kind in every_kind():
+        ours = {entry.number: entry for entry in sites_record(planned, kind.UNITS)}
+        for entry in sites_record(pruned, kind.UNITS):
+            wanted = ours.get(entry.number)
+            if wanted is not None and not entry.projections:
+                # The first version did not write by what a site is recognised.
+                wanted = replace(wanted, projections=())
+            if entry != wanted:
+                yield (
+                    f"the record of {name} describes {kind.BLOCK} {kind.KEY}{entry.number} otherwise than the cut that"
+                    " was looked at"
+                )
+
+
+def _shapes(model: ModelProto) -> Inferred:
+    """The shapes of values of the main graph, looked for once somebody asks."""
+
+    @functools.cache
+    def shapes() -> Mapping[str, Shape | None]:
+        try:
+            return {name: value.shape for name, value in view_of(model).main.values.items()}
+        except HeadPruneError:
+            return {}
+
+    return lambda name: shapes().get(name)

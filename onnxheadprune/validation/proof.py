@@ -15,7 +15,7 @@ from onnxheadprune.validation.claimed_exits import claimed_exits, forced_origina
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
 from onnxheadprune.validation.metric import MetricMeter
-from onnxheadprune.validation.planned import find_likeness
+from onnxheadprune.validation.planned import find_likeness, record_notes
 from onnxheadprune.validation.refits import with_refits
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Validation
@@ -78,6 +78,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
             unrefitted=before.changed(bare) if refits.tensors else None,
             refits=refits,
             wide=wide,
+            fixed=alike.fixed,
         )
         found = run_all(models, request, meter)
 
@@ -86,8 +87,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     words = words_for(plan.kinds, bool(claim.fused), bool(refits.tensors), exits)
     verdict, reason = judge(problems, found, tolerance, provider, words, planning.view)
     if verdict == "passed":
-        steps = 0 if claim.refit is None else claim.refit.steps
-        verdict, reason = with_refits(reason, len(refits.tensors), found.refit, steps, request.unseen)
+        verdict, reason = with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
     return Validation(
@@ -96,7 +96,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         verdict=verdict,
         reason=reason,
         problems=tuple(problems),
-        notes=(*notes, *sentences(alike), *found.notes),
+        notes=(*notes, *record_notes(planned, after.proto, names[1]), *sentences(alike), *found.notes),
         heads=plan.removed,
         tolerance=tolerance,
         cases=found.cases,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from onnxheadprune.edit.records import RefitRecord
 from onnxheadprune.validation.result import RefitDrift, Verdict
 
 WORSE = 2.0
@@ -11,7 +12,7 @@ NOTHING = 1e-6
 
 
 def with_refits(
-    reason: str, count: int, refit: RefitDrift | None, steps: int = 0, unseen: bool = False
+    reason: str, count: int, refit: RefitDrift | None, record: RefitRecord | None, unseen: bool = False
 ) -> tuple[Verdict, str]:
     """A passed verdict and its reason, with what the refitted tensors are worth.
 
@@ -22,12 +23,14 @@ def with_refits(
         reason: why the rest passed.
         count: refitted tensors.
         refit: what they do, None where nothing was measured.
-        steps: of training that they took.
+        record: what the pruned model says of them, None where it says nothing.
         unseen: whether what it was measured on is data that they were not learned from.
     """
-    if not count:
+    if not count or record is None:
         return "passed", reason
-    taken = f"{count} tensors{f', trained in {steps} steps,' if steps else ''} are taken from the file"
+    trained = f", trained in {record.steps} steps," if record.steps else ""
+    unsealed = " without digests, so that damage to them would not show" if record.digests is None else ""
+    taken = f"{count} tensors{trained} are taken from the file{unsealed}"
     if refit is None or refit.source != "data":
         return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))

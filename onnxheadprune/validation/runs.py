@@ -31,6 +31,7 @@ from onnxheadprune.validation.compare import (
     stray,
     worst,
 )
+from onnxheadprune.validation.declared import contradicted
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.request import ValidationRequest
@@ -239,6 +240,7 @@ class _Bench:
         except InferenceError as error:
             self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
             return case, None
+        self.problems += contradicted(after, self.models.fixed)
         name, off = worst(after, expected, names)
         if finite and (strange := stray(after, expected, names)) is not None:
             name, off = strange, Gap(math.inf, math.inf)

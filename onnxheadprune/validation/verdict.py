@@ -160,7 +160,7 @@ def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
     ]
     longest = max((case.shapes[name][axis] for case in found.cases for name, axis in open_axes), default=0)
     lengths = f", for sizes up to {longest}" if longest else ""
-    return (
-        f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same), so this rests on"
-        f" numbers alone{lengths}"
-    )
+    what = f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same)"
+    if alike.declared == alike.count:
+        what = "its declarations are not the planned ones"
+    return f"{what}, so this rests on numbers alone{lengths}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.benchmarking import Benchmark, BenchRequest, Measuring, run_benchmark
-from onnxheadprune.edit.records import quantized_record
+from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -19,7 +19,7 @@ from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.quantizing import Quantizing, To
+from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits

@@ -16,6 +16,7 @@ from onnxheadprune.edit.records import (
     QUANTIZED_KEY,
     VALIDATION_KEY,
     QuantizedRecord,
+    To,
     quantized_record,
     quantized_text,
     refit_record,
@@ -31,7 +32,7 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.quantizing import Quantizing, To, quantized
+from onnxheadprune.runtime.quantizing import Quantizing, quantized
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.workflow.apart import Looking, Reference

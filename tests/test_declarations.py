@@ -1,0 +1,198 @@
+"""What a pruned model declares is compared with what the planned one does: every field of every input and output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
+
+from onnxheadprune import HeadPruneError, Validation, validate
+from tests import attacks, toys
+from tests.test_attacks import with_function
+
+NO_PART = {"doc_string", "metadata_props"}
+"""Fields that declare nothing."""
+DEEPEST = 6
+"""Types nest without end: sequences of optional sequences."""
+
+
+def of_many_types() -> ModelProto:
+    """The result of attention also as a sequence, as what an optional holds, and beside a tensor of no known rank."""
+    model = toys.attention()
+    more = parser.parse_graph(
+        "more (float[batch, sequence, 12] y) => (seq(float[batch, sequence, 12]) s,"
+        " optional(float[batch, sequence, 12]) o, float z)"
+        "{ s = SequenceConstruct(y, y)  o = Optional(y)  z = Relu(y) }"
+    )
+    model.graph.node.extend(more.node)
+    model.graph.output.extend(more.output)
+    return model
+
+
+def forgeries(message: Message, depth: int = 0) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    """All ways to change one field of a message, by its descriptor; each as what it does to a copy of the message."""
+    for item in message.DESCRIPTOR.fields:
+        name = item.name
+        if name in NO_PART or depth > DEEPEST:
+            continue
+        value = getattr(message, name)
+        if item.is_repeated:
+            yield from _of_a_list(name, value, depth)
+        elif item.type == FieldDescriptor.TYPE_MESSAGE and message.HasField(name):
+            yield f"{name} cleared", lambda copy, name=name: copy.ClearField(name)
+            for what, change in forgeries(value, depth + 1):
+                yield f"{name}.{what}", lambda copy, name=name, change=change: change(getattr(copy, name))
+        elif item.type == FieldDescriptor.TYPE_MESSAGE:
+            yield f"{name} in its place", lambda copy, name=name: getattr(copy, name).SetInParent()
+        elif item.type == FieldDescriptor.TYPE_STRING:
+            for other in {"other", "batch", "sequence"} - {value}:
+                yield f"{name}={other}", lambda copy, name=name, other=other: setattr(copy, name, other)
+        else:
+            for other in {1, 7, 11} - {value}:
+                yield f"{name}={other}", lambda copy, name=name, other=other: setattr(copy, name, other)
+        if item.has_presence and item.type != FieldDescriptor.TYPE_MESSAGE and message.HasField(name):
+            yield f"{name} cleared", lambda copy, name=name: copy.ClearField(name)
+
+
+def _of_a_list(name: str, value: Any, depth: int) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    yield f"{name} longer", lambda copy: getattr(copy, name).add()
+    for index, element in enumerate(value):
+        yield f"{name}[{index}] gone", lambda copy, index=index: getattr(copy, name).pop(index)
+        for what, change in forgeries(element, depth + 1):
+            yield (
+                f"{name}[{index}].{what}",
+                lambda copy, index=index, change=change: change(getattr(copy, name)[index]),
+            )
+
+
+def seen(model: ModelProto, smaller: ModelProto) -> str:
+    """Why a pruned model is not taken for the planned one; empty if it is."""
+    try:
+        found = validate(model, smaller, provider="cpu")
+    except HeadPruneError as error:
+        return str(error)
+    assert found.likeness is not None
+    return "" if found.likeness.identical else found.likeness.differences[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("source", [attacks.text_model, of_many_types])
+def test_every_field_of_every_input_and_output_is_compared(source: Callable[[], ModelProto]) -> None:
+    model = source()
+    smaller = attacks.pruned(model)
+    assert seen(model, smaller) == ""
+    unseen = []
+    for role in ("input", "output"):
+        for index, info in enumerate(getattr(smaller.graph, role)):
+            for what, change in forgeries(info):
+                forged = ModelProto.FromString(smaller.SerializeToString())
+                change(getattr(forged.graph, role)[index])
+                if forged != smaller and not seen(model, forged):
+                    unseen.append(f"{role} {info.name}: {what}")
+    assert not unseen
+
+
+def verdict(change: Callable[[ModelProto], None], source: Callable[[], ModelProto]) -> Validation:
+    model = source()
+    smaller = attacks.pruned(model)
+    change(smaller)
+    return validate(model, smaller, provider="cpu")
+
+
+def open_sizes(model: ModelProto) -> list[Any]:
+    infos = (*model.graph.input, *model.graph.output)
+    return [item for info in infos for item in info.type.tensor_type.shape.dim if item.dim_param]
+
+
+def test_an_output_that_says_seven_fails() -> None:
+    def change(model: ModelProto) -> None:
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+    found = verdict(change, attacks.text_model)
+    assert found.verdict == "failed" and "declares y as [?, 7, ?], and outputs" in found.reason
+
+
+def test_two_inputs_of_one_symbol_rest_on_numbers() -> None:
+    def change(model: ModelProto) -> None:
+        for item in open_sizes(model):
+            item.dim_param = "n"
+
+    found = verdict(change, attacks.text_model)
+    assert "numbers alone" in found.reason and "its declarations are not the planned ones" in found.reason
+
+
+def all_replaceable(model: ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+
+
+def test_a_tensor_that_callers_may_replace_is_a_difference() -> None:
+    assert "numbers alone" in verdict(all_replaceable, attacks.text_model).reason
+
+
+def old_version() -> ModelProto:
+    """As versions of the format before 4 have it: each stored tensor is an input, and none may be replaced."""
+    model = attacks.text_model()
+    all_replaceable(model)
+    model.ir_version = 3
+    return model
+
+
+def test_a_version_that_makes_all_weights_replaceable_is_a_difference() -> None:
+    assert "numbers alone" not in verdict(lambda model: None, old_version).reason
+    found = verdict(lambda model: setattr(model, "ir_version", 8), old_version)
+    assert found.likeness is not None and "callers can replace" in found.likeness.differences[0]
+
+
+def test_other_names_of_symbols_are_the_same_declarations() -> None:
+    def change(model: ModelProto) -> None:
+        for item in open_sizes(model):
+            item.dim_param = f"the {item.dim_param}"
+
+    found = verdict(change, attacks.text_model)
+    assert found.likeness is not None and found.likeness.identical, found.likeness.differences
+
+
+def test_shapes_that_the_graph_shows_may_be_declared() -> None:
+    """What onnx infers, inside and at open ends, is known of the planned graph."""
+
+    def source() -> ModelProto:
+        model = attacks.text_model()
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        return model
+
+    model = source()
+    inferred = onnx.shape_inference.infer_shapes(attacks.pruned(model))
+    assert inferred.graph.value_info and inferred.graph.output[0].type.tensor_type.HasField("shape")
+    assert seen(model, inferred) == ""
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_shape_inside_that_the_graph_does_not_show_is_a_difference(axis: int) -> None:
+    model = attacks.text_model()
+    inferred = onnx.shape_inference.infer_shapes(attacks.pruned(model))
+    info = next(item for item in inferred.graph.value_info if item.name == "context")
+    info.type.tensor_type.shape.dim[axis].dim_value = 5
+    assert "context is declared as" in seen(model, inferred)
+
+
+def test_a_function_that_cannot_be_inlined_is_compared() -> None:
+    """onnx inlines no function that is written in another opset than the model."""
+    model = with_function(toys.attention())
+    model.functions[0].opset_import[0].version = 16
+    smaller = attacks.pruned(model)
+    assert len(smaller.functions) == 1 and seen(model, smaller) == ""
+    smaller.functions[0].node[0].attribute[0].f = float(np.nextafter(np.float32(2), np.float32(3)))
+    assert "the function Twice of local" in seen(model, smaller)
+
+
+def test_the_forgeries_reach_every_kind_of_type() -> None:
+    names = [what for what, _ in forgeries(ValueInfoProto(name="x", type=TypeProto()))]
+    kinds = {item.name for item in TypeProto.DESCRIPTOR.oneofs_by_name["value"].fields}
+    assert kinds <= {name.split()[0].removeprefix("type.") for name in names}

@@ -1,0 +1,230 @@
+"""Records are claims: every field of each is read strictly, and what it says is compared with the original."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import HeadPruneError, ModelError, prune, validate
+from onnxheadprune.attention.sites.kinds import KINDS
+from onnxheadprune.edit import exit_records, layer_records, records
+from onnxheadprune.edit.exit_records import EXITS_KEY, RecordedExit, exits_record, exits_text
+from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_record, layers_text
+from onnxheadprune.edit.records import (
+    CACHES_KEY,
+    COMPENSATED_KEY,
+    FUSED_KEY,
+    QUANTIZED_KEY,
+    REMOVED_KEY,
+    VALIDATION_KEY,
+    QuantizedRecord,
+    RecordedSite,
+    RecordedUnits,
+    RefitRecord,
+    caches_record,
+    caches_text,
+    fused_record,
+    fused_text,
+    pruning_record,
+    pruning_text,
+    quantized_record,
+    quantized_text,
+    refit_record,
+    refit_text,
+    units_key,
+    units_record,
+    units_text,
+)
+from tests import toys, toys_layers
+
+UNITS = KINDS[0].UNITS
+SITES = (
+    RecordedSite(0, "encoder.0", 4, (1, 3), ("a", "b"), 2),
+    RecordedSite(1, "encoder.1", 4, (), ("c",), 4),
+)
+BLOCKS = (RecordedUnits(0, "mlp.0", 8, (0, 1, 2, 5), ("d",)), RecordedUnits(1, "mlp.1", 8, (), ("e",)))
+REFIT = RefitRecord(("a", "b"), "0123", 64, {"a": "0123456789abcdef", "b": "0" * 16}, steps=3)
+EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behind"))
+LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
+RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
+    REMOVED_KEY: (pruning_text(SITES), SITES, pruning_record),
+    units_key(UNITS): (units_text(BLOCKS, UNITS), BLOCKS, lambda model: units_record(model, UNITS)),
+    COMPENSATED_KEY: (refit_text(REFIT), REFIT, refit_record),
+    FUSED_KEY: (fused_text({0: "Attention", 2: "MultiHeadAttention"}), (0, 2), fused_record),
+    CACHES_KEY: (caches_text((0, 2)), (0, 2), caches_record),
+    QUANTIZED_KEY: (
+        quantized_text(record := QuantizedRecord("int8-qdq", {"per_channel": True}, "01", 5, REFIT)),
+        record,
+        quantized_record,
+    ),
+    LAYERS_KEY: (layers_text(LAYERS), LAYERS, layers_record),
+    EXITS_KEY: (exits_text(EXITS), EXITS, exits_record),
+}
+MAY_BE_NONE = {"data of onnxheadprune.quantized", "refit", "turns"}
+LONG = "9" * 5000
+DEEP = "[" * 100_000
+WRONG: dict[type, tuple[object, ...]] = {
+    bool: (None, -1, 1.5, 2**40, "true", [], {}),
+    int: (None, True, -1, 2**31 + 1, 2**80, 1.0, 1.5, math.nan, math.inf, "1", [], [1], {}),
+    str: (None, True, 1, math.nan, [], ["a"], {}, {"a": 1}, "a" * (2**20 + 1)),
+    list: (None, True, 1, math.nan, "", "a", {}, {"a": 1}, [[]], [{}], [None], [math.nan]),
+    dict: (None, True, 1, math.nan, "a", [], ["a"], {"a": []}, {"a": None}),
+    type(None): (True, -1, 2**80, 1.5, "1", [], {}),
+}
+"""For a value of each type: values of other types, and of that type beyond all bounds."""
+
+
+def model_with(*texts: str, key: str) -> ModelProto:
+    model = toys.attention()
+    for text in texts:
+        model.metadata_props.add(key=key, value=text)
+    return model
+
+
+def inside(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every value of a document, with where it is."""
+    yield path, content
+    if isinstance(content, (dict, list)):
+        for key, item in content.items() if isinstance(content, dict) else enumerate(content):
+            yield from inside(item, (*path, key))
+
+
+def changed(content: Any, path: tuple[Any, ...], change: Callable[[Any, Any], None]) -> str:
+    """The document with `change` done to what holds the value at a path; NaN and infinities as Python spells them."""
+    made = {"": copy.deepcopy(content)}
+    *way, last = ("", *path)
+    place: Any = made
+    for key in way:
+        place = place[key]
+    change(place, last)
+    return json.dumps(made[""])
+
+
+def forgeries(text: str) -> Iterator[tuple[str, str]]:
+    """One wrong value at a time, everywhere."""
+    content = json.loads(text)
+    for path, value in inside(content):
+        for wrong in WRONG[type(value)]:
+            where = ".".join(map(str, path))
+            yield (
+                f"{where} = {wrong!r:.40}",
+                changed(content, path, lambda at, key, w=wrong: at.__setitem__(key, w)),
+            )
+        if path and isinstance(path[-1], str) and path[-1] != "version":
+            yield f"{where} is missing", changed(content, path, lambda at, key: at.pop(key))
+        if isinstance(value, dict):
+            yield f"{where} has more", changed(content, path, lambda at, key: at[key].update(evil="evil"))
+        if isinstance(value, list) and value:
+            yield (
+                f"{where} has the first twice",
+                changed(content, path, lambda at, key: at[key].append(at[key][0])),
+            )
+    yield "not JSON", text[:-1]
+    yield "a key twice", text[:-1] + ", " + text[1:]
+    yield "nested", text[:-1] + f', "evil": {DEEP}'
+    yield "digits", text[:-1] + f', "evil": {LONG}}}'
+
+
+def test_all_records_are_here() -> None:
+    keys = {
+        value
+        for module in (records, exit_records, layer_records)
+        for name, value in vars(module).items()
+        if name.endswith("_KEY")
+    }
+    assert keys | {units_key(kind.UNITS) for kind in KINDS} == RECORDS.keys() | {VALIDATION_KEY}
+
+
+@pytest.mark.parametrize("key", RECORDS)
+def test_a_record_says_what_was_written(key: str) -> None:
+    text, meant, read = RECORDS[key]
+    assert read(model_with(text, key=key)) == meant
+    for item in meant if isinstance(meant, tuple) else (meant,):
+        if dataclasses.is_dataclass(item) and meant not in (BLOCKS, EXITS, SITES):
+            empty = [field.name for field in dataclasses.fields(item) if not getattr(item, field.name)]
+            assert not empty, "an example that leaves a field out tests nothing of it"
+
+
+@pytest.mark.parametrize("key", RECORDS)
+def test_a_wrong_value_in_any_field_is_a_sentence(key: str) -> None:
+    text, _, read = RECORDS[key]
+    believed = []
+    for what, forged in forgeries(text):
+        try:
+            read(model_with(forged, key=key))
+        except ModelError as error:
+            told = str(error)
+            assert key in told and "\n" not in told and len(told) < 400, (what, told)
+        else:
+            believed.append(what)
+    assert not [what for what in believed if not may_be(what, key)]
+
+
+def may_be(what: str, key: str) -> bool:
+    """What is no forgery: null where nothing may be said, other versions that have all that they need."""
+    field = what.split(" ")[0].split(".")[-1]
+    if what.endswith("= None"):
+        return field in MAY_BE_NONE or f"{field} of {key}" in MAY_BE_NONE
+    # An empty list of sites is a record of nothing; settings have no fixed names; the proof asks for digests.
+    names_of_others = ("settings.", "digests.", "refit.digests.")
+    return what.endswith(("= []", "= {}")) or (what.startswith(names_of_others) and what.endswith("missing"))
+
+
+@pytest.mark.parametrize("key", RECORDS)
+def test_a_record_that_is_there_twice_is_refused(key: str) -> None:
+    text, _, read = RECORDS[key]
+    with pytest.raises(ModelError, match="it is there 2 times"):
+        read(model_with(text, text, key=key))
+
+
+# What is well written and not true
+
+
+def cut_in_every_way() -> tuple[ModelProto, ModelProto]:
+    model = toys_layers.decoder(3, cache=True)
+    spec = {"0": [1], "ffn.0": [3], "layer.1": "*"}
+    return model, prune(model, spec, renumber_cache=True, fuse="contrib", provider="cpu").model
+
+
+UNPROVEN = {"operator"}
+"""Said for people; nothing is done by it."""
+
+
+@pytest.mark.long
+def test_what_a_record_says_is_compared_with_the_original() -> None:
+    model, smaller = cut_in_every_way()
+    texts = {item.key: item.value for item in smaller.metadata_props if item.key in RECORDS}
+    assert texts.keys() == {REMOVED_KEY, units_key(UNITS), FUSED_KEY, CACHES_KEY, LAYERS_KEY}
+    assert says(model, smaller) == ""
+    believed = []
+    for key, text in texts.items():
+        content = json.loads(text)
+        for path, value in inside(content):
+            if not path or path[-1] in UNPROVEN or isinstance(value, (list, dict)) or path[-1] == "version":
+                continue
+            others = [value + 1, value + 1000] if isinstance(value, int) else [f"{value}.evil", f"0-{value}"]
+            for other in others:
+                forged = ModelProto.FromString(smaller.SerializeToString())
+                entry = next(item for item in forged.metadata_props if item.key == key)
+                entry.value = changed(content, path, lambda at, name, w=other: at.__setitem__(name, w))
+                if not says(model, forged):
+                    believed.append(f"{key} {'.'.join(map(str, path))} = {other}")
+    assert not believed
+
+
+def says(model: ModelProto, smaller: ModelProto) -> str:
+    """What speaks against a model: an error, a verdict, or a note on its record."""
+    try:
+        found = validate(model, smaller, provider="cpu")
+    except HeadPruneError as error:
+        return str(error)
+    if found.verdict != "passed":
+        return found.reason
+    return next((note for note in found.notes if "record" in note), "")
