@@ -81,6 +81,19 @@ def test_noise_in_a_refitted_tensor_is_damage(made: tuple[ModelProto, ModelProto
     assert found.verdict == "failed" and "the file is damaged" in found.reason
 
 
+def test_a_refitted_tensor_without_a_digest_fails(made: tuple[ModelProto, ModelProto]) -> None:
+    """Versions of the record that have digests have one for each tensor; who takes it out hides damage."""
+    original, model = made[0], copy_of(made[1])
+    edit_record(model, COMPENSATED_KEY, lambda content: content["digests"].pop("layer0.attn.out.weight"))
+    found = check(original, model)
+    assert (
+        found.verdict == "failed" and "has no digest of the refitted layer0.attn.out.weight" in found.reason
+    )
+    edit_record(model, COMPENSATED_KEY, lambda content: content.pop("digests"))
+    with pytest.raises(ModelError, match=f"{COMPENSATED_KEY} cannot be read: the field 'digests' is missing"):
+        check(original, model)
+
+
 def test_noise_in_all_floats_that_are_said_to_be_refitted_fails(made: tuple[ModelProto, ModelProto]) -> None:
     original, model = made[0], copy_of(made[1])
     names = [tensor.name for tensor in model.graph.initializer if tensor.data_type == 1]
@@ -133,6 +146,7 @@ def test_records_of_the_first_version_still_read(made: tuple[ModelProto, ModelPr
     edit_record(model, REMOVED_KEY, lambda content: content.pop("version"))
     found = check(original, model)
     assert found.verdict == "passed" and found.refitted
+    assert "without digests, so that damage to them would not show" in found.reason
 
 
 @pytest.mark.parametrize("key", [COMPENSATED_KEY, REMOVED_KEY])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, MutableSequence
+from collections.abc import Collection, Iterable, Mapping, MutableSequence
 from itertools import chain
 from typing import Any
 
@@ -84,6 +84,7 @@ class _Surgeon:
 
     def operate(self, edits: Iterable[Edit]) -> None:
         edits = list(edits)
+        stored = {tensor.name for tensor in self.model.graph.initializer}
         # References are positions in the original, so all of them are resolved before anything moves.
         for edit in edits:
             match edit:
@@ -110,7 +111,7 @@ class _Surgeon:
         for scope, names in renamed.items():
             _rename(self._graph(scope), names)
         if self.model.ir_version < NO_DEFAULTS_NEEDED:
-            _declare_stored(self.model.graph)
+            _declare_stored(self.model.graph, stored)
 
     def _graph(self, ref: str) -> GraphProto:
         if ref not in self.graphs:
@@ -228,9 +229,14 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
                 _rename(attribute.g, names)
 
 
-def _declare_stored(graph: GraphProto) -> None:
-    """Makes inputs of new stored tensors, as old versions of the format have it."""
-    declared = {info.name for info in graph.input}
+def _declare_stored(graph: GraphProto, before: Collection[str]) -> None:
+    """Makes inputs of stored tensors that are new, as old versions of the format have it.
+
+    Args:
+        graph: the main graph.
+        before: what it stored before; what of that is no input stays none.
+    """
+    declared = {info.name for info in graph.input}.union(before)
     for tensor in graph.initializer:
         if tensor.name not in declared:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))

@@ -44,6 +44,9 @@ if sys.argv[1] == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls
 for path in sys.argv[2:]:
     onnxruntime.InferenceSession(path, providers=[sys.argv[1], "CPUExecutionProvider"], enable_fallback=0)
 """
+NO_KERNEL = ("NotImplemented", "RuntimeException")
+"""Names of exceptions, each that of a status of ONNX Runtime. A kernel that finds its inputs wrong says Fail or
+InvalidArgument; what it does not implement it throws, and that arrives as a RuntimeException."""
 _ORT_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 
 
@@ -165,8 +168,7 @@ class Session:
             return self._run(own)
         except Exception as error:  # onnxruntime's exceptions share no base class
             told = f"{self.name} does not run: {sentence(error)}"
-            # The status of ONNX Runtime is the name of the exception's class.
-            raised = MissingKernelError if type(error).__name__ == "NotImplemented" else InferenceError
+            raised = MissingKernelError if type(error).__name__ in NO_KERNEL else InferenceError
             raise raised(told) from error
 
     def _run(self, feed: Mapping[str, Array], options: Any = None) -> dict[str, Array]:

@@ -179,6 +179,8 @@ class _Bench:
         for sample in load_data(data, self.inputs):
             try:
                 before = self.original.run(sample.feed)
+            except MissingKernelError:
+                raise
             except InferenceError as error:
                 raise UsageError(f"{sample.source} does not fit the model: {error}") from error
             case, after = self._compare("data", sample.feed, before)

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.errors import InferenceError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
 from onnxheadprune.runtime.feeds.fill import Array, Padding, Style, fill
@@ -217,7 +217,7 @@ def first_that_runs(
         run: runs the original model.
 
     Returns:
-        The feed and the outputs, or the first error if no feed runs.
+        The feed and the outputs, or if no feed runs an error: a missing kernel if one was met, else the first.
     """
     error: InferenceError | None = None
     for styles in candidates:
@@ -226,7 +226,9 @@ def first_that_runs(
             try:
                 outputs = run(feed)
             except InferenceError as failed:
-                error = error or failed
+                # A feed that came as far as a missing kernel says more than one that does not fit.
+                if error is None or isinstance(failed, MissingKernelError):
+                    error = failed
                 continue
             if all(is_finite(value) for value in outputs.values()):
                 return feed, outputs

@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.edit.extract import read_by, stored_anew
-from onnxheadprune.errors import InferenceError, RefusedError, UsageError
+from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -98,10 +98,13 @@ def run_feed(session: Session, values: Mapping[str, Array], source: str) -> dict
     """What a session gives for the user's data.
 
     Raises:
+        MissingKernelError: if no data would.
         UsageError: if the model does not run on it.
     """
     try:
         return session.run(values)
+    except MissingKernelError:
+        raise
     except InferenceError as error:
         raise UsageError(f"{source} does not fit the model: {error}") from error
 
