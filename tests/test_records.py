@@ -172,7 +172,7 @@ def may_be(what: str, key: str) -> bool:
     field = what.split(" ")[0].split(".")[-1]
     if what.endswith("= None"):
         return field in MAY_BE_NONE or f"{field} of {key}" in MAY_BE_NONE
-    # An empty list of sites is a record of nothing; settings have no fixed names; the proof asks for digests and layers.
+    # No sites are a record of nothing; settings have no fixed names; the proof asks for digests and layers.
     names_of_others = ("settings.", "digests.", "refit.digests.", "layers.")
     return what.endswith(("= []", "= {}")) or (what.startswith(names_of_others) and what.endswith("missing"))
 

@@ -22,7 +22,7 @@ Reader: TypeAlias = Callable[[Any], Read]
 MAX_COUNT = 2**31
 """Of samples, steps of training and turns of a loop; more than anybody has run."""
 MAX_TEXT = 2**20
-"""Characters of a string; the ranges of a hundred thousand neurons need as many."""
+"""Characters of a string; the ranges of a hundred thousand units need as many."""
 _SHOWN = 60
 
 

@@ -206,15 +206,6 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
     return read_entry(model, units_key(units), UNITS_VERSION, taken) or ()
 
 
-def sites_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
-    """The sites of one kind in the original, of heads too, with the units that they have lost.
-
-    Raises:
-        ModelError: as `read_records` does.
-    """
-    return pruning_record(model) if units == "heads" else units_record(model, units)
-
-
 def refit_record(model: ModelProto) -> RefitRecord | None:
     """The refitted tensors, None for a model without.
 

@@ -9,10 +9,11 @@ from dataclasses import replace
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.attention.sites.kinds import every_kind
+from onnxheadprune.attention.sites.kinds import KINDS
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.records import fused_record, sites_record
+from onnxheadprune.edit.records import RecordedUnits, fused_record, pruning_record, units_record
 from onnxheadprune.errors import HeadPruneError, RefusedError
 from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.model.graph.dims import Shape
@@ -68,18 +69,24 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
     """
     if set(fused_record(pruned)) != set(fused_record(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
-    for kind in every_kind():
-        ours = {entry.number: entry for entry in sites_record(planned, kind.UNITS)}
-        for entry in sites_record(pruned, kind.UNITS):
-            wanted = ours.get(entry.number)
+    theirs, ours = _sites(pruned), _sites(planned)
+    for what, entries in theirs.items():
+        known = {entry.number: entry for entry in ours[what]}
+        for entry in entries:
+            wanted = known.get(entry.number)
             if wanted is not None and not entry.projections:
                 # The first version did not write by what a site is recognised.
                 wanted = replace(wanted, projections=())
             if entry != wanted:
                 yield (
-                    f"the record of {name} describes {kind.BLOCK} {kind.KEY}{entry.number} otherwise than the cut that"
-                    " was looked at"
+                    f"the record of {name} describes {what} {entry.number} otherwise than the cut that was looked at"
                 )
+
+
+def _sites(model: ModelProto) -> dict[str, tuple[RecordedUnits, ...]]:
+    """What the records of a model say of its sites, by what a site of each kind is called."""
+    others = {kind.BLOCK: units_record(model, kind.UNITS) for kind in KINDS}
+    return {AttentionSite.BLOCK: pruning_record(model), **others}
 
 
 def _shapes(model: ModelProto) -> Inferred:
