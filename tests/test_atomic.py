@@ -19,7 +19,7 @@ import pytest
 
 from onnxheadprune import UsageError, prune
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.model.save import commit, stage_model
+from onnxheadprune.model.save import commit, sealed_bytes, stage_model
 from onnxheadprune.model.storage import folder as folder_module
 from onnxheadprune.model.storage.stage import uninterrupted
 from tests import toys
@@ -78,7 +78,8 @@ def test_killed_at_every_step(
 
     def write(model: LoadedModel) -> None:
         with stage_model(model, target, external) as stage:
-            commit(stage, ("stamp", "a verdict"))
+            sealed_bytes(stage, ("stamp", "a verdict"))
+            commit(stage)
 
     write(newer)
     new = complete(target)

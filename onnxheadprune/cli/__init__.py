@@ -1,8 +1,8 @@
 """The command line. Heavy modules are imported inside the commands, so that `--help` answers at once.
 
 Exit codes: 0 done; 1 validation failed or a limit broken; 2 wrong usage; 3 refused, unsupported or
-unreadable model; 4 the asked-for execution provider is not usable; 70 a bug; 74 all was done, but the report could
-not be written to stdout; 130 interrupted. A reader that leaves (`| head`) or a closed stdout change no exit code.
+unreadable model; 4 the asked-for execution provider is not usable; 70 a bug; 74 all was done, but stdout or a report
+could not be written; 130 interrupted. A reader that leaves (`| head`) or a closed stdout change no exit code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from onnxheadprune.cli.validate import validate
 
 EPILOG = (
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
-    " unreadable model, 4 execution provider not usable, 74 stdout could not be written."
+    " unreadable model, 4 execution provider not usable, 74 stdout or a report could not be written."
 )
 
 COMPLETION = "_ONNXHEADPRUNE_COMPLETE"

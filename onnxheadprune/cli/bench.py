@@ -12,8 +12,8 @@ from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.deploying import follow_links_option
 from onnxheadprune.cli.measuring import Timing, measuring_options, read_measuring
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
-from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import joined, pairs_of
+from onnxheadprune.cli.presenting import Presentation
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -105,24 +105,26 @@ def bench(given: BenchOptions) -> int:
             f"{given.model} holds {len(pairs)} networks; for a table or picture name the files of one",
             click.get_current_context(),
         )
-    documents, passed = [], True
+    documents, passed, presentation = [], True, Presentation()
     for pair in pairs:
         with err().status("looking at the models") as status:
             result = run_benchmark((pair.model, *pair.others), request, status.update)
         gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
         passed = passed and all(gate.passed for gate in gates)
-        if given.csv_path is not None:
-            write_csv(result, given.csv_path)
-        if given.markdown is not None:
-            write_markdown(result, given.markdown)
-        if given.plot is not None:
-            # Matplotlib takes longer to load than many a model.
-            from onnxheadprune.cli.report.pictures.latency import plot_latency
-
-            save_figure(plot_latency(result), given.plot)
         documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
         if not given.as_json:
             out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
+        with presentation.prepared():
+            if given.csv_path is not None:
+                write_csv(result, given.csv_path)
+            if given.markdown is not None:
+                write_markdown(result, given.markdown)
+            if given.plot is not None:
+                # Matplotlib takes longer to load than many a model.
+                from onnxheadprune.cli.report.pictures.latency import plot_latency
+
+                save_figure(plot_latency(result), given.plot)
     if given.as_json:
-        emit_json(joined(pairs, documents))
-    return 0 if passed else SLOWER
+        presentation.json(joined(pairs, documents))
+    lost = presentation.deliver()
+    return lost if passed else SLOWER

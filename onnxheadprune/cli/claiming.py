@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 
 
 def guarded(command: click.Command) -> click.Command:
-    """The command, which begins with that question."""
+    """The command, which begins with that question; what it writes is the output of one call."""
     work = command.callback
     assert work is not None
 
     @functools.wraps(work)
     def callback(**values: object) -> object:
+        from onnxheadprune.model.storage.written import one_call
+
         _check(click.get_current_context())
-        return work(**values)
+        with one_call():
+            return work(**values)
 
     command.callback = callback
     return command
@@ -53,7 +56,8 @@ def _makings(context: click.Context) -> Iterator[Making]:
     given = context.params
     model = given.get("model")
     if given.get("in_place") and model is not None:
-        yield Making("the output", model, replaces="MODEL")
+        yield Making("the output", model, kind="model", replaces="MODEL")
+        yield from _named_data(model, given)
     for option in context.command.params:
         path = given.get(option.name or "")
         if not isinstance(option.type, Output) or path is None:
@@ -63,17 +67,32 @@ def _makings(context: click.Context) -> Iterator[Making]:
         if option.name == "backup":
             yield Making("the backup", path, spelled, "new", copy_of=model, replaces="MODEL")
         elif option.name == "output":
-            yield Making("the output", path, spelled, _kind(given))
+            kind = _kind(given)
+            yield Making("the output", path, spelled, kind)
             yield from _beside(path, given)
+            if kind == "model":
+                yield from _named_data(path, given)
         else:
             yield Making(what, path, spelled)
 
 
-def _kind(given: Mapping[str, object]) -> Literal["folder", "file"]:
+def _kind(given: Mapping[str, object]) -> Literal["folder", "model", "file"]:
     """What the output is: many models make a folder."""
     model = given.get("model")
     is_export = isinstance(model, Path) and model.is_dir() and "client" in given
-    return "folder" if isinstance(given.get("batch"), Path) or "folder" in given or is_export else "file"
+    if isinstance(given.get("batch"), Path) or "folder" in given or is_export:
+        return "folder"
+    return "model" if "external_data" in given or "when" in given else "file"
+
+
+def _named_data(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
+    """The file with weights that has a name of its own."""
+    from onnxheadprune.model.storage.claims import Making
+    from onnxheadprune.model.storage.names import named_data
+
+    pattern = given.get("data_name")
+    if isinstance(pattern, str):
+        yield Making("--data-name", output.with_name(named_data(output, pattern)), kind="data")
 
 
 def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
@@ -90,11 +109,10 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
             yield Making("the picture beside the output,", picture, mark=PICTURE_MARK.encode())
         else:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
-    if (given.get("recover") or given.get("budget")) and _kind(given) == "file":
-        from onnxheadprune.selection.recovery import beside
-        from onnxheadprune.selection.recovery.checkpoint import MARK as CHECKPOINT
+    if (given.get("recover") or given.get("budget")) and _kind(given) == "model":
+        from onnxheadprune.selection.recovery import beside, making_of
 
-        yield Making("the checkpoint of the recovery,", beside(output), mark=CHECKPOINT)
+        yield making_of(beside(output))
     if given.get("method") == "ablation":
         from onnxheadprune.cli.choosing import score_path
         from onnxheadprune.selection.scoring.partial import MARK

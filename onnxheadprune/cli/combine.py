@@ -22,7 +22,7 @@ from onnxheadprune.cli.options import (
     report_option,
     run_options,
 )
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.quantizing import Rounding, quantizing_options, read_quantizing
 from onnxheadprune.cli.repeating import run_record
 
@@ -77,11 +77,11 @@ def combine(given: CombineOptions) -> int:
     activations and refits of the rest.
     """
     from onnxheadprune.cli.report.combination import combine_report, write_combination
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.page import save_page
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.workflow.apart import Looking
-    from onnxheadprune.workflow.combine import CombineRequest, combined_through
+    from onnxheadprune.workflow.combine import Combination, CombineRequest, combined_through
     from onnxheadprune.workflow.requests import Run, Writing
 
     data = read_data(given.model, given.samples, given.running)
@@ -92,15 +92,20 @@ def combine(given: CombineOptions) -> int:
         read_measuring(given.timing),
         Writing(given.output, given.external_data),
     )
+    presentation = Presentation()
+
+    def ready(result: Combination) -> None:
+        document = {**result.to_dict(), "run": run_record()}
+        with presentation.prepared():
+            if given.markdown is not None:
+                write_combination(result, given.markdown)
+            if given.report is not None:
+                save_page(given.report, document)
+        if given.as_json:
+            presentation.json(document)
+        else:
+            presentation.rows(*combine_report(result))
+
     with progress_on(err()) as progress:
-        result = combined_through(given.model, given.pruned, request, progress)
-    if given.markdown is not None:
-        write_combination(result, given.markdown)
-    document = {**result.to_dict(), "run": run_record()}
-    if given.report is not None:
-        save_page(given.report, document)
-    if given.as_json:
-        emit_json(document)
-    else:
-        out().print(*combine_report(result), sep="\n")
-    return 0
+        result = combined_through(given.model, given.pruned, request, progress, ready)
+    return presentation.deliver(result.output)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
@@ -47,11 +47,15 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     """
     if dry_run:
         return _ahead(model, request, showing)
-    result = _done(model, request, showing)
-    from onnxheadprune.cli.report.plan import prune_report
+    presentation = Presentation()
 
-    _show(model, list(prune_report(result)), result.to_dict, showing, result)
-    return 0
+    def ready(result: PruneResult) -> None:
+        from onnxheadprune.cli.report.plan import prune_report
+
+        _prepare(presentation, model, list(prune_report(result)), result.to_dict, showing, result)
+
+    result = _done(model, request, showing, ready)
+    return presentation.deliver(result.output)
 
 
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
@@ -63,19 +67,28 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     told = request.writing.output
     ahead = None if told is None else Path(told)
     would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
+    presentation, result = Presentation(), None
     if request.choice.wish is None and not request.choice.compensate:
-        rows, document = _plan_ahead(model, request)
-        _show(model, [*rows, *planned_output(ahead)], lambda: document | would, showing)
-        return 0
-    request = replace(request, writing=Writing(), proving=Proving(validate=False))
-    result = _done(model, request, showing)
-    sizes = result.before, result.after
-    rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
-    _show(model, [*rows, *planned_output(ahead)], lambda: result.to_dict() | would, showing, result)
-    return 0
+        rows, planned = _plan_ahead(model, request)
+    else:
+        request = replace(request, writing=Writing(), proving=Proving(validate=False))
+        result = _done(model, request, showing)
+        sizes = result.before, result.after
+        rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
+
+    def document() -> dict[str, object]:
+        return (planned if result is None else result.to_dict()) | would
+
+    _prepare(presentation, model, [*rows, *planned_output(ahead)], document, showing, result)
+    return presentation.deliver()
 
 
-def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> PruneResult:
+def _done(
+    model: Path | LoadedModel,
+    request: Request,
+    showing: Showing,
+    ready: Callable[[PruneResult], None] = lambda _: None,
+) -> PruneResult:
     from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
@@ -85,35 +98,36 @@ def _done(model: Path | LoadedModel, request: Request, showing: Showing) -> Prun
         check_picture(showing.heatmap)
     with progress_on(err()) as progress:
         progress("pruning and validating" if request.proving.validate else "pruning", 0, 0)
-        return carried_through(model, request, progress)
+        return carried_through(model, request, progress, ready)
 
 
-def _show(
+def _prepare(
+    presentation: Presentation,
     model: Path | LoadedModel,
     rows: list[RenderableType],
     document: Callable[[], dict[str, object]],
     showing: Showing,
-    result: PruneResult | None = None,
+    result: PruneResult | None,
 ) -> None:
-    """Prints the report, and makes the picture and the page."""
+    """Makes the report, the picture and the page."""
     from onnxheadprune.cli.report.choice import heat_of
-    from onnxheadprune.cli.report.console import out
     from onnxheadprune.cli.report.page import save_page
 
     chosen = None if result is None else result.chosen
     heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
-    if showing.heatmap is not None and heat is not None:
-        from onnxheadprune.cli.report.pictures.heads import save_heatmap
-
-        scores, removed = heat
-        save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
-    if showing.report is not None:
-        save_page(showing.report, told)
+    with presentation.prepared():
+        if showing.heatmap is not None and heat is not None:
+            from onnxheadprune.cli.report.pictures.heads import save_heatmap
+
+            scores, removed = heat
+            save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
+        if showing.report is not None:
+            save_page(showing.report, told)
     if showing.as_json:
-        emit_json(told)
+        presentation.json(told)
     else:
-        out().print(*rows, sep="\n")
+        presentation.rows(*rows)
 
 
 def _check_ahead(model: Path | LoadedModel, request: Request) -> None:

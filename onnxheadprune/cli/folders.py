@@ -11,10 +11,12 @@ from onnxheadprune.cli.cutting import Showing
 from onnxheadprune.cli.deploying import Deploying, folder_request, reader_of
 from onnxheadprune.cli.options import Running
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
+    from onnxheadprune.workflow.folders.result import FolderResult
     from onnxheadprune.workflow.requests import Request
 
 
@@ -39,7 +41,7 @@ def prune_export(
     Returns:
         The exit code.
     """
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.folder import folder_report
     from onnxheadprune.cli.report.page import save_page
     from onnxheadprune.cli.report.plan import planned_output
@@ -54,18 +56,22 @@ def prune_export(
             check_folder(told, folder)
         request = replace(request, writing=replace(request.writing, output=None))
     asked = folder_request(folder, request, deploying, reader_of(folder, *data))
-    with progress_on(err()) as progress:
-        result = prune_folder(folder, asked, progress)
-    rows = [*folder_report(result), *planned_output(ahead)]
     would = {} if ahead is None else {"would_write": str(ahead)}
-    document = {**result.to_dict(), **would, "run": run_record()}
-    if showing.report is not None:
-        save_page(showing.report, document)
-    if showing.as_json:
-        emit_json(document)
-    else:
-        out().print(*rows, sep="\n")
-    return 0
+    presentation = Presentation()
+
+    def ready(result: FolderResult) -> None:
+        document = {**result.to_dict(), **would, "run": run_record()}
+        with presentation.prepared():
+            if showing.report is not None:
+                save_page(showing.report, document)
+        if showing.as_json:
+            presentation.json(document)
+        else:
+            presentation.rows(*folder_report(result), *planned_output(ahead))
+
+    with progress_on(err()) as progress:
+        result = prune_folder(folder, asked, progress, ready)
+    return presentation.deliver(result.output)
 
 
 def inspect_export(folder: Path, *, follow_links: bool, as_json: bool) -> int:

@@ -108,11 +108,16 @@ def _is_interrupt(error: BaseException | None) -> bool:
     return False
 
 
-def emit_json(document: Mapping[str, object]) -> None:
-    """Prints the one JSON document of a command."""
+def json_text(document: Mapping[str, object]) -> str:
+    """The one JSON document of a command."""
     from onnxheadprune.model.documents import finite
 
-    sys.stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
+    return json.dumps(finite(document), indent=2, allow_nan=False) + "\n"
+
+
+def emit_json(document: Mapping[str, object]) -> None:
+    """Prints the one JSON document of a command."""
+    sys.stdout.write(json_text(document))
 
 
 def moved(command: str, rest: str, *, as_json: bool) -> None:

@@ -172,13 +172,11 @@ def _data_name(given: PruneOptions, place: Path | None) -> str | None:
     Raises:
         UsageError: if it is none.
     """
-    pattern = given.deploying.data_name
-    if pattern is None or place is None:
+    if given.deploying.data_name is None or place is None:
         return None
-    from onnxheadprune.workflow.folders.naming import check_name
+    from onnxheadprune.model.storage.names import named_data
 
-    check_name(pattern)
-    return pattern.replace("{}", place.name)
+    return named_data(place, given.deploying.data_name)
 
 
 def _swept(given: PruneOptions, ratios: str) -> int:

@@ -20,7 +20,7 @@ from onnxheadprune.cli.options import (
     json_option,
     run_options,
 )
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.quantizing import Rounding, quantizing_options, read_quantizing
 from onnxheadprune.cli.repeating import run_record
 
@@ -61,10 +61,10 @@ def quantize(given: QuantizeOptions) -> int:
 
     With data the drift is told, as a deployment runs both. Use combine to see a pruned model quantized beside it.
     """
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.quantization import quantize_report
-    from onnxheadprune.workflow.quantize import QuantizeRequest, quantized_through
+    from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, quantized_through
     from onnxheadprune.workflow.requests import Run, Writing
 
     request = QuantizeRequest(
@@ -73,10 +73,14 @@ def quantize(given: QuantizeOptions) -> int:
         Writing(given.output, given.external_data),
         read_effect(given.drift),
     )
+    presentation = Presentation()
+
+    def ready(result: QuantizeResult) -> None:
+        if given.as_json:
+            presentation.json({**result.to_dict(), "run": run_record()})
+        else:
+            presentation.rows(*quantize_report(result))
+
     with progress_on(err()) as progress:
-        result = quantized_through(given.model, request, progress)
-    if given.as_json:
-        emit_json({**result.to_dict(), "run": run_record()})
-    else:
-        out().print(*quantize_report(result), sep="\n")
-    return 0
+        quantized_through(given.model, request, progress, ready)
+    return presentation.deliver(str(given.output))

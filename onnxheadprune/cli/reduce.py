@@ -15,7 +15,8 @@ from onnxheadprune.cli.belonging import LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.durations import duration
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
-from onnxheadprune.cli.outcome import INTERRUPTED, emit_json
+from onnxheadprune.cli.outcome import INTERRUPTED
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.when import read_when
 
 if TYPE_CHECKING:
@@ -90,21 +91,26 @@ def reduce_(given: ReduceOptions) -> int:
     same failure means the same exit code and the same error but for names and numbers, or the same crash.
     """
     from onnxheadprune.cli import group
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.cli.report.reduction import reduction_report
-    from onnxheadprune.workflow.reducing.reduce import ReduceRequest, reduce_model
+    from onnxheadprune.workflow.reducing.reduce import ReduceRequest, Reduction, reduce_model
 
     line, heads = read_when(given.when, group)
     request = ReduceRequest(line, heads, given.output, given.saying, given.patience, given.seed)
     memory = most_memory() if given.memory is None else int(given.memory * 2**30)
+    presentation = Presentation()
+
+    def ready(result: Reduction) -> None:
+        if given.as_json:
+            presentation.json(result.to_dict())
+        else:
+            presentation.rows(*reduction_report(result))
+
     with progress_on(err()) as progress, trier_with(given.limit, memory) as trier:
-        result = reduce_model(given.model, request, trier, progress)
-    if given.as_json:
-        emit_json(result.to_dict())
-    else:
-        out().print(*reduction_report(result), sep="\n")
-    return INTERRUPTED if result.stopped == "interrupted" else 0
+        result = reduce_model(given.model, request, trier, progress, ready)
+    lost = presentation.deliver(result.output)
+    return INTERRUPTED if result.stopped == "interrupted" else lost
 
 
 def most_memory() -> int | None:

@@ -14,7 +14,7 @@ from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, read_data
 from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
 
 if TYPE_CHECKING:
@@ -71,30 +71,32 @@ def run(given: RunOptions) -> int:
 
 
 def _run(job: Job, given: RunOptions) -> int:
-    from onnxheadprune.cli.report.console import err, out, print_error
+    from onnxheadprune.cli.report.console import err, print_error
     from onnxheadprune.cli.report.job import job_report, save_results
     from onnxheadprune.cli.report.junit import save_junit
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.model.storage.claims import Making, check_distinct
     from onnxheadprune.workflow.jobs.asked import Given
-    from onnxheadprune.workflow.jobs.run import places, readings, run_job
+    from onnxheadprune.workflow.jobs.run import makings, readings, run_job
 
     if given.junit is not None:
-        made = [Making("the result", path) for path in places(job)]
-        check_distinct([Making("--junit", given.junit), *made], lambda: readings(job))
+        check_distinct([Making("--junit", given.junit), *makings(job)], lambda: readings(job))
     record = run_record()
     with progress_on(err()) as progress:
         result = run_job(job, Given(lambda model: _calibration(job, model), record), progress)
-    save_results(result, record)
-    if given.junit is not None:
-        save_junit(result, given.junit)
+    presentation = Presentation()
+    with presentation.prepared():
+        save_results(result, record)
+        if given.junit is not None:
+            save_junit(result, given.junit)
     if given.as_json:
-        emit_json({**result.to_dict(), "run": record})
+        presentation.json({**result.to_dict(), "run": record})
     else:
-        out().print(*job_report(result), sep="\n")
+        presentation.rows(*job_report(result))
+    lost = presentation.deliver(result.model)
     if result.error is not None:
         print_error(f"the step {result.failed} failed: {result.error}")
-    return result.exit_code
+    return result.exit_code or lost
 
 
 def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:

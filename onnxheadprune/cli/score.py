@@ -21,7 +21,7 @@ from onnxheadprune.cli.choosing import (
 from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of, with_own_tokenizer
 from onnxheadprune.cli.folders import leader_of
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def score(given: ScoreOptions) -> int:
 
     An ablation that was interrupted goes on where it stopped when it is started again with the same -o.
     """
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.figure import check_picture, save_figure
     from onnxheadprune.cli.report.heatmap import heat_rows
     from onnxheadprune.cli.report.progress import progress_on
@@ -124,15 +124,17 @@ def score(given: ScoreOptions) -> int:
             progress=progress,
             units=units,
         )
-    if output is not None:
-        write_scores(scores, output)
-    if heatmap is not None:
-        from onnxheadprune.cli.report.pictures.results import plot_heads
+    presentation = Presentation()
+    with presentation.prepared():
+        if output is not None:
+            write_scores(scores, output)
+        if heatmap is not None:
+            from onnxheadprune.cli.report.pictures.results import plot_heads
 
-        save_figure(plot_heads(scores), heatmap)
+            save_figure(plot_heads(scores), heatmap)
     if given.as_json:
-        emit_json(scores.to_dict())
-        return 0
-    heat = heat_rows(scores.by_site()) if scores.heads else ()
-    out().print(*score_rows(scores), *heat, sep="\n")
-    return 0
+        presentation.json(scores.to_dict())
+    else:
+        heat = heat_rows(scores.by_site()) if scores.heads else ()
+        presentation.rows(*score_rows(scores), *heat)
+    return presentation.deliver()

@@ -22,7 +22,7 @@ from onnxheadprune.cli.choosing import (
     respecting_options,
 )
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
-from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.cli.presenting import Presentation
 
 Against = Literal["heads", "operations", "parameters", "speedup"]
 
@@ -92,7 +92,7 @@ def run_sweep(given: SweepOptions) -> int:
         click.UsageError: if options contradict each other.
     """
     from onnxheadprune.attention.branched import first_tokens
-    from onnxheadprune.cli.report.console import err, out
+    from onnxheadprune.cli.report.console import err
     from onnxheadprune.cli.report.curve import curve_files, curve_rows, save_curve
     from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
@@ -120,11 +120,13 @@ def run_sweep(given: SweepOptions) -> int:
         subject = loaded if data is None else first_tokens(loaded) or loaded
         cutter = Cutter(subject, data, provider, trying, progress)
         curve = sweep_ratios(cutter, requirements, ratios, executor)
-    if document is not None and picture is not None:
-        curve.write(document)
-        save_curve(curve, picture, given.x)
+    presentation = Presentation()
+    with presentation.prepared():
+        if document is not None and picture is not None:
+            curve.write(document)
+            save_curve(curve, picture, given.x)
     if given.as_json:
-        emit_json(curve.to_dict())
+        presentation.json(curve.to_dict())
     else:
-        out().print(*curve_rows(curve), sep="\n")
-    return 0
+        presentation.rows(*curve_rows(curve))
+    return presentation.deliver()

@@ -86,6 +86,18 @@ class LoadedModel:
         object.__setattr__(made, "data_files", data_files)
         return made
 
+    @property
+    def as_stored(self) -> ModelProto:
+        """The model as a file has it: with its local functions, and its nodes in their order there."""
+        return self.proto if self.stored is None else self.stored
+
+    def readable(self) -> LoadedModel:
+        """This model, or an equal one whose `proto` can be analyzed: functions inlined, nodes sorted."""
+        made = prepared(self.proto)
+        if made is self.proto:
+            return self
+        return LoadedModel(made, self.name, self.sources, self.inline, self.proto)
+
     def changed(self, proto: ModelProto, name: str | None = None) -> LoadedModel:
         """A model made from this one, whose tensors may refer to the same files; it has no file of its own."""
         return LoadedModel(proto, name or self.name, self.sources, self.inline)

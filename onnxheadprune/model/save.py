@@ -32,6 +32,7 @@ def check_target(
     *inputs: LoadedModel,
     in_place: bool = False,
     others: Sequence[Reading] = (),
+    beside: Sequence[Making] = (),
 ) -> Path:
     """The output path, if something can be written there.
 
@@ -40,14 +41,17 @@ def check_target(
         inputs: models that must not be overwritten.
         in_place: the output may be the model file of an input, of which a backup is kept.
         others: other files that are read.
+        beside: other files that are made.
 
     Raises:
-        UsageError: if it is part of an input, something else than a file, or its folder does not exist or
-            cannot be written.
+        UsageError: if it is part of an input, another output, something else than a file, or its folder does not exist
+            or cannot be written.
     """
     target = Path(output)
-    made = Making("the output", target, os.fspath(output), replaces="the model" if in_place else "")
-    check_makings([made], lambda: [*(item for source in inputs for item in _readings(source)), *others])
+    made = Making("the output", target, os.fspath(output), "model", replaces="the model" if in_place else "")
+    check_makings(
+        [made, *beside], lambda: [*(item for source in inputs for item in _readings(source)), *others]
+    )
     return target
 
 
@@ -81,7 +85,11 @@ def check_backup(backup: str | os.PathLike[str], target: Path | None, source: Lo
 
 
 def save_model(
-    model: ModelProto | LoadedModel, output: str | os.PathLike[str], *, external: bool | None = None
+    model: ModelProto | LoadedModel,
+    output: str | os.PathLike[str],
+    *,
+    external: bool | None = None,
+    renewed: bool = False,
 ) -> None:
     """Writes a model atomically: what is not complete has no name.
 
@@ -90,6 +98,7 @@ def save_model(
         output: where to.
         external: put the weights into a file beside the output; False keeps them inside, None leaves each
             where it is, and decides by size what comes from memory (protobuf takes at most 2 GiB).
+        renewed: one call writes this model again and again.
 
     Raises:
         UsageError: if it cannot be written; nothing is left behind and an older file stays as it was.
@@ -97,8 +106,8 @@ def save_model(
     """
     loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, "the model")
     target = check_target(output)
-    with stage_model(loaded, target, _POLICIES[external]) as stage:
-        commit(stage)
+    with stage_model(loaded, target, _POLICIES[external]) as stage, sentences(target):
+        stage.commit(renewed=renewed)
 
 
 def stage_model(loaded: LoadedModel, target: Path, external: ExternalData, named: str | None = None) -> Stage:
@@ -143,16 +152,30 @@ def staged_model(stage: Stage) -> LoadedModel:
     return structure_of(parsed.model, "the pruned model", stage.draft.path, known, stage.target.parent)
 
 
-def commit(stage: Stage, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:
-    """Gives the staged files their names, all or none.
+def sealed_bytes(stage: Stage, metadata: tuple[str, str] | None = None) -> int:
+    """Completes the staged files, but for their names; how many bytes they take.
 
     Args:
         stage: what is written.
         metadata: one more entry of the model's metadata.
+
+    Raises:
+        UsageError: if they cannot be written.
+    """
+    with sentences(stage.target):
+        stage.seal(metadata)
+        return stage.size
+
+
+def commit(stage: Stage, backup: Path | None = None) -> None:
+    """Gives the staged files their names, all or none.
+
+    Args:
+        stage: what is written.
         backup: a new name for the model that is replaced.
 
     Raises:
         UsageError: if that is not possible; nothing has changed then.
     """
     with sentences(stage.target):
-        stage.commit(metadata, backup)
+        stage.commit(backup)

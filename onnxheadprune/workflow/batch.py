@@ -319,4 +319,4 @@ class _Book:
             files = {"input": proof.input, "output": proof.output}
             self.entries[name] = {"request": self.request, "files": files, "reason": proof.reason}
         document = {"format": FORMAT, "models": dict(sorted(self.entries.items()))}
-        write_text(self.path, json.dumps(document, indent=1))
+        write_text(self.path, json.dumps(document, indent=1), renewed=True)

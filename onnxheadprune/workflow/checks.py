@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.errors import InferenceError, ModelError, UsageError
 from onnxheadprune.model.load import LoadedModel, check_model
 from onnxheadprune.model.save import check_backup, check_target
-from onnxheadprune.model.storage.claims import named_files
+from onnxheadprune.model.storage.claims import Making, named_files
+from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.recovery import beside, making_of
 from onnxheadprune.workflow.requests import Request
 
 
@@ -40,11 +44,26 @@ def free_places(model: LoadedModel, request: Request) -> Places:
     if writing.output is not None:
         in_place = writing.backup is not None
         read = [*named_files("the data", request.run.data), *named_files("the heads", request.choice.heads)]
-        output = check_target(writing.output, model, in_place=in_place, others=read)
+        output = check_target(
+            writing.output, model, in_place=in_place, others=read, beside=list(_together(request))
+        )
     backup = None
     if writing.backup is not None:
         backup = check_backup(writing.backup, output, model)
     return Places(output, backup)
+
+
+def _together(request: Request) -> Iterator[Making]:
+    """What else is made: the file with weights that has a name of its own, the backup, the checkpoint of a training."""
+    writing = request.writing
+    assert writing.output is not None
+    target = Path(writing.output)
+    if writing.data_name is not None:
+        yield Making("the data file", target.with_name(named_data(target, writing.data_name)), kind="data")
+    if writing.backup is not None:
+        yield Making("the backup", Path(writing.backup), os.fspath(writing.backup), "new", copy_of=target)
+    if request.choice.recover is not None:
+        yield making_of(beside(target))
 
 
 def provider_of(request: Request) -> Provider | None:

@@ -16,6 +16,7 @@ from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import Reading, named_files
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
@@ -159,10 +160,22 @@ def combine(
     return combined_through(model, pruned, request)
 
 
+@one_call()
 def combined_through(
-    model: ModelLike, pruned: ModelLike, request: CombineRequest, progress: Progress = silent
+    model: ModelLike,
+    pruned: ModelLike,
+    request: CombineRequest,
+    progress: Progress = silent,
+    ready: Callable[[Combination], None] = lambda _: None,
 ) -> Combination:
     """What `combine` does, for a request.
+
+    Args:
+        model: the original, in floats.
+        pruned: what `prune` made of it.
+        request: what is asked for.
+        progress: told what is being done.
+        ready: called with the whole result before a file has its name; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `combine` does.
@@ -201,14 +214,19 @@ def combined_through(
     named = [LoadedModel(c.model.proto, c.name, c.model.sources, c.model.inline) for c in corners]
     measured = run_benchmark(named, timing, lambda text: progress(text, 0, 0))
     best, reason = _better(corners, refused)
-    if target is not None:
-        with stage_model(models[best], target, request.writing.external_data) as stage:
-            commit(stage)
     written = None if target is None else str(target)
     notes = (*rounded.notes, *measured.notes)
     if claim.refit is None:
         notes += (f"{cut.name} was not refitted, so neither was the quantized model that was cut",)
-    return Combination(original.name, rounded.how, corners, refused, measured, best, reason, written, notes)
+    found = Combination(original.name, rounded.how, corners, refused, measured, best, reason, written, notes)
+    if target is None:
+        ready(found)
+        return found
+    chosen = models[best].changed(models[best].as_stored)
+    with stage_model(chosen, target, request.writing.external_data) as stage:
+        ready(found)
+        commit(stage)
+    return found
 
 
 def _target(original: LoadedModel, cut: LoadedModel, request: CombineRequest) -> Path | None:

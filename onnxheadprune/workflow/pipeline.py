@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.leave import leaving
@@ -12,8 +15,9 @@ from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
-from onnxheadprune.model.save import commit, stage_model, staged_model
+from onnxheadprune.model.save import commit, sealed_bytes, stage_model, staged_model
 from onnxheadprune.model.storage.tensors import stored_size
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.compensation import sealed
 from onnxheadprune.selection.cutting import renumbered
@@ -28,14 +32,20 @@ from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.sizes import file_bytes, size_in_file
 
+Ready: TypeAlias = Callable[[PruneResult], None]
 
-def carried_through(model: ModelLike, request: Request, progress: Progress = silent) -> PruneResult:
+
+@one_call()
+def carried_through(
+    model: ModelLike, request: Request, progress: Progress = silent, ready: Ready = lambda _: None
+) -> PruneResult:
     """What `prune` does, for a request.
 
     Args:
         model: the model to prune.
         request: what is asked for.
         progress: told what is being done; see `prune`.
+        ready: called with the whole result before a file has its name; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `prune` does.
@@ -62,22 +72,27 @@ def carried_through(model: ModelLike, request: Request, progress: Progress = sil
 
     proof = Proof(original, request, provider, data)
     progress("validating" if request.proving.validate else "writing", 0, 0)
-    verdict = proof.of(pruned) if places.output is None else _written(pruned, places, request, proof)
-    apply.set_metadata(pruned.proto, *validation_note(verdict))
-    output = None if places.output is None else str(places.output)
-    bytes_after = None if output is None else file_bytes(open_structure(output))
-    return PruneResult(
-        pruned=pruned,
-        plan=plan,
-        validation=verdict,
-        output=output,
-        before=size_in_file(original),
-        after=stored_size(pruned.proto),
-        fusion=fusion,
-        chosen=chosen,
-        file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
-        original=original,
-    )
+
+    def result(verdict: Validation | None, bytes_after: int | None) -> PruneResult:
+        apply.set_metadata(pruned.proto, *validation_note(verdict))
+        return PruneResult(
+            pruned=pruned.readable(),
+            plan=plan,
+            validation=verdict,
+            output=None if places.output is None else str(places.output),
+            before=size_in_file(original),
+            after=stored_size(pruned.proto),
+            fusion=fusion,
+            chosen=chosen,
+            file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
+            original=original,
+        )
+
+    if places.output is not None:
+        return _written(pruned, places, request, proof, result, ready)
+    found = result(proof.of(pruned.readable()), None)
+    ready(found)
+    return found
 
 
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
@@ -111,7 +126,14 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     return plan, cut
 
 
-def _written(pruned: LoadedModel, places: Places, request: Request, proof: Proof) -> Validation | None:
+def _written(
+    pruned: LoadedModel,
+    places: Places,
+    request: Request,
+    proof: Proof,
+    result: Callable[[Validation | None, int], PruneResult],
+    ready: Ready,
+) -> PruneResult:
     """Writes a model whose files get their names only after its proof: what is proven is read back from the disk.
 
     Raises:
@@ -121,7 +143,9 @@ def _written(pruned: LoadedModel, places: Places, request: Request, proof: Proof
     writing = request.writing
     with stage_model(pruned, places.output, writing.external_data, writing.data_name) as stage:
         verdict = proof.of(staged_model(stage)) if request.proving.validate else None
-        commit(stage, validation_note(verdict), places.backup)
+        found = result(verdict, sealed_bytes(stage, validation_note(verdict)))
+        ready(found)
+        commit(stage, places.backup)
     if request.choice.recover is not None:
         beside(places.output).unlink(missing_ok=True)
-    return verdict
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from onnxheadprune.model.save import check_target, commit, stage_model
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
@@ -144,10 +145,20 @@ def quantize(
     return quantized_through(model, request, progress)
 
 
+@one_call()
 def quantized_through(
-    model: ModelLike, request: QuantizeRequest, progress: Progress = silent
+    model: ModelLike,
+    request: QuantizeRequest,
+    progress: Progress = silent,
+    ready: Callable[[QuantizeResult], None] = lambda _: None,
 ) -> QuantizeResult:
     """What `quantize` does, for a request.
+
+    Args:
+        model: the model to quantize.
+        request: what is asked for.
+        progress: told what is being done.
+        ready: called with the whole result before a file has its name; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `quantize` does.
@@ -183,16 +194,19 @@ def quantized_through(
     if held is not None:
         progress("measuring drift", 0, 0)
         where = resolve_provider(request.run.provider)
-        found = Reference(loaded, held, where).distance(result, Looking(request.effect))
-        drift, unit = found.drift, found.unit
-    written = None
-    if target is not None:
-        written = str(target)
-        with stage_model(result, target, writing.external_data, writing.data_name) as stage:
-            commit(stage)
+        distance = Reference(loaded, held, where).distance(result, Looking(request.effect))
+        drift, unit = distance.drift, distance.unit
+    written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(made)
     notes = _notes(request.how, how)
-    return QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, notes)
+    found = QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, notes)
+    if target is None:
+        ready(found)
+        return found
+    with stage_model(result, target, writing.external_data, writing.data_name) as stage:
+        ready(found)
+        commit(stage)
+    return found
 
 
 def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:

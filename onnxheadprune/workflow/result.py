@@ -33,7 +33,8 @@ class PruneResult:
     """A pruned model and how it came about.
 
     Attributes:
-        pruned: the pruned model; weights that were not in memory are still where the original has them.
+        pruned: the pruned model, as it is analyzed and as it is stored; weights that were not in memory are still where
+            the original has them.
         plan: what was changed.
         validation: the verdict, None if validation was skipped.
         output: where the model was written, None if it was not.
@@ -94,7 +95,7 @@ class PruneResult:
         """
         if self.output is not None and self.pruned.sources:
             return load_model(self.output)
-        return hydrated(self.pruned.proto, self.pruned.sources)
+        return hydrated(self.pruned.as_stored, self.pruned.sources)
 
     def to_graphsurgeon(self) -> gs.Graph:
         """The pruned model as a graph of onnx-graphsurgeon, which is made anew by every call.

@@ -11,7 +11,7 @@ from onnxheadprune.model.storage.tensors import StoredSize, stored_size
 
 def size_in_file(model: LoadedModel) -> StoredSize:
     """What the tensors of a model hold, as its file has them: a function counts once, not once per call."""
-    return stored_size(model.proto if model.stored is None else model.stored)
+    return stored_size(model.as_stored)
 
 
 def file_bytes(model: LoadedModel) -> int | None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 from pathlib import Path, PurePosixPath
@@ -18,15 +16,14 @@ from types import TracebackType
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings, identity
-from onnxheadprune.model.storage.folder import TEMPORARY, sentences, sync_folder, write_file
+from onnxheadprune.model.storage.folder import sentences, sync_folder, write_file
+from onnxheadprune.model.storage.names import hidden_name, is_hidden
+from onnxheadprune.model.storage.written import note_written
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-_SHORT = 100
-"""Characters of a folder's name that its hidden name repeats."""
 
 
 def check_folder(target: Path, source: Path) -> None:
@@ -75,9 +72,7 @@ class Assembly:
             UsageError: if that is not possible.
         """
         self.target = target
-        short = target.name[:_SHORT]
-        self._hidden = re.compile(re.escape(f".{short}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
-        self._around = target.parent / f".{short}.{secrets.token_hex(8)}{TEMPORARY}"
+        self._around = target.parent / hidden_name(target.name)
         self.folder = self._around / "folder"
         with sentences(target):
             self._around.mkdir()
@@ -100,10 +95,15 @@ class Assembly:
 
         Args:
             name: its path in the folder, with slashes.
+
+        Raises:
+            UsageError: if something has been written there, or its folder cannot be made.
         """
         path = self.folder.joinpath(*PurePosixPath(name).parts)
-        with sentences(self.target):
+        with sentences(self.target / name):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, "this call has written a file there already")
         return path
 
     def copy(self, source: Path, name: str) -> None:
@@ -116,6 +116,7 @@ class Assembly:
         with sentences(self.target):
             shutil.copyfile(source, path)
             shutil.copymode(source, path)
+            note_written(path.lstat())
 
     def write(self, name: str, data: bytes) -> None:
         """Writes a small file.
@@ -152,7 +153,7 @@ class Assembly:
         for path in self.target.parent.iterdir():
             if (
                 path != self._around
-                and self._hidden.fullmatch(path.name)
+                and is_hidden(path.name, self.target.name)
                 and stat.S_ISDIR(path.lstat().st_mode)
             ):
                 handle = _lock(path)

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.names import LONGEST_NAME, LONGEST_PATH, folded, is_data_name, is_hidden
 
 Identity: TypeAlias = tuple[int, int, str]
 """Device, inode and, of what does not exist yet, the path below the folder that these two are of."""
-Kind: TypeAlias = Literal["file", "new", "folder"]
+Kind: TypeAlias = Literal["file", "new", "folder", "model", "data"]
 NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 """What systems and file systems without nameless files answer."""
-LONGEST_NAME, LONGEST_PATH = 255, 4095
-"""In bytes; what file systems and Linux take."""
 _HEAD = 2**14
 
 
@@ -52,6 +51,8 @@ class Making:
         path: where it goes.
         spelled: what the user wrote; a trailing slash is no longer in `path`.
         kind: "file" may replace a file, "new" must not be there yet, "folder" is made where it is not there.
+            "model" is a file whose weights may go into a second one, beside it and named by its content; "data" is such
+            a second file with a name of its own, and travels with the model to file systems that ignore cases.
         mark: bytes near the start of the files that may be replaced; for files beside the one that was named.
         replaces: which reading it may replace: the model, in place.
         copy_of: what a "new" file may be there as already, byte for byte: the backup of an interrupted run.
@@ -186,7 +187,7 @@ def names_a_folder(spelled: str) -> bool:
 
 def is_same_entry(left: Path, right: Path) -> bool:
     """Whether two paths are one name in one folder, so that replacing one replaces the other."""
-    if identity(left.parent) != identity(right.parent) or _folded(left.name) != _folded(right.name):
+    if identity(left.parent) != identity(right.parent) or folded(left.name) != folded(right.name):
         return False
     return left.name == right.name or not _tells_cases_apart(left.parent)
 
@@ -225,17 +226,7 @@ def holds(path: Path, handle: int) -> bool:
 
 
 def _check_alone(made: Making) -> None:
-    text = os.fspath(made.path)
-    try:
-        size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in ("", *made.path.parts))
-    except UnicodeError:
-        raise UsageError(f"{made.what} {text!r:.80} is no name of a file here") from None
-    if "\0" in text:
-        raise UsageError(f"{made.what} holds a zero byte, which no name of a file does")
-    if size > LONGEST_PATH:
-        raise UsageError(f"{made} is longer than the {LONGEST_PATH:,} bytes of a path; choose a shorter one")
-    if longest > LONGEST_NAME:
-        raise UsageError(f"{made} has a name of more than {LONGEST_NAME} bytes; choose a shorter one")
+    _check_name(made)
     if made.kind == "folder":
         _check_folder(made)
         return
@@ -257,6 +248,24 @@ def _check_alone(made: Making) -> None:
         raise UsageError(
             f"{made} is there and is not what this tool would write, so it is not replaced; choose another name"
             " for the output"
+        )
+
+
+def _check_name(made: Making) -> None:
+    text = os.fspath(made.path)
+    try:
+        size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in ("", *made.path.parts))
+    except UnicodeError:
+        raise UsageError(f"{made.what} {text!r:.80} is no name of a file here") from None
+    if "\0" in text:
+        raise UsageError(f"{made.what} holds a zero byte, which no name of a file does")
+    if size > LONGEST_PATH:
+        raise UsageError(f"{made} is longer than the {LONGEST_PATH:,} bytes of a path; choose a shorter one")
+    if longest > LONGEST_NAME:
+        raise UsageError(f"{made} has a name of more than {LONGEST_NAME} bytes; choose a shorter one")
+    if is_hidden(made.path.name):
+        raise UsageError(
+            f"{made} has the name of a temporary file of this tool, which it removes; choose another"
         )
 
 
@@ -301,22 +310,55 @@ def _head(path: Path) -> bytes:
 
 def _check_each_other(makings: Sequence[Making]) -> None:
     seen: dict[Identity, Making] = {}
-    folded: dict[Identity, Making] = {}
+    spelled: dict[Identity, list[Making]] = {}
     for made in makings:
-        own = identity(made.path)
-        if own is None:
+        own, around = identity(made.path), identity(made.path.parent)
+        if own is None or around is None:
             continue
-        alike = (own[0], own[1], _folded(own[2]))
-        other = seen.get(own)
-        if other is None and alike in folded and not _tells_cases_apart(made.path.parent):
-            other = folded[alike]
+        place = around[0], around[1], folded(f"{around[2]}/{made.path.name}")
+        alike = spelled.setdefault(place, [])
+        other = seen.get(own) or next((item for item in alike if _may_be_one(item, made)), None)
         if other is not None and made.copy_of != other.path:
             raise UsageError(f"{other} and {made} are the same file; give each its own")
-        seen[own] = folded[alike] = made
+        seen[own] = made
+        alike.append(made)
+    for made in makings:
+        if made.kind == "model":
+            _check_made_names(made, makings)
+        elif made.kind == "folder":
+            _check_below(made, makings)
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
+def _may_be_one(one: Making, other: Making) -> bool:
+    """Whether two names that differ in case or accents only are one file here, or where the files may go."""
+    return "data" in (one.kind, other.kind) or not _tells_cases_apart(other.path.parent)
+
+
+def _check_made_names(model: Making, makings: Sequence[Making]) -> None:
+    """Check that no output has a name that the weights of a model may get by their content.
+
+    Raises:
+        UsageError: for the first one that has.
+    """
+    target = model.path.with_name(folded(model.path.name))
+    folder = identity(target.parent)
+    for made in makings:
+        if is_data_name(folded(made.path.name), target) and identity(made.path.parent) == folder:
+            raise UsageError(
+                f"{made} has a name that the weights of {model} may get by their content; choose another"
+            )
+
+
+def _check_below(folder: Making, makings: Sequence[Making]) -> None:
+    """Check that no output lies in a folder that is made as a whole.
+
+    Raises:
+        UsageError: for the first one that does.
+    """
+    own = identity(folder.path)
+    for made in makings:
+        if made is not folder and any(identity(above) == own for above in made.path.absolute().parents):
+            raise UsageError(f"{made} lies in {folder}, which is made as a whole; choose a place outside")
 
 
 def _tells_cases_apart(folder: Path) -> bool:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import stat
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import NO_TMPFILE, obstacle
+from onnxheadprune.model.storage.names import hidden_name, is_hidden
+from onnxheadprune.model.storage.written import note_written, require_unwritten
 
 try:
     import fcntl
@@ -21,9 +23,6 @@ except ImportError:  # Windows
 
 NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 """What file systems without hard links answer, folders that are guarded against them, and other mounts."""
-TEMPORARY = ".tmp"
-_ROOM = 180
-"""Bytes that a name may have in the names that are made from it."""
 
 
 class Draft:
@@ -49,7 +48,7 @@ class Draft:
         if self.handle < 0:
             # Under the lock, so that nobody takes a file that is not locked yet for an abandoned one.
             with contextlib.nullcontext() if under_lock else locked(folder):
-                self.hidden = _hidden_name(folder, name)
+                self.hidden = folder / hidden_name(name)
                 self.handle = os.open(self.hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
                 self._lock()
         self.name = name
@@ -106,7 +105,7 @@ class Draft:
         """
         if self.hidden is None:
             self._lock()
-            hidden = _hidden_name(self.folder, self.name)
+            hidden = self.folder / hidden_name(self.name)
             self.link(hidden)
             self.hidden = hidden
 
@@ -137,7 +136,7 @@ class Draft:
         finally:
             os.close(folder)
 
-    def replace(self, target: Path) -> None:
+    def _replace(self, target: Path) -> None:
         """Gives the complete file the name of one that is there, in one step.
 
         Raises:
@@ -148,18 +147,24 @@ class Draft:
         self.hidden.replace(target)
         self.hidden = None
 
-    def put(self, target: Path) -> None:
+    def put(self, target: Path, *, renewed: bool = False) -> None:
         """Gives the complete file its name, which may be that of a file that is there. To be called under the lock.
 
+        Args:
+            target: the name.
+            renewed: one call writes this file again and again.
+
         Raises:
-            OSError: if that is not possible, or something other than a file is there by now.
+            OSError: if that is not possible, something other than a file is there by now, or this call has written it.
         """
+        require_unwritten(target, renewed=renewed)
         if (why := obstacle(target)) is not None:
             raise OSError(errno.EEXIST, f"it {why}", str(target))
         if os.path.lexists(target):
-            self.replace(target)
+            self._replace(target)
         else:
             self.link(target)
+        note_written(os.fstat(self.handle), renewed=renewed)
 
     def close(self) -> None:
         """Closes the file; without a name it is gone."""
@@ -169,17 +174,6 @@ class Draft:
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
-
-
-def _hidden_name(folder: Path, name: str) -> Path:
-    return folder / f".{_shortened(name)}.{secrets.token_hex(8)}{TEMPORARY}"
-
-
-def _shortened(name: str) -> str:
-    """The start of a name, as many whole characters as there is room for."""
-    while len(os.fsencode(name)) > _ROOM:
-        name = name[:-1]
-    return name
 
 
 def require_room(folder: Path, needed: int) -> None:
@@ -225,29 +219,69 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def write_text(target: str | os.PathLike[str], text: str) -> None:
-    """Makes or replaces a text file in one step.
+@dataclass(frozen=True)
+class HeldFile:
+    """A file that is complete and waits to be written."""
+
+    target: Path
+    data: bytes
+    renewed: bool
+
+    def write(self) -> None:
+        """Writes it.
+
+        Raises:
+            UsageError: if it cannot be written; an older file stays as it was.
+        """
+        write_file(self.target, self.data, renewed=self.renewed)
+
+
+_held: ContextVar[list[HeldFile] | None] = ContextVar("_held", default=None)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[list[HeldFile]]:
+    """Collects the files that are written meanwhile, all but models: making them may fail, and leaves nothing then."""
+    files: list[HeldFile] = []
+    token = _held.set(files)
+    try:
+        yield files
+    finally:
+        _held.reset(token)
+
+
+def write_text(target: str | os.PathLike[str], text: str, *, renewed: bool = False) -> None:
+    """Makes or replaces a text file in one step; see `write_file`.
 
     Raises:
         UsageError: if it cannot be written; an older file stays as it was.
     """
     # Names of files need not be text; what is none is spelled.
-    write_file(Path(target), text.encode(errors="backslashreplace"))
+    write_file(Path(target), text.encode(errors="backslashreplace"), renewed=renewed)
 
 
-def write_file(target: Path, data: bytes) -> None:
+def write_file(target: Path, data: bytes, *, renewed: bool = False) -> None:
     """Makes or replaces a file in one step; it keeps its owner and mode. All files but models are made here.
+
+    Args:
+        target: the file.
+        data: all that is in it.
+        renewed: one call writes this file again and again, as a record of what is done; else it writes it once.
 
     Raises:
         UsageError: if it cannot be written, or is something else than a file; what was there stays as it was.
     """
+    held = _held.get()
+    if held is not None:
+        held.append(HeldFile(target, data, renewed))
+        return
     with sentences(target):
         draft = Draft(target.parent, target.name, like=target)
         try:
             write_all(draft.handle, data)
             os.fsync(draft.handle)
             with locked(target.parent):
-                draft.put(target)
+                draft.put(target, renewed=renewed)
                 sync_folder(target.parent)
                 with contextlib.suppress(OSError):
                     sweep_hidden(target)
@@ -278,9 +312,8 @@ def sentences(target: Path) -> Iterator[None]:
 
 def sweep_hidden(target: Path) -> None:
     """Removes hidden files of `target` whose process is gone. Only to be called under the lock."""
-    hidden = re.compile(re.escape(f".{_shortened(target.name)}.") + r"[0-9a-f]{16}" + re.escape(TEMPORARY))
     for path in target.parent.iterdir():
-        if hidden.fullmatch(path.name):
+        if is_hidden(path.name, target.name):
             _remove_if_abandoned(path)
 
 

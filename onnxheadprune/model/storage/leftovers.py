@@ -1,9 +1,8 @@
-"""Data files of models: their names, which model refers to which, and what nobody refers to any more."""
+"""Data files of models: which model refers to which, and what nobody refers to any more."""
 
 from __future__ import annotations
 
 import contextlib
-import re
 import stat
 from collections.abc import Collection
 from pathlib import Path, PurePath
@@ -12,26 +11,11 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError
-from onnxheadprune.model.storage.claims import LONGEST_NAME
 from onnxheadprune.model.storage.folder import sweep_hidden
+from onnxheadprune.model.storage.names import is_data_name
 from onnxheadprune.model.storage.spans import is_outside, own_location, span_of
 from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.model.storage.wire import WireError, structure
-
-_ENDING = len(".0123456789abcdef.data")
-
-
-def data_name(target: Path, digest: str) -> str:
-    """Name of the data file of a model: by content, so that a newer one never takes the place of an older."""
-    return f"{_readable(target)}.{digest[:16]}.data"
-
-
-def _readable(target: Path) -> str:
-    """The name of a model as text, which ONNX wants for locations, as much of it as there is room for."""
-    text = own_location(target)
-    while len(text.encode()) > LONGEST_NAME - _ENDING:
-        text = text[:-1]
-    return text
 
 
 def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
@@ -46,12 +30,11 @@ def sweep_up(target: Path, keep: Collection[tuple[int, ...]] = ()) -> None:
     """
     folder = target.parent
     sweep_hidden(target)
-    ours = re.compile(re.escape(_readable(target)) + r"\.[0-9a-f]{16}\.data")
     names = [path.name for path in folder.iterdir()]
-    left = {name for name in names if ours.fullmatch(name)}
+    left = {name for name in names if is_data_name(name, target)}
     if len(left) > 1 or (left and not left <= _names(target)):
         for name in names:
-            left -= _names(folder / name) if not ours.fullmatch(name) else set()
+            left -= _names(folder / name) if not is_data_name(name, target) else set()
         for above in folder.absolute().parents:
             for path in above.glob("*.onnx"):
                 with contextlib.suppress(OSError):

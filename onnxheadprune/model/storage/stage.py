@@ -17,10 +17,12 @@ from onnx import ModelProto
 from onnxheadprune.model.storage.claims import holds, is_same_content, is_same_entry
 from onnxheadprune.model.storage.folder import NO_LINKS, Draft, locked, sweep_hidden, sync_folder, write_all
 from onnxheadprune.model.storage.layout import Layout, Placed
-from onnxheadprune.model.storage.leftovers import data_name, sweep_up
+from onnxheadprune.model.storage.leftovers import sweep_up
+from onnxheadprune.model.storage.names import data_name
 from onnxheadprune.model.storage.reading import BLOCK, Opened
 from onnxheadprune.model.storage.sources import Sources, identity_of
 from onnxheadprune.model.storage.writing import parts_of, pieces, write_data, write_model
+from onnxheadprune.model.storage.written import note_written, one_call, require_unwritten, written_files
 
 _SAMPLES, _SAMPLE = 16, 4096
 
@@ -54,7 +56,8 @@ class Stage:
         self.layout, self.sources, self.target, self.location = layout, sources, target, location
         self.named = named
         self.data: Draft | None = None
-        self._written = False
+        self._written = self._is_sealed = False
+        self._tail, self._content = b"", ""
         self.draft = Draft(target.parent, target.name, like=target)
         try:
             if layout.outside:
@@ -96,54 +99,86 @@ class Stage:
             if draft is not None:
                 draft.show()
 
-    def commit(self, metadata: tuple[str, str] | None = None, backup: Path | None = None) -> None:
-        """Gives the files their names: the data first, then, in one step, the model.
+    def seal(self, metadata: tuple[str, str] | None = None) -> None:
+        """Completes the files, so that nothing is left but to give them their names, and their size is known.
 
         Args:
             metadata: one more entry of the model's metadata.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        if metadata is not None:
+            extra = ModelProto()
+            extra.metadata_props.add(key=metadata[0], value=metadata[1])
+            self._tail = extra.SerializeToString()
+        if self.data is not None:
+            os.fsync(self.data.handle)
+            self._content = "" if self.named else self._digest()
+            self._refer_to(self.named or data_name(self.target, self._content))
+        self._complete()
+
+    def _complete(self) -> None:
+        self.write()
+        os.lseek(self.draft.handle, 0, os.SEEK_END)
+        write_all(self.draft.handle, self._tail)
+        os.fsync(self.draft.handle)
+        self._is_sealed = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of both files; final once they are sealed."""
+        drafts = (self.draft, self.data)
+        return sum(os.fstat(draft.handle).st_size for draft in drafts if draft is not None)
+
+    def commit(self, backup: Path | None = None, *, renewed: bool = False) -> None:
+        """Gives the files their names: the data first, then, in one step, the model.
+
+        Args:
             backup: a new name for the model that is replaced.
+            renewed: one call writes this model again and again.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
         """
-        tail = b""
-        if metadata is not None:
-            extra = ModelProto()
-            extra.metadata_props.add(key=metadata[0], value=metadata[1])
-            tail = extra.SerializeToString()
-        if self.data is not None:
-            os.fsync(self.data.handle)
-        with locked(self.target.parent):
-            linked = self._name_data(tail)
-            self.write()
-            os.lseek(self.draft.handle, 0, os.SEEK_END)
-            write_all(self.draft.handle, tail)
-            os.fsync(self.draft.handle)
+        if not self._is_sealed:
+            self.seal()
+        with one_call(), locked(self.target.parent):
+            linked = self._free_data_name()
+            if not self._written:
+                self._complete()
             # From here on nothing takes time: the shorter, the less a kill can leave.
             with uninterrupted():
-                self._name_all(linked, backup)
+                self._name_all(linked, backup, renewed=renewed)
         if backup is not None:
             with contextlib.suppress(OSError), locked(backup.parent):
                 sweep_hidden(backup)
 
-    def _name_all(self, linked: Path | None, backup: Path | None) -> None:
+    def _name_all(self, linked: Path | None, backup: Path | None, *, renewed: bool) -> None:
         """Names the data, then the model, then takes away what the model that was replaced left.
 
         Raises:
             OSError: if that is not possible; nothing has changed then.
         """
         self._require_unread(backup)
+        require_unwritten(self.target, renewed=renewed)
         if linked is not None and self.data is not None:
             self.data.link(linked)
+        if self.data is not None:
+            # Weights that were there already are this call's as well, since its model refers to them.
+            note_written(self.target.with_name(self.location).lstat())
         try:
-            self._name_model(backup)
+            self._name_model(backup, renewed=renewed)
         except BaseException:
             if linked is not None and not self._may_be_named():
                 linked.unlink(missing_ok=True)
             raise
+        if backup is not None:
+            note_written(backup.lstat())
         sync_folder(self.target.parent)
         with contextlib.suppress(OSError):
-            sweep_up(self.target, {source.identity[:2] for source in self.sources.values()})
+            read = {source.identity[:2] for source in self.sources.values()}
+            sweep_up(self.target, read | written_files())
 
     def _require_unread(self, backup: Path | None) -> None:
         """Nothing that was read is replaced, but the model in place; and that only as it was read.
@@ -161,15 +196,15 @@ class Stage:
         if backup is not None and identity_of(found) not in read:
             raise OSError(errno.EBUSY, "it was changed while it was in use", str(self.target))
 
-    def _name_model(self, backup: Path | None) -> None:
+    def _name_model(self, backup: Path | None, *, renewed: bool) -> None:
         if backup is None:
-            self.draft.put(self.target)
+            self.draft.put(self.target, renewed=renewed)
             return
         before = self.target.lstat()
         ours = self._keep(backup)
         try:
             sync_folder(backup.parent)
-            self.draft.put(self.target)
+            self.draft.put(self.target, renewed=renewed)
         except BaseException:
             # The backup may be the only original. It goes only where the original is certainly in its place.
             with contextlib.suppress(OSError):
@@ -219,31 +254,35 @@ class Stage:
         except OSError:
             return True
 
-    def _name_data(self, tail: bytes) -> Path | None:
-        """Finds a name for the data file and lets the model refer to it.
+    def _free_data_name(self) -> Path | None:
+        """Finds a name for the data file that nothing else has, and lets the model refer to it.
 
         Returns:
             The name to give, None where there is no data file or an equal one has it already.
+
+        Raises:
+            FileExistsError: if another file has the name that was asked for.
         """
         if self.data is None:
             return None
-        digest = "" if self.named else self._digest(tail)
         while True:
-            name = self.named or data_name(self.target, digest)
-            path = self.target.with_name(name)
-            fresh = not os.path.lexists(path)
-            if not fresh and not holds(path, self.data.handle):
-                if self.named:
-                    raise FileExistsError(
-                        errno.EEXIST, f"its data file {path} exists already, and is never replaced"
-                    )
-                digest = hashlib.sha256(digest.encode()).hexdigest()
-                continue
-            self.layout.point_to(self.location, name)
-            self._written = False
-            return path if fresh else None
+            path = self.target.with_name(self.location)
+            if not os.path.lexists(path):
+                return path
+            if holds(path, self.data.handle):
+                return None
+            if self.named:
+                raise FileExistsError(
+                    errno.EEXIST, f"its data file {path} exists already, and is never replaced"
+                )
+            self._content = hashlib.sha256(self._content.encode()).hexdigest()
+            self._refer_to(data_name(self.target, self._content))
 
-    def _digest(self, tail: bytes) -> str:
+    def _refer_to(self, name: str) -> None:
+        self.layout.point_to(self.location, name)
+        self.location, self._written = name, False
+
+    def _digest(self) -> str:
         """Of everything in the model file and samples of all data.
 
         Which weights a model has shows in samples; that another file of the same name is never replaced is
@@ -257,7 +296,7 @@ class Stage:
                         digest.update(part if isinstance(part, bytes) else opened.read(part))
                 else:
                     digest.update(piece)
-        digest.update(tail)
+        digest.update(self._tail)
         assert self.data is not None
         for placed in self.layout.outside:
             step = max(_SAMPLE, placed.length // _SAMPLES)

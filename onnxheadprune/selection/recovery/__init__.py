@@ -2,7 +2,7 @@
 
 from onnxheadprune.selection.recovery.augmentation import parse_augment, require_pictures
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
-from onnxheadprune.selection.recovery.checkpoint import beside
+from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 from onnxheadprune.selection.recovery.recover import (
     RECOVERY_HELD_OUT,
     Recovering,
@@ -20,6 +20,7 @@ __all__ = [
     "Recovery",
     "Subject",
     "beside",
+    "making_of",
     "parse_augment",
     "parse_budget",
     "recover",

@@ -63,6 +63,11 @@ def beside(output: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.name}{SUFFIX}")
 
 
+def making_of(checkpoint: Path) -> Making:
+    """A checkpoint as a file that a call makes."""
+    return Making("the checkpoint of the recovery,", checkpoint, mark=MARK)
+
+
 class Checkpoint:
     """A file with the state of a training, about one model, data and seed."""
 
@@ -78,7 +83,7 @@ class Checkpoint:
         """
         self.path, self.key = path, key
         if path is not None:
-            check_makings([Making("the checkpoint of the recovery,", path, mark=MARK)], list)
+            check_makings([making_of(path)], list)
 
     def read(self) -> State:
         """The state that an interrupted run left.
@@ -136,7 +141,7 @@ class Checkpoint:
             entries |= {f"{name}.{number}": array for number, array in enumerate(arrays)}
         stream = io.BytesIO()
         np.savez(stream, allow_pickle=False, **entries)
-        write_file(self.path, stream.getvalue())
+        write_file(self.path, stream.getvalue(), renewed=True)
 
     def finish(self) -> None:
         """Removes the file: all is done."""

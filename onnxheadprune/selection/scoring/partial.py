@@ -79,7 +79,7 @@ class Partial:
         if self._path is None:
             return
         content = {"key": self._key, "sites": {str(at): list(values) for at, values in self.found.items()}}
-        write_text(self._path, json.dumps(content))
+        write_text(self._path, json.dumps(content), renewed=True)
 
     def finish(self) -> None:
         """Removes the file: all is done."""

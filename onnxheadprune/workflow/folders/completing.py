@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from onnxheadprune.model.storage.assembly import Assembly
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.configs import patched
-from onnxheadprune.workflow.folders.export import Export, ModelFile
+from onnxheadprune.workflow.folders.export import Export
 
 _UNPRUNED = (
     "model*.safetensors",
@@ -32,7 +32,7 @@ def unchanged(export: Export, cut: Collection[str], changes: Sequence[ConfigChan
         cut: names of the models that are cut.
         changes: fields that follow.
     """
-    kept = [name for file in export.models if file.name not in cut for name in (file.name, *_beside(file))]
+    kept = [name for file in export.models if file.name not in cut for name in (file.name, *file.weights)]
     rewritten = {change.file for change in changes}
     return tuple(sorted({*kept, *(name for name in export.others if name not in rewritten)}))
 
@@ -62,11 +62,3 @@ def other_forms(copied: Sequence[str]) -> Iterator[str]:
         yield (
             f"{found[0]}{more} holds the model before the cut, and is copied as it is: make sure that nothing loads it"
         )
-
-
-def _beside(file: ModelFile) -> Iterator[str]:
-    """The files with a model's weights, as paths in the folder."""
-    folder = PurePosixPath(file.name).parent
-    for location, source in file.loaded.sources.items():
-        if source.path in file.loaded.data_files:
-            yield str(folder / location)

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from onnx import TensorProto
 
@@ -51,6 +51,16 @@ class ModelFile:
     def inputs(self) -> int:
         """Number of its inputs."""
         return len(self.loaded.proto.graph.input)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The files with its weights, as paths in the export with slashes."""
+        folder = PurePosixPath(self.name).parent
+        return tuple(
+            str(folder / location)
+            for location, source in self.loaded.sources.items()
+            if source.path in self.loaded.data_files
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,29 +6,11 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from onnxheadprune.errors import UsageError
+from onnxheadprune.model.storage.names import ITSELF, folded
 from onnxheadprune.workflow.folders.export import Export, ModelFile
 
-ITSELF = "{}"
-"""Stands for the name of the model file."""
 USUAL = "{}_data"
 """As exporters call it that write for the hub."""
-
-
-def check_name(pattern: str) -> None:
-    """Whether a name for data files is one.
-
-    Raises:
-        UsageError: if it leads to another folder, or names nothing.
-    """
-    made = pattern.replace(ITSELF, "model.onnx")
-    if not made or made in (".", "..") or made != PurePosixPath(made).name or "\\" in made or "\0" in made:
-        raise UsageError(
-            f"the name of a data file is a plain name, not {pattern!r}: it lies beside the model"
-        )
-    if made == "model.onnx" or len(made.encode(errors="replace")) > 255:
-        raise UsageError(
-            f"{pattern!r} is no name for a data file: it needs one of its own, of up to 255 bytes"
-        )
 
 
 def data_names(export: Export, pattern: str | None) -> dict[str, str]:
@@ -45,21 +27,28 @@ def data_names(export: Export, pattern: str | None) -> dict[str, str]:
     for file in export.models:
         asked = pattern or _usual(file, export)
         found[file.name] = asked.replace(ITSELF, PurePosixPath(file.name).name)
-    taken = {file.name for file in export.models} | set(export.others)
-    seen: dict[PurePosixPath, str] = {}
+    seen: dict[str, str] = {}
     for file in export.models:
         place = PurePosixPath(file.name).with_name(found[file.name])
-        if str(place) in taken:
+        if folded(str(place)) in _taken(export, file):
             raise UsageError(
                 f"the data file of {file.name} cannot be called {place.name}: that file is there already"
             )
-        other = seen.setdefault(place, file.name)
+        other = seen.setdefault(folded(str(place)), file.name)
         if other != file.name and (pattern is not None or file.loaded.data_files):
             raise UsageError(
                 f"{other} and {file.name} would both have the data file {place.name}; let the name hold"
                 f" {ITSELF}, which stands for that of the model"
             )
     return found
+
+
+def _taken(export: Export, file: ModelFile) -> set[str]:
+    """What the data file of a model must not be called: whatever is in the folder, but for that file itself."""
+    weights = {name for other in export.models if other is not file for name in other.weights}
+    names = {item.name for item in export.models} | set(export.others) | weights.difference(file.weights)
+    folders = {str(above) for name in names for above in PurePosixPath(name).parents}
+    return set(map(folded, names | folders))
 
 
 def _usual(file: ModelFile, export: Export) -> str:

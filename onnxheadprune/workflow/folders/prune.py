@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from onnxheadprune.attention.sites.kinds import kind_of
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.assembly import Assembly, check_folder
+from onnxheadprune.model.storage.names import check_data_name
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.kinds import HEADS_ALONE as HEADS_ONLY
 from onnxheadprune.selection.wishes import Wish
@@ -22,13 +24,19 @@ from onnxheadprune.workflow.folders.deploying import Deploying
 from onnxheadprune.workflow.folders.export import Export
 from onnxheadprune.workflow.folders.feeding import data_of_leaders
 from onnxheadprune.workflow.folders.matching import HEADS_ALONE, Match, Network
-from onnxheadprune.workflow.folders.naming import check_name, data_names
+from onnxheadprune.workflow.folders.naming import data_names
 from onnxheadprune.workflow.folders.network import Cutting, cut_network
 from onnxheadprune.workflow.folders.opening import kinds_asked, opened
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
 
 
-def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) -> FolderResult:
+@one_call()
+def prune_folder(
+    root: Path,
+    asked: FolderRequest,
+    progress: Progress = silent,
+    ready: Callable[[FolderResult], None] = lambda _: None,
+) -> FolderResult:
     """Removes the same heads and other units from every model of a folder that holds them.
 
     They are named by the numbers that `inspect` gives the sites of the folder. A wish is decided on the most precise
@@ -38,6 +46,7 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
         root: the folder.
         asked: what to do.
         progress: told what is being done.
+        ready: called with the whole result before the folder has its name; nothing is written if it raises.
 
     Raises:
         HeadPruneError: as `prune` does, and where files disagree or the client cannot express the cut. Nothing is
@@ -48,7 +57,7 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
     if target is not None:
         check_folder(target, root)
     if asked.data_name is not None:
-        check_name(asked.data_name)
+        check_data_name(asked.data_name)
     progress(f"reading {root}", 0, 0)
     # Heads are matched whatever goes: sites have the numbers that they have by them.
     kinds = tuple(dict.fromkeys((*HEADS_ALONE, *kinds_asked(asked.request.choice))))
@@ -73,12 +82,15 @@ def prune_folder(root: Path, asked: FolderRequest, progress: Progress = silent) 
         if assembly is not None:
             progress("copying the rest", 0, 0)
             complete(assembly, root, copied, changes)
+        finished = tuple(_in_place(item, target) for item in results)
+        title = None if asked.client is None else asked.client.name
+        told = tuple(dict.fromkeys(warnings))
+        written = None if target is None else str(target)
+        found = FolderResult(str(root), written, title, match, gone, finished, copied, changes, told)
+        ready(found)
+        if assembly is not None:
             assembly.commit()
-    finished = tuple(_in_place(item, target) for item in results)
-    title = None if asked.client is None else asked.client.name
-    told = tuple(dict.fromkeys(warnings))
-    written = None if target is None else str(target)
-    return FolderResult(str(root), written, title, match, gone, finished, copied, changes, told)
+    return found
 
 
 def _named(export: Export, match: Match, asked: FolderRequest) -> Heads | None:

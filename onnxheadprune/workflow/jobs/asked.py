@@ -35,10 +35,15 @@ Document: TypeAlias = dict[str, Any]
 """A result as JSON-ready data."""
 Reader: TypeAlias = Callable[["Path | LoadedModel"], "DataSource | None"]
 """Reads the calibration data for a model, or for one of a folder."""
-
-
 ACCEPTANCE = "prune.accept_inconclusive: true"
 """What a job file says so that a verdict that shows nothing is enough."""
+
+
+def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
+    """The result of work as a document, which is made before the work gives its files their names."""
+    made: list[Document] = []
+    work(lambda result: made.append(result.to_dict()))
+    return made[0]
 
 
 def measure_of(spec: str | None) -> Measure | None:

@@ -19,7 +19,7 @@ from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.pairing import FilePair, paired
 from onnxheadprune.workflow.folders.prune import prune_folder
-from onnxheadprune.workflow.jobs.asked import Document
+from onnxheadprune.workflow.jobs.asked import Document, documented
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.requests import Request
 
@@ -71,7 +71,7 @@ def pruned(
     named = job.keys.prune.client
     client = None if named is None else client_named(named)
     asked = FolderRequest(request, client, read=None if job.keys.data is None else read)
-    return prune_folder(model, asked, progress).to_dict()
+    return documented(lambda ready: prune_folder(model, asked, progress, ready))
 
 
 def validated(

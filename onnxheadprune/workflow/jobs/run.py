@@ -12,8 +12,9 @@ from pathlib import Path
 from onnxheadprune import __version__
 from onnxheadprune.errors import HeadPruneError, UsageError
 from onnxheadprune.model.documents import kind_of, parse_json, read_text
-from onnxheadprune.model.storage.claims import Making, Reading, check_makings, named_files
+from onnxheadprune.model.storage.claims import Kind, Making, Reading, check_makings, named_files
 from onnxheadprune.model.storage.leftovers import locations
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.session import versions
 from onnxheadprune.workflow.batch_worker import Digests, digests
@@ -23,7 +24,7 @@ from onnxheadprune.workflow.jobs.limits import gates_of
 from onnxheadprune.workflow.jobs.of_folders import require_folder_job
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
-from onnxheadprune.workflow.jobs.state import STATE, State
+from onnxheadprune.workflow.jobs.state import MODEL, STATE, State
 from onnxheadprune.workflow.jobs.steps import PRUNED_FOLDER, Step, Workshop
 
 VERDICT, SUMMARY, PAGE = "verdict.json", "summary.md", "report.html"
@@ -33,6 +34,7 @@ MOST_RESULT = 2**26
 """Bytes of the result of a step."""
 
 
+@one_call()
 def run_job(job: Job, given: Given, progress: Progress = silent) -> JobResult:
     """Does what a job asks for, but for what is done already.
 
@@ -71,10 +73,19 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path.remove(place)
 
 
-def places(job: Job) -> list[Path]:
-    """All files that a job makes under a name of its own."""
+def makings(job: Job) -> list[Making]:
+    """All files that a job makes."""
     shop = Workshop(job, Given(lambda _: None, {}))
-    return [shop.folder / name for name in (*_names(list(shop.steps())), *TOLD, STATE)]
+    return [
+        Making("the result", shop.folder / name, kind=_kind(name))
+        for name in (*_names(list(shop.steps())), *TOLD, STATE)
+    ]
+
+
+def _kind(name: str) -> Kind:
+    if name == PRUNED_FOLDER:
+        return "folder"
+    return "model" if name.endswith(MODEL) else "file"
 
 
 def readings(job: Job) -> list[Reading]:
@@ -134,11 +145,7 @@ def _furnished(shop: Workshop) -> State:
     except OSError as error:
         raise UsageError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
     names = [*_names(list(shop.steps())), *TOLD]
-    makings = [
-        Making("the result", folder / name, kind="folder" if name == PRUNED_FOLDER else "file")
-        for name in (*names, STATE)
-    ]
-    check_makings(makings, lambda: readings(shop.job))
+    check_makings(makings(shop.job), lambda: readings(shop.job))
     state = State.read(folder)
     for name in names:
         if name not in state.owned and (folder / name).exists():

@@ -148,7 +148,7 @@ class State:
             for name, entry in self.entries.items()
         }
         document = {"format": FORMAT, "owned": sorted(self.owned), "steps": steps}
-        write_text(self.folder / STATE, json.dumps(document, indent=1) + "\n")
+        write_text(self.folder / STATE, json.dumps(document, indent=1) + "\n", renewed=True)
 
 
 def _inside(folder: Path, name: str) -> list[str]:

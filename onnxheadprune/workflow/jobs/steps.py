@@ -25,6 +25,7 @@ from onnxheadprune.workflow.jobs import of_folders
 from onnxheadprune.workflow.jobs.asked import (
     Document,
     Given,
+    documented,
     measure_of,
     measuring,
     pruning,
@@ -187,8 +188,7 @@ class Workshop:
             return
         scores = scores_file(self.job, self.folder / "score.json")
         request = pruning(self.job, self.given.read(self.model), scores, self.folder / PRUNED)
-        result = carried_through(self.model, request, progress)
-        self.keep("prune", result.to_dict())
+        self.keep("prune", documented(lambda ready: carried_through(self.model, request, progress, ready)))
 
     def _recover(self, progress: Progress, resumed: bool) -> None:
         output = self.folder / RECOVERED
@@ -196,11 +196,12 @@ class Workshop:
         request = recovering(self.job, self.given.read(self.model), output, resume=resume)
         progress("validating", 0, 0)
         request = recovery_request(self.model, self.folder / PRUNED, request)
-        self.keep("recover", carried_through(self.model, request, progress).to_dict())
+        self.keep("recover", documented(lambda ready: carried_through(self.model, request, progress, ready)))
 
     def _quantize(self, progress: Progress, _resumed: bool) -> None:
         request = quantizing(self.job, self.given.read(self.folder / self.exact), self.folder / QUANTIZED)
-        self.keep("quantize", quantized_through(self.folder / self.exact, request, progress).to_dict())
+        exact = self.folder / self.exact
+        self.keep("quantize", documented(lambda ready: quantized_through(exact, request, progress, ready)))
 
     def _validate(self, progress: Progress, _resumed: bool) -> None:
         progress("validating", 0, 0)

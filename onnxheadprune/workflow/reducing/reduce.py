@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from onnxheadprune.model.load import LoadedModel, check_model, open_structure
 from onnxheadprune.model.save import check_target, save_model
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import stored_size, tensors_of
+from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.workflow.reducing.anonymous import names_in, renamed, stripped
 from onnxheadprune.workflow.reducing.ending import Ending, Failure, told, words
@@ -103,7 +104,14 @@ class Reduction:
         }
 
 
-def reduce_model(path: Path, request: ReduceRequest, trier: Trier, progress: Progress = silent) -> Reduction:
+@one_call()
+def reduce_model(
+    path: Path,
+    request: ReduceRequest,
+    trier: Trier,
+    progress: Progress = silent,
+    ready: Callable[[Reduction], None] = lambda _: None,
+) -> Reduction:
     """Makes a model small and anonymous while a command keeps failing on it, and writes it.
 
     Args:
@@ -111,6 +119,7 @@ def reduce_model(path: Path, request: ReduceRequest, trier: Trier, progress: Pro
         request: what is asked for.
         trier: runs command lines.
         progress: told how small the model is.
+        ready: called with the whole result before the model has its name; nothing is written if it raises.
 
     Returns:
         The smallest one that was found until nothing more could go, the time was up, or an interrupt came.
@@ -133,7 +142,10 @@ def reduce_model(path: Path, request: ReduceRequest, trier: Trier, progress: Pro
         failure = Failure(ending, _plain_names(loaded, path), request.saying)
         search = Search(bench, failure, Soundness(_is_valid(loaded), trier.runs(str(path))), progress)
         stopped = _searched(search, loaded, heads)
-        return _written(search, loaded, target, stopped)
+        found = _reduction(search, loaded, target, stopped)
+        ready(found)
+        save_model(found.proto, target)
+        return found
 
 
 def _require_failure(ending: Ending, request: ReduceRequest) -> None:
@@ -227,7 +239,7 @@ def anonymous_forms(loaded: LoadedModel) -> Iterator[ModelProto]:
 
 def _what_it_hangs_on(search: Search, loaded: LoadedModel, heads: Heads | None) -> str:
     """The rest of a sentence that begins with: the failure goes away."""
-    whole = hydrated(loaded.proto if loaded.stored is None else loaded.stored, loaded.sources)
+    whole = hydrated(loaded.as_stored, loaded.sources)
     steps = (
         (whole, "in a copy of the model, so there is nothing to go by; try again"),
         (stripped(whole), "without the model's metadata, and a model with them would not be anonymous"),
@@ -240,8 +252,8 @@ def _what_it_hangs_on(search: Search, loaded: LoadedModel, heads: Heads | None) 
     return "with random weights, and a model with the original's would not be anonymous"
 
 
-def _written(search: Search, loaded: LoadedModel, target: Path, stopped: str) -> Reduction:
-    """Writes the best case, after it was tried once more in a fresh process."""
+def _reduction(search: Search, loaded: LoadedModel, target: Path, stopped: str) -> Reduction:
+    """The best case, after it was tried once more in a fresh process."""
     case, bench = search.case, search.bench
     made = filled(case.model, bench.seed)
     # The file that the last trial left may be one of another candidate, and the process one that has seen many.
@@ -251,8 +263,7 @@ def _written(search: Search, loaded: LoadedModel, target: Path, stopped: str) ->
     shown = replace(
         ending, sentence=ending.sentence.replace(str(bench.folder / SAME_NAME), target.name), output=""
     )
-    original = loaded.proto if loaded.stored is None else loaded.stored
-    save_model(made, target)
+    original = loaded.as_stored
     return Reduction(
         loaded.name,
         str(target),

@@ -161,7 +161,7 @@ class Search:
                 check_model(made, "the model", full=True)
             except ModelError:
                 return False
-        save_model(LoadedModel(made, "the model"), self.bench.folder / SAME_NAME)
+        save_model(LoadedModel(made, "the model"), self.bench.folder / SAME_NAME, renewed=True)
         return True
 
     def ending(self, heads: Heads | None) -> Ending:

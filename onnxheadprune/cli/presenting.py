@@ -1,0 +1,82 @@
+"""What a command prints and the reports that it writes: complete before its result gets a name, delivered after that.
+
+So a report that cannot be made leaves no model behind, and once the model is there nothing can fail but a disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from onnxheadprune.cli.outcome import NOT_WRITTEN, json_text
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from onnxheadprune.model.storage.folder import HeldFile
+
+
+class Presentation:
+    """Of one result."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._files: list[HeldFile] = []
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Reports that are written meanwhile are made, and kept in memory until `deliver`."""
+        from onnxheadprune.model.storage.folder import held_back
+
+        with held_back() as files:
+            yield
+        self._files += files
+
+    def json(self, document: Mapping[str, object]) -> None:
+        """The one JSON document of the command."""
+        self._text += json_text(document)
+
+    def rows(self, *rows: RenderableType) -> None:
+        """Text for people."""
+        from onnxheadprune.cli.report.console import out
+
+        console = out()
+        with console.capture() as captured:
+            console.print(*rows, sep="\n")
+        self._text += captured.get()
+
+    def deliver(self, made: str | None = None) -> int:
+        """Writes the reports and prints the text, whatever becomes of the reports.
+
+        Args:
+            made: what has been written before, None for nothing.
+
+        Returns:
+            The exit code: not 0 if a report could not be written.
+        """
+        from onnxheadprune.cli.report.console import print_error
+        from onnxheadprune.errors import UsageError
+
+        lost: list[str] = []
+        written = [] if made is None else [made]
+        for file in self._files:
+            try:
+                file.write()
+            except UsageError as error:
+                lost.append(str(error))
+            else:
+                written.append(str(file.target))
+        sys.stdout.write(self._text)
+        if not lost:
+            return 0
+        what = (
+            "the result was printed" if not written else f"{' and '.join(written)} {_were(written)} written"
+        )
+        print_error(f"{what}, but {'; '.join(lost)}")
+        return NOT_WRITTEN
+
+
+def _were(names: list[str]) -> str:
+    return "was" if len(names) == 1 else "were"

@@ -1,0 +1,149 @@
+"""Reports are made before the model has its name; what cannot be written after that is named, and loses nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxheadprune.cli import group
+from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
+from onnxheadprune.cli.presenting import Presentation
+from tests import toys
+from tests.conftest import Outcome
+
+Command = Callable[..., Outcome]
+
+MINE = """
+import pathlib
+import numpy as np
+
+def feeds():
+    for name in pathlib.Path("in the way").read_text().split():
+        pathlib.Path(name).mkdir(exist_ok=True)
+    return [{"x": np.full((1, 4, 12), value, np.float32)} for value in np.linspace(-1, 1, 40)]
+"""
+"""Data of the user, whose code puts folders where reports go while the command works."""
+TIMED = "--batch 1 --repeats 5"
+CALLS = {
+    "prune": "prune model.onnx --heads 0:1 -o out.onnx --report r.html",
+    "prune by a ratio": "prune model.onnx --ratio 0.5 -o out.onnx --report r.html --heatmap h.svg",
+    "prune a look ahead": "prune model.onnx --ratio 0.5 --dry-run --report r.html --heatmap h.svg",
+    "prune a folder": "prune folder --heads 0:1 -o out --report r.html",
+    "fuse": "fuse model.onnx -o out.onnx --report r.html",
+    "recover": "recover model.onnx pruned.onnx -o out.onnx --report r.html --budget 1",
+    "combine": f"combine model.onnx pruned.onnx -o out.onnx --to int8-dynamic {TIMED} --export-markdown c.md"
+    " --report r.html",
+    "score": "score model.onnx -o s.json --heatmap h.svg",
+    "sweep": "sweep model.onnx 0:0.5:0.5 -o c.json",
+    "run": "run job.yaml --junit j.xml",
+}
+JOB = """
+model: model.onnx
+output: jobs
+data: {path: "mine_for_reports:feeds"}
+prune: {heads: {"0": [1]}}
+"""
+BESIDE = {"sweep": ("c.png",), "run": ("jobs/summary.md", "jobs/report.html")}
+"""Reports that no option names."""
+
+
+def reports(line: str) -> list[str]:
+    """The reports that a command line names: all outputs but the model."""
+    command, *words = line.split()
+    found = {option: name for option, name in itertools.pairwise(words) if option.startswith("-")}
+    options = [item for item in group.commands[command].params if isinstance(item.type, Output)]
+    model = "out" in found.get("-o", "")
+    return [
+        found[spelled]
+        for item in options
+        for spelled in item.opts
+        if spelled in found and not (model and item.name == "output")
+    ]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    onnx.save(toys.attention(), tmp_path / "model.onnx")
+    (tmp_path / "folder").mkdir()
+    onnx.save(toys.attention(), tmp_path / "folder" / "model.onnx")
+    (tmp_path / "mine_for_reports.py").write_text(MINE)
+    (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "in the way").write_text("")
+    assert command("prune", "model.onnx", "--heads", "0:1", "-o", "pruned.onnx").exit_code == 0
+    return tmp_path
+
+
+def arguments(line: str) -> list[str]:
+    words = line.split()
+    return words if words[0] == "run" else [*words, "--data", "mine_for_reports:feeds"]
+
+
+def test_every_command_that_writes_reports_is_called() -> None:
+    """`bench` runs no code of the user, so nothing can come in its way."""
+    several = {
+        name
+        for name, command in group.commands.items()
+        if any(isinstance(item.type, Output) and item.name != "output" for item in command.params)
+    }
+    assert several - {"bench"} <= {line.split()[0] for line in CALLS.values()}
+
+
+LOST = [(name, lost) for name, line in CALLS.items() for lost in (*reports(line), *BESIDE.get(name, ()))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "lost"), LOST)
+def test_a_report_that_cannot_be_written_loses_nothing(
+    name: str, lost: str, command: Command, place: Path
+) -> None:
+    """The result is printed and the model is there; one sentence says what was written and what was not."""
+    line = CALLS[name]
+    (place / "in the way").write_text(lost)
+    if "/" in lost:
+        (place / lost).parent.mkdir()
+    outcome = command(*arguments(line), "--json")
+    assert outcome.exit_code == NOT_WRITTEN, outcome
+    assert isinstance(json.loads(outcome.stdout), dict)
+    (said,) = [text for text in outcome.stderr.splitlines() if text.startswith("error: ")]
+    before, _, after = said.partition(" but ")
+    assert f"{lost} cannot be written" in after, said
+    kept = [item for item in reports(line) if item != lost]
+    kept += [word for word in line.split() if word in ("out.onnx", "out")]
+    for written in kept:
+        assert (place / written).exists() and written in before, said
+
+
+@pytest.mark.long
+def test_rows_are_printed_where_a_report_is_lost(command: Command, place: Path) -> None:
+    (place / "in the way").write_text("r.html")
+    outcome = command(*arguments(CALLS["prune"]))
+    assert outcome.exit_code == NOT_WRITTEN and "out.onnx" in outcome.stdout, outcome
+    assert "error: out.onnx was written, but r.html cannot be written" in outcome.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("as_json", [(), ("--json",)], ids=["rows", "json"])
+@pytest.mark.parametrize("name", [name for name, line in CALLS.items() if "-o out" in line])
+def test_a_report_that_cannot_be_made_leaves_no_model(
+    name: str, as_json: tuple[str, ...], command: Command, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug in a report shows before the model has its name, so that a pipeline finds all or nothing."""
+
+    def broken(*_: object) -> str:
+        raise RuntimeError("a bug in a report")
+
+    monkeypatch.setattr(Presentation, "json" if as_json else "rows", broken)
+    before = {path.name for path in place.iterdir()}
+    outcome = command(*arguments(CALLS[name]), *as_json)
+    assert outcome.exit_code == BUG, outcome
+    # What a training has learned is kept for --resume.
+    kept = {"out.onnx.recovery"} if name == "recover" else set()
+    assert {path.name for path in place.iterdir()} - {"__pycache__"} == before | kept

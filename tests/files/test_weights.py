@@ -1,0 +1,233 @@
+"""A file with weights is an output like any other: claimed before any work, and replaced by nothing of its own call."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from onnxheadprune import UsageError
+from onnxheadprune.cli import group
+from onnxheadprune.model.save import save_model
+from onnxheadprune.model.storage.assembly import Assembly
+from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.model.storage.written import one_call
+from tests import toys
+from tests.conftest import Outcome
+from tests.files.calls import CALLS, Call, furnish, snapshot
+from tests.folders import exports
+
+Command = Callable[..., Outcome]
+
+
+def takes(call: Call, name: str) -> bool:
+    """Whether the command of a call has a parameter, and the call makes a model."""
+    parameters = {parameter.name for parameter in group.commands[call.command].params}
+    return name in parameters and "--sweep" not in call.inputs
+
+
+MODELS = [call for call in CALLS if takes(call, "external_data") or call.command == "reduce"]
+NAMED = [call for call in MODELS if takes(call, "data_name")]
+
+
+def cases(calls: list[Call], *also: str) -> list[tuple[Call, str]]:
+    """Calls with each of their outputs; in place the model is one."""
+    return [(call, name) for call in calls for name in dict.fromkeys((*also, *call.outputs))]
+
+
+def spelled(value: object) -> str:
+    return value.command if isinstance(value, Call) else str(value)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "place"
+    folder.mkdir()
+    furnish(folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def refused(command: Command, arguments: list[str], place: Path) -> str:
+    before = snapshot(place)
+    outcome = command(*arguments)
+    assert outcome.exit_code == 2, (arguments, outcome)
+    assert outcome.stdout == "" and outcome.stderr.count("\n") == 1, outcome
+    assert snapshot(place) == before, arguments
+    return outcome.stderr
+
+
+def written(call: Call, name: str) -> str:
+    """The free name of an output; in place the model is one."""
+    return call.outputs[name][1] if name in call.outputs else "model.onnx"
+
+
+def made(call: Call) -> str:
+    """The name of the model that a call makes."""
+    return written(call, "output")
+
+
+def test_every_command_that_makes_a_model_is_asked() -> None:
+    """A new command with weights beside its model is in the list, and so is a new option that names them."""
+    commands = {
+        name
+        for name, command in group.commands.items()
+        if any(parameter.name == "external_data" for parameter in command.params)
+    }
+    assert commands - {"batch"} <= {call.command for call in MODELS}
+    named = {
+        (name, parameter.name)
+        for name, command in group.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and "data_name" in (parameter.name or "")
+    }
+    assert named == {("prune", "data_name")}
+
+
+@pytest.mark.parametrize(("call", "name"), cases(NAMED, "output"), ids=spelled)
+def test_named_weights_are_no_other_output(call: Call, name: str, command: Command, place: Path) -> None:
+    """In both orders on the command line, in any spelling, and where the other output is there already."""
+    free = written(call, name)
+    words = call.arguments(place)
+    for there, other in itertools.product((False, True), (free, free.upper(), free.swapcase())):
+        if there and name in call.outputs and name != "backup":
+            (place / free).write_text("an older one")
+        for option in (["--data-name", other], [f"--data-name={other}"]):
+            for arguments in ([*words, *option], [words[0], *option, *words[1:]]):
+                said = refused(command, arguments, place)
+                assert "are the same file; give each its own" in said, said
+    if name == "output":
+        assert "needs one of its own" in refused(command, [*words, "--data-name", "{}"], place)
+
+
+@pytest.mark.parametrize("call", NAMED, ids=spelled)
+def test_named_weights_are_no_input_and_no_odd_place(call: Call, command: Command, place: Path) -> None:
+    words = call.arguments(place)
+    for victim in (name for name in call.read if "/" not in name and name != "model.onnx"):
+        said = refused(command, [*words, "--data-name", victim], place)
+        assert "which this call reads" in said or "are the same file" in said, said
+    (place / "folder").mkdir()
+    (place / "link").symlink_to("w.bin")
+    os.mkfifo(place / "fifo")
+    for odd in ("folder", "folder/x", "link", "fifo", "", ".", "..", "/tmp/x", "a\\b", "x" * 256):
+        refused(command, [*words, "--data-name", odd], place)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), [case for case in cases(MODELS) if case[1] != "output"], ids=spelled
+)
+def test_names_made_from_content_are_no_other_output(
+    call: Call, name: str, command: Command, place: Path
+) -> None:
+    """Whatever the content will be, so that nobody works for hours in vain."""
+    for hash_name in ("0123456789abcdef", "FEDCBA9876543210"):
+        target = place / f"{made(call)}.{hash_name}.data"
+        said = refused(command, call.arguments(place, **{name: target}), place)
+        assert "may get by their content" in said, said
+
+
+@pytest.mark.parametrize(("call", "name"), cases(list(CALLS)), ids=spelled)
+def test_names_of_what_is_cleared_away_are_no_outputs(
+    call: Call, name: str, command: Command, place: Path
+) -> None:
+    for other in call.outputs.values():
+        target = f".{other[1]}.0123456789abcdef.tmp"
+        said = refused(command, call.arguments(place, **{name: target}), place)
+        assert "temporary file of this tool" in said, said
+
+
+def test_a_report_in_the_folder_that_is_made(command: Command, tmp_path: Path) -> None:
+    folder = exports.encoder(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    for name in ("r.html", "model.onnx"):
+        words = ["prune", str(folder), "-o", str(tmp_path / "out"), "--heads", "0:1"]
+        said = refused(command, [*words, "--report", str(tmp_path / "out" / name)], tmp_path)
+        assert "which is made as a whole" in said
+
+
+@pytest.mark.parametrize("name", ["MODEL_quantized.onnx", "TOKENIZER.json", "sub", "{}.X", "other.BIN"])
+def test_weights_in_a_folder_are_no_other_file(name: str, command: Command, tmp_path: Path) -> None:
+    """Nor a folder of it, nor what is its like but for cases."""
+    folder = exports.encoder(tmp_path / "in")
+    inner = folder / "onnx"
+    (inner / "tokenizer.json").write_text("{}")
+    (inner / "model.onnx.x").write_text("a file")
+    (inner / "sub").mkdir()
+    (inner / "sub" / "file").write_text("a file")
+    (inner / "other.bin").write_text("a file")
+    words = ["prune", str(folder), "-o", str(tmp_path / "out"), "--heads", "0:1"]
+    assert "is there already" in refused(command, [*words, "--data-name", name], tmp_path)
+
+
+def saved(place: Path) -> None:
+    save_model(toys.attention(extra_weight=300), place, external=True)
+
+
+def texted(place: Path) -> None:
+    write_text(place, "a report")
+
+
+def weights(place: Path) -> Path:
+    (found,) = place.parent.glob(f"{place.name}.*.data")
+    return found
+
+
+WRITERS = {"model": saved, "text": texted}
+
+
+def pairs() -> Iterator[tuple[str, str, bool]]:
+    for first, second in itertools.product(WRITERS, WRITERS):
+        yield first, second, False
+        if first == "model" and second == "text":
+            yield first, second, True
+
+
+@pytest.mark.parametrize(("first", "second", "beside"), list(pairs()))
+def test_nothing_replaces_what_its_call_has_written(
+    first: str, second: str, beside: bool, tmp_path: Path
+) -> None:
+    """Asked where files get their names: names made from content are known nowhere else."""
+    target = tmp_path / "o.onnx"
+    WRITERS[first](target)  # of an earlier call
+    with one_call():
+        WRITERS[first](target)
+        place = weights(target) if beside else target
+        before = snapshot(tmp_path)
+        with pytest.raises(UsageError, match="this call has written a file there already"):
+            WRITERS[second](place)
+        assert snapshot(tmp_path) == before
+        with pytest.raises(UsageError, match="already"), one_call():
+            WRITERS[second](place)
+    WRITERS[second](place)
+
+
+def test_what_a_call_renews_is_no_other_output(tmp_path: Path) -> None:
+    """A record of finished parts is written again and again; nothing else may take its name, nor it another's."""
+    record, report = tmp_path / "record", tmp_path / "report"
+    with one_call():
+        for text in ("one", "two"):
+            write_text(record, text, renewed=True)
+        with pytest.raises(UsageError, match="already"):
+            write_text(record, "a report")
+        write_text(report, "a report")
+        with pytest.raises(UsageError, match="already"):
+            write_text(report, "three", renewed=True)
+    assert (record.read_text(), report.read_text()) == ("two", "a report")
+
+
+def test_a_folder_takes_each_name_once(tmp_path: Path) -> None:
+    (tmp_path / "source").write_text("another file")
+    with Assembly(tmp_path / "out") as assembly:
+        assembly.write("a", b"the first")
+        for write in (
+            lambda: assembly.write("a", b"the second"),
+            lambda: assembly.copy(tmp_path / "source", "a"),
+        ):
+            with pytest.raises(UsageError, match="already"):
+                write()
+        assembly.commit()
+    assert (tmp_path / "out" / "a").read_bytes() == b"the first"
