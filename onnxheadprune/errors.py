@@ -63,3 +63,22 @@ class ProviderError(HeadPruneError):
     """The asked-for execution provider does not run here."""
 
     exit_code = 4
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def heed_interrupt(error: BaseException) -> None:
+    """Ask before an error of a library, or of the user's code, becomes a sentence.
+
+    Raises:
+        KeyboardInterrupt: if one is behind it.
+    """
+    if is_interrupt(error):
+        raise KeyboardInterrupt from error

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
 from onnxheadprune.cli.streams import steadfast
-from onnxheadprune.errors import HeadPruneError, ValidationFailedError
+from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt
 
 if TYPE_CHECKING:
     from onnxheadprune.validation.result import Validation
@@ -62,6 +66,37 @@ class Ended:
 
 def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     """Runs a command line and says how it ended, but prints no error."""
+    with _noted_interrupts() as came:
+        end = _ended(group, arguments)
+    if came and end.message is not None:
+        return Ended(INTERRUPTED, "interrupted", end.error)
+    return end
+
+
+@contextlib.contextmanager
+def _noted_interrupts() -> Iterator[list[int]]:
+    """Notes every Ctrl-C, which is raised as ever.
+
+    Libraries that are stopped while they load say that they cannot be imported, and not always what stopped them.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        signal.default_int_handler(number, frame)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield came
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     try:
         result = group.main(
             args=list(arguments), prog_name="onnxheadprune", standalone_mode=False, obj=tuple(arguments)
@@ -76,7 +111,7 @@ def ended(group: click.Group, arguments: Sequence[str]) -> Ended:
     except (KeyboardInterrupt, click.Abort) as error:
         return Ended(INTERRUPTED, "interrupted", error)
     except (Exception, SystemExit) as error:
-        if _is_interrupt(error):
+        if is_interrupt(error):
             return Ended(INTERRUPTED, "interrupted", error)
         if isinstance(error, OSError) and error.errno in FULL:
             return Ended(HeadPruneError.exit_code, _no_room(), error)
@@ -97,15 +132,6 @@ def _run(group: click.Group, arguments: Sequence[str], as_json: bool) -> int:
         err().print("".join(traceback.format_exception(end.error)), soft_wrap=True)
     validation = end.error.validation if isinstance(end.error, ValidationFailedError) else None
     return _fail(end.message, end.exit_code, as_json, validation)
-
-
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether an interrupt is behind an error: modules that are stopped while they load raise others from it."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def json_text(document: Mapping[str, object]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, helper
 
-from onnxheadprune.errors import ModelError, UsageError
+from onnxheadprune.errors import ModelError, UsageError, heed_interrupt
 from onnxheadprune.model.storage.sources import Source, inside
 
 if TYPE_CHECKING:
@@ -105,5 +105,6 @@ def to_onnx_ir(model: ModelProto) -> onnx_ir.Model:
     try:
         import onnx_ir
     except ModuleNotFoundError as error:
+        heed_interrupt(error)
         raise UsageError('onnx_ir is not installed: install "onnxheadprune[ir]"') from error
     return onnx_ir.from_proto(model)

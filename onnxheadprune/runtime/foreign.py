@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from onnxheadprune.errors import HeadPruneError, UsageError
+from onnxheadprune.errors import HeadPruneError, UsageError, heed_interrupt
 
 
 @contextlib.contextmanager
@@ -24,4 +24,5 @@ def users_code(what: str, did: str = "failed") -> Iterator[None]:
     except (HeadPruneError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
+        heed_interrupt(error)
         raise UsageError(f"{what} {did}: {error!r:.500}") from error

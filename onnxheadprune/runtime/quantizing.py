@@ -14,7 +14,7 @@ from typing import Any, get_args
 from onnx import ModelProto
 
 from onnxheadprune.edit.records import To
-from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError, heed_interrupt
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import GATHERS
@@ -190,6 +190,7 @@ def _blocks(task: _Task) -> None:
     try:
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
     except ModuleNotFoundError as error:
+        heed_interrupt(error)
         raise UsageError(MISSING) from error
     # Zero points of two blocks would share a byte, and heads of one byte could only be cut together.
     quantizer = MatMulNBitsQuantizer(

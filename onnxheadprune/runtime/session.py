@@ -21,7 +21,7 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError
+from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
@@ -314,6 +314,7 @@ def onnx_runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
+        heed_interrupt(error)
         raise ProviderError(
             f"onnxruntime cannot be imported ({sentence(error)}); install one of its packages, onnxruntime-gpu or"
             " onnxruntime, and only one"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, heed_interrupt
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text, regular_file
 
 MAX_TEXT = 2**26
@@ -108,6 +108,7 @@ def _parquet(path: str | os.PathLike[str], reading: Reading) -> Iterator[Mapping
     try:
         from pyarrow import parquet
     except ImportError as error:
+        heed_interrupt(error)
         raise UsageError(
             f"{path} needs pyarrow to be read; pip install onnxheadprune[parquet], or save it as JSON lines"
         ) from error

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnxheadprune.errors import UsageError
+from onnxheadprune.errors import UsageError, heed_interrupt
 from onnxheadprune.model.documents import NotJsonError, kind_of, parse_json, read_text
 from onnxheadprune.model.storage.mistaken import in_place_of
 from onnxheadprune.runtime.foreign import users_code
@@ -165,7 +165,6 @@ def _read(folder: Path, name: str) -> str:
 def _built(path: Path, build: Callable[[], Any]) -> Any:
     try:
         return build()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # the library raises bare exceptions, and panics, which are no Exceptions
+        heed_interrupt(error)
         raise UsageError(f"{path} is no tokenizer of the tokenizers library: {error!s:.300}") from error

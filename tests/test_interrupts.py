@@ -1,0 +1,133 @@
+"""Ctrl-C is 130, also where it comes while a library is imported and the library calls it something else."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from onnxheadprune.cli.outcome import INTERRUPTED
+from tests import toys
+from tests.conftest import ROOT, SAMPLES
+
+PACKAGE = ROOT / "onnxheadprune"
+STOPPED = '''
+import os, signal, sys, time
+
+class Stopped:
+    """Is interrupted where a module is looked for, and says what extension modules say of that: nothing true."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] != sys.argv[1]:
+            return None
+        sys.meta_path.remove(self)
+        found = []
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        except KeyboardInterrupt as error:
+            found.append(error)
+        if sys.argv[2] == "lost":
+            raise ImportError("numpy.core.multiarray failed to import")
+        raise ImportError("initialization failed") from found[0]
+
+sys.meta_path.insert(0, Stopped())
+from onnxheadprune.cli import main
+sys.exit(main(sys.argv[3:]))
+'''
+CUT = "prune model.onnx --heads 0:1 -o out.onnx"
+SCORED = "score model.onnx"
+LINES = {
+    "numpy": CUT,
+    "onnx": CUT,
+    "google": CUT,
+    "onnx_graphsurgeon": CUT,
+    "onnxruntime": CUT,
+    "rich": CUT,
+    "jinja2": f"{CUT} --report r.html",
+    "matplotlib": f"{SCORED} --heatmap h.svg",
+    "scipy": "prune model.onnx --ratio 0.5 --random-data -o out.onnx",
+    "threadpoolctl": "prune model.onnx --ratio 0.5 --random-data -o out.onnx",
+    "markupsafe": f"{CUT} --report r.html",
+    "PIL": f"score {SAMPLES / 'digits_vit.onnx'} --images pictures",
+    "tokenizers": "score ids.onnx --text text.txt --tokenizer tokenizer.json",
+    "pyarrow": "score ids.onnx --text text.parquet",
+    "distributed": f"{SCORED} --method ablation --random-data --dask local",
+    "onnx_ir": "quantize model.onnx -o out.onnx --to int4",
+    "yaml": "run job.yaml --junit j.xml",
+    "pydantic_core": "run job.yaml --junit j.xml",
+    "pydantic": "run job.yaml --junit j.xml",
+    "junitparser": "run job.yaml --junit j.xml",
+}
+JOB = 'model: model.onnx\noutput: out\nprune: {heads: {"0": [1]}}\n'
+ELSEWHERE = {"click", "olive"}
+"""What the command line itself is made of, and what imports us."""
+
+
+def roots() -> set[str]:
+    """All packages of others that are imported anywhere."""
+    found: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add((node.module or "").partition(".")[0])
+    return {name for name in found if name not in sys.stdlib_module_names and name != "onnxheadprune"}
+
+
+def test_every_library_is_interrupted() -> None:
+    assert roots() - ELSEWHERE <= set(LINES), roots() - ELSEWHERE - set(LINES)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    onnx.save(toys.attention(), tmp_path / "model.onnx")
+    onnx.save(toys.attention(ids=True), tmp_path / "ids.onnx")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "pictures" / "one.png")
+    (tmp_path / "text.txt").write_text("a line\n" * 20)
+    (tmp_path / "text.parquet").write_bytes(b"PAR1")
+    (tmp_path / "job.yaml").write_text(JOB)
+    return tmp_path
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("library", "kind"), [("onnxruntime", "chained"), *((name, "lost") for name in LINES)]
+)
+def test_an_interrupt_while_a_library_is_imported(library: str, kind: str, place: Path) -> None:
+    words = [sys.executable, "-c", STOPPED, library, kind, *LINES[library].split()]
+    done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=120)
+    assert done.returncode == INTERRUPTED, (library, done.stdout, done.stderr)
+    assert "error: interrupted" in done.stderr and "imported" not in done.stderr, done.stderr
+    assert not list(place.glob("out*")) or library in ("junitparser",)
+
+
+def sentences(path: Path) -> Iterator[tuple[int, bool]]:
+    """Handlers that make a sentence of a failed import, or of whatever came, and whether they heed interrupts."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ExceptHandler) or not isinstance(node.type, ast.Name):
+            continue
+        raises = [item for item in ast.walk(node) if isinstance(item, ast.Raise) and item.exc is not None]
+        if node.type.id in ("ImportError", "ModuleNotFoundError", "BaseException") and raises:
+            first = node.body[0]
+            yield node.lineno, "heed_interrupt" in ast.dump(first)
+
+
+def test_every_sentence_about_an_import_heeds_interrupts() -> None:
+    """For users of the Python API, whose signals are their own."""
+    found = {
+        (str(path.relative_to(PACKAGE)), line): heeds
+        for path in PACKAGE.rglob("*.py")
+        for line, heeds in sentences(path)
+    }
+    assert len(found) > 6 and all(found.values()), found
