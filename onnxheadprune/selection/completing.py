@@ -39,20 +39,55 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
         selection: the heads.
         among: selections that share the time for recoveries.
     """
+    chosen, how = _refitted(cutter, selection), cutter.trying.recovering
+    return _measured(cutter, chosen) if how is None else _recovered(cutter, chosen, how.shared(among))
+
+
+def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
+    """A selection with its compensation, planned."""
     compensation = cutter.trying.given
     if compensation is None and cutter.compensate:
         compensation = _compensated(cutter, selection)
-    chosen = cutter.planned(Chosen(selection, compensation))
-    if cutter.trying.recovering is not None:
-        recovery = _recovery(cutter, chosen, cutter.trying.recovering.shared(among))
-        chosen = cutter.planned(Chosen(selection, compensation, recovery))
+    return cutter.planned(Chosen(selection, compensation))
+
+
+def _recovered(cutter: Cutter, start: Chosen, how: Recovering) -> Chosen:
+    """A cut after training; without it where that is nearer to the original on data that no step has seen.
+
+    What would be written without a recovery learns from all data, and where data is scarce that may be worth more than
+    any step. It has seen the data that judges here, so a training that wins is better indeed.
+    """
+    recovery = _recovery(cutter, start, how)
+    alone = cutter if cutter.must_hold_out or cutter.trying.given is not None else cutter.on_all_data()
+    plain = _measured(alone, start if alone is cutter else _refitted(alone, start.selection))
+    why = None
+    if not recovery.best:
+        why = "no step made it better on held-out data"
+    else:
+        made = _measured(cutter, cutter.planned(replace(start, recovery=recovery)))
+        other = plain.drift if alone is cutter else drift(cutter, plain, _samples(cutter)).mean()
+        assert made.drift is not None and other is not None
+        # What is no number is not near.
+        if made.drift <= other:
+            return made
+        why = f"on held-out data outputs would drift by {made.drift:.3g} with it, and drift by {other:.3g} without"
+    return replace(plain, recovery=replace(recovery, rejected=why))
+
+
+def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
+    """A planned cut with its drift."""
     if cutter.held is None:
         return chosen
     cutter.progress("measuring drift", 0, 0)
-    samples = cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
-    meter = drift(cutter, chosen, samples)
+    meter = drift(cutter, chosen, _samples(cutter))
     chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
     return _worth_it(cutter, chosen)
+
+
+def _samples(cutter: Cutter) -> Sequence[Sample]:
+    """What the drift of a choice is measured on."""
+    assert cutter.held is not None
+    return cutter.held.samples if cutter.is_held_out else some(cutter.held, cutter.work).samples
 
 
 def _compensated(cutter: Cutter, selection: Selection) -> Compensation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation import Compensation, Which, compensate, refitted
 from onnxheadprune.selection.effort import Work
-from onnxheadprune.selection.recovery import RECOVERY_HELD_OUT, Recovering, require_recoverable
+from onnxheadprune.selection.recovery import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.wishes import Chosen
 
@@ -57,6 +58,7 @@ class Cutter:
         data: all calibration data, None without any.
         learn: the part that refits learn from.
         held: the part that drift is measured on; the same as `learn` until one is held out.
+        must_hold_out: whether nothing that is written may have seen that part.
         compensate: whether what is left is refitted.
         provider: where to run.
         trying: how cuts are made and judged.
@@ -95,11 +97,12 @@ class Cutter:
         self.compensate = self.data is not None if trying.compensate is None else trying.compensate
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
+        self.must_hold_out = False
         if trying.recovering is not None:
             if self.data is None:
                 raise UsageError("a recovery learns from data; give some with --data, --text or --images")
             require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
-            self.learn, self.held = self.data.split(RECOVERY_HELD_OUT)
+            self.learn, self.held = split_for_recovery(self.data)
 
     def search_space(self, requirements: Requirements) -> Space:
         """The paths that choices follow.
@@ -107,7 +110,9 @@ class Cutter:
         Args:
             requirements: what choices go by and respect.
         """
-        evidence = None if self.learn is None else Evidence(self.learn, self.provider, self.trying.effect)
+        # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
+        data = self.learn if self.must_hold_out else self.data
+        evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
         return search_space(self.analysis, requirements, evidence, self.progress)
 
     def hold_out(self, why: str) -> None:
@@ -120,6 +125,13 @@ class Cutter:
             raise UsageError(f"{why}; give some with --data, --text or --images")
         if not self.is_held_out:
             self.learn, self.held = self.data.split()
+        self.must_hold_out = True
+
+    def on_all_data(self) -> Cutter:
+        """The same with nothing held out: refits learn from all data, and drift is measured on it."""
+        made = copy.copy(self)
+        made.learn = made.held = self.data
+        return made
 
     @property
     def is_held_out(self) -> bool:

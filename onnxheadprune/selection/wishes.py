@@ -163,7 +163,8 @@ class Chosen:
     Attributes:
         selection: the heads, and why these.
         compensation: refitted weights, None without.
-        recovery: weights that were trained after that, None without.
+        recovery: weights that were trained after that, None without; where it says that they are rejected, those of the
+            compensation are written.
         trials: what was measured on the way to a speed-up or drift.
         drift: of the choice; None where it was not measured.
         unit: of the drift.
@@ -192,13 +193,26 @@ class Chosen:
     @property
     def numbers(self) -> Compensation | Recovery | None:
         """The original's new numbers, None where they are as they were."""
-        return self.compensation if self.recovery is None else self.recovery
+        trained = self.recovery
+        return self.compensation if trained is None or trained.rejected is not None else trained
 
     @property
     def steps(self) -> int:
         """Steps of training behind these numbers."""
         earlier = 0 if self.compensation is None else self.compensation.steps
-        return earlier + (0 if self.recovery is None else self.recovery.best)
+        return earlier + (
+            self.recovery.best if self.recovery is not None and self.numbers is self.recovery else 0
+        )
+
+    @property
+    def measured_on(self) -> str:
+        """What the drift was measured on, and what has seen that before."""
+        if not self.held_out:
+            return f"the calibration data, which the {'choice' if self.numbers is None else 'refit'} has seen"
+        if self.numbers is None:
+            return "held-out data"
+        trained = self.recovery is not None and self.numbers is self.recovery
+        return f"held-out data, which {'neither refit nor training has' if trained else 'the refit has not'} seen"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""
@@ -210,6 +224,7 @@ class Chosen:
             "drift": self.drift,
             "drift_unit": self.unit,
             "drift_held_out": self.held_out,
+            "drift_measured_on": None if self.drift is None else self.measured_on,
             "refit_given_up": self.given_up,
             "unreached": list(self.unreached),
             "speed": None if self.speed is None else self.speed.to_dict(),

@@ -72,5 +72,4 @@ def _site(cut: SiteCut) -> tuple[str | Html, ...]:
 def _drift(chosen: Chosen | None) -> Html | None:
     if chosen is None or chosen.drift is None:
         return None
-    where = "held-out data" if chosen.held_out else "the data that the choice was made with"
-    return line("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {where}")
+    return line("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
-from onnxheadprune import Budget, UsageError
+from onnxheadprune import Budget, UsageError, Wish, prune
+from onnxheadprune.cli.report.plan import prune_report
 from onnxheadprune.selection.recovery import beside
+from tests import toys_recovery
 from tests.recovery.trainings import EPOCHS, Stop, trained
 
 pytestmark = pytest.mark.long
@@ -39,6 +43,37 @@ def test_where_no_step_is_better_the_start_is_kept(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("onnxheadprune.selection.recovery.rate.RATES", (3.0,))
     found = trained()
     assert found.best == 0 and found.after == found.before < found.curve[-1].loss
+
+
+@pytest.mark.parametrize("count", [20, 24, 40, 384])
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_recovery_is_never_worse_than_none(count: int, refit: bool) -> None:
+    """What wins is better than the refit on all data, where only that has seen what judges; else that is written."""
+    feeds = [feed for seed in range(8) for feed in toys_recovery.sentences(seed=seed)][: count // 8]
+    feeds += [{name: array[: count % 8] for name, array in feeds[0].items()}] if count % 8 else []
+    model, seen = (
+        toys_recovery.encoder(),
+        {"data": feeds, "compensate": refit, "provider": "cpu", "validate": False},
+    )
+    plain = prune(model, wish=Wish(ratio=0.375), **seen)
+    made = prune(model, wish=Wish(ratio=0.375), recover=Budget(epochs=6), **seen)
+    assert plain.chosen is not None and made.chosen is not None and made.chosen.recovery is not None
+    found = made.chosen.recovery
+    assert found.samples + found.held_out == count and found.samples >= 16
+    assert plain.chosen.selection.heads == made.chosen.selection.heads
+    document = made.to_dict()["choice"]
+    if found.rejected is None:
+        assert made.chosen.held_out and "neither refit nor training has seen" in document["drift_measured_on"]
+    else:
+        assert made.model == plain.model and made.chosen.drift == plain.chosen.drift
+        assert "calibration data" in document["drift_measured_on"]
+    assert document["recovery"]["rejected"] == found.rejected
+    assert (found.rejected is not None) == (refit and count < 100)
+    console = Console(width=400, file=io.StringIO())
+    console.print(*prune_report(made), sep="\n")
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("recovered   nothing:" in shown) == (found.rejected is not None), shown
+    assert document["drift_measured_on"] in shown
 
 
 def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path: Path) -> None:

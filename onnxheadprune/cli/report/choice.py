@@ -52,10 +52,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
             yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
     if chosen.drift is not None:
-        where = "the calibration data, which the refit has seen"
-        if chosen.held_out:
-            where = "held-out data" if chosen.recovery is None else "held-out data, which no step has seen"
-        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {where}")
+        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
 
@@ -69,7 +66,11 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
         return
     how = f"{found.epochs:.3g} epochs of {found.kind}, learning rate {found.rate:g}"
     how += "" if found.precision == "float32" else f", products in {found.precision}"
-    yield row("recovered", f"{many(len(found.trained), 'tensor')} in {many(found.steps, 'step')} ({how})")
+    trained = f"{many(len(found.trained), 'tensor')} in {many(found.steps, 'step')} ({how})"
+    yield row("recovered", trained if found.rejected is None else f"nothing: {found.rejected}")
+    if found.rejected is not None:
+        yield bullet(f"tried: {trained}", "yellow")
+        yield bullet(f"written: what is written without --recover{_refit_of(chosen)}", "yellow")
     worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
     taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
@@ -77,6 +78,13 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
         yield bullet(f"ended early: {found.stopped}", "yellow")
     for reason, names in by_reason(found.constant).items():
         yield bullet(f"not {first_of(names)}: {reason}", "yellow")
+
+
+def _refit_of(chosen: Chosen) -> str:
+    """What the refit that is written has learned from."""
+    if chosen.compensation is None or not chosen.compensation.samples:
+        return ""
+    return f", with a refit on {many(chosen.compensation.samples, 'sample')}"
 
 
 def first_of(names: Sequence[str]) -> str:

@@ -32,6 +32,18 @@ HELD_OUT = 0.2
 RANDOM_FEEDS = 8
 
 
+class Feeds(list[Feed]):
+    """Feeds that were made of something else, which people count by another name.
+
+    Attributes:
+        unit: what one sample of them was.
+    """
+
+    def __init__(self, feeds: Iterable[Feed], unit: str) -> None:
+        super().__init__(feeds)
+        self.unit = unit
+
+
 @dataclass(frozen=True, eq=False)
 class Calibration(Iterable[Sample]):
     """Feeds that stand for what the model will meet: data that are read, and a `DataSource` as those that are not.
@@ -42,6 +54,7 @@ class Calibration(Iterable[Sample]):
         fingerprint: of all numbers in them; the same data gives the same.
         source: where they came from.
         joined: the one feed that the samples are parts of, None where they are as they were given.
+        unit: what the user calls a sample: a line of text, an image.
     """
 
     samples: tuple[Sample, ...]
@@ -49,6 +62,7 @@ class Calibration(Iterable[Sample]):
     fingerprint: str
     source: str
     joined: Sample | None = None
+    unit: str = "sample"
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -89,6 +103,34 @@ class Calibration(Iterable[Sample]):
         apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
         return self._part(kept), self._part(apart or kept)
 
+    def split_samples(self, held: int) -> tuple[Calibration, Calibration]:
+        """A part to learn from and one with some held-out samples, spread evenly over the data.
+
+        Whole feeds where they are few enough beside the data, or their batch is fixed; all data twice where that is a
+        single feed.
+        """
+        if len(self.samples) * held >= self.count:
+            return self.split(held / self.count)
+        chosen = {round((position + 0.5) * self.count / held - 0.5) for position in range(held)}
+        kept: list[Sample] = []
+        apart: list[Sample] = []
+        first = 0
+        for sample in self.samples:
+            rows = range(_rows(sample.feed, self.inputs))
+            if not _batched(sample, self.inputs):
+                return self.split(held / self.count)
+            mine = [row for row in rows if first + row in chosen]
+            for part, some in ((apart, mine), (kept, [row for row in rows if row not in mine])):
+                part += [self._rows_of(sample, some)] if some else []
+            first += len(rows)
+        return self._part(kept or apart), self._part(apart)
+
+    def _rows_of(self, sample: Sample, rows: Sequence[int]) -> Sample:
+        """Some samples of a feed whose batch is free."""
+        labels = None if sample.labels is None else sample.labels[list(rows)]
+        feed = _picked(sample, self.inputs, _batched(sample, self.inputs), rows)
+        return Sample(feed, labels, sample.source)
+
     def subset(self, most: int) -> Calibration:
         """At most so many samples, in whole feeds spread evenly over the data."""
         if self.count <= most:
@@ -111,8 +153,7 @@ class Calibration(Iterable[Sample]):
             yield sample
             return
         for row in range(_rows(sample.feed, self.inputs)):
-            labels = None if sample.labels is None else sample.labels[[row]]
-            yield Sample(_picked(sample, self.inputs, batched, [row]), labels, sample.source)
+            yield self._rows_of(sample, [row])
 
     def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
@@ -127,7 +168,7 @@ class Calibration(Iterable[Sample]):
         )
 
     def _part(self, samples: Sequence[Sample]) -> Calibration:
-        return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source)
+        return Calibration(tuple(samples), self.inputs, self.fingerprint, self.source, unit=self.unit)
 
 
 def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Calibration:
@@ -154,7 +195,8 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
             digest.update(key.encode())
             digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
     label = name or (str(source) if isinstance(source, str) else "the given data")
-    return Calibration(samples, inputs, digest.hexdigest(), label, joined)
+    unit = source.unit if isinstance(source, Feeds) else "sample"
+    return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit)
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds import Feed, Input
 from onnxheadprune.selection.activations.beside import ALONE, Beside
+from onnxheadprune.selection.activations.data import Feeds
 from onnxheadprune.selection.activations.lines import WHOLE, Reading, Text, read_texts
 from onnxheadprune.selection.activations.prompts import Pair, Prompts
 from onnxheadprune.selection.activations.vocabulary import Vocabulary
@@ -51,7 +52,7 @@ def text_feeds(
     if not samples:
         raise UsageError(f"the tokenizer {tokenizer} makes no token of the text {path}")
     prompts.check(samples, str(tokenizer))
-    return [prompts.feed(group) for group in prompts.groups(samples, batch)]
+    return Feeds((prompts.feed(group) for group in prompts.groups(samples, batch)), "line")
 
 
 def _tokenized(texts: Sequence[Text], vocabulary: Vocabulary) -> list[Pair]:

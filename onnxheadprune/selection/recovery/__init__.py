@@ -4,16 +4,15 @@ from onnxheadprune.selection.recovery.augmentation import parse_augment, require
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 from onnxheadprune.selection.recovery.recover import (
-    RECOVERY_HELD_OUT,
     Recovering,
     recover,
     require_recoverable,
+    split_for_recovery,
 )
 from onnxheadprune.selection.recovery.result import Measured, Recovery
 from onnxheadprune.selection.recovery.subject import Subject
 
 __all__ = [
-    "RECOVERY_HELD_OUT",
     "Budget",
     "Measured",
     "Recovering",
@@ -26,4 +25,5 @@ __all__ = [
     "recover",
     "require_pictures",
     "require_recoverable",
+    "split_for_recovery",
 ]

@@ -18,6 +18,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
@@ -39,8 +40,10 @@ from onnxheadprune.selection.recovery.training import Plan, Training
 
 LEAST = 16
 """Samples to learn from: one batch."""
-RECOVERY_HELD_OUT = 0.05
-"""Part of the feeds that neither the refit nor a step sees, one feed at least. More would be missed by both."""
+HELD_OUT = 0.05
+"""Part of the samples that neither the refit nor a step sees. More would be missed by both."""
+JUDGES = 16
+"""Samples that judge a training where a part of the data is fewer, as long as that takes no more than a fifth."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Recovering:
         return self if among == 1 else replace(self, budget=self.budget.shared(among))
 
 
+def split_for_recovery(data: Calibration) -> tuple[Calibration, Calibration]:
+    """A part that steps learn from and one that judges them."""
+    return data.split_samples(max(round(data.count * HELD_OUT), min(JUDGES, data.count // 5), 1))
+
+
 def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, how: Recovering) -> None:
     """Whether a model can learn from data at all: asked before any long work.
 
@@ -81,11 +89,12 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, ho
     """
     if how.augment:
         require_pictures(data.inputs)
-    learn, _ = data.split(RECOVERY_HELD_OUT)
-    if len(data.samples) < 2 or learn.count < LEAST:
+    learn, held = split_for_recovery(data)
+    if learn.count < LEAST or learn.count + held.count > data.count:
         raise UsageError(
-            f"{data.source} gives {data.count} samples in {len(data.samples)} feeds; a recovery learns from {LEAST} or"
-            " more, and is judged by others in a feed of their own"
+            f"{data.source} gives {many(data.count, data.unit)}, and a recovery"
+            f" learns from {LEAST} or more and is judged by others;"
+            f" give {LEAST + LEAST // 4} {data.unit}s or more, or leave the recovery out"
         )
     differentiated(
         Subject(view, main, hydrated(view.model, view.sources), None, AS_BEFORE, {}), data, hidden=False

@@ -65,6 +65,9 @@ class Recovery:
     precision: str = field(default="float32")
     """The type of the operands of products in steps: "float32", "tf32" or "float16"."""
 
+    rejected: str | None = field(default=None)
+    """Why what was trained is not what is written, None where it is."""
+
     @property
     def before(self) -> float:
         """The held-out loss at the start."""
@@ -93,6 +96,7 @@ class Recovery:
             "held_out_loss": {"before": self.before, "after": self.after},
             "curve": [item.to_dict() for item in self.curve],
             "best_step": self.best,
+            "rejected": self.rejected,
             "stopped": self.stopped,
             "resumed_at_step": self.resumed,
             "seconds": self.seconds,

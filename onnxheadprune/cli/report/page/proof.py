@@ -162,5 +162,12 @@ def _validated(validation: Document) -> Iterator[Effect]:
 
 def _chosen(choice: Document) -> Iterator[Effect]:
     if choice.get("drift") is not None:
-        on = "held-out data" if choice["drift_held_out"] else "the calibration data, which the refit has seen"
-        yield Effect(f"drift of the choice ({choice['drift_unit']})", f"{choice['drift']:.3g}", on)
+        value = f"{choice['drift']:.3g}"
+        yield Effect(f"drift of the choice ({choice['drift_unit']})", value, choice["drift_measured_on"])
+    recovery = choice.get("recovery")
+    if recovery is not None:
+        loss = recovery["held_out_loss"]
+        on = many(recovery["held_out_samples"], "held-out sample")
+        if recovery["rejected"] is not None:
+            on = f"{on}; not written: {recovery['rejected']}"
+        yield Effect("loss of the recovery", f"{loss['before']:.3g} → {loss['after']:.3g}", on)
