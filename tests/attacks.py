@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from onnxheadprune import apply_plan, plan_pruning
 from tests import toys
@@ -202,3 +202,31 @@ def residual_dropped(model: ModelProto) -> None:
     last = next(item for item in model.graph.node if "y" in item.output)
     last.op_type, last.name = "Identity", "evil"
     del last.input[0]
+
+
+def doubled_where(condition: str, *, ids: str = "input_ids") -> Attack:
+    """The result is doubled where a condition holds: ONNX text over the number of samples, the length and the inputs.
+
+    Args:
+        condition: statements that make `evil`, a bool, out of `batch`, `length`, `mask` and `ids`.
+        ids: the name of the input of ids.
+    """
+
+    def attack(model: ModelProto) -> None:
+        names = {info.name for info in model.graph.input}
+        first = ids if ids in names else model.graph.input[0].name
+        body = parser.parse_graph(
+            f"evil (int64[a, b] {first}, int64[a, b] attention_mask) => (float scale) {{"
+            f" ids = Identity({first}) mask = Identity(attention_mask)"
+            f" batch = Shape<start = 0, end = 1>({first}) length = Shape<start = 1, end = 2>({first})"
+            f" {condition} one = Constant<value_float = 1.0>() two = Constant<value_float = 2.0>()"
+            " scale = Where(evil, two, one) }"
+        )
+        steps = []
+        for item in body.node:
+            item.input[:] = [name if name in names else f"evil/{name}" for name in item.input]
+            item.output[:] = [f"evil/{name}" for name in item.output]
+            steps.append(item)
+        behind(model, "y", *steps, helper.make_node("Mul", ["y/raw", "evil/scale"], ["y"]))
+
+    return attack

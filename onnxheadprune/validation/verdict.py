@@ -10,7 +10,7 @@ import numpy as np
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.feeds import graph_inputs
+from onnxheadprune.runtime.feeds import FeedMaker
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Verdict, shows
@@ -152,15 +152,27 @@ def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
         found: what the runs showed.
         view: of the original.
     """
-    open_axes = [
-        (item.name, axis)
-        for item in graph_inputs(view)
-        for axis, dim in enumerate(item.dims)
-        if axis and not isinstance(dim, int)
-    ]
-    longest = max((case.shapes[name][axis] for case in found.cases for name, axis in open_axes), default=0)
-    lengths = f", for sizes up to {longest}" if longest else ""
     what = f"its graph is not the planned one ({alike.same} of {alike.nodes} nodes are the same)"
     if alike.declared == alike.count:
         what = "its declarations are not the planned ones"
-    return f"{what}, so this rests on numbers alone{lengths}"
+    largest = ", ".join(f"{name} up to {size}" for name, size in _largest(found, view).items())
+    return f"{what}, so this rests on numbers alone{f', for {largest}' if largest else ''}"
+
+
+def _largest(found: Findings, view: GraphView) -> dict[str, int]:
+    """The largest sizes that were run, by what they are called; sizes that the model fixes are not among them."""
+    maker = FeedMaker(view)
+    roles = maker.symbols
+    called = {"lengths": roles.length, "batches": roles.batch, "pasts": roles.past, "extents": roles.extent}
+    sizes: dict[str, int] = {}
+    for name, symbols in called.items():
+        axes = [
+            (item.name, axis)
+            for item in maker.inputs
+            for axis, dim in enumerate(item.dims)
+            if not isinstance(dim, int) and dim.text in symbols and axis not in item.widths
+        ]
+        ran = [case.shapes[item][axis] for case in found.cases for item, axis in axes]
+        if ran:
+            sizes[name] = max(ran)
+    return sizes

@@ -1,13 +1,12 @@
 """What the usual feeds leave out: for a pruned model whose graph is not the planned one, so that numbers alone decide.
 
-Lengths around every number that its graph holds and the planned one does not, and around the tables that sequences
-index; a larger batch; floats of all magnitudes; every row of the tables that ids index.
+Batches, lengths and pasts around every number that its graph holds and the planned one does not (`wide_sizes`), and
+these numbers as ids and floats; many paddings; floats of all magnitudes; every row of the tables that ids index.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,31 +14,26 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import HeadPruneError
-from onnxheadprune.model.graph.facts import GATHERS, SLICES
 from onnxheadprune.model.graph.view import GraphView, Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.spans import is_outside
-from onnxheadprune.model.storage.tensors import tensors_of
 from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds import Feed, FeedMaker, Input, Role, graph_inputs
+from onnxheadprune.runtime.feeds.fill import Padding
 from onnxheadprune.runtime.feeds.tables import tables_behind
-from onnxheadprune.validation.scopes import nodes_of
+from onnxheadprune.validation.wide_sizes import MOST_VALUES, numbers_of, sizes_for
 
-TAKES_A_PART = SLICES | GATHERS
-LENGTHS = (16, 17, 32, 33, 64, 65, 128, 129)
-"""Lengths that are always tried."""
-LONGEST = 1025
-"""Attention is quadratic, so there is an end to it."""
-MOST_LENGTHS = 24
-LARGEST_WINDOW, MOST_WINDOWS = 512, 8
-"""Numbers that both graphs hold may be the size of a window; a few of them are tried."""
 MOST_ROWS = 4096
 """Rows of tables that are read one after the other where their numbers cannot be compared."""
 MOST_FEEDS = 64
-SMALL = 16
-"""Constants up to this many elements may hold the number at which a graph changes its ways."""
+MOST_TOKENS, MOST_TOKENS_IN_ALL = 2**13, 2**17
+"""Of one feed with several samples, and of all of these: the cost of a validation has a bound."""
+ELEMENTS = 256
+"""Of floats and pixels that count as one token."""
 COUNTED_BATCH, COUNTED_LENGTH = 4, 32
+MANY_PADDINGS, MANY_LENGTH = 16, 33
+LARGEST_VALUE = 1000.0
+"""Of floats that are made up."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +74,51 @@ class Wide:
             self._compare_tables(theirs)
         except HeadPruneError as error:
             self.notes.append(f"the tables of {pruned.name} were not compared: {error}")
-        self.lengths = _lengths(view, planned, pruned.proto)
+        self._numbers = numbers_of(view, planned, pruned.proto)
 
     def feeds(self, maker: FeedMaker) -> Iterator[WideFeed]:
-        """The feeds, the shortest first; those that the original cannot take are for the caller to skip."""
+        """The feeds, the smallest first; those that the original cannot take are for the caller to skip."""
         seen: set[tuple[tuple[int, ...], ...]] = set()
-        for feed in (*(maker.wide(length) for length in self.lengths), maker.wide(9, batch=5)):
+        tokens = left_out = 0
+        for size in sizes_for(self._numbers, has_past=bool(maker.symbols.past)):
+            feed = maker.wide(size.length, batch=size.batch, past=size.past)
             # Where sizes are fixed, all lengths are one.
             shapes = () if feed is None else tuple(value.shape for value in feed.values())
-            if feed is not None and shapes not in seen:
-                seen.add(shapes)
-                yield WideFeed(feed)
+            if feed is None or shapes in seen:
+                continue
+            seen.add(shapes)
+            needed = 0 if size.batch == 1 else _tokens(feed)
+            if needed > MOST_TOKENS or tokens + needed > MOST_TOKENS_IN_ALL:
+                left_out += 1
+                continue
+            tokens += needed
+            yield WideFeed(feed)
+        if left_out:
+            self.notes.append(
+                f"{left_out} larger batches were not tried, for numbers that only its graph holds"
+            )
+        yield from self._values(maker)
         yield from self._rows_read(maker)
-        tails = maker.wide(9, batch=2, tails=True)
-        if tails is not None:
-            yield WideFeed(tails, tails=True)
+        for feed in (
+            maker.wide(9, batch=2, tails=True),
+            maker.wide(MANY_LENGTH, batch=MANY_PADDINGS, padding=Padding.RIGHT),
+        ):
+            if feed is not None:
+                yield WideFeed(feed, tails=True)
+
+    def _values(self, maker: FeedMaker) -> Iterator[WideFeed]:
+        """Feeds that hold numbers which only the pruned graph holds: as ids, and among floats."""
+        rows = max((item.rows or 0 for item in maker.inputs if item.role is Role.IDS), default=0)
+        floats = any(item.role is Role.FLOATS for item in maker.inputs)
+        feeds = 0
+        for number in self._numbers.values:
+            as_id = number == int(number) and 0 <= number < rows
+            if feeds == MOST_VALUES or not (as_id or (floats and 0 < abs(number) <= LARGEST_VALUE)):
+                continue
+            feed = maker.wide(8, batch=2, first_row=int(number) if as_id else None, value=number)
+            if feed is not None:
+                feeds += 1
+                yield WideFeed(feed, tails=True)
 
     def _rows_read(self, maker: FeedMaker) -> Iterator[WideFeed]:
         """Feeds that read the rows of changed tables one after the other, as far as that goes."""
@@ -130,15 +154,15 @@ class Wide:
     def _same_tables(self, item: Input, theirs: GraphView) -> bool:
         ours = tables_behind(self.view.main.values[item.name])
         others = tables_behind(theirs.main.values[item.name])
-        known = [self._numbers(value, self._pruned) for value in others]
+        known = [self._content(value, self._pruned) for value in others]
         for table in ours:
-            wanted = self._numbers(table, self._original)
+            wanted = self._content(table, self._original)
             if wanted is None or not any(_close(wanted, found, self._exact) for found in known):
                 return False
         return True
 
     @staticmethod
-    def _numbers(value: Value, model: LoadedModel) -> Array | None:
+    def _content(value: Value, model: LoadedModel) -> Array | None:
         if value.tensor is None:
             return None
         return numpy_helper.to_array(in_memory(value.tensor, model.sources))
@@ -152,43 +176,8 @@ def _close(wanted: Array, found: Array | None, tolerance: float) -> bool:
     return bool(np.abs(left - right).max(initial=0.0) <= tolerance * scale)
 
 
-def _lengths(view: GraphView, planned: ModelProto, pruned: ModelProto) -> tuple[int, ...]:
-    """Lengths to try: at and beyond numbers that only the pruned graph holds, tables, and what may be a window."""
-    tables = _table_lengths(view)
-    held = _numbers_in(pruned)
-    turning = (held - _numbers_in(planned)) | tables | {length - 1 for length in tables}
-    windows = {number for number in held - turning if min(LENGTHS) <= number <= LARGEST_WINDOW}
-    return tuple(sorted({*LENGTHS, *_around(turning)[:MOST_LENGTHS], *_around(windows)[:MOST_WINDOWS]}))
-
-
-def _around(numbers: Iterable[int]) -> list[int]:
-    """The numbers and those behind them that can be lengths."""
-    return sorted({number + step for number in numbers for step in (0, 1) if 1 < number + step <= LONGEST})
-
-
-def _table_lengths(view: GraphView) -> set[int]:
-    """Sizes of stored tables of which a graph takes a part that depends on its inputs."""
-    found: set[int] = set()
-    for node in view.nodes:
-        table = node.input(0)
-        if node not in TAKES_A_PART or table is None or not table.is_constant or table.shape is None:
-            continue
-        if any(value is not None and not value.is_constant for value in node.inputs[1:]):
-            found |= {dim for dim in table.shape if isinstance(dim, int)}
-    return found
-
-
-def _numbers_in(model: ModelProto) -> set[int]:
-    """Whole numbers in small constants and in attributes."""
-    found: set[int] = set()
-    for tensor, _ in tensors_of(model):
-        if 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and not is_outside(tensor):
-            array = np.asarray(numpy_helper.to_array(tensor))
-            if array.dtype.kind in "iuf":
-                finite = array[np.isfinite(array.astype(np.float64))].astype(np.float64).reshape(-1)
-                found |= {int(item) for item in finite if item == int(item)}
-    for node in nodes_of(model.graph):
-        for attribute in node.attribute:
-            listed = [attribute.i, attribute.f, *attribute.ints, *attribute.floats]
-            found |= {int(item) for item in listed if math.isfinite(item) and item == int(item)}
-    return found
+def _tokens(feed: Feed) -> int:
+    return max(
+        (value.size if value.dtype.kind == "i" and value.itemsize > 1 else value.size // ELEMENTS)
+        for value in feed.values()
+    )

@@ -44,6 +44,7 @@ class Style:
             the other way round (True means "ignore" in some exports).
         tails: floats of all magnitudes up to a thousand.
         first_row: ids count up from here, so that every row of a table is read by some feed; None draws them.
+        value: what about half of the floats are; None leaves that to chance.
     """
 
     past: int
@@ -53,6 +54,7 @@ class Style:
     plain: bool = False
     tails: bool = False
     first_row: int | None = None
+    value: float | None = None
 
 
 def fill(item: Input, shape: tuple[int, ...], style: Style, generator: np.random.Generator) -> Array:
@@ -72,7 +74,10 @@ def _values(item: Input, shape: tuple[int, ...], style: Style, generator: np.ran
         case Role.FLOATS:
             if style.plain:
                 return generator.uniform(size=shape)
-            return generator.standard_normal(shape) * (_magnitudes(shape, generator) if style.tails else 1)
+            drawn = generator.standard_normal(shape) * (_magnitudes(shape, generator) if style.tails else 1)
+            return (
+                drawn if style.value is None else np.where(generator.random(shape) < 0.5, style.value, drawn)
+            )
         case Role.MASK:
             mask = _mask(shape, style.padding)
             return ~mask if style.plain and item.dtype == np.bool_ else mask

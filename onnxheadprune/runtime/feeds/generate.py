@@ -145,21 +145,32 @@ class FeedMaker:
         return self._feed(shapes, Style(sizes.past, sizes.length, Padding.NONE, flag))
 
     def wide(
-        self, length: int, *, batch: int = 1, tails: bool = False, first_row: int | None = None
+        self,
+        length: int,
+        *,
+        batch: int = 1,
+        past: int = 3,
+        padding: Padding = Padding.NONE,
+        tails: bool = False,
+        first_row: int | None = None,
+        value: float | None = None,
     ) -> Feed | None:
         """A feed of a given length for what the usual ones leave out; None where the model has no such size.
 
         Args:
             length: of sequences, images and sound alike.
             batch: samples.
+            past: length of the cache, where the model reads one.
+            padding: where masks have zeros.
             tails: floats of all magnitudes.
             first_row: the id that the first one is; the others follow.
+            value: what about half of the floats are.
         """
         length = min(length, self._largest) if self._roles.extent else length
-        past = 3 if self._roles.past else 0
+        past = past if self._roles.past else 0
         sizes = Sizes(batch, past, length, length, distinct=False)
         shapes = self._shapes(numbers_for(self._roles, sizes, self._pinned))
-        style = Style(past, length, Padding.NONE, flag=True, tails=tails, first_row=first_row)
+        style = Style(past, length, padding, flag=True, tails=tails, first_row=first_row, value=value)
         return None if shapes is None else self._feed(shapes, style)
 
     def _sizes(self, case: Case) -> Iterator[Sizes]:
