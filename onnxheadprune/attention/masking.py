@@ -97,7 +97,8 @@ def with_variables(
                 " score by another method"
             )
         found[projection.node] = Variables(place.stored, place.factors)
-        inserts.append(_multiplied(made, place))
+        made.graph.initializer.append(numpy_helper.from_array(place.factors, place.stored))
+        inserts.append(_multiplied(place))
     _insert(made, inserts)
     return made, found
 
@@ -170,9 +171,13 @@ def _place(projection: Projection, alive: Mask) -> _Place:
     return _Place(node, index, value, mask, elem_type, rounding, name)
 
 
-def _multiplied(model: ModelProto, place: _Place) -> _Insert:
+def _store(model: ModelProto, node: Node, tensor: TensorProto) -> None:
+    """Stores a tensor beside a node: a generation operator runs its decoders as graphs of their own."""
+    graph_of(model, node).initializer.append(tensor)
+
+
+def _multiplied(place: _Place) -> _Insert:
     """A real value times its mask."""
-    model.graph.initializer.append(numpy_helper.from_array(place.factors, place.stored))
     return _before(place, nodes.multiply(place.node.ref, place.value.name, place.stored, place.name))
 
 
@@ -183,13 +188,14 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
         # A kernel that finds scales computed takes another way, which rounds otherwise.
         numbers = value.numbers()
         stored = numpy_helper.from_array(numbers * place.mask.astype(numbers.dtype), place.name)
-        model.graph.initializer.append(stored)
+        _store(model, node, stored)
         return _Insert(node, place.index, [], place.name)
     if place.elem_type in FLOATS:
-        return _multiplied(model, place)
+        _store(model, node, numpy_helper.from_array(place.factors, place.stored))
+        return _multiplied(place)
     # An integer context is zero where it equals its zero point.
     zero = _level_of_zero(model, node, place.name) if is_mixture(node) else _zero_point(node)
-    model.graph.initializer.append(numpy_helper.from_array(place.mask, place.stored))
+    _store(model, node, numpy_helper.from_array(place.mask, place.stored))
     return _before(place, nodes.choose(node.ref, place.stored, value.name, zero, place.name))
 
 
@@ -263,7 +269,7 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
         levels = unpacked(value.numbers(), bits)[:, : int(str(weight[1]))]
     filled = np.repeat(levels.reshape(-1, 1), 8 // bits, axis=1)
     tensor = numpy_helper.from_array(packed_again(filled, bits).reshape(*levels.shape, 1), f"{name}_zero")
-    model.graph.initializer.append(tensor)
+    _store(model, node, tensor)
     return tensor.name
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
@@ -239,11 +239,12 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
     counted = node.out.elem_type in (*FLOATS, *COUNTED)
     dtype = helper.tensor_dtype_to_np_dtype(node.out.elem_type) if counted else np.dtype(np.bool_)
     held = stem
-    model.graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
+    # A generation operator runs its decoders as graphs of their own, which see nothing around them.
+    graph.initializer.append(numpy_helper.from_array(mask.astype(dtype), stem))
     created: list[InsertNode] = []
     symbolic = [axis for axis, size in enumerate(mask.shape) if size > 1 and not isinstance(shape[axis], int)]
     for axis in symbolic:
-        created += _tiled(model, raw, stem, mask.shape, axis)
+        created += _tiled(graph, raw, stem, mask.shape, axis)
         held = created[-1].outputs[0]
     if counted:
         created.append(nodes.multiply(node.ref, raw, held, name))
@@ -258,7 +259,7 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
         graph.node.insert(node.position + 1, nodes.as_proto(new))
 
 
-def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:
+def _tiled(graph: GraphProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:
     """A mask of one period, repeated along a symbolic axis as often as `source` is long."""
     numbers = {
         "axis": [axis],
@@ -268,7 +269,7 @@ def _tiled(model: ModelProto, source: str, mask: str, sizes: Sequence[int], axis
     }
     for name, values in numbers.items():
         tensor = numpy_helper.from_array(np.array(values, dtype=np.int64), f"{mask}/{name}")
-        model.graph.initializer.append(tensor)
+        graph.initializer.append(tensor)
     shape, length, times, repeats, tiled = (
         f"{mask}/{name}" for name in ("shape", "length", "times", "repeats", "tiled")
     )

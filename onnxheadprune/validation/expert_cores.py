@@ -53,6 +53,6 @@ def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence
             # A kernel that finds scales computed takes another way, which rounds otherwise.
             numbers = value.numbers()
             held = numpy_helper.from_array(numbers * mask.astype(numbers.dtype), name)
-        model.graph.initializer.append(held)
+        graph.initializer.append(held)
         graph.node[node.position].input[index] = name
     return made
