@@ -161,9 +161,8 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
 
 def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tuple[PlannedEdit, ...]:
     """Edits under names that the model does not use yet, with the names of their sites in order."""
-    renamed = with_fresh_names(view, list(edits))
-    sites = [tuple(sorted(names)) for names in edits.values()]
-    return tuple(PlannedEdit(edit, names) for edit, names in zip(renamed, sites, strict=True))
+    named = with_fresh_names(view, edits)
+    return tuple(PlannedEdit(edit, tuple(sorted(sites))) for edit, sites in named.items())
 
 
 def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, MutableSequence
-from itertools import chain
-from typing import Any
+from collections.abc import Collection, Iterable, MutableSequence
 
-import numpy as np
 from onnx import (
     AttributeProto,
     GraphProto,
     ModelProto,
     NodeProto,
+    StringStringEntryProto,
     TensorProto,
-    ValueInfoProto,
     helper,
     numpy_helper,
 )
 
 from onnxheadprune.edit.edits import (
     MAIN,
+    MARK,
     AddConstant,
     DropBranchOutput,
     DropInputs,
@@ -44,6 +42,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.edit.fingerprint import fingerprint
 from onnxheadprune.edit.nodes import as_proto
 from onnxheadprune.edit.plan import PrunePlan
+from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
@@ -98,8 +97,8 @@ class _Surgeon:
             self._apply(edit)
         for edit in edits:
             if isinstance(edit, DropTensor):
-                _remove_named(self._graph(edit.scope).initializer, {edit.name})
-                _remove_named(self._graph(edit.scope).value_info, {edit.name})
+                remove_named(self._graph(edit.scope).initializer, {edit.name})
+                remove_named(self._graph(edit.scope).value_info, {edit.name})
         _drop_branch_outputs(
             (self._node(edit.node), edit.index) for edit in edits if isinstance(edit, DropBranchOutput)
         )
@@ -109,7 +108,9 @@ class _Surgeon:
             if isinstance(edit, Rename):
                 renamed[edit.scope][edit.name] = edit.after
         for scope, names in renamed.items():
-            _rename(self._graph(scope), names)
+            rename_values(self._graph(scope), names)
+        for graph in self.graphs.values():
+            settle_constants(graph)
         if self.model.ir_version < NO_DEFAULTS_NEEDED:
             _declare_stored(self.model.graph, stored)
 
@@ -131,9 +132,8 @@ class _Surgeon:
             case SliceTensor():
                 self._slice(edit)
             case AddConstant():
-                array = np.array(edit.values, dtype=edit.dtype)
-                array = array.reshape(()) if edit.scalar else array
-                self._graph(edit.scope).initializer.append(numpy_helper.from_array(array, edit.name))
+                tensor = numpy_helper.from_array(array_of(edit), edit.name)
+                self._graph(edit.scope).initializer.append(tensor)
             case SetInput():
                 _set_at(self._node(edit.node).input, edit.index, edit.value)
             case SetOutput():
@@ -155,7 +155,7 @@ class _Surgeon:
                 set_metadata(self.model, edit.key, edit.value)
             case DropIo():
                 graph = self._graph(edit.scope)
-                _remove_named(graph.input if edit.role == "input" else graph.output, {edit.name})
+                remove_named(graph.input if edit.role == "input" else graph.output, {edit.name})
             case DropTensor() | EdgeGather() | Rename() | DropBranchOutput():
                 pass
 
@@ -175,7 +175,7 @@ class _Surgeon:
 
     def _set_dim(self, edit: SetDim) -> None:
         graph = self._graph(edit.scope)
-        for info in _infos(graph):
+        for info in declared(graph):
             dims = info.type.tensor_type.shape.dim
             # A declaration of fewer axes than the value has is no truth about it, before the cut and behind it.
             if info.name == edit.value and edit.axis < len(dims):
@@ -205,7 +205,7 @@ class _Surgeon:
             del graph.node[:]
             graph.node.extend(nodes)
             gone -= {edit.name for edit in edits if isinstance(edit, AddConstant)}
-            _remove_named(graph.value_info, gone)
+            remove_named(graph.value_info, gone)
 
 
 def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
@@ -215,18 +215,6 @@ def _drop_branch_outputs(outputs: Iterable[tuple[NodeProto, int]]) -> None:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
                 del attribute.g.output[index]
-
-
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Calls values otherwise, in a graph and in the bodies that read them."""
-    for info in (*_infos(graph), *graph.initializer):
-        info.name = names.get(info.name, info.name)
-    for node in graph.node:
-        for listed in (node.input, node.output):
-            listed[:] = [names.get(name, name) for name in listed]
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _rename(attribute.g, names)
 
 
 def _declare_stored(graph: GraphProto, before: Collection[str]) -> None:
@@ -252,10 +240,6 @@ def _find_tensor(graph: GraphProto, name: str) -> TensorProto:
     return tensor
 
 
-def _infos(graph: GraphProto) -> Iterable[ValueInfoProto]:
-    return chain(graph.input, graph.output, graph.value_info)
-
-
 def _set_at(inputs: MutableSequence[str], index: int, name: str) -> None:
     while len(inputs) <= index:
         inputs.append("")
@@ -272,12 +256,14 @@ def _set_attribute(node: NodeProto, edit: SetAttribute) -> None:
 
 
 def set_metadata(model: ModelProto, key: str, value: str) -> None:
-    """Sets one entry of `metadata_props`, leaving the others and their order alone."""
-    for entry in model.metadata_props:
-        if entry.key == key:
-            entry.value = value
-            return
-    model.metadata_props.add(key=key, value=value)
+    """Sets one entry of `metadata_props`: ours in the order of their keys, those of others left alone."""
+    entries = model.metadata_props
+    known = next((entry for entry in entries if entry.key == key), None)
+    if known is not None:
+        known.value = value
+        return
+    behind = (n for n, entry in enumerate(entries) if entry.key.startswith(f"{MARK}.") and entry.key > key)
+    entries.insert(next(behind, len(entries)), StringStringEntryProto(key=key, value=value))
 
 
 def drop_metadata(model: ModelProto, key: str) -> None:
@@ -285,9 +271,3 @@ def drop_metadata(model: ModelProto, key: str) -> None:
     for position in reversed(range(len(model.metadata_props))):
         if model.metadata_props[position].key == key:
             del model.metadata_props[position]
-
-
-def _remove_named(items: MutableSequence[Any], names: set[str]) -> None:
-    for position in reversed(range(len(items))):
-        if items[position].name in names:
-            del items[position]

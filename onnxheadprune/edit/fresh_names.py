@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import replace
 
-from onnxheadprune.edit.edits import AddConstant, DropNode, Edit, InsertNode, SetInput, SetOutput, SliceTensor
+from onnxheadprune.edit.edits import (
+    MARK,
+    AddConstant,
+    DropNode,
+    Edit,
+    InsertNode,
+    SetInput,
+    SetOutput,
+    SliceTensor,
+)
+from onnxheadprune.edit.renaming import array_of, constant_name
 from onnxheadprune.model.graph.view import GraphView, Scope
 
 
@@ -32,10 +42,16 @@ def _numbered(wanted: str, taken: Container[str]) -> str:
     return free
 
 
-def with_fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
-    """Renames new values whose name the model already uses (a second pruning makes the same names)."""
+def with_fresh_names(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
+    """Edits under names that the model does not use yet (a second pruning makes the same names).
+
+    Constants are named after their numbers, so that equal ones are one edit.
+
+    Args:
+        view: the model.
+        edits: on it, each with the sites behind it.
+    """
     taken = {name for scope in view.scopes for name in scope.values}
-    meant = {edit.value for edit in edits if isinstance(edit, SetOutput)}
     redefined = {
         output.name
         for edit in edits
@@ -43,17 +59,25 @@ def with_fresh_names(view: GraphView, edits: list[Edit]) -> list[Edit]:
         for output in view.by_ref[edit.node].outputs
         if output is not None
     }
-    created = meant | {
-        edit.target for edit in edits if isinstance(edit, SliceTensor) and edit.target != edit.name
+    wanted = {edit.value: edit.value for edit in edits if isinstance(edit, SetOutput)}
+    wanted |= {
+        edit.target: edit.target
+        for edit in edits
+        if isinstance(edit, SliceTensor) and edit.target != edit.name
     }
-    created |= {edit.name for edit in edits if isinstance(edit, AddConstant)}
-    created |= {name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
-    renamed: dict[str, str] = {}
-    for name in sorted(created - redefined):
-        fresh = _numbered(name, taken)
-        if fresh != name:
-            renamed[name] = fresh
-    return [_rename(edit, renamed) for edit in edits] if renamed else edits
+    wanted |= {name: name for edit in edits if isinstance(edit, InsertNode) for name in edit.outputs}
+    taken.update(wanted.keys() & redefined)
+    wanted |= {
+        edit.name: constant_name(edit.name, array_of(edit)) if f"/{MARK}" in edit.name else edit.name
+        for edit in edits
+        if isinstance(edit, AddConstant)
+    }
+    renamed = {name: _numbered(wanted[name], taken) for name in sorted(wanted.keys() - redefined)}
+    found: dict[Edit, frozenset[str]] = {}
+    for edit, sites in edits.items():
+        named = _rename(edit, renamed)
+        found[named] = found.get(named, frozenset()) | sites
+    return found
 
 
 def _rename(edit: Edit, names: Mapping[str, str]) -> Edit:
