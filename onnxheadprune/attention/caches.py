@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxheadprune.attention.sites.site import Sites
@@ -24,7 +24,6 @@ from onnxheadprune.edit.edits import (
 )
 from onnxheadprune.edit.plan import RenamedIo
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.facts import CHOOSES
 from onnxheadprune.model.graph.view import GraphView, Value
 
@@ -41,14 +40,12 @@ class CacheCut:
         sites: indices of the sites whose caches go.
         gone: their inputs and outputs.
         renamed: the inputs and outputs of others that get another name, with that name.
-        kept: the inputs and outputs of others.
         idle: why nothing goes although it was asked for, a sentence; nothing otherwise.
     """
 
     sites: tuple[int, ...] = ()
     gone: tuple[Value, ...] = ()
     renamed: Mapping[str, str] = field(default_factory=dict)
-    kept: frozenset[Value] = frozenset()
     idle: str = ""
 
     @property
@@ -66,38 +63,14 @@ class CacheCut:
             if info.name in names
         )
 
-    def opening(self, narrowed: Container[str]) -> dict[Edit, frozenset[str]]:
-        """The edits that come first: outputs go, so that what only they need goes with them.
-
-        Where the length of a past is read off one that goes (exporters take the first), it is read off another one.
-
-        Args:
-            narrowed: names of the inputs and outputs that get narrower.
-        """
+    def opening(self) -> dict[Edit, frozenset[str]]:
+        """The edits that come first: outputs go, so that what only they need goes with them."""
         found: dict[Edit, frozenset[str]] = {}
         for value in self.gone:
             if value.is_graph_output:
                 found[DropIo(value.scope.ref, value.name, "output")] = frozenset()
                 found |= dict.fromkeys(_in_branches(value), frozenset())
-        for value in self.gone:
-            looking = [use for use in value.consumers if value.is_graph_input and looks_only(use)]
-            other = self._of_same_shape(value, narrowed) if looking else None
-            if other is not None:
-                edits = (SetInput(use.node.ref, use.input_index, other.name) for use in looking)
-                found |= dict.fromkeys(edits, frozenset())
         return found
-
-    def _of_same_shape(self, value: Value, narrowed: Container[str]) -> Value | None:
-        """A cache that stays, and is declared with the same sizes, symbols included."""
-        alike = (
-            other
-            for other in self.kept
-            if other.is_graph_input
-            and other.shape is not None
-            and (other.elem_type, other.shape) == (value.elem_type, value.shape)
-            and other.name not in narrowed
-        )
-        return min(alike, key=lambda other: other.name, default=None)
 
     def closing(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> dict[Edit, frozenset[str]]:
         """The edits that take the inputs away and rename the others, once everything else is known.
@@ -158,7 +131,7 @@ def cache_cut(
         )
     gone = tuple(sorted(own, key=lambda value: value.name))
     renamed = _renamed(view, [own & site.free for site in chosen])
-    return CacheCut(tuple(site.index for site in chosen), gone, renamed, frozenset(kept))
+    return CacheCut(tuple(site.index for site in chosen), gone, renamed)
 
 
 def _why_idle(whole: Sequence[Site]) -> str:

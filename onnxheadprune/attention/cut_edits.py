@@ -8,7 +8,6 @@ import numpy as np
 
 from onnxheadprune.attention.caches import CacheCut, cache_cut
 from onnxheadprune.attention.contract import Contract
-from onnxheadprune.attention.io_changes import narrowed_io
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Projection, Site, handed_out
 from onnxheadprune.attention.sites.whole import detached, goes_whole, going_whole, half_dead
@@ -99,12 +98,12 @@ def _edits(
     """All edits of a sweep, those on the projections, and what dies with them."""
     edits = dict(realize(view, swept).edits)
     edits |= detached(sites, heads)
-    edits |= caches.opening(narrowed_io(swept))
+    edits |= caches.opening()
     for site in sites.losing(heads):
         left = [item for item in site.projections if not item.is_emptied_by(heads[site.index])]
         own = [edit for item in left for edit in item.edits(heads[site.index])]
         edits |= dict.fromkeys(own, frozenset({site.name}))
-    return settled(view, edits, (value for value, _ in swept.narrowed()))
+    return settled(view, edits, swept.kept, [value for value in caches.gone if value.is_graph_input])
 
 
 def _sweep(

@@ -1,112 +1,124 @@
-"""Removing a whole site: its projection sums over nothing, so only the projection's bias is left.
+"""Removing whole sites: their projections sum over nothing, so only the biases of these are left.
 
-That bias is the same for every token. It is carried forward to where the branch joins the residual stream
-and added there in the branch's place; everything before is then used by nobody and goes.
+Such a bias is the same for every token. It is carried forward, together with those that it meets, to where it joins the
+residual stream, and added there in the branch's place; everything before is then used by nobody and goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from onnxheadprune.edit import nodes
-from onnxheadprune.edit.edits import MARK, Edit, SetInput
+from onnxheadprune.edit.edits import MARK, DropNode, Edit, SetInput
 from onnxheadprune.liveness.observers import looks_only
-from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.remnant import Followed, Remnant, followed, reshaped
+from onnxheadprune.liveness.remnant import Remnant, behind, reshaped
+from onnxheadprune.model.graph.facts import ADDS
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 
 @dataclass(frozen=True)
-class Meetings:
-    """How the branches that vanish together meet.
+class Branches:
+    """What branches leave that vanish together.
 
     Attributes:
-        shared: additions of two such branches: neither can take the other's place.
-        bypassed: what takes the place of additions that vanish with a branch.
-        vanished: all that one of these branches alone makes up.
+        left: all values of which a constant is left.
+        joints: where such a constant is added to something else.
+        ends: constants that somebody else reads as a value of their full size.
+        bypassed: what takes the place of additions to which nothing is left to add.
     """
 
-    shared: frozenset[Node] = frozenset()
-    bypassed: Mapping[Node, Value] = field(default_factory=dict)
-    vanished: frozenset[Value] = frozenset()
+    left: Mapping[Value, Remnant]
+    joints: Sequence[tuple[Use, Remnant]]
+    ends: Sequence[Remnant]
+    bypassed: Mapping[Node, Value]
 
-    def swallow(self, value: Value) -> bool:
-        """Whether all who read a value vanish as well: products with what is left of another branch, zero."""
-        readers = [use.node for use in value.consumers if not looks_only(use)]
-        return not value.is_graph_output and all(node.out in self.vanished for node in readers)
+    def readers(self, end: Remnant) -> Iterator[Use]:
+        """Who needs the value that a constant takes the place of."""
+        joints = {use for use, _ in self.joints}
+        return (use for use in end.value.consumers if not self._vanishes(use.node) and use not in joints)
 
-    def left_of(self, value: Value) -> Value:
-        """What a value is after all of the branches are gone."""
+    def rejoined(self, joint: Use, left: Remnant) -> list[Edit]:
+        """Edits that add a constant in its branch's place."""
+        node = joint.node
+        if left.name is not None:
+            after = len(node.out.shape or ()) - 1 - left.axis
+            name, made = left.name, list(left.edits)
+            if after:
+                name = f"{node.out.name}/{MARK}_bias"
+                made += reshaped(node, left.name, name, (-1, *(1,) * after))
+            return [*made, SetInput(node.ref, joint.input_index, name)]
+        stream = self._stream(node)
+        if node.out.is_graph_output:
+            return [nodes.same(node.ref, stream.name, node.out.name), DropNode(node.ref, node.op_type)]
+        # Additions of other branches that vanish are gone themselves.
+        staying = [use for use in node.out.consumers if not self._vanishes(use.node)]
+        return [SetInput(use.node.ref, use.input_index, stream.name) for use in staying]
+
+    def _vanishes(self, node: Node) -> bool:
+        return node in self.bypassed or _made(node, self.left)
+
+    def _stream(self, joint: Node) -> Value:
+        """What is left of a sum."""
+        value = self.bypassed[joint]
         while value.producer is not None and value.producer in self.bypassed:
             value = self.bypassed[value.producer]
         return value
 
 
-ALONE = Meetings()
+def branches(projections: Iterable[Remnant]) -> Branches:
+    """Follows what is left of projections that sum over nothing."""
+    left: dict[Value, Remnant] = {}
+    waiting: list[tuple[int, Node]] = []
+    queued: set[Node] = set()
+
+    def reach(remnant: Remnant) -> None:
+        left[remnant.value] = remnant
+        for use in remnant.value.consumers:
+            if use.node not in queued and use.node.scope is remnant.value.scope and not looks_only(use):
+                queued.add(use.node)
+                heapq.heappush(waiting, (use.node.index, use.node))
+
+    for remnant in projections:
+        reach(remnant)
+    while waiting:
+        found = behind(heapq.heappop(waiting)[1], left)
+        if found is not None:
+            reach(found)
+    return _sorted_out(left)
 
 
-def detach(projection: Node, others: Meetings = ALONE) -> Sequence[Edit] | Remnant | Refusal:
-    """Edits that take a projection's branch off the residual stream.
-
-    Args:
-        projection: the contraction whose context is to vanish.
-        others: where the branches of other projections vanish too.
-
-    Returns:
-        The edits; what is left, if the branch does not end in an addition to something else; or a refusal
-        if the operator adds something that is no plain bias.
-    """
-    found = followed(projection)
-    if isinstance(found, Refusal):
-        return found
-    if found.joint is None or found.joint.node in others.shared:
-        return found.end
-    return [*found.end.edits, *_rejoin(found.joint, found.end, others)]
-
-
-def meetings(projections: Iterable[Node]) -> Meetings:
-    """How the branches of several projections meet."""
-    projections = list(projections)
-    found = [item for node in projections if isinstance(item := followed(node), Followed)]
-    vanished = {node.out for node in projections}.union(*(item.passed for item in found))
-    joints = [(item.joint, item.end) for item in found if item.joint is not None]
-    met = [joint.node for joint, _ in joints]
-    shared = frozenset(node for node in met if met.count(node) > 1)
+def _sorted_out(left: Mapping[Value, Remnant]) -> Branches:
+    joints: list[tuple[Use, Remnant]] = []
+    ends: list[Remnant] = []
+    for remnant in left.values():
+        uses = [use for use in remnant.value.consumers if not looks_only(use) and not _made(use.node, left)]
+        met = [use for use in uses if _joins(use, left)]
+        joints += [(use, remnant) for use in met]
+        if len(met) < len(uses) or remnant.value.is_graph_output:
+            ends.append(remnant)
     bypassed = {
-        joint.node: _beside(joint)
-        for joint, end in joints
-        if joint.node not in shared and _vanishes(joint, end)
+        use.node: beside for use, remnant in joints if remnant.name is None and (beside := _beside(use))
     }
-    return Meetings(shared, bypassed, frozenset(vanished))
+    return Branches(left, joints, ends, bypassed)
 
 
-def _beside(joint: Use) -> Value:
+def _joins(use: Use, left: Mapping[Value, Remnant]) -> bool:
+    """Whether a node adds a constant to a computed value of the same shape."""
+    other = _beside(use) if use.node in ADDS else None
+    return (
+        other is not None
+        and not other.is_constant
+        and other not in left
+        and other.shape == use.node.out.shape
+    )
+
+
+def _beside(joint: Use) -> Value | None:
     """What a branch is added to."""
-    other = joint.node.inputs[1 - joint.input_index]
-    assert other is not None
-    return other
+    return joint.node.inputs[1 - joint.input_index]
 
 
-def _vanishes(joint: Use, left: Remnant) -> bool:
-    """Whether an addition goes with the branch: nothing is left to add."""
-    return left.name is None and not joint.node.out.is_graph_output
-
-
-def _rejoin(joint: Use, left: Remnant, others: Meetings) -> list[Edit]:
-    """Edits that add what is left in the branch's place."""
-    node, other = joint.node, others.left_of(_beside(joint))
-    behind = len(node.out.shape or ()) - 1 - left.axis
-    if left.name is not None and not behind:
-        return [SetInput(node.ref, joint.input_index, left.name)]
-    if left.name is not None:
-        column = f"{node.out.name}/{MARK}_bias"
-        made = reshaped(node, left.name, column, (-1, *(1,) * behind))
-        return [*made, SetInput(node.ref, joint.input_index, column)]
-    if not _vanishes(joint, left):
-        nothing = f"{node.out.name}/{MARK}_nothing"
-        zero = nodes.subtract(node.ref, other.name, other.name, nothing)
-        return [zero, SetInput(node.ref, joint.input_index, nothing)]
-    # Additions of other branches that vanish are gone themselves.
-    staying = [use for use in node.out.consumers if use.node not in others.bypassed]
-    return [SetInput(use.node.ref, use.input_index, other.name) for use in staying]
+def _made(node: Node, left: Mapping[Value, Remnant]) -> bool:
+    return any(value in left for value in node.outputs)

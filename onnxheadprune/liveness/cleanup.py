@@ -11,8 +11,7 @@ goes too: nobody can say what its attributes, weights and target shapes should b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from onnxheadprune.edit.edits import (
     AddConstant,
@@ -29,38 +28,54 @@ from onnxheadprune.edit.edits import (
     SliceTensor,
     scope_of,
 )
-from onnxheadprune.model.graph.view import GraphView, Node, Scope, Value
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.readers import Key, Readers
+from onnxheadprune.liveness.resizing import Resizing
+from onnxheadprune.model.graph.facts import OBSERVES
+from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 
-Key: TypeAlias = Value | str
 NOBODY: frozenset[str] = frozenset()
 
 
 def settled(
-    view: GraphView, edits: Mapping[Edit, frozenset[str]], narrowed: Iterable[Value] = ()
+    view: GraphView,
+    edits: Mapping[Edit, frozenset[str]],
+    kept: Mapping[Value, Live] | None = None,
+    going: Collection[Value] = (),
 ) -> dict[Edit, frozenset[str]]:
     """`edits` without those whose results nobody reads, with the `DropNode` and `DropTensor` edits that follow.
 
     Args:
         view: the model.
         edits: all edits on it, each with the sites behind it.
-        narrowed: computed values that are narrower after the edits.
+        kept: what they leave of values; None where shapes are asked for as before, of whatever they were.
+        going: graph inputs that go, if nobody reads them then.
     """
-    return _Cleanup(view, edits).run(narrowed)
+    return _Cleanup(view, edits, kept, going).run()
 
 
 class _Cleanup:
-    def __init__(self, view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> None:
+    def __init__(
+        self,
+        view: GraphView,
+        edits: Mapping[Edit, frozenset[str]],
+        kept: Mapping[Value, Live] | None,
+        going: Collection[Value],
+    ) -> None:
         self.view = view
-        self.edits = edits
-        self.inputs: dict[Node, list[Key | None]] = {}
+        self.edits = dict(edits)
+        self.kept = {} if kept is None else kept
+        self.readers = Readers(going)
+        self.inputs, self.gone = self.readers.inputs, self.readers.gone
         self.uses: Counter[Key] = Counter()
         self.lost: list[tuple[Key, frozenset[str]]] = []
-        self.pinned: set[Node] = set()
+        self.touched: dict[Value, frozenset[str]] = dict.fromkeys(going, NOBODY)
         self.dropped: dict[Edit, frozenset[str]] = {}
-        self.gone: set[str] = set()
         self.unmade: set[Edit] = set()
+        self.resizing = None if kept is None else Resizing(view, kept, self.readers)
 
-    def run(self, narrowed: Iterable[Value]) -> dict[Edit, frozenset[str]]:
+    def run(self) -> dict[Edit, frozenset[str]]:
         for node in self.view.needed:
             self.uses.update(value for value in node.inputs if value is not None)
         for scope in self.view.scopes:
@@ -71,9 +86,11 @@ class _Cleanup:
         for edit, sites in self.edits.items():
             self._account(edit, sites)
         self._drop_lost()
-        while self._take_back():
+        while self._take_back() or self._reread():
             self._drop_lost()
+        self._require_sizes()
         kept = {edit: sites for edit, sites in self.edits.items() if edit not in self.unmade}
+        narrowed = (value for value, live in self.kept.items() if not live.is_full)
         return kept | self.dropped | self._dead_ends(self._changed(narrowed, kept | self.dropped))
 
     def _changed(
@@ -121,12 +138,57 @@ class _Cleanup:
         """Finds edits that make what nobody reads, and lets go of what they read; whether there were any."""
         found = [edit for edit in self.edits if edit not in self.unmade and self._is_unread(edit)]
         for edit in found:
-            self.unmade.add(edit)
-            if isinstance(edit, InsertNode):
-                scope = self._scope(scope_of(edit.before))
-                for name in edit.inputs:
-                    self._release(self._key(scope, name), self.edits[edit])
+            self._unmake(edit)
         return bool(found)
+
+    def _reread(self) -> bool:
+        """Lets who asks for the shape of a value that nobody needs otherwise ask another one; whether anybody did."""
+        touched, self.touched = self.touched, {}
+        if self.resizing is None:
+            return False
+        found = False
+        for value, sites in touched.items():
+            for reader, edits in list(self.resizing.of(value)):
+                found = True
+                if isinstance(reader, InsertNode):
+                    self._replace(reader, edits)
+                for edit in edits:
+                    self.edits[edit] = self.edits.get(edit, NOBODY) | sites
+                    self._account(edit, sites)
+        return found
+
+    def _replace(self, node: InsertNode, edits: Sequence[Edit]) -> None:
+        """Takes a new node back, and makes room for other edits in its place."""
+        sites = self.edits[node]
+        self._unmake(node)
+        listed = dict[Edit, frozenset[str]]()
+        for edit, others in self.edits.items():
+            listed |= dict.fromkeys(edits, sites) if edit == node else {edit: others}
+        self.edits = listed
+
+    def _unmake(self, edit: Edit) -> None:
+        self.unmade.add(edit)
+        if isinstance(edit, InsertNode):
+            self.readers.unmade.add(edit)
+            scope = self._scope(scope_of(edit.before))
+            for name in edit.inputs:
+                self._release(self._key(scope, name), self.edits[edit])
+
+    def _require_sizes(self) -> None:
+        """Refuses a new node that asks for the shape of what is gone or computed for nothing else.
+
+        Raises:
+            RefusedError: if there is one.
+        """
+        for edit, sites in self.edits.items() if self.resizing is not None else ():
+            if edit in self.unmade or not isinstance(edit, InsertNode) or edit not in OBSERVES:
+                continue
+            value = self._key(self._scope(scope_of(edit.before)), edit.inputs[0])
+            if isinstance(value, Value) and not self.readers.stays(value):
+                raise RefusedError(
+                    f"{' and '.join(sorted(sites))} cannot be removed as a whole: nothing else in the graph shows how"
+                    f" large {value.name} is; leave at least one unit"
+                )
 
     def _is_unread(self, edit: Edit) -> bool:
         if isinstance(edit, AddConstant):
@@ -145,7 +207,7 @@ class _Cleanup:
             current = self.inputs.setdefault(node, list(node.inputs))
             current += [None] * (edit.index + 1 - len(current))
             self._release(current[edit.index], sites)
-            current[edit.index] = self._use(node.scope, edit.value)
+            current[edit.index] = self._use(node.scope, edit.value, Use(node, edit.index))
         elif isinstance(edit, DropInputs):
             node = self.view.by_ref[edit.node]
             current = self.inputs.setdefault(node, list(node.inputs))
@@ -155,14 +217,16 @@ class _Cleanup:
         elif isinstance(edit, InsertNode):
             scope = self._scope(scope_of(edit.before))
             for name in edit.inputs:
-                self._use(scope, name)
+                key = self._use(scope, name, edit)
+                if isinstance(key, Value) and edit in OBSERVES:
+                    self.touched[key] = sites
         elif isinstance(edit, DropIo) and edit.role == "output":
-            self._release(self._key(self._scope(edit.scope), edit.name), sites)
+            self._keep_back(self._key(self._scope(edit.scope), edit.name), sites)
         elif isinstance(edit, DropBranchOutput):
             for body in self.view.by_ref[edit.node].bodies.values():
-                self._release(self._key(body, body.proto.output[edit.index].name), sites)
+                self._keep_back(self._key(body, body.proto.output[edit.index].name), sites)
         elif isinstance(edit, SetOutput):
-            self.pinned.add(self.view.by_ref[edit.node])
+            self.readers.pinned.add(self.view.by_ref[edit.node])
         elif isinstance(edit, DropNode):
             self._drop_node(self.view.by_ref[edit.node], sites, listed=True)
 
@@ -173,11 +237,17 @@ class _Cleanup:
     def _key(scope: Scope, name: str) -> Key | None:
         return (scope.lookup(name) or name) if name else None
 
-    def _use(self, scope: Scope, name: str) -> Key | None:
+    def _use(self, scope: Scope, name: str, reader: Use | InsertNode) -> Key | None:
         key = self._key(scope, name)
         if key is not None:
             self.uses[key] += 1
+            self.readers.add(key, reader)
         return key
+
+    def _keep_back(self, key: Key | None, sites: frozenset[str]) -> None:
+        if isinstance(key, Value):
+            self.readers.kept_back.add(key)
+        self._release(key, sites)
 
     def _release(self, key: Key | None, sites: frozenset[str]) -> None:
         if key is None:
@@ -185,6 +255,8 @@ class _Cleanup:
         self.uses[key] -= 1
         if self.uses[key] == 0:
             self.lost.append((key, sites))
+        elif isinstance(key, Value):
+            self.touched[key] = self.touched.get(key, NOBODY) | sites
 
     def _check(self, key: Key, sites: frozenset[str]) -> None:
         if not isinstance(key, Value) or self.uses[key] > 0:
@@ -194,7 +266,7 @@ class _Cleanup:
                 self.dropped.setdefault(DropTensor(key.scope.ref, key.name), sites)
             return
         node = key.producer
-        if node is None or node in self.pinned or node.ref in self.gone:
+        if node is None or node in self.readers.pinned or node.ref in self.gone:
             return
         if all(output is None or self.uses[output] == 0 for output in node.outputs):
             self._drop_node(node, sites, listed=False)

@@ -77,7 +77,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
     readers: list[Edit] = []
     patched = False
     for use in shape.out.consumers:
-        positions = _picked_positions(use, len(extents))
+        positions = picked_positions(use, len(extents))
         own = roles_of(use.node).target == use.input_index and reads_own_shape(use.node, kept)
         if own or (positions is not None and not narrowed.touches(positions)):
             readers.append(SetInput(use.node.ref, use.input_index, raw))
@@ -93,7 +93,7 @@ def _freeze_shape(shape: Node, live: Live, kept: Mapping[Value, Live]) -> Iterat
         yield from readers
 
 
-def _picked_positions(use: Use, size: int) -> np.ndarray | None:
+def picked_positions(use: Use, size: int) -> np.ndarray | None:
     """Which elements a Gather or Slice with literal indices takes, None for any other consumer."""
     node = use.node
     if use.input_index != 0 or node.domain != "" or node.out.is_graph_output:

@@ -6,6 +6,7 @@ scale it or add a constant to it leave a constant again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +17,6 @@ from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import mixture_of
-from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.facts import (
@@ -44,52 +44,15 @@ class Remnant:
         value: the value.
         name: of the constant vector, None for zero.
         axis: the axis of `value` that the vector runs along.
+        projections: those that sum over nothing.
         edits: what computes the vector.
     """
 
     value: Value
     name: str | None
     axis: int
+    projections: tuple[Node, ...]
     edits: tuple[Edit, ...] = ()
-
-
-@dataclass(frozen=True)
-class Followed:
-    """How far a projection's branch was followed.
-
-    Attributes:
-        end: the last value that is a constant.
-        joint: where that is added to something else, None if it is not.
-        passed: all values on the way, the projection's output and the last one included.
-    """
-
-    end: Remnant
-    joint: Use | None
-    passed: frozenset[Value]
-
-
-def followed(projection: Node) -> Followed | Refusal:
-    """Follows what is left of a projection up to where it joins something else, or is no constant any more.
-
-    Returns:
-        A refusal if the operator adds something that is no plain bias.
-    """
-    remnant = _bias_of(projection)
-    if isinstance(remnant, Refusal):
-        return remnant
-    way = [remnant]
-    while True:
-        use = _only_reader(way[-1].value)
-        joint = use if use is not None and _joins(use) else None
-        step = None if use is None or joint is not None else _through(use, way[-1])
-        if step is None:
-            break
-        way.append(step)
-    # Something takes the place of a value whose shape is asked for, or what computes it would have to stay.
-    shown = [place for place, left in enumerate(way) if any(map(looks_only, left.value.consumers))]
-    if joint is None and shown:
-        way = way[: shown[0] + 1]
-    return Followed(way[-1], joint, frozenset(left.value for left in way))
 
 
 def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tuple[Edit, ...]:
@@ -100,12 +63,12 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
     )
 
 
-def _bias_of(node: Node) -> Remnant | Refusal:
-    """What a projection gives if it sums over nothing."""
+def bias_of(node: Node) -> Remnant | Refusal:
+    """What a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
     mixture = mixture_of(node)
     if mixture is not None:
         if mixture.bias is None:
-            return Remnant(node.out, None, len(node.out.shape or ()) - 1)
+            return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
         why = f"without neurons each token would get the biases that its experts in {node.label} have"
         return refuse(node, Reason.NO_PROJECTION, why)
     index = roles_of(node).bias
@@ -115,25 +78,47 @@ def _bias_of(node: Node) -> Remnant | Refusal:
         why = f"removing all heads before a {node.op_type} is not supported"
         return refuse(node, Reason.NO_PROJECTION, why)
     axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
-    return Remnant(node.out, None if bias is None or not scale else bias.name, axis)
+    return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))
 
 
-def _only_reader(value: Value) -> Use | None:
-    """The one node that reads the contents of a value; None if there are others, or the model hands it out."""
-    uses = [use for use in value.consumers if not looks_only(use)]
-    return None if value.is_graph_output or len(uses) != 1 else uses[0]
+def behind(node: Node, left: Mapping[Value, Remnant]) -> Remnant | None:
+    """What is left behind a node that reads such constants, None if that is no constant along one axis."""
+    if node.bodies or any(value is not None and value.is_read for value in node.outputs[1:]):
+        return None
+    reads = [Use(node, index) for index, value in enumerate(node.inputs) if value in left]
+    first = left[_read(reads[0])]
+    if len(reads) == 1:
+        return _through(reads[0], first)
+    if len(reads) > 2 or len(node.inputs) != 2 or not (node in ADDS or node in MULTIPLIES):
+        return None
+    return _combined(node, first, left[_read(reads[1])])
 
 
-def _joins(use: Use) -> bool:
-    """Whether a node adds the branch to a computed value of the same shape."""
-    if use.node not in ADDS:
-        return False
-    other = use.node.inputs[1 - use.input_index]
-    return other is not None and not other.is_constant and other.shape == use.node.out.shape
+def _read(use: Use) -> Value:
+    value = use.node.inputs[use.input_index]
+    assert value is not None
+    return value
+
+
+def _combined(node: Node, left: Remnant, right: Remnant) -> Remnant | None:
+    """What is left behind a sum or a product of two constants: another one, if both run along the last axis."""
+    last = len(node.out.shape or ()) - 1
+    if any(item.value.shape != node.out.shape or item.axis != last for item in (left, right)):
+        return None
+    projections = tuple(dict.fromkeys((*left.projections, *right.projections)))
+    edits = tuple(dict.fromkeys((*left.edits, *right.edits)))
+    on = Remnant(node.out, None, last, projections, edits)
+    if node in MULTIPLIES and None in (left.name, right.name):
+        return on
+    if left.name is None or right.name is None:
+        return replace(on, name=left.name or right.name)
+    name = f"{node.out.name}/{MARK}_left"
+    made = InsertNode(node.ref, node.op_type, (left.name, right.name), (name,))
+    return replace(on, name=name, edits=(*edits, made))
 
 
 def _through(use: Use, remnant: Remnant) -> Remnant | None:
-    """What is left behind one more node, None if that is no constant along one axis."""
+    """What is left behind a node that reads one constant."""
     node, source, target = use.node, remnant.value.shape, use.node.out.shape
     on = replace(remnant, value=node.out)
     if node in PASSING:
@@ -183,7 +168,7 @@ def _with_constant(use: Use, remnant: Remnant) -> Remnant | None:
         return on
     flat, edits = other.name, remnant.edits
     if len(other.shape) > 1:
-        flat = f"{other.name}/{MARK}_flat{node.index}"
+        flat = f"{node.out.name}/{MARK}_flat"
         edits += reshaped(node, other.name, flat, (-1,))
     if remnant.name is None:
         return replace(on, name=flat, edits=edits)

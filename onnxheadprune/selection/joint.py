@@ -17,8 +17,8 @@ import numpy as np
 from onnxheadprune.attention.analysis import Analysis
 from onnxheadprune.attention.sites.site import AttentionSite, Site, Sites
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.liveness.branch import detach
 from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.remnant import bias_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
@@ -172,7 +172,7 @@ def _paths(
 
 def can_go_whole(site: Site) -> bool:
     """Whether nothing but a bias stays of a site without its units."""
-    return not any(isinstance(detach(projection.node), Refusal) for projection in site.projections)
+    return not any(isinstance(bias_of(projection.node), Refusal) for projection in site.projections)
 
 
 @dataclass(frozen=True, eq=False)

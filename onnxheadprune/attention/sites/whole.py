@@ -5,19 +5,19 @@ That happens to every projection of a site that goes as a whole, and to those of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.edits import DropInputs, DropNode, Edit, SetInput
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.liveness.branch import detach, meetings
+from onnxheadprune.liveness.branch import branches
 from onnxheadprune.liveness.refusal import Refusal
-from onnxheadprune.liveness.remnant import Remnant
-from onnxheadprune.liveness.stand_in import stand_in
+from onnxheadprune.liveness.remnant import Remnant, bias_of
+from onnxheadprune.liveness.stand_in import quantized_stand_in, stand_in
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.tables import roles_of
-from onnxheadprune.model.graph.view import Value
+from onnxheadprune.model.graph.view import Node, Value
 
 
 def goes_whole(site: Site, heads: Mapping[int, tuple[int, ...]]) -> bool:
@@ -37,33 +37,52 @@ def detached(sites: Sites, heads: Mapping[int, tuple[int, ...]]) -> dict[Edit, f
         RefusedError: if what a projection computes without heads cannot be spelled.
     """
     edits: dict[Edit, frozenset[str]] = {}
-    gone = [
-        (site, projection)
-        for site in sites.losing(heads)
-        for projection in site.projections
-        if projection.is_emptied_by(heads[site.index])
-    ]
-    others = meetings(projection.node for _, projection in gone)
-    replaced: set[Value] = set()
-    for site, projection in gone:
-        found = detach(projection.node, others)
-        if isinstance(found, Remnant):
-            if found.value in replaced or others.swallow(found.value):
-                continue
-            replaced.add(found.value)
-            found = stand_in(projection.node, found, others.vanished)
-        elif isinstance(found, Refusal) and roles_of(projection.node).scales is not None:
-            found = stand_in(projection.node, None, others.vanished)
-        if isinstance(found, Refusal):
-            if goes_whole(site, heads):
-                raise RefusedError(
-                    f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
-                )
-            raise RefusedError(
-                f"the {site.UNIT}s of {site.label} that {projection.node.label} projects alone cannot go: {found}"
-            )
-        edits |= dict.fromkeys(found, frozenset({site.name}))
+    owners: dict[Node, list[Site]] = {}
+    for site in sites.losing(heads):
+        for projection in site.projections:
+            if projection.is_emptied_by(heads[site.index]):
+                owners.setdefault(projection.node, []).append(site)
+
+    def add(found: Iterable[Edit], projections: Iterable[Node]) -> None:
+        names = frozenset(site.name for node in projections for site in owners[node])
+        for edit in found:
+            edits[edit] = edits.get(edit, frozenset()) | names
+
+    biases = {node: bias_of(node) for node in sorted(owners, key=lambda node: node.index)}
+    found = branches(bias for bias in biases.values() if isinstance(bias, Remnant))
+    for node, bias in biases.items():
+        if isinstance(bias, Refusal):
+            quantized = bias if roles_of(node).scales is None else quantized_stand_in(node)
+            add(_or_refuse(quantized, node, owners, heads), [node])
+    for joint, remnant in found.joints:
+        add(found.rejoined(joint, remnant), remnant.projections)
+    for end in found.ends:
+        made = stand_in(end, list(found.readers(end)))
+        add(_or_refuse(made, end.projections[0], owners, heads), end.projections)
     return edits
+
+
+def _or_refuse(
+    found: Sequence[Edit] | Refusal,
+    projection: Node,
+    owners: Mapping[Node, Sequence[Site]],
+    heads: Mapping[int, tuple[int, ...]],
+) -> Sequence[Edit]:
+    """The edits for a projection without units.
+
+    Raises:
+        RefusedError: if there are none.
+    """
+    if not isinstance(found, Refusal):
+        return found
+    site = owners[projection][0]
+    if goes_whole(site, heads):
+        raise RefusedError(
+            f"{site.label} cannot be removed as a whole: {found}; leave at least one {site.UNIT}"
+        )
+    raise RefusedError(
+        f"the {site.UNIT}s of {site.label} that {projection.label} projects alone cannot go: {found}"
+    )
 
 
 def half_dead(sweep: Sweep, edits: Iterable[Edit]) -> list[Value]:
