@@ -42,7 +42,14 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.edit.fingerprint import fingerprint
 from onnxheadprune.edit.nodes import as_proto
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.edit.renaming import array_of, declared, remove_named, rename_values, settle_constants
+from onnxheadprune.edit.renaming import (
+    array_of,
+    bodies_in,
+    declared,
+    remove_named,
+    rename_values,
+    settle_constants,
+)
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
@@ -109,7 +116,8 @@ class _Surgeon:
                 renamed[edit.scope][edit.name] = edit.after
         for scope, names in renamed.items():
             rename_values(self._graph(scope), names)
-        for graph in self.graphs.values():
+        # Bodies were copied with the nodes that own them.
+        for graph in (self.model.graph, *(bodies_in(self.model.graph) if len(self.graphs) > 1 else ())):
             settle_constants(graph)
         if self.model.ir_version < NO_DEFAULTS_NEEDED:
             _declare_stored(self.model.graph, stored)

@@ -1,16 +1,26 @@
-"""A cut leaves nothing behind that nobody reads."""
+"""A cut leaves nothing behind that nobody reads, and nothing that is there for its shape alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import onnx
 import pytest
-from onnx import GraphProto
+from onnx import GraphProto, ModelProto, NodeProto
 
-from onnxheadprune import find_sites, plan_pruning
-from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune import HeadPruneError, apply_plan, find_sites, plan_pruning, validate
+from onnxheadprune.attention.analysis import analysis_of
+from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.model.bodies import bodies_of
+from tests import toys_parallel
 from tests.conftest import SAMPLES
+from tests.toys_all import MODELS
+
+TINY = tuple(
+    f"{name}.onnx"
+    for name in ("gpt2-torchscript-eager", "gpt2-torchscript-sdpa", "gpt2-dynamo-sdpa", "bert-dynamo-eager")
+)
 
 
 def unread(graph: GraphProto) -> Iterator[str]:
@@ -20,12 +30,122 @@ def unread(graph: GraphProto) -> Iterator[str]:
     yield from (node.name for node in graph.node if not read & set(node.output))
 
 
-@pytest.mark.parametrize(
-    "name", ["gpt2-torchscript-eager", "gpt2-torchscript-sdpa", "gpt2-dynamo-sdpa", "bert-dynamo-eager"]
-)
+@pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize("whole", [False, True])
 def test_everything_left_is_read(name: str, whole: bool) -> None:
-    model = onnx.load(SAMPLES / "tiny" / f"{name}.onnx")
+    model = onnx.load(SAMPLES / "tiny" / name)
     assert not list(unread(model.graph))
     heads = {site.index: range(site.num_heads if whole else 1) for site in find_sites(model)}
     assert not list(unread(apply_plan(plan_pruning(model, heads), model).graph))
+
+
+# What is there for its shape alone
+
+Reads = Callable[[NodeProto], Iterable[str]]
+
+
+def computed(graph: GraphProto, reads: Reads) -> set[str]:
+    """Names of all that outputs need, in a graph and in its bodies, if each node needs what `reads` says of it."""
+    made: dict[str, NodeProto] = {}
+    wanted: list[str] = [item.name for item in graph.output]
+
+    def enter(inner: GraphProto) -> None:
+        for node in inner.node:
+            made.update(dict.fromkeys(node.output, node))
+            for body in bodies_of(node):
+                enter(body)
+
+    enter(graph)
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in found or name not in made:
+            continue
+        found.add(name)
+        wanted += reads(made[name])
+        wanted += [item.name for body in bodies_of(made[name]) for item in body.output]
+    return found
+
+
+def contents(node: NodeProto) -> Iterable[str]:
+    """What a node needs more of than its shape."""
+    return () if node.op_type in {"Shape", "Size"} else node.input
+
+
+def superfluous(model: ModelProto, cut: ModelProto, projections: frozenset[str]) -> set[str]:
+    """What is left although the original without the inputs of some projections would not need it.
+
+    What only the shape of something needs is left out of account where it did so in the original.
+    """
+
+    def without(node: NodeProto) -> Iterable[str]:
+        return () if projections & set(node.output) else contents(node)
+
+    shown = computed(model.graph, lambda node: node.input) - computed(model.graph, contents)
+    known = computed(model.graph, lambda node: node.input)
+    left = computed(cut.graph, lambda node: node.input) & known
+    return left - computed(model.graph, without) - shown - projections
+
+
+def going(model: ModelProto) -> Iterator[tuple[str, tuple[Site, ...]]]:
+    """Everything that can go as a whole: sites, layers, and all but the first layer."""
+    sites = analysis_of(model, "the model").sites
+    yield from ((site.key, (site,)) for site in sites.every if site.removable)
+    numbered = layers(sites)
+    yield from ((f"layer.{number}", layer) for number, layer in numbered.items())
+    rest = {number: layer for number, layer in numbered.items() if number}
+    yield (
+        " ".join(f"layer.{number}" for number in rest),
+        tuple(site for layer in rest.values() for site in layer),
+    )
+
+
+def check(model: ModelProto, renumber: bool = False) -> None:
+    for spec, sites in going(model):
+        try:
+            cut = apply_plan(
+                plan_pruning(model, dict.fromkeys(spec.split(), "*"), renumber_cache=renumber), model
+            )
+        except HeadPruneError:
+            continue
+        projections = frozenset(name for site in sites for name in site.projection_names)
+        assert not superfluous(model, cut, projections), spec
+        assert not projections & computed(cut.graph, contents), spec
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
+    check(MODELS[name]())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", TINY)
+def test_nothing_of_an_exported_site_is_left_for_its_shape(name: str) -> None:
+    check(onnx.load(SAMPLES / "tiny" / name))
+
+
+@pytest.mark.parametrize("name", ["caches", "merged decoder", "decoder of two"])
+def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
+    check(MODELS[name](), renumber=True)
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=("plain", "biases"))
+def test_a_parallel_layer_leaves_one_addition(bias: bool) -> None:
+    """What its parts leave is one vector, or nothing."""
+    model = toys_parallel.decoder(bias=bias)
+    for gone in ([1], [1, 2]):
+        cut = apply_plan(plan_pruning(model, {f"layer.{number}": "*" for number in gone}), model)
+        new = [node.op_type for node in cut.graph.node if "onnxheadprune" in node.name]
+        assert new == ["Add"] * len(gone) * bias
+        layer = 22 if bias else 20
+        assert len(cut.graph.node) == len(model.graph.node) - len(gone) * (layer - 2 * bias)
+        assert validate(model, cut, provider="cpu").verdict == "passed"
+
+
+def test_a_stand_in_takes_its_size_from_what_stays() -> None:
+    """In front of a fused residual normalisation a value of full size is needed, and nothing but its size."""
+    model = MODELS["fused at the end"]()
+    cut = apply_plan(plan_pruning(model, {"layer.2": "*"}), model)
+    (shape,) = (node for node in cut.graph.node if node.op_type == "Shape")
+    assert shape.input[0] == "embedded"
+    assert validate(model, cut, provider="cpu").verdict == "passed"

@@ -67,8 +67,9 @@ def sites_of(view: GraphView, name: str) -> Sites:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with paused(), analysing(view.model, name):
-        found, left_out = find_structural(view)
         record = pruning_record(view.model)
+        named = frozenset(name for entry in record for name in entry.projections)
+        found, left_out = find_structural(view, named)
         sites = tuple(with_history(found, record, REMOVED_KEY, complete=True))
     return Sites(
         name,

@@ -52,12 +52,29 @@ def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]
                 f"{owner.label} has one head count for the caches of all layers, and {what} KV heads would be left;"
                 " remove equally many everywhere"
             )
+        stuck = _left_alone(owner, group)
+        if stuck is not None:
+            return (
+                f"{owner.label} has one head count for the caches of all layers, and {stuck.name}, of attention that"
+                " is gone, keeps its own; remove heads before whole layers"
+            )
         if any(cut != cuts[0] for cuts in _by_cache(group, heads) for cut in cuts):
             return (
                 f"the copies of the decoder in {owner.label} share their caches, so a layer must lose the same heads"
                 " in each of them"
             )
     return None
+
+
+def _left_alone(owner: Node, group: Sequence[AttentionSite]) -> Value | None:
+    """A cache that comes into the decoder of a generation operator, and is that of no site any more."""
+    known = {value for site in group for value in site.free}
+    ranks = {value.rank for value in known}
+    inputs = (
+        value for body in owner.bodies.values() for value in body.values.values() if value.is_graph_input
+    )
+    caches = (value for value in inputs if not value.is_initializer and value.rank in ranks)
+    return next((value for value in caches if value not in known), None)
 
 
 def _shrinks(site: AttentionSite, heads: Mapping[int, Sequence[int]]) -> bool:

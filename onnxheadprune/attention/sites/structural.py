@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from itertools import permutations
 
@@ -35,11 +35,12 @@ from onnxheadprune.model.graph.facts import WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
 
 
-def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
+def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
     """All sites in graph order of their cores, and what attends without being one.
 
     Args:
         view: an annotated view.
+        named: what is known to come out of projections of attention. Its last head may not look like one.
     """
     candidates, mixers, refused = _scan(view)
     grouped = merge_branches(group(candidates))
@@ -47,7 +48,10 @@ def find_structural(view: GraphView) -> tuple[list[AttentionSite], LeftOut]:
     pools = [
         block
         for block in grouped
-        if block not in folded and block.num_heads == 1 and not _is_single_head_attention(block)
+        if block not in folded
+        and block.num_heads == 1
+        and not any(projection.node.out.name in named for projection in block.projections)
+        and not _is_single_head_attention(block)
     ]
     known: dict[Block, Anatomy] = {}
     for block in grouped:
