@@ -121,7 +121,8 @@ def forgeries(text: str) -> Iterator[tuple[str, str]]:
             yield f"{where} is missing", changed(content, path, lambda at, key: at.pop(key))
         if isinstance(value, dict):
             yield f"{where} has more", changed(content, path, lambda at, key: at[key].update(evil="evil"))
-        if isinstance(value, list) and value:
+        # Both branches of a merged decoder may have the projection of a name, and earlier versions wrote it twice.
+        if isinstance(value, list) and value and path[-1:] != ("projections",):
             yield (
                 f"{where} has the first twice",
                 changed(content, path, lambda at, key: at[key].append(at[key][0])),

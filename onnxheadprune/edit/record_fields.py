@@ -163,6 +163,13 @@ def several(
     return read_all
 
 
+def names(value: object) -> tuple[str, ...]:
+    """Names, each once. Earlier versions list a name as often as branches of a merged decoder have it."""
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is not a list")
+    return tuple(dict.fromkeys(map(name, value)))
+
+
 def mapping(read: Callable[[str, Any], Read]) -> Reader[Mapping[str, Read]]:
     """A JSON object of any names; `read` takes the name and the value."""
 

@@ -20,6 +20,7 @@ from onnxheadprune.edit.record_fields import (
     Fields,
     mapping,
     name,
+    names,
     one_of,
     optional,
     read_entry,
@@ -197,7 +198,7 @@ def units_record(model: ModelProto, units: str) -> tuple[RecordedUnits, ...]:
                 fields.take("name", text),
                 count,
                 fields.take("removed", lambda value: read_ranges(text(value), count - 1)),
-                fields.take("projections", several(name)),
+                fields.take("projections", names),
             )
 
     def taken(fields: Fields, _: int) -> tuple[RecordedUnits, ...]:
@@ -344,7 +345,7 @@ def _removed(fields: Fields, version: int) -> tuple[RecordedSite, ...]:
                 name=fields.take("name", text),
                 num_units=heads,
                 removed=fields.take("removed", several(whole(0, heads - 1))),
-                projections=fields.take("projections", several(name)) if named(fields) else (),
+                projections=fields.take("projections", names) if named(fields) else (),
                 kv_num_heads=fields.take("kv_num_heads", whole(1, heads)),
             )
 

@@ -223,7 +223,8 @@ class Site:
     def projection_names(self) -> tuple[str, ...]:
         """Names of what the projections give: what the site is known by when the model is pruned."""
         outputs = (projection.node.outputs[0] for projection in self.projections)
-        return tuple(value.name for value in outputs if value is not None)
+        # Both branches of a merged decoder may use one name.
+        return tuple(dict.fromkeys(value.name for value in outputs if value is not None))
 
     @cached_property
     def original_units(self) -> tuple[int, ...]:
