@@ -15,12 +15,14 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, find_sites, prune
+from onnxheadprune.benchmarking import benchmark
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire
 from onnxheadprune.model.storage.sources import Source
 from onnxheadprune.model.storage.wire import spell_varint
 from onnxheadprune.runtime import patience
+from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.feeds import generate
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.session import Session
@@ -144,6 +146,23 @@ def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     plain = Session(toys.attention(), resolve_provider("cpu"))
     monkeypatch.setattr(patience, "PATIENCE", 60)
     assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
+
+
+def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the run before those that are measured; what ends there goes on as every other model."""
+    provider = resolve_provider("cpu")
+    for trips in (2**62, 3):
+        onnx.save(looping(trips), tmp_path / f"{trips}.onnx")
+    monkeypatch.setattr(patience, "PATIENCE", 0.5)
+    with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
+        BoundSession(tmp_path / f"{2**62}.onnx", provider).bind(FEED)
+    with within(60), pytest.raises(InferenceError, match="and it has a loop"):
+        benchmark(looping(2**62), provider="cpu", repeats=5, memory=False)
+    monkeypatch.setattr(patience, "PATIENCE", 60)
+    bound = BoundSession(tmp_path / "3.onnx", provider).bind(FEED)
+    bound.run()
+    plain = Session(toys.attention(), provider).run(FEED)["y"]
+    assert np.allclose(bound.outputs()["z"], plain, atol=1e-5)
 
 
 def test_ctrl_c_is_heard_in_a_loop_that_never_ends() -> None:

@@ -77,7 +77,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
         rows = [*plan_report(result.plan, result.chosen, sizes), *fusion_rows(result.fusion)]
 
     def document() -> dict[str, object]:
-        return (planned if result is None else result.to_dict()) | would
+        return (planned if result is None else _with_edits(result)) | would
 
     _prepare(presentation, model, [*rows, *planned_output(ahead)], document, showing, result)
     return presentation.deliver()
@@ -123,11 +123,16 @@ def _prepare(
             scores, removed = heat
             save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
         if showing.report is not None:
-            save_page(showing.report, told)
+            save_page(showing.report, told if result is None else told | _with_edits(result))
     if showing.as_json:
         presentation.json(told)
     else:
         presentation.rows(*rows)
+
+
+def _with_edits(result: PruneResult) -> dict[str, object]:
+    """The document of a result with every edit of its plan, which a page and a look ahead show."""
+    return {**result.to_dict(), "plan": result.plan.to_dict()}
 
 
 def _check_ahead(model: Path | LoadedModel, request: Request) -> None:

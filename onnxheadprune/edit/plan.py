@@ -179,7 +179,12 @@ class PrunePlan:
         return dict(Counter(item.edit.kind for item in self.edits))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data."""
+        """JSON-ready data, from which `from_dict` makes the plan again."""
+        edits = [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits]
+        return self.summary() | {"edits": edits}
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-ready data without the edits: how many there are of each kind, and those that cost time in every run."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -206,7 +211,7 @@ class PrunePlan:
             "left_out": [{"node": item.node, "reason": item.reason} for item in self.left_out],
             "notes": list(self.notes),
             "edge_gathers": [edit_to_dict(gather) for gather in self.edge_gathers],
-            "edits": [{**edit_to_dict(item.edit), "sites": list(item.sites)} for item in self.edits],
+            "edit_counts": self.counts(),
         }
 
     @classmethod
@@ -216,7 +221,7 @@ class PrunePlan:
         Raises:
             UsageError: if the data is no plan of this version's format.
         """
-        if data.get("format") != FORMAT:
+        if data.get("format") != FORMAT or "edits" not in data:
             raise UsageError(f"this is not a pruning plan of format {FORMAT}")
         cuts = tuple(
             SiteCut(

@@ -143,7 +143,7 @@ class PruneResult:
             "output": self.output,
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
-            "plan": self.plan.to_dict(),
+            "plan": self.plan.summary(),
             "validation": None if self.validation is None else self.validation.to_dict(),
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
             "choice": None if self.chosen is None else self.chosen.to_dict(),

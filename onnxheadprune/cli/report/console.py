@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 
@@ -15,6 +16,8 @@ from onnxheadprune.cli.report.escaping import escaped
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
+LEAST_WIDTH, MOST_WIDTH = 60, 1000
+"""What COLUMNS may ask for; less tears words apart, more is no terminal's."""
 
 
 class Console(RichConsole):
@@ -38,10 +41,21 @@ def err() -> Console:
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    piped = not stream.isatty() and "COLUMNS" not in os.environ
-    return Console(
-        stderr=stderr, highlight=False, markup=False, emoji=False, width=PIPE_WIDTH if piped else None
-    )
+    width = _asked_width()
+    if width is None and not stream.isatty():
+        width = PIPE_WIDTH
+    # Rich would read what is no width as one of zero, and print nothing.
+    told = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width, _environ=told)
+
+
+def _asked_width() -> int | None:
+    """The width that COLUMNS asks for, within those that a table can be read at; None where it is no width."""
+    asked = os.environ.get("COLUMNS", "")
+    if not re.fullmatch(r"0*[1-9][0-9]*", asked):
+        return None
+    digits = asked.lstrip("0")
+    return MOST_WIDTH if len(digits) > 4 else min(max(int(digits), LEAST_WIDTH), MOST_WIDTH)
 
 
 def print_error(message: str) -> None:

@@ -153,7 +153,7 @@ def _edits(document: Document) -> tuple[str, ...]:
     from onnxheadprune.edit.edits import edit_from_dict
 
     found = []
-    for item in document["plan"]["edits"]:
+    for item in document["plan"].get("edits", ()):
         fields = {name: value for name, value in item.items() if name != "sites"}
         sites = ", ".join(item["sites"])
         found.append(f"{edit_from_dict(fields)}{f' — {sites}' if sites else ''}")
