@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxheadprune.edit.edits import MARK, Edit, SetDim, SetInput, SliceTensor
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.asking import makes_chunks
 from onnxheadprune.liveness.freezing import freeze_observers, reads_own_shape
 from onnxheadprune.liveness.gathers import edge_gather, output_gather
 from onnxheadprune.liveness.live import FULL, Live
@@ -208,10 +209,13 @@ class _Realizer:
     def _declare(self, value: Value, live: Live, sites: frozenset[str]) -> None:
         if value.shape is None or live.is_dead:
             return
+        # Of a sequence the shape of its chunks is declared, which may differ in what is left of them.
+        chunks = makes_chunks(value)
         for ref in self._declaring(value):
-            for axis in live.axes:
-                dim = live.narrow(value.shape[axis], axis)
-                self.out.add(SetDim(ref, value.name, axis, dim if isinstance(dim, int) else None), sites)
+            for axis in live.axes[1:] if chunks and live.axes[0] == 0 else live.axes:
+                dim = None if chunks else live.narrow(value.shape[axis], axis)
+                known = dim if isinstance(dim, int) else None
+                self.out.add(SetDim(ref, value.name, axis - chunks, known), sites)
 
     def _declaring(self, value: Value) -> Iterator[str]:
         """Scopes that declare a value's shape: its own, and bodies that repeat it for what they read from outside."""

@@ -58,6 +58,27 @@ def relaxed(
     return found
 
 
+def chunk_left(node: Node, have: Live) -> tuple[Live, Answer] | None:
+    """What a node hands on that takes a chunk of a sequence which keeps `have`, and its answer to that.
+
+    None where it cannot be said: chunks differ, and which one is taken is computed.
+    """
+    literal, shape = node.literal(1), node.out.shape
+    if shape is None or (literal is None and 0 in have.axes):
+        return None
+    array, axes = have.array, have.axes
+    if axes[:1] == (0,) and literal is not None:
+        array, axes = array.take(int(literal.reshape(-1)[0]), axis=0), axes[1:]
+    for position, axis in enumerate(axes):
+        size = shape[axis - 1]
+        if isinstance(size, int):
+            # Behind it lies the padding of a chunk that is shorter than others.
+            array = array.take(range(size), axis=position)
+    through = Live.over([axis - 1 for axis in axes], array)
+    answer = ask(node, [through], MASKS)
+    return None if isinstance(answer, Refusal) or not answer.accepts(have) else (through, answer)
+
+
 def source_of(node: Node) -> Value | None:
     """The value that a view shows, None for other nodes and for stored values, which are cut for free."""
     value = node.inputs[0] if node.inputs and node in LOOKED_THROUGH else None

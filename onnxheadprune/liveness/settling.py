@@ -13,9 +13,10 @@ from onnxheadprune.liveness.carriers import carried, leads_out, only_passed_on, 
 from onnxheadprune.liveness.live import DEAD, FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.registry import Answer
-from onnxheadprune.liveness.relaxing import relaxed, source_of
+from onnxheadprune.liveness.relaxing import chunk_left, relaxed, source_of
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.liveness.unread import selecting_answer
+from onnxheadprune.model.graph.facts import TAKES_CHUNKS
 from onnxheadprune.model.graph.view import Use, Value
 
 
@@ -30,6 +31,7 @@ def settle(result: Sweep, free: frozenset[Value]) -> None:
         if value.holds_tensor:
             _leave_unread(result, value)
     _relax(result)
+    _hand_on_chunks(result)
     for value, live in list(result.narrowed()):
         _pass_on(result, free, value, live)
 
@@ -58,6 +60,17 @@ def _relax(result: Sweep) -> None:
             result.edges[(view.index, 0)] = reads
             result.kept[view.out] = hands_on
             result.answers[view] = answer
+
+
+def _hand_on_chunks(result: Sweep) -> None:
+    """Whoever takes a chunk that keeps more than asked for hands that on: no gather can stand before a sequence."""
+    for node in [node for node in result.answers if node in TAKES_CHUNKS]:
+        value = node.inputs[0]
+        have = FULL if value is None else result.kept.get(value, FULL)
+        chunk = None if result.answers[node].accepts(have) else chunk_left(node, have)
+        if chunk is not None:
+            result.kept[node.out], result.answers[node] = chunk
+            result.edges[(node.index, 0)] = have
 
 
 def _picking(result: Sweep, use: Use) -> Answer | None:

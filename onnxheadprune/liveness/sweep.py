@@ -191,7 +191,11 @@ class _Sweeper:
 
     def _is_fixed_output(self, value: Value) -> bool:
         """Whether a value is handed out and has to stay as large as it is."""
-        if not self.domain.cuts or not value.is_graph_output or value in self.free:
+        if (
+            not self.domain.cuts
+            or not value.is_graph_output
+            or (value in self.free and not makes_chunks(value))
+        ):
             return False
         # What a branch of an `If` hands out may become an output that may be narrowed.
         output = outlet(value)

@@ -1,114 +1,178 @@
 """Tensor sequences, which unoptimized exports use for `split` and `unbind`.
 
-A sequence of equal chunks is seen as a tensor with one more, leading axis that numbers the chunks.
+A sequence of chunks is seen as a tensor with one more, leading axis that numbers the chunks. Chunks of different sizes
+are seen as padded to the largest of them; nobody needs the padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
-from onnxheadprune.liveness.live import Live
-from onnxheadprune.liveness.picking import place
+from onnxheadprune.liveness.live import FULL, Live
+from onnxheadprune.liveness.picking import dtype_of, place, rows
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph.facts import MAKES_CHUNKS, TAKES_CHUNKS
 from onnxheadprune.model.graph.tables import Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
+from onnxheadprune.operators.split import join
 
 TAKES_CHUNKS.add("SequenceAt")
 MAKES_CHUNKS.add("SplitToSequence")
 
 
-@shape_function("SequenceAt")
-def _at_shape(node: Node) -> Shapes:
-    shape = node.shape(0)
-    return [None if shape is None else shape[1:]]
+@dataclass(frozen=True)
+class _Chunks:
+    """How a SplitToSequence divides its input.
+
+    Attributes:
+        axis: the axis that is divided.
+        sizes: how long each chunk is on it.
+        dropped: whether chunks of size 1 lose the axis.
+    """
+
+    axis: int
+    sizes: tuple[int, ...]
+    dropped: bool
+
+    def numbered(self, axis: int) -> int:
+        """The number that an axis of the input has in the sequence, whose first axis numbers the chunks."""
+        return axis if self.dropped and axis > self.axis else axis + 1
+
+    def piece(self, live: Live, index: int) -> Live:
+        """What is live of the part of the input that is one chunk, from what is live of the sequence."""
+        array, axes = live.array, list(live.axes)
+        if axes[:1] == [0]:
+            array, axes = array[index], axes[1:]
+        back = {
+            self.numbered(axis): axis for axis in range(max(live.axes, default=0) + 1) if axis != self.axis
+        }
+        if not self.dropped:
+            back[self.axis + 1] = self.axis
+            if self.axis + 1 in axes:
+                padded = axes.index(self.axis + 1)
+                array = array.take(range(self.sizes[index]), axis=padded)
+        return Live.over([back[axis] for axis in axes], array)
 
 
-@rule("SequenceAt")
-def sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """One chunk is one index of the leading axis."""
-    shape, position = node.shape(0), node.literal(1)
-    if shape is None or position is None or not isinstance(shape[0], int):
-        return unknown_shape(node)
-    chunk = np.array([int(position.reshape(-1)[0]) % shape[0]])
-    inside = Live.over([axis + 1 for axis in lives[0].axes], lives[0].array)
-    back = place(inside, {0: (chunk, shape[0])})
-    others = place(Live.over((), np.array(True)), {0: (chunk, shape[0])})
-    return Answer({0: back}, selects=frozenset({0}), accepts=lambda have: (have & others) == back.as_mask())
-
-
-@shape_function("SplitToSequence")
-def _chunks_shape(node: Node) -> Shapes:
-    """A sequence of equal chunks, as a tensor with a leading axis that numbers them."""
-    shape = node.shape(0)
-    if shape is None:
-        return [None]
+def _chunks_of(node: Node | None) -> _Chunks | None:
+    """How a node divides its input into a sequence; None if it does not, or where numbers are not known."""
+    shape = None if node is None or node not in MAKES_CHUNKS else node.shape(0)
+    if node is None or not shape:
+        return None
     axis = node.attribute("axis", 0) % len(shape)
     whole = shape[axis]
     if not isinstance(whole, int):
-        return [None]
+        return None
     if node.input(1) is None:
-        kept = (
-            (*shape[:axis], 1, *shape[axis + 1 :])
-            if node.attribute("keepdims", 1)
-            else (
-                *shape[:axis],
-                *shape[axis + 1 :],
-            )
-        )
-        return [(whole, *kept)]
-    sizes = node.literal(1)
-    if sizes is None:
-        return [None]
-    chunks = {int(size) for size in sizes.reshape(-1)}
-    if len(chunks) != 1 or whole % (size := chunks.pop()) or (sizes.ndim and sizes.size * size != whole):
-        return [None]
-    return [(whole // size, *shape[:axis], size, *shape[axis + 1 :])]
+        return _Chunks(axis, (1,) * whole, not node.attribute("keepdims", 1))
+    literal = node.literal(1)
+    if literal is None:
+        return None
+    sizes = [int(size) for size in literal.reshape(-1)]
+    if not literal.ndim and sizes[0] > 0:
+        # The last chunk may be shorter.
+        sizes = [min(sizes[0], whole - start) for start in range(0, whole, sizes[0])]
+    return _Chunks(axis, tuple(sizes), False) if sum(sizes) == whole and min(sizes, default=0) >= 0 else None
 
 
-@rule("SplitToSequence")
+@shape_function("SplitToSequence")
+def _sequence_shape(node: Node) -> Shapes:
+    chunks, shape = _chunks_of(node), node.shape(0)
+    if chunks is None or shape is None or not chunks.sizes:
+        return [None]
+    inside = () if chunks.dropped else (max(chunks.sizes),)
+    return [(len(chunks.sizes), *shape[: chunks.axis], *inside, *shape[chunks.axis + 1 :])]
+
+
+@rule("SplitToSequence", ragged=True)
 def split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """The chunks' masks side by side are the mask of the input; the chunk size follows."""
-    live, shape, chunks = lives[0], node.shape(0), node.out.shape
-    if shape is None or chunks is None or not isinstance(chunks[0], int):
+    """The chunks' masks side by side are the mask of the input; chunks without live positions leave the sequence."""
+    chunks = _chunks_of(node)
+    if chunks is None or node.out.shape is None:
         return unknown_shape(node)
-    axis, count = node.attribute("axis", 0) % len(shape), chunks[0]
-    dropped = node.input(1) is None and not node.attribute("keepdims", 1)
-    size = 1 if dropped else chunks[axis + 1]
-    if not isinstance(size, int):
-        return unknown_shape(node)
-    mapping = {a: a - 1 if not dropped or a - 1 < axis else a for a in live.axes if a != 0}
-    if 0 in live.axes and axis + 1 not in live.axes and size > 1:
+    pieces = [chunks.piece(lives[0], index) for index in range(len(chunks.sizes))]
+    alive = [piece for piece in pieces if not piece.is_dead]
+    if len({rows(piece, chunks.axis) for piece in alive}) > 1:
         return inexpressible(node)
-    joined = _joined(live, mapping, axis, count, size)
-    kept = size
-    if axis + 1 in live.axes and not dropped:
-        kept = live.extent(axis + 1)[0]
+    if any(piece.dense_shape() is None for piece in alive):
+        return inexpressible(node)
+    counts = [
+        piece.extent(chunks.axis)[0] if chunks.axis in piece.axes else size
+        for piece, size in zip(pieces, chunks.sizes, strict=True)
+        if not piece.is_dead
+    ]
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:
-        if kept == size:
+        if node.input(1) is None or counts == list(chunks.sizes):
             return []
-        name = f"{node.out.name}/{MARK}_chunk"
-        return [AddConstant(node.scope.ref, name, (kept,), scalar=True), SetInput(node.ref, 1, name)]
+        name = f"{node.out.name}/{MARK}_chunks"
+        constant = AddConstant(node.scope.ref, name, tuple(counts), dtype=dtype_of(node, 1))
+        return [constant, SetInput(node.ref, 1, name)]
 
-    return Answer({0: joined}, rewrite)
+    return Answer({0: join(pieces, chunks.sizes, chunks.axis)}, rewrite)
 
 
-def _joined(live: Live, mapping: Mapping[int, int], axis: int, count: int, size: int) -> Live:
-    """The mask over `(chunk, within the chunk)` read as one mask over the split axis."""
-    within = [a for a in live.axes if a != 0 and mapping[a] == axis]
-    rest = [a for a in live.axes if a != 0 and a not in within]
-    axes = sorted([0, *within, *rest])
-    sizes = [count if a == 0 else live.period(a) for a in axes]
-    array = live.aligned(axes, sizes)
-    array = (
-        np.repeat(array[:, None], size, axis=1)
-        if not within
-        else np.moveaxis(array, axes.index(within[0]), 1)
+def _source(node: Node) -> Node | None:
+    """The node that makes the sequence that a node reads."""
+    value = node.input(0)
+    return None if value is None else value.producer
+
+
+def _position(node: Node, count: int) -> int | None:
+    """Which of `count` chunks a node takes, None where it is computed."""
+    literal = node.literal(1)
+    if literal is None or not -count <= (number := int(literal.reshape(-1)[0])) < count:
+        return None
+    return number % count
+
+
+@shape_function("SequenceAt")
+def _at_shape(node: Node) -> Shapes:
+    shape, chunks = node.shape(0), _chunks_of(_source(node))
+    if shape is None or chunks is None:
+        return [None]
+    position = _position(node, len(chunks.sizes))
+    sizes = set(chunks.sizes if position is None else chunks.sizes[position : position + 1])
+    if len(sizes) > 1:
+        return [None]
+    inside = list(shape[1:])
+    if not chunks.dropped:
+        inside[chunks.axis] = sizes.pop()
+    return [tuple(inside)]
+
+
+@rule("SequenceAt", ragged=True)
+def sequence_at(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
+    """One chunk is one index of the leading axis; a position that is computed may be any of them."""
+    shape, chunks = node.shape(0), _chunks_of(_source(node))
+    if shape is None or chunks is None or node.out.shape is None:
+        return unknown_shape(node)
+    inside = Live.over([axis + 1 for axis in lives[0].axes], lives[0].array)
+    count = len(chunks.sizes)
+    position = _position(node, count)
+    if position is None:
+        # The number is not known, so that no chunk may leave the sequence.
+        return Answer({0: inside}, selects=frozenset({0}), accepts=lambda have: have == inside.as_mask())
+    picked = {0: (np.array([position]), count)}
+    if chunks.axis + 1 in inside.axes and not chunks.dropped:
+        # The padding of a chunk that is shorter than others.
+        picked[chunks.axis + 1] = (np.arange(chunks.sizes[position]), max(chunks.sizes))
+    back, others = place(inside, picked), place(FULL, {0: picked[0]})
+
+    def rewrite(kept: Mapping[int, Live]) -> Sequence[Edit]:
+        left = kept[0].only([0]).aligned([0], [count])
+        rank = int(np.count_nonzero(left[:position]))
+        if node.literal(1) in (rank, rank - np.count_nonzero(left)):
+            return []
+        name = f"{node.out.name}/{MARK}_position"
+        constant = AddConstant(node.scope.ref, name, (rank,), scalar=True, dtype=dtype_of(node, 1))
+        return [constant, SetInput(node.ref, 1, name)]
+
+    return Answer(
+        {0: back}, rewrite, selects=frozenset({0}), accepts=lambda have: (have & others) == back.as_mask()
     )
-    merged = array.reshape(count * size, *array.shape[2:])
-    return Live.over([axis, *(mapping[a] for a in rest)], merged)

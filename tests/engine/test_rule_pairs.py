@@ -1,11 +1,10 @@
-"""Rules that one node alone cannot show: sequences, dynamic quantization before a projection, dead pieces."""
+"""Rules that one node alone cannot show: dynamic quantization before a projection, dead pieces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
@@ -46,32 +45,6 @@ def check(model: ModelProto, feed: Mapping[str, Array], demands: Mapping[str, Li
     )
     for name, array in run(model, feed).items():
         np.testing.assert_array_equal(got[name], compact(array, demands.get(name, FULL)))
-
-
-@pytest.mark.parametrize("keepdims", [0, 1])
-def test_sequences_of_single_indices(keepdims: int) -> None:
-    """`unbind` in unoptimized exports: q, k, v = qkv.unbind(2)."""
-    data = RNG.random((2, 3, 3, 4, 5)).astype(np.float32)
-    nodes = [helper.make_node("SplitToSequence", ["x"], ["parts"], axis=2, keepdims=keepdims)]
-    for index in range(3):
-        nodes.append(helper.make_node("SequenceAt", ["parts", f"i{index}"], [f"part{index}"]))
-        nodes.append(helper.make_node("Identity", [f"part{index}"], [f"out{index}"]))
-    stored = {f"i{index}": np.array(index) for index in range(3)}
-    outputs = [f"out{index}" for index in range(3)]
-    live = Live.over((3 if keepdims else 2,), np.array([True, False, True, False]))
-    check(model_of(nodes, {"x": data}, outputs, stored), {"x": data}, dict.fromkeys(outputs, live))
-
-
-def test_sequences_of_equal_chunks() -> None:
-    data = RNG.random((2, 12)).astype(np.float32)
-    nodes = [helper.make_node("SplitToSequence", ["x", "size"], ["parts"], axis=1)]
-    for index in range(3):
-        nodes.append(helper.make_node("SequenceAt", ["parts", f"i{index}"], [f"part{index}"]))
-        nodes.append(helper.make_node("Identity", [f"part{index}"], [f"out{index}"]))
-    stored = {"size": np.array(4)} | {f"i{index}": np.array(index) for index in range(3)}
-    outputs = [f"out{index}" for index in range(3)]
-    live = Live.over((1,), np.array([True, False, True, True]))
-    check(model_of(nodes, {"x": data}, outputs, stored), {"x": data}, dict.fromkeys(outputs, live))
 
 
 def test_dynamic_quantization_before_a_projection_equals_the_masked_context() -> None:
