@@ -201,7 +201,10 @@ def _mask(model: ModelProto, projection: Projection, alive: Mask) -> _Insert:
 
 def _before(place: _Place, created: InsertNode) -> _Insert:
     """A new node at its place, and what rounds its result."""
-    inserted = [nodes.as_proto(created), *_rounded_again(place.name, place.rounding)]
+    inserted = [
+        *nodes.as_protos(created, place.node.scope.opset),
+        *_rounded_again(place.name, place.rounding),
+    ]
     return _Insert(place.node, place.index, inserted, inserted[-1].output[0])
 
 

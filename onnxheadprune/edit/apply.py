@@ -40,7 +40,7 @@ from onnxheadprune.edit.edits import (
     scope_of,
 )
 from onnxheadprune.edit.fingerprint import fingerprint
-from onnxheadprune.edit.nodes import as_proto
+from onnxheadprune.edit.nodes import as_protos
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.renaming import (
     array_of,
@@ -51,6 +51,7 @@ from onnxheadprune.edit.renaming import (
     settle_constants,
 )
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.storage.spans import defer_cut, is_outside
 from onnxheadprune.model.tensors import cut
 
@@ -83,6 +84,7 @@ def apply_edits(edits: Iterable[Edit], model: ModelProto) -> ModelProto:
 class _Surgeon:
     def __init__(self, model: ModelProto) -> None:
         self.model = model
+        self.opset = opset_of(model)
         self.graphs: dict[str, GraphProto] = {MAIN: model.graph}
         self.nodes: dict[str, NodeProto] = {}
         self.inserted: dict[str, list[NodeProto]] = defaultdict(list)
@@ -156,7 +158,7 @@ class _Surgeon:
             case SetDim():
                 self._set_dim(edit)
             case InsertNode():
-                self.inserted[edit.before].append(as_proto(edit))
+                self.inserted[edit.before] += as_protos(edit, self.opset)
             case DropNode():
                 self.dropped.add(edit.node)
             case SetMetadata():

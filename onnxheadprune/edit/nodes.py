@@ -5,14 +5,21 @@ Each takes the reference of the node that the new one goes before, and the name 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from onnx import NodeProto, TensorProto, helper
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.schemas import schema_of
 
 BOUNDS_ARE_INPUTS = 10
 """The opset since which a Slice takes its bounds as inputs."""
+
+CHOOSES_NUMBERS = 9
+"""The opset since which there is a Where."""
 
 
 def add(before: str, left: str, right: str, output: str) -> InsertNode:
@@ -143,8 +150,43 @@ def with_noise(
     ]
 
 
+def as_protos(edit: InsertNode, opset: int) -> list[NodeProto]:
+    """The new node as it is stored; in an opset that lacks the operator, older ones that give the same.
+
+    Args:
+        edit: the node.
+        opset: the version of the standard operators that the model uses.
+
+    Raises:
+        RefusedError: if no older operators give the same.
+    """
+    since, write = _OLDER.get(edit.op_type, (0, None))
+    if not edit.domain and write is not None and opset < since:
+        return write(edit)
+    if not edit.domain and not _is_defined(edit, opset):
+        raise RefusedError(
+            f"this needs {edit.op_type} nodes as newer opsets define them, and the model has opset {opset}: raise it"
+            " with onnx.version_converter.convert_version"
+        )
+    return [as_proto(edit)]
+
+
+def _is_defined(edit: InsertNode, opset: int) -> bool:
+    """Whether the standard has the operator in an opset, with as many inputs and these attributes."""
+    schema = schema_of(edit.op_type, opset)
+    if schema is None or opset < _BROADCASTS.get(edit.op_type, 0):
+        return False
+    return len(edit.inputs) <= schema.max_input and all(
+        key in schema.attributes for key, _ in edit.attributes
+    )
+
+
+_BROADCASTS = {"Max": 8}
+"""Operators that took only inputs of one shape before."""
+
+
 def as_proto(edit: InsertNode) -> NodeProto:
-    """The new node as it is stored, named after what it gives."""
+    """A new node as it is stored, named after what it gives, of an operator that all opsets have alike."""
     output = edit.outputs[0]
     # No exporter gave the name to a node of its own.
     name = output if MARK in output else f"{output}/{MARK}"
@@ -153,3 +195,53 @@ def as_proto(edit: InsertNode) -> NodeProto:
     )
     node.attribute.extend(helper.make_attribute(key, value) for key, value in edit.attributes)
     return node
+
+
+def _expanded(edit: InsertNode) -> list[NodeProto]:
+    """Expand by Tile (opset 6), for a shape that is no smaller than the source anywhere.
+
+    Tile wants one number for each axis: the source first gets as many axes as the shape has elements, which is the
+    shape of its sum with any element of it that has these axes.
+    """
+    source, shape = edit.inputs
+    (output,) = edit.outputs
+    stem = output if MARK in output else f"{output}/{MARK}"
+
+    def named(what: str) -> str:
+        return f"{stem}_{what}"
+
+    made = [
+        reshape("", source, named("list"), named("flat")),
+        InsertNode("", "Slice", (named("flat"),), (named("first"),), (("starts", (0,)), ("ends", (1,)))),
+        subtract("", shape, shape, named("zeros")),
+        add("", named("zeros"), named("one"), named("ones")),
+        reshape("", named("first"), named("ones"), named("ranked")),
+        add("", source, named("ranked"), named("sum")),
+        shape_of("", named("sum"), named("axes")),
+        reshape("", source, named("axes"), named("whole")),
+        divide("", shape, named("axes"), named("times")),
+        tile("", named("whole"), named("times"), output),
+    ]
+    stored = [*_whole_numbers(named("list"), [-1]), *_whole_numbers(named("one"), 1)]
+    return [*stored, *map(as_proto, made)]
+
+
+def _compared(edit: InsertNode) -> list[NodeProto]:
+    """A comparison of whole numbers where only real ones can be compared: up to 2^53 they are the same."""
+    wide = [f"{edit.outputs[0]}_{index}" for index in range(len(edit.inputs))]
+    casts = [cast("", name, TensorProto.DOUBLE, other) for name, other in zip(edit.inputs, wide, strict=True)]
+    return [*map(as_proto, casts), as_proto(replace(edit, inputs=tuple(wide)))]
+
+
+def _whole_numbers(name: str, numbers: int | list[int]) -> list[NodeProto]:
+    """A constant of int64, where a Constant (before opset 9) gives real numbers alone."""
+    value = numpy_helper.from_array(np.array(numbers, dtype=np.float32))
+    real = helper.make_node("Constant", [], [f"{name}_real"], name=f"{name}_real", value=value)
+    return [real, as_proto(cast("", real.output[0], TensorProto.INT64, name))]
+
+
+_OLDER: dict[str, tuple[int, Callable[[InsertNode], list[NodeProto]]]] = {
+    "Expand": (8, _expanded),
+    "Less": (9, _compared),
+}
+"""Per operator the opset that has it as we write it, and what gives the same in older ones."""

@@ -13,7 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from onnxheadprune.edit.branches import BRANCHES
 from onnxheadprune.edit.inlining import Inliner
-from onnxheadprune.edit.nodes import as_proto, cast, choose
+from onnxheadprune.edit.nodes import as_protos, cast, choose
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
@@ -94,8 +94,7 @@ class _Unfolding(Inliner):
                     choose(node.ref, condition, f"{name}/yes", f"{name}/no", f"{name}/number"),
                     cast(node.ref, f"{name}/number", TensorProto.BOOL, name),
                 ]
-            for edit in edits:
-                made = as_proto(edit)
+            for made in (made for edit in edits for made in as_protos(edit, node.opset)):
                 self._tag(made, node)
                 yield made
 

@@ -116,7 +116,15 @@ class Emitter:
 
     def largest_of_rows(self, name: str, hint: str) -> str:
         """The largest number along the last axis, which becomes 1 long."""
+        if self.before.scope.opset < 18:
+            return self.node("ReduceMax", (name,), hint, (("axes", (-1,)),))
         return self.node("ReduceMax", (name, self.integers(-1)), hint)
+
+    def squeezed(self, name: str, axis: int, hint: str) -> str:
+        """A value without an axis that is 1 long."""
+        if self.before.scope.opset < 13:
+            return self.node("Squeeze", (name,), hint, (("axes", (axis,)),))
+        return self.node("Squeeze", (name, self.integers(axis)), hint)
 
     def is_minus_infinity(self, name: str, hint: str) -> str:
         """Where a value is minus infinity."""

@@ -249,7 +249,7 @@ def _nan_to_zero(emitter: Emitter, found: Fit, name: str, hidden: str) -> str:
     if not hidden:
         test = emitter.node("IsNaN", (name,), "masked")
     elif len(found.raw) == 3:
-        test = emitter.node("Squeeze", (hidden, emitter.integers(1)), "hidden")
+        test = emitter.squeezed(hidden, 1, "hidden")
     else:
         test = hidden
     same = found.raw == found.output.layout

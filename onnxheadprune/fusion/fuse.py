@@ -28,10 +28,11 @@ from onnxheadprune.fusion.forms import (
     fit,
 )
 from onnxheadprune.fusion.match import match
-from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, opset_of, raised
+from onnxheadprune.fusion.opset import ATTENTION_OPSET, import_microsoft, raised
 from onnxheadprune.fusion.result import FuseMode, Fusion, SiteFusion
 from onnxheadprune.liveness.cleanup import settled
 from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView, Node
 
 OPERATORS: dict[str, tuple[tuple[Operator, ...], ...]] = {

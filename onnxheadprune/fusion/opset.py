@@ -8,15 +8,11 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS
 
 ATTENTION_OPSET = 23
 ATTENTION_IR = 11
-
-
-def opset_of(model: ModelProto) -> int:
-    """The version of the standard operators that a model uses."""
-    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
 
 def raised(model: ModelProto, name: str) -> ModelProto:

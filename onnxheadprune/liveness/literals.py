@@ -178,11 +178,16 @@ def _computed(node: Node, index: int, target: Value, changes: Sequence[Change]) 
         source = name
     if any(mask):
         name = free_name(node.scope, f"{node.out.name}/{MARK}_shape")
-        edits += [
-            AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"),
-            AddConstant(scope, f"{name}_literals", tuple(numbers)),
-            nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name),
-        ]
+        edits.append(AddConstant(scope, f"{name}_literals", tuple(numbers)))
+        if node.scope.opset >= nodes.CHOOSES_NUMBERS:
+            edits.append(AddConstant(scope, f"{name}_mask", tuple(mask), dtype="bool"))
+            edits.append(nodes.choose(node.ref, f"{name}_mask", f"{name}_literals", source, name))
+        else:
+            edits += [
+                AddConstant(scope, f"{name}_others", tuple(1 - here for here in mask)),
+                nodes.multiply(node.ref, source, f"{name}_others", f"{name}_rest"),
+                nodes.add(node.ref, f"{name}_rest", f"{name}_literals", name),
+            ]
         source = name
     return [*edits, SetInput(node.ref, index, source)] if edits else []
 

@@ -255,8 +255,9 @@ def _insert(model: ModelProto, node: Node, mask: Array) -> None:
             created.append(nodes.subtract(node.ref, raw, raw, zero))
         created.append(nodes.choose(node.ref, held, raw, zero, name))
     graph.node[node.position].output[0] = raw
-    for new in reversed(created):
-        graph.node.insert(node.position + 1, nodes.as_proto(new))
+    for edit in reversed(created):
+        for new in reversed(nodes.as_protos(edit, node.scope.opset)):
+            graph.node.insert(node.position + 1, new)
 
 
 def _tiled(graph: GraphProto, source: str, mask: str, sizes: Sequence[int], axis: int) -> list[InsertNode]:

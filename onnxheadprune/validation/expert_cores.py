@@ -48,7 +48,8 @@ def _silenced(model: ModelProto, projection: ExpertProjection, neurons: Sequence
         if layout.bits is None:
             dtype = helper.tensor_dtype_to_np_dtype(value.elem_type)
             held = numpy_helper.from_array(mask.astype(dtype), f"{name}_alive")
-            made.append((graph, nodes.as_proto(nodes.multiply(node.ref, value.name, held.name, name))))
+            product = nodes.multiply(node.ref, value.name, held.name, name)
+            made += [(graph, new) for new in nodes.as_protos(product, node.scope.opset)]
         else:
             # A kernel that finds scales computed takes another way, which rounds otherwise.
             numbers = value.numbers()

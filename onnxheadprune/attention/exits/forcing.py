@@ -68,7 +68,7 @@ def _end_after(model: ModelProto, node: Node, turns: int, name: str) -> None:
     body = attribute.g
     last = numpy_helper.from_array(np.array(turns - 1, dtype=np.int64), f"{name}_last")
     model.graph.initializer.append(last)
-    body.node.append(nodes.as_proto(nodes.less("", body.input[0].name, last.name, name)))
+    body.node.extend(nodes.as_protos(nodes.less("", body.input[0].name, last.name, name), node.opset))
     body.output[GOING_OUT].name = name
 
 

@@ -6,7 +6,13 @@ import functools
 from typing import Any
 
 import onnx
+from onnx import ModelProto
 from onnx.defs import OpSchema
+
+
+def opset_of(model: ModelProto) -> int:
+    """The version of the standard operators that a model uses."""
+    return next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
 
 
 @functools.cache

@@ -10,7 +10,8 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 from onnxheadprune.edit.extract import needed_nodes, read_by
 from onnxheadprune.edit.terms import Writer
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.fusion.opset import converted_to, opset_of
+from onnxheadprune.fusion.opset import converted_to
+from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import prepared
 from onnxheadprune.operators import annotated

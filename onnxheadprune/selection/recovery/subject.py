@@ -11,9 +11,10 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion.opset import converted_to, opset_of
+from onnxheadprune.fusion.opset import converted_to
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.feeds import Role
 from onnxheadprune.selection.activations.data import Calibration
