@@ -24,6 +24,8 @@ def place(live: Live, picked: Mapping[int, tuple[Array, int]]) -> Live:
         >>> place(Live.over((1,), np.array([7, 8, 0])), {1: (np.array([4, 2, 0]), 5)})
         Live(axes=(1,), array=array([0, 0, 8, 0, 7]))
     """
+    # Of an axis from which nothing is picked nothing is needed but that it is there: the other axes keep their say.
+    picked = {axis: (chosen, size) for axis, (chosen, size) in picked.items() if len(chosen)}
     axes = sorted({*live.axes, *picked})
     sizes = [len(picked[axis][0]) if axis in picked else live.period(axis) for axis in axes]
     array = live.aligned(axes, sizes)

@@ -165,8 +165,8 @@ class _Sweeper:
             total = live if total is None else self.domain.united(total, live)
             if self.domain.says_nothing(total):
                 return FULL
-        if total is None:
-            return DEAD
+        if total is None or total.is_dead:
+            return FULL if self._is_handed_out(value) else DEAD
         if self.domain.cuts and value.producer is not None and value.producer in WRITES_INTO:
             total = self.domain.united(total, self._handed_out(value))
         if not self.domain.cuts or makes_chunks(value):
@@ -182,6 +182,16 @@ class _Sweeper:
             return DEAD if read_of(value).is_full else self.handed.get(value, FULL)
         picked = any(selecting_answer(use) is not None for use in value.consumers)
         return FULL if picked and any(item in self.free for item in carrier_outputs(value)) else DEAD
+
+    def _is_handed_out(self, value: Value) -> bool:
+        """Whether a value is an input or output of the model, itself or through carriers.
+
+        One of which nothing would be left stays as it is.
+        """
+        if not self.domain.cuts or not self.free:
+            return False
+        ends = [value, *carrier_outputs(value)]
+        return any(end.is_graph_output and end in self.free for end in ends) or value in self.free
 
     def _is_fixed_input(self, value: Value) -> bool:
         """Whether a value comes from outside and has to stay as large as it is."""

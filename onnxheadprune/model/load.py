@@ -27,7 +27,7 @@ from onnxheadprune.model.storage.mistaken import not_a_model
 from onnxheadprune.model.storage.reading import Opened, hydrated
 from onnxheadprune.model.storage.sources import Source, Sources, inside, open_at_once, source_of
 from onnxheadprune.model.storage.spans import hold, is_outside, own_location, span_of
-from onnxheadprune.model.storage.tensors import BITS, Stored, bytes_needed, tensors_of
+from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed, tensors_of
 from onnxheadprune.model.storage.wire import BIG, WireError, structure
 
 if TYPE_CHECKING:
@@ -218,15 +218,17 @@ def _from_memory(source: ModelProto | gs.Graph | onnx_ir.Model) -> LoadedModel:
 
 
 def _read_small(tensors: Iterable[Stored], sources: Sources) -> None:
-    """Puts the small ones into memory, since they may decide about shapes.
+    """Puts the small ones into memory, since they may decide about shapes, and sparse ones, as those in the model file.
 
     Raises:
         ModelError: if a file cannot be read.
     """
     with Opened(sources) as opened:
         for stored in tensors:
-            if is_outside(stored.tensor) and span_of(stored.tensor).length < BIG:
-                span = span_of(stored.tensor)
+            if not is_outside(stored.tensor):
+                continue
+            span = span_of(stored.tensor)
+            if span.length < BIG or stored.role is Role.SPARSE:
                 hold(stored.tensor, opened.read(span), outside=span.offset)
 
 

@@ -84,6 +84,9 @@ def concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
             position = live.axes.index(axis)
             piece = Live.over(live.axes, array.take(range(start, start + size), axis=position))
             start += size
+        if size == 0 and out_shape[axis] != 0:
+            # It adds nothing, and need not follow what becomes of the others.
+            piece = Live((), np.zeros((), live.array.dtype))
         if not fits(piece, value.shape):
             return unknown_shape(node)
         inputs[index] = piece

@@ -99,6 +99,9 @@ def split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     alive = [piece for piece in pieces if not piece.is_dead]
     if len({rows(piece, chunks.axis) for piece in alive}) > 1:
         return inexpressible(node)
+    joined = join(pieces, chunks.sizes, chunks.axis)
+    if alive and joined.is_dead:
+        return inexpressible(node)
     if any(piece.dense_shape() is None for piece in alive):
         return inexpressible(node)
     counts = [
@@ -114,7 +117,7 @@ def split_to_sequence(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         constant = AddConstant(node.scope.ref, name, tuple(counts), dtype=dtype_of(node, 1))
         return [constant, SetInput(node.ref, 1, name)]
 
-    return Answer({0: join(pieces, chunks.sizes, chunks.axis)}, rewrite)
+    return Answer({0: joined}, rewrite)
 
 
 def _source(node: Node) -> Node | None:

@@ -67,6 +67,9 @@ def split(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     if len({rows(live, axis) for live in alive}) > 1 or any(live.dense_shape() is None for live in alive):
         return inexpressible(node)
     joined = join(lives, sizes, axis)
+    if alive and joined.is_dead:
+        # Pieces without elements have a shape that must follow.
+        return inexpressible(node)
     counts = [_count(live, size, axis) for live, size in zip(lives, sizes, strict=True)]
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:

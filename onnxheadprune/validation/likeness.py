@@ -176,7 +176,7 @@ class _Walk:
     def _same_elsewhere(self, ours: Made, theirs: Made) -> bool:
         """Whether two inputs are the same one, or two sparse tensors."""
         if ours.place is Place.SPARSE:
-            return _without_names(ours.thing) == _without_names(theirs.thing)
+            return self._same_sparse(ours.name, ours.thing, theirs.thing)
         if ours.place is Place.UNKNOWN:
             return False
         if self.partners.get(id(ours.scope)) is not theirs.scope:
@@ -184,6 +184,11 @@ class _Walk:
         if ours.scope.parent is None:
             return str(ours.thing.name) == str(theirs.thing.name)
         return ours.index == theirs.index
+
+    def _same_sparse(self, name: str, ours: SparseTensorProto, theirs: SparseTensorProto) -> bool:
+        """Whether two sparse tensors hold the same, wherever their data is."""
+        parts = ((ours.values, theirs.values), (ours.indices, theirs.indices))
+        return ours.dims == theirs.dims and all(self.same_tensor(name, *pair) for pair in parts)
 
     def _compare_tensors(self, ours: Made, theirs: Made, where: str) -> None:
         key = id(ours.thing), id(theirs.thing)
@@ -261,13 +266,6 @@ def _given(names: Iterable[str]) -> list[str]:
     while given and not given[-1]:
         given.pop()
     return given
-
-
-def _without_names(tensor: SparseTensorProto) -> bytes:
-    copy = SparseTensorProto()
-    copy.CopyFrom(tensor)
-    copy.values.name = copy.indices.name = ""
-    return bytes(copy.SerializeToString(deterministic=True))
 
 
 def _domain(domain: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.sites.find import view_of
@@ -92,3 +93,33 @@ def test_carrier_that_stays_whole_needs_its_whole_input() -> None:
     model = model_of(nodes, {"x": data}, ["half", "whole", "other"], {})
     mask = np.array([True, False, True, False])
     check(model, {"x": data}, {"half": Live.over((0,), mask), "other": Live.over((1,), mask)})
+
+
+@pytest.mark.parametrize("nothing", ["Slice", "Gather", "Split"])
+def test_pieces_without_elements_follow_on_other_axes(nothing: str) -> None:
+    """`cat(t[..., :0], t[..., 1:])`, where `t` stays whole for another reader; the empty piece is also read alone."""
+    data = RNG.random((2, 4, 3)).astype(np.float32)
+    made = {
+        "Slice": helper.make_node("Slice", ["x", "zero", "zero", "last"], ["nothing"]),
+        "Gather": helper.make_node("Gather", ["x", "none"], ["nothing"], axis=2),
+        "Split": helper.make_node("Split", ["x", "sizes"], ["nothing", "all"], axis=2),
+    }
+    nodes = [
+        made[nothing],
+        helper.make_node("Slice", ["x", "one", "three", "last"], ["rest"]),
+        helper.make_node("Concat", ["nothing", "rest"], ["joined"], axis=2),
+        helper.make_node("Identity", ["joined"], ["narrow"]),
+        helper.make_node("Identity", ["nothing"], ["alone"]),
+        helper.make_node("Relu", ["x"], ["whole"]),
+    ]
+    stored = {
+        "zero": np.array([0]),
+        "one": np.array([1]),
+        "three": np.array([3]),
+        "last": np.array([2]),
+        "none": np.zeros(0, np.int64),
+        "sizes": np.array([0, 3]),
+    }
+    live = Live.over((1,), np.array([True, False, True, True]))
+    model = model_of(nodes, {"x": data}, ["narrow", "alone", "whole"], stored)
+    check(model, {"x": data}, {"narrow": live, "alone": live})

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 from onnxheadprune.model.constants import is_constant
 
@@ -121,8 +121,7 @@ def tensors_of(model: ModelProto) -> Iterator[Stored]:
         for node in function.node:
             yield from _of_node(node)
         for attribute in function.attribute_proto:
-            if attribute.HasField("t"):
-                yield Stored(attribute.t, Role.ATTRIBUTE)
+            yield from _of_attribute(attribute)
 
 
 def _of_graph(graph: GraphProto) -> Iterator[Stored]:
@@ -137,18 +136,22 @@ def _of_graph(graph: GraphProto) -> Iterator[Stored]:
 
 def _of_node(node: NodeProto) -> Iterator[Stored]:
     for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield Stored(attribute.t, Role.ATTRIBUTE)
-        if attribute.HasField("g"):
-            yield from _of_graph(attribute.g)
-        if attribute.HasField("sparse_tensor"):
-            yield from _of_sparse(attribute.sparse_tensor)
-        for tensor in attribute.tensors:
-            yield Stored(tensor, Role.ATTRIBUTE)
-        for graph in attribute.graphs:
-            yield from _of_graph(graph)
-        for sparse in attribute.sparse_tensors:
-            yield from _of_sparse(sparse)
+        yield from _of_attribute(attribute)
+
+
+def _of_attribute(attribute: AttributeProto) -> Iterator[Stored]:
+    if attribute.HasField("t"):
+        yield Stored(attribute.t, Role.ATTRIBUTE)
+    if attribute.HasField("g"):
+        yield from _of_graph(attribute.g)
+    if attribute.HasField("sparse_tensor"):
+        yield from _of_sparse(attribute.sparse_tensor)
+    for tensor in attribute.tensors:
+        yield Stored(tensor, Role.ATTRIBUTE)
+    for graph in attribute.graphs:
+        yield from _of_graph(graph)
+    for sparse in attribute.sparse_tensors:
+        yield from _of_sparse(sparse)
 
 
 def _of_sparse(sparse: SparseTensorProto) -> Iterator[Stored]:

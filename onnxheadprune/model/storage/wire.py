@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, SparseTensorProto, TensorProto
 
 BIG = 2**16
 """Raw data from this size on stays on disk. Less is read: up to 4096 elements may be literals."""
@@ -26,8 +26,8 @@ TENSOR = TensorProto.DESCRIPTOR.full_name
 _RAW_DATA = TensorProto.RAW_DATA_FIELD_NUMBER
 _EXTERNAL_DATA = TensorProto.EXTERNAL_DATA_FIELD_NUMBER
 _DATA_LOCATION = TensorProto.DATA_LOCATION_FIELD_NUMBER
-_IN_MEMORY = ("SparseTensorProto", "TypeProto", "ValueInfoProto")
-"""Types whose tensors, if any, are read with the structure."""
+_IN_MEMORY = SparseTensorProto.DESCRIPTOR.full_name
+"""The type whose tensors are read with the structure."""
 
 
 class WireError(ValueError):
@@ -42,9 +42,7 @@ def _paths_to_tensors() -> dict[str, dict[int, str]]:
         kind = waiting.pop()
         if kind.full_name in table:
             continue
-        fields = [
-            item for item in kind.fields if item.message_type and item.message_type.name not in _IN_MEMORY
-        ]
+        fields = [item for item in kind.fields if item.message_type]
         table[kind.full_name] = {item.number: item.message_type.full_name for item in fields}
         waiting += [item.message_type for item in fields]
     useful = {TENSOR}
@@ -157,7 +155,7 @@ def _lighten(
             continue
         if kind == TENSOR and field == _RAW_DATA:
             spans.append((start, payload, stop))
-        elif field in held:
+        elif field in held and held[field] != _IN_MEMORY:
             inner: list[bytes] = []
             _lighten(reader, (payload, stop), held[field], location, inner, depth + 1)
             if kept < start:
