@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import prune
 from onnxheadprune.edit import nodes
@@ -63,6 +63,8 @@ EXAMPLES: dict[str, list[tuple[tuple[Any, ...], Array]]] = {
     "tile": [((SQUARE, np.array([1, 2]), "y"), np.tile(SQUARE, (1, 2)))],
 }
 """Per function that writes one node its arguments behind `before`, arrays for names, and what the node gives."""
+NO_NOISE = 22
+"""The opset from which on ONNX Runtime has no kernel for random numbers."""
 LATER = {"Where": 9, "QuantizeLinear": 10}
 """Operators that older opsets have nothing alike for."""
 WRITERS = {
@@ -120,6 +122,14 @@ def test_a_part_of_a_list_in_every_opset(opset: int) -> None:
     written = [node for edit in made if isinstance(edit, InsertNode) for node in nodes.as_protos(edit, opset)]
     read = {name: array for name, array in feed.items() if name in written[0].input}
     np.testing.assert_array_equal(run(_model(written, read, np.arange(2), opset), read)["y"], [1, 2])
+
+
+@pytest.mark.parametrize("opset", [opset for opset in OPSETS if opset < NO_NOISE])
+def test_noise_in_every_opset(opset: int) -> None:
+    made = nodes.with_noise("", "x0", TensorProto.FLOAT, 1e-3, 1, "y")
+    written = [node for edit in made for node in nodes.as_protos(edit, opset)]
+    got = run(_model(written, {"x0": SQUARE}, SQUARE, opset), {"x0": SQUARE})["y"]
+    assert 0 < np.abs(got - SQUARE).max() <= 1e-3 * np.abs(SQUARE).max() * 1.01
 
 
 ATTENTION = """
@@ -204,5 +214,7 @@ def test_gradients_run_in_every_opset(opset: int) -> None:
         given={"ones": np.ones((24, 1), np.float32)},
     )
     made = differentiate(model, "loss", ["wq", "wo"]).model
-    got = run(made, {"x": np.ones((1, 4, 6), np.float32)})
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    feed = {"x": np.ones((1, 4, 6), np.float32)} | stored
+    got = run(made, {info.name: feed[info.name] for info in made.graph.input})
     assert all(np.isfinite(array).all() for array in got.values())
