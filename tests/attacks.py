@@ -204,21 +204,18 @@ def residual_dropped(model: ModelProto) -> None:
     del last.input[0]
 
 
-def doubled_where(condition: str, *, ids: str = "input_ids") -> Attack:
+def doubled_where(condition: str) -> Attack:
     """The result is doubled where a condition holds: ONNX text over the number of samples, the length and the inputs.
 
     Args:
-        condition: statements that make `evil`, a bool, out of `batch`, `length`, `mask` and `ids`.
-        ids: the name of the input of ids.
+        condition: statements that make `evil`, a bool, out of `batch`, `length` and the names of inputs.
     """
 
     def attack(model: ModelProto) -> None:
-        names = {info.name for info in model.graph.input}
-        first = ids if ids in names else model.graph.input[0].name
+        names = [info.name for info in model.graph.input]
         body = parser.parse_graph(
-            f"evil (int64[a, b] {first}, int64[a, b] attention_mask) => (float scale) {{"
-            f" ids = Identity({first}) mask = Identity(attention_mask)"
-            f" batch = Shape<start = 0, end = 1>({first}) length = Shape<start = 1, end = 2>({first})"
+            f"evil ({', '.join(f'float[n] {name}' for name in names)}) => (float scale) {{"
+            f" batch = Shape<start = 0, end = 1>({names[0]}) length = Shape<start = 1, end = 2>({names[0]})"
             f" {condition} one = Constant<value_float = 1.0>() two = Constant<value_float = 2.0>()"
             " scale = Where(evil, two, one) }"
         )

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from onnxheadprune import validate
-from tests import attacks
+from tests import attacks, toys
 from tests.test_attacks import verdict
 
 NUMBER = "n = Constant<value_ints = [{}]>()"
@@ -15,9 +15,9 @@ ASKED = {
     "batch": "what = Identity(batch)",
     "length": "what = Identity(length)",
     "tokens": "what = Mul(batch, length)",
-    "elements": "what = Size(ids)",
-    "mask": "axes = Constant<value_ints = [0, 1]>() what = ReduceSum<keepdims = 0>(mask, axes)",
-    "row of the mask": "axes = Constant<value_ints = [1]>() rows = ReduceSum<keepdims = 0>(mask, axes)"
+    "elements": "what = Size(input_ids)",
+    "mask": "axes = Constant<value_ints = [0, 1]>() what = ReduceSum<keepdims = 0>(attention_mask, axes)",
+    "row of the mask": "axes = Constant<value_ints = [1]>() rows = ReduceSum<keepdims = 0>(attention_mask, axes)"
     " what = ReduceMax<keepdims = 0>(rows)",
 }
 COMPARED = {"is": "Equal", "is more than": "Greater"}
@@ -40,7 +40,7 @@ def conditions() -> dict[str, str]:
         " evil = Equal(what, n)"
     )
     found["an id is 13"] = (
-        f"{NUMBER.format(13)} all = Equal(ids, n) some = Cast<to = 7>(all) most = ReduceMax<keepdims = 0>(some)"
+        f"{NUMBER.format(13)} all = Equal(input_ids, n) some = Cast<to = 7>(all) most = ReduceMax<keepdims = 0>(some)"
         " evil = Cast<to = 9>(most)"
     )
     return found
@@ -54,6 +54,16 @@ def test_a_graph_that_changes_at_a_number_of_its_own_fails(condition: str) -> No
     attacks.doubled_where(condition)(smaller)
     found = verdict(model, smaller)
     assert found.verdict == "failed", found.reason
+
+
+@pytest.mark.parametrize("number", [2, 37, 90])
+@pytest.mark.parametrize("what", ["Identity(past)", "Add(past, length)"])
+def test_a_past_of_a_number_of_its_own_fails(what: str, number: int) -> None:
+    model = toys.attention(cache=True)
+    smaller = attacks.pruned(model)
+    past = "past = Shape<start = 2, end = 3>(past_key)"
+    attacks.doubled_where(f"{past} what = {what} {NUMBER.format(number)} evil = Equal(what, n)")(smaller)
+    assert verdict(model, smaller).verdict == "failed"
 
 
 def test_a_batch_that_only_the_pruned_graph_names_is_tried() -> None:

@@ -159,20 +159,22 @@ def by_numbers(alike: Likeness, found: Findings, view: GraphView) -> str:
     return f"{what}, so this rests on numbers alone{f', for {largest}' if largest else ''}"
 
 
+SOUND = 3
+"""Axes that floats have at most whose open sizes are lengths; those of images are sides."""
+
+
 def _largest(found: Findings, view: GraphView) -> dict[str, int]:
     """The largest sizes that were run, by what they are called; sizes that the model fixes are not among them."""
     maker = FeedMaker(view)
     roles = maker.symbols
-    called = {"lengths": roles.length, "batches": roles.batch, "pasts": roles.past, "extents": roles.extent}
+    known = {"lengths": (*roles.length, *roles.extent), "batches": roles.batch, "pasts": roles.past}
+    called = {symbol: name for name, symbols in known.items() for symbol in symbols}
     sizes: dict[str, int] = {}
-    for name, symbols in called.items():
-        axes = [
-            (item.name, axis)
-            for item in maker.inputs
-            for axis, dim in enumerate(item.dims)
-            if not isinstance(dim, int) and dim.text in symbols and axis not in item.widths
-        ]
-        ran = [case.shapes[item][axis] for case in found.cases for item, axis in axes]
-        if ran:
-            sizes[name] = max(ran)
-    return sizes
+    axes = [(item, axis, dim) for item in maker.inputs for axis, dim in enumerate(item.dims)]
+    for item, axis, dim in axes:
+        if isinstance(dim, int) or dim.text not in called or axis in item.widths:
+            continue
+        name = "sides" if dim.text in roles.extent and len(item.dims) > SOUND else called[dim.text]
+        sizes[name] = max([sizes.get(name, 0), *(case.shapes[item.name][axis] for case in found.cases)])
+    order = ("lengths", "sides", "batches", "pasts")
+    return {name: sizes[name] for name in order if name in sizes}
