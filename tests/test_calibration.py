@@ -228,7 +228,7 @@ BAD = {
     "dtype": ({"images": np.zeros((64, 1, 8, 8), np.int64)}, "convert it first"),
     "name": ({"pixels": np.zeros((64, 1, 8, 8), np.float32)}, "lacks the input images"),
     "empty": ({"images": np.zeros((0, 1, 8, 8), np.float32)}, "empty"),
-    "few": (good(1), "positions, but the projection of site 0 has 64 inputs"),
+    "few": (good(1), "are too few for linear layers with 64 inputs: about"),
 }
 
 

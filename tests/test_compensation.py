@@ -20,7 +20,6 @@ from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.moments import Moments
@@ -319,22 +318,6 @@ def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> Non
     new = found.chosen.compensation.stored["layer0.attn.out.weight"]
     old = toys.get_initializer(model, "layer0.attn.out.weight")
     assert new.dtype == old.dtype and new.shape == old.shape and not np.array_equal(new, old)
-
-
-def test_too_few_positions_are_refused_for_a_site_and_said_for_another_map() -> None:
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(2, 2, 4))
-    with pytest.raises(UsageError, match=r"gives 8 positions to learn from, but .* has 12 inputs"):
-        compensate(view, sites, {0: (1,)}, data, HERE)
-    view, sites, data = toys_scores.parts(toys_scores.stack(), toys_scores.ids(2, 4, 4))
-    found = compensate(view, sites, {0: (1,), 1: (1,)}, data, HERE)
-    skipped = {item.node: item.skipped for item in found.refits if item.site is None}
-    assert skipped == {
-        "MatMul_layer0.up (MatMul)": None,
-        "MatMul_layer0.down (MatMul)": "16 positions are too few for its 20 inputs",
-        "MatMul_layer1.up (MatMul)": None,
-        "MatMul_layer1.down (MatMul)": "16 positions are too few for its 20 inputs",
-        "MatMul_logits (MatMul)": None,
-    }
 
 
 def test_a_site_that_goes_as_a_whole_needs_no_refit_of_its_own() -> None:

@@ -21,7 +21,8 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.remnant import bias_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
+from onnxheadprune.selection.activations.contexts import context_moments, seen
+from onnxheadprune.selection.activations.enough import measurable, with_enough
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, check_ratio, options
 from onnxheadprune.selection.curves import measured_paths
@@ -31,12 +32,12 @@ from onnxheadprune.selection.kinds import LAYERS
 from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
-from onnxheadprune.selection.scoring.moves import Heads, Step, path_by_worth, ways_of
+from onnxheadprune.selection.scoring.moves import Heads, Step, or_reason, path_by_worth, readable, ways_of
 from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
-from onnxheadprune.selection.space import Selection, worth
+from onnxheadprune.selection.space import Selection, and_left_out, worth
 
 PARTS = 200
 """Into how many parts the operations of all blocks are divided: sizes that a search tries."""
@@ -82,18 +83,19 @@ def joint_space(
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
-    scores = _scores(analysis, sites, requirements, evidence, progress)
-    widest = max(math.prod(item.sizes) for site in sites for item in site.projections)
+    open_, left = measurable(analysis.view, sites, data, evidence.provider)
+    scores = _scores(analysis, open_, requirements, evidence, progress)
+    widest = max(math.prod(item.sizes) for site in open_ for item in site.projections)
     with algebra_threads(widest):
         work = Work(analysis.view)
         looked = to_look_at(data, work, widest)
-        moments = context_moments(analysis.view, sites, looked, evidence.provider, progress)
-        reached = seen(sites, moments, data.source)
-        require_rows({site.index: moments[site.index] for site in reached}, data.source)
+        moments = context_moments(analysis.view, open_, looked, evidence.provider, progress)
+        reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
         found = algebra_workers(widest).each(
-            lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores), reached
+            or_reason(lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores)),
+            reached,
         )
-        paths = {site.index: ways for site, ways in zip(reached, found, strict=True)}
+        paths, reached = readable(reached, found, left)
         length = positions_per_sample(moments, looked)
         how = effort(work, reached, paths, data.count, length)
         measured = measured_paths(analysis.view, reached, paths, moments, evidence, how, progress)
@@ -105,7 +107,7 @@ def joint_space(
     if scores is not None:
         basis = f"scores ({scores.method}) within blocks, {basis}"
     constant = {} if scores is None else scores.constant
-    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform, constant)
+    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform, constant, left)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
@@ -187,6 +189,7 @@ class JointSpace:
         basis: what the costs are.
         uniform: every site loses the same share.
         constant: see `Selection`.
+        left_out: see `Selection`.
     """
 
     UNITS: ClassVar[str] = "units"
@@ -198,6 +201,7 @@ class JointSpace:
     basis: str
     uniform: bool = False
     constant: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -256,6 +260,7 @@ class JointSpace:
         return RefusedError(
             f"{count / PARTS:.1%} of the blocks' operations were asked for, but only"
             f" {self._all // FINE / PARTS:.1%} can go (protected units, floors and blocks that cannot lose units stay)"
+            f"{and_left_out(self.left_out)}"
         )
 
     def keeping(self, count: int) -> Selection:
@@ -329,4 +334,4 @@ class JointSpace:
             if site.index in choice:
                 units[site.index] = tuple(sorted(site.original(choice[site.index])))
                 costs[site.index] = next(step.error for step in steps if step.removed == choice[site.index])
-        return Selection(units, self.basis, costs, scores, self.constant)
+        return Selection(units, self.basis, costs, scores, self.constant, self.left_out)

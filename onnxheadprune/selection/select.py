@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
@@ -16,9 +16,10 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
+from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.activations.enough import measurable, with_enough
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.effort import Work, effort, positions_per_sample, to_look_at
@@ -28,7 +29,15 @@ from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.methods import Method
-from onnxheadprune.selection.scoring.moves import Heads, Step, merged, path_by_worth, ways_of
+from onnxheadprune.selection.scoring.moves import (
+    Heads,
+    Step,
+    merged,
+    or_reason,
+    path_by_worth,
+    readable,
+    ways_of,
+)
 from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
@@ -121,6 +130,7 @@ def search_space(
     if not sites:
         why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
+    left: dict[str, str] = {}
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     candidates = Candidates(sites, kept)
@@ -132,12 +142,12 @@ def search_space(
         basis = "measured drift after refit"
         if scores is not None:
             basis = f"scores ({scores.method}) within sites, {basis} across them"
-        paths = _measured_paths(analysis, candidates, scores, evidence, progress)
+        paths = _measured_paths(analysis, candidates, scores, evidence, left, progress)
     if requirements.limits.floor == 0:
         paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
     total = sum(site.num_heads for site in analysis.sites)
     constant = {} if scores is None else scores.constant
-    return SearchSpace(sites, total, paths, basis, requirements.limits, constant)
+    return SearchSpace(sites, total, paths, basis, requirements.limits, constant, left)
 
 
 def _paths_by_worth(candidates: Candidates, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
@@ -155,18 +165,20 @@ def _measured_paths(
     candidates: Candidates,
     scores: HeadScores | None,
     evidence: Evidence,
+    left: dict[str, str],
     progress: Progress,
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
-    widest = max(prod(item.sizes) for site in candidates.sites for item in site.projections)
+    sites, unread = measurable(analysis.view, candidates.sites, data, provider)
+    left |= unread
+    widest = max(prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
         looked = to_look_at(data, work, widest)
-        moments = context_moments(analysis.view, candidates.sites, looked, provider, progress)
-        sites = seen(candidates.sites, moments, data.source)
-        require_rows({site.index: moments[site.index] for site in sites}, data.source)
+        moments = context_moments(analysis.view, sites, looked, provider, progress)
+        sites = with_enough(seen(sites, moments, data.source), moments, looked, left)
         if scores is not None:
-            paths = _paths_by_worth(candidates, scores)
+            paths = _paths_by_worth(replace(candidates, sites=sites), scores)
         else:
 
             def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
@@ -174,8 +186,8 @@ def _measured_paths(
                     site, moments[site.index], ways_of(site), candidates.kept[site.index]
                 )
 
-            each = algebra_workers(widest).each(found_for, sites)
-            paths = {site.index: ways for site, ways in zip(sites, each, strict=True)}
+            each = algebra_workers(widest).each(or_reason(found_for), sites)
+            paths, sites = readable(sites, each, left)
         how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
         found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
     # What no sample has run stays as it is.

@@ -32,6 +32,7 @@ class Selection:
         costs: expected cost per site index, in the unit of `basis`.
         scores: what each head was worth (the cost of the step in which it would go), per site index.
         constant: what scores by gradients held constant on the way, with the reason, by the name of the value.
+        left_out: labels of the sites that could not be measured and therefore stay, with the reason.
     """
 
     heads: Mapping[int, tuple[int, ...]]
@@ -39,6 +40,7 @@ class Selection:
     costs: Mapping[int, float] = field(default_factory=dict)
     scores: Mapping[int, tuple[float | None, ...]] = field(default_factory=dict)
     constant: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -58,6 +60,7 @@ class Selection:
             "costs": {str(index): cost for index, cost in self.costs.items()},
             "scores": {str(index): list(values) for index, values in self.scores.items()},
             "constant": dict(self.constant),
+            "left_out": dict(self.left_out),
         }
 
 
@@ -112,6 +115,7 @@ class SearchSpace:
         basis: what the costs are.
         limits: what cuts respect.
         constant: see `Selection`.
+        left_out: see `Selection`.
     """
 
     UNITS: ClassVar[str] = "heads"
@@ -122,6 +126,7 @@ class SearchSpace:
     basis: str
     limits: Limits
     constant: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counted(self) -> str:
@@ -163,6 +168,7 @@ class SearchSpace:
             raise RefusedError(
                 f"{wanted} of {self.total} heads were asked for, but only {self.most()} can go"
                 " (protected heads, floors, groups of KV heads and sites that cannot lose heads stay)"
+                f"{and_left_out(self.left_out)}"
             )
         return self.removing(wanted)
 
@@ -187,7 +193,16 @@ class SearchSpace:
                 costs[site.index] = next(
                     (step.error for step in steps if step.removed == choice[site.index]), 0.0
                 )
-        return Selection(heads, self.basis, costs, scores, self.constant)
+        return Selection(heads, self.basis, costs, scores, self.constant, self.left_out)
+
+
+def and_left_out(left_out: Mapping[str, str]) -> str:
+    """What could not be measured, as the end of a refusal; nothing where all was."""
+    if not left_out:
+        return ""
+    label, reason = next(iter(left_out.items()))
+    others = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    return f"; {label}{others} could not be measured: {reason}"
 
 
 def worth(site: Site, steps: Sequence[Step]) -> tuple[float | None, ...]:

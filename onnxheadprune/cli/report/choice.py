@@ -26,10 +26,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
     yield row("chosen by", chosen.selection.basis)
     for reason, names in by_reason(chosen.selection.constant).items():
         yield bullet(f"held constant: {first_of(names)}: {reason}", "yellow")
-    if chosen.unreached:
-        yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
-        for site in chosen.unreached:
-            yield bullet(site, "yellow")
+    yield from _left_alone(chosen)
     counted = "unit" if plan.others() else "head"
     for trial in chosen.trials:
         word = "meets the target" if trial.meets else "does not"
@@ -50,11 +47,26 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
         yield from _stand_ins(compensation)
         for reason, nodes in _skipped(compensation).items():
             yield bullet(f"not {first_of(nodes)}: {reason}", "yellow")
+        limited = {item.node: item.limited for item in compensation.refits if item.limited is not None}
+        for reason, nodes in by_reason(limited).items():
+            yield bullet(f"{first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
     if chosen.drift is not None:
         yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
+
+
+def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
+    """The sites that nothing is known of, with the reasons."""
+    if chosen.selection.left_out:
+        yield row("left alone", "these could not be measured, so they stay as they are:", "yellow")
+    for reason, names in by_reason(chosen.selection.left_out).items():
+        yield bullet(f"{first_of(names)}: {reason}", "yellow")
+    if chosen.unreached:
+        yield row("left alone", "no sample of the data runs these, so they stay as they are:", "yellow")
+        for site in chosen.unreached:
+            yield bullet(site, "yellow")
 
 
 def _recovery(chosen: Chosen) -> Iterator[RenderableType]:

@@ -105,21 +105,6 @@ def seen(
     return found
 
 
-def require_rows(moments: Mapping[int, Sequence[Moments]], source: str) -> None:
-    """Whether there are as many rows as a linear map has inputs: fewer say nothing about its weights.
-
-    Raises:
-        UsageError: if there are not.
-    """
-    for index, found in moments.items():
-        for moment in found:
-            if moment.count < len(moment.x_sum):
-                raise UsageError(
-                    f"{source} gives {moment.count} positions, but the projection of site {index} has"
-                    f" {len(moment.x_sum)} inputs; give at least {len(moment.x_sum)} positions"
-                )
-
-
 def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     """The weights of a projection, [contracted, out], dequantized where they are quantized.
 

@@ -22,7 +22,6 @@ import numpy as np
 from onnxheadprune.attention.levels import Grid
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.heap import give_back
@@ -71,7 +70,7 @@ def compensate(
         progress: told after each map.
 
     Raises:
-        UsageError: if the data does not run, or has fewer positions than a map has inputs.
+        UsageError: if the data does not run.
     """
     readers = attention_maps(sites)
     todo = tasks(view, sites, heads, readers, which)
@@ -103,7 +102,6 @@ class _Work:
     ) -> None:
         learn, held = data.split()
         learn = with_spliced(learn, _widest(todo), _weights_of(todo))
-        self.source = data.source
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
         self.stages = {task: at for at, task in enumerate(self.makers)}
@@ -139,15 +137,10 @@ class _Work:
             rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
             values = self._values(task, target)
             found = self.pair.moments(target, rows, values)
-            reason = _too_few(found, rows)
-            if reason is None and found is not None:
+            if found is not None:
                 self._fit(task, target, rows, values, *found)
                 return
-            if found is not None and task.site is not None:
-                raise UsageError(
-                    f"{self.source} gives {found[0].count} positions to learn from, but {task.name} has {len(rows)}"
-                    " inputs; give more data, or say --no-compensate"
-                )
+            reason = "it sees other positions than in the original"
         self._leave(task, reason)
 
     def _leave(self, task: Task, reason: str | None) -> None:
@@ -186,7 +179,15 @@ class _Work:
         found = (first.before / scale, last.after / scale)
         keys = () if run is None else run.keys
         self.refits.append(
-            Refit(task.name, task.site_index, first.strength, *found, kept=last.lost, stands_in=keys)
+            Refit(
+                task.name,
+                task.site_index,
+                first.strength,
+                *found,
+                kept=last.lost,
+                stands_in=keys,
+                limited=_limited(learned, count, first),
+            )
         )
 
     def _values(self, task: Task, target: Target) -> Values | None:
@@ -257,12 +258,12 @@ def _listed(task: Task) -> str:
     return ", ".join(task.run.keys) if task.run is not None else ""
 
 
-def _too_few(found: tuple[Moments, Moments] | None, rows: Sequence[int]) -> str | None:
-    if found is None:
-        return "it sees other positions than in the original"
-    if found[0].count < len(rows):
-        return f"{found[0].count} positions are too few for its {len(rows)} inputs"
-    return None
+def _limited(learned: Moments, inputs: int, first: Fit) -> str | None:
+    """Why a layer was not refitted with any ridge, None where it was."""
+    if learned.count >= inputs:
+        return None
+    done = "biases alone are adjusted" if first.strength is None else "a stronger ridge is used"
+    return f"{learned.count:,} positions are few for its {inputs:,} inputs, so {done}"
 
 
 def _with_values(

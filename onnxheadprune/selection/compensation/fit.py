@@ -20,6 +20,9 @@ from onnxheadprune.selection.compensation.rounding import on_grid
 Matrix64 = npt.NDArray[np.float64]
 STRENGTHS = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge strengths to choose from, relative to the mean variance of the features."""
+STRONG = STRENGTHS[4:]
+"""Those to choose from where rows are fewer than inputs, which a weaker pull would fit exactly; beside them a move of
+the bias alone, and none."""
 LARGE = 2048
 """Inputs from which on every other strength is tried: each takes seconds then."""
 
@@ -106,9 +109,11 @@ def fit(
         held: moments of other rows, to choose the strengths with.
         weight: the old weights, [in, out].
         bias: the old bias, [out]; None for a map that has none.
-        strengths: ridge strengths to try; None for `STRENGTHS`.
+        strengths: ridge strengths to try; None for `STRENGTHS`, or `STRONG` where rows are few.
         grid: what the weights can hold where that is few numbers, None for floats.
     """
+    if strengths is None and learned.count < len(weight):
+        strengths = STRONG
     if strengths is None:
         strengths = STRENGTHS if len(weight) < LARGE else STRENGTHS[1::2]
     apart = _Apart(learned, held, weight, bias)

@@ -22,6 +22,7 @@ class Refit:
         skipped: why it was left as it is, None if it was refitted.
         kept: outputs of a quantized map that keep their weights, since the refit did not pay in the levels there are.
         stands_in: keys of the sublayers behind it that go and that it stands in for.
+        limited: why it was refitted with a strong ridge or in its bias alone, None where any ridge was tried.
     """
 
     node: str
@@ -32,6 +33,7 @@ class Refit:
     skipped: str | None = None
     kept: int = 0
     stands_in: tuple[str, ...] = ()
+    limited: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -44,6 +46,7 @@ class Refit:
             "skipped": self.skipped,
             "kept_outputs": self.kept,
             "stands_in": list(self.stands_in),
+            "limited": self.limited,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -15,8 +15,9 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.contexts import context_moments, require_rows, seen
+from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.enough import measurable, with_enough
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
@@ -38,6 +39,9 @@ _UNITS = {
     "fluctuation": "share of the site's variance",
     "reconstruction": "share of the site's variance lost after refit",
 }
+
+
+INSTEAD = "the methods activation and fluctuation need no more than there is"
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ def scores_of(
         made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
         made = replace(made, constant=found.constant)
     else:
+        if method == "reconstruction":
+            _require_all(measurable(view, sites, data, evidence.provider, INSTEAD)[1])
         moments = context_moments(view, sites, data, evidence.provider, how.progress)
         reached = seen(sites, moments, data.source)
         if len(reached) < len(sites):
@@ -102,10 +108,22 @@ def scores_of(
                 " further, or take the exit that is always taken with prune --exit"
             )
         if method == "reconstruction":
-            require_rows(moments, data.source)
+            short: dict[str, str] = {}
+            with_enough(sites, moments, data, short, INSTEAD)
+            _require_all(short)
         values = [_from_moments(method, site, moments[site.index]) for site in sites]
         made = _scores(model, sites, method, _UNITS[method], values)
     return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
+
+
+def _require_all(left: Mapping[str, str]) -> None:
+    """Whether all sites can be scored by what a refit cannot restore.
+
+    Raises:
+        UsageError: if not.
+    """
+    for label, reason in left.items():
+        raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 
 
 def _from_moments(method: Method, site: Site, moments: Sequence[Moments]) -> Array:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.attention.sites.unit import Site, united
+from onnxheadprune.errors import RefusedError
 
 Heads = frozenset[int]
 Move = frozenset[int]
 GROUPS, QUERIES = "groups", "queries"
 """How grouped-query attention loses heads: a KV head with its query heads, or a query head of every KV head."""
 BOTH = (GROUPS, QUERIES)
+
+
+AnySite = TypeVar("AnySite", bound=Site)
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,10 @@ class Step:
 
     removed: Heads
     error: float
+
+
+Paths: TypeAlias = list[tuple[Step, ...]]
+"""Ways for a site to lose units."""
 
 
 def cheapest(options: Sequence[Move], cost: Callable[[Move], float]) -> tuple[Move, float]:
@@ -51,6 +60,42 @@ def merged(paths: Iterable[Sequence[Step]]) -> tuple[Step, ...]:
     return tuple(
         sorted(best.values(), key=lambda step: (len(step.removed), step.error, sorted(step.removed)))
     )
+
+
+def or_reason(made: Callable[[AnySite], Paths]) -> Callable[[AnySite], Paths | RefusedError]:
+    """A function that returns why a site has no paths where that is so, and raises nothing."""
+
+    def found(site: AnySite) -> Paths | RefusedError:
+        try:
+            return made(site)
+        except RefusedError as error:
+            return error
+
+    return found
+
+
+def readable(
+    sites: Sequence[AnySite], found: Iterable[Paths | RefusedError], left: dict[str, str]
+) -> tuple[dict[int, Paths], tuple[AnySite, ...]]:
+    """The paths per site index, and the sites that have some.
+
+    Args:
+        sites: all of them.
+        found: what `or_reason` gave for each.
+        left: gets the reason for each of the others, by label.
+
+    Raises:
+        RefusedError: if no site has a path.
+    """
+    paths: dict[int, Paths] = {}
+    for site, ways in zip(sites, found, strict=True):
+        if isinstance(ways, RefusedError):
+            left[site.label] = str(ways)
+        else:
+            paths[site.index] = ways
+    if not paths:
+        raise RefusedError(next(iter(left.values())))
+    return paths, tuple(site for site in sites if site.index in paths)
 
 
 def path_by_worth(
