@@ -21,6 +21,10 @@ WHOLE = ("feeds", "dataset")
 """Names of the second parameter that ask for all feeds at once."""
 
 
+USERS_DATA = "your data, all of it"
+"""What a number was measured on where the user's data is nobody's but the user's."""
+
+
 @dataclass(frozen=True)
 class MetricResult:
     """A metric before and after.
@@ -30,12 +34,14 @@ class MetricResult:
         samples: how many it was measured on.
         original: with the original model.
         pruned: with the pruned one.
+        measured_on: what the samples are, and what has seen them before.
     """
 
     name: str
     samples: int
     original: float
     pruned: float
+    measured_on: str = USERS_DATA
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

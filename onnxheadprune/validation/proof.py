@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
+from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.selection.compensation import Restored, restored
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
-from onnxheadprune.validation.metric import MetricMeter
+from onnxheadprune.validation.metric import USERS_DATA, MetricMeter
 from onnxheadprune.validation.planned import find_likeness, record_notes
 from onnxheadprune.validation.refits import with_refits
 from onnxheadprune.validation.request import ValidationRequest
@@ -90,6 +93,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         verdict, reason = with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
+    known = (request.data.role if isinstance(request.data, Calibration) else "") or USERS_DATA
+    drift = found.drift
     return Validation(
         original=names[0],
         pruned=names[1],
@@ -100,9 +105,9 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         heads=plan.removed,
         tolerance=tolerance,
         cases=found.cases,
-        drift=found.drift,
-        accuracy=found.accuracy,
-        metric=found.metric,
+        drift=replace(drift, measured_on=known) if drift is not None and drift.source == "data" else drift,
+        accuracy=None if found.accuracy is None else replace(found.accuracy, measured_on=known),
+        metric=None if found.metric is None else replace(found.metric, measured_on=known),
         weights_compared=compared,
         provider=provider,
         placement=found.placement,

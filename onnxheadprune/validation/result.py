@@ -11,7 +11,7 @@ from onnxheadprune.model.spelling import many, measure, share, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
 from onnxheadprune.validation.likeness import Likeness
-from onnxheadprune.validation.metric import MetricResult
+from onnxheadprune.validation.metric import USERS_DATA, MetricResult
 
 Verdict: TypeAlias = Literal["passed", "failed", "inconclusive"]
 Settings: TypeAlias = Literal["exact", "deployed", "on the CPU", "against the CPU"]
@@ -83,6 +83,9 @@ class CaseResult:
         return data | {"passed": self.passed, "conclusive": self.conclusive}
 
 
+RANDOM_INPUTS = "random inputs"
+
+
 @dataclass(frozen=True)
 class Drift:
     """How far the pruned model's main output lies from the original's: the price of the cut.
@@ -97,6 +100,7 @@ class Drift:
             look like logits.
         measure: what `--max-drift` judges: "kl" for logits, "1 - cosine" for others, or what was asked for.
         value: the drift in that measure, the same number as in `prune`; None where it is none.
+        measured_on: what the inputs are, and what has seen them before.
     """
 
     source: str
@@ -107,6 +111,7 @@ class Drift:
     top1_agreement: float | None
     measure: str | None = None
     value: float | None = None
+    measured_on: str = RANDOM_INPUTS
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -138,12 +143,21 @@ class RefitDrift:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Fraction of labels that the largest entry hits, before and after."""
+    """Fraction of labels that the largest entry hits, before and after.
+
+    Attributes:
+        output: whose largest entry is compared.
+        count: labels, without those that are ignored.
+        original: of the original.
+        pruned: of the pruned model.
+        measured_on: what the labels are of, and what has seen that before.
+    """
 
     output: str
     count: int
     original: float
     pruned: float
+    measured_on: str = USERS_DATA
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

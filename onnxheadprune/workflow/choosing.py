@@ -13,10 +13,12 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import MAPPED_FROM, LoadedModel, stored_bytes
+from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.running import unreached
 from onnxheadprune.selection.choose import choose
@@ -76,7 +78,16 @@ def chosen_for(
     # Exactness shows on few samples; more would only take time.
     part = some(cutter.held, cutter.work).subset(SAMPLES_TO_VALIDATE)
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
-    return chosen, part.apart() if stored_bytes(model.proto) > MAPPED_FROM else part
+    part = part.apart() if stored_bytes(model.proto) > MAPPED_FROM else part
+    return chosen, _known(part, chosen, cutter)
+
+
+def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:
+    """Data to validate on, which says what of the given data it is, and what has seen it before."""
+    assert cutter.data is not None
+    of = f"{part.count:,} of {many(cutter.data.count, cutter.data.unit)}"
+    trained = chosen.recovery is not None and chosen.numbers is chosen.recovery
+    return replace(part, role=f"{chosen.measured_on} ({of})", unseen=trained and chosen.held_out)
 
 
 def _for_branches(chosen: Chosen, cutter: Cutter) -> Chosen:

@@ -9,6 +9,7 @@ from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.selection.activations import Calibration
 from onnxheadprune.validation import Validation, validate
 from onnxheadprune.workflow.requests import Request
 
@@ -47,7 +48,7 @@ class Proof:
             provider=self.provider,
             seed=request.run.seed,
             effect=request.choice.effect,
-            unseen=request.choice.recover is not None,
+            unseen=isinstance(self.data, Calibration) and self.data.unseen,
         )
         if verdict.verdict == "failed":
             raise ValidationFailedError(

@@ -47,7 +47,8 @@ def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
         metric = validation.metric
         yield row(
             "metric",
-            f"{metric.name}: {metric.original:.4g} -> {metric.pruned:.4g} on {many(metric.samples, 'sample')}",
+            f"{metric.name}: {metric.original:.4g} -> {metric.pruned:.4g} on {many(metric.samples, 'sample')}"
+            f" of {metric.measured_on}",
         )
     where = f"{validation.provider.label}{_placement(validation.placement)}"
     runtime = validation.versions["onnxruntime"]
@@ -81,7 +82,7 @@ def _drift(drift: Drift) -> str:
     value = "" if drift.value is None else f" {drift.value:.3g} ({drift.measure}),"
     agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
     return (
-        f"{drift.output} against the original on {drift.source} inputs:{value} max {drift.max:.3g}, mean"
+        f"{drift.output} against the original on {drift.measured_on}:{value} max {drift.max:.3g}, mean"
         f" {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
     )
 
@@ -89,7 +90,7 @@ def _drift(drift: Drift) -> str:
 def _accuracy(accuracy: Accuracy) -> str:
     return (
         f"{share(accuracy.original)} -> {share(accuracy.pruned)} of {many(accuracy.count, 'label')}"
-        f" (argmax of {accuracy.output})"
+        f" (argmax of {accuracy.output}) on {accuracy.measured_on}"
     )
 
 

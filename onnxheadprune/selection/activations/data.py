@@ -55,6 +55,9 @@ class Calibration(Iterable[Sample]):
         source: where they came from.
         joined: the one feed that the samples are parts of, None where they are as they were given.
         unit: what the user calls a sample: a line of text, an image.
+        role: what it is to numbers that are measured on it, and what has seen it before; nothing for data of the user's
+            own that nothing is known of.
+        unseen: whether weights were trained and none of the training has seen it.
     """
 
     samples: tuple[Sample, ...]
@@ -63,6 +66,8 @@ class Calibration(Iterable[Sample]):
     source: str
     joined: Sample | None = None
     unit: str = "sample"
+    role: str = ""
+    unseen: bool = False
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)

@@ -143,16 +143,16 @@ def _validated(validation: Document) -> Iterator[Effect]:
         yield Effect(
             "accuracy",
             f"{share(accuracy['original'])} → {share(accuracy['pruned'])}",
-            f"{many(accuracy['count'], 'label')} of the data, argmax of {accuracy['output']}",
+            f"{many(accuracy['count'], 'label')}, argmax of {accuracy['output']}, on {accuracy['measured_on']}",
         )
     if metric:
         yield Effect(
             metric["name"],
             f"{metric['original']:.4g} → {metric['pruned']:.4g}",
-            many(metric["samples"], "sample"),
+            f"{many(metric['samples'], 'sample')}, on {metric['measured_on']}",
         )
     if drift:
-        on = f"{drift['output']}, {'your data' if drift['source'] == 'data' else 'random inputs'}"
+        on = f"{drift['output']}, {drift['measured_on']}"
         if drift["value"] is not None:
             yield Effect(f"drift ({drift['measure']})", f"{drift['value']:.3g}", on)
         yield Effect("cosine to the original", f"{drift['cosine']:.4f}", on)
