@@ -128,9 +128,16 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
         facts.append(replace(found, differences=why))
     every = tuple(tuple(item) for item in feeds)
     notes: tuple[str, ...] = ()
+    if request.measuring.sizes.batch is None and entries[0].maker.symbols.batch and _are_single(points):
+        notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
     if request.cuda_graph:
-        options, notes = _with_graphs(entries, provider, options, every)
+        options, more = _with_graphs(entries, provider, options, every)
+        notes += more
     return Scouted(points, every, tuple(facts), options, notes)
+
+
+def _are_single(points: Sequence[GridPoint]) -> bool:
+    return all(point.batch == 1 for point in points)
 
 
 def _check_loads(entries: Sequence[Entry], provider: Provider) -> None:

@@ -17,11 +17,13 @@ from onnxheadprune.runtime.feeds import (
     FeedMaker,
     Outputs,
     Padding,
+    Sample,
     first_that_runs,
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.single import one_by_one, rows_of, takes_one
 from onnxheadprune.validation.compare import (
     AccuracyMeter,
     DriftMeter,
@@ -61,6 +63,9 @@ MORE_ROUNDS = 3
 NO_NUMBERS = (
     "where the original itself gives NaN, with the heads and without them, nothing is compared, and on such inputs a"
     " deployment is not checked"
+)
+ONE_AT_A_TIME = (
+    "the original takes one sample at a time, whatever its inputs declare, so the data is run one by one"
 )
 NOTHING_RAN = Findings((), (), (), None, None, {})
 
@@ -176,7 +181,7 @@ class _Bench:
 
     def data_cases(self, data: DataSource) -> None:
         combined: CaseResult | None = None
-        for sample in load_data(data, self.inputs):
+        for sample in self._fitting(load_data(data, self.inputs)):
             try:
                 before = self.original.run(sample.feed)
             except MissingKernelError:
@@ -194,6 +199,16 @@ class _Bench:
                 self.accuracy.add(sample.labels, before[self.main.name], after[self.main.name])
         if combined is not None:
             self.cases.append(combined)
+
+    def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
+        """The samples as they are given; one by one where the original takes no more at a time."""
+        several: bool | None = None
+        for sample in samples:
+            if several is None and rows_of(sample.feed, self.inputs) > 1:
+                several = not takes_one(sample, self.inputs, self.original.run)
+                if not several:
+                    self.notes.append(ONE_AT_A_TIME)
+            yield from [sample] if several is not False else one_by_one(sample, self.inputs)
 
     def _compare(
         self, source: str, feed: Feed, before: Outputs, *, deploy: bool = True

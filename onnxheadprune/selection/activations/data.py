@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.feeds import (
     Case,
     DataSource,
@@ -26,6 +26,14 @@ from onnxheadprune.runtime.feeds import (
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
+from onnxheadprune.selection.activations.single import (
+    fixed_to_one,
+    free_axes,
+    one_by_one,
+    part_of,
+    rows_of,
+    takes_one,
+)
 
 HELD_OUT = 0.2
 """Part of the data that no refit sees: what ridge strengths and drift limits are judged on."""
@@ -88,7 +96,7 @@ class Calibration(Iterable[Sample]):
     @property
     def count(self) -> int:
         """Samples: rows of the first axis."""
-        return sum(_rows(sample.feed, self.inputs) for sample in self.samples)
+        return sum(rows_of(sample.feed, self.inputs) for sample in self.samples)
 
     @property
     def positions(self) -> int | None:
@@ -121,20 +129,14 @@ class Calibration(Iterable[Sample]):
         apart: list[Sample] = []
         first = 0
         for sample in self.samples:
-            rows = range(_rows(sample.feed, self.inputs))
-            if not _batched(sample, self.inputs):
+            rows = range(rows_of(sample.feed, self.inputs))
+            if not free_axes(sample, self.inputs):
                 return self.split(held / self.count)
             mine = [row for row in rows if first + row in chosen]
             for part, some in ((apart, mine), (kept, [row for row in rows if row not in mine])):
-                part += [self._rows_of(sample, some)] if some else []
+                part += [part_of(sample, self.inputs, some)] if some else []
             first += len(rows)
         return self._part(kept or apart), self._part(apart)
-
-    def _rows_of(self, sample: Sample, rows: Sequence[int]) -> Sample:
-        """Some samples of a feed whose batch is free."""
-        labels = None if sample.labels is None else sample.labels[list(rows)]
-        feed = _picked(sample, self.inputs, _batched(sample, self.inputs), rows)
-        return Sample(feed, labels, sample.source)
 
     def subset(self, most: int) -> Calibration:
         """At most so many samples, in whole feeds spread evenly over the data."""
@@ -146,19 +148,11 @@ class Calibration(Iterable[Sample]):
 
     def apart(self) -> Calibration:
         """The same samples, each in a feed of its own where the batch is free."""
-        return self._part([one for sample in self.samples for one in self._ones(sample)])
+        return self._part([one for sample in self.samples for one in one_by_one(sample, self.inputs)])
 
     def one_by_one(self) -> Iterator[Feed]:
         """The inputs, one sample each where the batch is free, else as they were given."""
-        return (one.feed for sample in self.samples for one in self._ones(sample))
-
-    def _ones(self, sample: Sample) -> Iterator[Sample]:
-        batched = _batched(sample, self.inputs)
-        if not batched:
-            yield sample
-            return
-        for row in range(_rows(sample.feed, self.inputs)):
-            yield self._rows_of(sample, [row])
+        return (one.feed for sample in self.samples for one in one_by_one(sample, self.inputs))
 
     def narrowed(self, io: Interface) -> Calibration:
         """The same feeds for a pruned model, whose caches may be narrower.
@@ -190,7 +184,11 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
     if isinstance(source, Calibration):
         return source
     inputs = FeedMaker(view).inputs
+    label = name or (str(source) if isinstance(source, str) else "the given data")
     samples = tuple(load_data(source, inputs))
+    if _takes_one(view, samples, inputs):
+        samples = tuple(one for sample in samples for one in one_by_one(sample, inputs))
+        inputs, label = fixed_to_one(inputs), f"{label}, one at a time"
     joined = samples[0] if len(samples) == 1 else None
     if joined is not None:
         samples = tuple(_halves(joined, inputs))
@@ -199,9 +197,20 @@ def calibration_data(source: DataSource, view: GraphView, name: str = "") -> Cal
         for key in sorted(sample.feed):
             digest.update(key.encode())
             digest.update(np.ascontiguousarray(sample.feed[key]).tobytes())
-    label = name or (str(source) if isinstance(source, str) else "the given data")
     unit = source.unit if isinstance(source, Feeds) else "sample"
     return Calibration(samples, inputs, digest.hexdigest(), label, joined, unit)
+
+
+def _takes_one(view: GraphView, samples: Sequence[Sample], inputs: Sequence[Input]) -> bool:
+    """Whether the model runs on one sample only, measured on the first feed that holds several."""
+    several = next((sample for sample in samples if rows_of(sample.feed, inputs) > 1), None)
+    if several is None or not free_axes(several, inputs):
+        return False
+    try:
+        session = Session(LoadedModel(view.model, "the model", view.sources), Provider(CPU, "a trial"))
+    except InferenceError:
+        return False
+    return takes_one(several, inputs, session.run)
 
 
 def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int = RANDOM_FEEDS) -> Calibration:
@@ -224,42 +233,14 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
     return calibration_data(made, view, f"random (seed {seed})")
 
 
-def _rows(feed: Feed, inputs: Sequence[Input]) -> int:
-    axes = ((item.name, item.batch_axis) for item in inputs)
-    return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
-
-
 def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
     """One feed as two, so that a part can be held out, where the batch allows."""
-    rows = _rows(sample.feed, inputs)
-    batched = _batched(sample, inputs)
-    if rows < 2 or not batched:
+    rows = rows_of(sample.feed, inputs)
+    if rows < 2 or not free_axes(sample, inputs):
         yield sample
         return
     for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
-        labels = None if sample.labels is None else sample.labels[list(part)]
-        yield Sample(_picked(sample, inputs, batched, part), labels, sample.source)
-
-
-def _batched(sample: Sample, inputs: Sequence[Input]) -> dict[str, int]:
-    """The axes that count samples, by input; nothing where the model fixes their number, or a feed has several."""
-    rows = _rows(sample.feed, inputs)
-    batched = {item: axis for item in inputs if (axis := item.batch_axis) is not None}
-    free = all(
-        not isinstance(item.dims[axis], int) and sample.feed[item.name].shape[axis] == rows
-        for item, axis in batched.items()
-    )
-    return {item.name: axis for item, axis in batched.items()} if free else {}
-
-
-def _picked(sample: Sample, inputs: Sequence[Input], batched: Mapping[str, int], rows: Sequence[int]) -> Feed:
-    """Some samples of a feed."""
-    return {
-        item.name: sample.feed[item.name].take(rows, axis=batched[item.name])
-        if item.name in batched
-        else sample.feed[item.name]
-        for item in inputs
-    }
+        yield part_of(sample, inputs, part)
 
 
 def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
