@@ -18,12 +18,11 @@ from onnxheadprune.runtime.feeds import (
     Outputs,
     Padding,
     Sample,
-    first_that_runs,
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.activations.single import one_by_one, rows_of, takes_one
+from onnxheadprune.selection.activations.single import ONE_AT_A_TIME, one_by_one, rows_of, takes_one
 from onnxheadprune.validation.compare import (
     AccuracyMeter,
     DriftMeter,
@@ -63,9 +62,6 @@ MORE_ROUNDS = 3
 NO_NUMBERS = (
     "where the original itself gives NaN, with the heads and without them, nothing is compared, and on such inputs a"
     " deployment is not checked"
-)
-ONE_AT_A_TIME = (
-    "the original takes one sample at a time, whatever its inputs declare, so the data is run one by one"
 )
 NOTHING_RAN = Findings((), (), (), None, None, {})
 
@@ -127,7 +123,8 @@ class _Bench:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self.kept: list[KeptFeed] = []
-        self.inputs = FeedMaker(models.asked).inputs
+        self.maker = FeedMaker(models.asked, request.seed)
+        self.inputs = self.maker.inputs
         self.main: MainOutput | None = main_output(models.planning.view, models.planning.io.changed)
         self.drifts: dict[str, DriftMeter] = {}
         self.bare: dict[str, DriftMeter] = {}
@@ -141,10 +138,11 @@ class _Bench:
         return None if model is None else self._session(model, name)
 
     def random_cases(self, seed: int) -> None:
-        maker = FeedMaker(self.models.asked, seed)
+        maker = self.maker
+        maker.seed = seed
         obstacles = []
         for case in maker.cases:
-            found = first_that_runs(maker.candidates(case), self.original.run)
+            found = maker.first_that_runs(case, self.original.run)
             if isinstance(found, MissingKernelError):
                 raise found
             if isinstance(found, InferenceError):
@@ -155,6 +153,8 @@ class _Bench:
             else:
                 case_result, _ = self._compare("random", *found, deploy=case.padding is not Padding.LEFT)
                 self.cases.append(case_result)
+        if maker.note:
+            self.notes.append(maker.note)
         if obstacles and not self.cases:
             self.notes.append(f"no random inputs fit the original model: {obstacles[0]}")
 
@@ -169,7 +169,7 @@ class _Bench:
         """What the usual feeds leave out; sizes that the original cannot take are passed over."""
         self.problems += wide.problems
         allowed = self.models.tolerance.deployed
-        for item in wide.feeds(FeedMaker(self.models.asked, seed)):
+        for item in wide.feeds(self.maker):
             try:
                 before = self.original.run(item.feed)
             except InferenceError:

@@ -31,6 +31,25 @@ class Padding(enum.Enum):
     LEFT = "left, and a hole"
 
 
+class Reading(enum.Enum):
+    """Another way to read an input of integers or booleans than by its type and name."""
+
+    ONES = "ones"
+    ZEROS = "zeros"
+    ROWS = "row numbers"
+    LENGTH = "the length"
+
+
+def read_as(item: Input, shape: tuple[int, ...], style: Style, reading: Reading) -> Array:
+    """An array of `shape` and of the input's type, filled by another reading."""
+    if reading is Reading.ROWS:
+        values = _positions(shape, style.past, item.rows)
+    else:
+        length = style.past + style.length
+        values = np.full(shape, {Reading.ONES: 1, Reading.ZEROS: 0, Reading.LENGTH: length}[reading])
+    return values.astype(item.dtype)
+
+
 @dataclass(frozen=True)
 class Style:
     """How to fill a feed.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice, product
 from typing import TypeAlias
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
-from onnxheadprune.runtime.feeds.fill import Array, Padding, Style, fill
-from onnxheadprune.runtime.feeds.inputs import Role, graph_inputs
+from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, fill, read_as
+from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
 from onnxheadprune.runtime.feeds.tables import feature_width
 
@@ -27,6 +28,8 @@ LARGER = (16, 32, 64, 128, 224, 256, 400, 512, 1024, 3000, 16000)
 LARGEST = {4: 512, 3: 3000, 2: 16000}
 """What is tried at most, by rank of the input: images, spectra, sampled sound. Attention is quadratic."""
 
+MOST_READINGS, SIZES_READ = 96, 4
+"""How many other readings of inputs are tried, on how many sizes each, where a model does not run."""
 MAX_ELEMENTS = 2**28
 """Of one input; more is not made up, whatever the model declares: the machine may not have as much memory."""
 
@@ -65,6 +68,7 @@ class FeedMaker:
 
     Attributes:
         inputs: what a feed must hold.
+        readings: inputs that are filled otherwise than by type and name, since the model did not run on that.
     """
 
     def __init__(self, view: GraphView, seed: int = 0) -> None:
@@ -77,6 +81,7 @@ class FeedMaker:
             raise UsageError(f"a seed is a number from 0 up, not {seed}")
         self.inputs = graph_inputs(view)
         self.seed = seed
+        self.readings: Mapping[str, Reading] = {}
         expressions = [
             (item, axis, dim)
             for item in self.inputs
@@ -215,7 +220,54 @@ class FeedMaker:
         generator = np.random.default_rng(
             (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
         )
-        return {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
+        feed = {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
+        read = [item for item in self.inputs if item.name in self.readings]
+        style = style if self._roles.past else replace(style, past=0)
+        return feed | {
+            item.name: read_as(item, shapes[item.name], style, self.readings[item.name]) for item in read
+        }
+
+    def first_that_runs(
+        self, case: Case, run: Callable[[Feed], Outputs]
+    ) -> tuple[Feed, Outputs] | InferenceError:
+        """The first feed of a case that a model runs on; where none is, inputs of integers are read otherwise.
+
+        The reading that was found is kept for further cases.
+
+        Args:
+            case: what is wanted.
+            run: runs the original model.
+
+        Returns:
+            The feed and the outputs, or the first error if no feed runs.
+        """
+        found = first_that_runs(self.candidates(case), run)
+        if not isinstance(found, InferenceError) or isinstance(found, MissingKernelError):
+            return found
+        usual = self.readings
+        for readings in islice(_combinations(self.inputs), MOST_READINGS):
+            self.readings = readings
+            other = first_that_runs(islice(self.candidates(case), SIZES_READ), run)
+            if not isinstance(other, InferenceError):
+                return other
+        self.readings = usual
+        return found
+
+    @property
+    def note(self) -> str:
+        """Which inputs are filled otherwise than by type and name; nothing where none is."""
+        listed = ", ".join(f"{name} holds {reading.value}" for name, reading in self.readings.items())
+        return f"random inputs on which the model runs: {listed}" if listed else ""
+
+
+def _combinations(inputs: Sequence[Input]) -> Iterator[dict[str, Reading]]:
+    """Other readings of inputs of integers and booleans: of one, of all alike, of two."""
+    names = [item.name for item in inputs if item.dtype.kind in "iub" and item.role is not Role.PIXELS]
+    for count in (1, len(names), 2):
+        for chosen in combinations(names, count):
+            alike = count > 2
+            for readings in product(Reading, repeat=1 if alike else count):
+                yield dict(zip(chosen, readings * count if alike else readings, strict=True))
 
 
 def first_that_runs(

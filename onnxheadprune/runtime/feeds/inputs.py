@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime.feeds.symbols import SymbolicDim, read_dim
 from onnxheadprune.runtime.feeds.tables import feature_width, row_bound
 
+_MASK = re.compile(r"mask(?![a-z])")
 _PIXELS = (TensorProto.UINT8, TensorProto.INT8)
 
 
@@ -122,7 +124,8 @@ def _role(name: str, elem_type: int, dims: tuple[SymbolicDim, ...], rows: int | 
     lowered = name.lower()
     if elem_type == TensorProto.BOOL and dims in ((), (1,)):
         return Role.FLAG
-    if "mask" in lowered and rows is None:
+    # A mask that is summed up to positions indexes their table. Tokens are masked, too.
+    if _MASK.search(lowered) or ("mask" in lowered and rows is None):
         return Role.MASK
     if elem_type in FLOATS:
         return Role.FLOATS

@@ -22,7 +22,6 @@ from onnxheadprune.runtime.feeds import (
     Input,
     Role,
     Sample,
-    first_that_runs,
     load_data,
 )
 from onnxheadprune.runtime.feeds.narrowing import narrowed
@@ -222,9 +221,10 @@ def random_data(view: GraphView, provider: Provider, seed: int = 0, feeds: int =
     """
     session = Session(LoadedModel(view.model, "the model", view.sources), provider, name="the model")
     made: list[Feed] = []
+    maker = FeedMaker(view, seed)
     for number in range(feeds):
-        maker = FeedMaker(view, seed + number)
-        found = first_that_runs(maker.candidates(Case(4, 24, 0)), session.run)
+        maker.seed = seed + number
+        found = maker.first_that_runs(Case(4, 24, 0), session.run)
         if isinstance(found, MissingKernelError):
             raise found
         if isinstance(found, InferenceError):

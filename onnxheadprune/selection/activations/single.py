@@ -8,6 +8,9 @@ from dataclasses import replace
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime.feeds import Feed, Input, Outputs, Sample
 
+ONE_AT_A_TIME = (
+    "the original takes one sample at a time, whatever its inputs declare, so the data is run one by one"
+)
 Run = Callable[[Feed], Outputs]
 
 

@@ -6,7 +6,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.runtime.feeds import FeedMaker, first_that_runs
+from onnxheadprune.runtime.feeds import FeedMaker
 
 
 def runs(model: str) -> bool:
@@ -19,7 +19,7 @@ def runs(model: str) -> bool:
         loaded = open_structure(model)
         maker = FeedMaker(view_of(loaded.proto))
         session = Session(loaded, Provider(CPU, "reduce"))
-        found = first_that_runs(maker.candidates(maker.cases[0]), session.run)
+        found = maker.first_that_runs(maker.cases[0], session.run)
     except Exception:
         # What does not run may fail at any of these steps, and which one is not asked.
         return False
