@@ -17,8 +17,8 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.find import find_sites, view_of
-from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.attention.sites.unit import SPAN, Projection, Site
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import SPAN, Findings, Projection, Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.selection.wishes import Wish
@@ -43,9 +43,9 @@ class WidthSite(Site):
     FIELD = "widths"
 
     @classmethod
-    def found(cls, view: GraphView) -> Sequence[Site]:
+    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
         """The widths of the heads of all attention sites without a cache."""
-        return [
+        found = [
             cls(
                 index=cls.FROM + number,
                 name=f"{site.name}.width",
@@ -58,9 +58,10 @@ class WidthSite(Site):
                 flops_per_token=site.flops_per_token // 2,
                 original_num_units=site.v_head_size,
             )
-            for number, site in enumerate(find_structural(view)[0])
-            if not site.free
+            for number, site in enumerate(attention)
+            if isinstance(site, AttentionSite) and not site.free
         ]
+        return Findings(found)
 
 
 def _of_channels(projection: Projection) -> Projection:

@@ -203,5 +203,10 @@ def _some(kind: type[Site], sites: Sites) -> tuple[Site, ...]:
     """
     found = sites.of(kind.UNITS)
     if not found:
-        raise RefusedError(f"no {kind.TITLE} was found in this model, so there are no {kind.UNITS} to remove")
+        find = sites.others.get(kind)
+        near = next(iter(sites.near_misses if find is None else find().near_misses), None)
+        hint = "" if near is None else f"; {near.node} comes near: {near.reason.sentence}"
+        raise RefusedError(
+            f"no {kind.TITLE} was found in this model, so there are no {kind.UNITS} to remove{hint}"
+        )
     return found

@@ -30,7 +30,7 @@ class InspectOptions:
 @json_option
 @bundled(InspectOptions)
 def inspect(given: InspectOptions) -> int:
-    """Show the attention sites of MODEL, which of their heads can be removed, and its early exits.
+    """Show the attention sites and feed-forward blocks of MODEL, which units can be removed, and its early exits.
 
     MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
     """
@@ -56,15 +56,15 @@ def inspect(given: InspectOptions) -> int:
     if given.as_json:
         further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
         emit_json(sites.to_dict() | further)
-    elif sites:
+    elif sites.every:
         out().print(*sites_report(sites, [*layers_report(layers), *exits_report(exits)]), sep="\n")
     else:
         err().print(*near_misses(sites), *exits_report(exits), sep="\n")
-    if sites:
+    if sites.every:
         return 0
-    hint = "; see above for what came close" if sites.near_misses or sites.no_heads else ""
+    hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""
     print_error(
-        f"{given.model} has no attention site: no contraction with weights sums over the heads of a product of two"
-        f" activations{hint}"
+        f"{given.model} has no attention site, for no contraction with weights sums over the heads of a product of two"
+        f" activations, and no feed-forward block{hint}"
     )
     return RefusedError.exit_code

@@ -69,16 +69,9 @@ def joint_space(
     sites = _sites(analysis.sites, requirements.units)
     if not sites:
         kinds = " and ".join(sorted(requirements.units))
-        hidden = any(
-            site.removable and not site.is_measurable
-            for units in requirements.units
-            for site in analysis.sites.of(units)
-        )
-        why = (
-            "; its units are those of experts that a router chooses, and data says nothing of these: name them"
-            if hidden
-            else ""
-        )
+        every = [site for units in requirements.units for site in analysis.sites.of(units)]
+        only = next((site.only_named for site in every if site.removable and site.only_named), None)
+        why = "" if only is None else f"; {only}: name them"
         raise RefusedError(f"no site of {analysis.name} can lose {kinds}{why}")
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
@@ -113,13 +106,12 @@ def joint_space(
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
     """The sites that may lose units of some kinds."""
     kinds: tuple[type[Site], ...] = (AttentionSite, *sites.others)
-    # Of experts that a router picks, or that lie in one operator, no single map is measured and refitted.
     return tuple(
         site
         for kind in kinds
         if kind.UNITS in units or (LAYERS in units and kind.LAYER)
         for site in sites.of(kind.UNITS)
-        if site.removable and site.is_measurable
+        if site.removable and site.only_named is None
     )
 
 

@@ -85,12 +85,14 @@ def _weighs_values(
 
 def _is_map(node: Node, scored: dict[Node, int]) -> bool:
     """Whether a node turns scores into weights."""
-    if node in WEIGHS:
-        return True
     if node in MAPS_SCORES:
         return _distance(node.input(0), scored) < MAX_HOPS
-    # A softmax spelled out, or any other division by the sum.
-    return node in DIVIDES and _is_sum_of(node.input(1), node.input(0))
+    return sums_to_one(node)
+
+
+def sums_to_one(node: Node) -> bool:
+    """Whether a node makes weights: a softmax, one that is spelled out, or any other division by the sum."""
+    return node in WEIGHS or (node in DIVIDES and _is_sum_of(node.input(1), node.input(0)))
 
 
 def _is_sum_of(value: Value | None, of: Value | None, hops: int = 6) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.attention.sites.block_kinds import FEED_FORWARD
+from onnxheadprune.attention.sites.neuron_site import PICKED, NeuronSite
 from onnxheadprune.attention.sites.stored import units_together
 from onnxheadprune.attention.sites.unit import Projection
 from onnxheadprune.attention.sites.weights import weights_of
@@ -73,15 +74,21 @@ class ExpertSite(NeuronSite):
 
     ALL_GROUPS_STAY: ClassVar[bool] = True
 
+    def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """The neurons of all experts that lie at the same place, which a cut may take together."""
+        packed = [[unit for unit in self.units if unit[0] in group] for group in self.groups]
+        same = [[neuron for unit in some for neuron in unit] for some in zip(*packed, strict=True)]
+        return same, [range(self.num_units)]
+
     @property
     def experts(self) -> int:
         """Experts, each with as many neurons as the others."""
         return len(self.groups)
 
     @property
-    def is_measurable(self) -> bool:
-        """Never: what neurons give lies inside the operator."""
-        return False
+    def only_named(self) -> str | None:
+        """What neurons compute lies inside the operator."""
+        return PICKED
 
 
 def mixture_site(node: Node) -> ExpertSite | None:
@@ -110,6 +117,7 @@ def mixture_site(node: Node) -> ExpertSite | None:
     return ExpertSite(
         index=NeuronSite.FROM,
         name="",
+        kind=FEED_FORWARD,
         num_units=count,
         groups=groups,
         projections=(projection,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import ModelProto
@@ -11,7 +12,7 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.history import with_history
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.structural import find_structural
-from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.unit import Findings, Site
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, units_key, units_record
 from onnxheadprune.errors import ModelError
@@ -77,17 +78,27 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.near_misses,
         left_out.no_heads,
         record,
-        others={kind: functools.cache(functools.partial(units_of, kind, view, name)) for kind in kinds.KINDS},
+        others={
+            kind: functools.cache(functools.partial(units_of, kind, view, name, sites))
+            for kind in kinds.KINDS
+        },
         layered=layers_record(view.model),
     )
 
 
-def units_of(kind: type[Site], view: GraphView, name: str) -> tuple[Site, ...]:
-    """The sites of one kind of an annotated view, with the record of earlier pruning applied.
+def units_of(kind: type[Site], view: GraphView, name: str, attention: Sequence[Site]) -> Findings:
+    """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses.
+
+    Args:
+        kind: the kind.
+        view: the view.
+        name: how to call the model in errors.
+        attention: its attention sites.
 
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
         record = units_record(view.model, kind.UNITS)
-        return tuple(with_history(kind.found(view), record, units_key(kind.UNITS)))
+        found = kind.found(view, attention)
+        return Findings(with_history(found.sites, record, units_key(kind.UNITS)), found.near_misses)

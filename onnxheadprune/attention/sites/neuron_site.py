@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from onnxheadprune.attention.sites.block_kinds import LOW_RANK
 from onnxheadprune.attention.sites.naming import named_apart
-from onnxheadprune.attention.sites.unit import SPAN, Site
+from onnxheadprune.attention.sites.unit import SPAN, Findings, NearMiss, Site
 from onnxheadprune.model.graph.view import GraphView
+
+PICKED = "its units are those of experts that a router chooses, and data says nothing of these"
+NO_ACTIVATION = "its units are the ranks of a product of two matrices, with no activation in between"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class NeuronSite(Site):
-    """One feed-forward block; its units are neurons, numbered as the map that sums them up reads them."""
+    """One feed-forward block; its units are neurons, numbered as the linear layer that sums them up reads them.
+
+    Its `kind` is one of `block_kinds.py`.
+    """
 
     UNIT = "neuron"
     UNITS = "neurons"
@@ -26,19 +33,24 @@ class NeuronSite(Site):
     LAYER = "part"
 
     @classmethod
-    def found(cls, view: GraphView) -> list[NeuronSite]:
-        """All feed-forward blocks, in graph order of the maps that sum their neurons up.
+    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
+        """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses.
 
         Args:
             view: an annotated view.
+            attention: its attention sites.
         """
-        sites = [site for find in FINDERS for site in find(view)]
+        every = [item for find in FINDERS for item in find(view, attention)]
+        sites = [item for item in every if isinstance(item, NeuronSite)]
         sites.sort(key=lambda site: site.projections[0].node.index)
         names = named_apart([(site.projections, site.cores) for site in sites], cls.UNNAMED)
-        return [
-            replace(site, name=name, index=cls.FROM + number)
-            for number, (site, name) in enumerate(zip(sites, names, strict=True))
-        ]
+        return Findings(
+            [
+                replace(site, name=name, index=cls.FROM + number)
+                for number, (site, name) in enumerate(zip(sites, names, strict=True))
+            ],
+            [replace(item, units=cls.UNITS) for item in every if isinstance(item, NearMiss)],
+        )
 
     @property
     def experts(self) -> int:
@@ -46,17 +58,19 @@ class NeuronSite(Site):
         return 1
 
     @property
-    def is_measurable(self) -> bool:
-        """Whether data says what its neurons are worth: what is summed up can be read, and one map does so."""
+    def only_named(self) -> str | None:
+        """Why its neurons go only where they are named, None if what they are worth can be measured and compared."""
         weights = [item.node.inputs[item.weight[0]] for item in self.projections]
-        return all(weight is not None and weight.is_constant for weight in weights)
+        if any(weight is None or not weight.is_constant for weight in weights):
+            return PICKED
+        return NO_ACTIVATION if self.kind == LOW_RANK else None
 
     def to_dict(self) -> dict[str, Any]:
         """The block as JSON-ready data (a part of the contract of `inspect --json`)."""
         return super().to_dict() | {"experts": self.experts}
 
 
-Finder = Callable[[GraphView], Iterable[NeuronSite]]
+Finder = Callable[[GraphView, Sequence[Site]], Iterable[NeuronSite | NearMiss]]
 FINDERS: list[Finder] = []
 """What finds feed-forward blocks, each in a form of its own; names and numbers are given afterwards."""
 

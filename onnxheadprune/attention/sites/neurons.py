@@ -1,28 +1,45 @@
-"""Feed-forward blocks: their units are neurons, the positions between two maps with weights.
+"""Feed-forward blocks: their units are neurons, the positions between two linear layers.
 
-They are found by structure, like heads: a map with weights sums up what other maps with weights make, position by
-position (`origins.py`). That covers GELU and ReLU networks, gated ones (two maps, or one packed map, make a neuron),
-convolutions between the maps, each expert of a mixture, experts that a router picks from one tensor, and the fused and
-quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
+They are found by structure, like heads: a linear layer sums up what other linear layers make, position by position
+(`origins.py`). That covers GELU and ReLU networks, gated ones (two layers, or one packed layer, make a neuron),
+convolutions between the layers, each expert of a mixture, experts that a router picks from one tensor, and the fused
+and quantized forms of all of them. Experts in one operator are read from its layout (`experts.py`).
+
+It is a census, too: of every pair of linear layers that something joins, either a block is found, or a near miss with
+the node that stops it (`hidden.py`), or neither, because an attention or a residual stream lies between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from onnxheadprune.attention.sites.block_kinds import block_kind
 from onnxheadprune.attention.sites.experts import mixture_site
 from onnxheadprune.attention.sites.grouping import Partition, branch_of, weight_name
+from onnxheadprune.attention.sites.hidden import (
+    Hidden,
+    hidden_by,
+    is_shared,
+    missed,
+    other_reader,
+    statistics,
+    unread,
+)
 from onnxheadprune.attention.sites.maps import Summed, summed
 from onnxheadprune.attention.sites.neuron_site import NeuronSite, finder
 from onnxheadprune.attention.sites.origins import Origins, origins
 from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.attention.sites.scores import AttentionAxes, weighs_stored_values
 from onnxheadprune.attention.sites.stored import units_together, why_not_cut
-from onnxheadprune.attention.sites.unit import Projection, united
+from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.unit import NearMiss, Projection, Site, united
 from onnxheadprune.attention.sites.weights import weights_of
+from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL
-from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.view import GraphView, Node
 
 __all__ = ["NeuronSite", "in_one_operator", "written_out"]
@@ -33,61 +50,85 @@ class _Block:
     """A feed-forward block on the way to a site.
 
     Attributes:
-        projections: the maps that sum the neurons up.
-        makers: the maps that make them, each with one neuron of its own.
-        mixer: an operator between the two that mixes neurons, None without.
-        mixing: why it does.
+        projections: the layers that sum the neurons up.
+        makers: the layers that make them, each with one neuron of its own.
+        made: what joins the two, as the first of the projections reads it.
     """
 
     projections: list[Projection]
     makers: dict[Node, int]
-    mixer: Node | None
-    mixing: Refusal | None
+    made: Origins
 
 
 @finder
-def written_out(view: GraphView) -> list[NeuronSite]:
-    """Blocks whose maps are nodes of their own.
+def written_out(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite | NearMiss]:
+    """Blocks whose layers are nodes of their own.
 
     Args:
         view: an annotated view.
+        attention: its attention sites.
     """
-    return [site for block in _blocks(view) if (site := _site(block)) is not None]
+    streams = Streams()
+    axes = AttentionAxes(view, attention, streams)
+    found: dict[object, _Block] = {}
+    hidden: list[Hidden] = []
+    for node in view.needed:
+        read = summed(node, is_weight)
+        if read is None or weighs_stored_values(node):
+            hidden += unread(node, streams)
+            continue
+        made = origins(read.value, read.activation[1], read.sizes, streams)
+        projection = _projection(read, made, axes)
+        if len(projection.channels) < 2:
+            hidden += hidden_by(node, made, streams)
+        elif not _is_of_attention(projection, made, axes):
+            _add(found, read, made, projection)
+    for block in found.values():
+        yield from _site(block, streams)
+    first: dict[str, NearMiss] = {}
+    for item in hidden:
+        first.setdefault(item.key, item.miss)
+    yield from first.values()
 
 
 @finder
-def in_one_operator(view: GraphView) -> list[NeuronSite]:
+def in_one_operator(view: GraphView, attention: Sequence[Site]) -> Iterator[NeuronSite]:
     """Mixtures of experts that one operator holds.
 
     Args:
         view: an annotated view.
+        attention: its attention sites.
     """
-    return [site for node in view.needed if (site := mixture_site(node)) is not None]
+    return (site for node in view.needed if (site := mixture_site(node)) is not None)
 
 
-def _blocks(view: GraphView) -> list[_Block]:
-    """Maps that sum up what others make; those that read the same neurons are one block."""
-    found: dict[object, _Block] = {}
-    for node in view.needed:
-        read = summed(node, is_weight)
-        if read is None:
-            continue
-        made = origins(read.value, read.activation[1], read.sizes)
-        channels = _channels(made)
-        if len(channels) < 2:
-            continue
-        projection = Projection(node, read.activation, read.weight, read.sizes, channels)
-        key = _identity(read, made, projection)
-        block = found.setdefault(key, _Block([], {}, made.mixer, made.mixing))
-        block.projections.append(projection)
-        owner = _owners(projection)
-        block.makers |= {
-            maker: owner[min(row)]
-            for maker, rows in made.makers.items()
-            for row in rows
-            if row & owner.keys()
-        }
-    return list(found.values())
+def _projection(read: Summed, made: Origins, axes: AttentionAxes) -> Projection:
+    """A linear layer with the positions of each neuron that it sums up, none if it sums up none."""
+    found = Projection(read.node, read.activation, read.weight, read.sizes, ())
+    if made.makers:
+        made.strange |= axes.of_heads(found)
+    return replace(found, channels=_channels(made))
+
+
+def _is_of_attention(projection: Projection, made: Origins, axes: AttentionAxes) -> bool:
+    """Whether two layers meet on an axis of an attention: heads, head size, or the scores of stored queries."""
+    if not made.bends and any(map(axes.makes_scores, (projection.node, *made.makers))):
+        return True
+    product = contraction_of(projection.node)
+    by_head = product is not None and bool(product.batch)
+    apart = all(len(row) < 2 for rows in made.makers.values() for row in rows)
+    once = all(sum(map(len, rows)) == len(frozenset().union(*rows)) for rows in made.makers.values())
+    return not (once and apart and not by_head) and axes.keeps_heads(projection.node)
+
+
+def _add(found: dict[object, _Block], read: Summed, made: Origins, projection: Projection) -> None:
+    """Notes a projection; those that read the same neurons are one block."""
+    block = found.setdefault(_identity(read, made, projection), _Block([], {}, made))
+    block.projections.append(projection)
+    owner = _owners(projection)
+    block.makers |= {
+        maker: owner[min(row)] for maker, rows in made.makers.items() for row in rows if row & owner.keys()
+    }
 
 
 def _channels(made: Origins) -> tuple[tuple[int, ...], ...]:
@@ -126,12 +167,16 @@ def _owners(projection: Projection) -> dict[int, int]:
     return {position + 1: unit for unit, members in enumerate(projection.channels) for position in members}
 
 
-def _site(block: _Block) -> NeuronSite | None:
-    """The site of a block, None where each map that makes its neurons makes them for others too."""
+def _site(block: _Block, streams: Streams) -> Iterator[NeuronSite | NearMiss]:
+    """The site of a block, or why it is none; nothing where its neurons are channels of a residual stream."""
     count = len(block.projections[0].channels)
+    ends = [item.node for item in block.projections]
+    path = [value.producer for value, _ in block.made.path]
+    between = [node for node in path if node is not None and node not in block.makers]
     site = NeuronSite(
         index=NeuronSite.FROM,
         name="",
+        kind=block_kind(tuple(block.makers), ends, between, block.made.bends, streams),
         num_units=count,
         groups=tuple((unit,) for unit in range(count)),
         projections=tuple(block.projections),
@@ -141,31 +186,34 @@ def _site(block: _Block) -> NeuronSite | None:
     )
     # One neuron of every map: a map that only makes others would not get narrower.
     removed = united(block.makers.values(), site.units)
-    trial = sweep(list(site.seeds(removed)), through=block.mixer)
+    trial = sweep(list(site.seeds(removed)), through=block.made.mixer)
     whole = [maker for maker in block.makers if trial.kept.get(maker.out, FULL).is_full]
+    mixed = _mixed(block, trial, whole)
     if len(whole) == len(block.makers):
-        return None
+        if is_shared(block.made, trial, streams):
+            return
+        if mixed is None:
+            yield missed(ends[0], other_reader(block.made, trial))
+            return
     elements, size, flops = weights_of(trial)
     scale = count / len(removed)
-    return replace(
+    yield replace(
         site,
-        reason=_mixed(block) or _read_elsewhere(whole) or why_not_cut(site),
+        reason=mixed or _read_elsewhere(whole, block.made, trial) or why_not_cut(site),
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
 
 
-def _mixed(block: _Block) -> Refusal | None:
-    """An operator that mixes neurons; laws call what they keep apart heads."""
-    if block.mixing is None:
-        return None
-    return replace(block.mixing, sentence=block.mixing.sentence.replace("heads", "neurons"))
+def _mixed(block: _Block, trial: Sweep, whole: Sequence[Node]) -> Refusal | None:
+    """What mixes neurons: an operator, or a normalisation that is spelled out. Rules call channels heads."""
+    mixing = block.made.mixing
+    if mixing is None:
+        return statistics(block.made, trial) if whole else None
+    return replace(mixing, sentence=mixing.sentence.replace("heads", "neurons"))
 
 
-def _read_elsewhere(makers: Sequence[Node]) -> Refusal | None:
-    """A map that makes a neuron also for others."""
-    for maker in makers:
-        sentence = f"what {maker.label} makes of a neuron is also needed elsewhere"
-        return Refusal(Reason.NO_PROJECTION, maker.label, maker.out.name, sentence)
-    return None
+def _read_elsewhere(whole: Sequence[Node], made: Origins, trial: Sweep) -> Refusal | None:
+    """A linear layer that makes a neuron also for others."""
+    return other_reader(made, trial) if whole else None

@@ -116,10 +116,10 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
     for use in value.consumers:
         if (use.node.index, use.input_index) in trial.edges:
             continue
-        reduction = _reduction_ahead(use.node, wanted, 3)
+        reduction = reduction_ahead(use.node, wanted, 3)
         if reduction is None or is_beside(reduction, block):
             continue
-        if _returns(reduction, trial, MAX_HOPS):
+        if returns(reduction, trial, MAX_HOPS):
             sentence = (
                 f"{reduction.op_type} takes statistics over all heads together (a normalisation across heads),"
                 " so removing one would change the others"
@@ -128,7 +128,7 @@ def _mixing_consumer(value: Value, trial: Sweep, block: Block) -> Refusal | None
     return None
 
 
-def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
+def reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
     """The reduction over a live axis that an unnarrowed consumer leads to, None if it is none within `hops`."""
     if node in REDUCES:
         shape, axes = node.shape(0), node.int_list("axes", 1)
@@ -145,19 +145,19 @@ def _reduction_ahead(node: Node, live: Live, hops: int) -> Node | None:
     if hops == 0:
         return None
     for use in node.out.consumers:
-        found = _reduction_ahead(use.node, live, hops - 1)
+        found = reduction_ahead(use.node, live, hops - 1)
         if found is not None:
             return found
     return None
 
 
-def _returns(node: Node, trial: Sweep, hops: int) -> bool:
+def returns(node: Node, trial: Sweep, hops: int) -> bool:
     """Whether the node's result flows into something that the sweep visited."""
     if hops == 0:
         return False
     for use in node.out.consumers:
         if use.node in trial.answers:
             return True
-        if contraction_of(use.node) is None and _returns(use.node, trial, hops - 1):
+        if contraction_of(use.node) is None and returns(use.node, trial, hops - 1):
             return True
     return False

@@ -1,31 +1,73 @@
-"""Where the positions of a contracted axis are made: the maps with weights upstream, position by position.
+"""Where the positions of a contracted axis are made: the linear layers upstream, position by position.
 
-A neuron is a position that a map with weights makes, that is changed by itself (an activation, a gate, a bias, a
-depthwise convolution), and that the next map sums up. Labels travel upstream through the laws of the operators until
-they lie on the free axis of a weight. Positions that go another way (a context of attention, a residual stream,
-an embedding, an input of the model) are no neurons.
+A neuron is a position that a linear layer makes, that is changed by itself (an activation, a gate, a bias, a
+depthwise convolution), and that the next linear layer sums up. Labels travel upstream through the rules of the
+operators until they lie on the free axis of a weight. Positions that come another way (a context of attention, a
+residual stream, an embedding, an input of the model) are no neurons.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from onnxheadprune.attention.sites.fused import is_fused_core
-from onnxheadprune.attention.sites.maps import is_residual, weight_contraction
+from onnxheadprune.attention.sites.maps import weight_contraction
 from onnxheadprune.attention.sites.own import is_picked
 from onnxheadprune.attention.sites.products import is_product, is_weight
+from onnxheadprune.attention.sites.scores import lies_along_heads, weighs_stored_values
+from onnxheadprune.attention.sites.streams import Streams
 from onnxheadprune.liveness.asking import ask_about
+from onnxheadprune.liveness.contraction import Contraction
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
+from onnxheadprune.model.graph.facts import (
+    ACTIVATES,
+    ACTIVATES_PRODUCTS,
+    CHOOSES_ELEMENTS,
+    CLIPS,
+    DIVIDES,
+    EXTREMES,
+    MULTIPLIES,
+    RAISES,
+    WEIGHS,
+)
 from onnxheadprune.model.graph.view import Node, Value
 
 MAX_STEPS = 512
-"""Values on the way from one map to the next; an activation that is spelled out has some ten."""
+"""Values on the way from one linear layer to the next; an activation that is spelled out has some ten."""
+BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
+"""Operators that make more of two linear layers than one."""
+GATES = MULTIPLIES | DIVIDES
+
+
+class Cause(enum.Enum):
+    """Why labels end somewhere else than at a linear layer."""
+
+    ATTENTION = "a product of activations"
+    STREAM = "a residual stream"
+    OPERATOR = "an operator that moves or mixes positions, or has no rule"
+    SOURCE = "an input of the model, or rows of a table"
+
+
+class Stop(NamedTuple):
+    """Where labels ended.
+
+    Attributes:
+        value: the last value that they reached.
+        cause: why they go no further.
+        refusal: what an operator says of it, None from others.
+    """
+
+    value: Value
+    cause: Cause
+    refusal: Refusal | None = None
 
 
 @dataclass
@@ -33,99 +75,157 @@ class Origins:
     """What makes the positions of an axis.
 
     Attributes:
-        makers: the labels of positions along the free axis of each map with weights, one row for each of its channels.
+        makers: the labels of positions along the free axis of each linear layer, one row for each of its channels.
         strange: labels of positions that something else has a part in.
+        stops: where those ended.
         rows: what chooses rows of stored tables, and the labels of positions that these have a part in.
+        path: all values on the way, with the labels that they have.
+        bends: whether there is an activation or a gate on the way.
         mixer: the first operator that mixes positions on the way, None without.
         mixing: why it does.
     """
 
     makers: dict[Node, list[frozenset[int]]] = field(default_factory=dict)
     strange: set[int] = field(default_factory=set)
-    rows: list[tuple[Value | None, set[int]]] = field(default_factory=list)
+    stops: list[Stop] = field(default_factory=list)
+    rows: list[tuple[Value, Value | None, set[int]]] = field(default_factory=list)
+    path: list[tuple[Value, Live]] = field(default_factory=list)
+    bends: bool = False
     mixer: Node | None = None
     mixing: Refusal | None = None
 
 
-def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Origins:
+def origins(value: Value, axes: tuple[int, ...], sizes: tuple[int, ...], streams: Streams) -> Origins:
     """What makes the positions of some axes of a value; they are labelled from 1 on, in row-major order.
 
     Args:
         value: what a projection reads.
         axes: that the projection sums over.
         sizes: their lengths.
+        streams: the residual streams of the model.
     """
-    found = Origins()
-    labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
-    stack = [(value, Live.over(axes, labels))]
-    seen: set[tuple[Value, tuple[int, ...], bytes]] = set()
-    while stack:
-        current, live = stack.pop()
-        key = (current, live.axes, live.array.tobytes())
-        if key in seen or current.is_constant or not live.axes:
-            continue
-        seen.add(key)
-        upstream = None if len(seen) > MAX_STEPS else _step(current, live, found)
-        if upstream is None:
-            found.strange.update(_labels(live))
-        else:
-            stack += upstream
-    chosen = {item for maker in found.makers for item in _choices(maker)}
-    for choice, own in found.rows:
-        if choice not in chosen:
-            found.strange |= own
-    return found
+    return _Search(streams).run(value, axes, sizes)
 
 
-def _step(value: Value, live: Live, found: Origins) -> list[tuple[Value, Live]] | None:
-    """Where labels go on from a value; nowhere if a map with weights makes them, None if something strange does."""
-    node = value.producer
-    if node is None or is_fused_core(node) or is_product(node) is not None:
-        return None
-    rows = _made_by_weights(node, live)
-    if rows is not None:
-        found.makers.setdefault(node, []).extend(rows)
-        return []
-    if found.mixer is not None and is_residual(node):
-        # Behind a normalisation lies the residual stream, which is nobody's own.
-        return None
-    answer = ask_about(value, live, POSITIONS)
-    if isinstance(answer, Refusal):
+class _Search:
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+        self.found = Origins()
+
+    def run(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Origins:
+        """Labels walk upstream, and none of them twice."""
+        found = self.found
+        labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
+        stack = [(value, Live.over(axes, labels))]
+        seen: set[tuple[Value, tuple[int, ...], bytes]] = set()
+        while stack:
+            current, live = stack.pop()
+            key = (current, live.axes, live.array.tobytes())
+            if key in seen or current.is_constant or not live.axes:
+                continue
+            seen.add(key)
+            found.path.append((current, live))
+            upstream = self._step(current, live) if len(seen) <= MAX_STEPS else Stop(current, Cause.OPERATOR)
+            if isinstance(upstream, Stop):
+                found.strange.update(_labels(live))
+                found.stops.append(upstream)
+            else:
+                stack += upstream
+        chosen = {item for maker in found.makers for item in _choices(maker)}
+        for table, choice, own in found.rows:
+            if choice not in chosen:
+                found.strange |= own
+                found.stops.append(Stop(table, Cause.SOURCE))
+        return found
+
+    def _step(self, value: Value, live: Live) -> list[tuple[Value, Live]] | Stop:
+        """Where labels go on from a value; nowhere if a linear layer makes them."""
+        node, found = value.producer, self.found
+        if node is None:
+            return Stop(value, Cause.SOURCE)
+        if is_fused_core(node) or is_product(node) is not None or weighs_stored_values(node):
+            return Stop(value, Cause.ATTENTION)
+        made = self._made_by_weights(node, live)
+        if made is not None:
+            return made
+        if self.streams.joins(node):
+            # What lies behind belongs to all layers.
+            return Stop(value, Cause.STREAM)
+        answer = ask_about(value, live, POSITIONS)
+        if isinstance(answer, Refusal):
+            return self._mixed(value, live, answer)
+        sources = [(node.input(index), labels) for index, labels in answer.inputs.items()]
+        upstream = [(source, labels) for source, labels in sources if source is not None]
+        if is_picked(node) and all(source.is_constant for source, labels in upstream if labels.axes):
+            # Rows of a table that the inputs choose: an embedding, or the bias of the expert that a router has chosen.
+            found.rows.append((value, node.input(1), set(_labels(live))))
+            return []
+        found.bends |= _bends(node, upstream)
+        return upstream + list(answer.bodies.items())
+
+    def _mixed(self, value: Value, live: Live, refusal: Refusal) -> list[tuple[Value, Live]] | Stop:
+        """Where labels go on behind an operator that lets none through: a normalisation moves no position."""
+        node = value.producer
+        assert node is not None
         source = node.input(0)
-        if answer.reason is not Reason.COUPLED or source is None or source.shape != value.shape:
-            return None
-        if found.mixer is None:
-            found.mixer, found.mixing = node, answer
+        if refusal.reason is not Reason.COUPLED or source is None or source.shape != value.shape:
+            return Stop(value, Cause.OPERATOR, refusal)
+        if self.found.mixer is None:
+            self.found.mixer, self.found.mixing = node, refusal
+        self.found.bends |= node in WEIGHS
         return [(source, live)]
-    sources = [(node.input(index), labels) for index, labels in answer.inputs.items()]
-    upstream = [(source, labels) for source, labels in sources if source is not None]
-    if is_picked(node) and all(source.is_constant for source, labels in upstream if labels.axes):
-        # Rows of a table that the inputs choose: an embedding, or the bias of the expert that a router has chosen.
-        found.rows.append((node.input(1), set(_labels(live))))
+
+    def _made_by_weights(self, node: Node, live: Live) -> list[tuple[Value, Live]] | Stop | None:
+        """Notes what labels a linear layer makes, one row for each channel; None where they lie on none of these.
+
+        A layer that is the same for all heads leaves labels on another axis, too, which the context has made.
+        """
+        found = weight_contraction(node, is_weight)
+        if found is None:
+            return None
+        contraction, activation, weight = found
+        own = [
+            position
+            for position, axis in enumerate(live.axes)
+            if contraction.owners(contraction.out_axes[axis]) == (weight,)
+        ]
+        if not own:
+            return None
+        if len(own) < len(live.axes) and self._keeps_heads(node, contraction, activation, live):
+            return Stop(node.out, Cause.ATTENTION)
+        front = np.moveaxis(live.array, own, range(len(own)))
+        channels = math.prod(front.shape[: len(own)])
+        rows = [frozenset(row[row > 0].tolist()) for row in front.reshape(channels, -1)]
+        self.found.makers.setdefault(node, []).extend(rows)
+        self.found.bends |= node in ACTIVATES_PRODUCTS
         return []
-    return upstream + list(answer.bodies.items())
+
+    def _keeps_heads(self, node: Node, contraction: Contraction, activation: int, live: Live) -> bool:
+        """Whether labels lie along an axis of what a layer reads that a product of activations has made."""
+        source = node.inputs[activation]
+        answer = ask_about(node.out, live, POSITIONS)
+        labels = None if isinstance(answer, Refusal) else answer.inputs.get(activation)
+        if source is None or labels is None or not labels.axes:
+            return False
+        sizes = [dim if isinstance(dim, int) else 0 for dim in source.shape or ()]
+        axes = tuple(axis for axis in labels.axes if sizes[axis])
+        if not axes:
+            return False
+        behind = origins(source, axes, tuple(sizes[axis] for axis in axes), self.streams)
+        ends = {stop.value for stop in behind.stops if stop.cause is Cause.ATTENTION}
+        return any(value in ends and lies_along_heads(value, labels) for value, labels in behind.path)
 
 
-def _made_by_weights(node: Node, live: Live) -> list[frozenset[int]] | None:
-    """The labels of each channel that a map with weights makes, None where labels lie on none of its channels."""
-    found = weight_contraction(node, is_weight)
-    if found is None:
-        return None
-    contraction, _, weight = found
-    own = [
-        position
-        for position, axis in enumerate(live.axes)
-        if contraction.owners(contraction.out_axes[axis]) == (weight,)
-    ]
-    if not own:
-        return None
-    front = np.moveaxis(live.array, own, range(len(own)))
-    channels = math.prod(front.shape[: len(own)])
-    return [frozenset(row[row > 0].tolist()) for row in front.reshape(channels, -1)]
+def _bends(node: Node, upstream: list[tuple[Value, Live]]) -> bool:
+    """Whether an operator makes more of two linear layers than one: an activation, or a product of two neurons."""
+    if node in BENDS:
+        return True
+    labelled = [source for source, labels in upstream if labels.axes and not source.is_constant]
+    return node in GATES and len(labelled) > 1
 
 
 def _choices(maker: Node) -> Iterator[Value]:
-    """What chooses the weights of a map, where a router does."""
+    """What chooses the weights of a linear layer, where a router does."""
     weighed = weight_contraction(maker, is_weight)
     value = None if weighed is None else maker.inputs[weighed[2]]
     while value is not None and not value.is_constant and value.producer is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from onnxheadprune.attention.sites.unit import Projection, Site, united
+from onnxheadprune.attention.sites.owned import owned
+from onnxheadprune.attention.sites.unit import Findings, NearMiss, Projection, Site, united
 from onnxheadprune.edit.records import RecordedSite
-from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.notebook import BAD, GOOD, Html, card, table, word
 from onnxheadprune.model.spelling import count, file_name, many
 
@@ -32,6 +32,7 @@ class AttentionSite(Site):
     UNIT = "head"
     UNITS = "heads"
     BLOCK = "site"
+    SHARED = "kv_head"
     TITLE = "attention site"
     KEY = ""
     FROM = 0
@@ -99,18 +100,6 @@ class AttentionSite(Site):
 
 
 @dataclass(frozen=True)
-class NearMiss:
-    """Something that looks like attention and is no site, with the reason."""
-
-    node: str
-    reason: Refusal
-
-    def to_dict(self) -> dict[str, str]:
-        """The near miss as JSON-ready data."""
-        return {"node": self.node, "reason": self.reason.sentence}
-
-
-@dataclass(frozen=True)
 class Sites(Sequence[AttentionSite]):
     """All sites of a model in order of their index, and what attends without being one.
 
@@ -136,7 +125,7 @@ class Sites(Sequence[AttentionSite]):
     no_heads: tuple[NearMiss, ...] = field(default_factory=tuple)
     record: tuple[RecordedSite, ...] = ()
     elements: int | None = None
-    others: Mapping[type[Site], Callable[[], tuple[Site, ...]]] = field(
+    others: Mapping[type[Site], Callable[[], Findings]] = field(
         default_factory=dict, compare=False, repr=False
     )
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
@@ -170,7 +159,7 @@ class Sites(Sequence[AttentionSite]):
         return cls(
             name,
             heads,
-            others={kind: partial(tuple, own) for kind, own in found.items()},
+            others={kind: partial(Findings, own) for kind, own in found.items()},
             places=places,
             layered=layered,
         )
@@ -188,7 +177,7 @@ class Sites(Sequence[AttentionSite]):
         """
         if units == AttentionSite.UNITS:
             return self.sites
-        return next((find() for kind, find in self.others.items() if units == kind.UNITS), ())
+        return next((tuple(find().sites) for kind, find in self.others.items() if units == kind.UNITS), ())
 
     def losing(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
         """The sites of all kinds that lose units.
@@ -199,7 +188,7 @@ class Sites(Sequence[AttentionSite]):
         found: list[Site] = [site for site in self.sites if units.get(site.index)]
         for kind, find in self.others.items():
             if any(map(kind.owns, units)):
-                found += [site for site in find() if units.get(site.index)]
+                found += [site for site in find().sites if units.get(site.index)]
         return tuple(found)
 
     def concerned(self, units: Mapping[int, Sequence[int]]) -> tuple[Site, ...]:
@@ -213,13 +202,18 @@ class Sites(Sequence[AttentionSite]):
     def at(self, index: int) -> Site:
         """The site of any kind with an index, which must be there."""
         found = next((find for kind, find in self.others.items() if kind.owns(index)), None)
-        some: Sequence[Site] = self.sites if found is None else found()
+        some: Sequence[Site] = self.sites if found is None else found().sites
         return next(site for site in some if site.index == index)
 
     @property
     def every(self) -> tuple[Site, ...]:
         """The sites of all kinds."""
-        return (*self.sites, *(site for find in self.others.values() for site in find()))
+        return (*self.sites, *(site for find in self.others.values() for site in find().sites))
+
+    @property
+    def hidden(self) -> tuple[NearMiss, ...]:
+        """What looks like a site of another kind than heads and is none, with the reasons."""
+        return tuple(miss for find in self.others.values() for miss in find().near_misses)
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -243,12 +237,19 @@ class Sites(Sequence[AttentionSite]):
         """The contract of `inspect --json`."""
         return {
             "model": self.model,
-            "sites": [site.to_dict() for site in self.sites],
-            "near_misses": [miss.to_dict() for miss in self.near_misses],
+            "sites": [_with_tensors(site) for site in self.sites],
+            "near_misses": [miss.to_dict() for miss in (*self.near_misses, *self.hidden)],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
-            **{kind.FIELD: [site.to_dict() for site in find()] for kind, find in self.others.items()},
+            **{
+                kind.FIELD: [_with_tensors(site) for site in find().sites]
+                for kind, find in self.others.items()
+            },
         }
+
+
+def _with_tensors(site: Site) -> dict[str, Any]:
+    return site.to_dict() | {"tensors": owned(site)}
 
 
 def _row(site: AttentionSite) -> tuple[str | Html, ...]:

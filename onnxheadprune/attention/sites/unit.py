@@ -6,7 +6,7 @@ import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -130,6 +130,7 @@ class Site:
     Attributes:
         index: names the site among all sites of all kinds; stable when the model is pruned.
         name: module path, as far as the model still tells it.
+        kind: which of several sorts of such blocks it is, in one word; nothing where all are alike.
         num_units: units that are there.
         groups: the units that have to stay equally many: heads by KV head, neurons by expert; else each is a group of
             its own.
@@ -163,6 +164,8 @@ class Site:
     """The list of these sites in `inspect --json`."""
     UNNAMED: ClassVar[str] = "site"
     """What a site whose nodes have no names is called, with a number."""
+    SHARED: ClassVar[str] = "set"
+    """What is called that a group of units shares: the owner of columns in `inspect --json`."""
     LAYER: ClassVar[str] = ""
     """What such a site is of a layer: its "begin", a "part" of it, or nothing."""
     WIDE: ClassVar[bool] = True
@@ -174,6 +177,7 @@ class Site:
 
     index: int
     name: str
+    kind: str = ""
     num_units: int
     groups: tuple[tuple[int, ...], ...]
     projections: tuple[Projection, ...]
@@ -190,8 +194,13 @@ class Site:
     original_num_units: int = 0
 
     @classmethod
-    def found(cls, view: GraphView) -> Sequence[Site]:
-        """The sites of this kind in an annotated view, numbered from `FROM` on in graph order."""
+    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
+        """The sites of this kind, numbered from `FROM` on in graph order, and what looks like one and is none.
+
+        Args:
+            view: an annotated view.
+            attention: its attention sites.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -233,9 +242,9 @@ class Site:
         return tuple(unit for unit in range(self.original_num_units) if unit not in gone)
 
     @property
-    def is_measurable(self) -> bool:
-        """Whether data says what its units are worth."""
-        return True
+    def only_named(self) -> str | None:
+        """Why its units go only where they are named, and no choice by data takes them; None if one may."""
+        return None
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -252,6 +261,23 @@ class Site:
         """How many units are gone, in words."""
         return f", {len(self.removed)} of them removed before" if self.removed else ""
 
+    def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """Units that share what is stored, and the units of the same place in each such set.
+
+        Returns:
+            The sets that can only go together where weights are packed, else the groups; and the units of the first
+            place in each group, of the second and so on: all units, if places tell nothing.
+        """
+        packed = any(len(unit) > 1 for unit in self.units)
+        sets = self.units if packed and len(self.groups) == self.num_units else self.groups
+        every = range(self.num_units)
+        if len(sets) == 1 and not packed:
+            # What all share goes only with all.
+            return [[unit] for unit in every], [every]
+        if packed or len({len(some) for some in sets}) != 1:
+            return sets, [every]
+        return sets, list(zip(*sets, strict=True))
+
     def flops_per_unit(self, length: float) -> float:
         """Multiply-adds x 2 per token of one unit.
 
@@ -266,6 +292,7 @@ class Site:
             "index": self.number,
             "key": self.key,
             "name": self.name,
+            **({"kind": self.kind} if self.kind else {}),
             f"num_{self.UNITS}": self.num_units,
             **self._state(),
             "together": max((len(unit) for unit in self.units), default=1),
@@ -315,6 +342,32 @@ class Site:
         for projection in self.projections:
             if emptied or not projection.is_emptied_by(gone):
                 yield from projection.seeds(gone, self.name)
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """Something that looks like a site and is none, with the reason.
+
+    Attributes:
+        node: label of the node that sums up, or attends.
+        reason: what stops it.
+        units: what the units of such a site are called.
+    """
+
+    node: str
+    reason: Refusal
+    units: str = "heads"
+
+    def to_dict(self) -> dict[str, str]:
+        """The near miss as JSON-ready data."""
+        return {"node": self.node, "reason": self.reason.sentence, "units": self.units}
+
+
+class Findings(NamedTuple):
+    """The sites of one kind in a model, and its near misses."""
+
+    sites: Sequence[Site]
+    near_misses: Sequence[NearMiss] = ()
 
 
 def united(some: Iterable[int], units: Sequence[Sequence[int]]) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ WIDE, BAR = 90, 12
 def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterator[RenderableType]:
     """Table of the sites, then why some cannot lose heads, then near misses, then what else there is to say."""
     total = sum(site.num_heads for site in sites)
-    yield heading(f"{sites.model}: {many(len(sites), 'attention site')}, {many(total, 'head')}")
+    found = f"{many(len(sites), 'attention site')}, {many(total, 'head')}" if sites else "no attention site"
+    yield heading(f"{sites.model}: {found}")
     if sites:
         yield ""
         yield _SiteTable(sites)
@@ -70,13 +71,14 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS else ""
     yield Text(f"\n{many(len(found), kind.TITLE)}, {many(total, kind.UNIT)}{option}", style="bold")
     numeric = kind.UNITS, "params"
-    made = table("#", kind.BLOCK, *numeric, "removable", numeric=numeric, grows=kind.BLOCK)
+    sorts = ("kind",) if any(site.kind for site in found) else ()
+    made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric, grows=kind.BLOCK)
     for site in found:
         yes = Text("yes", "green") if site.removable else Text("no", "red")
         units = f"{count(site.num_units)}"
         if site.removed:
             units += f" of {count(site.original_num_units)}"
-        made.add_row(site.key, site.name, units, count(site.params), yes)
+        made.add_row(site.key, site.name, *(site.kind for _ in sorts), units, count(site.params), yes)
     yield made
     for site in found:
         if site.reason is not None:
@@ -84,11 +86,15 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
-    """What looks like attention and is no site, with the reasons."""
-    lists = (
+    """What looks like a site and is none, with the reasons."""
+    lists = [
         ("near misses (they look like attention, but)", sites.near_misses),
         ("no heads to tell (one map of weights for all channels)", sites.no_heads),
-    )
+        *(
+            (f"near misses (they look like a {kind.TITLE}, but)", find().near_misses)
+            for kind, find in sites.others.items()
+        ),
+    ]
     for title, missed in lists:
         if missed:
             yield Text(f"\n{title}", style="bold")

@@ -1,0 +1,141 @@
+"""Which columns of which stored tensors each unit of a site owns: what goes with it, and with no other.
+
+Units are told apart by the sweep that removes them, in a few trials: each unit has a number, and in trial `b` those go
+whose number has bit `b`. A position that goes in trials 0 and 2 belongs to unit number 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxheadprune.attention.sites.unit import Site, handed_out
+from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.view import Use, Value
+
+Numbers = npt.NDArray[np.int64]
+
+
+Edge = tuple[Value, Use | None]
+"""A stored tensor, and who reads it: layers that share one may lose different parts of it."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Positions of the owners, one after the other: owner `i` has `size` of them from `offset + i * step` on."""
+
+    offset: int
+    size: int
+    step: int
+
+    def to_dict(self) -> dict[str, int]:
+        return {"offset": self.offset, "size": self.size, "step": self.step}
+
+
+def owned(site: Site) -> list[dict[str, Any]]:
+    """What each unit of a site owns of each stored tensor, as JSON-ready data.
+
+    Args:
+        site: a site of any kind.
+
+    Returns:
+        One entry per tensor and run of positions, in the order in which a trial meets the tensors; nothing for a site
+        that can lose no units, or has only one.
+    """
+    if not site.removable:
+        return []
+    shared, own = site.shares()
+    whole, places = _told(site, shared), _told(site, own) if len(own) > 1 else {}
+    found: list[dict[str, Any]] = []
+    for (value, reader), lives in whole.items():
+        inner = places.get((value, reader), ())
+        axes = tuple(sorted({axis for live in (*lives, *inner) for axis in live.axes}))
+        owners, place = _decoded(value, axes, lives), _decoded(value, axes, inner)
+        word = site.UNIT if len(own) == 1 and all(len(units) == 1 for units in shared) else site.SHARED
+        if inner and (place[owners > 0] > 0).all():
+            owners, word = np.where(owners > 0, (owners - 1) * len(own) + place, 0), site.UNIT
+        entries = (_entry(value, axes, word, part) for part in _spelled(owners))
+        found += [entry for entry in entries if entry not in found]
+    return found
+
+
+def _told(site: Site, owners: Sequence[Sequence[int]]) -> dict[Edge, list[Live]]:
+    """What each trial leaves of each stored tensor that loses anything, by bit of the numbers of owners, from 1 on."""
+    found: dict[Edge, list[Live]] = {}
+    bits = len(owners).bit_length()
+    for bit in range(bits):
+        gone = [unit for number, units in enumerate(owners, 1) if number >> bit & 1 for unit in units]
+        for edge, live in _narrowed(_trial(site, gone)):
+            found.setdefault(edge, [Live.over((), np.asarray(True))] * bits)[bit] = live
+    return found
+
+
+def _decoded(value: Value, axes: tuple[int, ...], lives: Sequence[Live]) -> Numbers:
+    """The number of the owner of each position along some axes, row-major; 0 where nobody owns it."""
+    sizes = [size if isinstance(size := (value.shape or ())[axis], int) else 0 for axis in axes]
+    found = np.zeros(sizes, dtype=np.int64)
+    for bit, live in enumerate(lives):
+        found |= (live.as_mask().aligned(axes, sizes) == 0).astype(np.int64) << bit
+    return found.reshape(-1)
+
+
+def _trial(site: Site, gone: Sequence[int]) -> Sweep:
+    handed = handed_out([site], {site.index: tuple(gone)})
+    return sweep(list(site.seeds(gone)), site.free | site.maps, handed=handed)
+
+
+def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:
+    """What each reader needs of each stored tensor that loses some of itself."""
+    for value in walk.reached:
+        if value.tensor is None:
+            continue
+        uses: list[Use | None] = [use for use in value.consumers if not walk.edge(use).is_full]
+        # Without a reader it is what a branch of an `If` outputs.
+        for use in uses or [None]:
+            live = walk.kept[value] if use is None else walk.edge(use)
+            if live.axes:
+                yield (value, use), live
+
+
+def _spelled(owners: Numbers) -> Iterator[dict[str, Any]]:
+    """Positions by owner: as runs where they are regular, else one by one."""
+    there = np.unique(owners[owners > 0])
+    places = [np.flatnonzero(owners == number) for number in range(there.min(), there.max() + 1)]
+    start = {"first": int(there.min()) - 1, "count": len(places)}
+    runs = _runs(places)
+    if runs is None:
+        yield start | {"indices": [spelled(some.tolist()) for some in places]}
+    else:
+        yield from (start | run.to_dict() for run in runs)
+
+
+def _runs(places: Sequence[Numbers]) -> list[_Run] | None:
+    """The runs of positions that all owners have alike, None if they have not.
+
+    >>> _runs([np.array([4, 5, 10, 11]), np.array([6, 7, 12, 13])])
+    [_Run(offset=4, size=2, step=2), _Run(offset=10, size=2, step=2)]
+    """
+    pieces = [np.split(some, np.flatnonzero(np.diff(some) != 1) + 1) for some in places]
+    if len({len(some) for some in pieces}) != 1:
+        return None
+    found = []
+    for alike in zip(*pieces, strict=True):
+        starts, sizes = [piece[:1].sum() for piece in alike], {piece.size for piece in alike}
+        steps = set(np.diff(starts).tolist())
+        if len(sizes) != 1 or len(steps) > 1 or 0 in sizes:
+            return None
+        size = sizes.pop()
+        found.append(_Run(int(starts[0]), size, int(steps.pop()) if steps else size))
+    return found
+
+
+def _entry(value: Value, axes: tuple[int, ...], owner: str, part: dict[str, Any]) -> dict[str, Any]:
+    where = {"axis": axes[0]} if len(axes) == 1 else {"axes": list(axes)}
+    return {"tensor": value.name, **where, "owner": owner, **part}

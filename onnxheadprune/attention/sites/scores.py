@@ -1,0 +1,153 @@
+"""Axes that belong to an attention: heads, head size, scores. Two linear layers that meet on one are no block.
+
+Queries that are stored are multiplied with keys as weights are, maps of heads are mixed by weights, and a stored
+matrix may turn queries and keys into features. So beside what lies between two linear layers it matters whose
+channels these are, which the same labels tell that find the heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+
+from onnxheadprune.attention.sites.census import attention_products, sums_to_one
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.maps import weight_contraction
+from onnxheadprune.attention.sites.products import core_product, is_product, is_weight
+from onnxheadprune.attention.sites.streams import Streams
+from onnxheadprune.attention.sites.trace import Tracer
+from onnxheadprune.attention.sites.unit import Projection, Site
+from onnxheadprune.liveness.asking import ask
+from onnxheadprune.liveness.domain import Labels
+from onnxheadprune.liveness.fused import layout_of
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Seed, Sweep
+from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.facts import CARRIERS, DROPOUTS, NORMALIZES
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+FIRST, OTHERS = 1, 2
+"""Bits of the first position of an axis that may enumerate heads, and of all others."""
+HANDS_ON = CARRIERS | DROPOUTS
+MAX_VIEWS = 8
+"""Nodes between weights and the values that they weigh."""
+MAX_BELOW = 128
+"""Nodes between scores and what they weigh."""
+
+
+def lies_along_heads(value: Value, live: Live) -> bool:
+    """Whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
+    node = value.producer
+    if node is None:
+        return False
+    if is_fused_core(node):
+        layout = layout_of(node)
+        return layout is None or any(axis in layout.out_axes for axis in live.axes)
+    found = is_product(node)
+    return found is None or any(found.out_axes[axis] in found.batch for axis in live.axes)
+
+
+def weighs_stored_values(node: Node) -> bool:
+    """Whether a node sums up stored values, which each head has of its own, by weights that are computed."""
+    found = weight_contraction(node, is_weight)
+    if found is None or not found[0].batch:
+        return False
+    value = node.inputs[found[1]]
+    for _ in range(MAX_VIEWS):
+        producer = None if value is None else value.producer
+        if producer is None or producer not in HANDS_ON or sums_to_one(producer):
+            return producer is not None and sums_to_one(producer)
+        value = producer.input(0)
+    return False
+
+
+class AttentionAxes:
+    """What the attentions of one model own beside their heads."""
+
+    def __init__(self, view: GraphView, sites: Iterable[Site], streams: Streams) -> None:
+        self._view, self._streams = view, streams
+        self._cores = [core for site in sites for core in site.cores]
+        self._tracer = Tracer()
+
+    def of_heads(self, projection: Projection) -> frozenset[int]:
+        """The labels of channels that a linear layer reads of contexts; they count from 1."""
+        value = projection.node.inputs[projection.activation[0]]
+        assert value is not None
+        trace = self._tracer.trace(value, projection.activation[1], projection.sizes)
+        return frozenset(label for core in trace.cores for labels in core.heads for label in labels)
+
+    def makes_scores(self, node: Node) -> bool:
+        """Whether what a linear layer computes becomes weights, by which the next product sums up values.
+
+        Other layers may mix the maps of heads in between.
+        """
+        stack, seen = [(node, False)], {(node, False)}
+        while stack and len(seen) < MAX_BELOW:
+            current, mapped = stack.pop()
+            for use in [use for value in current.outputs if value is not None for use in value.consumers]:
+                if mapped and self._weighs_values(use.node):
+                    return True
+                following = use.node, mapped or sums_to_one(use.node)
+                if following not in seen and self._may_hold_scores(use.node):
+                    seen.add(following)
+                    stack.append(following)
+        return False
+
+    def _weighs_values(self, node: Node) -> bool:
+        return node in self._products or is_product(node) is not None or weighs_stored_values(node)
+
+    def _may_hold_scores(self, node: Node) -> bool:
+        """Whether scores are still scores behind a node."""
+        return is_product(node) is None and node not in NORMALIZES and not self._streams.joins(node)
+
+    def keeps_heads(self, node: Node) -> bool:
+        """Whether a linear layer does the same for each head: it lies between an attention and what makes its heads."""
+        return node in self._within
+
+    @cached_property
+    def _products(self) -> frozenset[Node]:
+        return frozenset([*self._cores, *attention_products(self._view)])
+
+    @cached_property
+    def _within(self) -> frozenset[Node]:
+        """Linear layers that pass heads on to an attention, and do not make them."""
+        walks = [
+            sweep(seeds, domain=Labels(FIRST | OTHERS))
+            for core in self._products
+            for seeds in _head_seeds(core)
+        ]
+        return frozenset(node for walk in walks for node in _passing(walk))
+
+
+def _passing(walk: Sweep) -> Iterable[Node]:
+    """Linear layers that labels pass; none if they lie along samples or tokens, which no linear layer makes."""
+    layers = [
+        (node, found) for node in walk.asked if (found := weight_contraction(node, is_weight)) is not None
+    ]
+    labelled = {
+        (node, index)
+        for node, (_, *indices) in layers
+        for index in indices
+        if (live := walk.edges.get((node.index, index))) is not None and live.axes
+    }
+    if any((node, found[2]) in labelled and (node, found[1]) not in labelled for node, found in layers):
+        yield from (node for node, found in layers if (node, found[1]) in labelled)
+
+
+def _head_seeds(core: Node) -> Iterable[list[Seed]]:
+    """What a product asks of its operands for one position of an axis that may enumerate heads, and for the others."""
+    product, shape = core_product(core), core.out.shape
+    if product is None or shape is None:
+        return
+    for axis, letter in enumerate(product.out_axes):
+        count = divisor(shape[axis])
+        if letter not in product.batch or count < 2:
+            continue
+        bits = np.array([FIRST] + [OTHERS] * (count - 1), dtype=object)
+        answer = ask(core, [Live.over((axis,), bits)], Labels(FIRST | OTHERS))
+        if not isinstance(answer, Refusal):
+            yield [Seed(core, index, live, "") for index, live in answer.inputs.items()]

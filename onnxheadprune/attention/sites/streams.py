@@ -1,0 +1,169 @@
+"""Residual streams: what a layer computes is added to a value that the layer was computed from.
+
+Layers read channels of such a stream and write to them, so no layer owns them. A sum of two values that are computed
+beside each other (a bias that is computed, two linear layers that are added) is none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain
+
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of, operand_indices
+from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES
+from onnxheadprune.model.graph.tables import roles_of
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+SUMS_VALUES = ADDS | ADDS_ALL | ADDS_AND_NORMALIZES
+MAX_NEAR = 64
+"""Values between a stream and what is added to it, with no contraction in between."""
+MAX_BEHIND = 1024
+"""Values that are looked at in search of the stream; attention computes some hundred of them."""
+MAX_BELOW = 512
+"""Nodes between a layer and the sum that takes it back into the stream; a mixture sums up its experts first."""
+
+
+class Streams:
+    """Which sums of one model are residual; each is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Node, bool] = {}
+
+    def joins(self, node: Node) -> bool:
+        """Whether a node adds what a layer computes to what that layer reads."""
+        if node not in self._known:
+            self._known[node] = self._joins(node)
+        return self._known[node]
+
+    def _joins(self, node: Node) -> bool:
+        if node in ADDS_AND_NORMALIZES:
+            return True
+        added = _added(node)
+        return any(
+            any(value in stream for value in _behind_layers(other))
+            for value in added
+            for stream in [near(value)]
+            for other in added
+            if other is not value
+        )
+
+    def returning(self, ends: Iterable[Node], begins: Iterable[Value]) -> Node | None:
+        """The residual sum that what some layers compute goes into, None if there is none.
+
+        Args:
+            ends: the last layers of a branch.
+            begins: what the first ones read.
+        """
+        origin: set[Value] | None = None
+        for node in below(ends, as_factors=False):
+            added = _added(node)
+            if len(added) < 2:
+                continue
+            origin = origin or set(_upstream(begins, MAX_BEHIND))
+            if any(not origin.isdisjoint(near(value)) for value in added):
+                return node
+        return None
+
+    def leads_on(self, node: Node) -> bool:
+        """Whether a node carries a value into a residual sum before any layer reads it."""
+        return any(self.joins(other) for other in chain([node], below([node])))
+
+
+def near(value: Value) -> Collection[Value]:
+    """A value, and what it is made of with neither a contraction nor a sum of two values in between."""
+    return frozenset(_upstream([value], MAX_NEAR, _is_end))
+
+
+def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
+    """What reads what some nodes compute, nearest first, down to the next contractions, which are not among them.
+
+    Args:
+        nodes: where to begin.
+        as_factors: whether to look behind products in which each number is a factor of many.
+    """
+    queue, seen = deque(nodes), set[Node]()
+    while queue and len(seen) < MAX_BELOW:
+        for value in queue.popleft().outputs:
+            for use in () if value is None else value.consumers:
+                if use.node in seen or is_layer(use.node) or use.node in OBSERVES:
+                    continue
+                if as_factors or not _spreads(use):
+                    seen.add(use.node)
+                    queue.append(use.node)
+                    yield use.node
+
+
+def _spreads(use: Use) -> bool:
+    """Whether a node multiplies each number of what it reads with many numbers of another value."""
+    shape, made = use.node.shape(use.input_index), use.node.out.shape
+    if use.node not in MULTIPLIES or shape is None or made is None:
+        return False
+    pairs = zip(reversed(shape), reversed(made), strict=False)
+    return any(dim == 1 and size != 1 for dim, size in pairs)
+
+
+def is_layer(node: Node) -> bool:
+    """Whether a node is a contraction; a depthwise convolution, which keeps channels apart, is none."""
+    if not operand_indices(node):
+        return False
+    return node.out.shape is None or contraction_of(node) is not None or is_grouped(node)
+
+
+def is_grouped(node: Node) -> bool:
+    """Whether a node is a convolution in groups of several channels."""
+    kernel = CONVOLUTIONS.of(node)
+    shape = None if kernel is None else node.shape(kernel.weight)
+    return shape is not None and node.attribute("group", 1) > 1 and len(shape) > 1 and shape[1] != 1
+
+
+def _is_end(node: Node) -> bool:
+    return is_layer(node) or len(_added(node)) > 1
+
+
+def _added(node: Node) -> list[Value]:
+    """What a node adds up of what is computed, each value once."""
+    if node not in SUMS_VALUES:
+        return []
+    terms = node.inputs[:2] if node in ADDS_AND_NORMALIZES else node.inputs
+    return list(dict.fromkeys(value for value in terms if value is not None and not value.is_constant))
+
+
+def _behind_layers(value: Value) -> Iterator[Value]:
+    """What a value is computed from by contractions, nearest first."""
+    first = set(_upstream([value], MAX_BEHIND, is_layer))
+    layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
+    read = [item for node in layers if is_layer(node) for item in _read(node)]
+    return _upstream(read, MAX_BEHIND)
+
+
+def _upstream(
+    values: Iterable[Value], most: int, ends: Callable[[Node], bool] | None = None
+) -> Iterator[Value]:
+    """Some values and what they are computed from, nearest first.
+
+    Args:
+        values: where to begin.
+        most: how many to look at.
+        ends: of a node, whether not to look behind it; None for no end.
+    """
+    queue = deque(dict.fromkeys(values))
+    seen = set(queue)
+    while queue and len(seen) <= most:
+        value = queue.popleft()
+        yield value
+        node = value.producer
+        if node is None or (ends is not None and ends(node)):
+            continue
+        for item in _read(node):
+            if item not in seen:
+                seen.add(item)
+                queue.append(item)
+
+
+def _read(node: Node) -> Iterator[Value]:
+    """What a node computes with, none of it stored: neither shapes, nor what it only chooses by."""
+    contents = roles_of(node).contents
+    for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
+        if value is not None and not value.is_constant and (contents is None or index in contents):
+            yield value
