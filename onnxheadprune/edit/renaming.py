@@ -1,6 +1,6 @@
-"""Other names for values of a model that is written, and names of constants that do not show which cut came first.
+"""Rename values of a model, and name the constants of cuts so that names do not depend on the order of cuts.
 
-Such a constant is named after what it holds, is there once, and stands where its name belongs.
+Such a constant is named after its contents, stored once, and sorted by its name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def settle_constants(graph: GraphProto) -> None:
     names = {
         name: after
         for name, tensor in made.items()
-        if tensor.data_type in _WHOLE and name not in fixed
+        if _is_readable(tensor) and name not in fixed
         if (after := constant_name(name, numpy_helper.to_array(tensor))) != name
     }
     if names:
@@ -79,7 +79,14 @@ def _rename_constants(graph: GraphProto, made: Mapping[str, TensorProto], names:
     rename_values(graph, names)
 
 
+def _is_readable(tensor: TensorProto) -> bool:
+    """Whether a tensor holds whole numbers, in memory."""
+    return tensor.data_type in _WHOLE and tensor.data_location != TensorProto.EXTERNAL
+
+
 def _hold_the_same(one: TensorProto, other: TensorProto) -> bool:
+    if not (_is_readable(one) and _is_readable(other)):
+        return False
     left, right = numpy_helper.to_array(one), numpy_helper.to_array(other)
     return left.dtype == right.dtype and np.array_equal(left, right)
 

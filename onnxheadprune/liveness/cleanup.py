@@ -31,7 +31,7 @@ from onnxheadprune.edit.edits import (
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.readers import Key, Readers
-from onnxheadprune.liveness.resizing import Resizing
+from onnxheadprune.liveness.shape_sources import ShapeSources
 from onnxheadprune.model.graph.facts import OBSERVES
 from onnxheadprune.model.graph.view import GraphView, Node, Scope, Use, Value
 
@@ -73,7 +73,7 @@ class _Cleanup:
         self.touched: dict[Value, frozenset[str]] = dict.fromkeys(going, NOBODY)
         self.dropped: dict[Edit, frozenset[str]] = {}
         self.unmade: set[Edit] = set()
-        self.resizing = None if kept is None else Resizing(view, kept, self.readers)
+        self.shape_sources = None if kept is None else ShapeSources(view, kept, self.readers)
 
     def run(self) -> dict[Edit, frozenset[str]]:
         for node in self.view.needed:
@@ -142,13 +142,13 @@ class _Cleanup:
         return bool(found)
 
     def _reread(self) -> bool:
-        """Lets who asks for the shape of a value that nobody needs otherwise ask another one; whether anybody did."""
+        """Redirect reads of shapes of values that are needed for nothing else; return whether there were any."""
         touched, self.touched = self.touched, {}
-        if self.resizing is None:
+        if self.shape_sources is None:
             return False
         found = False
         for value, sites in touched.items():
-            for reader, edits in list(self.resizing.of(value)):
+            for reader, edits in list(self.shape_sources.of(value)):
                 found = True
                 if isinstance(reader, InsertNode):
                     self._replace(reader, edits)
@@ -158,7 +158,7 @@ class _Cleanup:
         return found
 
     def _replace(self, node: InsertNode, edits: Sequence[Edit]) -> None:
-        """Takes a new node back, and makes room for other edits in its place."""
+        """Replace a new node by other edits in its place."""
         sites = self.edits[node]
         self._unmake(node)
         listed = dict[Edit, frozenset[str]]()
@@ -175,12 +175,12 @@ class _Cleanup:
                 self._release(self._key(scope, name), self.edits[edit])
 
     def _require_sizes(self) -> None:
-        """Refuses a new node that asks for the shape of what is gone or computed for nothing else.
+        """Check that no new node reads the shape of a value that is computed for nothing else.
 
         Raises:
             RefusedError: if there is one.
         """
-        for edit, sites in self.edits.items() if self.resizing is not None else ():
+        for edit, sites in self.edits.items() if self.shape_sources is not None else ():
             if edit in self.unmade or not isinstance(edit, InsertNode) or edit not in OBSERVES:
                 continue
             value = self._key(self._scope(scope_of(edit.before)), edit.inputs[0])

@@ -1,4 +1,4 @@
-"""Who reads a value once edits are carried out, and whether anybody does for more than its shape."""
+"""The readers of a value after edits, and whether any of them needs more than its shape."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Asking: TypeAlias = Use | InsertNode
 
 @dataclass
 class Readers:
-    """The reading that edits leave.
+    """The reads that edits leave.
 
     Attributes:
-        going: graph inputs that go, if nobody reads them then.
+        going: graph inputs that are to be removed.
         inputs: of nodes that read something else now.
         gone: references of nodes that are dropped.
         unmade: new nodes that are not made after all.
@@ -40,11 +40,11 @@ class Readers:
     _more: defaultdict[Key, list[Use | InsertNode]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, key: Key, reader: Use | InsertNode) -> None:
-        """Notes a reader that the model does not have."""
+        """Record a read that the model does not have."""
         self._more[key].append(reader)
 
     def is_gone(self, node: Node) -> bool:
-        """Whether a node is dropped, or the node that it is inside of."""
+        """Return whether a node, or a node that contains it, is dropped."""
         owner: Node | None = node
         while owner is not None:
             if owner.ref in self.gone:
@@ -53,7 +53,7 @@ class Readers:
         return False
 
     def readers(self, key: Key) -> Iterator[Use | InsertNode]:
-        """All nodes that read a value."""
+        """Yield all reads of a value."""
         for use in key.consumers if isinstance(key, Value) else ():
             current = self.inputs.get(use.node)
             if (current is None or current[use.input_index] is key) and not self.is_gone(use.node):
@@ -66,7 +66,7 @@ class Readers:
                 yield reader
 
     def stays(self, value: Value) -> bool:
-        """Whether a value comes in, or is computed for its contents."""
+        """Return whether a value is an input that is kept, or computed for its contents."""
         if value in self.going:
             return False
         if value.producer is None:
@@ -75,8 +75,8 @@ class Readers:
         return made and self.asking(value) is None
 
     def asking(self, value: Value) -> list[Asking] | None:
-        """The nodes that ask for the shape of a value that nobody needs otherwise; None if somebody does."""
-        # What is handed out under the name of a value that nobody makes any more is another one.
+        """Return the nodes that read the shape of a value; None if its contents are needed too."""
+        # An output whose producer is dropped is computed by a new node.
         made = value.producer is None or not self.is_gone(value.producer)
         if value.is_graph_output and value not in self.kept_back and made:
             return None

@@ -1,4 +1,4 @@
-"""Sizes at run time of a value that nobody computes any more: read off another one, or put together from the inputs."""
+"""Sizes at run time of a value that is no longer computed: read off another value, or computed from the inputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from onnxheadprune.model.graph.view import GraphView, Scope, Value
 
 @dataclass(frozen=True)
 class Observer:
-    """Where the shape of a value is asked for.
+    """Where the shape of a value is read.
 
     Attributes:
-        scope: the graph that asks.
+        scope: the graph of the reader.
         before: the reference of the node before which new nodes can go.
         index: `Node.index` of that node; what is read has to be computed by then.
-        axes: those that are asked for, None for all.
+        axes: those that are read, None for all.
     """
 
     scope: Scope
@@ -31,7 +31,7 @@ class Observer:
 
 @dataclass
 class Sizes:
-    """Finds values of the same size.
+    """Search for values of the same size.
 
     Attributes:
         view: an annotated view of the model.
@@ -45,10 +45,10 @@ class Sizes:
     _alike: dict[tuple[object, ...], list[Value]] = field(default_factory=dict)
 
     def same_size(self, value: Value, observer: Observer) -> Value | None:
-        """The first value that stays and has the size of another one, None without any.
+        """Return the first value that is kept and has the size of another one, None if there is none.
 
-        The first: inputs come before all else, and what is computed early (embeddings) carries no units, so that no
-        other cut makes it narrower.
+        Inputs come first, then values in graph order: those that are computed early (embeddings) carry no units, so
+        that no other cut narrows them.
         """
         axes = range(value.rank or 0) if observer.axes is None else sorted(observer.axes)
         return next(
@@ -56,9 +56,9 @@ class Sizes:
         )
 
     def spelled(self, shape: Shape, observer: Observer, name: str) -> list[Edit] | None:
-        """Edits that make a value `name` of a shape, put together from sizes of the model's inputs.
+        """Return edits that compute a shape as value `name` from sizes of the model inputs.
 
-        None if one of them is no polynomial in these.
+        None if a dimension is no polynomial in these.
         """
         numbers = tuple(dim for dim in shape if isinstance(dim, int))
         if len(numbers) == len(shape):
@@ -71,7 +71,7 @@ class Sizes:
         return [*spelling.made, nodes.concat(observer.before, known, name)]
 
     def inputs_of_size(self, symbol: str) -> Iterator[tuple[Value, int]]:
-        """Axes of model inputs that stay, whose size is a symbol."""
+        """Yield the axes of kept model inputs whose size is a symbol."""
         for value in self.view.main.values.values():
             if not value.is_graph_input or value.is_initializer or not self.stays(value):
                 continue
@@ -81,7 +81,7 @@ class Sizes:
                     yield value, axis
 
     def _of_size(self, value: Value, axes: tuple[int, ...]) -> list[Value]:
-        """All values of the same size on some axes, inputs first."""
+        """Return all values of the same size on some axes, inputs first."""
 
         def sizes(shape: Shape) -> tuple[Dim, ...]:
             return tuple(shape[axis] for axis in axes)

@@ -1,6 +1,6 @@
-"""What asks for the shape of a value that nobody needs any more asks another value for it, or the inputs.
+"""Redirect Shape nodes whose input is needed for nothing else to another value of that size, or to the model inputs.
 
-So nothing is computed for its shape alone.
+So nothing is computed only for its shape.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from onnxheadprune.model.graph.facts import SHOWS_SHAPE
 from onnxheadprune.model.graph.view import GraphView, Node, Use, Value
 
 
-class Resizing:
-    """Finds other values for those who ask for a shape."""
+class ShapeSources:
+    """Other sources for shapes of values that are computed for nothing else."""
 
     def __init__(self, view: GraphView, kept: Mapping[Value, Live], readers: Readers) -> None:
-        """Looks for nothing yet.
+        """Prepare the search.
 
         Args:
             view: an annotated view of the model.
@@ -36,9 +36,9 @@ class Resizing:
         self._scopes = {scope.ref: scope for scope in view.scopes}
 
     def of(self, value: Value) -> Iterator[tuple[Asking, list[Edit]]]:
-        """Who asks for the shape of a value that nobody needs otherwise, with the edits in place of that.
+        """Yield the nodes that read only the shape of a value, each with the edits that redirect it.
 
-        Edits for a new node replace it; those for a node of the model come beside it.
+        Edits for a new node replace it; those for a node of the model are added.
         """
         if value.producer is None and value not in self._readers.going:
             return
@@ -79,7 +79,7 @@ class Resizing:
         return [*edits, *(SetInput(use.node.ref, use.input_index, name) for use in uses)]
 
     def _asked(self, shape: Node, rank: int) -> Collection[int] | None:
-        """The axes whose sizes somebody reads."""
+        """Return the axes whose sizes are read."""
         shown = list(shape_range(shape, rank))
         found: set[int] = set()
         for reader in self._readers.readers(shape.out):
