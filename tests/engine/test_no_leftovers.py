@@ -91,13 +91,10 @@ def going(model: ModelProto) -> Iterator[tuple[str, tuple[Site, ...]]]:
     """Everything that can go as a whole: sites, layers, and all but the first layer."""
     sites = analysis_of(model, "the model").sites
     yield from ((site.key, (site,)) for site in sites.every if site.removable)
-    numbered = layers(sites)
-    yield from ((f"layer.{number}", layer) for number, layer in numbered.items())
-    rest = {number: layer for number, layer in numbered.items() if number}
-    yield (
-        " ".join(f"layer.{number}" for number in rest),
-        tuple(site for layer in rest.values() for site in layer),
-    )
+    numbered = {f"layer.{key}": layer.sites for key, layer in layers(sites).items()}
+    yield from numbered.items()
+    rest = dict(list(numbered.items())[1:])
+    yield " ".join(rest), tuple(site for layer in rest.values() for site in layer)
 
 
 def check(model: ModelProto, renumber: bool = False) -> None:
