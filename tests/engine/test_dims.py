@@ -121,3 +121,19 @@ def test_a_name_may_spell_a_product() -> None:
 
 def test_what_passes_liveness_on_element_by_element_has_a_shape() -> None:
     assert not {*UNARY, *BROADCASTING} - {op_type for _, op_type in SHAPES}
+
+
+@pytest.mark.parametrize("outer", [2, 3, 4])
+@pytest.mark.parametrize("inner", [2, 5])
+@pytest.mark.parametrize("moved", [-7, 0, 3])
+@pytest.mark.parametrize("times", [1, 3])
+def test_strides_in_a_row_are_one_stride(outer: int, inner: int, moved: int, times: int) -> None:
+    """Exporters write the length behind two convolutions by two divisions, or by one."""
+    n = dims.symbol("n")
+    start = dims.add(dims.multiply(n, times), moved)
+    nested = dims.floor_divide(dims.add(dims.floor_divide(start, inner), 1), outer)
+    at_once = dims.floor_divide(dims.add(start, inner), inner * outer)
+    assert nested == at_once
+    for size in range(8, 99):
+        number = ((times * size + moved) // inner + 1) // outer
+        assert (times * size + moved + inner) // (inner * outer) == number

@@ -179,6 +179,10 @@ def floor_divide(left: Dim, right: Dim) -> Dim:
     """`left // right`; a symbol named after the expression where it is no polynomial.
 
     What is a multiple of the divisor comes out first, so that `(height - 8) // 8` is `height // 8 - 1`.
+
+    >>> height = symbol("height")
+    >>> floor_divide(add(floor_divide(height, 5), -2), 2) == add(floor_divide(height, 10), -1)
+    True
     """
     if isinstance(left, int) and isinstance(right, int) and right:
         return left // right
@@ -189,9 +193,33 @@ def floor_divide(left: Dim, right: Dim) -> Dim:
         whole = _from_terms({atoms: factor // right for atoms, factor in left.terms})
         rest = _from_terms({atoms: factor % right for atoms, factor in left.terms})
         # A constant rest below the divisor never carries: (4*batch + 3) // 4 is batch.
-        inner: Dim = 0 if isinstance(rest, int) else _expression(f"{rest})//({right}")
+        inner: Dim = 0 if isinstance(rest, int) else _joined_quotient(rest, right)
         return add(whole, inner)
     return _expression(f"{left})//({right}")
+
+
+class _Quotient(str):
+    """The name of a floor division by a number, which remembers what is divided, and by what."""
+
+    dividend: Dim
+    divisor: int
+
+
+def _joined_quotient(dividend: Symbolic, by: int) -> Dim:
+    """`dividend // by` as a symbol; with a quotient in it, one division: `(x // 5 + 1) // 2` is `(x + 5) // 10`.
+
+    Two strides of convolutions, one after the other, give the same length as an exporter who multiplies them.
+    """
+    for atoms, factor in dividend.terms:
+        (first, *others) = atoms or ("",)
+        if factor == 1 and not others and isinstance(first, _Quotient):
+            rest = subtract(dividend, Symbolic(((atoms, 1),)))
+            return floor_divide(add(multiply(rest, first.divisor), first.dividend), first.divisor * by)
+    named = _expression(f"{dividend})//({by}")
+    (((name,), _),) = named.terms
+    quotient_name = _Quotient(name)
+    quotient_name.dividend, quotient_name.divisor = dividend, by
+    return symbol(quotient_name)
 
 
 def product(dims: Iterable[Dim]) -> Dim:
