@@ -80,7 +80,12 @@ def _measured(cutter: Cutter, chosen: Chosen) -> Chosen:
         return chosen
     cutter.progress("measuring drift", 0, 0)
     meter = drift(cutter, chosen, _samples(cutter))
-    chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=cutter.is_held_out)
+    given = cutter.trying.given
+    # A refit that was made before may have learned from what is held out now.
+    unseen = cutter.is_held_out and (
+        given is None or cutter.data is None or given.data != cutter.data.fingerprint
+    )
+    chosen = replace(chosen, drift=meter.mean(), unit=meter.name, held_out=unseen)
     return _worth_it(cutter, chosen)
 
 

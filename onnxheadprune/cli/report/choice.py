@@ -82,7 +82,7 @@ def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
     yield row("recovered", trained if found.rejected is None else f"nothing: {found.rejected}")
     if found.rejected is not None:
         yield bullet(f"tried: {trained}", "yellow")
-        yield bullet(f"written: what is written without --recover{_refit_of(chosen)}", "yellow")
+        yield bullet(f"written: the weights without training{_refit_of(chosen)}", "yellow")
     worth = f"loss on {many(found.held_out, 'held-out sample')} {found.before:.3g} -> {found.after:.3g}"
     taken = f"of step {found.best}" if found.best else "of the start, since no step made it better"
     yield bullet(f"{worth}, {taken}", "" if found.best else "yellow")
@@ -96,7 +96,7 @@ def _refit_of(chosen: Chosen) -> str:
     """What the refit that is written has learned from."""
     if chosen.compensation is None or not chosen.compensation.samples:
         return ""
-    return f", with a refit on {many(chosen.compensation.samples, 'sample')}"
+    return f", refitted on {many(chosen.compensation.samples, 'sample')}"
 
 
 def first_of(names: Sequence[str]) -> str:
