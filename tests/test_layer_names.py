@@ -10,6 +10,7 @@ import pytest
 
 from onnxheadprune import find_sites, prune
 from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.sites.block_kinds import CONVOLUTION, FEED_FORWARD, MLP
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from tests import toys_scores
@@ -17,17 +18,17 @@ from tests.conftest import Outcome
 
 Command = Callable[..., Outcome]
 ATTENTION, BLOCK = find_sites(toys_scores.stack(layers=1)).every
+KINDS = {"f": FEED_FORWARD, "c": CONVOLUTION, "m": MLP}
 
 
 def sites(names: Sequence[str]) -> Sites:
-    """Sites of these names in graph order: "a encoder.layers.0.attn" is an attention, "f ..." a feed-forward block."""
+    """Sites of these names in graph order: "a encoder.layers.0.attn" is an attention, others a block of a kind."""
     made: list[Site] = []
-    counts = {"a": 0, "f": 0}
-    for text in names:
-        kind, name = text.split(" ", 1)
-        like = ATTENTION if kind == "a" else BLOCK
-        made.append(replace(like, index=like.FROM + counts[kind], name=name))
-        counts[kind] += 1
+    for place, text in enumerate(names):
+        letter, name = text.split(" ", 1)
+        like = ATTENTION if letter == "a" else BLOCK
+        kind = KINDS.get(letter, like.kind)
+        made.append(replace(like, index=like.FROM + place, name=name, kind=kind))
     places = {site.index: (0, place) for place, site in enumerate(made)}
     kinds = (AttentionSite, type(BLOCK))
     return Sites.gathered("m", made, kinds, places, {})
@@ -133,20 +134,24 @@ def test_a_number_that_repeats_or_counts_sublayers_counts_no_layers() -> None:
         ("aaa", ["a", "a", "a"]),
         ("ffaf", ["af"]),
         ("ff", ["f", "f"]),
+        ("cafafmm", ["af", "af"]),
+        ("acfacf", ["acf", "acf"]),
+        ("cfm", ["f"]),
     ],
 )
 def test_without_names_an_attention_begins_a_layer(order: str, expected: list[str]) -> None:
-    """What stands in front of the first one is a stem; without any attention each block is a layer."""
-    counts = {"a": 0, "f": 0}
-    names = []
-    for kind in order:
-        names.append(f"{kind} {(ATTENTION if kind == 'a' else BLOCK).UNNAMED}_{counts[kind]}")
-        counts[kind] += 1
+    """Stems in front of the first one and heads behind the last are no layers; without attention each block is one.
+
+    "f" is a feed-forward block, "c" a convolution and "m" a classifier.
+    """
+    names = [
+        f"{kind} {(ATTENTION if kind == 'a' else BLOCK).UNNAMED}_{place}" for place, kind in enumerate(order)
+    ]
     found = layers(sites(names))
     assert list(found) == [str(number) for number in range(len(expected))]
-    assert [
-        "".join("a" if site.LAYER == "begin" else "f" for site in layer.sites) for layer in found.values()
-    ] == expected
+    letters = {kind: letter for letter, kind in KINDS.items()}
+    told = ["".join(letters.get(site.kind, "a") for site in layer.sites) for layer in found.values()]
+    assert told == expected
 
 
 def test_inspect_tells_what_each_layer_holds_and_what_it_costs(command: Command, digits: Path) -> None:

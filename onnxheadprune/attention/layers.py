@@ -2,7 +2,8 @@
 
 By structure a layer begins at an attention and ends in front of the next one that follows a feed-forward block: two
 attentions in a row (a decoder's own and that to its encoder) are one layer. What comes before the first attention (a
-stem), or lies in a stretch without any, is in no layer.
+stem), behind the last feed-forward block (a head), or lies in a stretch without attention, is in no layer. Of a model
+without any attention each feed-forward block is a layer.
 
 Before a site of a layer is removed as a whole, the model's metadata specify which sites make which layer, so that
 numbers always refer to the original model.
@@ -31,7 +32,11 @@ def layers(sites: Sites) -> dict[str, Layer]:
         RefusedError: if only a record of the former numbering tells the layers.
     """
     ordered = sorted(sites.every, key=lambda site: _place(site, sites))
-    numbered = numbered_layers([site for site in ordered if site.LAYER])
+    ordered = [site for site in ordered if site.LAYER]
+    begins = any(site.LAYER == "begin" for site in ordered)
+    if not begins:
+        ordered = [site for site in ordered if site.is_branch]
+    numbered = numbered_layers(ordered)
     if sites.layered:
         there = {site.key: site for site in ordered}
         names = {site.key: layer.name for layer in numbered for site in layer.sites}
@@ -46,7 +51,7 @@ def layers(sites: Sites) -> dict[str, Layer]:
             " lists, or prune the original model again"
         )
     found = numbered or [
-        Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites))
+        Layer(str(number), "", tuple(own)) for number, own in enumerate(_by_structure(ordered, sites, begins))
     ]
     return {layer.key: layer for layer in found}
 
@@ -68,15 +73,15 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
     return [SetMetadata(LAYERS_KEY, layers_text(keys))]
 
 
-def _by_structure(ordered: Sequence[Site], sites: Sites) -> Iterator[list[Site]]:
+def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterator[list[Site]]:
     """Yield the sites of each layer.
 
     Args:
         ordered: the sites of the model in graph order.
         sites: the same, with their places.
+        begins: whether the model has sites that a layer begins with; else each is a layer.
     """
-    begins = any(site.LAYER == "begin" for site in ordered)
-    for _, stretch in groupby((site for site in ordered if site.LAYER), lambda site: _place(site, sites)[0]):
+    for _, stretch in groupby(ordered, lambda site: _place(site, sites)[0]):
         some = list(stretch)
         # Attentions in a row are one layer only where blocks tell where layers end.
         blocks = any(site.LAYER != "begin" for site in some)
@@ -88,6 +93,8 @@ def _by_structure(ordered: Sequence[Site], sites: Sites) -> Iterator[list[Site]]
                 layer = []
             if begin or layer:
                 layer.append(site)
+        while layer and not layer[-1].is_branch:
+            layer.pop()
         if layer:
             yield layer
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxheadprune.attention.sites.block_kinds import LOW_RANK
+from onnxheadprune.attention.sites.block_kinds import FEED_FORWARD, LOW_RANK
 from onnxheadprune.attention.sites.naming import named_apart
 from onnxheadprune.attention.sites.unit import SPAN, Findings, NearMiss, Site
 from onnxheadprune.model.graph.view import GraphView
@@ -51,6 +51,11 @@ class NeuronSite(Site):
             ],
             [replace(item, units=cls.UNITS) for item in every if isinstance(item, NearMiss)],
         )
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        return self.kind == FEED_FORWARD
 
     @property
     def experts(self) -> int:

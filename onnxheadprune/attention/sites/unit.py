@@ -209,6 +209,11 @@ class Site:
         return cls.FROM <= index < cls.FROM + SPAN
 
     @property
+    def is_branch(self) -> bool:
+        """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
+        return True
+
+    @property
     def number(self) -> int:
         """Position among the sites of its kind in the original."""
         return self.index - self.FROM
