@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.attention.sites.unit import Site
 from tests.conftest import Outcome
-from tests.graph_text import model_of
+from tests.engine.block_spellings import text_model
 
 Command = Callable[..., Outcome]
 
@@ -24,10 +24,7 @@ WEIGHTS = """
 
 
 def _model(body: str, ends: str = "y", weights: str = WEIGHTS) -> ModelProto:
-    return model_of(
-        f'<ir_version: 9, opset_import: ["" : 17, "mine" : 1]> g (float[2, 3, 8] x) => (float[n, m, k] {ends})'
-        f" <{weights}> {{ {body} }}"
-    )
+    return text_model(body, ends, weights)
 
 
 def _blocks(model: ModelProto) -> tuple[Site, ...]:

@@ -5,7 +5,7 @@ The oracle knows nothing of sites: the weights of the last map, with zeros in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,97 +19,10 @@ from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from tests.engine.block_graph import Net
+from tests.engine.block_spellings import MAKERS, WIDTH, B, Make, N, S, block_of, down_layer, relu, up_layer
 from tests.engine.blueprint import PLAIN
 from tests.engine.one_node import run
 from tests.toys_nbits import BLOCK, packed
-
-B, S, WIDTH, N = 2, 3, 8, 12
-Make = Callable[[Net, Any], Any]
-
-
-def _up(net: Net, x: Any, columns: int = N) -> Any:
-    return net.op("Add", net.op("MatMul", x, net.weight("up", WIDTH, columns)), net.weight("b", columns))
-
-
-def _down(net: Net, hidden: Any, rows: int = N) -> Any:
-    return net.op("MatMul", hidden, net.weight("down", rows, WIDTH))
-
-
-def relu(net: Net, x: Any) -> Any:
-    return _down(net, net.op("Relu", _up(net, x)))
-
-
-def spelled_gelu(net: Net, x: Any) -> Any:
-    made = _up(net, x)
-    half = net.op("Mul", made, _number(net, 0.5))
-    return _down(
-        net,
-        net.op(
-            "Mul",
-            half,
-            net.op("Add", net.op("Erf", net.op("Mul", made, _number(net, 0.7))), _number(net, 1.0)),
-        ),
-    )
-
-
-def gated(net: Net, x: Any) -> Any:
-    gate = net.op("MatMul", x, net.weight("gate", WIDTH, N))
-    return _down(net, net.op("Mul", net.op("Mul", gate, net.op("Sigmoid", gate)), _up(net, x)))
-
-
-def gated_in_one_map(net: Net, x: Any) -> Any:
-    gate, made = net.op("Split", _up(net, x, 2 * N), net.ints(N, N), outputs=2, axis=-1)
-    return _down(net, net.op("Mul", net.op("Sigmoid", gate), made))
-
-
-def with_a_convolution(net: Net, x: Any) -> Any:
-    turned = net.op("Transpose", _up(net, x), perm=[0, 2, 1])
-    mixed = net.op("Conv", turned, net.weight("kernel", N, 1, 3), group=N, pads=[1, 1], kernel_shape=[3])
-    return _down(net, net.op("Relu", net.op("Transpose", mixed, perm=[0, 2, 1])))
-
-
-def of_convolutions(net: Net, x: Any) -> Any:
-    turned = net.op("Transpose", x, perm=[0, 2, 1])
-    made = net.op("Relu", net.op("Conv", turned, net.weight("up", N, WIDTH, 1), kernel_shape=[1]))
-    back = net.op("Conv", made, net.weight("downs", WIDTH, N, 1), kernel_shape=[1])
-    return net.op("Transpose", back, perm=[0, 2, 1])
-
-
-def of_gemms(net: Net, x: Any) -> Any:
-    flat = net.op("Reshape", x, net.ints(-1, WIDTH))
-    made = net.op("Gemm", flat, net.weight("up", N, WIDTH), net.weight("b", N), transB=1)
-    back = net.op(
-        "Gemm", net.op("Tanh", made), net.weight("downs", WIDTH, N), net.weight("c", WIDTH), transB=1
-    )
-    return net.op("Reshape", back, net.op("Shape", x))
-
-
-def of_pieces(net: Net, x: Any) -> Any:
-    """Hidden units that come in two pieces, as parallel maps are joined."""
-    left, right = (net.op("MatMul", x, net.weight(f"up{i}", WIDTH, N // 2)) for i in (0, 1))
-    return _down(net, net.op("Relu", net.op("Concat", left, right, axis=-1)))
-
-
-def _number(net: Net, number: float) -> Any:
-    return gs.Constant(net.name("number"), np.array(number, dtype=np.float32))
-
-
-MAKERS: tuple[Make, ...] = (
-    relu,
-    spelled_gelu,
-    gated,
-    gated_in_one_map,
-    with_a_convolution,
-    of_convolutions,
-    of_gemms,
-    of_pieces,
-)
-
-
-def _block(make: Make) -> tuple[ModelProto, Net]:
-    net = Net(PLAIN)
-    x = net.input("x", (B, S, WIDTH), "bs-")
-    return net.export([net.op("Add", make(net, x), x)]), net
 
 
 def _zeroed(model: ModelProto, gone: Sequence[int]) -> ModelProto:
@@ -130,7 +43,7 @@ def _zeroed(model: ModelProto, gone: Sequence[int]) -> ModelProto:
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("gone", [[0], [3, 4, 9], list(range(N))], ids=["one", "some", "all"])
 def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
-    model, net = _block(make)
+    model, net = block_of(make)
     (block,) = find_sites(model).neurons
     assert (block.num_units, block.reason) == (N, None)
     plan = analyse(model, {"ffn.0": gone}, "the model").plan
@@ -150,11 +63,11 @@ def test_without_neurons_is_with_zeros(make: Make, gone: list[int]) -> None:
 def test_a_normalisation_between_the_maps_mixes_neurons() -> None:
     def normed(net: Net, x: Any) -> Any:
         made = net.op(
-            "LayerNormalization", _up(net, x), net.weight("scale", N), net.weight("shift", N), axis=-1
+            "LayerNormalization", up_layer(net, x), net.weight("scale", N), net.weight("shift", N), axis=-1
         )
-        return _down(net, made)
+        return down_layer(net, made)
 
-    model, _ = _block(normed)
+    model, _ = block_of(normed)
     (block,) = find_sites(model).neurons
     assert not block.removable and "mixes" in str(block.reason)
     with pytest.raises(RefusedError, match=r"block ffn\.0 .* cannot lose neurons"):
@@ -174,15 +87,15 @@ def test_the_residual_stream_is_no_hidden_layer() -> None:
 def test_what_is_also_an_output_stays() -> None:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
-    hidden = net.op("Relu", _up(net, x))
-    assert find_sites(net.export([_down(net, hidden), hidden])).neurons == ()
+    hidden = net.op("Relu", up_layer(net, x))
+    assert find_sites(net.export([down_layer(net, hidden), hidden])).neurons == ()
 
 
 def test_two_maps_that_read_the_same_neurons_are_one_block() -> None:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
-    hidden = net.op("Relu", _up(net, x))
-    model = net.export([_down(net, hidden), _down(net, hidden)])
+    hidden = net.op("Relu", up_layer(net, x))
+    model = net.export([down_layer(net, hidden), down_layer(net, hidden)])
     (block,) = find_sites(model).neurons
     assert len(block.projections) == 2
     made = apply_plan(analyse(model, {"ffn.0": [2, 5]}, "the model").plan, model)
@@ -195,7 +108,7 @@ def test_a_map_between_two_blocks_loses_rows_and_columns() -> None:
     """Three maps in a row, as heads of classifiers and stems of networks have them."""
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
-    first = net.op("Relu", _up(net, x))
+    first = net.op("Relu", up_layer(net, x))
     second = net.op("Relu", net.op("MatMul", first, net.weight("down", N, N)))
     model = net.export([net.op("MatMul", second, net.weight("down", N, WIDTH))])
     assert [block.num_units for block in find_sites(model).neurons] == [N, N]
@@ -222,7 +135,7 @@ def test_one_map_sums_up_heads_and_neurons() -> None:
     net = Net(PLAIN)
     x = net.input("x", (B, S, WIDTH), "bs-")
     context = projected_context(net, x)
-    hidden = net.op("Relu", _up(net, x))
+    hidden = net.op("Relu", up_layer(net, x))
     joined = net.op("Concat", context, hidden, axis=-1)
     model = net.export([net.op("MatMul", joined, net.weight("down", WIDTH + N, WIDTH))])
     sites = find_sites(model)
@@ -280,7 +193,7 @@ def test_a_shape_that_is_asked_for_keeps_no_block_alive() -> None:
             "Reshape", net.op("BatchNormalization", flat, *vectors, variance), net.op("Shape", made)
         )
 
-    model, net = _block(normed)
+    model, net = block_of(normed)
     cut = apply_plan(analyse(model, {"ffn.0": "*"}, "the model").plan, model)
     assert not {node.op_type for node in cut.graph.node} & {"MatMul", "Relu"}
     (name, want), *_ = run(_zeroed(model, list(range(N))), net.feed).items()

@@ -25,29 +25,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.validation.cores import silenced_cores
 from tests.engine.one_node import run
-from tests.toys_mixture import EXPERTS, HIDDEN, TOKENS, WIDTH, Toy, tokens
-
-RUNNABLE = {
-    "relu": Toy(),
-    "silu": Toy(activation="silu", bias=False),
-    "swiglu": Toy(activation="swiglu", fused=1, more={"activation_beta": 1.0}),
-    "4 bits": Toy("QMoE"),
-    "4 bits, swiglu": Toy("QMoE", activation="swiglu", fused=1, zeros=True),
-    "4 bits, zero points": Toy("QMoE", zeros=True),
-    "4 bits, odd bytes of zero points": Toy("QMoE", zeros=True, width=18),
-    "4 bits, blocks": Toy("QMoE", block=16),
-    "4 bits, blocks, zero points": Toy("QMoE", block=16, zeros=True, width=96),
-    "8 bits": Toy("QMoE", bits=8, zeros=True),
-    "2 bits": Toy("QMoE", bits=2),
-}
-UNRUNNABLE = {
-    "values apart": Toy(activation="silu", apart=True),
-    "gates, then values": Toy(activation="swiglu", fused=2),
-    "4 bits, gates, then values": Toy("QMoE", activation="swiglu", fused=2, zeros=True, width=34),
-    "4 bits, values apart": Toy("QMoE", activation="silu", apart=True, block=16, zeros=True, width=64),
-    "8 bits in blocks": Toy("QMoE", bits=8, block=16),
-}
-"""What ONNX Runtime has no kernel for on a CPU, or one that rounds what lies between the maps."""
+from tests.toys_mixture import EXPERTS, HIDDEN, RUNNABLE, TOKENS, UNRUNNABLE, WIDTH, Toy, tokens
 
 
 def _block(model: ModelProto) -> NeuronSite:

@@ -13,12 +13,11 @@ from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.edit.ranges import read_ranges
 from tests import toys
-from tests.engine import test_feed_forward as blocks
+from tests.engine import block_spellings as blocks
+from tests.engine.block_spellings import positions, text_model
 from tests.engine.one_node import run
-from tests.engine.test_block_kinds import _model
-from tests.engine.test_mixtures import RUNNABLE, UNRUNNABLE
+from tests.toys_mixture import RUNNABLE, UNRUNNABLE
 
 CONCATENATED = (
     "u = MatMul (x, up) r = MatMul (u, down) c = Concat <axis = -1> (x, r) v = MatMul (c, both) h = Relu (v)"
@@ -46,31 +45,20 @@ GROUPED_WEIGHTS = """
 
 def _models() -> Iterator[tuple[str, ModelProto]]:
     for make in blocks.MAKERS:
-        yield make.__name__, blocks._block(make)[0]
+        yield make.__name__, blocks.block_of(make)[0]
     yield "heads", toys.attention()
     for name, toy in {**RUNNABLE, **UNRUNNABLE}.items():
         yield f"mixture, {name}", toy.model()
     weights = "float[16, 12] both, float[12, 8] down, float[8, 12] up"
     down = CONCATENATED.replace("(u, down)", "(u, back)")
-    yield "concatenated", _model(down, weights=f"{weights}, float[12, 8] back")
+    yield "concatenated", text_model(down, "y", f"{weights}, float[12, 8] back")
     yield "flattened", _flattened()
-    yield "grouped", _model(GROUPED, weights=GROUPED_WEIGHTS)
+    yield "grouped", text_model(GROUPED, "y", GROUPED_WEIGHTS)
 
 
 def _flattened() -> ModelProto:
     weights = "float[12, 8, 1] up_conv, float[36, 8] all, int64[1] last = {-1}"
-    return _model(FLATTENED, weights=weights)
-
-
-def positions(entry: Mapping[str, Any], owner: int) -> list[int]:
-    """As the documentation says: where the columns of an owner lie."""
-    place = owner - entry["first"]
-    if not 0 <= place < entry["count"]:
-        return []
-    if "indices" in entry:
-        return list(read_ranges(entry["indices"][place], 10**6))
-    first = entry["offset"] + place * entry["step"]
-    return list(range(first, first + entry["size"]))
+    return text_model(FLATTENED, "y", weights)
 
 
 def _owners(site: Site, word: str) -> Sequence[Sequence[int]]:
