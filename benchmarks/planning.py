@@ -86,9 +86,9 @@ class Stack:
         )
         return self.add("Transpose", f"{name}/Transpose", split, perm=order)
 
-    def layer(self, name: str, source: str) -> str:
-        """One pre-norm attention layer."""
-        normed = self.norm(f"{name}.norm", source)
+    def layer(self, name: str, source: str, norms: bool = True) -> str:
+        """One pre-norm attention layer, or one without a normalisation."""
+        normed = self.norm(f"{name}.norm", source) if norms else source
         query, value = (self.heads(f"{name}.{part}", normed, [0, 2, 1, 3]) for part in ("query", "value"))
         key = self.heads(f"{name}.key", normed, [0, 2, 3, 1])
         scores = self.add("Div", f"{name}/Scale", self.add("MatMul", f"{name}/Scores", query, key), "root")
@@ -99,15 +99,17 @@ class Stack:
         return self.add("Add", f"{name}/Residual", source, self.linear(f"{name}.out", flat))
 
 
-def stack(layers: int) -> ModelProto:
-    """A model of so many layers."""
+def stack(layers: int, *, norms: bool = True, chain: int = 0) -> ModelProto:
+    """A model of so many layers, and behind them a chain of so many small nodes."""
     graph, value = Stack(), "x"
     for index in range(layers):
-        value = graph.layer(f"layers.{index}.attention", value)
+        value = graph.layer(f"layers.{index}.attention", value, norms)
+    for index in range(chain):
+        value = graph.add(("Tanh", "Neg", "Relu")[index % 3], f"chain.{index}", value)
     info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "sequence", HIDDEN])
     output = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", "sequence", HIDDEN])
     body = helper.make_graph(graph.nodes, "stack", [info], [output], graph.weights)
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)])
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 @click.command()

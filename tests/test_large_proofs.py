@@ -22,6 +22,7 @@ from onnxheadprune.runtime import CPU, Provider, Session, stored
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.selection.compensation import compensate, restored
 from onnxheadprune.validation.claim import read_claim
+from onnxheadprune.validation.deployed import SPARED
 from tests import toys, toys_scores
 
 HEADS = "0:1 1:0,3"
@@ -36,6 +37,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         monkeypatch.setattr(f"onnxheadprune.{module}.MAPPED_FROM", 1000)
     for module in (wire, stored, load, replacing):
         monkeypatch.setattr(module, "BIG", 100)
+    monkeypatch.setattr("onnxheadprune.validation.deployed.SPARED", 0)
     path = tmp_path / "model.onnx"
     save_model(toys_scores.stack(), path, external=True)
     return path
@@ -56,11 +58,18 @@ def test_one_of_several_large_models_is_open_at_a_time(large: Path) -> None:
 
 
 def test_small_models_stay_open() -> None:
-    turns = Turns()
+    turns = Turns(SPARED)
     first, second = (Session(toys_scores.stack(), HERE).taking(turns) for _ in range(2))
     turns.rest()
-    first.close()
     assert first.is_open and second.is_open
+
+
+def test_a_model_in_memory_takes_its_turn_too() -> None:
+    turns, feed = Turns(), DATA[0]
+    first, second = (Session(toys_scores.stack(), HERE).taking(turns) for _ in range(2))
+    assert not first.is_open
+    assert np.array_equal(first.run(feed)["logits"], second.run(feed)["logits"])
+    assert not first.is_open
 
 
 def test_what_is_cut_is_mapped_from_a_file_that_goes_with_the_session(

@@ -37,8 +37,10 @@ ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | onnx_ir
 INLINE_LIMIT = 2**31 - 2**25
 """Protobuf cannot hold a message of 2 GiB; beyond this, weights go into a file beside the model. The rest is
 for nodes, names and types."""
-MAPPED_FROM = 2**28
+MAPPED_FROM = 2**22
 """Bytes of weights from which on ONNX Runtime maps them from their files; smaller models are handed over whole."""
+LARGE = 2**28
+"""Bytes of weights from which on memory counts for more than time."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, RefusedError, UsageError
-from onnxheadprune.model.load import INLINE_LIMIT, MAPPED_FROM, LoadedModel, open_structure, stored_bytes
+from onnxheadprune.model.load import INLINE_LIMIT, LARGE, LoadedModel, open_structure, stored_bytes
 from onnxheadprune.model.storage.reading import hydrated
 
 
@@ -30,7 +30,7 @@ class Sent:
     path: Path | None
 
 
-def sent(model: LoadedModel, whole_up_to: int = MAPPED_FROM) -> Sent:
+def sent(model: LoadedModel, whole_up_to: int = LARGE) -> Sent:
     """A model as it travels.
 
     Args:

@@ -22,11 +22,11 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, ProviderError, heed_interrupt
-from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.runtime.patience import may_never_end, waited_for
 from onnxheadprune.runtime.quiet import quiet_stdout
-from onnxheadprune.runtime.stored import supply
+from onnxheadprune.runtime.stored import supplier
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unrounded import unrounded
 from onnxheadprune.runtime.unsaturated import may_saturate, saturates, unsaturated
@@ -37,6 +37,10 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 SUFFIX = "ExecutionProvider"
 FATAL_ONLY = 4
+MOST_REUSED = 2000
+"""Nodes up to which ONNX Runtime looks for memory that can be used again: some seconds."""
+NODE_BYTES = 2**12
+"""What a node takes in a session, about."""
 _LOAD = """
 import sys, onnxruntime
 if sys.argv[1] == "CUDAExecutionProvider" and hasattr(onnxruntime, "preload_dlls"):
@@ -113,7 +117,8 @@ class Session:
         rounding = optimize and not keeping
         options = _options(onnx_runtime(), optimize, deterministic)
         # Outputs lie in the session's arena, which lives and stays as large as it was until the last of them is gone.
-        options.enable_cpu_mem_arena = not keeping
+        # At exact settings there are several sessions, and each would keep the most that it ever needed.
+        options.enable_cpu_mem_arena = rounding
         options.intra_op_num_threads = provider.threads or 0
         if not rounding:
             # Where it packs weights itself (DequantizeLinear before MatMul), it would round for them too.
@@ -122,12 +127,16 @@ class Session:
         loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
         loaded = loaded if rounding else exactly(loaded)
         self._may_never_end = may_never_end(loaded.proto)
-        source, is_mapped = supply(loaded, options, self)
-        make = functools.partial(create, source, options, provider, settings, name)
-        # What is mapped can be opened again from a message without weights.
-        self._again = make if is_mapped else None
+        nodes = len(loaded.proto.graph.node)
+        # To find memory that can be used again takes time that grows with the square of the nodes.
+        options.enable_mem_reuse = rounding and nodes <= MOST_REUSED
+        self.size = stored_bytes(loaded.proto) + NODE_BYTES * nodes
+        self._again = supplier(loaded, options, self, lasting=optimize)
+        self._create = functools.partial(
+            create, options=options, provider=provider, settings=settings, name=name
+        )
         self._turns: Turns | None = None
-        made = make()
+        made = self._create(self._again())
         self._session: Any = made
         self.providers: tuple[str, ...] = tuple(made.get_providers())
         self._outputs = [output.name for output in made.get_outputs()]
@@ -141,15 +150,14 @@ class Session:
         Returns:
             The session itself.
         """
-        if self._again is not None:
+        if self.size > turns.spared:
             self._turns = turns
             turns.take(self)
         return self
 
     def close(self) -> None:
-        """Gives back the memory of a large model, until the session is asked for something again."""
-        if self._again is not None:
-            self._session = None
+        """Gives back its memory, until the session is asked for something again."""
+        self._session = None
 
     def run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The model's outputs by name.
@@ -189,8 +197,8 @@ class Session:
         """ONNX Runtime's own `InferenceSession`."""
         if self._turns is not None:
             self._turns.take(self)
-        if self._session is None and self._again is not None:
-            self._session = self._again()
+        if self._session is None:
+            self._session = self._create(self._again())
         return self._session
 
     @property

@@ -10,12 +10,13 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, TensorProto
 
-from onnxheadprune.model.load import INLINE_LIMIT, MAPPED_FROM, LoadedModel, stored_bytes
+from onnxheadprune.model.load import INLINE_LIMIT, LARGE, MAPPED_FROM, LoadedModel, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.reading import hydrated, tensor_bytes
 from onnxheadprune.model.storage.sources import Sources
@@ -31,32 +32,32 @@ PAGE = 4096
 """Where weights of a file of our own may begin, in bytes: what a system maps is pages."""
 
 
-def _is_mapped(model: LoadedModel) -> bool:
-    """Whether sessions map a model's weights from files, and do not hold them."""
-    size = stored_bytes(model.proto)
-    return size > MAPPED_FROM and (bool(model.sources) or size > INLINE_LIMIT)
-
-
-def supply(model: LoadedModel, options: Any, owner: object) -> tuple[bytes | str, bool]:
-    """What a session is made from: a message, or the path of a file; and whether it maps the weights from files.
+def supplier(model: LoadedModel, options: Any, owner: object, *, lasting: bool) -> Callable[[], bytes | str]:
+    """What a session is made from, now and whenever it is opened again: a message, or the path of a file.
 
     Args:
         model: in memory, or a structure.
         options: of the session; learns where the weights are.
         owner: files that have to be made live as long as this.
+        lasting: the session runs so often, or as a deployment does, that it may have copies of weights of moderate
+            size.
 
     Raises:
         ModelError: if weights cannot be read.
     """
-    if not _is_mapped(model):
-        return bytes(hydrated(model.proto, model.sources).SerializeToString()), False
-    options.add_session_config_entry(NO_COPIES, "1")
-    if stored_bytes(model.proto) - _bytes_outside(model.proto) > INLINE_LIMIT:
-        return _written(model, owner), True
+    size = stored_bytes(model.proto)
+    if size <= MAPPED_FROM or not (model.sources or size > INLINE_LIMIT):
+        return lambda: bytes(hydrated(model.proto, model.sources).SerializeToString())
+    if size > LARGE or not lasting:
+        options.add_session_config_entry(NO_COPIES, "1")
+    if size - _bytes_outside(model.proto) > INLINE_LIMIT:
+        path = _written(model, owner)
+        return lambda: path
     light, folder = _mapped(model, owner)
     if folder is not None:
         options.add_session_config_entry(FOLDER, str(folder))
-    return bytes(light.SerializeToString()), True
+    message = bytes(light.SerializeToString())
+    return lambda: message
 
 
 def _mapped(model: LoadedModel, owner: object) -> tuple[ModelProto, Path | None]:

@@ -17,8 +17,13 @@ class Holder(Protocol):
 class Turns:
     """One of several holders at a time. Only one thread may use it; the last holder closes when it says `rest`."""
 
-    def __init__(self) -> None:
-        """Nobody holds anything yet."""
+    def __init__(self, spared: int = 0) -> None:
+        """Nobody holds anything yet.
+
+        Args:
+            spared: bytes up to which a holder need not close for another one.
+        """
+        self.spared = spared
         self._now: Holder | None = None
 
     def take(self, holder: Holder) -> None:

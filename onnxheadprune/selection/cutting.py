@@ -13,7 +13,7 @@ from onnxheadprune.attention.contract import Contract
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
 from onnxheadprune.fusion import FuseMode, fuse
-from onnxheadprune.model.load import LoadedModel, open_structure
+from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
@@ -90,7 +90,7 @@ class Cutter:
         self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
         self.view, self.sites = self.analysis.view, self.analysis.sites
         self.provider, self.trying, self.progress = provider, trying, progress
-        self.turns = Turns()
+        self.turns = Turns(LARGE)
         self.data = None if data is None else calibration_data(data, self.view)
         if trying.compensate and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")

@@ -29,6 +29,8 @@ from onnxheadprune.validation.result import CaseResult, Settings
 from onnxheadprune.validation.sensitivity import Sensitivity
 from onnxheadprune.validation.wide import Wide
 
+SPARED = 2**23
+"""Bytes of a model that stays in memory while others run."""
 LOW_PRECISION = ("float16", "bfloat16")
 SATURATES = (
     "this processor saturates products of uint8 by int8, so here a deployment gives other numbers than elsewhere,"
@@ -63,7 +65,7 @@ class Models:
     refits: Restored = field(default_factory=Restored)
     wide: Wide | None = None
     fixed: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns = field(default_factory=lambda: Turns(SPARED))
 
     def session(
         self, model: LoadedModel, name: str, *, provider: Provider | None = None, deployed: bool = False

@@ -82,6 +82,7 @@ def likeness(
     declared = Declarations(planned, pruned, inferred)
     interface, inside = [*declared.interface()], [*declared.inside(*walk.scopes, walk.pairs)]
     differences = [*interface, *walk.differences, *inside]
+    walk.forget()
     return Likeness(
         sum(1 for node in nodes_of(pruned.graph)),
         len(walk.same_nodes),
@@ -109,6 +110,11 @@ class _Walk:
         self.waiting: list[tuple[Made, Made, str]] = []
         self._schemas: dict[tuple[str, str], dict[str, AttributeProto]] = {}
         self._opsets = {_domain(item.domain): item.version for item in planned.opset_import}
+
+    def forget(self) -> None:
+        """Lets go of what refers to itself, which else waits for the garbage collector: as much as the graphs."""
+        for scope in (*self.scopes[0], *self.scopes[1]):
+            scope.made.clear()
 
     def run(self) -> None:
         """From the graph outputs upwards."""

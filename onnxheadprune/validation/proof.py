@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.model.doc_strings import undocumented
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.providers import resolve_provider
@@ -41,7 +42,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     """
     meter = None if request.metric is None else MetricMeter(request.metric)
     names = model_name(original), model_name(pruned)
-    before, after = open_structure(original), open_structure(pruned)
+    before, after = _opened(original), _opened(pruned)
     # With an exit that is for good, everything is planned and compared as from the original with that exit; but what
     # comes out is compared with the original itself, whose decision is forced.
     whole, left = before, claimed_exits(before, after)
@@ -64,6 +65,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
+        del planned
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if left is None else forced_original(whole, left, planning, refits)
@@ -119,6 +121,13 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         exits=exits,
         sensitivity=found.sensitivity,
     )
+
+
+def _opened(source: ModelLike) -> LoadedModel:
+    """The structure of a model, without what would be copied with each model that is made of it."""
+    loaded = open_structure(source)
+    bare = undocumented(loaded.proto)
+    return loaded if bare is loaded.proto else loaded.changed(bare)
 
 
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
@@ -66,6 +66,20 @@ class CaseResult:
     def passed(self) -> bool:
         """Whether the error is within the tolerance."""
         return self.max_rel_error <= self.tolerance
+
+    def joined(self, other: CaseResult) -> CaseResult:
+        """Both as one result: the larger error, of one that is too large if there is one, and the larger power."""
+        bad = max(self, other, key=lambda case: (not case.passed, case.max_rel_error))
+        return replace(
+            self,
+            feeds=self.feeds + other.feeds,
+            tolerance=bad.tolerance,
+            max_abs_error=bad.max_abs_error,
+            max_rel_error=bad.max_rel_error,
+            worst_output=bad.worst_output,
+            power=max(self.power, other.power),
+            finite=self.finite and other.finite,
+        )
 
     @property
     def usual(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, jud
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift
+from onnxheadprune.validation.rounds import Ran, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 from onnxheadprune.validation.wide import Wide
 
@@ -78,19 +80,19 @@ def run_all(models: Models, request: ValidationRequest, metric: MetricMeter | No
         InferenceError: if the original itself does not load, or has a node that nothing here computes.
         UsageError: if the data does not fit the model.
     """
+    bench = _Bench(models, request, metric)
     try:
-        bench = _Bench(models, request, metric)
+        bench.random_cases(request.seed)
+        if bench.sensitivity.largest is not None:
+            # On a few feeds a wrong cut may move no more than rounding does.
+            bench.more_random_cases(request.seed)
+        if models.wide is not None:
+            bench.wide_cases(models.wide, request.seed)
+        if request.data is not None:
+            bench.data_cases(request.data)
+        placement = bench.pruned.session.placement()
     except _PrunedFailedError as error:
         return replace(NOTHING_RAN, problems=(str(error),))
-    bench.random_cases(request.seed)
-    if bench.sensitivity.largest is not None:
-        # On a few feeds a wrong cut may move no more than rounding does.
-        bench.more_random_cases(request.seed)
-    if models.wide is not None:
-        bench.wide_cases(models.wide, request.seed)
-    if request.data is not None:
-        bench.data_cases(request.data)
-    placement = bench.pruned.placement()
     bench.further_opinions()
     found = bench.findings(placement)
     unsteady = bench.unsteady() if found.problems else ""
@@ -107,12 +109,9 @@ class _Bench:
         self.models, self.metric = models, metric
         # A user's measure sees the user's data alone, where there is some.
         self.measured = "random" if request.data is None else "data"
-        self.original = self._session(models.original, "the original model")
-        self.masked = self._session(models.masked, "the masked reference")
-        try:
-            self.pruned = self._session(models.pruned, "the pruned model")
-        except InferenceError as error:
-            raise _PrunedFailedError(str(error)) from error
+        self.original = models.session(models.original, "the original model")
+        self.masked = Runner(lambda: models.session(models.masked, "the masked reference"))
+        self.pruned = Runner(self._load_pruned, lambda feed: narrowed(feed, models.planning.io))
         self.silenced = self._if_there(models.silenced, "the original without its fused sites")
         self.alive = self._if_there(models.alive, "the original before the heads were cut")
         self.aside = self._if_there(models.aside, "the original with its decision forced the other way")
@@ -131,16 +130,20 @@ class _Bench:
         self.moved = None if self.main is None else EffectMeter(self.main, self.inputs, request.effect)
         self.accuracy: AccuracyMeter | None = None
 
-    def _session(self, model: LoadedModel, name: str) -> Session:
-        return self.models.session(model, name)
+    def _if_there(self, model: LoadedModel | None, name: str) -> Runner | None:
+        return None if model is None else Runner(lambda: self.models.session(model, name))
 
-    def _if_there(self, model: LoadedModel | None, name: str) -> Session | None:
-        return None if model is None else self._session(model, name)
+    def _load_pruned(self) -> Session:
+        try:
+            return self.models.session(self.models.pruned, "the pruned model")
+        except InferenceError as error:
+            raise _PrunedFailedError(str(error)) from error
 
     def random_cases(self, seed: int) -> None:
         maker = self.maker
         maker.seed = seed
-        obstacles = []
+        obstacles: list[str] = []
+        ran: list[Ran] = []
         for case in maker.cases:
             found = maker.first_that_runs(case, self.original.run)
             if isinstance(found, MissingKernelError):
@@ -148,11 +151,12 @@ class _Bench:
             if isinstance(found, InferenceError):
                 obstacles.append(str(found))
                 # Where the first case finds nothing, the others will not: the search is long.
-                if len(obstacles) == 1 and not self.cases:
+                if len(obstacles) == 1 and not ran:
                     break
             else:
-                case_result, _ = self._compare("random", *found, deploy=case.padding is not Padding.LEFT)
-                self.cases.append(case_result)
+                ran.append(Ran(*found, deploy=case.padding is not Padding.LEFT))
+        for held in rounds(ran):
+            self.cases += [case for _, case, _ in self._compared("random", held)]
         if maker.note:
             self.notes.append(maker.note)
         if obstacles and not self.cases:
@@ -163,42 +167,53 @@ class _Bench:
         made, self.cases = self.cases, []
         for more in range(1, MORE_ROUNDS + 1):
             self.random_cases(seed + more)
-        self.cases = [*made, functools.reduce(_merge, self.cases)] if self.cases else made
+        self.cases = [*made, functools.reduce(CaseResult.joined, self.cases)] if self.cases else made
 
     def wide_cases(self, wide: Wide, seed: int) -> None:
         """What the usual feeds leave out; sizes that the original cannot take are passed over."""
         self.problems += wide.problems
         allowed = self.models.tolerance.deployed
-        for item in wide.feeds(self.maker):
-            try:
-                before = self.original.run(item.feed)
-            except InferenceError:
-                continue
-            case, _ = self._compare("wide", item.feed, before, deploy=False)
-            # Large numbers are rounded more coarsely than the scale of the outputs tells.
-            self.cases.append(replace(case, tolerance=max(case.tolerance, allowed)) if item.tails else case)
+        tails: list[Feed] = []
+
+        def ran() -> Iterator[Ran]:
+            for item in wide.feeds(self.maker):
+                with contextlib.suppress(InferenceError):
+                    tails.extend([item.feed] if item.tails else [])
+                    yield Ran(item.feed, self.original.run(item.feed), deploy=False)
+
+        for held in rounds(ran()):
+            for item, case, _ in self._compared("wide", held):
+                # Large numbers are rounded more coarsely than the scale of the outputs tells.
+                coarse = any(item.feed is feed for feed in tails)
+                self.cases.append(replace(case, tolerance=max(case.tolerance, allowed)) if coarse else case)
         self.notes += wide.notes
 
     def data_cases(self, data: DataSource) -> None:
+        def ran() -> Iterator[Ran]:
+            for sample in self._fitting(load_data(data, self.inputs)):
+                try:
+                    yield Ran(sample.feed, self.original.run(sample.feed), labels=sample.labels)
+                except MissingKernelError:
+                    raise
+                except InferenceError as error:
+                    raise UsageError(f"{sample.source} does not fit the model: {error}") from error
+
         combined: CaseResult | None = None
-        for sample in self._fitting(load_data(data, self.inputs)):
-            try:
-                before = self.original.run(sample.feed)
-            except MissingKernelError:
-                raise
-            except InferenceError as error:
-                raise UsageError(f"{sample.source} does not fit the model: {error}") from error
-            case, after = self._compare("data", sample.feed, before)
-            combined = case if combined is None else _merge(combined, case)
-            if after is None:
-                continue
-            if self.metric is not None:
-                self.metric.add(sample.feed, sample.labels, before, after)
-            if sample.labels is not None and self.main is not None:
-                self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
-                self.accuracy.add(sample.labels, before[self.main.name], after[self.main.name])
+        for held in rounds(ran()):
+            for item, case, after in self._compared("data", held):
+                combined = case if combined is None else combined.joined(case)
+                if after is not None:
+                    self._judge(item, after)
         if combined is not None:
             self.cases.append(combined)
+
+    def _judge(self, item: Ran, after: Outputs) -> None:
+        """What the user's labels and measure say of a feed."""
+        if self.metric is not None:
+            self.metric.add(item.feed, item.labels, item.before, after)
+        if item.labels is not None and self.main is not None:
+            self.accuracy = self.accuracy or AccuracyMeter(self.main.name)
+            self.accuracy.add(item.labels, item.before[self.main.name], after[self.main.name])
 
     def _fitting(self, samples: Iterator[Sample]) -> Iterator[Sample]:
         """The samples as they are given; one by one where the original takes no more at a time."""
@@ -210,18 +225,22 @@ class _Bench:
                     self.notes.append(ONE_AT_A_TIME)
             yield from [sample] if several is not False else one_by_one(sample, self.inputs)
 
-    def _compare(
-        self, source: str, feed: Feed, before: Outputs, *, deploy: bool = True
-    ) -> tuple[CaseResult, Outputs | None]:
-        """One feed at exact settings.
+    def _compared(self, source: str, held: Sequence[Ran]) -> Iterator[tuple[Ran, CaseResult, Outputs | None]]:
+        """A round of feeds at exact settings: all models run them in turn, then outputs are compared feed by feed."""
+        feeds = [item.feed for item in held]
+        if source != "wide":
+            self.second.ahead(feeds)
+        unrefitted = None if source == "wide" else self.unrefitted
+        for runner in (self.masked, self.alive, self.silenced, self.aside, unrefitted, self.pruned):
+            if runner is not None:
+                runner.ahead(feeds)
+        for item in held:
+            yield item, *self._compare(source, item.feed, item.before, deploy=item.deploy)
 
-        Args:
-            source: what kind of feed it is.
-            feed: the inputs.
-            before: what the original gave.
-            deploy: run it as a deployment does later. Where padding leaves a token nothing to attend to, fused
-                operators give other numbers than the graph spells, and no one reads them.
-        """
+    def _compare(
+        self, source: str, feed: Feed, before: Outputs, *, deploy: bool
+    ) -> tuple[CaseResult, Outputs | None]:
+        """One feed at exact settings; whether it is also run as a deployment does later."""
         io, allowed = self.models.planning.io, self.models.tolerance.exact
         reference = self.masked.run(feed)
         expected = narrowed(reference, io)
@@ -253,7 +272,7 @@ class _Bench:
         if finite and source != "wide":
             self.second.look(feed, reference, earlier, self.inputs)
         try:
-            after = self.pruned.run(narrowed(feed, io))
+            after = self.pruned.run(feed)
         except InferenceError as error:
             self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
             return case, None
@@ -378,21 +397,6 @@ def _too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
                 f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
                 f" {_spell(case.shapes)}){alone}"
             )
-
-
-def _merge(first: CaseResult, second: CaseResult) -> CaseResult:
-    """Both as one result: the larger error, of one that is too large if there is one, and the larger power."""
-    bad = max(first, second, key=lambda case: (not case.passed, case.max_rel_error))
-    return replace(
-        first,
-        feeds=first.feeds + second.feeds,
-        tolerance=bad.tolerance,
-        max_abs_error=bad.max_abs_error,
-        max_rel_error=bad.max_rel_error,
-        worst_output=bad.worst_output,
-        power=max(first.power, second.power),
-        finite=first.finite and second.finite,
-    )
 
 
 def _spell(shapes: Mapping[str, tuple[int, ...]]) -> str:

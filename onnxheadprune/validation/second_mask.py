@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from onnxheadprune.errors import InferenceError
@@ -11,6 +13,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.validation.compare import worst
 from onnxheadprune.validation.cores import Tap, silenced_cores, without_dead_weights
 from onnxheadprune.validation.deployed import Models
+from onnxheadprune.validation.rounds import Runner
 
 DRAWN = (Role.FLOATS, Role.IDS, Role.PIXELS, Role.BOOLS)
 """Inputs whose numbers may change places; masks and positions say how the others are meant."""
@@ -25,7 +28,7 @@ class SecondMask:
     """
 
     def __init__(self, models: Models) -> None:
-        """Loads the silenced model.
+        """Makes the silenced model.
 
         Args:
             models: what is compared; the heads that go are planned there.
@@ -34,7 +37,7 @@ class SecondMask:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._silenced = silenced_cores(self.planning)
-        self._session: Session | None = None
+        self.runner: Runner | None = None
         self._without: Session | None = None
         self._loaded = models.masked
         if self._silenced.skipped:
@@ -43,10 +46,17 @@ class SecondMask:
             return
         # The masked reference refers to all that the viewed model stores.
         self._loaded = models.refits.into(models.masked, self._silenced.model)
+        self.runner = Runner(lambda: models.session(self._loaded, "the original silenced at its cores"))
+
+    def ahead(self, feeds: Iterable[Feed]) -> None:
+        """Runs a round of feeds that `look` will compare."""
+        if self.runner is None or self.problems:
+            return
         try:
-            self._session = models.session(self._loaded, "the original silenced at its cores")
+            self.runner.ahead(feeds)
         except InferenceError as error:
             self.notes.append(f"the heads were not silenced at their cores: {error}")
+            self.runner = None
 
     def look(self, feed: Feed, masked: Outputs, names: tuple[str, ...], inputs: tuple[Input, ...]) -> None:
         """Compares both masks on one feed.
@@ -57,13 +67,13 @@ class SecondMask:
             names: the outputs that are judged.
             inputs: what the inputs are.
         """
-        if self._session is None or self.problems:
+        if self.runner is None or self.problems:
             return
         try:
-            outputs = self._session.run(feed)
+            outputs = self.runner.run(feed)
         except InferenceError as error:
             self.notes.append(f"the heads were not silenced at their cores: {error}")
-            self._session = None
+            self.runner = None
             return
         left = [tap for tap in self._silenced.taps if tap.rest(outputs)[0].astype(bool).any()]
         if left:

@@ -12,7 +12,7 @@ from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
-from onnxheadprune.model.load import MAPPED_FROM, LoadedModel, stored_bytes
+from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
 from onnxheadprune.model.spelling import many
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
@@ -78,7 +78,7 @@ def chosen_for(
     # Exactness shows on few samples; more would only take time.
     part = some(cutter.held, cutter.work).subset(SAMPLES_TO_VALIDATE)
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
-    part = part.apart() if stored_bytes(model.proto) > MAPPED_FROM else part
+    part = part.apart() if stored_bytes(model.proto) > LARGE else part
     return chosen, _known(part, chosen, cutter)
 
 

@@ -40,8 +40,8 @@ from onnxheadprune.model.graph.facts import (
 )
 from onnxheadprune.model.graph.view import Node, Value
 
-MAX_STEPS = 512
-"""Values on the way from one linear layer to the next; an activation that is spelled out has some ten."""
+MAX_STEPS = 2**12
+"""Values on the way from one linear layer to the next: some ten, but for a layer that sums up what hundreds make."""
 BENDS = ACTIVATES | CLIPS | EXTREMES | RAISES | CHOOSES_ELEMENTS
 """Operators that make more of two linear layers than one."""
 GATES = MULTIPLIES | DIVIDES

@@ -1,0 +1,164 @@
+"""What a proof may cost: memory in multiples of the file, and time that does not grow with the square of the nodes."""
+
+from __future__ import annotations
+
+import cProfile
+import os
+import pstats
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import ModelProto, helper
+
+from benchmarks.depth import Encoder
+from benchmarks.planning import stack
+from onnxheadprune import validate
+from onnxheadprune.attention.sites.find import view_of
+from onnxheadprune.attention.sites.neuron_site import NeuronSite
+from onnxheadprune.model.doc_strings import undocumented
+from tests import toys
+from tests.graph_text import model_of
+
+MEGABYTE = 10**6
+MEMORY, TIMES = 300 * MEGABYTE, 5
+"""What a proof may take beside so many times the file."""
+NODES, NODE_SECONDS = 10_000, 60
+"""A chain of small nodes, and processor seconds for its proof; the planner of ONNX Runtime alone takes several times as
+long where it looks for memory to use again."""
+
+
+def encoder(path: Path) -> None:
+    onnx.save(Encoder(4, 512).build(), path)
+
+
+def quantized(path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    onnx.save(Encoder(6, 512).build(), path.with_suffix(".whole"))
+    quantize_dynamic(path.with_suffix(".whole"), path)
+
+
+def documented(path: Path, characters: int = 60 * MEGABYTE) -> None:
+    """As exporters write stack traces."""
+    model = toys.attention()
+    for node in model.graph.node:
+        node.doc_string = "x" * (characters // len(model.graph.node))
+    onnx.save(model, path)
+
+
+MODELS: dict[str, Callable[[Path], None]] = {
+    function.__name__: function for function in (encoder, quantized, documented)
+}
+
+
+def cost(*arguments: object, seconds: int = 300) -> resource.struct_rusage:
+    """What a call of the command line takes; one that takes more processor seconds ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnxheadprune", *map(str, arguments), "--provider", "cpu"],
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds)),
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", MODELS)
+def test_a_proof_takes_a_few_times_the_file(name: str, tmp_path: Path) -> None:
+    model, pruned = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
+    MODELS[name](model)
+    allowed = MEMORY + TIMES * model.stat().st_size
+    assert cost("prune", model, "--heads", "0:1", "-o", pruned).ru_maxrss * 1024 <= allowed
+    assert cost("validate", model, pruned).ru_maxrss * 1024 <= allowed
+
+
+@pytest.mark.long
+def test_the_proof_of_many_nodes(tmp_path: Path) -> None:
+    """One model is in memory at a time, and none is planned in quadratic time."""
+    model, pruned = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
+    onnx.save(stack(2, chain=NODES), model)
+    usage = cost("prune", model, "--heads", "0:1", "-o", pruned, seconds=NODE_SECONDS)
+    assert usage.ru_maxrss * 1024 <= MEMORY
+
+
+def calls(blocks: int) -> int:
+    """Calls of functions while neurons are looked for in attention blocks without normalisations."""
+    view = view_of(stack(blocks, norms=False))
+    profile = cProfile.Profile()
+    profile.runcall(NeuronSite.found, view, [])
+    return int(pstats.Stats(profile).total_calls)  # type: ignore[attr-defined]
+
+
+def test_a_stream_without_normalisations_is_walked_once() -> None:
+    assert calls(40) < 2.5 * calls(20)
+
+
+def made_by(count: int) -> ModelProto:
+    """One layer that sums up the neurons of many: an activation behind each, then a Concat."""
+    toy = toys.Toy()
+    names = [
+        toy.node("Relu", [toy.node("MatMul", ["x", toy.weight(f"w{index}", 6, 2)], f"p{index}")], f"a{index}")
+        for index in range(count)
+    ]
+    joined = toy.node("Concat", names, "joined", axis=-1)
+    out = toy.node("MatMul", [joined, toy.weight("down", 2 * count, 6)], "y")
+    return toy.model([toy.info("x", ["batch", "length", 6])], [toy.info(out, ["batch", "length", 6])])
+
+
+@pytest.mark.parametrize("count", [3, 400])
+def test_neurons_that_many_layers_make_are_found(count: int) -> None:
+    (site,) = NeuronSite.found(view_of(made_by(count)), []).sites
+    assert site.num_units == 2 * count
+    assert len(site.cores) == count
+    assert site.reason is None
+
+
+def test_doc_strings_are_left_out_wherever_they_are() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (bool c, float[2] x) => (float[2] y) <float[2] w> {
+        y = If (c) <
+            then_branch = t () => (float[2] a) { k = Constant <value = float[2] {1, 2}> () a = Add(x, k) },
+            else_branch = e () => (float[2] b) { b = Mul(x, w) }
+        >
+    }"""
+    model = model_of(text)
+    model.functions.append(
+        helper.make_function("f", "F", ["p"], ["q"], [helper.make_node("Neg", ["p"], ["q"])], [])
+    )
+    bare = ModelProto.FromString(model.SerializeToString())
+    document(model)
+    assert undocumented(model) == bare
+    short = ModelProto.FromString(bare.SerializeToString())
+    short.doc_string = "made by hand"
+    assert undocumented(short) is short
+
+
+def document(message: object) -> None:
+    """Writes a doc string into every message of a model that has a field for one."""
+    for field in message.DESCRIPTOR.fields:  # type: ignore[attr-defined]
+        if field.message_type is not None:
+            held = getattr(message, field.name)
+            if field.is_repeated:
+                for item in held:
+                    document(item)
+            elif message.HasField(field.name):  # type: ignore[attr-defined]
+                document(held)
+        elif field.name == "doc_string":
+            message.doc_string = "x" * 2**19  # type: ignore[attr-defined]
+
+
+def test_a_documented_model_is_validated(tmp_path: Path) -> None:
+    model, pruned = tmp_path / "model.onnx", tmp_path / "pruned.onnx"
+    documented(model, 2 * MEGABYTE)
+    from onnxheadprune import prune
+
+    prune(model, "0:1", pruned, provider="cpu", validate=False)
+    assert len(onnx.load(pruned).graph.node[0].doc_string) > 1000
+    assert validate(model, pruned, provider="cpu").passed
