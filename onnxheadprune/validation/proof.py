@@ -65,7 +65,6 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
         wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
-        del planned
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if left is None else forced_original(whole, left, planning, refits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -324,3 +324,27 @@ class Validation:
             "exits": list(self.exits),
             "sensitivity": self.sensitivity,
         }
+
+
+def too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
+    """A sentence for each case in which outputs differ by more than is allowed."""
+    """What differs by more than is allowed.
+
+    Args:
+        cases: what was run.
+        moved: how far rounding alone moves the masked reference, None where that was not measured.
+    """
+    alone = "" if moved is None else f"; rounding alone moves the masked reference by up to {moved:.1e}"
+    for case in cases:
+        if not case.passed and case.worst_output:
+            yield (
+                f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
+                f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
+                f" {spell(case.shapes)}){alone}"
+            )
+
+
+def spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Shapes by name, the first few."""
+    listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
+    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")

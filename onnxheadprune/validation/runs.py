@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
@@ -37,7 +37,7 @@ from onnxheadprune.validation.declared import contradicted
 from onnxheadprune.validation.deployed import KeptFeed, Models, as_deployed, judged, second_opinion
 from onnxheadprune.validation.metric import MetricMeter, MetricResult
 from onnxheadprune.validation.request import ValidationRequest
-from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift
+from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, RefitDrift, spell, too_far
 from onnxheadprune.validation.rounds import Ran, Runner, rounds
 from onnxheadprune.validation.second_mask import SecondMask
 from onnxheadprune.validation.wide import Wide
@@ -274,7 +274,7 @@ class _Bench:
         try:
             after = self.pruned.run(feed)
         except InferenceError as error:
-            self.problems.append(f"{error} (on {_spell(shapes)}, where the original runs)")
+            self.problems.append(f"{error} (on {spell(shapes)}, where the original runs)")
             return case, None
         self.problems += contradicted(after, self.models.fixed)
         name, off = worst(after, expected, names)
@@ -368,7 +368,7 @@ class _Bench:
         if self.accuracy is not None and self.accuracy.obstacle is not None:
             self.notes.append(self.accuracy.obstacle)
         bare = self.bare[source].result() if source in self.bare else None
-        problems = (*self.problems, *self.second.problems, *_too_far(self.cases, self.sensitivity.largest))
+        problems = (*self.problems, *self.second.problems, *too_far(self.cases, self.sensitivity.largest))
         return Findings(
             tuple(self.cases),
             tuple(dict.fromkeys(problems)),
@@ -380,25 +380,3 @@ class _Bench:
             None if bare is None or drift is None else RefitDrift(source, drift, bare),
             sensitivity=self.sensitivity.largest,
         )
-
-
-def _too_far(cases: Sequence[CaseResult], moved: float | None) -> Iterator[str]:
-    """What differs by more than is allowed.
-
-    Args:
-        cases: what was run.
-        moved: how far rounding alone moves the masked reference, None where that was not measured.
-    """
-    alone = "" if moved is None else f"; rounding alone moves the masked reference by up to {moved:.1e}"
-    for case in cases:
-        if not case.passed and case.worst_output:
-            yield (
-                f"{case.worst_output} differs from the masked reference by {case.max_rel_error:.1e} of its"
-                f" scale, where {case.tolerance:.0e} is allowed ({case.settings} settings,"
-                f" {_spell(case.shapes)}){alone}"
-            )
-
-
-def _spell(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    listed = [f"{name} {list(shape)}" for name, shape in shapes.items()]
-    return ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "")
