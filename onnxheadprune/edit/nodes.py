@@ -17,6 +17,8 @@ from onnxheadprune.model.graph.schemas import schema_of
 
 BOUNDS_ARE_INPUTS = 10
 """The opset since which a Slice takes its bounds as inputs."""
+HAS_NO_RANDOM_KERNELS = 22
+"""The opset since which ONNX Runtime (1.31) has no kernel for RandomUniformLike and its like."""
 
 CHOOSES_NUMBERS = 9
 """The opset since which there is a Where."""
@@ -126,27 +128,53 @@ def cut_list(
 
 
 def with_noise(
-    before: str, source: str, elem_type: int, size: float, seed: int, output: str
+    place: tuple[str, int], source: str, elem_type: int, size: float, seed: int, output: str
 ) -> list[InsertNode]:
-    """A float value and noise, other one in each run.
+    """A float value and noise, different in each run.
 
     Args:
-        before: the node that the new ones go before.
+        place: the node that the new ones go before, and the opset.
         source: the value.
         elem_type: its type.
         size: of the noise, relative to the largest absolute element of the value.
         seed: of the random numbers.
         output: the name of what it gives.
     """
+    before, _ = place
     random, narrow, absolute, scale, noise = (f"{source}_noise{part}" for part in range(5))
-    drawn = (("dtype", TensorProto.FLOAT), ("low", -size), ("high", size), ("seed", float(seed)))
     return [
-        InsertNode(before, "RandomUniformLike", (source,), (random,), drawn),
+        *_drawn(place, source, size, seed, random),
         cast(before, random, elem_type, narrow),
         InsertNode(before, "Abs", (source,), (absolute,)),
         InsertNode(before, "ReduceMax", (absolute,), (scale,), (("keepdims", 0),)),
         multiply(before, narrow, scale, noise),
         add(before, source, noise, output),
+    ]
+
+
+def _drawn(place: tuple[str, int], source: str, size: float, seed: int, output: str) -> list[InsertNode]:
+    """Random floats of the shape of a float value, between `-size` and `size`."""
+    before, opset = place
+    if opset < HAS_NO_RANDOM_KERNELS:
+        limits = (("dtype", TensorProto.FLOAT), ("low", -size), ("high", size), ("seed", float(seed)))
+        return [InsertNode(before, "RandomUniformLike", (source,), (output,), limits)]
+    names = ("size", "double", "half", "yes", "floats", "kept", "mask", "ones", "wide")
+    own, double, half, yes, floats, kept, mask, ones, wide = (f"{output}_{name}" for name in names)
+
+    def constant(name: str, value: float) -> InsertNode:
+        return InsertNode(before, "Constant", (), (name,), (("value_float", value),))
+
+    # What Dropout drops while it trains is random, and ONNX Runtime runs it in every opset.
+    return [
+        constant(own, size),
+        constant(double, 2 * size),
+        constant(half, 0.5),
+        cast(before, half, TensorProto.BOOL, yes),
+        cast(before, source, TensorProto.FLOAT, floats),
+        InsertNode(before, "Dropout", (floats, half, yes), (kept, mask), (("seed", seed),)),
+        cast(before, mask, TensorProto.FLOAT, ones),
+        multiply(before, ones, double, wide),
+        subtract(before, wide, own, output),
     ]
 
 

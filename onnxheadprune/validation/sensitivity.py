@@ -135,7 +135,7 @@ def with_noise(masked: LoadedModel, planning: Planning, size: float) -> LoadedMo
     """
     copy = ModelProto()
     copy.CopyFrom(masked.proto)
-    _Noise(_summed_otherwise(planning), size).add_to(copy.graph)
+    _Noise(_summed_otherwise(planning), size, planning.view.main.opset).add_to(copy.graph)
     return masked.changed(copy)
 
 
@@ -161,9 +161,9 @@ class _Noise:
         count: values that got some: each has a seed of its own.
     """
 
-    def __init__(self, types: Mapping[str, int], size: float) -> None:
+    def __init__(self, types: Mapping[str, int], size: float, opset: int) -> None:
         self.count = 0
-        self._types, self._size = types, size
+        self._types, self._size, self._opset = types, size, opset
 
     def add_to(self, graph: GraphProto) -> None:
         """Adds it in place, in bodies too."""
@@ -181,8 +181,9 @@ class _Noise:
             if name in self._types:
                 node.output[index] = f"{name}{_MARK}"
                 self.count += 1
+                place = ("", self._opset)
                 added = nodes.with_noise(
-                    "", node.output[index], self._types[name], self._size, self.count, name
+                    place, node.output[index], self._types[name], self._size, self.count, name
                 )
                 behind += map(nodes.as_proto, added)
         yield from (node, *behind)
