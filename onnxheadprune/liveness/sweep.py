@@ -165,7 +165,9 @@ class _Sweeper:
             total = live if total is None else self.domain.united(total, live)
             if self.domain.says_nothing(total):
                 return FULL
-        if total is None or total.is_dead:
+        if total is None:
+            return DEAD
+        if total.is_dead:
             return FULL if self._is_handed_out(value) else DEAD
         if self.domain.cuts and value.producer is not None and value.producer in WRITES_INTO:
             total = self.domain.united(total, self._handed_out(value))
