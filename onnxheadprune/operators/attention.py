@@ -33,7 +33,7 @@ MICROSOFT = (
 ).split()
 
 STANDS_FOR_PATTERN.add("Attention")
-ROLES.add(("Attention",), "", Roles(past_keys=4, past_values=5))
+ROLES.add(("Attention",), "", Roles(masks=(3,), past_keys=4, past_values=5))
 
 
 @shape_function("Attention")

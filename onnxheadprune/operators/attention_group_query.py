@@ -35,8 +35,9 @@ from onnxheadprune.operators.attention_parts import (
 from onnxheadprune.operators.rotary import Rotation, rotated
 
 ROLES.add(
-    ("GroupQueryAttention", "SparseAttention"), "com.microsoft", Roles(alike=(0,), past_keys=3, past_values=4)
+    ("GroupQueryAttention",), "com.microsoft", Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4)
 )
+ROLES.add(("SparseAttention",), "com.microsoft", Roles(alike=(0,), past_keys=3, past_values=4))
 
 
 @shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")

@@ -37,14 +37,16 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
 """Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
 
 ROLES.add(
-    ("MultiHeadAttention",), "com.microsoft", Roles(alike=(0,), past_keys=6, past_values=7, learned=(3,))
+    ("MultiHeadAttention",),
+    "com.microsoft",
+    Roles(masks=(4, 5), alike=(0,), past_keys=6, past_values=7, learned=(3,)),
 )
 ROLES.add(
     ("DecoderMaskedMultiHeadAttention",),
     "com.microsoft",
-    Roles(alike=(0,), past_keys=5, past_values=6, learned=(10,)),
+    Roles(masks=(3, 4), alike=(0,), past_keys=5, past_values=6, learned=(10,)),
 )
-ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(alike=(0,), learned=(3,)))
+ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(masks=(6,), alike=(0,), learned=(3,)))
 
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")

@@ -23,8 +23,11 @@ from onnxheadprune.operators.attention_parts import (
     with_past,
 )
 
-ROLES.add(("Attention", "PackedAttention"), "com.microsoft", Roles(alike=(0,), learned=(1, 2)))
-ROLES.add(("QAttention",), "com.microsoft", Roles(zero_points={0: 6}, weight_zero=7, integer_weight=1))
+ROLES.add(("Attention",), "com.microsoft", Roles(masks=(3, 5), alike=(0,), learned=(1, 2)))
+ROLES.add(("PackedAttention",), "com.microsoft", Roles(masks=(5,), alike=(0,), learned=(1, 2)))
+ROLES.add(
+    ("QAttention",), "com.microsoft", Roles(masks=(5,), zero_points={0: 6}, weight_zero=7, integer_weight=1)
+)
 ROUNDS_ACTIVATIONS.add(
     "QAttention", "QOrderedAttention", "QOrderedLongformerAttention", domain="com.microsoft"
 )

@@ -17,11 +17,13 @@ from onnxheadprune.model.graph.facts import (
     CASTS_LIKE,
     CHOOSES_ELEMENTS,
     CLIPS,
+    COMPARES,
     DIVIDES,
     DROPOUTS,
     ELEMENTWISE,
     EXTREMES,
     IDENTITIES,
+    JOINS_TRUTHS,
     MULTIPLIES,
     RAISES,
     REMAINDERS,
@@ -48,6 +50,8 @@ EXTREMES.add("Max", "Min")
 CLIPS.add("Clip")
 SIGMOIDS.add("Sigmoid")
 TESTS_NAN.add("IsNaN")
+COMPARES.add("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+JOINS_TRUTHS.add("And", "Or", "Xor", "Not")
 CHOOSES_ELEMENTS.add("Where")
 
 ROLES.add(("Where",), "", Roles(contents=(1, 2)))

@@ -12,8 +12,8 @@ from onnxheadprune.model.graph.view import Node
 
 _TABLES = {0: 2, 1: 4, 8: 3}
 """Words, segments and positions, each with a table of its own."""
-ROLES.add(("EmbedLayerNormalization",), "com.microsoft", Roles(rows=_TABLES, learned=(5, 6)))
-ROLES.add(("QEmbedLayerNormalization",), "com.microsoft", Roles(rows={0: 2, 1: 4}))
+ROLES.add(("EmbedLayerNormalization",), "com.microsoft", Roles(rows=_TABLES, masks=(7,), learned=(5, 6)))
+ROLES.add(("QEmbedLayerNormalization",), "com.microsoft", Roles(rows={0: 2, 1: 4}, masks=(7,)))
 ROLES.add(("BiasAdd",), "com.microsoft", Roles(alike=(0, 1, 2), learned=(1,)))
 ROUNDS_ACTIVATIONS.add("QEmbedLayerNormalization", domain="com.microsoft")
 

@@ -38,6 +38,7 @@ class Roles:
         target: the shape that its output is to have.
         rows: per input that counts rows the input with the table that these are rows of.
         places_in: per input that holds places, a number for each of the first axes, the input that these are places in.
+        masks: inputs of an attention that say which tokens are seen, or are added to its scores.
         alike: inputs of the type that the output has, where onnx has no schema that says so.
         past_keys, past_values: the cache of an attention that takes keys and values apart.
         bias: what it adds to its product, in units of its output.
@@ -56,6 +57,7 @@ class Roles:
     target: int | None = None
     rows: Mapping[int, int] = field(default_factory=dict)
     places_in: Mapping[int, int] = field(default_factory=dict)
+    masks: tuple[int, ...] = ()
     alike: tuple[int, ...] = ()
     past_keys: int | None = None
     past_values: int | None = None

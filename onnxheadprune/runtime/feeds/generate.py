@@ -90,7 +90,7 @@ class FeedMaker:
         ]
         signals = (Role.FLOATS, Role.PIXELS)
         self._roles: Roles = roles(
-            Place(name, item.name, axis, len(item.dims), item.role in signals)
+            Place(name, item.name, axis, len(item.dims), item.role in signals, item.role is Role.MASK)
             for item, axis, dim in expressions
             for name in dim.symbols
         )

@@ -14,6 +14,7 @@ from onnx import TensorProto, TypeProto, helper
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime.feeds.masks import is_mask
 from onnxheadprune.runtime.feeds.symbols import SymbolicDim, read_dim
 from onnxheadprune.runtime.feeds.tables import feature_width, row_bound
 
@@ -34,6 +35,10 @@ class Role(enum.Enum):
     BOOLS = "bools"
 
 
+_UNNAMED = (Role.FLOATS, Role.IDS, Role.BOOLS, Role.PIXELS)
+"""Roles by the type alone, which what the graph does with an input may contradict."""
+
+
 @dataclass(frozen=True)
 class Input:
     """One graph input that a feed must hold.
@@ -42,7 +47,7 @@ class Input:
         name: its name.
         dtype: NumPy's type of its elements (ml_dtypes' for bfloat16).
         dims: its dimensions; empty for a scalar.
-        role: what it stands for, judged by type and name.
+        role: what it stands for, judged by type and name; a mask also by what the graph does with it.
         rows: integers must stay below this (rows of the tables they index), None where unknown.
         widths: sizes that the weights dictate for open axes, whatever those are called.
     """
@@ -101,6 +106,8 @@ def graph_inputs(view: GraphView) -> tuple[Input, ...]:
         dims = _dims(tensor)
         rows = row_bound(value) if tensor.elem_type not in FLOATS else None
         role = _role(info.name, tensor.elem_type, dims, rows)
+        if role in _UNNAMED and dims and is_mask(value, indexes=rows is not None):
+            role = Role.MASK
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         free = [axis for axis, dim in enumerate(dims) if axis and not isinstance(dim, int)]
         widths = {axis: feature_width(value, axis) for axis in free}

@@ -110,6 +110,7 @@ class Place:
     axis: int
     rank: int
     is_signal: bool
+    is_mask: bool
 
     @property
     def in_cache(self) -> bool:
@@ -162,10 +163,10 @@ def _role(name: str, where: list[Place], cached: bool) -> str:
     if ("past" in name and not foreign) or (not foreign and any(place.in_cache for place in where)):
         return "past"
     # A mask spans the cache and the sequence; only exporters that name every axis apart say so like this.
-    masks = all("mask" in place.input.lower() and "encoder" not in place.input.lower() for place in where)
+    masks = all(place.is_mask and "encoder" not in place.input.lower() for place in where)
     if cached and ("total" in name or masks):
         return "total"
-    masked = all(place.is_signal or "mask" in place.input.lower() for place in where)
+    masked = all(place.is_signal or place.is_mask for place in where)
     return "extent" if masked and any(place.is_signal for place in where) else "length"
 
 

@@ -32,11 +32,12 @@ from onnxheadprune.model.graph.facts import (
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
-_MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
+MOVES = VIEWS | CASTS | SLICES | FLATTENS | EXPANDS | TILES | SPLITS | GATHERS | JOINS
+"""The same elements, or some of them, in other places or under another type."""
 _COMPUTES = CLIPS | MULTIPLIES | REMAINDERS | ADDS | SUBTRACTS | EXTREMES | CHOOSES_ELEMENTS
 """Arithmetic after which a row number is one still; a comparison gives something else."""
 _SHIFTS = ADDS | SUBTRACTS
-_HANDS_ON = _MOVES | _COMPUTES
+_HANDS_ON = MOVES | _COMPUTES
 _SAME_WIDTH = ELEMENTWISE | CASTS_LIKE
 MOST_SHIFTS = 4
 """Offsets with which one value is followed: as it is, and counted from the end of a table or two."""
