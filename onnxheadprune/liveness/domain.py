@@ -141,7 +141,10 @@ class Labels(Domain):
         convolution = CONVOLUTIONS.of(node)
         kernel = None if convolution is None else node.input(convolution.weight)
         if kernel is not None and kernel.is_constant:
-            return {index: live for index, live in inputs.items() if index > 0}
+            # Channels are told apart by the kernel; what lies along other axes (heads in the batch) goes on.
+            data = inputs.get(0, FULL)
+            apart = bool(data.axes) and 1 not in data.axes
+            return {index: live for index, live in inputs.items() if index > 0 or apart}
         product = contraction_of(node)
         operands = () if product is None else product.indices
         weights = [i for i in operands if (value := node.input(i)) is not None and value.is_constant]

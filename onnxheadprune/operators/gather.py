@@ -126,15 +126,16 @@ def _elements_shape(node: Node) -> Shapes:
 
 @rule("GatherElements")
 def gather_elements(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """Data and indices run in parallel on every axis but the gathered one."""
+    """Data and indices run in parallel on every axis but the gathered one, where any of the data may be picked."""
     data, indices = node.shape(0), node.shape(1)
     if data is None or indices is None:
         return unknown_shape(node)
     live = lives[0]
     axis = node.attribute("axis", 0) % len(data)
-    if axis in live.axes or any(data[a] != indices[a] for a in live.axes):
+    along = live.only([a for a in live.axes if a != axis])
+    if any(data[a] != indices[a] for a in along.axes):
         return inexpressible(node)
-    return Answer({0: live, 1: live})
+    return Answer({0: along, 1: live})
 
 
 @shape_function("GatherND")

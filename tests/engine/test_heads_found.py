@@ -236,3 +236,64 @@ def test_groups_of_different_sizes_do_not_bind_each_other() -> None:
     assert all(is_legal(groups, gone) for gone in ({0}, {0, 1}, {2, 3}, {2, 5}, {0, 2, 4}))
     assert not is_legal(groups, {2})
     assert not is_legal(groups, set(range(6)))
+
+
+def _values_through(net: Net, through: Callable[[Any], Any], kv: int = H) -> Any:
+    """A block whose values `[B, kv, S, D]` pass an operator before the core."""
+    x = net.input("x", (B, S, WIDTH), "bs-")
+
+    def heads(name: str, count: int, *order: int) -> Any:
+        flat = net.op("MatMul", x, net.weight(name, WIDTH, count * D))
+        return net.op("Transpose", net.op("Reshape", flat, net.ints(0, 0, count, D)), perm=list(order))
+
+    values = through(heads("v", kv, 0, 2, 1, 3))
+    context = _weighted(net, heads("q", H, 0, 2, 1, 3), heads("k", H, 0, 2, 3, 1), values)
+    merged = net.op("Reshape", net.op("Transpose", context, perm=[0, 2, 1, 3]), net.ints(0, 0, H * D))
+    return net.op("MatMul", merged, net.weight("o", H * D, WIDTH))
+
+
+def _by_heads_in_the_batch(net: Net, values: Any) -> Any:
+    """MViT: a depthwise convolution over the positions, of each head by itself."""
+    folded = net.op("Reshape", net.op("Transpose", values, perm=[0, 1, 3, 2]), net.ints(-1, D, S))
+    pooled = net.op("Conv", folded, net.weight("pool", D, 1, 3), group=D, kernel_shape=[3], pads=[1, 1])
+    apart = net.op("Reshape", pooled, net.ints(-1, H, D, S))
+    return net.op("Transpose", apart, perm=[0, 1, 3, 2])
+
+
+def _by_picked_positions(net: Net, values: Any) -> Any:
+    """BigBird: each head picks positions of its own."""
+    own = np.random.default_rng(0).integers(0, S, B * H * S * D)
+    picks = net.op("Reshape", net.ints(*own.tolist()), net.ints(B, H, S, D))
+    return net.op("GatherElements", values, picks, axis=2)
+
+
+def _by_cropped_positions(net: Net, values: Any) -> Any:
+    """Some positions are read by no head, and tokens are nobody's."""
+    kept = net.op("Slice", values, net.ints(1), net.ints(S), net.ints(2))
+    return net.op("Pad", kept, net.ints(0, 0, 1, 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("through", [_by_heads_in_the_batch, _by_picked_positions, _by_cropped_positions])
+def test_values_stay_each_heads_own(through: Callable[[Net, Any], Any]) -> None:
+    net = Net(STATIC)
+    _exact(net, _values_through(net, lambda values: through(net, values)), "mha", H, [1], [0, 2])
+
+
+@pytest.mark.parametrize("kv", [1, H])
+def test_what_no_rule_passes_on_is_not_called_shared(kv: int) -> None:
+    """Unknown is not shared: nobody knows whether heads still have values of their own, and each cut is exact."""
+    net = Net(STATIC)
+
+    def normalized(values: Any) -> Any:
+        known = net.op("LRN", net.op("Transpose", values, perm=[0, 3, 1, 2]), size=3)
+        return net.op("Transpose", known, perm=[0, 2, 3, 1])
+
+    model = net.export([_values_through(net, normalized, kv)])
+    (site,) = find_sites(model)
+    if kv == 1:
+        assert (site.kind, site.kv_num_heads) == ("mqa", 1)
+    else:
+        assert (site.kind, site.to_dict()["kv_num_heads"], site.kv_count) == ("unknown", None, "?")
+        assert is_legal(site.groups, {1})
+    for gone in ([1], [0, 2]):
+        check_cut(model, net.feed, gone, gathers=int(kv > 1))

@@ -16,6 +16,7 @@ from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
+from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
@@ -38,6 +39,7 @@ class Anatomy:
         v_head_size: width of a context head.
         free: graph inputs and outputs on the key and value paths.
         lying: where on these the heads lie, one bit per head, as far as that is known.
+        kv_known: whether it is known which heads share their values; else each is taken to have its own.
         probability_nodes: nodes between the score product and the core.
         maps: graph outputs that hand out the maps of fused cores.
     """
@@ -49,6 +51,7 @@ class Anatomy:
     probability_nodes: frozenset[Node]
     maps: frozenset[Value] = frozenset()
     lying: Mapping[Value, Live] = field(default_factory=dict)
+    kv_known: bool = True
 
 
 def anatomy(block: Block) -> Anatomy | Refusal:
@@ -70,7 +73,7 @@ class _Survey:
         groups: heads that are known to share a KV head.
         head_size: width of a query or key head, once a core tells it.
         free, maps, probability_nodes, lying: as in `Anatomy`.
-        values_have_heads: for each operand of values that was walked up, whether it has heads at all.
+        sharing: for each operand of values that was walked up, what it says of the heads.
         refusal: why a core cannot be read, if one cannot.
     """
 
@@ -84,7 +87,7 @@ class _Survey:
         self.maps: set[Value] = set()
         self.lying: dict[Value, Live] = {}
         self.probability_nodes: set[Node] = set()
-        self.values_have_heads: list[bool] = []
+        self.sharing: list[Sharing] = []
         self.refusal: Refusal | None = None
 
     def read_fused(self, core: Core) -> None:
@@ -126,7 +129,7 @@ class _Survey:
 
     def _read_values(self, walk: Sweep, own: int) -> None:
         """Which heads share their values."""
-        self.values_have_heads.append(_join_shared(self.groups, walk, self.block.num_heads, own))
+        self.sharing.append(join_shared(self.groups, walk, self.block.num_heads, own))
 
     def _read_weights(self, walk: Sweep, own: int) -> None:
         """What lies between scores and core, and the cache of the keys."""
@@ -147,7 +150,7 @@ class _Survey:
 
     def summary(self) -> Anatomy:
         """What all cores say together."""
-        if self.values_have_heads and not any(self.values_have_heads):
+        if self.sharing and all(found is Sharing.ONE for found in self.sharing):
             # One of several cores may read a table of relative positions, which has no heads: that groups none.
             self.groups.join(range(self.block.num_heads))
         groups = sorted(tuple(sorted(members)) for members in self.groups.sets())
@@ -161,23 +164,8 @@ class _Survey:
             frozenset(self.probability_nodes),
             frozenset(self.maps),
             self.lying,
+            Sharing.UNKNOWN not in self.sharing or Sharing.KNOWN in self.sharing,
         )
-
-
-def bits_of(heads: Iterable[int]) -> int:
-    """A set of heads as one number: bit `h` stands for head `h`."""
-    bits = 0
-    for head in heads:
-        bits |= 1 << head
-    return bits
-
-
-def heads_of(bits: int) -> Iterator[int]:
-    """The heads of such a number, one after the other: thousands may be there, and few in one number."""
-    while bits > 0:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest
 
 
 def _fused_walk(core: Core, indices: Iterable[int], owner: Sequence[int], everyone: int) -> Sweep:
@@ -346,41 +334,6 @@ def _written_on(value: Value, live: Live, labels: Labels) -> Iterator[tuple[Valu
                 left = use.node.out, answer.inputs.get(0, live)
                 yield left
                 waiting.append(left)
-
-
-def _leaves(walk: Sweep) -> Iterator[Live]:
-    """Liveness of what the walk ends at: stored tensors, graph inputs, outputs of unknown operators."""
-    weighted = any(value.holds_tensor and walk.kept[value].axes for value in walk.reached)
-    for value in walk.reached:
-        # Behind labelled weights lie activations that all heads read: sharing those couples nothing.
-        unknown = value.producer in walk.refusals and not weighted
-        if value.producer is None or value.holds_tensor or unknown:
-            yield walk.kept[value]
-
-
-def _join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: int) -> bool:
-    """Heads whose bits meet in one element share that element: they are one KV group.
-
-    Args:
-        groups: what is known so far.
-        walk: a label sweep up the values of a core.
-        num_heads: heads of the block.
-        everyone: the bits of all heads of the core.
-
-    Returns:
-        Whether the values have heads at all.
-    """
-    labelled = False
-    for live in _leaves(walk):
-        found = {int(item) for item in live.array.reshape(-1)}
-        if not live.axes and (live.is_mask or found == {everyone}):
-            continue
-        labelled = True
-        for bits in found:
-            shared = [head for head in heads_of(bits) if head < num_heads]
-            if len(shared) > 1:
-                groups.join(shared)
-    return labelled
 
 
 def first_group(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def told_apart(node: Node, axis: int, size: int, stacked: bool = False) -> list[
 def _read_weights(walk: Sweep) -> Iterable[Live]:
     """What a walk reads of the weights of projections. Tables that are added or multiplied also tell tokens apart."""
     for node in walk.answers:
-        for index in _weights(node):
+        for index in stored_weights(node):
             live = walk.edges.get((node.index, index))
             if live is not None and live.axes:
                 yield live
@@ -108,14 +108,14 @@ def _read_whole(walk: Sweep, product: Node) -> Iterable[Live]:
         if node is None or node in seen or node not in walk.answers:
             continue
         seen.add(node)
-        weights = _weights(node)
+        weights = stored_weights(node)
         if not weights:
             stack += [value.producer for value in node.inputs if value is not None]
         lives = [walk.edges.get((node.index, index)) for index in weights]
         yield from (live for live in lives if live is not None and not live.axes and not live.is_mask)
 
 
-def _weights(node: Node) -> list[int]:
+def stored_weights(node: Node) -> list[int]:
     """Input indices of stored weights that a node multiplies or convolves with."""
     product, kernel = contraction_of(node), CONVOLUTIONS.of(node)
     indices: tuple[int, ...] = ()

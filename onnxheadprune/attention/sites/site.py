@@ -22,11 +22,13 @@ class AttentionSite(Site):
 
     Attributes:
         index: position in graph order of the cores; stable when the model is pruned.
-        kind: "mha", "gqa" or "mqa".
-        kv_num_heads: key/value heads.
+        kind: "mha", "gqa" or "mqa"; "unknown" where it is not known which heads share keys and values.
+        kv_num_heads: key/value heads; as many as heads where that is not known.
         head_size: width of a query or key head, None where the core has no such product.
         v_head_size: width of a context head.
         original_kv_num_heads: key/value heads before any pruning.
+        kv_known: whether it is known which heads share keys and values. Else each is taken to have its own, which is
+            exact: what heads share is kept as long as one of them is.
     """
 
     UNIT = "head"
@@ -47,6 +49,7 @@ class AttentionSite(Site):
     head_size: int | None
     v_head_size: int
     original_kv_num_heads: int = 0
+    kv_known: bool = True
 
     @property
     def num_heads(self) -> int:
@@ -62,6 +65,11 @@ class AttentionSite(Site):
     def original_heads(self) -> tuple[int, ...]:
         """The original model's index of each present head."""
         return self.original_units
+
+    @property
+    def kv_count(self) -> str:
+        """Key/value heads as a table shows them."""
+        return str(self.kv_num_heads) if self.kv_known else "?"
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -91,7 +99,7 @@ class AttentionSite(Site):
             "kind": self.kind,
             "core": self.cores[0].op_type,
             "num_heads": self.num_heads,
-            "kv_num_heads": self.kv_num_heads,
+            "kv_num_heads": self.kv_num_heads if self.kv_known else None,
             "head_size": self.head_size,
             "v_head_size": self.v_head_size,
             **self._state(),
@@ -256,5 +264,5 @@ def _row(site: AttentionSite) -> tuple[str | Html, ...]:
     """Cells of a table in a notebook."""
     size = site.v_head_size if site.head_size is None else site.head_size
     removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
-    counts = (str(site.num_heads), str(site.kv_num_heads), str(size), count(site.params))
+    counts = (str(site.num_heads), site.kv_count, str(size), count(site.params))
     return str(site.index), site.name, site.kind, *counts, removable

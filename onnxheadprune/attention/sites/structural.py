@@ -156,7 +156,8 @@ def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset
     site = AttentionSite(
         index=index,
         name=name,
-        kind=_kind(block.num_heads, kv),
+        kind=_kind(block.num_heads, kv) if parts.kv_known else "unknown",
+        kv_known=parts.kv_known,
         num_units=block.num_heads,
         kv_num_heads=kv,
         head_size=parts.head_size,

@@ -157,7 +157,7 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
     )
     for site in sites:
         status = Text("yes", "green") if site.removable else Text("no", "red")
-        kv, width = str(site.kv_num_heads), str(site.head_size or site.v_head_size)
+        kv, width = site.kv_count, str(site.head_size or site.v_head_size)
         made.add_row(str(site.index), site.name, site.kind, str(site.num_heads), kv, width, status)
     yield made
     for kind in match.kinds[1:]:

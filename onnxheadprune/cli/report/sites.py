@@ -126,7 +126,7 @@ class _SiteTable:
                 site.name,
                 site.kind,
                 str(site.num_heads),
-                str(site.kv_num_heads),
+                site.kv_count,
                 _head_size(site),
                 count(site.params),
             ]

@@ -1,0 +1,117 @@
+"""Which heads share their keys and values: what the walk up the values of a core ends at.
+
+Unknown is not shared. That one KV head serves all heads is known where their bits meet in one element, and nowhere
+else: an operator that does not pass bits on has proven nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import or_
+
+from onnxheadprune.attention.sites.evidence import stored_weights
+from onnxheadprune.attention.sites.grouping import Partition
+from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.view import Node, Use, Value
+
+
+class Sharing(enum.Enum):
+    """What a walk up the values of a core says of its heads."""
+
+    KNOWN = "known"
+    """Where the walk ends, heads differ; those whose bits meet were joined."""
+    ONE = "one"
+    """One KV head serves all heads."""
+    UNKNOWN = "unknown"
+    """The bits were lost on the way."""
+
+
+def bits_of(heads: Iterable[int]) -> int:
+    """A set of heads as one number: bit `h` stands for head `h`."""
+    return reduce(or_, (1 << head for head in heads), 0)
+
+
+def heads_of(bits: int) -> Iterator[int]:
+    """The heads of such a number, one after the other: thousands may be there, and few in one number."""
+    while bits > 0:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
+def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: int) -> Sharing:
+    """Heads whose bits meet in one element share that element: they are one KV group.
+
+    Args:
+        groups: what is known so far.
+        walk: a label sweep up the values of a core.
+        num_heads: heads of the block.
+        everyone: the bits of all heads of the core.
+    """
+    known = labelled = False
+    for value, live in _leaves(walk):
+        found = _bits(live)
+        if not live.axes and (live.is_mask or found == {everyone}):
+            continue
+        labelled = True
+        known = known or value.producer not in walk.refusals
+        for bits in found:
+            shared = [head for head in heads_of(bits) if head < num_heads]
+            if len(shared) > 1:
+                groups.join(shared)
+    if labelled:
+        return Sharing.KNOWN if known else Sharing.UNKNOWN
+    return Sharing.UNKNOWN if any(_loses(node, walk) for node in walk.answers) else Sharing.ONE
+
+
+def _bits(live: Live) -> set[int]:
+    return {int(item) for item in live.array.reshape(-1)}
+
+
+def _leaves(walk: Sweep) -> Iterator[tuple[Value, Live]]:
+    """Liveness of what the walk ends at: stored tensors, graph inputs, outputs of unknown operators."""
+    behind = _behind_weights(walk)
+    weighted = any(value.holds_tensor and walk.kept[value].axes for value in walk.reached)
+    for value in walk.reached:
+        unknown = value.producer in walk.refusals and not weighted
+        if value not in behind and (value.producer is None or value.holds_tensor or unknown):
+            yield value, walk.kept[value]
+
+
+def _behind_weights(walk: Sweep) -> set[Value]:
+    """Activations behind labelled weights: all heads read them, and sharing those couples nothing."""
+    behind: set[Value] = set()
+
+    def hides(use: Use) -> bool:
+        weights = stored_weights(use.node)
+        if use.input_index not in weights and any(_labelled(walk, use.node, index) for index in weights):
+            return True
+        return any(output in behind for output in use.node.outputs)
+
+    # Nearest to the core first, so that all readers of a value were looked at before it.
+    for value in sorted(walk.reached, key=lambda item: -1 if item.producer is None else item.producer.index)[
+        ::-1
+    ]:
+        uses = [use for use in value.consumers if (use.node.index, use.input_index) in walk.edges]
+        if not value.holds_tensor and uses and all(map(hides, uses)):
+            behind.add(value)
+    return behind
+
+
+def _labelled(walk: Sweep, node: Node, index: int) -> bool:
+    live = walk.edges.get((node.index, index))
+    return live is not None and bool(live.axes)
+
+
+def _loses(node: Node, walk: Sweep) -> bool:
+    """Whether bits of heads end at a node that does not say whose any input is."""
+    asked = [walk.kept[value] for value in node.outputs if value is not None and value in walk.kept]
+    if not any(live.axes for live in asked):
+        return False
+    wanted = reduce(or_, (bits for live in asked for bits in _bits(live)), 0)
+    answer = walk.answers[node]
+    passed = [live for live in (*answer.inputs.values(), *answer.bodies.values()) if not live.is_mask]
+    return bool(wanted & ~reduce(or_, (bits for live in passed for bits in _bits(live)), 0))
