@@ -105,7 +105,7 @@ def stack(layers: int, *, norms: bool = True, chain: int = 0) -> ModelProto:
     for index in range(layers):
         value = graph.layer(f"layers.{index}.attention", value, norms)
     for index in range(chain):
-        value = graph.add(("Tanh", "Neg", "Relu")[index % 3], f"chain.{index}", value)
+        value = graph.add(("Neg", "Abs")[index % 2], f"chain.{index}", value)
     info = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "sequence", HIDDEN])
     output = helper.make_tensor_value_info(value, TensorProto.FLOAT, ["batch", "sequence", HIDDEN])
     body = helper.make_graph(graph.nodes, "stack", [info], [output], graph.weights)
