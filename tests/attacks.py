@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
-from onnxheadprune import apply_plan, plan_pruning
+from onnxheadprune import Validation, apply_plan, plan_pruning, validate
 from tests import toys
 
 Attack = Callable[[ModelProto], None]
@@ -227,3 +227,21 @@ def doubled_where(condition: str) -> Attack:
         behind(model, "y", *steps, helper.make_node("Mul", ["y/raw", "evil/scale"], ["y"]))
 
     return attack
+
+
+def with_function(model: ModelProto) -> ModelProto:
+    """The result goes through a local function."""
+    scale = helper.make_node("Constant", [], ["scale"], value_float=2.0)
+    body = [scale, helper.make_node("Mul", ["a", "scale"], ["b"])]
+    model.functions.append(
+        helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    )
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    for item in model.graph.node:
+        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
+    model.graph.node.append(helper.make_node("Twice", ["inner"], ["y"], name="twice", domain="local"))
+    return model
+
+
+def verdict(model: Any, smaller: Any) -> Validation:
+    return validate(model, smaller, provider="cpu")

@@ -11,12 +11,8 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import Validation, prune, validate
+from onnxheadprune import prune
 from tests import attacks, toys
-
-
-def verdict(model: Any, smaller: Any) -> Validation:
-    return validate(model, smaller, provider="cpu")
 
 
 @pytest.mark.parametrize(
@@ -41,10 +37,10 @@ def verdict(model: Any, smaller: Any) -> Validation:
 def test_a_tampered_model_fails(attack: attacks.Attack) -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)
-    assert verdict(model, smaller).verdict == "passed"
+    assert attacks.verdict(model, smaller).verdict == "passed"
     attack(smaller)
     onnx.checker.check_model(smaller)
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "failed", found.reason
     assert found.likeness is not None and not found.likeness.identical
 
@@ -53,7 +49,7 @@ def test_clipped_inputs_fail() -> None:
     model = toys.attention()
     smaller = attacks.pruned(model)
     attacks.clipped(smaller)
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "failed" and "y differs" in found.reason
 
 
@@ -62,7 +58,7 @@ def test_a_limit_beyond_all_feeds_is_said_in_the_first_line() -> None:
     model = attacks.text_model()
     smaller = attacks.pruned(model)
     attacks.doubled_beyond(10**6)(smaller)
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert "its graph is not the planned one" in found.reason
     assert "numbers alone" in found.reason
     assert any("Mul" in note and "in place of Add" in note for note in found.notes)
@@ -73,7 +69,7 @@ def test_a_dead_node_is_a_difference() -> None:
     model = toys.attention()
     smaller = attacks.pruned(model)
     smaller.graph.node.append(helper.make_node("Tanh", ["y"], ["nobody/reads"], name="dead"))
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.likeness is not None
     assert found.likeness.differences == ("1 nodes that feed no output: Tanh",)
 
@@ -82,7 +78,7 @@ def test_another_opset_is_a_difference() -> None:
     model = toys.attention()
     smaller = attacks.pruned(model)
     smaller.opset_import[0].version = 18
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.likeness is not None
     assert found.likeness.differences == ("opset 18 of ai.onnx in place of 17",)
     assert "numbers alone" in found.reason
@@ -119,35 +115,21 @@ def with_body(model: ModelProto, bias: float = 0.0) -> ModelProto:
 def test_an_altered_body_fails() -> None:
     model = with_body(toys.attention())
     smaller = attacks.pruned(model)
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
     branch = next(item for item in attacks.node(smaller, "If").attribute if item.name == "else_branch")
     branch.g.initializer[0].CopyFrom(numpy_helper.from_array(np.array(2.001, dtype=np.float32), "bias"))
-    assert verdict(model, smaller).verdict == "failed"
-
-
-def with_function(model: ModelProto) -> ModelProto:
-    """The result goes through a local function."""
-    scale = helper.make_node("Constant", [], ["scale"], value_float=2.0)
-    body = [scale, helper.make_node("Mul", ["a", "scale"], ["b"])]
-    model.functions.append(
-        helper.make_function("local", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
-    )
-    model.opset_import.append(helper.make_opsetid("local", 1))
-    for item in model.graph.node:
-        item.output[0] = "inner" if item.output[0] == "y" else item.output[0]
-    model.graph.node.append(helper.make_node("Twice", ["inner"], ["y"], name="twice", domain="local"))
-    return model
+    assert attacks.verdict(model, smaller).verdict == "failed"
 
 
 def test_an_altered_function_fails() -> None:
-    model = with_function(toys.attention())
+    model = attacks.with_function(toys.attention())
     smaller = attacks.pruned(model)
     assert smaller.functions
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
     smaller.functions[0].node[0].attribute[0].f = 2.001
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "failed" and not found.likeness.identical  # type: ignore[union-attr]
 
 
@@ -158,13 +140,13 @@ def test_altered_external_data_fails(tmp_path: Path) -> None:
     options: dict[str, Any] = {"save_as_external_data": True, "size_threshold": 0, "location": "s.data"}
     onnx.save(smaller, tmp_path / "smaller.onnx", **options)
     paths = tmp_path / "model.onnx", tmp_path / "smaller.onnx"
-    found = verdict(*paths)
+    found = attacks.verdict(*paths)
     assert found.verdict == "passed" and found.likeness is not None and found.likeness.identical
     table = toys.get_initializer(model, "embed.weight").tobytes()
     data = bytearray((tmp_path / "s.data").read_bytes())
     data[data.index(table) + len(table) - 1] ^= 1
     (tmp_path / "s.data").write_bytes(data)
-    found = verdict(*paths)
+    found = attacks.verdict(*paths)
     assert found.verdict == "failed" and "embed.weight" in found.reason
 
 
@@ -212,7 +194,7 @@ def with_identities(model: ModelProto) -> ModelProto:
 @pytest.mark.parametrize("tool", [renamed, resorted, weights_as_constants, with_identities])
 def test_another_spelling_is_the_same_graph(tool: Any) -> None:
     model = attacks.text_model()
-    found = verdict(model, tool(attacks.pruned(model)))
+    found = attacks.verdict(model, tool(attacks.pruned(model)))
     assert found.verdict == "passed", found.reason
     assert found.likeness is not None and found.likeness.identical, found.likeness.differences
     assert found.weights_compared == len(model.graph.initializer) and "numbers" not in found.reason
@@ -229,7 +211,7 @@ def test_what_onnx_runtime_optimized_rests_on_numbers(level: str, tmp_path: Path
     optimized = onnx.load(tmp_path / "optimized.onnx")
     del optimized.metadata_props[:]
     optimized.metadata_props.extend(smaller.metadata_props)
-    found = verdict(model, optimized)
+    found = attacks.verdict(model, optimized)
     assert found.verdict == "passed", found.reason
     assert "wide" in {case.source for case in found.cases} or "numbers" not in found.reason
 
@@ -248,7 +230,7 @@ def test_a_limit_in_an_attribute_is_found_too() -> None:
     attacks.doubled_beyond(700)(smaller)
     attacks.drop(smaller, "evil/limit")
     smaller.graph.node.insert(0, helper.make_node("Constant", [], ["evil/limit"], value_int=700))
-    assert verdict(model, smaller).verdict == "failed"
+    assert attacks.verdict(model, smaller).verdict == "failed"
 
 
 @pytest.mark.parametrize("what", ["inputs", "outputs"])
@@ -260,5 +242,5 @@ def test_another_order_of_inputs_or_outputs_fails(what: str) -> None:
     turned = list(listed)[::-1]
     del listed[:]
     listed.extend(turned)
-    found = verdict(model, smaller)
+    found = attacks.verdict(model, smaller)
     assert found.verdict == "failed" and f"lists its {what} in another order" in found.reason

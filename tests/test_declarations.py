@@ -14,7 +14,7 @@ from onnx import ModelProto, TypeProto, ValueInfoProto, helper, parser
 
 from onnxheadprune import HeadPruneError, Validation, validate
 from tests import attacks, toys
-from tests.test_attacks import with_function
+from tests.attacks import with_function
 
 NO_PART = {"doc_string", "metadata_props"}
 """Fields that declare nothing."""

@@ -8,7 +8,7 @@ import pytest
 
 from onnxheadprune import validate
 from tests import attacks, toys
-from tests.test_attacks import verdict
+from tests.attacks import verdict
 
 NUMBER = "n = Constant<value_ints = [{}]>()"
 ASKED = {
