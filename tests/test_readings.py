@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker, Role, graph_inputs
+from tests.conftest import Command
 from tests.graph_text import model_of
+from tests.test_feeds import F32, I64, feeds_of, graph_with
 
 HEAD = """
 <ir_version: 9, opset_import: ["" : 17]>
@@ -83,3 +87,41 @@ def test_masked_tokens_are_no_mask(name: str) -> None:
     text = SUMMED_UP.replace("CumSum(attention_mask, one)", "Identity(attention_mask)")
     text = text.replace("attention_mask", name)
     assert graph_inputs(view_of(model_of(text)))[1].role is not Role.MASK
+
+
+@pytest.mark.parametrize("reading", ONLY)
+def test_bench_reads_inputs_otherwise_too(reading: str, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(model_of(HEAD + ONLY[reading]), path)
+    answer = command("bench", str(path), "--repeats", "5", "--no-memory", "--json")
+    assert answer.exit_code == 0, answer.stderr
+    assert any(note.endswith(f"b holds {reading}") for note in answer.document["notes"])
+
+
+MEL = ("mel", F32, ["batch", 80, "frames"])
+IDS = ("ids", I64, ["batch", "length"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "measured"),
+    [
+        ([IDS, ("lengths", I64, ["batch"])], ("ids", 1)),
+        ([("seqlens", I64, ["batch"]), IDS], ("ids", 1)),
+        ([MEL, ("length", I64, ["batch"])], ("mel", 2)),
+        ([IDS, MEL, ("mel_lengths", I64, ["batch"])], ("mel", 2)),
+        ([MEL, IDS, ("ids_len_length", I64, ["batch"])], ("mel", 2)),
+        ([MEL, IDS, ("ids_seq_length", I64, ["batch"])], ("ids", 1)),
+        ([IDS, ("total_length", I64, [1])], ("ids", 1)),
+    ],
+)
+def test_lengths_without_a_cache_measure_their_sequence(inputs: Any, measured: tuple[str, int]) -> None:
+    name, axis = measured
+    (own,) = (item for item, *_ in inputs if "len" in item)
+    for feed in feeds_of(graph_with(*inputs)):
+        assert (feed[own] == feed[name].shape[axis]).all()
+
+
+def test_lengths_with_a_cache_count_it() -> None:
+    cache = ("past_key_values.0.key", F32, ["batch", 2, "past", 4])
+    for feed in feeds_of(graph_with(IDS, cache, ("total_length", I64, []))):
+        assert feed["total_length"] == feed["ids"].shape[1] + feed["past_key_values.0.key"].shape[2]

@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.benchmarking.comparable import differences
 from onnxheadprune.benchmarking.entry import Entry, enter
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid, size_of
 from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
 from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
@@ -35,7 +35,7 @@ from onnxheadprune.runtime import (
     machine,
     versions,
 )
-from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.feeds import Feed, Outputs
 from onnxheadprune.runtime.providers import resolve_provider
 
 LOW_PRECISION = ("float16", "bfloat16")
@@ -109,7 +109,7 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
             return error
         return None
 
-    points = make_grid(request.measuring.sizes, entries[0].maker, runs)
+    points = _grid(request, entries, first, runs)
     own = [feed_for(entries[0].maker, point) for point in points]
     feeds = [own]
     facts = [entries[0].facts(first.operators(), first.placement())]
@@ -130,10 +130,33 @@ def _scout(entries: Sequence[Entry], provider: Provider, request: BenchRequest) 
     notes: tuple[str, ...] = ()
     if request.measuring.sizes.batch is None and entries[0].maker.symbols.batch and _are_single(points):
         notes = (f"{entries[0].name} takes one sample at a time, whatever its inputs declare",)
+    notes += (entries[0].maker.note,) if entries[0].maker.note else ()
     if request.cuda_graph:
         options, more = _with_graphs(entries, provider, options, every)
         notes += more
     return Scouted(points, every, tuple(facts), options, notes)
+
+
+def _grid(
+    request: BenchRequest, entries: Sequence[Entry], first: BoundSession, runs: Runs
+) -> tuple[GridPoint, ...]:
+    """The points to measure; where the first model runs on none, integers are read otherwise, as `validate` does."""
+    maker = entries[0].maker
+
+    def run(feed: Feed) -> Outputs:
+        bound = first.bind(feed)
+        bound.run()
+        return bound.outputs()
+
+    try:
+        return make_grid(request.measuring.sizes, maker, runs)
+    except InferenceError:
+        found = maker.first_that_runs(maker.cases[0], run)
+        if isinstance(found, InferenceError) or not maker.readings:
+            raise
+    for entry in entries[1:]:
+        entry.maker.readings = maker.readings
+    return make_grid(request.measuring.sizes, maker, runs)
 
 
 def _are_single(points: Sequence[GridPoint]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.storage.checks import MAX_RANK
-from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, fill, read_as
+from onnxheadprune.runtime.feeds.fill import Array, Padding, Reading, Style, counted_length, fill, read_as
 from onnxheadprune.runtime.feeds.inputs import Input, Role, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import Expression, Place, Roles, Sizes, numbers_for, roles
 from onnxheadprune.runtime.feeds.tables import feature_width
@@ -94,6 +94,7 @@ class FeedMaker:
             for item, axis, dim in expressions
             for name in dim.symbols
         )
+        self._has_cache = bool(self._roles.past) or any(item.is_cache for item in self.inputs)
         ranks = [len(item.dims) for item, _, dim in expressions if set(dim.symbols) & set(self._roles.extent)]
         self._largest = min((LARGEST.get(rank, 64) for rank in ranks), default=0)
         self._pinned: dict[str, int] = {}
@@ -220,12 +221,15 @@ class FeedMaker:
         generator = np.random.default_rng(
             (self.seed, style.past, style.length, style.padding is Padding.RIGHT)
         )
-        feed = {item.name: fill(item, shapes[item.name], style, generator) for item in self.inputs}
-        read = [item for item in self.inputs if item.name in self.readings]
-        style = style if self._roles.past else replace(style, past=0)
-        return feed | {
-            item.name: read_as(item, shapes[item.name], style, self.readings[item.name]) for item in read
-        }
+        feed = {}
+        for item in self.inputs:
+            shape, reading = shapes[item.name], self.readings.get(item.name)
+            own = style
+            if not self._has_cache and (reading is not None or item.role is Role.LENGTHS):
+                own = replace(style, past=0, length=counted_length(item, self.inputs, shapes) or style.length)
+            drawn = fill(item, shape, own, generator)
+            feed[item.name] = drawn if reading is None else read_as(item, shape, own, reading)
+        return feed
 
     def first_that_runs(
         self, case: Case, run: Callable[[Feed], Outputs]
