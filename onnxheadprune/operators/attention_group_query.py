@@ -19,11 +19,13 @@ from onnxheadprune.liveness.fused import (
     queries,
 )
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     Scores,
     attended,
+    buffered,
     heads_apart,
     heads_joined,
     hidden_unless,
@@ -42,14 +44,17 @@ ROLES.add(("SparseAttention",), "com.microsoft", Roles(alike=(0,), past_keys=3, 
 
 @shape_function("GroupQueryAttention", "SparseAttention", domain="com.microsoft")
 def _shape(node: Node) -> Shapes:
+    """The context, and caches of any length: they may be buffers."""
+    return [_context_shape(node), buffered(node, 3, 1), buffered(node, 4, 2)]
+
+
+def _context_shape(node: Node) -> Shape | None:
     query = node.shape(0)
-    if query is None:
-        return [None]
-    if node.input(1) is not None:
-        return [query]
+    if query is None or node.input(1) is not None:
+        return query
     heads, kv = node.attribute("num_heads", 0), node.attribute("kv_num_heads", 0)
     size = dims.divide(query[2], heads + 2 * kv)
-    return [None if size is None else (query[0], query[1], dims.multiply(size, heads))]
+    return None if size is None else (query[0], query[1], dims.multiply(size, heads))
 
 
 @layout_reader("GroupQueryAttention", "SparseAttention", domain="com.microsoft")

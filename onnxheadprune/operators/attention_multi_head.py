@@ -17,11 +17,13 @@ from onnxheadprune.liveness.fused import (
     queries,
 )
 from onnxheadprune.model.graph import dims
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
     Scores,
     attended,
+    buffered,
     heads_apart,
     heads_joined,
     hidden_unless,
@@ -35,6 +37,8 @@ _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "PackedMultiHeadAttention": (3, 6, ()),
 }
 """Input indices of the bias of the projections, of what is added to the scores, and of past keys and values."""
+LENGTH_OF_PAST = 8
+"""The input that says how much of a past in a larger buffer is used."""
 
 ROLES.add(
     ("MultiHeadAttention",),
@@ -51,6 +55,26 @@ ROLES.add(("PackedMultiHeadAttention",), "com.microsoft", Roles(masks=(6,), alik
 
 @shape_function("MultiHeadAttention", "DecoderMaskedMultiHeadAttention", domain="com.microsoft")
 def _shape(node: Node) -> Shapes:
+    """The context, and keys and values with those of the past."""
+    past = ROLES[node.domain, node.op_type]
+    assert past.past_keys is not None and past.past_values is not None
+    return [*_context_shape(node), _present(node, 1, past.past_keys), _present(node, 2, past.past_values)]
+
+
+def _present(node: Node, index: int, past_index: int) -> Shape | None:
+    new, past, heads = node.shape(index), node.shape(past_index), node.attribute("num_heads", 0)
+    if node.op_type != "MultiHeadAttention" or node.input(LENGTH_OF_PAST) is not None:
+        return buffered(node, past_index, index)
+    if new is None or len(new) not in (3, 4) or not heads or (past is not None and len(past) != 4):
+        return None
+    size = new[3] if len(new) == 4 else dims.divide(new[2], heads)
+    length = new[len(new) - 2]
+    return (
+        None if size is None else (new[0], heads, length if past is None else dims.add(past[2], length), size)
+    )
+
+
+def _context_shape(node: Node) -> Shapes:
     query, key, value = node.shape(0), node.shape(1), node.shape(2)
     if query is None:
         return [None]

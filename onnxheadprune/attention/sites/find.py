@@ -83,6 +83,7 @@ def sites_of(view: GraphView, name: str) -> Sites:
             for kind in kinds.KINDS
         },
         layered=layers_record(view.model),
+        ignored_declarations=tuple(map(str, view.contradicted)),
     )
 
 

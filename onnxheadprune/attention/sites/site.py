@@ -125,6 +125,7 @@ class Sites(Sequence[AttentionSite]):
             the model is one stretch, and sites are where their projections are.
         layered: the sites of each layer of the original, as keys by the key of the layer; nothing where no layer has
             lost any, None where an earlier version numbered them.
+        ignored_declarations: declared shapes that operators contradict, one sentence each.
     """
 
     model: str
@@ -138,6 +139,7 @@ class Sites(Sequence[AttentionSite]):
     )
     places: Mapping[int, tuple[int, ...]] = field(default_factory=dict, compare=False, repr=False)
     layered: Mapping[str, tuple[str, ...]] | None = field(default_factory=dict, compare=False, repr=False)
+    ignored_declarations: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def gathered(
@@ -249,6 +251,7 @@ class Sites(Sequence[AttentionSite]):
             "near_misses": [miss.to_dict() for miss in (*self.near_misses, *self.hidden)],
             "no_heads": [miss.to_dict() for miss in self.no_heads],
             "elements": self.elements,
+            "ignored_declarations": list(self.ignored_declarations),
             **{
                 kind.FIELD: [_with_tensors(site) for site in find().sites]
                 for kind, find in self.others.items()

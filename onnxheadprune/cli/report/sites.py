@@ -32,6 +32,9 @@ def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterat
         for site in blocked:
             yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
     yield from near_misses(sites)
+    if sites.ignored_declarations:
+        yield Text("\ndeclared shapes that the operators contradict", style="bold")
+        yield from (item(sentence, "yellow") for sentence in sites.ignored_declarations)
     yield from _blocks(sites)
     yield from further
     yield ""

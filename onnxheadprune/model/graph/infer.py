@@ -7,14 +7,22 @@ compute. Shapes of the operators around attention are therefore computed here, o
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from itertools import chain
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, TensorProto, helper, shape_inference
 
 from onnxheadprune.model.constants import is_constant
 from onnxheadprune.model.graph import dims
-from onnxheadprune.model.graph.dims import Dim, Shape
+from onnxheadprune.model.graph.declared import (
+    contradictions,
+    declared_shapes,
+    forget_shapes,
+    shape_of,
+    strip,
+)
+from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.elements import as_elements
 from onnxheadprune.model.graph.facts import (
     CHOOSES,
@@ -28,7 +36,7 @@ from onnxheadprune.model.graph.folding import fold
 from onnxheadprune.model.graph.following import follows_few
 from onnxheadprune.model.graph.one_node import adopt_shapes, adopt_type
 from onnxheadprune.model.graph.tables import INPUT_SHAPES, NUMBERS, SHAPES
-from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope
+from onnxheadprune.model.graph.view import MAX_LITERAL_ELEMENTS, GraphView, Node, Scope, Value
 
 COMPUTES_NO_SHAPE = SUMS_PRODUCTS | WEIGHS | NORMALIZES | DEQUANTIZES | SPLITS
 """Operators that never compute shapes, or whose numbers are followed already: folding would be a waste."""
@@ -44,9 +52,35 @@ def annotate(view: GraphView) -> GraphView:
     Raises:
         LookupError: if the tables of operators are empty.
     """
+    declared = declared_shapes(view)
+    if len(view.nodes) <= MAX_WHOLE and declared:
+        # Of a declaration that it cannot merge onnx says nothing, and keeps it.
+        _adopt(view.main, _infer_with_onnx(view, lambda *_: True).graph)
+        _ignore(view, declared)
+    while True:
+        _annotate(view)
+        if not _ignore(view, declared):
+            return view
+
+
+def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
+    """Sets declarations aside that the annotated shapes contradict; whether there are any."""
+    found = contradictions(declared)
+    for item in found:
+        del declared[item.value]
+    view.contradicted += found
+    if found:
+        forget_shapes(view)
+    return bool(found)
+
+
+def _annotate(view: GraphView) -> None:
+    ignored = {(item.value.scope.ref, item.value.name) for item in view.contradicted}
     whole = len(view.nodes) <= MAX_WHOLE
-    inferred = _infer_with_onnx(view.model, follows_few(view)) if whole else view.model
-    _adopt(view.main, inferred.graph)
+    if whole:
+        _adopt(view.main, _infer_with_onnx(view, lambda *place: place in ignored).graph)
+    else:
+        _adopt(view.main, view.model.graph, ignored)
     for scope in view.scopes:
         for value in scope.values.values():
             if value.tensor is not None:
@@ -58,7 +92,6 @@ def annotate(view: GraphView) -> GraphView:
             if SHAPES.of(node) is None and not is_constant(node):
                 adopt_shapes(node)
         _annotate_node(node)
-    return view
 
 
 def _annotate_node(node: Node) -> None:
@@ -123,44 +156,30 @@ def _better(ours: Shape, onnx_says: Shape | None) -> Shape:
     )
 
 
-def _adopt(scope: Scope, graph: GraphProto) -> None:
+def _adopt(scope: Scope, graph: GraphProto, ignored: Container[tuple[str, str]] = ()) -> None:
     """Copies the shapes that onnx inferred for `graph` (same nodes as the scope's) onto the values."""
     for info in chain(graph.input, graph.value_info, graph.output):
         value = scope.values.get(info.name)
         if value is None or value.tensor is not None:
             continue
         value.elem_type = info.type.tensor_type.elem_type or value.elem_type
-        shape = _shape_of(info)
-        if shape is not None:
+        shape = shape_of(info)
+        if shape is not None and (scope.ref, info.name) not in ignored:
             value.shape = shape
     for node in scope.nodes:
         for attribute in graph.node[node.position].attribute if node.bodies else ():
             if attribute.name in node.bodies:
-                _adopt(node.bodies[attribute.name], attribute.g)
+                _adopt(node.bodies[attribute.name], attribute.g, ignored)
 
 
-def _shape_of(info: ValueInfoProto) -> Shape | None:
-    tensor = info.type.tensor_type
-    if info.type.WhichOneof("value") != "tensor_type" or not tensor.HasField("shape"):
-        return None
-    shape: list[Dim] = []
-    for axis, dim in enumerate(tensor.shape.dim):
-        kind = dim.WhichOneof("value")
-        if kind == "dim_value":
-            shape.append(dim.dim_value)
-        else:
-            shape.append(dims.spelled(dim.dim_param) if dim.dim_param else dims.symbol(f"{info.name}.{axis}"))
-    return tuple(shape)
-
-
-def _infer_with_onnx(model: ModelProto, follow: bool) -> ModelProto:
+def _infer_with_onnx(view: GraphView, ignored: Callable[[str, str], bool]) -> ModelProto:
     """`onnx.shape_inference` on a copy whose weights are replaced by declared inputs.
 
     Args:
-        model: the model.
-        follow: let onnx follow the elements of shapes, too.
+        view: the view of a model.
+        ignored: which declarations to leave out, by the reference of their scope and their name.
     """
-    skeleton = ModelProto()
+    model, skeleton = view.model, ModelProto()
     skeleton.ir_version = model.ir_version
     skeleton.opset_import.extend(model.opset_import)
     skeleton.functions.extend(model.functions)
@@ -178,8 +197,9 @@ def _infer_with_onnx(model: ModelProto, follow: bool) -> ModelProto:
             graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
+    strip(graph, ignored)
     try:
-        return shape_inference.infer_shapes(skeleton, data_prop=follow)
+        return shape_inference.infer_shapes(skeleton, data_prop=follows_few(view))
     except (
         Exception
     ):  # onnx raises many types here; without it more of the graph stays unknown, no less exact

@@ -213,8 +213,27 @@ class Node:
         return f"Node({self.label})"
 
 
+class Contradiction(NamedTuple):
+    """A declaration that is ignored: a value, and the shapes that it is declared with and that its operator gives."""
+
+    value: Value
+    declared: Shape
+    found: Shape
+
+    def __str__(self) -> str:
+        declared, found = (f"[{', '.join(map(str, shape))}]" for shape in (self.declared, self.found))
+        node = self.value.producer
+        maker = "" if node is None else f" by {node.label}"
+        return (
+            f"{self.value.name} is declared as {declared}, but is {found}{maker}: the declaration is ignored"
+        )
+
+
 class GraphView:
     """All scopes of one model, navigable. Never changes the model it was made from.
+
+    Attributes:
+        contradicted: declared shapes that operators contradict, as `annotate` found them.
 
     Raises:
         ValueError: if a node reads a value that nothing defines before it.
@@ -227,6 +246,7 @@ class GraphView:
         }
         self.nodes: list[Node] = []
         self.scopes: list[Scope] = []
+        self.contradicted: list[Contradiction] = []
         self.main = self._add_scope(model.graph, "main", None)
         self.dead_ends = self._set_aside()
 

@@ -1,0 +1,70 @@
+"""What operators make of their inputs is so; a declared shape that contradicts them is reported and ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from onnx import ModelProto, ValueInfoProto
+from onnx.shape_inference import infer_shapes
+
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.attention.sites.find import find_sites
+from onnxheadprune.edit.apply import apply_plan
+from tests.toys_all import MODELS
+
+FEW = ("one block with a cache", "MultiHeadAttention", "GroupQueryAttention")
+"""Toys that are tried in every run of the tests."""
+
+
+def _declarations(model: ModelProto) -> list[ValueInfoProto]:
+    return [
+        info for info in (*model.graph.value_info, *model.graph.output) if info.type.HasField("tensor_type")
+    ]
+
+
+def _corrupted(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
+    """The model with one declared size changed, by turns, or with one axis more."""
+    for number, info in enumerate(_declarations(model)):
+        for axis, size in enumerate(info.type.tensor_type.shape.dim):
+            if size.HasField("dim_value"):
+                changed = ModelProto()
+                changed.CopyFrom(model)
+                _declarations(changed)[number].type.tensor_type.shape.dim[axis].dim_value += 1
+                yield f"{info.name}[{axis}]", changed
+        changed = ModelProto()
+        changed.CopyFrom(model)
+        _declarations(changed)[number].type.tensor_type.shape.dim.add().dim_value = 2
+        yield f"rank of {info.name}", changed
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in MODELS]
+)
+def test_sites_stay_what_they_were(name: str) -> None:
+    model = infer_shapes(MODELS[name]())
+    right = find_sites(model)
+    assert not right.ignored_declarations
+    # Of what a node with bodies hands out nobody but its declaration may know the rank.
+    bodies = any(item.HasField("g") for node in model.graph.node for item in node.attribute)
+    for where, changed in _corrupted(model):
+        found = find_sites(changed)
+        assert [site.to_dict() for site in found] == [site.to_dict() for site in right], where
+        assert found.ignored_declarations or bodies, where
+
+
+def test_an_output_declared_with_other_axes_is_cut_all_the_same() -> None:
+    """ONNX Runtime's fused decoders declare caches as they were before the fusion."""
+    model = MODELS["MultiHeadAttention"]()
+    right = apply_plan(analyse(model, {0: [0, 1]}, "declared").plan, model)
+    for info in model.graph.output:
+        dims = info.type.tensor_type.shape.dim
+        if len(dims) == 4:
+            first, second = dims[1], dims[3]
+            held = ValueInfoProto()
+            held.type.tensor_type.shape.dim.add().CopyFrom(first)
+            first.CopyFrom(second)
+            second.CopyFrom(held.type.tensor_type.shape.dim[0])
+    wrong = apply_plan(analyse(model, {0: [0, 1]}, "declared").plan, model)
+    assert list(wrong.graph.node) == list(right.graph.node)
+    assert list(wrong.graph.initializer) == list(right.graph.initializer)
