@@ -111,7 +111,7 @@ def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
 def test_what_no_sample_runs_is_left_alone_and_named() -> None:
     result = prune(toys_exits.nested(), wish=Wish(ratio=0.2), data=_feeds(12, 0.3, 0.31))
     assert result.chosen is not None
-    assert result.chosen.unreached == ("site 1 (l1)", "site 2 (l2)", "block ffn.1 (l1)", "block ffn.2 (l2)")
+    assert result.chosen.unreached == ("attn.1 (l1)", "attn.2 (l2)", "ffn.1 (l1)", "ffn.2 (l2)")
     assert set(result.plan.removed) == {0}
     with pytest.raises(RefusedError, match="only 3 can go"):
         prune(toys_exits.nested(), wish=Wish(ratio=0.5), data=_feeds(12, 0.3, 0.31))
@@ -136,7 +136,7 @@ def test_scores_of_branches_and_where_there_are_none() -> None:
         scores = score_heads(model, method=method, data=_feeds(12, 0.3, 2.0))
         assert len(scores.sites) == 3
         assert all(value is not None and value >= 0 for site in scores.sites for value in site.scores)
-    with pytest.raises(UsageError, match=r"runs site 1 \(l1\), site 2 \(l2\)"):
+    with pytest.raises(UsageError, match=r"runs attn.1 \(l1\), attn.2 \(l2\)"):
         score_heads(model, data=_feeds(12, 0.3, 0.31))
     assert select_heads(model, ratio=0.25, data=_feeds(12, 0.3, 2.0)).count == 3
 
@@ -178,4 +178,4 @@ def test_the_command_says_what_no_sample_runs(command: Callable[..., Outcome], t
     done = command("prune", path, *words)
     assert done.exit_code == 0 and "no sample of the data runs these" in done.stdout
     told = json.loads(command("prune", path, *words, "--json").stdout)
-    assert told["choice"]["unreached"][0] == "site 1 (l1)"
+    assert told["choice"]["unreached"][0] == "attn.1 (l1)"

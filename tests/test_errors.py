@@ -216,9 +216,9 @@ def test_no_attention(refused: Refused, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("heads", "exit_code", "message"),
     [
-        ("7:1", 2, "there is no site '7'; this model has 0 (attn)"),
+        ("7:1", 2, "there is no site '7'; this model has attn.0 (attn)"),
         ("decoder:1", 2, "there is no site 'decoder'"),
-        ("0:9", 2, "site 0 (attn) has no head 9: its heads are 0-3"),
+        ("0:9", 2, "attn.0 (attn) has no head 9: its heads are 0-3"),
         ("0", 2, "cannot read '0' in the head spec"),
         ("0:a", 2, "cannot read 'a' in '0:a'"),
         ("0:3-1", 2, "runs backwards"),
@@ -240,7 +240,7 @@ def test_a_head_that_is_gone_already(refused: Refused, command: Command, toy: Pa
     once = tmp_path / "once.onnx"
     assert command("prune", toy, "-o", once, "--heads", "0:1").exit_code == 0
     sentence = refused(2, "prune", once, "-o", tmp_path / "twice.onnx", "--heads", "0:1")
-    assert sentence == "head 1 of site 0 (attn) was removed before"
+    assert sentence == "head 1 of attn.0 (attn) was removed before"
 
 
 def test_validate_what_was_not_pruned(refused: Refused, toy: Path) -> None:

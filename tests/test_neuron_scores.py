@@ -203,7 +203,7 @@ def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> No
     path.write_text("site,unit,score\n" + "\n".join(rows[:8]), encoding="utf-8")
     outcome = command(*line, *options, "--scores", path)
     assert outcome.exit_code == 2
-    assert "have none for the neurons of block ffn.0" in outcome.document["error"]
+    assert "have none for the neurons of ffn.0" in outcome.document["error"]
     assert "--units heads,neurons" in outcome.document["error"]
 
 

@@ -57,7 +57,7 @@ def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_p
     stored = [{t.name: numpy_helper.to_array(t).tobytes() for t in graph} for graph in (left, right)]
     assert stored[0] == stored[1]
     again = command("prune", once, "-o", twice, "--neurons", "0:3")
-    assert again.exit_code == 2 and "neuron 3 of block ffn.0" in again.stderr
+    assert again.exit_code == 2 and "neuron 3 of ffn.0" in again.stderr
     assert command("prune", once, "-o", twice, "--neurons", "1:3").exit_code == 2
 
 

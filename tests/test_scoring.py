@@ -262,9 +262,9 @@ def test_damaged_scores_are_refused(name: str, tmp_path: Path) -> None:
 def test_scores_of_another_model_are_refused(digits: Path, tiny: Path) -> None:
     foreign = score_heads(tiny / "bert-dynamo-sdpa.onnx", method="weight")
     sites = sites_of(view_of(load_model(digits)), "digits")
-    with pytest.raises(UsageError, match=r"4 scores for site 0 .* 8 heads; they are of another model"):
+    with pytest.raises(UsageError, match=r"4 scores for attn\.0 .* 8 heads; they are of another model"):
         foreign.of(sites[0])
-    with pytest.raises(UsageError, match="no scores for site 3"):
+    with pytest.raises(UsageError, match=r"no scores for attn\.3"):
         foreign.of(sites[3])
     with pytest.raises(UsageError, match="lack a head"):
         scores_from_dict({"0": [None, *range(7)]}).of(sites[0])

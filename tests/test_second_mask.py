@@ -237,7 +237,7 @@ def test_a_feed_forward_layer_is_no_projection(norm: bool, mapped: bool) -> None
     width = WIDTH if mapped else HIDDEN
     model = no_projection(1, norm, mapped)
     (problem,) = second_look(model, named_site(model, 1, width))
-    assert "reads more than the heads of site 0 (it)" in problem
+    assert "reads more than the heads of attn.0 (it)" in problem
     assert "not the heads' own" in problem
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError, UsageError
@@ -21,6 +22,8 @@ MAX_UNITS = 12
 """Units of heads of which all unions are looked at for the nearest legal set."""
 MAX_SPELLED = 64
 """Units that are named one by one in a sentence."""
+MAX_NAMED = 6
+"""Sites that a sentence lists with their names."""
 ALL = "*"
 """The key that means every site."""
 MAX_HEAD = 9_999
@@ -60,10 +63,12 @@ def _from_inline(text: str) -> dict[str, tuple[int, ...]]:
     for token in tokens:
         key, colon, numbers = token.rpartition(":")
         if not colon or not key or not numbers:
+            kind = kind_of_key(token) or AttentionSite
             raise UsageError(
-                f"cannot read {_short(token)} in the head spec; write SITE:HEADS, for example {EXAMPLE}"
+                f"cannot read {_short(token)} in the {kind.UNIT} spec; write {kind.BLOCK.upper()}:{kind.UNITS.upper()},"
+                f" for example {EXAMPLE}"
             )
-        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, most_units(key)))
+        parsed[key] = _merge(parsed.get(key, ()), _numbers(numbers, token, key))
     return parsed
 
 
@@ -72,23 +77,29 @@ def most_units(key: str) -> int:
     return MAX_HEAD if kind_of_key(key) is None else MAX_UNIT
 
 
-def _numbers(text: str, token: str, most: int) -> list[int]:
-    heads: list[int] = []
+def _numbers(text: str, token: str, key: str) -> list[int]:
+    most, units = most_units(key), _units(key)
+    found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(
-                f"cannot read {_short(part)} in {_short(token)}: heads are numbers or ranges like 0-3"
+                f"cannot read {_short(part)} in {_short(token)}: {units} are numbers or ranges like 0-3"
             )
         if max(len(first), len(last)) > len(str(most)):
-            raise UsageError(f"cannot read {_short(part)}: heads are numbers up to {most}")
+            raise UsageError(f"cannot read {_short(part)}: {units} are numbers up to {most}")
         stop = int(last) if dash else int(first)
         if stop < int(first):
             raise UsageError(f"the range {_short(part)} in {_short(token)} runs backwards")
-        heads += range(int(first), stop + 1)
-        if len(heads) > MAX_LISTED:
-            raise UsageError(f"the head spec lists more than {MAX_LISTED:,} heads")
-    return heads
+        found += range(int(first), stop + 1)
+        if len(found) > MAX_LISTED:
+            raise UsageError(f"the spec lists more than {MAX_LISTED:,} {units}")
+    return found
+
+
+def _units(key: str) -> str:
+    """What the units of the site that a key names are called."""
+    return (kind_of_key(key) or AttentionSite).UNITS
 
 
 def _short(text: str) -> str:
@@ -117,10 +128,10 @@ def _from_mapping(
         most = most_units(str(key))
         if numbers is None or not all(_is_unit(head, most) for head in numbers):
             raise UsageError(
-                f"{where}: the heads of {_short(str(key))} must be a list of numbers from 0 to {most}"
+                f"{where}: the {_units(str(key))} of {_short(str(key))} must be a list of numbers from 0 to {most}"
             )
         if len(numbers) > MAX_LISTED:
-            raise UsageError(f"{where} lists more than {MAX_LISTED:,} heads")
+            raise UsageError(f"{where} lists more than {MAX_LISTED:,} {_units(str(key))}")
         parsed[str(key)] = _merge(parsed.get(str(key), ()), [operator.index(head) for head in numbers])
     return parsed
 
@@ -191,14 +202,20 @@ def sites_of_key(key: str, sites: Sequence[Site]) -> list[Site]:
     if not found:
         found = [site for site in sites if _is_part(key, site.name)]
     if not found:
-        known = ", ".join(f"{site.key} ({site.name})" for site in sites[:6]) + (
-            ", ..." if len(sites) > 6 else ""
-        )
-        raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {known}")
+        raise UsageError(f"there is no {sites[0].BLOCK} {_short(key)}; this model has {listed(sites)}")
     if len(found) > 1:
-        names = ", ".join(site.name for site in found[:4])
-        raise UsageError(f"site {_short(key)} is ambiguous: {names}; use the full name or the index")
+        raise UsageError(f"{_short(key)} is ambiguous: {listed(found)}; use the full name or the number")
     return found
+
+
+def listed(sites: Sequence[Site]) -> str:
+    """Return sites by their keys: a few with their names, many in ranges ("attn.0-23, ffn.0-23")."""
+    if len(sites) <= MAX_NAMED:
+        return ", ".join(site.label for site in sites)
+    numbers: dict[type[Site], list[int]] = {}
+    for site in sites:
+        numbers.setdefault(type(site), []).append(site.number)
+    return ", ".join(kind.called(0).removesuffix("0") + spelled(own) for kind, own in numbers.items())
 
 
 def _is_part(key: str, name: str) -> bool:

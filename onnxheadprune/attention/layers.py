@@ -11,14 +11,16 @@ numbers always refer to the original model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from onnxheadprune.attention.layer_names import Layer, numbered_layers
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.attention.sites.whole import going_whole
 from onnxheadprune.edit.edits import SetMetadata
 from onnxheadprune.edit.layer_records import LAYERS_KEY, layers_text
+from onnxheadprune.edit.ranges import spelled
 from onnxheadprune.errors import RefusedError
 
 
@@ -71,6 +73,34 @@ def layers_kept(sites: Sites, removed: Iterable[Site]) -> list[SetMetadata]:
         return []
     keys = {key: [site.key for site in layer.sites] for key, layer in found.items()}
     return [SetMetadata(LAYERS_KEY, layers_text(keys))]
+
+
+def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str, ...]:
+    """Return what a cut removes as people name it: whole layers, whole sublayers, and units of others.
+
+    >>> parts_named(sites, units)  # doctest: +SKIP
+    ('layer.3', 'attn.0:1,3', 'ffn.0:0-63', 'ffn.1')
+
+    Args:
+        sites: of the model.
+        units: present units that are removed, per site index.
+    """
+    whole = set(going_whole(sites, units))
+    try:
+        found = layers(sites).values() if whole else ()
+    except RefusedError:
+        found = ()
+    gone = [layer for layer in found if len(layer.sites) > 1 and whole.issuperset(layer.sites)]
+    inside = {site for layer in gone for site in layer.sites}
+    return (
+        *(f"layer.{layer.key}" for layer in gone),
+        *(
+            site.called(site.number)
+            + ("" if site in whole else f":{spelled(site.original(units[site.index]))}")
+            for site in sites.losing(units)
+            if site not in inside
+        ),
+    )
 
 
 def _by_structure(ordered: Sequence[Site], sites: Sites, begins: bool) -> Iterator[list[Site]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from onnxheadprune.attention.heads import (
     ALL,
+    EXAMPLE,
     HeadSpec,
     parse_heads,
     resolved,
@@ -24,11 +25,10 @@ from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
 
-HEADS = "attn."
-"""What keys of attention sites may begin with."""
 LAYERS = "layer."
 """What keys of layers begin with."""
 _RANGE = re.compile(r"(\d{1,4})(?:-(\d{1,4}))?")
@@ -63,7 +63,9 @@ def resolve_units(spec: HeadSpec, sites: Sites) -> dict[int, tuple[int, ...]]:
 def _apart_from_kind(key: str) -> tuple[type[Site], str]:
     """The kind that a key names, and the site of that kind."""
     kind = kind_of_key(key)
-    return (AttentionSite, key.removeprefix(HEADS)) if kind is None else (kind, key.removeprefix(kind.KEY))
+    return (
+        (AttentionSite, key.removeprefix(HEADS_KEY)) if kind is None else (kind, key.removeprefix(kind.KEY))
+    )
 
 
 def kinds_named(spec: HeadSpec) -> tuple[type[Site], ...]:
@@ -140,6 +142,8 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
         return key if key.startswith(kind.KEY) else f"{kind.KEY}{key}"
 
     text = given.strip()
+    if not text:
+        raise UsageError(f"the {kind.UNIT} spec is empty; write for example {EXAMPLE}")
     if text.startswith("{") or text.endswith(".json"):
         inline = text.startswith("{")
         where = f"the {kind.UNIT} spec" if inline else f"the {kind.UNIT} spec file {text}"
@@ -156,7 +160,7 @@ def _of_kind(kind: type[Site], given: str) -> HeadSpec:
 def _named_layers(text: str) -> Iterator[str]:
     """The keys of what goes as a whole."""
     for token in text.split():
-        if token.startswith((HEADS, LAYERS)) or kind_of_key(token) is not None:
+        if token.startswith((HEADS_KEY, LAYERS)) or kind_of_key(token) is not None:
             yield token
             continue
         stack, dot, numbers = token.rpartition(".")

@@ -145,6 +145,12 @@ class PrunePlan:
         return (*heads, *(cut.key for cut in self.blocks if cut.removed and not cut.left))
 
     @property
+    def called_whole(self) -> tuple[str, ...]:
+        """The same, as messages name them."""
+        heads = (cut.called for cut in self.cuts if cut.removed and not cut.heads_left)
+        return (*heads, *(cut.key for cut in self.blocks if cut.removed and not cut.left))
+
+    @property
     def kinds(self) -> str:
         """What goes, in words: "heads", "heads and neurons", or nothing."""
         others = dict.fromkeys(cut.units for cut in self.blocks if cut.removed)
@@ -276,10 +282,10 @@ class PrunePlan:
             if cut.removed:
                 heads = ", ".join(str(head) for head in cut.removed)
                 lines.append(
-                    f"site {cut.index} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
+                    f"{cut.called} {cut.name}: heads {heads} of {cut.num_heads} go, {cut.heads_left} stay"
                 )
         lines += [
-            f"block {cut.key} {cut.name}: {cut.units} {spelled(cut.removed)} of {cut.num_units} go, {cut.left} stay"
+            f"{cut.key} {cut.name}: {cut.units} {spelled(cut.removed)} of {cut.num_units} go, {cut.left} stay"
             for cut in self.blocks
             if cut.removed
         ]

@@ -12,6 +12,10 @@ ALWAYS = ("neurons",)
 """Kinds whose list is in every plan, be it empty."""
 
 
+HEADS_KEY = "attn."
+"""What keys of attention sites may begin with, and begin with wherever people read them."""
+
+
 @dataclass(frozen=True)
 class SiteCut:
     """What the plan does to one site; heads are indices of the original, unpruned model."""
@@ -23,6 +27,11 @@ class SiteCut:
     removed: tuple[int, ...]
     removed_before: tuple[int, ...] = ()
     kv_removed: int = 0
+
+    @property
+    def called(self) -> str:
+        """How messages, tables and pages name the site."""
+        return f"{HEADS_KEY}{self.index}"
 
     @property
     def heads_left(self) -> int:

@@ -176,4 +176,4 @@ def _core_of(tracer: Tracer, site: AttentionSite, node: Node) -> Core:
         for core in tracer.trace(value, axes, projection.sizes).cores:
             if core.node is node:
                 return core
-    raise AssertionError(f"{node.label} is no core of site {site.index}")
+    raise AssertionError(f"{node.label} is no core of {site.label}")

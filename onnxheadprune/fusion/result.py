@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.edit.records import fused_text
 
 FuseMode: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
@@ -134,7 +135,4 @@ def spell_reasons(sites: Sequence[SiteFusion]) -> list[str]:
     for site in sites:
         if site.reason:
             grouped.setdefault(site.reason, []).append(site.index)
-    return [
-        f"{'site' if len(indices) == 1 else 'sites'} {', '.join(map(str, indices))}: {reason}"
-        for reason, indices in grouped.items()
-    ]
+    return [f"{', '.join(map(called, indices))}: {reason}" for reason, indices in grouped.items()]

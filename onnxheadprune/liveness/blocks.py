@@ -40,11 +40,11 @@ def why_not_cut(node: Node, mask: Mask) -> str | None:
         return f"the last block of {node.label} is not full"
     rows = mask.reshape(-1, size)
     if np.any(rows.any(axis=1) != rows.all(axis=1)):
-        return f"{node.op_type} packs {size} inputs in a block, and a head does not fill whole blocks"
+        return f"{node.op_type} packs {size} inputs in a block, and a unit does not fill whole blocks"
     in_byte = _zero_points_in_byte(node)
     kept = _by_bytes(np.asarray(np.any(rows, axis=1)), in_byte)
     if np.any(kept.any(axis=1) != kept.all(axis=1)):
-        return f"{node.op_type} packs the zero points of {in_byte} blocks in a byte, and a head has only some of them"
+        return f"{node.op_type} packs the zero points of {in_byte} blocks in a byte, and a unit has only some of them"
     return None
 
 

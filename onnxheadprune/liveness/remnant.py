@@ -75,7 +75,7 @@ def bias_of(node: Node) -> Remnant | Refusal:
     bias = None if index is None else node.input(index)
     scale = node.attribute("beta", 1.0)
     if node not in SUMS_PRODUCTS or (bias is not None and scale not in (0.0, 1.0)):
-        why = f"removing all heads before a {node.op_type} is not supported"
+        why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
         return refuse(node, Reason.NO_PROJECTION, why)
     axis = len(node.out.shape or ()) - 1 if CONVOLUTIONS.of(node) is None else 1
     return Remnant(node.out, None if bias is None or not scale else bias.name, axis, (node,))

@@ -48,8 +48,8 @@ def quantized_stand_in(projection: Node) -> Sequence[Edit] | Refusal:
 
 
 def _refused(node: Node) -> Refusal:
-    why = f"what a {node.op_type} adds to the sum over heads cannot be spelled"
-    return refuse(node, Reason.NO_PROJECTION, f"all heads cannot go: {why}")
+    why = f"what {node.op_type} outputs with nothing left to sum up cannot be expressed as a constant"
+    return refuse(node, Reason.NO_PROJECTION, why)
 
 
 @dataclass

@@ -57,8 +57,8 @@ class Selection:
         return {
             "heads": self.spec,
             "basis": self.basis,
-            "costs": {str(index): cost for index, cost in self.costs.items()},
-            "scores": {str(index): list(values) for index, values in self.scores.items()},
+            "costs": {key_of(index): cost for index, cost in self.costs.items()},
+            "scores": {key_of(index): list(values) for index, values in self.scores.items()},
             "constant": dict(self.constant),
             "left_out": dict(self.left_out),
         }

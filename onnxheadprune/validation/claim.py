@@ -17,6 +17,7 @@ from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import layers
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.history import recognised
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import (
@@ -136,7 +137,7 @@ def _ours(
     found = {pairs[index].index if index in pairs else index for index in indices}
     for index in sorted(found.difference(ours)):
         raise UsageError(
-            f"the record of {names[1]} speaks of {what} site {index}, which is missing in {names[0]}; the two do not"
+            f"the record of {names[1]} speaks of {what} {called(index)}, which is missing in {names[0]}; the two do not"
             " belong together"
         )
     return found
@@ -180,7 +181,7 @@ def _recorded(
         earlier = set(whole.get(entry.index, ()) if site is None else site.removed)
         if not earlier <= set(entry.removed):
             raise UsageError(
-                f"{names[0]} lacks heads of site {entry.index} that {names[1]} still has; are the two swapped?"
+                f"{names[0]} lacks heads of {called(entry.index)} that {names[1]} still has; are the two swapped?"
             )
         heads = sorted(set(entry.removed) - earlier)
         if heads:
@@ -206,7 +207,7 @@ def _check_same_sites(
             continue
         there = f"has {ours}" if ours else "is missing"
         raise UsageError(
-            f"the record of {names[1]} speaks of site {entry.index} ({entry.name}) with {theirs}, which {there} in"
+            f"the record of {names[1]} speaks of {called(entry.index)} ({entry.name}) with {theirs}, which {there} in"
             f" {names[0]}; the two do not belong together"
         )
 

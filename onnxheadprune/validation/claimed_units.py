@@ -43,7 +43,7 @@ def _claimed(
         site = next((sites[name] for name in entry.projections if name in sites), None)
         if site is None and entry.number in gone:
             continue
-        called = f"{kind.BLOCK} {kind.KEY}{entry.number}"
+        called = kind.called(entry.number)
         if site is None or site.original_num_units != entry.num_units:
             there = "is missing" if site is None else f"has {site.original_num_units} {kind.UNITS}"
             raise UsageError(

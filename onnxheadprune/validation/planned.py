@@ -11,6 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.attention.sites.kinds import KINDS
 from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import RecordedUnits, fused_record, pruning_record, units_record
@@ -70,8 +71,8 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
     if set(fused_record(pruned)) != set(fused_record(planned)):
         yield f"the record of {name} lists other sites as fused than its graph shows"
     theirs, ours = _sites(pruned), _sites(planned)
-    for what, entries in theirs.items():
-        known = {entry.number: entry for entry in ours[what]}
+    for kind, entries in theirs.items():
+        known = {entry.number: entry for entry in ours[kind]}
         for entry in entries:
             wanted = known.get(entry.number)
             if wanted is not None and not entry.projections:
@@ -79,14 +80,15 @@ def record_notes(planned: ModelProto, pruned: ModelProto, name: str) -> Iterator
                 wanted = replace(wanted, projections=())
             if entry != wanted:
                 yield (
-                    f"the record of {name} describes {what} {entry.number} otherwise than the cut that was looked at"
+                    f"the record of {name} describes {kind.called(entry.number)} otherwise than the cut that was"
+                    " looked at"
                 )
 
 
-def _sites(model: ModelProto) -> dict[str, tuple[RecordedUnits, ...]]:
-    """What the records of a model say of its sites, by what a site of each kind is called."""
-    others = {kind.BLOCK: units_record(model, kind.UNITS) for kind in KINDS}
-    return {AttentionSite.BLOCK: pruning_record(model), **others}
+def _sites(model: ModelProto) -> dict[type[Site], tuple[RecordedUnits, ...]]:
+    """What the records of a model say of its sites, by their kind."""
+    others = {kind: units_record(model, kind.UNITS) for kind in KINDS}
+    return {AttentionSite: pruning_record(model), **others}
 
 
 def _shapes(model: ModelProto) -> Inferred:

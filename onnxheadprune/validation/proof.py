@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.model.doc_strings import undocumented
@@ -119,6 +120,8 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         refit=found.refit,
         exits=exits,
         sensitivity=found.sensitivity,
+        units={key: tuple(units) for key, units in plan.spec.items()},
+        without=(*parts_named(planning.sites, planning.heads), *(f"exit {number}" for number in exits)),
     )
 
 

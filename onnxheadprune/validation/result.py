@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
@@ -206,6 +206,8 @@ class Validation:
         exits: numbers of the early exits that the pruned model has for good and the original has not.
         sensitivity: how far rounding alone moves the masked reference, relative to the scale of an output; None where
             no difference asked for it.
+        units: the removed units of all kinds, as a spec.
+        without: the same as people read it: layers and sublayers that are gone, units of others, exits.
     """
 
     original: str
@@ -230,6 +232,8 @@ class Validation:
     refit: RefitDrift | None = None
     exits: tuple[int, ...] = ()
     sensitivity: float | None = None
+    units: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -323,6 +327,8 @@ class Validation:
             "refit": None if self.refit is None else self.refit.to_dict(),
             "exits": list(self.exits),
             "sensitivity": self.sensitivity,
+            "units": {key: list(units) for key, units in self.units.items()},
+            "without": list(self.without),
         }
 
 

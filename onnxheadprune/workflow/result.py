@@ -75,9 +75,9 @@ class PruneResult:
         """Return a warning where a single layer that was removed held more than half of all operations."""
         whole = set(self.plan.removed_whole)
         layers = layers_record(self.pruned.proto) or {}
-        name = next((f"layer {key}" for key, own in layers.items() if whole and whole <= set(own)), None)
+        name = next((f"layer.{key}" for key, own in layers.items() if whole and whole <= set(own)), None)
         if name is None and len(whole) == 1:
-            (name,) = whole
+            (name,) = self.plan.called_whole
         if name is None or self.operations is None or not self.operations.halved:
             return ()
         held = share(1 - self.operations.after / self.operations.before)

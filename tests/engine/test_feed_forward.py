@@ -70,7 +70,7 @@ def test_a_normalisation_between_the_maps_mixes_neurons() -> None:
     model, _ = block_of(normed)
     (block,) = find_sites(model).neurons
     assert not block.removable and "mixes" in str(block.reason)
-    with pytest.raises(RefusedError, match=r"block ffn\.0 .* cannot lose neurons"):
+    with pytest.raises(RefusedError, match=r"ffn\.0 .* cannot lose neurons"):
         analyse(model, {"ffn.0": [1]}, "the model")
 
 

@@ -27,7 +27,8 @@ def test_a_name_that_two_sites_have() -> None:
     (site,) = find_sites(toys.attention())
     names = ("encoder.layer.0.attention", "decoder.layer.0.attention")
     sites = [replace(site, index=index, name=name) for index, name in enumerate(names)]
-    with pytest.raises(UsageError, match=f"site 'layer.0' is ambiguous: {', '.join(names)}; use the full"):
+    both = r"attn\.0 \(encoder.layer.0.attention\), attn\.1 \(decoder.layer.0.attention\)"
+    with pytest.raises(UsageError, match=f"'layer.0' is ambiguous: {both}; use the full"):
         resolve_heads("layer.0:1", sites)
     assert resolve_heads("decoder.layer.0:1", sites) == {1: (1,)}
 

@@ -13,7 +13,7 @@ from onnxheadprune import find_sites, plan_pruning
 from onnxheadprune.attention.sites.census import attention_products
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
-from tests.engine.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, projected, softmax
+from tests.engine.toy_parts import HIDDEN, WIDTH, D, H, attended, merged, operands, projected, softmax
 from tests.toys import Toy
 
 Made = Callable[[Toy], str]
@@ -213,3 +213,43 @@ def test_statistics_over_all_heads_are_seen_behind_any_element_wise_operator(op_
     toy = Toy()
     (site,) = find_sites(model(toy, projected(toy, attended(toy, shared))))
     assert site.reason is not None and "statistics over all heads" in site.reason.sentence
+
+
+def _scattered(toy: Toy) -> str:
+    """As Informer: contexts of some queries are scattered among averages, at places that are computed."""
+    context = attended(toy, softmax)
+    averages = toy.node("CumSum", ["v_heads", toy.constant("over_tokens", np.array(2))], "averages")
+    places = toy.node("Cast", [context], "places", to=TensorProto.INT64)
+    return projected(toy, toy.node("ScatterND", [averages, places, context], "scattered"))
+
+
+def test_what_stops_the_heads_is_named() -> None:
+    toy = Toy()
+    found, (missed,), _ = lists(model(toy, _scattered(toy)))
+    assert found == 0 and "no output projection" not in missed
+    assert (
+        "cannot be followed through ScatterND_scattered" in missed and "fixed sizes would not help" in missed
+    )
+
+
+def test_who_looks_at_the_shape_stops_nothing() -> None:
+    """As `attention_past_state` of ONNX Runtime: the context is an output, and its shape another one."""
+    toy = Toy()
+    context = merged(toy, attended(toy, softmax))
+    toy.node("Shape", [context], "sizes")
+    _, (missed,), _ = lists(model(toy, context, "sizes"))
+    assert "no output projection" in missed and "rule" not in missed
+
+
+def test_a_map_per_head_is_not_one_map_for_all_channels() -> None:
+    """As Fastformer: each head pools with weights of its own, and one linear layer treats all heads alike."""
+    toy = Toy()
+    queries, _, _ = operands(toy)
+    scores = toy.node("MatMul", [queries, toy.weight("pool", D, 1)], "scores")
+    weights = toy.node("Softmax", [scores], "weights", axis=2)
+    rows = toy.node("Transpose", [weights], "rows", perm=[0, 1, 3, 2])
+    pooled = toy.node("MatMul", [rows, queries], "pooled")
+    spread = toy.node("Mul", [pooled, "v_heads"], "spread")
+    _, missed, without = lists(model(toy, toy.node("MatMul", [spread, toy.weight("alike", D, D)], "y")))
+    assert without == [] and len(missed) == 1
+    assert "a map per head" in missed[0] and "treats all heads alike" in missed[0]

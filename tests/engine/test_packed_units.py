@@ -94,7 +94,7 @@ def test_a_site_in_one_block_is_refused() -> None:
     model, _ = _model(2, 2)
     (site,) = find_sites(model)
     assert site.reason is not None
-    assert "a head does not fill whole blocks" in site.reason.sentence
+    assert "a unit does not fill whole blocks" in site.reason.sentence
 
 
 def test_a_last_block_that_is_not_full_is_refused_in_words() -> None:

@@ -92,7 +92,7 @@ def test_a_block_that_differs_is_refused_and_heads_still_go(
     spoilt(folder / "model_fp16.onnx", change)
     outcome = command("prune", folder, "-o", tmp_path / "out", "--neurons", "0:1")
     assert (outcome.exit_code, outcome.stderr.count("\n")) == (3, 1)
-    assert "block ffn.1 (layer1) of model.onnx is not in model_fp16.onnx" in outcome.stderr
+    assert "ffn.1 (layer1) of model.onnx is not in model_fp16.onnx" in outcome.stderr
     assert not (tmp_path / "out").exists()
     shown = command("inspect", folder)
     assert shown.exit_code == 0 and "heads alone can go from all files" in " ".join(shown.stdout.split())
@@ -115,7 +115,7 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
         outcome = command("validate", folder / DECODERS[2], place / DECODERS[2])
         assert outcome.exit_code == (0 if place is out else 2)
     outcome = command("validate", folder, out)
-    assert outcome.exit_code == 3 and "have lost different neurons of block ffn.0" in outcome.stderr
+    assert outcome.exit_code == 3 and "have lost different neurons of ffn.0" in outcome.stderr
     outcome = command("prune", out, "-o", tmp_path / "more", "--neurons", "0:5")
     assert outcome.exit_code == 3 and "agree" in outcome.stderr, outcome.stderr
 

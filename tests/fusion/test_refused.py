@@ -70,7 +70,7 @@ def test_it_is_left_alone_and_says_why(name: str, mode: FuseMode) -> None:
     result, fusion = fuse(model, mode)
     assert not fusion.made
     assert reason in fusion.sites[0].reason
-    assert "fused 0 of 1 sites; site 0: " in str(fusion)
+    assert "fused 0 of 1 sites; attn.0: " in str(fusion)
     assert result is model
 
 

@@ -9,12 +9,12 @@ import pytest
 from onnxheadprune.workflow.reducing.ending import TIMEOUT, Ending, Failure, told, words
 
 REFUSED = Ending(
-    3, "RefusedError", "site 3 (encoder.layer.3) cannot lose heads: Softmax -> /attn/p mixes them"
+    3, "RefusedError", "attn.3 (encoder.layer.3) cannot lose heads: Softmax -> /attn/p mixes them"
 )
 
 
 def test_names_and_numbers_do_not_count() -> None:
-    other = replace(REFUSED, sentence="site 0 (attention_0) cannot lose heads: Softmax -> v12 mixes them")
+    other = replace(REFUSED, sentence="attn.0 (attention_0) cannot lose heads: Softmax -> v12 mixes them")
     assert Failure(REFUSED).is_shown_by(other)
 
 
@@ -24,9 +24,9 @@ def test_names_and_numbers_do_not_count() -> None:
         replace(REFUSED, exit_code=2),
         replace(REFUSED, kind="UsageError"),
         replace(
-            REFUSED, sentence="site 0 (attention_0) cannot lose heads: LayerNormalization -> v12 mixes them"
+            REFUSED, sentence="attn.0 (attention_0) cannot lose heads: LayerNormalization -> v12 mixes them"
         ),
-        replace(REFUSED, sentence="site 0 (attention_0) cannot lose heads: Softmax -> v12 couples them"),
+        replace(REFUSED, sentence="attn.0 (attention_0) cannot lose heads: Softmax -> v12 couples them"),
         replace(REFUSED, place="liveness/sweep.py:sweep"),
         Ending(0),
         Ending(TIMEOUT),

@@ -86,11 +86,12 @@ _NODE = re.compile(r" \((?:at|in) [^()]*(?:\([^()]*\))?\)|; leave at least one (
 _ORDINARY = frozenset(("", *"a attention axis bias context head heads input model node output".split()))
 _ORDINARY |= frozenset("scale shape site value values weights".split())
 _SETS = re.compile(
-    r"(?<=^heads )[\d,]+ of site \d+ \(.*?\) "
-    r"|(?<=^neurons )[-\d,]+ of block \S+ \(.*?\) "
+    r"(?<=^heads )[\d,]+ of attn\.\d+ \(.*?\) "
+    r"|(?<=^neurons )[-\d,]+ of ffn\.\d+ \(.*?\) "
     r"|: [\d, and]+ only go together.*$"
 )
-_SITE = re.compile(r"^(site|block) \S+ \(.*?\) (?=can)")
+_SITE = re.compile(r"^(attn|ffn)\.\d+ \(.*?\) (?=can)")
+_CALLED = {"attn": "the site ", "ffn": "the block "}
 
 
 def general(sentences: Iterable[str], view: GraphView, sites: Sites) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ def general(sentences: Iterable[str], view: GraphView, sites: Sites) -> tuple[st
 
 
 def _general(sentence: str, names: dict[str, str]) -> str:
-    sentence = _NODE.sub("", _SITE.sub(r"the \1 ", _SETS.sub("", sentence)))
+    sentence = _NODE.sub("", _SITE.sub(lambda found: _CALLED[found[1]], _SETS.sub("", sentence)))
     return " ".join(_word(word, names) for word in sentence.split(" "))
 
 

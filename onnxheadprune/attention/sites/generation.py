@@ -47,7 +47,7 @@ def why_uneven(sites: Iterable[AttentionSite], heads: Mapping[int, Sequence[int]
             )
         found = _differing(group, heads)
         if found is not None:
-            what = ", ".join(f"{left} in site {site.index}" for site, left in found)
+            what = ", ".join(f"{left} in {site.label}" for site, left in found)
             return (
                 f"{owner.label} has one head count for the caches of all layers, and {what} KV heads would be left;"
                 " remove equally many everywhere"

@@ -27,6 +27,12 @@ def key_of(index: int) -> str:
     return str(index) if kind is None else f"{kind.KEY}{index - kind.FROM}"
 
 
+def called(index: int) -> str:
+    """How messages, tables and pages name the site with an index, of whatever kind."""
+    kind = kind_at(index)
+    return kind.called(index - kind.FROM)
+
+
 def kind_of_key(key: str) -> type[Site] | None:
     """The kind whose sites a key of a spec names, None for heads."""
     return next((kind for kind in KINDS if key.startswith(kind.KEY)), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from onnxheadprune.attention.sites.census import attention_products, has_heads_to_tell
 from onnxheadprune.attention.sites.fused import is_attention_operator, why_unknown
 from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.maps import summed, weight_contraction
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import NearMiss
+from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.liveness.asking import has_law
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.contraction import contraction_of, operand_indices
@@ -82,19 +84,17 @@ def left_out(
         stopped.setdefault(item.product, item.refusal)
     for block in folded:
         misses |= dict.fromkeys((core.node for core in block.cores), _folded_miss(block))
-    one_head = {core.node for block in pools for core in block.cores}
+    one_head = {core.node: block for block in pools for core in block.cores}
     without: list[NearMiss] = []
     for node in attention_products(view):
         if node in claimed or node in misses or _is_part(node, claimed):
             continue
-        if node in one_head:
-            without.append(
-                _miss(node, "it pools with one map for all channels, so there are no heads to tell apart")
-            )
-        elif not has_heads_to_tell(node, contraction_of(node) or is_product(node)):
-            without.append(
-                _miss(node, "no axis of its output can enumerate heads: it has one map for all channels")
-            )
+        if not has_heads_to_tell(node, contraction_of(node) or is_product(node)):
+            pools_all = "it pools with one map for all channels, so there are no heads to tell apart"
+            no_axis = "no axis of its output can enumerate heads: it has one map for all channels"
+            without.append(_miss(node, pools_all if node in one_head else no_axis))
+        elif node in one_head:
+            misses[node] = _miss(node, _shared_by_heads(one_head[node]))
         else:
             misses[node] = NearMiss(node.label, _why_no_site(node, stopped.get(node)))
     return LeftOut(tuple(misses.values()), tuple(without))
@@ -120,6 +120,12 @@ def _is_part(node: Node, claimed: set[Node]) -> bool:
             values += fresh
             seen.update(fresh)
     return reached and not values
+
+
+def _shared_by_heads(block: Block) -> str:
+    """Why a product with a map per head has no heads to cut: the linear layer behind it is one for all of them."""
+    label = block.projections[0].node.label
+    return f"it has a map per head, and {label} has no weights of single heads: it treats all heads alike"
 
 
 def _miss(node: Node, sentence: str) -> NearMiss:
@@ -172,13 +178,44 @@ def _why_no_site(node: Node, stopped: Refusal | None) -> Refusal:
     )
 
 
+def _stopped_above(layer: Node, passed: Set[Node]) -> Refusal | None:
+    """What stops heads on their way from a linear layer up to the context that it reads, None if nothing is found.
+
+    Args:
+        layer: any contraction.
+        passed: the nodes between the context and the layer.
+    """
+    read = summed(layer, afterwards=True)
+    if read is None:
+        return None
+    trace = Tracer().trace(read.value, read.activation[1], read.sizes)
+    stop = next((node for node in trace.blocked if node in passed), None)
+    if stop is None:
+        sentence = f"{layer.label} sums the context up in a way in which its heads cannot be told apart"
+        return Refusal(Reason.INEXPRESSIBLE, layer.label, layer.out.name, sentence)
+    why = next((item for item in trace.refusals if item.node in (stop.ref, stop.label)), None)
+    sizes = [
+        dim for value in (*stop.inputs, *stop.outputs) if value is not None for dim in value.shape or ("?",)
+    ]
+    helps = stop in RELAYS and any(not isinstance(dim, int) for dim in sizes)
+    advice = "an export with fixed sizes may help" if helps else "fixed sizes would not help"
+    sentence = f"its heads cannot be followed through {stop.label}"
+    if why is not None:
+        sentence += f": {why.sentence}"
+    return Refusal(Reason.INEXPRESSIBLE, stop.label, stop.out.name, f"{sentence}; {advice}")
+
+
 def _hidden_below(node: Node) -> Refusal | None:
     """What stands between a context and the contraction that it leads to, if heads cannot be followed through it."""
     values: list[Value] = [node.out]
     seen = set(values)
+    passed: set[Node] = set()
     for _ in range(MAX_HOPS):
-        below = [use.node for value in values for use in value.consumers]
+        below = [use.node for value in values for use in value.consumers if not looks_only(use)]
+        passed.update(below)
         for other in below:
+            if weight_contraction(other) is not None and (found := _stopped_above(other, passed)) is not None:
+                return found
             if not has_law(other) and not operand_indices(other):
                 sentence = f"its heads cannot be followed through {other.label}, for which there is no rule"
                 return Refusal(Reason.NO_RULE, other.label, other.out.name, sentence)
@@ -187,13 +224,13 @@ def _hidden_below(node: Node) -> Refusal | None:
                     f"the shapes around {other.label} are not known, so its heads cannot be followed there"
                 )
                 return Refusal(Reason.UNKNOWN_SHAPE, other.label, other.out.name, sentence)
-        passed: Iterable[Value | None] = (
+        onward: Iterable[Value | None] = (
             output
             for other in below
             if not operand_indices(other) and other not in ADDS
             for output in other.outputs
         )
-        values = [value for value in passed if value is not None and value not in seen]
+        values = [value for value in onward if value is not None and value not in seen]
         seen.update(values)
     return None
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetDim
+from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import DEAD, Live
@@ -213,6 +214,11 @@ class Site:
         """Whether it is a branch of a residual stream, as sublayers are; stems and heads are none."""
         return True
 
+    @classmethod
+    def called(cls, number: int) -> str:
+        """How messages, tables and pages name a site by its number: "attn.3", "ffn.3"."""
+        return f"{cls.KEY or HEADS_KEY}{number}"
+
     @property
     def number(self) -> int:
         """Position among the sites of its kind in the original."""
@@ -226,7 +232,7 @@ class Site:
     @property
     def label(self) -> str:
         """How a sentence names the site."""
-        return f"{self.BLOCK} {self.key} ({self.name})"
+        return f"{self.called(self.number)} ({self.name})"
 
     @property
     def removable(self) -> bool:
@@ -315,9 +321,10 @@ class Site:
             "removed": list(self.removed),
         }
 
-    def _projections(self) -> list[str]:
-        """Names of the nodes that sum over the units."""
-        return [projection.node.proto.name for projection in self.projections]
+    def _projections(self) -> list[dict[str, str]]:
+        """The nodes that sum over the units: name, scope and output, since nodes may be nameless and names repeated."""
+        nodes = (projection.node for projection in self.projections)
+        return [{"node": node.proto.name, "scope": node.scope.ref, "output": node.out.name} for node in nodes]
 
     def present(self, units: Iterable[int]) -> tuple[int, ...]:
         """The present index of each unit that is named by its index in the original model."""

@@ -131,7 +131,7 @@ def _skipped(compensation: Compensation) -> dict[str, list[str]]:
 
 def heat_of(chosen: Chosen, plan: PrunePlan) -> tuple[Scores, Removed]:
     """What every head is worth, and which ones go, per site."""
-    names = {cut.index: f"{cut.index} {cut.name}" for cut in plan.cuts}
-    scores = {names[index]: values for index, values in chosen.selection.scores.items()}
+    names = {cut.index: f"{cut.called} {cut.name}" for cut in plan.cuts}
+    scores = {names[index]: values for index, values in chosen.selection.scores.items() if index in names}
     removed = {names[index]: units for index, units in chosen.selection.heads.items() if index in names}
     return scores, removed

@@ -169,7 +169,7 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
         yield row("", f"what goes is chosen on {network.leader.name}")
     for site in sites:
         if site.reason is not None:
-            yield row(f"site {site.index}", f"no head can be removed: {site.reason}", "yellow")
+            yield row(site.called(site.number), f"no head can be removed: {site.reason}", "yellow")
     if why is not None:
         yield row("heads alone", f"can go from all files: {why}", "yellow")
 

@@ -30,7 +30,7 @@ def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterat
     if blocked:
         yield Text("\nno head can be removed from", style="bold")
         for site in blocked:
-            yield item(f"{site.index} {site.name}: {site.reason}", "yellow")
+            yield item(f"{site.label}: {site.reason}", "yellow")
     yield from near_misses(sites)
     if sites.ignored_declarations:
         yield Text("\ndeclared shapes that the operators contradict", style="bold")
@@ -85,7 +85,7 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     yield made
     for site in found:
         if site.reason is not None:
-            yield item(f"{site.key} {site.name}: {site.reason}", "yellow")
+            yield item(f"{site.label}: {site.reason}", "yellow")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:

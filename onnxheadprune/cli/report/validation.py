@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.cli.report.layout import bullet, heading, heads, many, measure, row, share, table
+from onnxheadprune.cli.report.layout import bullet, heading, many, measure, row, share, table
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
@@ -16,10 +16,7 @@ _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold y
 
 def validation_report(validation: Validation) -> Iterator[RenderableType]:
     """The cases that were run, then the verdict."""
-    cut = ", ".join(f"{index}:{heads(gone)}" for index, gone in validation.heads.items())
-    without = f" without heads {cut}" if cut else ""
-    if validation.exits:
-        without += f" at exit {', '.join(map(str, validation.exits))}"
+    without = f" without {', '.join(validation.without)}" if validation.without else ""
     yield heading(f"{validation.pruned} against {validation.original}{without}")
     if validation.cases:
         yield ""

@@ -112,13 +112,10 @@ def runs(view: GraphView, gone: Emptied) -> list[Run]:
         if last in inner or at is None or spoilt or _is_read_between(view, at, last, gone.maps):
             continue
         sites = (gone.maps[linear.node] for linear in reversed(chain))
-        found.append(Run(at, tuple(reversed(chain)), tuple(dict.fromkeys(map(_key, sites)))))
+        found.append(
+            Run(at, tuple(reversed(chain)), tuple(dict.fromkeys(site.called(site.number) for site in sites)))
+        )
     return found
-
-
-def _key(site: Site) -> str:
-    """How a sentence names a sublayer."""
-    return site.key if site.KEY else f"attn.{site.key}"
 
 
 def _writers(view: GraphView, maps: Mapping[Node, Site]) -> dict[Node, Linear]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.heads import parse_heads
-from onnxheadprune.attention.sites.kinds import every_kind, key_of, kind_at
+from onnxheadprune.attention.heads import listed, parse_heads
+from onnxheadprune.attention.sites.kinds import called, every_kind, key_of, kind_at
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.notebook import Html, card, line, squares, table
@@ -121,7 +121,7 @@ class HeadScores:
 
     def by_site(self) -> dict[str, tuple[float | None, ...]]:
         """Scores of heads per site, under "index name"."""
-        return {f"{site.index} {site.name}".strip(): site.scores for site in self.heads}
+        return {f"{called(site.index)} {site.name}".strip(): site.scores for site in self.heads}
 
     def _repr_html_(self) -> str:
         known = sorted(value for site in self.heads for value in site.scores if value is not None)
@@ -184,7 +184,7 @@ def is_protected(protected: str | None, sites: Sequence[Site]) -> dict[int, froz
         key = token if spec is None else token.rpartition(":")[0]
         matching = [site for site in sites if key in ("*", site.key, site.name)]
         if not matching:
-            raise UsageError(f"there is no site {key!r} to protect")
+            raise UsageError(f"there is no {key!r} to protect; this model has {listed(sites)}")
         for site in matching:
             heads = range(site.original_num_units) if spec is None else parse_heads(spec)[key]
             if any(head >= site.original_num_units for head in heads):

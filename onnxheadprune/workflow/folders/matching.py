@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxheadprune.attention.sites.grouping import Partition
-from onnxheadprune.attention.sites.kinds import key_of, kind_of
+from onnxheadprune.attention.sites.kinds import called, kind_of
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError
@@ -256,7 +256,7 @@ def _check_variant(leader: ModelFile, file: ModelFile, sites: Sequence[SharedSit
             missing = file.name if held[0] == leader.name else leader.name
             name = held[0]
             raise RefusedError(
-                f"{leader.name} and {file.name} are one model by their names, but {item.site.BLOCK}"
-                f" {key_of(item.places[name][0])} ({item.site.name}) of {name} is not in {missing}: its weights or"
+                f"{leader.name} and {file.name} are one model by their names, but"
+                f" {called(item.places[name][0])} ({item.site.name}) of {name} is not in {missing}: its weights or"
                 " sizes differ; the files of an export must agree"
             )

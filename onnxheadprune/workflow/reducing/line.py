@@ -10,7 +10,8 @@ from typing import TypeAlias
 from onnxheadprune.attention.heads import ALL, HeadSpec, sites_of_key
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.attention.units import HEADS, LAYERS, apart
+from onnxheadprune.attention.units import LAYERS, apart
+from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import HeadPruneError
 from onnxheadprune.model.load import LoadedModel
 
@@ -83,7 +84,7 @@ def read_heads(spec: HeadSpec | None, model: LoadedModel) -> Heads | None:
 def _split(key: str) -> tuple[str, str]:
     """A key as its kind ("ffn.", "attn.", "layer." or "") and the site of that kind."""
     found = kind_of_key(key)
-    kind = next((prefix for prefix in (HEADS, LAYERS) if key.startswith(prefix)), "")
+    kind = next((prefix for prefix in (HEADS_KEY, LAYERS) if key.startswith(prefix)), "")
     kind = kind if found is None else found.KEY
     return kind, key.removeprefix(kind)
 

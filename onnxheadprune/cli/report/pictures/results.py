@@ -34,7 +34,7 @@ def _cuts(found: PruneResult) -> tuple[Scores, Removed]:
         scores, removed = heat_of(found.chosen, found.plan)
         if any(value is not None for values in scores.values() for value in values):
             return scores, removed
-    named = {f"{cut.index} {cut.name}": cut for cut in found.plan.cuts}
+    named = {f"{cut.called} {cut.name}": cut for cut in found.plan.cuts}
     return (
         {name: (None,) * cut.num_heads for name, cut in named.items()},
         {name: (*cut.removed_before, *cut.removed) for name, cut in named.items()},

@@ -1,0 +1,215 @@
+"""One name for each unit wherever people read it, "attn.3" or "ffn.3", and never the number that it has inside."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxheadprune.attention.sites.find import find_sites, view_of
+from onnxheadprune.attention.sites.kinds import called, every_kind
+from onnxheadprune.attention.sites.unit import SPAN, Site
+from tests import toys_layers
+from tests.conftest import ROOT, Command
+
+INSIDE = re.compile(r"(?<![\d.])[1-9]\d{6}(?!\d)")
+"""What the index of a site beside attention looks like."""
+SOURCES = sorted((ROOT / "onnxheadprune").rglob("*.py"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "toy.onnx"
+    onnx.save(toys_layers.decoder(), path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "data.npz"
+    np.savez(path, input_ids=np.random.default_rng(0).integers(0, 19, (16, 5)))
+    return path
+
+
+def kinds() -> list[type[Site]]:
+    return list(every_kind())
+
+
+def test_names_are_told_apart_by_kind() -> None:
+    assert [called(kind.FROM + 3) for kind in kinds()] == ["attn.3", "ffn.3"]
+
+
+@pytest.mark.long
+def test_no_command_shows_the_number_inside(
+    command: Command, model: Path, data: Path, tmp_path: Path
+) -> None:
+    assert INSIDE.search(f"site {SPAN}") and INSIDE.search(f'"{SPAN + 3}"')
+    out, page = tmp_path / "out.onnx", tmp_path / "page.html"
+    named = ("--heads", "0:1", "--neurons", "0:0-3", "--layers", "2 ffn.1")
+    chosen = ("--ratio", "0.3", "--units", "all", "--data", data)
+    lines = (
+        ("inspect", model),
+        ("prune", model, "-o", out, *named, "--report", page),
+        ("validate", model, out),
+        ("inspect", out),
+        ("prune", model, "--dry-run", *chosen),
+        (
+            "prune",
+            model,
+            "-o",
+            tmp_path / "chosen.onnx",
+            *chosen,
+            "--compensate",
+            "--report",
+            tmp_path / "2.html",
+        ),
+        ("score", model, "--units", "all", "--data", data, "--method", "activation"),
+        ("fuse", model, "--dry-run"),
+        *(("prune", model, "--dry-run", *bad) for bad in _bad_input()),
+    )
+    for line in lines:
+        for result in (command(*line), command(*line, "--json")):
+            assert INSIDE.search(result.stdout + result.stderr) is None, line
+    for written in tmp_path.glob("*.html"):
+        text = re.sub(
+            r"<(script|style|svg).*?</\1>", "", written.read_text(encoding="utf-8"), flags=re.DOTALL
+        )
+        assert INSIDE.search(text) is None
+
+
+def _bad_input() -> Iterator[tuple[str, str]]:
+    for kind in kinds():
+        option = f"--{kind.UNITS}"
+        yield option, "9:1"
+        yield option, "0:99"
+        yield option, "0:x"
+        yield option, "0:3-1"
+        yield option, "0"
+        yield option, ""
+        yield "--layers", f"{kind.KEY or 'attn.'}9"
+    yield "--layers", "9"
+    yield "--layers", "decoder.0"
+    yield "--layers", "nothing"
+
+
+def test_no_source_prints_an_index() -> None:
+    """What has an index has a name, too; only that name goes into a sentence."""
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FormattedValue)
+        if isinstance(shown := node.value, ast.Attribute) and shown.attr == "index"
+        if isinstance(shown.value, ast.Name) and shown.value.id in ("site", "cut", "entry")
+    ]
+    # The one that makes the name of what a plan cuts.
+    found = [place for place in found if not place.startswith("site_cuts.py")]
+    assert found == []
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
+    name, option = kind.called(0), f"--{kind.UNITS}"
+    there = find_sites(onnx.load(model)).of(kind.UNITS)
+
+    def sentence(*line: str) -> str:
+        result = command("prune", model, "--dry-run", *line)
+        assert (result.exit_code, result.stdout) == (2, "")
+        (line_of_error,) = result.stderr.splitlines()
+        for other in kinds():
+            if other is not kind:
+                assert not re.search(rf"\b{other.UNIT}s?\b", line_of_error), line_of_error
+        return line_of_error
+
+    for wrong in ((option, "9:1"), ("--layers", f"{kind.KEY or 'attn.'}9")):
+        assert all(site.label in sentence(*wrong) for site in there)
+    assert f"{name} ({there[0].name}) has no {kind.UNIT} 99: its {kind.UNITS} are 0-" in sentence(
+        option, "0:99"
+    )
+    assert f"{kind.UNITS} are numbers" in sentence(option, "0:x")
+    assert f"{kind.UNIT} spec" in sentence(option, "0")
+    assert f"{kind.UNIT} spec is empty" in sentence(option, "")
+
+
+def test_a_layer_that_is_not_there(command: Command, model: Path) -> None:
+    result = command("prune", model, "--dry-run", "--layers", "9")
+    assert result.stderr == "error: there is no layer '9': this model's layers are 0-2\n"
+
+
+@pytest.mark.parametrize("many", [3, 12])
+def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
+    path = tmp_path / "deep.onnx"
+    onnx.save(toys_layers.decoder(many), path)
+    for kind in kinds():
+        told = command("prune", path, "--dry-run", f"--{kind.UNITS}", "99:1").stderr
+        assert (f"{kind.called(0)}-{many - 1}" in told) == (many == 12)
+        assert len(told) < 250
+
+
+@pytest.mark.long
+def test_the_first_line_of_validate_names_all_that_is_gone(
+    command: Command, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    parts = ("--heads", "0:1", "--neurons", "0:0-3,7", "--layers", "2 ffn.1")
+    assert command("prune", model, "-o", out, *parts, "--no-validate").exit_code == 0
+    first = " ".join(command("validate", model, out).stdout.partition("\n\n")[0].split())
+    assert first.endswith(" without layer.2, attn.0:1, ffn.0:0-3,7, ffn.1")
+    found = command("validate", model, out, "--json").document
+    assert found["without"] == ["layer.2", "attn.0:1", "ffn.0:0-3,7", "ffn.1"]
+    assert set(found["units"]) == {"0", "2", "ffn.0", "ffn.1", "ffn.2"}
+
+
+@pytest.mark.parametrize("nameless", [False, True])
+def test_projections_are_identified(command: Command, model: Path, nameless: bool) -> None:
+    proto = onnx.load(model)
+    if nameless:
+        for node in proto.graph.node:
+            node.ClearField("name")
+        onnx.save(proto, model)
+    listed = command("inspect", model, "--json").document
+    view = view_of(proto)
+    scopes = {scope.ref: scope for scope in view.scopes}
+    seen = set()
+    for kind in kinds():
+        for site, expected in zip(listed[kind.FIELD], find_sites(proto).of(kind.UNITS), strict=True):
+            for item, projection in zip(site["projections"], expected.projections, strict=True):
+                producer = scopes[item["scope"]].values[item["output"]].producer
+                assert producer is not None and producer.ref == projection.node.ref
+                assert item["node"] == producer.proto.name
+                seen.add((item["scope"], item["output"]))
+    assert len(seen) == sum(len(listed[kind.FIELD]) for kind in kinds())
+
+
+def test_what_serves_all_kinds_calls_no_unit_a_head() -> None:
+    """Liveness does not know whose units it removes; `mixing.py` is read for heads and reworded for neurons."""
+    found = []
+    for path in (ROOT / "onnxheadprune" / "liveness").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        told = {
+            item.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Expr) and isinstance(item := node.value, ast.Constant)
+        }
+        found += [
+            f"{path.name}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value not in told
+            if re.search(r"\bheads?\b .*\b|\bheads?$", node.value)
+            and path.name not in ("mixing.py", "gathers.py")
+        ]
+    assert found == []
+
+
+def test_json_of_validate_is_readable(command: Command, model: Path, tmp_path: Path) -> None:
+    """Without neurons or layers the line names heads as any other unit."""
+    out = tmp_path / "out.onnx"
+    assert command("prune", model, "-o", out, "--heads", "1:0", "--no-validate").exit_code == 0
+    result = command("validate", model, out, "--json")
+    assert json.loads(result.stdout)["without"] == ["attn.1:0"]
