@@ -217,9 +217,7 @@ def test_a_block_that_no_gradient_reaches_is_refused_with_the_node() -> None:
         if works:
             assert score_heads(model, method="fisher", data=data, provider=HERE, units={"neurons"}).blocks
             continue
-        with pytest.raises(
-            RefusedError, match=r"no gradient of y reaches ffn\.0 .*Sign.*another method"
-        ):
+        with pytest.raises(RefusedError, match=r"no gradient of y reaches ffn\.0 .*Sign.*another method"):
             score_heads(model, method="fisher", data=data, provider=HERE, units={"neurons"})
 
 

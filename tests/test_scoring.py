@@ -275,7 +275,11 @@ def test_protected_heads(digits: Path) -> None:
     found = is_protected("0:1,2 3 *:7", sites)
     assert found == {0: {1, 2, 7}, 1: {7}, 2: {7}, 3: set(range(8))}
     assert is_protected(None, sites) == {}
-    for spec, why in (("9:1", "no site '9'"), ("nowhere", "no site 'nowhere'"), ("0:8", "protects none")):
+    for spec, why in (
+        ("9:1", "no '9' to protect"),
+        ("nowhere", "no 'nowhere' to protect"),
+        ("0:8", "protects none"),
+    ):
         with pytest.raises(UsageError, match=why):
             is_protected(spec, sites)
 

@@ -87,7 +87,7 @@ FEED = {"input_ids": np.arange(12).reshape(2, 6)}
 def test_it_is_found_and_named(model: Path) -> None:
     sites = find_sites(model)
     (first, _) = sites.of("channels")
-    assert (first.key, first.label) == ("width.0", "width width.0 (layer0.attn.width)")
+    assert (first.key, first.label) == ("width.0", "width.0 (layer0.attn.width)")
     assert [item["num_channels"] for item in sites.to_dict()["widths"]] == [toys_scores.SIZE] * 2
     assert [site.key for site in sites.every] == ["0", "1", "ffn.0", "ffn.1", "width.0", "width.1"]
 
@@ -130,7 +130,7 @@ def test_it_is_recorded_cut_again_and_proven(command: Command, model: Path, tmp_
     for original in (model, once):
         assert command("validate", original, twice).exit_code == 0
     again = command("prune", once, "-o", twice, "--heads", "width.0:0")
-    assert again.exit_code == 2 and "channel 0 of width width.0" in again.stderr
+    assert again.exit_code == 2 and "channel 0 of width.0" in again.stderr
     gone = command("prune", model, "-o", twice, "--heads", "width.5:0")
     assert gone.exit_code == 2 and "there is no width '5'" in gone.stderr
     assert "2 head widths, 6 channels" in command("inspect", twice).stdout

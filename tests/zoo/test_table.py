@@ -101,11 +101,11 @@ def test_reasons_lose_the_names_of_the_graph() -> None:
     view = view_of(model)
     sentences = [
         "_layer_hidden is shared with consumers that need more of it",
-        "the sum over nothing is needed: y is a model output",
+        "all heads cannot go: y is a model output",
         "attn.3 (encoder.layer) cannot lose heads: Neg mixes heads (at _layer_neg (Neg))",
     ]
     assert general(sentences, view, sites_of(view, "g")) == (
         "a value is shared with consumers that need more of it",
-        "the sum over nothing is needed: a value is a model output",
+        "all heads cannot go: a value is a model output",
         "the site cannot lose heads: Neg mixes heads",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.matrices import Array
+from onnxheadprune.attention.sites.kinds import key_of
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Refit:
         """JSON-ready data."""
         return {
             "node": self.node,
-            "site": self.site,
+            "site": None if self.site is None else key_of(self.site),
             "strength": self.strength,
             "before": self.before,
             "after": self.after,
