@@ -18,23 +18,8 @@ from onnxheadprune.runtime.feeds import FeedMaker, first_that_runs, graph_inputs
 from onnxheadprune.runtime.feeds.symbols import read_dim
 from onnxheadprune.runtime.feeds.tables import row_bound
 from tests import toys
+from tests.feeding import BOOL, F32, I64, feeds_of, graph_with
 from tests.graph_text import model_of
-
-I64, F32, BOOL = TensorProto.INT64, TensorProto.FLOAT, TensorProto.BOOL
-
-
-def graph_with(*inputs: tuple[str, int, list[Any]]) -> ModelProto:
-    """A model with these inputs whose output is a constant; it runs on any feed."""
-    toy = toys.Toy()
-    toy.node("Identity", [toy.constant("zero", np.zeros(1, dtype=np.float32))], "y")
-    infos = [toy.info(name, shape, elem_type) for name, elem_type, shape in inputs]
-    return toy.model(infos, [toy.info("y", [1])])
-
-
-def feeds_of(model: ModelProto, seed: int = 0) -> list[dict[str, Any]]:
-    """The first candidate of every case."""
-    maker = FeedMaker(view_of(model), seed)
-    return [next(maker.candidates(case))[0] for case in maker.cases]
 
 
 def decoder() -> ModelProto:

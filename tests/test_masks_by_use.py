@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import AttributeProto, GraphProto, ModelProto
+from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import InferenceError
@@ -16,6 +16,7 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker, Role, graph_inputs
 from tests import toys_all
 from tests.conftest import SAMPLES, Command
+from tests.feeding import renamed
 from tests.graph_text import model_of
 
 SAVED = sorted(SAMPLES.glob("**/*.onnx"))
@@ -175,27 +176,6 @@ NO_MASKS: dict[str, dict[str, str]] = {
 def spelled(spelling: dict[str, str]) -> ModelProto:
     parts = {**PLAIN, **spelling}
     return model_of(ATTENTION % {"core": CORE % parts, **parts})
-
-
-def renamed(model: ModelProto) -> ModelProto:
-    """The same model whose inputs are called x0, x1, ..., also inside bodies."""
-    made = ModelProto()
-    made.CopyFrom(model)
-    stored = {tensor.name for tensor in made.graph.initializer}
-    inputs = [item for item in made.graph.input if item.name not in stored]
-    names = {item.name: f"x{number}" for number, item in enumerate(inputs)}
-    for item in inputs:
-        item.name = names[item.name]
-    _rename(made.graph, names)
-    return made
-
-
-def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.GRAPH:
-                _rename(attribute.g, names)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -14,8 +14,8 @@ from onnxheadprune.errors import InferenceError
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker, Role, graph_inputs
 from tests.conftest import Command
+from tests.feeding import F32, I64, feeds_of, graph_with
 from tests.graph_text import model_of
-from tests.test_feeds import F32, I64, feeds_of, graph_with
 
 HEAD = """
 <ir_version: 9, opset_import: ["" : 17]>
