@@ -25,7 +25,7 @@ REPRESENTATIVES = (
 )
 """Cases that every variant is made of; the others come as one or two plain exports."""
 WHOLE = bool(os.environ.get("ONNXHEADPRUNE_ZOO_WHOLE"))
-"""Whether every other case comes as both."""
+"""Whether every case comes as both."""
 
 
 KNOWN_GAPS = {
