@@ -38,7 +38,8 @@ KNOWN_GAPS = {
 def selected(cases: list[Case]) -> list[tuple[str, str]]:
     """Case and variant of each folder, those of one case together.
 
-    An export by torch.export takes longer than all that is done with it: without `WHOLE` a quarter of the cases have one.
+    An export by torch.export takes longer than all that is done with it: without `WHOLE` a quarter of the cases have
+    one.
     """
     return [(case.name, variant) for case in cases for variant in _variants(case.name)]
 

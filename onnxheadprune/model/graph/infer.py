@@ -53,14 +53,22 @@ def annotate(view: GraphView) -> GraphView:
         LookupError: if the tables of operators are empty.
     """
     declared = declared_shapes(view)
-    if len(view.nodes) <= MAX_WHOLE and declared:
-        # Of a declaration that it cannot merge onnx says nothing, and keeps it.
+    inferred = _inferred(view, declared) if len(view.nodes) <= MAX_WHOLE else view.model
+    _annotate(view, inferred)
+    while _ignore(view, declared):
+        _annotate(view, _infer_with_onnx(view) if len(view.nodes) <= MAX_WHOLE else view.model)
+    return view
+
+
+def _inferred(view: GraphView, declared: dict[Value, Shape]) -> ModelProto:
+    """The shapes that onnx infers; declarations that these contradict are set aside."""
+    try:
+        return _infer_with_onnx(view, strict=bool(declared))
+    except shape_inference.InferenceError:
+        # Of a declaration that it cannot merge onnx says nothing otherwise, and keeps it.
         _adopt(view.main, _infer_with_onnx(view, lambda *_: True).graph)
         _ignore(view, declared)
-    while True:
-        _annotate(view)
-        if not _ignore(view, declared):
-            return view
+        return _infer_with_onnx(view)
 
 
 def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
@@ -74,13 +82,9 @@ def _ignore(view: GraphView, declared: dict[Value, Shape]) -> bool:
     return bool(found)
 
 
-def _annotate(view: GraphView) -> None:
-    ignored = {(item.value.scope.ref, item.value.name) for item in view.contradicted}
-    whole = len(view.nodes) <= MAX_WHOLE
-    if whole:
-        _adopt(view.main, _infer_with_onnx(view, lambda *place: place in ignored).graph)
-    else:
-        _adopt(view.main, view.model.graph, ignored)
+def _annotate(view: GraphView, inferred: ModelProto) -> None:
+    whole = inferred is not view.model
+    _adopt(view.main, inferred.graph, () if whole else _ignored(view))
     for scope in view.scopes:
         for value in scope.values.values():
             if value.tensor is not None:
@@ -92,6 +96,11 @@ def _annotate(view: GraphView) -> None:
             if SHAPES.of(node) is None and not is_constant(node):
                 adopt_shapes(node)
         _annotate_node(node)
+
+
+def _ignored(view: GraphView) -> set[tuple[str, str]]:
+    """The declarations that are set aside, by the reference of their scope and their name."""
+    return {(item.value.scope.ref, item.value.name) for item in view.contradicted}
 
 
 def _annotate_node(node: Node) -> None:
@@ -172,12 +181,19 @@ def _adopt(scope: Scope, graph: GraphProto, ignored: Container[tuple[str, str]] 
                 _adopt(node.bodies[attribute.name], attribute.g, ignored)
 
 
-def _infer_with_onnx(view: GraphView, ignored: Callable[[str, str], bool]) -> ModelProto:
+def _infer_with_onnx(
+    view: GraphView, ignored: Callable[[str, str], bool] | None = None, *, strict: bool = False
+) -> ModelProto:
     """`onnx.shape_inference` on a copy whose weights are replaced by declared inputs.
 
     Args:
         view: the view of a model.
-        ignored: which declarations to leave out, by the reference of their scope and their name.
+        ignored: which declarations to leave out, by the reference of their scope and their name; those that the view
+            has set aside, if not given.
+        strict: whether to raise where onnx cannot infer a node, or contradicts a declaration.
+
+    Raises:
+        InferenceError: of onnx, as `strict` asks for.
     """
     model, skeleton = view.model, ModelProto()
     skeleton.ir_version = model.ir_version
@@ -197,12 +213,14 @@ def _infer_with_onnx(view: GraphView, ignored: Callable[[str, str], bool]) -> Mo
             graph.input.append(
                 helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             )
-    strip(graph, ignored)
+    aside = _ignored(view)
+    strip(graph, ignored or (lambda *place: place in aside))
     try:
-        return shape_inference.infer_shapes(skeleton, data_prop=follows_few(view))
-    except (
-        Exception
-    ):  # onnx raises many types here; without it more of the graph stays unknown, no less exact
+        return shape_inference.infer_shapes(skeleton, strict_mode=strict, data_prop=follows_few(view))
+    except Exception as error:
+        if strict:
+            raise shape_inference.InferenceError(str(error)) from error
+        # onnx raises many types here; without it more of the graph stays unknown, no less exact.
         return skeleton
 
 
