@@ -11,11 +11,12 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune import prune, validate
+from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.records import refit_record
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection.compensation import Compensation, Refit
+from onnxheadprune.selection.compensation import Compensation, Refit, sealed
 from onnxheadprune.selection.compensation.links import Link, aim, link_of, normalised
 from onnxheadprune.selection.compensation.runs import Run, emptied, runs
 from onnxheadprune.selection.completing import named
@@ -183,13 +184,15 @@ def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None
     changed = toys.get_initializer(result.model, "layer0.ffn.out.weight")
     other = prune(model, {"layer.0": "*"}, data=DATA, compensate=True, provider="cpu").model
     assert all(tensor.name != "layer0.ffn.out.weight" for tensor in other.graph.initializer)
-    partly = prune(model, {"1": [0]}, data=DATA, compensate=True, provider="cpu").model
+    part = {"1": [0]}
+    partly = prune(model, part, data=DATA, compensate=True, provider="cpu").model
     toys.set_initializer(partly, "layer0.ffn.out.weight", changed)
     for entry in partly.metadata_props:
         if entry.key == "onnxheadprune.compensated":
             content = json.loads(entry.value)
             content["tensors"].append("layer0.ffn.out.weight")
             entry.value = json.dumps(content)
+    sealed(open_structure(partly), plan_pruning(model, part))
     refused = validate(model, partly, provider="cpu")
     assert refused.verdict == "failed" and "which no refit of this cut changes" in refused.reason
 
