@@ -168,7 +168,13 @@ def group_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 
 @rule("BatchNormalization")
 def batch_normalization(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """At inference an affine map per channel: four vectors along axis 1."""
+    """At inference an affine map per channel: four vectors along axis 1; in training with statistics of the batch."""
+    others = [output for output in node.outputs[1:] if output is not None]
+    if any(output.is_read for output in others):
+        return refuse(node, Reason.INEXPRESSIBLE, f"the statistics of {node.op_type} are used elsewhere")
+    if (others or node.attribute("training_mode", 0)) and any(axis != 1 for axis in lives[0].axes):
+        return coupled(node)
     channels = lives[0].only([1])
     vector = channels.renumbered({1: 0}) if channels.axes else channels
-    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector})
+    kept = (lives[0], *(vector for _ in node.outputs[1:]))
+    return Answer({0: lives[0], 1: vector, 2: vector, 3: vector, 4: vector}, kept=kept)

@@ -139,8 +139,8 @@ def fused_matmul(draw: Draw, op_type: str) -> Case:
     symbolic = _batch(draw, left, right)
     if len(left) == len(right) > 2 and left[:-2] == right[:-2] and op_type == "FusedMatMul":
         for name in ("transBatchA", "transBatchB"):
-            if draw(st.integers(0, 3)) == 0:
-                attributes[name], symbolic = 1, {}
+            attributes[name] = int(draw(st.integers(0, 3)) == 0)
+            symbolic = {} if attributes[name] else symbolic
         left = _rotated(left) if attributes.get("transBatchA") else left
         right = _rotated(right) if attributes.get("transBatchB") else right
     return Case(
@@ -192,6 +192,16 @@ def conv_transpose(draw: Draw, op_type: str) -> Case:
     )
     attributes: dict[str, object] = {"group": groups, "strides": [draw(st.sampled_from((1, 1, 2)))] * spatial}
     data, weight = (2, inputs, *[4] * spatial), (inputs, outputs, *[kernel] * spatial)
+    attributes |= {"kernel_shape": [kernel] * spatial} if draw(st.booleans()) else {}
+    shape = draw(st.sampled_from(("pads", "output_padding", "output_shape", "dilations", "plain")))
+    if shape == "dilations":
+        attributes["dilations"] = [2] * spatial
+    elif shape == "pads" and kernel > 1:
+        attributes["pads"] = [1, 0] * spatial
+    elif shape == "output_padding" and attributes["strides"] == [2] * spatial:
+        attributes["output_padding"] = [1] * spatial
+    elif shape == "output_shape":
+        attributes["output_shape"] = [8 if attributes["strides"] == [2] * spatial else 4] * spatial
     bias = (floats(draw, (groups * outputs,)),) if draw(st.booleans()) else ()
     return Case(op_type, (floats(draw, data), floats(draw, weight), *bias), attributes)
 
@@ -213,13 +223,16 @@ def _conv(draw: Draw, op_type: str, domain: str) -> Case:
     stride = draw(st.integers(1, 2))
     if stride > 1:
         attributes["strides"] = [stride] * spatial
-    data = floats(draw, (2, groups * per_group, *[4] * spatial))
+    attributes |= {"kernel_shape": [kernel] * spatial} if draw(st.booleans()) else {}
+    if draw(st.booleans()):
+        attributes["dilations"] = [1] * spatial if domain else [draw(st.integers(1, 2))] * spatial
+    data = floats(draw, (2, groups * per_group, *[5] * spatial))
     inputs: tuple[Array | None, ...] = (data, floats(draw, (outputs, per_group, *[kernel] * spatial)))
     if draw(st.booleans()):
         inputs += (floats(draw, (outputs,)),)
     if domain:
         attributes["activation"] = "Relu"
-        size = (4 + 2 * pads - kernel) // stride + 1
+        size = (5 + 2 * pads - kernel) // stride + 1
         if draw(st.booleans()):
             inputs = (*inputs, *[None] * (3 - len(inputs)), floats(draw, (2, outputs, *[size] * spatial)))
     return Case(op_type, inputs, attributes, domain=domain)

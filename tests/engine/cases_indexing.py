@@ -84,6 +84,8 @@ def along_one_axis(draw: Draw, op_type: str) -> Case:
         return Case(op_type, (data, integers(draw, smaller, -shape[axis], shape[axis])), attributes)
     rows = np.argsort(np.random.default_rng(draw(st.integers(0, 99))).random(shape), axis=axis)
     indices = rows[tuple(slice(0, size) for size in smaller)].astype(np.int64)
+    if draw(st.booleans()):
+        indices -= shape[axis]
     return Case(op_type, (data, indices, floats(draw, smaller)), attributes)
 
 
@@ -94,7 +96,7 @@ def gather_nd(draw: Draw, op_type: str) -> Case:
     depth = draw(st.integers(1, len(shape) - batch))
     middle = draw(st.lists(st.integers(1, 3), min_size=0 if batch else 1, max_size=2))
     index_shape = (*shape[:batch], *middle, depth)
-    columns = [integers(draw, index_shape[:-1], 0, size) for size in shape[batch : batch + depth]]
+    columns = [integers(draw, index_shape[:-1], -size, size) for size in shape[batch : batch + depth]]
     indices = np.stack(columns, axis=-1)
     fixed = frozenset({1} if draw(st.booleans()) else ())
     return Case(op_type, (floats(draw, shape), indices), {"batch_dims": batch} if batch else {}, fixed)
@@ -117,6 +119,8 @@ def scatter_nd(draw: Draw, op_type: str) -> Case:
     indices: Array = np.array(chosen, dtype=np.int64).reshape(len(chosen), depth)
     if len(chosen) == 4 and draw(st.booleans()):
         indices = indices.reshape(2, 2, depth)
+    if draw(st.booleans()):
+        indices = indices - np.array(shape[:depth])  # counted from the end
     updates = floats(draw, (*indices.shape[:-1], *shape[depth:]))
     # Places that are known say which row is which; then each may keep positions of its own.
     fixed = frozenset({1} if draw(st.booleans()) else ())

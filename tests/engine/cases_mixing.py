@@ -55,7 +55,11 @@ def per_channel(draw: Draw, op_type: str) -> Case:
     shape = (draw(st.integers(1, 3)), draw(st.integers(2, 4)), *draw_shape(draw, 1, 2))
     count = 2 if op_type == "InstanceNormalization" else 4
     vectors = tuple(floats(draw, shape[1:2], 0.5, 2) for _ in range(count))
-    return Case(op_type, (floats(draw, shape), *vectors), symbolic=batch_axis(draw, shape))
+    symbolic = batch_axis(draw, shape)
+    if op_type == "BatchNormalization" and draw(st.integers(0, 3)) == 0:
+        trained = {"training_mode": 1}
+        return Case(op_type, (floats(draw, shape), *vectors), trained, types=(FLOAT,) * 3, symbolic=symbolic)
+    return Case(op_type, (floats(draw, shape), *vectors), symbolic=symbolic)
 
 
 @strategy("MeanVarianceNormalization")
@@ -73,6 +77,7 @@ def pool(draw: Draw, op_type: str) -> Case:
     if op_type == "AveragePool":
         kernel = [draw(st.integers(1, size)) for size in shape[2:]]
         attributes = {"kernel_shape": kernel, "count_include_pad": draw(st.integers(0, 1))}
+        attributes |= {"strides": [draw(st.integers(1, 2))] * len(kernel)}
     return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape))
 
 
@@ -96,15 +101,15 @@ def reduce(draw: Draw, op_type: str) -> Case:
     axes = [signed(draw, a, rank) for a in sorted(draw(st.sets(st.integers(0, rank - 1), max_size=2)))]
     attributes: dict[str, object] = {"keepdims": draw(st.integers(0, 1))}
     data, symbolic = floats(draw, shape, 0.5, 2), batch_axis(draw, shape)
-    if op_type == "ReduceSum" or draw(st.booleans()):
-        if not axes and draw(st.booleans()):
-            attributes["noop_with_empty_axes"] = 1
+    if draw(st.booleans()):
+        if not axes:
+            attributes["noop_with_empty_axes"] = draw(st.integers(0, 1))
         inputs = (data, vector(*axes)) if axes or draw(st.booleans()) else (data,)
         return Case(
             op_type, inputs, attributes, fixed=frozenset(range(1, len(inputs))), symbolic=symbolic, opset=18
         )
     attributes |= {"axes": axes} if axes else {}
-    return Case(op_type, (data,), attributes, symbolic=symbolic)
+    return Case(op_type, (data,), attributes, symbolic=symbolic, opset=11)
 
 
 @strategy("ArgMax", "ArgMin")
@@ -126,15 +131,25 @@ def cumulative_sum(draw: Draw, op_type: str) -> Case:
 def top_k(draw: Draw, op_type: str) -> Case:
     shape = draw_shape(draw)
     axis = draw(st.integers(0, len(shape) - 1))
-    count = vector(draw(st.integers(1, shape[axis])))
-    attributes = {"axis": signed(draw, axis, len(shape))}
+    count, data = draw(st.integers(1, shape[axis])), floats(draw, shape)
     symbolic = batch_axis(draw, shape) if axis else {}
-    return Case(op_type, (floats(draw, shape), count), attributes, frozenset({1}), (FLOAT, INT64), symbolic)
+    types = (FLOAT, INT64)
+    if draw(st.integers(0, 3)) == 0:
+        return Case(op_type, (data,), {"axis": axis, "k": count}, types=types, symbolic=symbolic, opset=9)
+    attributes = {"axis": signed(draw, axis, len(shape)), "largest": draw(st.integers(0, 1))}
+    return Case(op_type, (data, vector(count)), attributes, frozenset({1}), types, symbolic)
 
 
 @strategy("Trilu")
 def triangle(draw: Draw, op_type: str) -> Case:
     shape = draw_shape(draw, 3)
+    inputs: tuple[Array, ...] = (floats(draw, shape),)
+    inputs += (np.array(draw(st.integers(-2, 2))),) if draw(st.booleans()) else ()
+    attributes = {"upper": draw(st.integers(0, 1))}
     return Case(
-        op_type, (floats(draw, shape),), {"upper": draw(st.integers(0, 1))}, symbolic=batch_axis(draw, shape)
+        op_type,
+        inputs,
+        attributes,
+        frozenset({1}) if inputs[1:] else frozenset(),
+        symbolic=batch_axis(draw, shape),
     )

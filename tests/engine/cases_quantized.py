@@ -80,12 +80,12 @@ def concat(draw: Draw, op_type: str) -> Case:
 @strategy("QGemm", domain="com.microsoft")
 def gemm(draw: Draw, op_type: str) -> Case:
     rows, inner, columns = (draw(st.integers(1, 4)) for _ in range(3))
-    transposed = draw(st.integers(0, 1))
+    transposed, turned = draw(st.integers(0, 1)), draw(st.integers(0, 1))
     width = (columns,) if draw(st.booleans()) else ()
     weight = integers(draw, (columns, inner) if transposed else (inner, columns), -100, 100, np.int8)
     bias = integers(draw, (columns,), -50, 50, np.int32) if draw(st.booleans()) else None
     inputs: tuple[Array | None, ...] = (
-        integers(draw, (rows, inner), 0, 256, np.uint8),
+        integers(draw, (inner, rows) if turned else (rows, inner), 0, 256, np.uint8),
         SCALE,
         ZERO_POINT,
         weight,
@@ -96,21 +96,23 @@ def gemm(draw: Draw, op_type: str) -> Case:
         inputs += (SCALE, ZERO_POINT)
         types = (UINT8,)
     fixed = frozenset({1, 2, 3, 4, 5, 6, 7, 8})
-    return Case(op_type, inputs, {"transB": transposed}, fixed, types, domain="com.microsoft")
+    attributes = {"transA": turned, "transB": transposed}
+    return Case(op_type, inputs, attributes, fixed, types, domain="com.microsoft")
 
 
 @strategy("MatMulNBits", domain="com.microsoft")
 def n_bits(draw: Draw, op_type: str) -> Case:
+    bits = draw(st.sampled_from((4, 4, 8)))
     block, blocks, columns = draw(st.sampled_from((16, 32))), draw(st.integers(1, 3)), draw(st.integers(1, 6))
     inner = block * blocks
     data = floats(draw, (*draw_shape(draw, 1, 2), inner))
     scale_shape = draw(st.sampled_from(((columns * blocks,), (columns, blocks))))
     inputs: tuple[Array | None, ...] = (
         data,
-        integers(draw, (columns, blocks, block // 2), 0, 256, np.uint8),
+        integers(draw, (columns, blocks, block * bits // 8), 0, 256, np.uint8),
         floats(draw, scale_shape, 0.01, 0.1),
     )
-    bytes_per_column = (blocks + 1) // 2
+    bytes_per_column = (blocks * bits + 7) // 8
     zero_shape = (columns * bytes_per_column,) if len(scale_shape) == 1 else (columns, bytes_per_column)
     zero_points = integers(draw, zero_shape, 0, 256, np.uint8) if draw(st.booleans()) else None
     bias = floats(draw, (columns,)) if draw(st.booleans()) else None
@@ -118,7 +120,7 @@ def n_bits(draw: Draw, op_type: str) -> Case:
         inputs += (zero_points,)
     if bias is not None:
         inputs += (None, bias)
-    attributes = {"K": inner, "N": columns, "bits": 4, "block_size": block}
+    attributes = {"K": inner, "N": columns, "bits": bits, "block_size": block}
     return Case(op_type, inputs, attributes, frozenset({1, 2, 3, 5}), domain="com.microsoft")
 
 
@@ -126,9 +128,11 @@ def n_bits(draw: Draw, op_type: str) -> Case:
 def integer_conv(draw: Draw, op_type: str) -> Case:
     groups, per_group = draw(st.sampled_from((1, 2))), draw(st.integers(1, 2))
     outputs, kernel = groups * draw(st.integers(1, 3)), draw(st.sampled_from((1, 3)))
-    data = integers(draw, (2, groups * per_group, 4, 4), 0, 256, np.uint8)
+    data = integers(draw, (2, groups * per_group, 5, 5), 0, 256, np.uint8)
     per_channel = draw(st.booleans())
-    attributes: dict[str, object] = {"group": groups}
+    attributes: dict[str, object] = {"group": groups, "strides": [draw(st.integers(1, 2))] * 2}
+    attributes |= {"pads": [draw(st.integers(0, 1))] * 4, "dilations": [draw(st.integers(1, 2))] * 2}
+    attributes |= {"kernel_shape": [kernel] * 2} if draw(st.booleans()) else {}
     if op_type == "ConvInteger":
         weight = integers(draw, (outputs, per_group, kernel, kernel), 0, 256, np.uint8)
         inputs: tuple[Array | None, ...] = (data, weight, ZERO_POINT)

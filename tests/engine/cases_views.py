@@ -58,9 +58,9 @@ def reshape(draw: Draw, op_type: str) -> Case:
     if inferred is not None:
         target[inferred] = -1
     data = floats(draw, before)
-    return Case(
-        op_type, (data, vector(*target)), fixed=frozenset({1}), symbolic={0: (0,)} if symbolic else {}
-    )
+    attributes = {} if 0 in target else {"allowzero": draw(st.integers(0, 1))}
+    symbolic_axes = {0: (0,)} if symbolic else {}
+    return Case(op_type, (data, vector(*target)), attributes, frozenset({1}), symbolic=symbolic_axes)
 
 
 @strategy("Flatten")
@@ -135,6 +135,11 @@ def resize(draw: Draw, op_type: str) -> Case:
         draw(st.integers(2, 3)),
     )
     mode = draw(st.sampled_from(("nearest", "linear")))
+    listed = draw(st.sampled_from(([2], [-2], [1, 2], [3, -2])))
+    if draw(st.integers(0, 3)) == 0:
+        wanted = [draw(st.integers(1, 5)) if axis % 4 == 2 else shape[axis] for axis in listed]
+        inputs = (floats(draw, shape), None, None, vector(*wanted))
+        return Case(op_type, inputs, {"mode": mode, "axes": listed}, frozenset({3}), opset=18)
     if draw(st.booleans()):
         sizes = np.array((*shape[:2], draw(st.integers(1, 5)), shape[3]), dtype=np.int64)
         return Case(

@@ -135,7 +135,9 @@ def run(model: ModelProto, feed: Mapping[str, Array]) -> dict[str, Array]:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    # A kernel may write into what it is fed (the running statistics of a BatchNormalization).
+    fed = {name: array.copy() for name, array in feed.items()}
+    return dict(zip(names, session.run(names, fed), strict=True))
 
 
 def pruned(view: GraphView, swept: Sweep) -> ModelProto:
