@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
@@ -208,9 +208,10 @@ def test_inputs_that_count_no_samples_go_along_whole() -> None:
 
 
 def test_one_feed_with_a_flag_is_halved() -> None:
-    view = view_of(
-        graph_with(IDS, ("use_cache_branch", BOOL, [1]), ("position_ids", I64, [3, BATCH, LENGTH]))
-    )
+    model = graph_with(IDS, ("use_cache_branch", BOOL, [1]), ("position_ids", I64, [3, BATCH, LENGTH]))
+    model.graph.node[0].input[0] = "input_ids"
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", I64, [BATCH, LENGTH]))
+    view = view_of(model)
     places = np.arange(3 * 7 * 4).reshape(3, 7, 4)
     given = [{"input_ids": TOKENS[:7], "use_cache_branch": np.array([False]), "position_ids": places}]
     data = calibration_data(given, view)
