@@ -69,7 +69,7 @@ def cut_document(sites: int = 2, heads: int = 4) -> dict[str, Any]:
             "trials": [],
             "drift": 0.001,
             "drift_unit": "cosine",
-            "drift_held_out": True,
+            "drift_measured_on": "16 samples that the choice has not seen",
             "speed": None,
         },
         "validation": {
