@@ -22,6 +22,8 @@ USUAL = Case(1, 128, 0)
 """The inputs that operations are counted for."""
 MOST_TRIES = 6
 """Sizes that are tried until a model's shapes follow from them; images and audio need larger ones than text."""
+MOST_NODES = 10_000
+"""Of graphs whose operations are counted, which takes as long as all else that `inspect` does."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class LayerSummary:
         params: elements of the weights and biases that belong to their units.
         params_share: of all stored elements of the model.
         operations_share: the part of all operations of a run that runs through their units; None where that cannot be
-            counted.
+            counted, or the graph has more than `MOST_NODES`.
     """
 
     key: str
@@ -80,6 +82,8 @@ def _summary(layer: Layer, elements: int, costs: Mapping[str, int]) -> LayerSumm
 
 def _costs(analysis: Analysis) -> dict[str, int]:
     """Return the operations of each node by its reference, nothing where they cannot be counted."""
+    if len(analysis.view.nodes) > MOST_NODES:
+        return {}
     try:
         feeds = islice(FeedMaker(analysis.view).candidates(USUAL), MOST_TRIES)
         for feed, _ in feeds:
