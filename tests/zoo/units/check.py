@@ -75,7 +75,7 @@ class _Check(Analysed):
             if kind == NEURONS
             else [
                 layer
-                for layer in layers(self.sites).values()
+                for layer in (found.sites for found in layers(self.sites).values())
                 if any(site in self.sites.neurons for site in layer)
             ]
         )
@@ -110,7 +110,7 @@ class _Check(Analysed):
             return self.sites.neurons
         return [
             site
-            for layer in layers(self.sites).values()
+            for layer in (found.sites for found in layers(self.sites).values())
             for site in layer
             if any(s in self.sites.neurons for s in layer)
         ]

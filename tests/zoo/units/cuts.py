@@ -37,7 +37,7 @@ def cuts_of(sites: Sites) -> Iterator[Cut]:
     yield from layer_cuts(
         [
             layer
-            for layer in layers(sites).values()
+            for layer in (found.sites for found in layers(sites).values())
             if all(site.removable for site in layer) and _is_layer(layer)
         ]
     )
