@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from onnx import ModelProto, NodeProto
 
+import onnxheadprune.operators  # noqa: F401 they say which of them repeat, in processes that only run a model, too
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.graph.facts import REPEATS
 
