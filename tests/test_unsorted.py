@@ -37,6 +37,7 @@ CALLS = {
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "batch": "batch folder --heads 0:1 -o out",
     "run": "run job.yaml",
+    "reduce": "reduce model.onnx --when 'prune --heads 0:9' -o out.onnx --budget 60s",
 }
 JOB = """
 model: model.onnx
@@ -48,11 +49,7 @@ quantize: {to: int8-dynamic}
 validate: {}
 bench: {batch: [1], repeats: 5}
 """
-WITHOUT = {
-    "doctor",
-    "report",
-    "reduce",
-}  # A failure that names a site by its module goes away in a copy without names.
+WITHOUT = {"doctor", "report"}
 """Commands that read no model."""
 
 

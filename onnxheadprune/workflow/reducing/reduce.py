@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -165,7 +166,9 @@ def _require_failure(ending: Ending, request: ReduceRequest) -> None:
 def _plain_names(loaded: LoadedModel, path: Path) -> frozenset[str]:
     """Names that could be words of a sentence, and the parts of the path that could."""
     names = {path.name, path.stem, loaded.name, *path.parts, *names_in(loaded.proto)}
-    return frozenset(word for name in names for word in (*words(name), name) if word.isalpha())
+    # Sites are called after modules, whose names stand in front of those of their tensors and nodes.
+    modules = (part for name in names for part in re.split(r"[./]", name)[:-1])
+    return frozenset(word for name in (*names, *modules) for word in (*words(name), name) if word.isalpha())
 
 
 def _is_valid(loaded: LoadedModel) -> bool:
