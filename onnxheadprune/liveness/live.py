@@ -15,6 +15,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
@@ -229,6 +231,16 @@ def _varies(array: Array, position: int) -> bool:
 
 FULL = Live((), np.array(True))
 DEAD = Live((), np.array(False))
+
+
+def together(lives: Sequence[Live]) -> Live:
+    """What outputs keep that are narrowed alike. Masks beside labels carry none.
+
+    >>> values, indices = (Live.over((0,), np.arange(3) == place) for place in (0, 2))
+    >>> together([values, indices])
+    Live(axes=(0,), array=array([ True, False,  True]))
+    """
+    return reduce(or_, [live for live in lives if not live.is_mask] or lives)
 
 
 def unite(array: Array, position: int) -> Array:

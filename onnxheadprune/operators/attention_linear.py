@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.fused import FusedLayout, Heads, given, key_values, layout_reader, number, queries
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
 from onnxheadprune.model.graph import dims
@@ -67,6 +67,7 @@ def _layout(node: Node) -> FusedLayout | None:
     )
 
 
+@shape_function("CausalConvWithState")
 @shape_function("LinearAttentionGate", "CausalConvWithState", domain="com.microsoft")
 def _alike(node: Node) -> Shapes:
     """As large as the tokens, and as what comes with them: the heads' rates, the state before."""
@@ -79,27 +80,31 @@ def linear_gate(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
-    last = len(shape) - 1
-    decay = lives[0]
-    if not {*decay.axes} <= {last}:
+    live = together(lives)
+    if not {*live.axes} <= {len(shape) - 1}:
         return inexpressible(node)
-    vector = decay.renumbered(dict.fromkeys(decay.axes, 0))
-    answers = {0: decay, 1: vector, 2: vector}
-    return Answer(answers | ({3: lives[1]} if len(lives) > 1 else {}))
+    vector = live.renumbered(dict.fromkeys(live.axes, 0))
+    return Answer({0: live, 1: vector, 2: vector, 3: live}, kept=(live,) * len(lives))
 
 
+@rule("CausalConvWithState")
 @rule("CausalConvWithState", domain="com.microsoft")
 def causal_convolution(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
-    """A kernel of its own for every channel."""
+    """A kernel of its own for every channel, which lie along all last axes with `channels_last`; so do states."""
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
-    live, channels = lives[0], len(shape) - 1 if node.attribute("channels_last", 0) else 1
-    if live.axes != (channels,):
+    last = node.attribute("channels_last", 0)
+    channels = range(2, len(shape)) if last else range(1, 2)
+    sizes = [size for axis in channels if isinstance(size := shape[axis], int)]
+    # A window of states lies in front of the batch.
+    front = 1 if node.attribute("state_window", 0) else 0
+    places = {axis: axis + front for axis in channels}
+    back = {place: axis for axis, place in places.items()}
+    carried = {axis for state in lives[1:] for axis in state.axes}
+    if len(sizes) < len(channels) or not {*lives[0].axes} <= {*places} or not carried <= {*back}:
         return inexpressible(node)
-    kernels, state = live.renumbered({channels: 0}), live.renumbered({channels: 1})
-    asked = len(lives) > 1 and node.outputs[1] is not None and node.outputs[1].is_read
-    if asked and (channels != 1 or node.attribute("state_window", 0) or not state.covers(lives[1])):
-        return inexpressible(node)
-    kept = (live, state)[: len(lives)]
-    return Answer({0: live, 1: kernels, 2: kernels, 3: state}, kept=kept)
+    live = together([lives[0], *(state.renumbered(back) for state in lives[1:])])
+    kernels = Live.over((0,), live.aligned(channels, sizes).reshape(-1))
+    state = live.renumbered(places)
+    return Answer({0: live, 1: kernels, 2: kernels, 3: state}, kept=(live, state)[: len(lives)])

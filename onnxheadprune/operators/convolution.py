@@ -55,7 +55,8 @@ def _conv_shape(node: Node) -> Shapes:
     kernel = [size for size in weight[2:] if isinstance(size, int)]
     if len(kernel) != len(weight) - 2 or len(kernel) != len(data) - 2:
         return [None]
-    return [(data[0], weight[0], *windows(node, data, kernel))]
+    spatial = windows(node, data, kernel)
+    return [None if spatial is None else (data[0], weight[0], *spatial)]
 
 
 @shape_function("ConvTranspose")
@@ -72,22 +73,28 @@ def _transposed_shape(node: Node) -> Shapes:
     return [(data[0], dims.multiply(weight[1], node.attribute("group", 1)), *data[2:])]
 
 
-def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim]:
-    """Sizes of the spatial axes after a window moved over them."""
+def windows(node: Node, data: Shape, kernel: Sequence[int]) -> list[Dim] | None:
+    """Sizes of the spatial axes after a window moved over them; None where rounding up depends on a symbolic size."""
     count = len(kernel)
     ones, zeros = [1] * count, [0] * count
     strides, dilations = node.attribute("strides", ones), node.attribute("dilations", ones)
     pads = node.attribute("pads", zeros + zeros)
     same = str(node.attribute("auto_pad", "NOTSET")).startswith("SAME")
+    up = node.attribute("ceil_mode", 0)
     spatial: list[Dim] = []
     for axis in range(count):
-        dim = data[axis + 2]
+        dim, stride = data[axis + 2], strides[axis]
         window = dilations[axis] * (kernel[axis] - 1)
         padded = dim if same else dims.add(dim, pads[axis] + pads[axis + count] - window)
         if same:
-            spatial.append(dims.floor_divide(dims.add(dim, strides[axis] - 1), strides[axis]))
+            spatial.append(dims.floor_divide(dims.add(dim, stride - 1), stride))
+        elif not up or stride == 1:
+            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), stride), 1))
+        elif isinstance(dim, int) and isinstance(padded, int):
+            # A last window that would start behind the data, in its padding, is left out.
+            spatial.append(min(-(-(padded - 1) // stride), (dim + pads[axis] - 1) // stride) + 1)
         else:
-            spatial.append(dims.add(dims.floor_divide(dims.subtract(padded, 1), strides[axis]), 1))
+            return None
     return spatial
 
 

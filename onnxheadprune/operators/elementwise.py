@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.liveness.axes import broadcast_back
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph.broadcasting import broadcast
@@ -126,5 +126,5 @@ def cast_like(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
 @rule("Dropout")
 def dropout(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     """At inference the identity; ratio and training_mode are scalars."""
-    live = lives[0] if len(lives) < 2 else lives[0] | lives[1]
+    live = together(lives)
     return Answer({0: live}, kept=(live,) * len(lives))

@@ -16,9 +16,10 @@ from onnxheadprune.operators.convolution import windows
 def _pool_shape(node: Node) -> Shapes:
     """Windows over the spatial axes, counted as a convolution counts them (or, with `ceil_mode`, rounded up)."""
     data, kernel = node.shape(0), node.attribute("kernel_shape")
-    if data is None or kernel is None or len(data) != len(kernel) + 2 or node.attribute("ceil_mode", 0):
+    if data is None or kernel is None or len(data) != len(kernel) + 2:
         return [None]
-    return [(data[0], data[1], *windows(node, data, kernel))]
+    spatial = windows(node, data, kernel)
+    return [None if spatial is None else (data[0], data[1], *spatial)]
 
 
 @shape_function("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from onnxheadprune.edit.gradients import Partials, Step, gradient
-from onnxheadprune.liveness.live import Live
+from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.mixing import beside, coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
@@ -51,8 +51,7 @@ def top_k(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     shape = node.shape(0)
     if shape is None:
         return unknown_shape(node)
-    wanted = lives[0] if len(lives) < 2 else lives[0] | lives[1]
-    live = beside(wanted, {node.attribute("axis", -1) % len(shape)})
+    live = beside(together(lives), {node.attribute("axis", -1) % len(shape)})
     if live is None:
         return coupled(node)
     return Answer({0: live}, kept=(live,) * len(lives))

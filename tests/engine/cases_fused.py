@@ -212,14 +212,22 @@ def linear_gates(draw: Draw, op_type: str) -> Case:
 @strategy("CausalConvWithState", domain=MICROSOFT)
 def causal(draw: Draw, op_type: str) -> Case:
     n = _sizes(draw)
-    size = draw(st.integers(2, 3))
+    size, dilation = draw(st.integers(2, 3)), draw(st.integers(1, 2))
+    behind = draw(st.sampled_from((None, (n.H,), (n.K, 2))))
+    channels = int(np.prod(behind or (n.H,)))
+
+    def shape(length: int) -> tuple[int, ...]:
+        return (n.B, length, *behind) if behind else (n.B, channels, length)
+
     inputs: tuple[Array | None, ...] = (
-        floats(draw, (n.B, n.H, n.S)),
-        floats(draw, (n.H, 1, size)),
-        floats(draw, (n.H,)) if draw(st.booleans()) else None,
-        floats(draw, (n.B, n.H, size - 1)) if draw(st.booleans()) else None,
+        floats(draw, shape(n.S)),
+        floats(draw, (channels, 1, size)),
+        floats(draw, (channels,)) if draw(st.booleans()) else None,
+        floats(draw, shape((size - 1) * dilation)) if draw(st.booleans()) else None,
     )
-    return Case(op_type, inputs, types=(FLOAT, FLOAT), bare=frozenset({1}), domain=MICROSOFT)
+    attributes = {"channels_last": int(bool(behind)), "dilation": dilation}
+    handed = frozenset({1} if draw(st.booleans()) else ())
+    return Case(op_type, inputs, attributes, types=(FLOAT, FLOAT), bare=handed, domain=MICROSOFT)
 
 
 @strategy("QMoE", domain=MICROSOFT)

@@ -76,9 +76,18 @@ def pool(draw: Draw, op_type: str) -> Case:
     attributes: dict[str, object] = {}
     if op_type == "AveragePool":
         kernel = [draw(st.integers(1, size)) for size in shape[2:]]
-        attributes = {"kernel_shape": kernel, "count_include_pad": draw(st.integers(0, 1))}
-        attributes |= {"strides": [draw(st.integers(1, 2))] * len(kernel)}
-    return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape))
+        dilations = [
+            draw(st.integers(1, 2)) if 2 * size - 1 <= n else 1
+            for size, n in zip(kernel, shape[2:], strict=True)
+        ]
+        attributes = {"kernel_shape": kernel, "dilations": dilations}
+        attributes |= {"strides": [draw(st.integers(1, 3)) for _ in kernel]}
+        attributes |= {name: draw(st.integers(0, 1)) for name in ("count_include_pad", "ceil_mode")}
+        # ONNX Runtime and onnx disagree on the size that SAME makes of dilated windows.
+        padding = draw(st.sampled_from(("pads", "SAME_UPPER", "VALID"))) if max(dilations) == 1 else "pads"
+        pads = [draw(st.integers(0, size - 1)) for size in kernel * 2]
+        attributes |= {"pads": pads} if padding == "pads" else {"auto_pad": padding}
+    return Case(op_type, (floats(draw, shape),), attributes, symbolic=batch_axis(draw, shape), opset=19)
 
 
 @strategy("GroupNormalization")

@@ -22,6 +22,7 @@ EXEMPT: dict[Key, str] = {
     ("com.microsoft", "PackedAttention"): "only CUDA has a kernel",
     ("com.microsoft", "PackedMultiHeadAttention"): "only CUDA has a kernel",
     ("", "LinearAttention"): "no runtime has a kernel, see test_new_attention.py",
+    ("", "CausalConvWithState"): "no runtime has a kernel; the rule is that of com.microsoft",
     ("ai.onnx.preview", "FlexAttention"): "no runtime has a kernel, see test_new_attention.py",
     ("com.microsoft", "SparseAttention"): "past and present must share a buffer, which needs I/O binding",
     ("", "DynamicQuantizeLinear"): "exact only ahead of a projection, see test_rule_pairs.py",

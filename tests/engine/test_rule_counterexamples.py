@@ -29,6 +29,7 @@ def only(*demands: Live) -> Callable[[Shape], Live]:
 
 
 FIXED1 = frozenset({1})
+MICROSOFT = "com.microsoft"
 
 
 def test_flatten_counts_a_negative_axis_from_the_rank() -> None:
@@ -92,7 +93,7 @@ def test_dynamic_quantization_couples_the_rows_it_quantizes() -> None:
         np.array(0.01, np.float32),
         np.array(1, np.int8),
     )
-    case = Case("DynamicQuantizeMatMul", inputs, domain="com.microsoft", fixed=frozenset({1, 2, 3}))
+    case = Case("DynamicQuantizeMatMul", inputs, domain=MICROSOFT, fixed=frozenset({1, 2, 3}))
     check(case, default_setup(case), only(Live.over((0,), FIRST)))
 
 
@@ -109,6 +110,27 @@ def test_fully_live_slice_of_a_value_that_keeps_more() -> None:
     case = Case("Slice", (data(2, 3), vector(1, 2), vector(2, 3)), fixed=frozenset({1, 2}))
     setup = Setup(("input", "initializer", "initializer"), side=True)
     check(case, setup, only(FULL, Live.over((1,), np.array([True, False, False]))))
+
+
+def test_window_that_would_start_behind_the_data_is_none() -> None:
+    attributes = {"kernel_shape": [1], "strides": [2], "ceil_mode": 1}
+    case = Case("AveragePool", (data(1, 1, 4),), attributes, opset=19)
+    check(case, default_setup(case), lambda shape: Live.over((2,), np.arange(shape[2]) == shape[2] - 1))
+
+
+def test_states_of_channels_that_lie_last_lose_channels_and_no_positions() -> None:
+    inputs = (data(1, 3, 2), data(2, 1, 3), None, data(1, 2, 2))
+    handed = frozenset({1})
+    case = Case(
+        "CausalConvWithState", inputs, {"channels_last": 1}, types=(1, 1), bare=handed, domain=MICROSOFT
+    )
+    assert check(case, default_setup(case), only(Live.over((2,), FIRST)))
+
+
+def test_decay_whole_and_rate_of_one_head() -> None:
+    inputs = (data(1, 1, 2), data(2), data(2), data(1, 1, 2))
+    case = Case("LinearAttentionGate", inputs, types=(1, 1), domain=MICROSOFT)
+    check(case, default_setup(case), only(FULL, Live.over((2,), FIRST)))
 
 
 def test_refused_carrier_still_needs_its_whole_input() -> None:
