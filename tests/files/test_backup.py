@@ -146,8 +146,8 @@ def test_a_failure_after_the_model_was_named_leaves_its_backup(
     original, kept = complete(model), model.with_name("kept.onnx")
     put = folder_module.Draft.put
 
-    def interrupted(self: Any, target: Path) -> None:
-        put(self, target)
+    def interrupted(self: Any, target: Path, *, renewed: bool) -> None:
+        put(self, target, renewed=renewed)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(folder_module.Draft, "put", interrupted)

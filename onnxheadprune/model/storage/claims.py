@@ -96,7 +96,8 @@ def check_distinct(makings: Sequence[Making], readings: Callable[[], Iterable[Re
         UsageError: for the first one that is.
     """
     _check_each_other(makings)
-    there = [made for made in makings if made.kind != "folder" and os.path.lexists(made.path)]
+    # A "new" file replaces nothing: where one is there, it is the backup of an interrupted run, maybe a link.
+    there = [made for made in makings if made.kind not in ("folder", "new") and os.path.lexists(made.path)]
     if not there:
         return
     known: dict[Identity, Reading] = {}
