@@ -67,7 +67,10 @@ def test_the_first_line_names_the_refitted_tensors_and_what_they_do(
     assert f"{count} tensors are taken from the file, and what they are worth is not proven" in without.reason
     found = check(original, model, DATA)
     assert found.verdict == "passed"
-    assert f"{count} tensors are taken from the file: with them the outputs drift by" in found.reason
+    assert (
+        f"{count} tensors are taken from the file: with them the cosine distance of the outputs"
+        in found.reason
+    )
     assert found.refit is not None and found.refit.source == "data"
     assert found.refit.refitted.cosine > found.refit.bare.cosine
     document = found.to_dict()

@@ -5,6 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from onnxheadprune.model.spelling import accuracy
+
+_SENTENCES = {
+    "max_drift": "drift of {subject} is {value}{measure}, at most {limit} was asked for",
+    "min_speedup": "{subject} is {value} times as fast, at least {limit} was asked for",
+    "min_accuracy": "accuracy at {subject} is {value}, at least {limit} was asked for",
+    "max_accuracy_drop": "accuracy at {subject} {moves} by {value}, a fall of at most {limit} was asked for",
+    "min_metric": "{subject} gives {value}, at least {limit} was asked for",
+    "max_metric": "{subject} gives {value}, at most {limit} was asked for",
+    "max_metric_drop": "{subject} {moves} by {value}, a fall of at most {limit} was asked for",
+    "max_file_bytes": "{subject} takes {value} bytes, at most {limit} was asked for",
+    "max_size_ratio": "{subject} takes {value} of the original's bytes, at most {limit} was asked for",
+    "max_operations_ratio": "{subject} takes {value} of the original's operations, at most {limit} was asked for",
+}
+QUALITY = tuple(name for name in _SENTENCES if name.split("_")[1] in ("drift", "accuracy", "metric"))
+"""Limits on what a model gives, as opposed to what it takes."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -25,6 +42,29 @@ class Gate:
     value: float | None
     passed: bool
     measure: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What was found, and what was asked for."""
+        drop = self.name.endswith("_drop")
+        moved = abs(self.value) if drop and self.value is not None else self.value
+        return _SENTENCES[self.name].format(
+            subject=self.subject,
+            moves="rises" if drop and (self.value or 0) < 0 else "falls",
+            value="an unknown amount" if moved is None and drop else self._spelled(moved),
+            limit=self._spelled(self.limit),
+            measure="" if self.measure is None else f" ({self.measure})",
+        )
+
+    def _spelled(self, value: float | None) -> str:
+        """Counts in full, accuracies in percent, measures in four digits."""
+        if value is None:
+            return "unknown"
+        if self.name == "max_accuracy_drop":
+            return f"{accuracy(value).removesuffix(' %')} points"
+        if "accuracy" in self.name:
+            return accuracy(value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""

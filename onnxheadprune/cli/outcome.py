@@ -22,6 +22,7 @@ from onnxheadprune.cli.streams import steadfast
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError, is_interrupt
 
 if TYPE_CHECKING:
+    from onnxheadprune.validation.headline import Headline
     from onnxheadprune.validation.result import Validation
 
 NOT_WRITTEN = 74
@@ -165,14 +166,26 @@ def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | 
     from onnxheadprune.cli.report.console import err, print_error
 
     if as_json:
-        details = {} if validation is None else {"validation": validation.to_dict()}
+        details: dict[str, object] = {}
+        if validation is not None:
+            details = {
+                "headline": _refused(message, validation).to_dict(),
+                "validation": validation.to_dict(),
+            }
         emit_json({"error": message, "exit_code": exit_code, **details})
     elif validation is not None:
         from onnxheadprune.cli.report.validation import validation_report
 
-        err().print(*validation_report(validation), sep="\n")
+        err().print(*validation_report(validation, _refused(message, validation)), sep="\n")
     print_error(message)
     return exit_code
+
+
+def _refused(message: str, validation: Validation) -> Headline:
+    """The headline of what was refused for a verdict."""
+    from onnxheadprune.validation.headline import headline_of
+
+    return headline_of([validation.to_dict()], failed=message)
 
 
 def _no_room() -> str:

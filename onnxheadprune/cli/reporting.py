@@ -43,7 +43,7 @@ def report(given: ReportOptions) -> int:
     page = page_of(documents)
     write_text(given.output, page)
     if given.as_json:
-        counts = {name: len(found) for name, found in vars(documents).items() if name != "limits"}
+        counts = documents.counts()
         emit_json({"output": str(given.output), "bytes": len(page.encode()), "results": counts})
     else:
         out().print(row("report", str(given.output)))

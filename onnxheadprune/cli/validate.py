@@ -78,6 +78,7 @@ def validate(given: ValidateOptions) -> int:
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.validation import ValidationRequest, prove
     from onnxheadprune.validation.gates import drift_gate
+    from onnxheadprune.validation.headline import headline_of
 
     running = given.running
     effect = read_effect(given.drift)
@@ -104,9 +105,11 @@ def validate(given: ValidateOptions) -> int:
             document["benchmark"] = measured.to_dict()
         good = result.passed and all(gate.passed for gate in gates)
         accepted = accepted and good
+        headline = headline_of([document], gates)
+        document["headline"] = headline.to_dict()
         documents.append(document | {"gates": [gate.to_dict() for gate in gates], "accepted": good})
         if not given.as_json:
-            out().print(*validation_report(result), *gate_rows(gates), sep="\n")
+            out().print(*validation_report(result, headline), *gate_rows(gates), sep="\n")
     if given.as_json:
         emit_json(joined(pairs, documents) | ({"same": same} if same else {}) | {"accepted": accepted})
     elif same:

@@ -65,6 +65,11 @@ def share(part: float) -> str:
     return f"{100 * part:.1f} %"
 
 
+def accuracy(part: float) -> str:
+    """A share of correct answers, in which one of ten thousand still shows."""
+    return f"{100 * part:.2f} %"
+
+
 def change(before: float, after: float) -> str:
     """How a number changed, with its sign: "-24.3 %", "+1.2 %", "unchanged"."""
     if before == after:

@@ -41,7 +41,7 @@ from onnxheadprune.selection.scoring.moves import (
 from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
-from onnxheadprune.selection.space import SearchSpace, Selection, Space
+from onnxheadprune.selection.space import WITHOUT_DATA, SearchSpace, Selection, Space
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def search_space(
     candidates = Candidates(sites, kept)
     scores = scores_for(analysis, sites, requirements, evidence, progress)
     if evidence is None or (scores is not None and not scores.are_shares):
-        basis = "weights (no data was given)" if scores is None else f"scores ({scores.method})"
+        basis = WITHOUT_DATA if scores is None else f"scores ({scores.method})"
         paths = {index: merged(found) for index, found in _paths_by_worth(candidates, scores).items()}
     else:
         basis = "measured drift after refit"

@@ -21,6 +21,9 @@ from onnxheadprune.selection.allocate import (
 )
 from onnxheadprune.selection.scoring.moves import Step
 
+WITHOUT_DATA = "weights (no data was given)"
+"""The basis of a choice that nothing was measured for."""
+
 
 @dataclass(frozen=True)
 class Selection:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
@@ -96,7 +94,6 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
     known = (request.data.role if isinstance(request.data, Calibration) else "") or USERS_DATA
-    drift = found.drift
     return Validation(
         original=names[0],
         pruned=names[1],
@@ -107,9 +104,9 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         heads=plan.removed,
         tolerance=tolerance,
         cases=found.cases,
-        drift=replace(drift, measured_on=known) if drift is not None and drift.source == "data" else drift,
-        accuracy=None if found.accuracy is None else replace(found.accuracy, measured_on=known),
-        metric=None if found.metric is None else replace(found.metric, measured_on=known),
+        drift=found.drift,
+        accuracy=found.accuracy,
+        metric=found.metric,
         weights_compared=compared,
         provider=provider,
         placement=found.placement,
@@ -122,7 +119,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         sensitivity=found.sensitivity,
         units={key: tuple(units) for key, units in plan.spec.items()},
         without=(*parts_named(planning.sites, planning.heads), *(f"exit {number}" for number in exits)),
-    )
+    ).on(known)
 
 
 def _opened(source: ModelLike) -> LoadedModel:

@@ -35,8 +35,8 @@ def with_refits(
         return "passed", f"{taken}, and what they are worth is not proven without --data; {reason}"
     after, before = (max(0.0, 1 - item.cosine) for item in (refit.refitted, refit.bare))
     drift = (
-        f"{taken}: with them the outputs drift by {after:.1e} (1 - cosine) from the original on data"
-        f"{' that no step has seen' if unseen else ''}, without them by {before:.1e}"
+        f"{taken}: with them the cosine distance of the outputs from the original's on data"
+        f"{' that no step has seen' if unseen else ''} is {after:.1e}, without them {before:.1e}"
     )
     if after > max(WORSE * before, NOTHING):
         return "inconclusive", f"{drift}, so they do harm, though all else {reason}"

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, Html, card, line, table, word
-from onnxheadprune.model.spelling import many, measure, share, short_names
+from onnxheadprune.model.spelling import accuracy, many, measure, short_names
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.tolerances import POWER, Tolerance
+from onnxheadprune.validation.headline import headline_of
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.metric import USERS_DATA, MetricResult
 
@@ -255,6 +256,18 @@ class Validation:
         """The largest effect of silencing the heads in a finite exact case."""
         return max((c.power for c in self.cases if c.usual and c.finite), default=0.0)
 
+    def on(self, known: str) -> Validation:
+        """The same verdict, where figures of the user's data say what that is and what has seen it before."""
+        drift, found, metric = self.drift, self.accuracy, self.metric
+        return replace(
+            self,
+            drift=replace(drift, measured_on=known)
+            if drift is not None and drift.source == "data"
+            else drift,
+            accuracy=None if found is None else replace(found, measured_on=known),
+            metric=None if metric is None else replace(metric, measured_on=known),
+        )
+
     def verdict_line(self) -> Html:
         """The verdict, as a notebook shows it."""
         colour = {"passed": GOOD, "failed": BAD, "inconclusive": DOUBTFUL}[self.verdict]
@@ -280,6 +293,7 @@ class Validation:
             drift = f"{moved.value:.3g} ({moved.measure}) from the original on {moved.source} inputs"
         return card(
             " against ".join(short_names([self.pruned, self.original])),
+            *headline_of([self.to_dict()]).lines(),
             self.verdict_line(),
             *(line("problem", problem, BAD) for problem in self.problems[1:]),
             table(names, rows, names[2:5]),
@@ -287,7 +301,7 @@ class Validation:
             if found is None
             else line(
                 "accuracy",
-                f"{share(found.original)} -> {share(found.pruned)} of {many(found.count, 'label')}",
+                f"{accuracy(found.original)} -> {accuracy(found.pruned)} of {many(found.count, 'label')}",
             ),
             None if drift is None else line("drift", drift),
             line("ran on", f"{self.provider.label}, onnxruntime {self.versions.get('onnxruntime', '?')}"),

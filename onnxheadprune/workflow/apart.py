@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
@@ -16,7 +16,7 @@ from onnxheadprune.selection.activations.drift import EffectMeter, Measure
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.validation.compare import AccuracyMeter
-from onnxheadprune.validation.metric import Metric, MetricMeter, MetricResult
+from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter, MetricResult
 from onnxheadprune.validation.result import Accuracy
 
 
@@ -42,18 +42,31 @@ class Distance:
         unit: of the drift.
         accuracy: by the data's labels, None without.
         metric: the user's own measure, None without.
+        measured_on: what the data is, and what has seen it before.
     """
 
     drift: float
     unit: str
     accuracy: Accuracy | None = None
     metric: MetricResult | None = None
+    measured_on: str = USERS_DATA
+
+    def on(self, known: str) -> Distance:
+        """The same figures, which say what they were measured on."""
+        found, metric = self.accuracy, self.metric
+        return replace(
+            self,
+            accuracy=None if found is None else replace(found, measured_on=known),
+            metric=None if metric is None else replace(metric, measured_on=known),
+            measured_on=known,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
             "drift": self.drift,
             "drift_unit": self.unit,
+            "measured_on": self.measured_on,
             "accuracy": None if self.accuracy is None else self.accuracy.to_dict(),
             "metric": None if self.metric is None else self.metric.to_dict(),
         }
@@ -106,4 +119,5 @@ class Reference:
                 hits.add(sample.labels, before[main.name], after[main.name])
             if metric is not None:
                 metric.add(sample.feed, sample.labels, before, after)
-        return Distance(meter.mean(), meter.name, hits.result(), None if metric is None else metric.result())
+        found = None if metric is None else metric.result()
+        return Distance(meter.mean(), meter.name, hits.result(), found).on(self.data.role or USERS_DATA)

@@ -10,6 +10,7 @@ from onnxheadprune.attention.observed import observed
 from onnxheadprune.attention.sites.kinds import kinds_of
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.attention.sites.unit import Site
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LARGE, LoadedModel, stored_bytes
@@ -80,6 +81,25 @@ def chosen_for(
     # A proof has half a dozen models side by side, and each of them holds what it computes of a feed.
     part = part.apart() if stored_bytes(model.proto) > LARGE else part
     return chosen, _known(part, chosen, cutter)
+
+
+def kept_limits(request: Request, chosen: Chosen | None) -> tuple[Gate, ...]:
+    """The limits that a choice had to keep, with what it reaches.
+
+    Args:
+        request: what was asked for.
+        chosen: the answer.
+    """
+    wish = request.choice.wish
+    if wish is None or chosen is None:
+        return ()
+    if wish.max_drift is not None and chosen.drift is not None:
+        kept = chosen.drift <= wish.max_drift
+        return (Gate("max_drift", "the cut", wish.max_drift, chosen.drift, kept, chosen.unit),)
+    if wish.target_speedup is not None and chosen.speed is not None:
+        least, speed = wish.target_speedup, chosen.speed
+        return (Gate("min_speedup", "the cut", least, speed.value, speed.reaches(least)),)
+    return ()
 
 
 def _known(part: Calibration, chosen: Chosen, cutter: Cutter) -> Calibration:

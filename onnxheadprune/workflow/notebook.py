@@ -11,11 +11,13 @@ from onnxheadprune.model.spelling import change, count, file_name, heads, many, 
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
+from onnxheadprune.validation.headline import Headline
 
 
 def cut_html(
     plan: PrunePlan,
     sizes: tuple[StoredSize, StoredSize],
+    headline: Headline,
     validation: Validation | None,
     chosen: Chosen | None,
     warnings: Sequence[str],
@@ -25,6 +27,7 @@ def cut_html(
     Args:
         plan: of the cut.
         sizes: of the stored tensors, before and after.
+        headline: whether it is exact, good enough and accepted.
         validation: the verdict, None if it was skipped.
         chosen: how heads were chosen, None if they were named.
         warnings: what a reader should know, one sentence each.
@@ -47,6 +50,7 @@ def cut_html(
         rows.insert(position, (units, count(lost + left), count(left), change(lost + left, left)))
     return card(
         title,
+        *headline.lines(),
         table(("", "before", "after", "change"), rows, ("before", "after", "change")),
         table(("#", "site", "removed", "heads"), map(_site, plan.cuts), ("#",)),
         line("chosen by", chosen.selection.basis) if chosen is not None else None,
@@ -72,4 +76,4 @@ def _site(cut: SiteCut) -> tuple[str | Html, ...]:
 def _drift(chosen: Chosen | None) -> Html | None:
     if chosen is None or chosen.drift is None:
         return None
-    return line("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+    return line("selection drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")

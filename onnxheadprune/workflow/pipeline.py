@@ -25,7 +25,7 @@ from onnxheadprune.selection.recovery import beside
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
-from onnxheadprune.workflow.choosing import chosen_for
+from onnxheadprune.workflow.choosing import chosen_for, kept_limits
 from onnxheadprune.workflow.fuse import Setting, fused
 from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
@@ -86,6 +86,7 @@ def carried_through(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
+            gates=kept_limits(request, chosen),
         )
 
     if places.output is not None:

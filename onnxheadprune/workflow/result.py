@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
+from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.fusion import Fusion
@@ -16,8 +17,10 @@ from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.spelling import share
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
+from onnxheadprune.selection.space import WITHOUT_DATA
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation import Validation
+from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.notebook import cut_html
 from onnxheadprune.workflow.operations import Operations, operations
@@ -26,6 +29,8 @@ from onnxheadprune.workflow.sizes import file_warnings, size_warnings
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir
+
+BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +50,7 @@ class PruneResult:
         file_bytes: what the original's and the written model's files take, weights beside them included; None if
             there are not both.
         original: the model as it was; large weights are where its files have them.
+        gates: limits that the choice had to keep.
     """
 
     pruned: LoadedModel
@@ -57,9 +63,16 @@ class PruneResult:
     chosen: Chosen | None = None
     file_bytes: tuple[int, int] | None = None
     original: LoadedModel | None = None
+    gates: tuple[Gate, ...] = ()
 
     def _repr_html_(self) -> str:
-        return cut_html(self.plan, (self.before, self.after), self.validation, self.chosen, self.warnings)
+        sizes = self.before, self.after
+        return cut_html(self.plan, sizes, self.headline, self.validation, self.chosen, self.warnings)
+
+    @property
+    def headline(self) -> Headline:
+        """Whether it is exact, good enough and accepted."""
+        return headline_of([None if self.validation is None else self.validation.to_dict()], self.gates)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -69,7 +82,8 @@ class PruneResult:
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
             grown = file_warnings(*self.file_bytes)
-        return (*grown, *self._heavy_layer())
+        blind = () if self.chosen is None or self.chosen.selection.basis != WITHOUT_DATA else (BLIND,)
+        return (*blind, *grown, *self._heavy_layer())
 
     def _heavy_layer(self) -> tuple[str, ...]:
         """Return a warning where a single layer that was removed held more than half of all operations."""
@@ -141,6 +155,7 @@ class PruneResult:
         return {
             "model": self.plan.model,
             "output": self.output,
+            "headline": self.headline.to_dict(),
             "before": self.before.to_dict(),
             "after": self.after.to_dict(),
             "plan": self.plan.summary(),
@@ -150,5 +165,6 @@ class PruneResult:
             "file_bytes": files,
             "warnings": list(self.warnings),
             "operations": None if self.operations is None else self.operations.to_dict(),
+            "gates": [gate.to_dict() for gate in self.gates],
             "differences": [item.to_dict() for item in self.differences],
         }

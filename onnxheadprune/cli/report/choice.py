@@ -12,12 +12,6 @@ from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.wishes import Chosen
 
-HINT = (
-    "--recover 10 would also train what is left, for ten epochs: on a sentence encoder without half of its heads that"
-    " takes away a seventh of the drift"
-)
-"""Figures from docs/methods.md."""
-
 
 def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
     """The basis of the choice, the trials, the refits, the drift, and a heat map."""
@@ -52,7 +46,7 @@ def choice_rows(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableTy
             yield bullet(f"{first_of(nodes)}: {reason}", "yellow")
     yield from _recovery(chosen)
     if chosen.drift is not None:
-        yield row("drift", f"{chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
+        yield row("selection", f"drift {chosen.drift:.3g} ({chosen.unit}) on {chosen.measured_on}")
     if any(value is not None for values in chosen.selection.scores.values() for value in values):
         yield from heat_rows(*heat_of(chosen, plan))
 
@@ -70,11 +64,9 @@ def _left_alone(chosen: Chosen) -> Iterator[RenderableType]:
 
 
 def _recovery(chosen: Chosen) -> Iterator[RenderableType]:
-    """What was trained, or what training would bring."""
+    """What was trained."""
     found = chosen.recovery
     if found is None:
-        if chosen.compensation is not None:
-            yield row("hint", HINT, "dim")
         return
     how = f"{found.epochs:.3g} epochs of {found.kind}, learning rate {found.rate:g}"
     how += "" if found.precision == "float32" else f", products in {found.precision}"

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.choice import choice_rows
+from onnxheadprune.cli.report.headline import headline_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.sites import block_rows
 from onnxheadprune.validation.result import Validation
@@ -23,6 +24,7 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     """What goes from which files, what it saves, what is proven, and what follows."""
     told = f"{many(len(result.files), 'model')} of {result.folder}"
     yield heading(f"{told}: {_removing(result)}")
+    yield from headline_rows(result.headline)
     yield ""
     for kind in result.match.kinds:
         lost = [item for item in result.match.of_kind(kind) if result.heads.get(item.index)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from onnxheadprune.cli.report.gates import gate_rows
+from onnxheadprune.cli.report.headline import headline_rows
 from onnxheadprune.cli.report.job_summary import summary
 from onnxheadprune.cli.report.layout import heading, row, table
-from onnxheadprune.cli.report.page import Documents, page_of
+from onnxheadprune.cli.report.page import Documents, Shipped, page_of
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.workflow.jobs.result import JobResult
@@ -24,6 +25,7 @@ _STYLES = {"done": "green", "unchanged": "dim", "failed": "red", "not reached": 
 def job_report(result: JobResult) -> Iterator[RenderableType]:
     """Steps, limits and what came out."""
     yield heading(f"{result.name}: {result.job} into {result.folder}")
+    yield from headline_rows(result.headline)
     yield ""
     made = table("step", "status", "seconds", numeric=("seconds",))
     for step in result.steps:
@@ -35,8 +37,14 @@ def job_report(result: JobResult) -> Iterator[RenderableType]:
     if result.model is not None:
         yield row("model", result.model)
         yield row("report", str(Path(result.folder) / PAGE))
-    verdict = "accepted" if result.accepted else "not accepted"
-    yield row("verdict", verdict, "green" if result.accepted else "red")
+
+
+def _shipped(result: JobResult) -> Shipped | None:
+    """What came out of a job."""
+    if result.model is None or result.file_bytes is None:
+        return None
+    name = PurePath(result.folder).name
+    return Shipped(f"{name}/{PurePath(result.model).name}", *result.file_bytes)
 
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:
@@ -50,16 +58,14 @@ def save_results(result: JobResult, record: Mapping[str, object]) -> None:
         UsageError: if a file cannot be written.
     """
     folder = Path(result.folder)
-    documents = Documents()
-    for name in ("recover", "prune"):
+    documents = Documents(result.headline, _shipped(result))
+    if result.cut is not None:
         # What was trained is what is left of the cut; one page tells of one.
-        if name in result.results:
-            documents.add(result.results[name], name)
-            break
+        documents.add(result.cut, "the cut")
     for name in ("validate", "bench"):
         if name in result.results:
             documents.add(result.results[name], name)
-    documents.limits.extend(gate.to_dict() for gate in result.gates)
+    documents.limits[:] = [gate.to_dict() for gate in result.limits]
     if documents.cuts:
         write_text(folder / PAGE, page_of(documents))
     write_text(folder / SUMMARY, summary(result))

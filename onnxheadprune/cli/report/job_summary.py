@@ -6,28 +6,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onnxheadprune.cli.report.escaping import escaped
-from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.cli.report.layout import change, count, size
 from onnxheadprune.edit.site_cuts import block_cuts, totals
+from onnxheadprune.model.spelling import accuracy
 from onnxheadprune.workflow.jobs.asked import Document
-from onnxheadprune.workflow.jobs.limits import of_each
-from onnxheadprune.workflow.jobs.result import JobResult
+from onnxheadprune.workflow.jobs.result import JobResult, of_each
 
+_SIGNS = {"good": "✅", "open": "🔵", "doubtful": "⚠️", "bad": "❌"}
 _MARKS = {True: "✅ kept", False: "❌ broken"}
 
 
 def summary(result: JobResult) -> str:
-    """The verdict, the steps, the limits, and what the model was and is."""
-    verdict = "accepted ✅" if result.accepted else "not accepted ❌"
-    lines = [f"## {_cell(result.name)}: {verdict}", ""]
-    if result.error is not None:
-        lines += [f"> {_cell(str(result.error))}", ""]
+    """The headline, the steps, the limits, and what the model was and is."""
+    headline = result.headline
+    lines = [f"## {_cell(result.name)}: {headline.result.answer} {_SIGNS[headline.state]}", ""]
+    lines += [
+        f"* **{question}** {_SIGNS[answer.state]} {_cell(answer.sentence)}"
+        for question, answer in headline.answers
+    ]
+    lines.append("")
     numbers = list(_numbers(result))
     if numbers:
         lines += ["| | before | after | |", "|---|---:|---:|---:|", *numbers, ""]
     if result.gates:
         lines += ["| limit | |", "|---|---|"]
-        lines += [f"| {_cell(gate_sentence(gate))} | {_MARKS[gate.passed]} |" for gate in result.gates]
+        lines += [f"| {_cell(gate.sentence)} | {_MARKS[gate.passed]} |" for gate in result.gates]
         lines.append("")
     lines += ["| step | status | seconds |", "|---|---|---:|"]
     lines += [f"| {step.name} | {step.status} | {step.seconds:.1f} |" for step in result.steps]
@@ -38,7 +41,7 @@ def summary(result: JobResult) -> str:
 
 def _numbers(result: JobResult) -> Iterator[str]:
     """Rows of what the model was and is."""
-    cut = result.results.get("recover") or result.results.get("prune")
+    cut = result.cut
     if cut is None:
         return
     cuts = of_each(cut)
@@ -54,10 +57,9 @@ def _numbers(result: JobResult) -> Iterator[str]:
     blocks = (one for item in cuts if item.get("leads", True) for one in block_cuts(item["plan"]))
     for units, lost, left in totals(blocks):
         yield _row(units, count(lost + left), count(left), change(lost + left, left))
-    files = [item["file_bytes"] for item in cuts]
-    if all(files):
-        was, now = (sum(item[when] for item in files) for when in ("before", "after"))
-        yield _row("files", size(was), size(now), change(was, now))
+    if result.file_bytes is not None and result.model is not None:
+        was, now = result.file_bytes
+        yield _row(f"file, {Path(result.model).name}", size(was), size(now), change(was, now))
     operations = [item["operations"] for item in cuts if item.get("leads", True)]
     if all(operations):
         was, now = (sum(item[when] for item in operations) for when in ("before", "after"))
@@ -80,12 +82,23 @@ def _judged(validation: Document, file: str | None) -> Iterator[str]:
         measured = validation.get(kind)
         if measured is not None:
             was, now = measured["original"], measured["pruned"]
-            yield _row(f"{measured.get('name', kind)}{of}", f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}")
+            name = f"{measured.get('name', kind)}{of}, {measured['measured_on']}"
+            yield _row(name, *_moved(kind, was, now))
     drift = validation.get("drift")
     if isinstance(drift, float):
-        yield _row(f"drift ({validation['drift_unit']}){of}", "0", f"{drift:.3g}", "")
+        name = f"drift ({validation['drift_unit']}){of}, {validation['measured_on']}"
+        yield _row(name, "0", f"{drift:.3g}", "")
     elif drift is not None and drift["value"] is not None:
-        yield _row(f"drift ({drift['measure']}){of}", "0", f"{drift['value']:.3g}", "")
+        yield _row(
+            f"drift ({drift['measure']}){of}, {drift['measured_on']}", "0", f"{drift['value']:.3g}", ""
+        )
+
+
+def _moved(kind: str, was: float, now: float) -> tuple[str, str, str]:
+    """Before, after and the change."""
+    if kind == "accuracy":
+        return accuracy(was), accuracy(now), f"{100 * (now - was):+.2f} points"
+    return f"{was:.4g}", f"{now:.4g}", f"{now - was:+.4g}"
 
 
 def _row(*cells: str) -> str:

@@ -8,13 +8,12 @@ from typing import Any
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from onnxheadprune.cli.report.escaping import escaped
-from onnxheadprune.cli.report.gates import gate_sentence
 from onnxheadprune.model.storage.folder import write_file
 from onnxheadprune.workflow.jobs.result import JobResult
 
 
 def save_junit(result: JobResult, path: Path) -> None:
-    """Writes a job: a case for each step and each limit.
+    """Writes a job: a case for each step and each limit, and its headline as properties.
 
     A step that failed is an error, a limit that was broken a failure; what was not reached was skipped.
 
@@ -27,6 +26,8 @@ def save_junit(result: JobResult, path: Path) -> None:
     """
     name = escaped(result.name)
     suite = TestSuite(name)
+    for question, answer in result.headline.answers:
+        suite.add_property(question, escaped(answer.sentence))
     for step in result.steps:
         case = TestCase(step.name, f"{name}.steps", step.seconds if step.status == "done" else 0.0)
         if step.status == "failed":
@@ -38,7 +39,7 @@ def save_junit(result: JobResult, path: Path) -> None:
         suite.add_testcase(case)
     for gate in result.gates:
         case = TestCase(gate.name, f"{name}.limits", 0.0)
-        sentence = escaped(gate_sentence(gate))
+        sentence = escaped(gate.sentence)
         if gate.passed:
             case.system_out = sentence
         else:

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 
 from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.fusion import fusion_rows
+from onnxheadprune.cli.report.headline import headline_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
@@ -36,6 +37,7 @@ def plan_report(
     plan: PrunePlan, chosen: Chosen | None = None, sizes: tuple[StoredSize, StoredSize] | None = None
 ) -> Iterator[RenderableType]:
     """Table of the sites that lose heads, and what the plan changes; `sizes` are those before and after it."""
+    yield _heading(plan)
     yield from _cuts(plan)
     if sizes is not None:
         yield from _sizes(*sizes)
@@ -45,15 +47,20 @@ def plan_report(
     yield from choice_rows(chosen, plan)
 
 
-def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
+def _heading(plan: PrunePlan) -> RenderableType:
+    """What is removed, in a line."""
     gone = sum(len(cut.removed) for cut in plan.cuts)
     before = sum(cut.num_heads - len(cut.removed_before) for cut in plan.cuts)
     others = "".join(f", removing {many(lost, units.removesuffix('s'))}" for units, lost, _ in plan.others())
     what = f"removing {gone} of {many(before, 'head')}" if gone else f"all {many(before, 'head')} stay"
     left = "" if plan.exit is None else f", exit {', '.join(map(str, plan.exit.numbers))} for good"
-    yield heading(f"{plan.model}: {what}{others}{left}")
+    return heading(f"{plan.model}: {what}{others}{left}")
+
+
+def _cuts(plan: PrunePlan) -> Iterator[RenderableType]:
+    """A table for each kind of unit."""
     yield ""
-    if gone:
+    if any(cut.removed for cut in plan.cuts):
         yield _table(plan)
         yield ""
     for units, _, _ in plan.others():
@@ -149,6 +156,8 @@ def planned_output(path: Path | None) -> Iterator[RenderableType]:
 
 def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     """The plan, the sizes before and after, the verdict and the file."""
+    yield _heading(result.plan)
+    yield from headline_rows(result.headline)
     yield from _cuts(result.plan)
     yield from _sizes(result.before, result.after)
     yield from _warnings(result.warnings)

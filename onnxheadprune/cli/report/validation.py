@@ -7,17 +7,21 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
+from onnxheadprune.cli.report.headline import headline_rows
 from onnxheadprune.cli.report.layout import bullet, heading, many, measure, row, share, table
+from onnxheadprune.model.spelling import accuracy as spelled
+from onnxheadprune.validation.headline import Headline
 from onnxheadprune.validation.likeness import Likeness
 from onnxheadprune.validation.result import Accuracy, Drift, Validation
 
 _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold yellow"}
 
 
-def validation_report(validation: Validation) -> Iterator[RenderableType]:
-    """The cases that were run, then the verdict."""
+def validation_report(validation: Validation, headline: Headline) -> Iterator[RenderableType]:
+    """The headline, the cases that were run, then the verdict."""
     without = f" without {', '.join(validation.without)}" if validation.without else ""
     yield heading(f"{validation.pruned} against {validation.original}{without}")
+    yield from headline_rows(headline)
     if validation.cases:
         yield ""
         yield _cases(validation)
@@ -79,14 +83,14 @@ def _drift(drift: Drift) -> str:
     value = "" if drift.value is None else f" {drift.value:.3g} ({drift.measure}),"
     agreement = "" if drift.top1_agreement is None else f", top-1 agreement {share(drift.top1_agreement)}"
     return (
-        f"{drift.output} against the original on {drift.measured_on}:{value} max {drift.max:.3g}, mean"
-        f" {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
+        f"{drift.output} against the original on {drift.measured_on}:{value} largest difference"
+        f" {drift.max:.3g} and mean difference {drift.mean:.3g} of its scale, cosine {drift.cosine:.4f}{agreement}"
     )
 
 
 def _accuracy(accuracy: Accuracy) -> str:
     return (
-        f"{share(accuracy.original)} -> {share(accuracy.pruned)} of {many(accuracy.count, 'label')}"
+        f"{spelled(accuracy.original)} -> {spelled(accuracy.pruned)} of {many(accuracy.count, 'label')}"
         f" (argmax of {accuracy.output}) on {accuracy.measured_on}"
     )
 

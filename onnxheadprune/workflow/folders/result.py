@@ -10,6 +10,7 @@ from onnxheadprune.attention.sites import kinds
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.edit.ranges import spelled
+from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.clients.contract import ConfigChange
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.result import PruneResult
@@ -56,11 +57,21 @@ class FolderResult:
     changes: tuple[ConfigChange, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def headline(self) -> Headline:
+        """Whether all models are exact, good enough and accepted."""
+        verdicts = [
+            None if item.result.validation is None else item.result.validation.to_dict() | {"file": item.name}
+            for item in self.files
+        ]
+        return headline_of(verdicts, [gate for item in self.files for gate in item.result.gates])
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
         return {
             "folder": self.folder,
             "output": self.output,
+            "headline": self.headline.to_dict(),
             "client": self.client,
             **gone_to_dict(self.heads),
             **sites_to_dict(self.match),

@@ -12,6 +12,7 @@ from onnxheadprune.validation.gates import drift_gate
 from onnxheadprune.validation.result import Drift
 from onnxheadprune.workflow.jobs.asked import Document
 from onnxheadprune.workflow.jobs.keys import GateKeys
+from onnxheadprune.workflow.jobs.result import of_each
 from onnxheadprune.workflow.sizes import file_bytes
 
 
@@ -35,8 +36,8 @@ def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fina
     known = [speedup for speedup in speedups if speedup is not None]
     measured = {
         "min_speedup": min(known) if known and len(known) == len(speedups) else None,
-        "max_file_bytes": _bytes(final),
-        "max_size_ratio": _bytes(final) / _bytes(model),
+        "max_file_bytes": disk_bytes(final),
+        "max_size_ratio": disk_bytes(final) / disk_bytes(model),
         "max_operations_ratio": _operations(results.get("recover", results.get("prune", {}))),
     }
     found += [
@@ -44,12 +45,6 @@ def gates_of(asked: GateKeys, results: Mapping[str, Document], model: Path, fina
     ]
     order = list(limits)
     return sorted(found, key=lambda gate: order.index(gate.name))
-
-
-def of_each(result: Document) -> list[Document]:
-    """The results of each file of a folder; of a single model its own."""
-    files: list[Document] = result.get("files", [result])
-    return files
 
 
 def _of_validation(limits: Mapping[str, float], result: Document) -> Iterator[Gate]:
@@ -87,10 +82,10 @@ def _speedup(result: Document) -> float | None:
     return None if found is None else float(found)
 
 
-def _bytes(model: Path) -> int:
+def disk_bytes(model: Path) -> int:
     """What a model takes on the disk, or all models of a folder."""
     if model.is_dir():
-        return sum(_bytes(path) for path in sorted(model.rglob("*.onnx")))
+        return sum(disk_bytes(path) for path in sorted(model.rglob("*.onnx")))
     taken = file_bytes(open_structure(model))
     assert taken is not None
     return taken

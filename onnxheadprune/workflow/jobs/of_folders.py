@@ -75,7 +75,11 @@ def pruned(
 
 
 def validated(
-    models: tuple[Path, Path], request: ValidationRequest, accepts_inconclusive: bool, progress: Progress
+    models: tuple[Path, Path],
+    request: ValidationRequest,
+    accepts_inconclusive: bool,
+    known: str,
+    progress: Progress,
 ) -> Document:
     """The results of `validate`, one for each file that was cut.
 
@@ -83,6 +87,7 @@ def validated(
         models: the folder and the one that was made of it.
         request: what is asked for; files that its data is not for are judged on random inputs.
         accepts_inconclusive: whether heads may matter too little for a wrong cut to show.
+        known: what the data is, and what has seen it before.
         progress: told what is being done.
 
     Raises:
@@ -97,7 +102,7 @@ def validated(
         result = prove(pair.model, pair.others[0], _fitting(request, pair))
         if not (result.passed or (result.verdict == "inconclusive" and accepts_inconclusive)):
             raise ValidationFailedError(f"{pair.name}: validation {result.verdict}: {result.reason}", result)
-        found.append({"file": pair.name, "leads": pair.leads, **result.to_dict()})
+        found.append({"file": pair.name, "leads": pair.leads, **result.on(known).to_dict()})
     return {FILES: found, "same": [pair.name for pair in pairs if pair.is_same]}
 
 

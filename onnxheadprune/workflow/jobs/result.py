@@ -8,9 +8,11 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.errors import HeadPruneError, ValidationFailedError
+from onnxheadprune.validation.headline import Headline, headline_of
 from onnxheadprune.workflow.batch_worker import Digests
 from onnxheadprune.workflow.jobs.asked import Document
 
+BEFORE_AFTER = ("before", "after")
 Status: TypeAlias = Literal["done", "unchanged", "failed", "not reached"]
 
 
@@ -35,6 +37,12 @@ class StepOutcome:
         return asdict(self)
 
 
+def of_each(result: Document) -> list[Document]:
+    """The results of each file of a folder; of a single model its own."""
+    files: list[Document] = result.get("files", [result])
+    return files
+
+
 @dataclass(frozen=True)
 class JobResult:
     """The verdict on a job.
@@ -50,6 +58,7 @@ class JobResult:
         error: what a step failed with, None if none did.
         results: of the steps by name, those that are done.
         settings: all keys of the job, as it was run.
+        file_bytes: what the original and the model that came out take on the disk, None if none came out.
     """
 
     name: str
@@ -62,11 +71,40 @@ class JobResult:
     error: HeadPruneError | None
     results: Mapping[str, Document]
     settings: Mapping[str, object]
+    file_bytes: tuple[int, int] | None = None
 
     @property
     def accepted(self) -> bool:
         """Whether every step is done and every limit kept."""
         return self.error is None and all(gate.passed for gate in self.gates)
+
+    @property
+    def cut(self) -> Document | None:
+        """The result of the last step that cut or trained, None if none is done."""
+        return self.results.get("recover") or self.results.get("prune")
+
+    @property
+    def limits(self) -> tuple[Gate, ...]:
+        """The limits of the job, and those that the choice of its cut had to keep."""
+        chosen = [] if self.cut is None else of_each(self.cut)
+        return (*self.gates, *(Gate(**gate) for item in chosen for gate in item.get("gates", ())))
+
+    @property
+    def headline(self) -> Headline:
+        """Whether the model is exact, good enough and accepted."""
+        error, results = self.error, self.results
+        cut = self.cut
+        found: list[Document | None] = []
+        if isinstance(error, ValidationFailedError) and error.validation is not None:
+            found = [error.validation.to_dict()]
+        elif "validate" in results:
+            found = list(of_each(results["validate"]))
+        elif cut is not None:
+            found = [item["validation"] for item in of_each(cut)]
+        failed = None if error is None else f"the step {self.failed} failed: {error}"
+        return headline_of(
+            found, self.limits, failed=failed, data="validate.data", quantized="quantize" in results
+        )
 
     @property
     def failed(self) -> str | None:
@@ -87,6 +125,10 @@ class JobResult:
             "job": self.job,
             "folder": self.folder,
             "model": self.model,
+            "file_bytes": None
+            if self.file_bytes is None
+            else dict(zip(BEFORE_AFTER, self.file_bytes, strict=True)),
+            "headline": self.headline.to_dict(),
             "accepted": self.accepted,
             "exit_code": self.exit_code,
             "error": None if self.error is None else str(self.error),

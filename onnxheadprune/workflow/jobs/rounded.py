@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.spelling import file_name
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.result import RANDOM_INPUTS
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
+from onnxheadprune.workflow.jobs.asked import is_function, source_of
+from onnxheadprune.workflow.jobs.reading import Job
+
+
+def judged_on(job: Job) -> str:
+    """What the figures of a job are measured on, and what has seen it before."""
+    keys = job.keys
+    if keys.validate is None or keys.validate.data is None:
+        return RANDOM_INPUTS
+    source = source_of(job, keys.validate.data)
+    name = source if is_function(source) else file_name(source)
+    if keys.data is None:
+        return f"your data, {name}"
+    if keys.data.path is not None and source_of(job, keys.data.path) == source:
+        return f"the calibration data, which the {'choice' if keys.recover is None else 'training'} has seen, {name}"
+    return f"test data, {name}"
 
 
 def deployed_distance(

@@ -20,7 +20,7 @@ from onnxheadprune.runtime.session import versions
 from onnxheadprune.workflow.batch_worker import Digests, digests
 from onnxheadprune.workflow.jobs.asked import Document, Given, is_function, require_askable
 from onnxheadprune.workflow.jobs.digests import digest_of, digests_of
-from onnxheadprune.workflow.jobs.limits import gates_of
+from onnxheadprune.workflow.jobs.limits import disk_bytes, gates_of
 from onnxheadprune.workflow.jobs.of_folders import require_folder_job
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
@@ -200,6 +200,7 @@ class _Run:
             error,
             self.results,
             shop.job.document,
+            None if error is not None else (disk_bytes(shop.model), disk_bytes(final)),
         )
 
     def _outcome(self, step: Step) -> StepOutcome:

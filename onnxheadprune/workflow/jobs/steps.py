@@ -36,7 +36,7 @@ from onnxheadprune.workflow.jobs.asked import (
 )
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
-from onnxheadprune.workflow.jobs.rounded import deployed_distance
+from onnxheadprune.workflow.jobs.rounded import deployed_distance, judged_on
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
@@ -208,7 +208,9 @@ class Workshop:
         request = validating(self.job)
         if self.model.is_dir():
             models, lenient = (self.model, self.folder / self.exact), self.job.keys.prune.accept_inconclusive
-            self.keep("validate", of_folders.validated(models, request, lenient, progress))
+            self.keep(
+                "validate", of_folders.validated(models, request, lenient, judged_on(self.job), progress)
+            )
             return
         found = prove(self.model, self.folder / self.exact, request)
         accepted = found.passed or (
@@ -216,13 +218,14 @@ class Workshop:
         )
         if not accepted:
             raise ValidationFailedError(f"validation {found.verdict}: {found.reason}", found)
-        told = found.to_dict()
+        known = judged_on(self.job)
+        told = found.on(known).to_dict()
         if self.final != self.exact and request.data is not None:
             progress("measuring drift", 0, 0)
             original, exact, final = map(
                 open_structure, (self.model, self.folder / self.exact, self.folder / self.final)
             )
-            told["deployed"] = deployed_distance(original, exact, final, request).to_dict()
+            told["deployed"] = deployed_distance(original, exact, final, request).on(known).to_dict()
         self.keep("validate", told)
 
     def _bench(self, progress: Progress, _resumed: bool) -> None:

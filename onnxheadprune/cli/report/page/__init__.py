@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxheadprune.cli.report.page.documents import Document, Documents, read_documents
+from onnxheadprune.cli.report.page.documents import Document, Documents, Shipped, read_documents
 from onnxheadprune.cli.report.page.render import rendered
 from onnxheadprune.cli.report.page.story import story_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.folder import write_text
 
-__all__ = ["Documents", "page_of", "read_documents", "save_page"]
+__all__ = ["Documents", "Shipped", "page_of", "read_documents", "save_page"]
 
 
 def save_page(path: Path, document: Document) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import NotJsonError, parse_json, read_text
+from onnxheadprune.validation.headline import Headline
 
 Document: TypeAlias = Mapping[str, Any]
 Kind: TypeAlias = Literal["cut", "validation", "benchmark", "curve", "combination"]
@@ -31,10 +32,22 @@ def kind_of(document: Document) -> Kind | None:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """What is deployed of a result: its name, and the bytes of its files before and after."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
 class Documents:
     """All that one page tells of.
 
     Attributes:
+        headline: of a job; None makes one of the documents.
+        shipped: what came out of a job, None without one.
+        folders: names of the folders whose models are among the cuts.
         cuts: results of `prune` and `fuse`, or plans of a dry run.
         validations: results of `validate`.
         benchmarks: results of `bench`.
@@ -43,6 +56,9 @@ class Documents:
         combinations: results of `combine`.
     """
 
+    headline: Headline | None = None
+    shipped: Shipped | None = None
+    folders: list[str] = field(default_factory=list)
     cuts: list[Document] = field(default_factory=list)
     validations: list[Document] = field(default_factory=list)
     benchmarks: list[Document] = field(default_factory=list)
@@ -63,6 +79,8 @@ class Documents:
         files = document.get("files") if isinstance(document, Mapping) else None
         if isinstance(files, list):
             # A folder: a result for each of its models.
+            if document.get("folder"):
+                self.folders.append(str(document.get("output") or document["folder"]))
             for item in files:
                 if isinstance(item, Mapping):
                     self.add({"run": document.get("run"), **item}, f"{source}, {item.get('file')}")
@@ -88,6 +106,11 @@ class Documents:
                 self.benchmarks.append(document["benchmark"])
             case "curve":
                 self.curves.append(document)
+
+    def counts(self) -> dict[str, int]:
+        """How many results of each kind there are."""
+        kinds = ("cuts", "validations", "benchmarks", "curves", "combinations")
+        return {name: len(getattr(self, name)) for name in kinds}
 
 
 def read_documents(paths: Iterable[Path]) -> Documents:

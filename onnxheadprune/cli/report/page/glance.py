@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import change, count, size
-from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.cli.report.page.documents import Document, Shipped
 from onnxheadprune.edit.site_cuts import block_cuts, totals
 
 
@@ -31,13 +31,14 @@ class Quantity:
     note: str = ""
 
 
-def quantities(document: Document) -> list[Quantity]:
+def quantities(document: Document, shipped: Shipped | None = None) -> list[Quantity]:
     """What a cut changes in size.
 
     Args:
         document: the result of `prune` or `fuse`.
+        shipped: the model that a job made of it, whose files count.
     """
-    return list(_quantities(document))
+    return list(_quantities(document, shipped))
 
 
 def blocks(document: Document) -> dict[str, list[Quantity]]:
@@ -53,11 +54,13 @@ def blocks(document: Document) -> dict[str, list[Quantity]]:
     return found
 
 
-def _quantities(document: Document) -> Iterator[Quantity]:
+def _quantities(document: Document, shipped: Shipped | None) -> Iterator[Quantity]:
     cuts = document["plan"]["cuts"]
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in cuts)
-    yield _counted("attention heads", before, sum(cut["heads_left"] for cut in cuts))
-    for units, gone, left in totals(block_cuts(document["plan"])):
+    after, others = sum(cut["heads_left"] for cut in cuts), totals(block_cuts(document["plan"]))
+    if after < before or not others:
+        yield _counted("attention heads", before, after)
+    for units, gone, left in others:
         yield _counted(units, left + gone, left)
     if document.get("before") and document.get("after"):
         there, here = document["before"], document["after"]
@@ -65,7 +68,9 @@ def _quantities(document: Document) -> Iterator[Quantity]:
         if not document.get("file_bytes"):
             yield _bytes("weights", there["bytes"], here["bytes"])
     files = document.get("file_bytes")
-    if files:
+    if shipped is not None:
+        yield _bytes("file", shipped.before, shipped.after, f"{shipped.name}, with the files of its weights")
+    elif files:
         yield _bytes("file", files["before"], files["after"], "with the files of its weights")
     done = document.get("operations")
     if done:

@@ -73,7 +73,11 @@ def head_map(document: Document) -> HeadMap:
     basis = "" if not choice else choice["selection"]["basis"]
     known = sorted(value for values in scores.values() for value in values if value is not None)
     sites = []
-    for cut in document["plan"]["cuts"]:
+    cuts = document["plan"]["cuts"]
+    if not any(cut["removed"] or cut["removed_before"] for cut in cuts) and not known:
+        # A page of neurons has no map of heads that all stay.
+        cuts = []
+    for cut in cuts:
         values: Sequence[float | None] = scores.get(str(cut["index"]), ())
         heads = tuple(
             _head(head, cut["removed"], cut["removed_before"], _at(values, head), known, basis)

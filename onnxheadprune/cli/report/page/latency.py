@@ -123,7 +123,7 @@ def latency_of(document: Document) -> Latency:
         y + ROW,
         tuple(rows),
         verdicts,
-        _method(document),
+        latency_method(document),
         _where(document),
         tuple(document["notes"]),
         tuple(_memory(names, document)),
@@ -177,7 +177,12 @@ def _memory(names: tuple[str, ...], document: Document) -> list[str]:
     return found
 
 
-def _method(document: Document) -> str:
+def latency_method(document: Document) -> str:
+    """How latencies were measured, in a sentence.
+
+    Args:
+        document: the result of `bench`.
+    """
     used = document["settings"]
     runs = min(cell["latency_seconds"]["runs"] for cell in document["cells"])
     return (

@@ -1,4 +1,4 @@
-"""Is it safe to deploy? The verdict, what it covers and what not."""
+"""Is it exact? The verdict, what it covers and what not; and what became of the outputs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import many, measure, share
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.model.spelling import accuracy as spelled
+from onnxheadprune.validation.headline import Answer, headline_of
 
 
 @dataclass(frozen=True)
@@ -26,28 +28,18 @@ class Proof:
     """What is known about the result.
 
     Attributes:
-        verdict: "passed", "failed", "inconclusive" or "not validated".
-        answer: to the question whether it is safe, in a sentence.
+        exact: the answer to the question whether it is exact.
         reason: of the verdict.
         covers: what was compared, a sentence each.
         open_points: what was not, or what to know.
         cases: the runs.
     """
 
-    verdict: str
-    answer: str
+    exact: Answer
     reason: str
     covers: tuple[str, ...]
     open_points: tuple[str, ...]
     cases: tuple[Case, ...]
-
-
-_ANSWERS = {
-    "passed": "Yes: the pruned model computes what the original computes with these heads silenced.",
-    "failed": "No: the pruned model is not what the original is with these heads silenced.",
-    "inconclusive": "Not shown: no difference was found, but a wrong cut would not have shown either.",
-    "not validated": "Unknown: nothing was compared. Run onnxheadprune validate before you deploy it.",
-}
 
 
 def proof_of(validation: Document | None, remarks: tuple[str, ...] = ()) -> Proof:
@@ -57,13 +49,13 @@ def proof_of(validation: Document | None, remarks: tuple[str, ...] = ()) -> Proo
         validation: as `Validation.to_dict` gives it; None if it was skipped.
         remarks: what to know of the cut.
     """
+    exact = headline_of([validation]).exact
     if validation is None:
-        return Proof("not validated", _ANSWERS["not validated"], "validation was skipped", (), remarks, ())
-    verdict = validation["verdict"]
+        return Proof(exact, "validation was skipped", (), remarks, ())
     open_points = (*validation["problems"], *validation["notes"], *remarks, *_open(validation))
     cases = tuple(_case(case) for case in validation["cases"])
     covers = tuple(_covers(validation))
-    return Proof(verdict, _ANSWERS[verdict], validation["reason"], covers, open_points, cases)
+    return Proof(exact, validation["reason"], covers, open_points, cases)
 
 
 def _covers(validation: Document) -> Iterator[str]:
@@ -73,7 +65,7 @@ def _covers(validation: Document) -> Iterator[str]:
         feeds = sum(case["feeds"] for case in cases)
         yield (
             f"Outputs of both models on {many(feeds, 'input')} of {many(len(cases), 'kind')}: the largest relative"
-            f" error is {worst}, and leaving out the heads changes them by {measure(validation['power'])}."
+            f" error is {worst}, and leaving out what was removed changes them by {measure(validation['power'])}."
         )
     graph = validation.get("structure")
     if graph:
@@ -92,12 +84,13 @@ def _open(validation: Document) -> Iterator[str]:
     refitted = validation.get("refitted")
     if refitted:
         yield (
-            f"{many(len(refitted), 'tensor')} hold other numbers than in the original, to make up for the removed"
-            " heads: equality is with the original that has these numbers too. What they cost is the drift below."
+            f"{many(len(refitted), 'tensor')} hold other numbers than in the original, to make up for what"
+            " was removed: equality is with the original that has these numbers too. What they cost is in the figures"
+            " on the outputs."
         )
     drift = validation.get("drift")
     if drift and drift["source"] != "data":
-        yield "Drift is measured on random inputs; only your own data (--data) tells what it means for them."
+        yield "Drift is measured on random inputs; only your own data (--data) shows what the cut costs."
 
 
 def _case(case: Document) -> Case:
@@ -134,24 +127,28 @@ def effects_of(validation: Document | None, choice: Document | None) -> list[Eff
         validation: as `Validation.to_dict` gives it.
         choice: as `Chosen.to_dict` gives it.
     """
-    return [*_validated(validation or {}), *_chosen(choice or {})]
+    measured = validation or {}
+    # What is deployed is what counts: of a quantized model its own figures.
+    return [*_validated(measured.get("deployed", measured)), *_chosen(choice or {})]
 
 
 def _validated(validation: Document) -> Iterator[Effect]:
-    accuracy, metric, drift = (validation.get(name) for name in ("accuracy", "metric", "drift"))
-    if accuracy:
+    found, metric, drift = (validation.get(name) for name in ("accuracy", "metric", "drift"))
+    if found:
         yield Effect(
             "accuracy",
-            f"{share(accuracy['original'])} → {share(accuracy['pruned'])}",
-            f"{many(accuracy['count'], 'label')}, argmax of {accuracy['output']}, on {accuracy['measured_on']}",
+            f"{spelled(found['original'])} → {spelled(found['pruned'])}",
+            f"{many(found['count'], 'label')}, {found['measured_on']}",
         )
     if metric:
         yield Effect(
             metric["name"],
             f"{metric['original']:.4g} → {metric['pruned']:.4g}",
-            f"{many(metric['samples'], 'sample')}, on {metric['measured_on']}",
+            f"{many(metric['samples'], 'sample')}, {metric['measured_on']}",
         )
-    if drift:
+    if isinstance(drift, float):
+        yield Effect(f"drift ({validation['drift_unit']})", f"{drift:.3g}", validation["measured_on"])
+    elif drift:
         on = f"{drift['output']}, {drift['measured_on']}"
         if drift["value"] is not None:
             yield Effect(f"drift ({drift['measure']})", f"{drift['value']:.3g}", on)
@@ -163,7 +160,7 @@ def _validated(validation: Document) -> Iterator[Effect]:
 def _chosen(choice: Document) -> Iterator[Effect]:
     if choice.get("drift") is not None:
         value = f"{choice['drift']:.3g}"
-        yield Effect(f"drift of the choice ({choice['drift_unit']})", value, choice["drift_measured_on"])
+        yield Effect(f"selection drift ({choice['drift_unit']})", value, choice["drift_measured_on"])
     recovery = choice.get("recovery")
     if recovery is not None:
         loss = recovery["held_out_loss"]

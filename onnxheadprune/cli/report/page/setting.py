@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.cli.report.page.latency import latency_method, point_label
 
 
 @dataclass(frozen=True)
@@ -18,53 +19,138 @@ class Fact:
     value: str
 
 
-def facts_of(document: Document) -> list[Fact]:
-    """How the figures of a cut came about.
+@dataclass(frozen=True)
+class Setting:
+    """How the figures of one result came about.
+
+    Attributes:
+        title: what they are of.
+        facts: data, environment, versions.
+        commands: command lines that repeat it.
+    """
+
+    title: str
+    facts: tuple[Fact, ...]
+    commands: tuple[Fact, ...]
+
+
+def setting_of_cut(document: Document) -> Setting:
+    """How a cut came about.
 
     Args:
         document: the result of `prune` or `fuse`.
     """
-    return list(_facts(document))
+    return Setting("The cut", (*_of_cut(document), *_of_run(document)), tuple(_commands_of_cut(document)))
 
 
-def _facts(document: Document) -> Iterator[Fact]:
+def setting_of_benchmark(document: Document) -> Setting:
+    """How latencies were measured.
+
+    Args:
+        document: the result of `bench`.
+    """
+    used, machine = document["settings"], document["machine"]
+    facts = [Fact("models", ", ".join(facts["name"] for facts in document["models"]))]
+    facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
+    facts.append(Fact("how", f"{latency_method(document)}; seed {used['seed']}"))
+    load = machine.get("load")
+    if load is not None:
+        facts.append(Fact("load of the machine", ", ".join(f"{part:.2f}" for part in load)))
+    return _setting("The latency", "the same measurement", facts, document)
+
+
+def setting_of_curve(document: Document) -> Setting:
+    """How a sweep was measured.
+
+    Args:
+        document: its result.
+    """
+    facts = [
+        Fact("model", document["model"]),
+        Fact("drift", f"{document['drift_unit']}, on held-out data"),
+        Fact("accuracy", "on held-out data, where it has labels"),
+    ]
+    speed = next((point["speed"] for point in document["points"] if point.get("speed")), None)
+    if speed is not None:
+        sizes = "; ".join(point_label(item["point"]) for item in speed["at"])
+        facts.append(
+            Fact("speed", f"the least over {sizes}, on {speed['provider']}, without refitted weights")
+        )
+    return _setting("The sweep", "the same sweep", facts, document)
+
+
+def setting_of_combination(document: Document) -> Setting:
+    """How pruned and quantized models were compared.
+
+    Args:
+        document: the result of `combine`.
+    """
+    how = document["quantization"]
+    facts = [
+        Fact("original", document["original"]),
+        Fact("quantized to", how["to"]),
+        Fact("drift, accuracy and metric", document["corners"][0]["measured_on"]),
+    ]
+    return _setting("The comparison", "the same comparison", facts, document)
+
+
+def _setting(title: str, again: str, facts: Iterable[Fact], document: Document) -> Setting:
+    return Setting(title, (*facts, *_of_run(document)), tuple(_again(again, document)))
+
+
+def _of_cut(document: Document) -> Iterator[Fact]:
     yield Fact("original", document["model"])
     if document.get("output"):
         yield Fact("written to", document["output"])
-    choice, validation, run = (document.get(name) for name in ("choice", "validation", "run"))
+    choice, validation = (document.get(name) for name in ("choice", "validation"))
     if choice:
-        yield Fact("heads chosen by", choice["selection"]["basis"])
+        yield Fact("chosen by", choice["selection"]["basis"])
         refit = choice.get("compensation")
         if refit:
             done = [item for item in refit["refits"] if item["skipped"] is None]
             samples = many(refit["samples"], "sample")
-            yield Fact("refitted", f"{many(len(done), 'linear map')} on {samples}, data {refit['data'][:12]}")
+            yield Fact(
+                "refitted", f"{many(len(done), 'linear layer')} on {samples}, data {refit['data'][:12]}"
+            )
     if validation:
         yield Fact("validated on", f"{validation['provider']['name']}: {validation['provider']['reason']}")
         yield Fact("random inputs", f"seed {validation['seed']}")
     if document["plan"].get("fingerprint"):
         yield Fact("graph of the original", document["plan"]["fingerprint"])
-    versions = (run or {}).get("versions") or (validation or {}).get("versions") or {}
-    told = [f"{name} {version}" for name, version in versions.items() if name != "onnxruntime_package"]
-    if told:
-        yield Fact("versions", ", ".join(told))
-    if run:
-        machine = run["machine"]
+
+
+def _of_run(document: Document) -> Iterator[Fact]:
+    """Versions, machine and date, which every result has."""
+    run = document.get("run") or {}
+    found = run.get("versions") or document.get("versions")
+    found = found or (document.get("validation") or {}).get("versions") or {}
+    named = [f"{name} {version}" for name, version in found.items() if name != "onnxruntime_package"]
+    if named:
+        yield Fact("versions", ", ".join(named))
+    machine = run.get("machine") or document.get("machine")
+    if machine:
         cards = "".join(f", {card['name']}" for card in machine["cards"])
-        about = f"{machine['processor']}, {machine['cores']} cores{cards}, {machine['system']}"
-        yield Fact("machine", f"{about}, Python {machine['python']}")
+        about = [f"{machine['processor']}, {machine['cores']} cores{cards}"]
+        about += [machine["system"]] if machine.get("system") else []
+        about += [f"Python {machine['python']}"] if machine.get("python") else []
+        yield Fact("machine", ", ".join(about))
+    if run:
         yield Fact("date", run["date"])
 
 
-def commands_of(document: Document) -> list[Fact]:
-    """Command lines that repeat the cut, prove it again and measure it."""
-    run, output = document.get("run"), document.get("output")
-    found = []
+def _again(name: str, document: Document) -> Iterator[Fact]:
+    """The command line that was run."""
+    run = document.get("run")
     if run:
         place = f" (in {run['folder']})" if run.get("folder") else ""
-        found.append(Fact(f"the same cut{place}", run["command"]))
+        yield Fact(f"{name}{place}", run["command"])
+
+
+def _commands_of_cut(document: Document) -> Iterator[Fact]:
+    """Command lines that repeat the cut, prove it again and measure it."""
+    yield from _again("the same cut", document)
+    output = document.get("output")
     if output:
         files = shlex.join((document["model"], output))
-        found.append(Fact("prove the file again", f"onnxheadprune validate {files}"))
-        found.append(Fact("measure its speed", f"onnxheadprune bench {files}"))
-    return found
+        yield Fact("prove the file again", f"onnxheadprune validate {files}")
+        yield Fact("measure its speed", f"onnxheadprune bench {files}")

@@ -7,18 +7,24 @@ from pathlib import PurePath
 
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.cli.report.combination import Comparison, comparison_of
-from onnxheadprune.cli.report.gates import gate_sentence
-from onnxheadprune.cli.report.layout import many
+from onnxheadprune.cli.report.layout import count, many
 from onnxheadprune.cli.report.page.curve import CurveChart, curve_chart
 from onnxheadprune.cli.report.page.difference import DifferenceList, difference_list
-from onnxheadprune.cli.report.page.documents import Document, Documents
+from onnxheadprune.cli.report.page.documents import Document, Documents, Shipped
 from onnxheadprune.cli.report.page.glance import Quantity, blocks, quantities
 from onnxheadprune.cli.report.page.heads import HeadMap, head_map
 from onnxheadprune.cli.report.page.latency import Latency, latency_of
 from onnxheadprune.cli.report.page.proof import Effect, Proof, effects_of, proof_of
-from onnxheadprune.cli.report.page.setting import Fact, commands_of, facts_of
+from onnxheadprune.cli.report.page.setting import (
+    Setting,
+    setting_of_benchmark,
+    setting_of_combination,
+    setting_of_curve,
+    setting_of_cut,
+)
 from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.spelling import short_names
+from onnxheadprune.validation.headline import Headline, headline_of
 
 
 @dataclass(frozen=True)
@@ -28,28 +34,28 @@ class Cut:
     Attributes:
         name: of the file that was written, or would be.
         summary: what was done, in a sentence.
-        proof: is it safe?
+        headline: is it exact, good enough, accepted?
+        proof: what it rests on that it is exact.
         quantities: before and after.
         heads: the map.
         blocks: what is left of each site of another kind, where one lost units, by what these are called.
         effects: what became of the outputs.
         differences: of the two models.
-        facts: how it was measured.
-        commands: how to repeat it.
+        setting: how it was measured, and how to repeat it.
         plan: the edits as sentences.
         contract: changed inputs and outputs, a sentence each.
     """
 
     name: str
     summary: str
+    headline: Headline
     proof: Proof
     quantities: list[Quantity]
     heads: HeadMap
     blocks: dict[str, list[Quantity]]
     effects: list[Effect]
     differences: DifferenceList
-    facts: list[Fact]
-    commands: list[Fact]
+    setting: Setting
     plan: tuple[str, ...]
     contract: tuple[str, ...]
 
@@ -60,6 +66,7 @@ class Story:
 
     Attributes:
         title: of the page.
+        headline: is it exact, good enough, accepted? None where nothing was cut or validated.
         cuts: in the order in which they were given.
         names: of the cuts, short.
         latencies: of each `bench`.
@@ -67,9 +74,11 @@ class Story:
         validations: verdicts of `validate` on files, beside those of the cuts.
         limits: of a pipeline, each with whether it was kept.
         combinations: pruned and quantized models side by side, of each `combine`.
+        settings: how everything was measured, and how to repeat it.
     """
 
     title: str
+    headline: Headline | None
     cuts: tuple[Cut, ...]
     names: tuple[str, ...]
     latencies: tuple[Latency, ...]
@@ -77,6 +86,7 @@ class Story:
     validations: tuple[tuple[str, Proof, list[Effect]], ...]
     limits: tuple[tuple[str, bool], ...] = ()
     combinations: tuple[Comparison, ...] = ()
+    settings: tuple[Setting, ...] = ()
 
 
 def story_of(documents: Documents) -> Story:
@@ -85,10 +95,10 @@ def story_of(documents: Documents) -> Story:
     Args:
         documents: results of commands.
     """
-    cuts = tuple(cut_of(document) for document in documents.cuts)
+    cuts = tuple(cut_of(document, documents.shipped) for document in documents.cuts)
     validations = tuple(
         (
-            f"{PurePath(item['pruned']).name} against {PurePath(item['original']).name}",
+            f"{_judged(item, documents.shipped)} against {PurePath(item['original']).name}",
             proof_of(item),
             effects_of(item, None),
         )
@@ -97,13 +107,58 @@ def story_of(documents: Documents) -> Story:
     names = short_names([cut.name for cut in cuts])
     latencies = tuple(latency_of(item) for item in documents.benchmarks)
     curves = tuple(curve_chart(item) for item in documents.curves)
-    limits = tuple((gate_sentence(Gate(**item)), bool(item["passed"])) for item in documents.limits)
+    limits = tuple((Gate(**item).sentence, bool(item["passed"])) for item in documents.limits)
     combinations = tuple(comparison_of(item) for item in documents.combinations)
-    title = _title(cuts, curves)
-    return Story(title, cuts, names, latencies, curves, validations, limits, combinations)
+    settings = (
+        *(cut.setting for cut in cuts if len(cuts) == 1),
+        *map(setting_of_benchmark, documents.benchmarks),
+        *map(setting_of_curve, documents.curves),
+        *map(setting_of_combination, documents.combinations),
+    )
+    return Story(
+        _title(documents, cuts, curves),
+        _headline(documents),
+        cuts,
+        names,
+        latencies,
+        curves,
+        validations,
+        limits,
+        combinations,
+        settings,
+    )
 
 
-def _title(cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
+def _headline(documents: Documents) -> Headline | None:
+    """The headline of all results together; that of a job is made where its limits are known."""
+    if documents.headline is not None:
+        return documents.headline
+    found = [_validation(document) for document in documents.cuts]
+    if documents.validations and len(found) == 1 and found[0] is None:
+        # A cut that was written with --no-validate, and validated afterwards.
+        found = []
+    found += documents.validations
+    return headline_of(found, [Gate(**item) for item in documents.limits]) if found else None
+
+
+def _validation(document: Document) -> Document | None:
+    """The validation of a cut, with the file of a folder that it is of."""
+    validation = document.get("validation")
+    return None if validation is None else {**validation, "file": document.get("file")}
+
+
+def _judged(validation: Document, shipped: Shipped | None) -> str:
+    """The model that the figures of a validation are of."""
+    if shipped is not None and "deployed" in validation:
+        return f"{shipped.name}, quantized from {PurePath(validation['pruned']).name},"
+    return PurePath(validation["pruned"]).name
+
+
+def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
+    if documents.shipped is not None:
+        return documents.shipped.name
+    if documents.folders:
+        return " and ".join(PurePath(folder).name for folder in documents.folders)
     if len(cuts) == 1:
         return PurePath(cuts[0].name).name
     if cuts:
@@ -111,39 +166,37 @@ def _title(cuts: tuple[Cut, ...], curves: tuple[CurveChart, ...]) -> str:
     return f"What cuts of {PurePath(curves[0].model).name} cost" if curves else "Measured models"
 
 
-def cut_of(document: Document) -> Cut:
+def cut_of(document: Document, shipped: Shipped | None = None) -> Cut:
     """One cut in full.
 
     Args:
         document: the result of `prune` or `fuse`, or the plan of a dry run.
+        shipped: the model that a job made of it.
     """
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
     model = PurePath(document["model"]).name
-    what = (
-        f"{gone} of {many(before, 'attention head')} of {model} removed"
-        if gone
-        else f"all heads of {model} stay"
-    )
-    for units, lost, _ in totals(block_cuts(plan)):
-        what += f", {many(lost, units.removesuffix('s'))} removed"
+    parts = [f"{gone} of {many(before, 'attention head')}"] if gone else []
+    for units, lost, left in totals(block_cuts(plan)):
+        parts.append(f"{count(lost)} of {many(lost + left, units.removesuffix('s'))}")
+    what = f"{' and '.join(parts)} of {model} removed" if parts else f"{model} keeps all heads"
     if plan.get("exit") is not None:
-        what += f", exit {', '.join(map(str, plan['exit']['numbers']))} for good"
+        what += f", exit {', '.join(map(str, plan['exit']['numbers']))} permanent"
     validation = document.get("validation")
     # Plans of earlier versions have no notes.
     remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
         what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
+        headline_of([_validation(document)], [Gate(**item) for item in document.get("gates") or ()]),
         proof_of(validation, remarks),
-        quantities(document),
+        quantities(document, shipped),
         head_map(document),
         blocks(document),
         effects_of(validation, document.get("choice")),
         difference_list(document),
-        facts_of(document),
-        commands_of(document),
+        setting_of_cut(document),
         _edits(document),
         tuple(plan["io_changes"]),
     )

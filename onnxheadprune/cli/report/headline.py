@@ -1,0 +1,20 @@
+"""The three answers of a result, in front of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+
+from onnxheadprune.cli.report.layout import row
+from onnxheadprune.validation.headline import Headline
+
+_STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}
+_LABELS = ("result", "exact", "good enough")
+
+
+def headline_rows(headline: Headline) -> Iterator[RenderableType]:
+    """One line per question; the result has the color of the worst answer."""
+    states = headline.state, headline.exact.state, headline.good_enough.state
+    for label, state, (_, answer) in zip(_LABELS, states, headline.answers, strict=True):
+        yield row(label, answer.sentence, _STYLES[state])

@@ -1,0 +1,260 @@
+"""The headline of a result: is it exact, is it good enough, is it accepted? Every report shows this one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from onnxheadprune.attention.sites.kinds import kind_of_key
+from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.benchmarking.gate import QUALITY, Gate
+from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, line
+from onnxheadprune.model.spelling import accuracy, many, share
+
+State: TypeAlias = Literal["good", "open", "doubtful", "bad"]
+"""How a reader should take an answer; "open" is theirs to judge."""
+_ORDER: tuple[State, ...] = ("good", "open", "doubtful", "bad")
+_COLORS = {"good": GOOD, "open": PLAIN, "doubtful": DOUBTFUL, "bad": BAD}
+QUESTIONABLE, RUINED = 0.05, 0.25
+"""Parts of the correct or agreeing outputs that are lost, from which no limit is needed to doubt a model, or to call it
+ruined."""
+Document: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one question.
+
+    Attributes:
+        answer: a word or two.
+        state: how to take it.
+        reason: what it rests on.
+    """
+
+    answer: str
+    state: State
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        """The answer and its reason."""
+        return f"{self.answer}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Three questions and their answers.
+
+    Attributes:
+        result: "accepted", "rejected" or "no limits given".
+        exact: whether the model was proven to compute what the masked original computes.
+        good_enough: what is known of its accuracy and drift, judged by limits where there are any.
+    """
+
+    result: Answer
+    exact: Answer
+    good_enough: Answer
+
+    @property
+    def state(self) -> State:
+        """The worst state of the three, which sets the color."""
+        return max((answer.state for _, answer in self.answers), key=_ORDER.index)
+
+    @property
+    def answers(self) -> tuple[tuple[str, Answer], ...]:
+        """The questions as people read them, in the order in which they are shown."""
+        return (
+            ("Result", self.result),
+            ("Is it exact?", self.exact),
+            ("Is it good enough?", self.good_enough),
+        )
+
+    def lines(self) -> list[Html]:
+        """The answers, as a notebook shows them."""
+        return [
+            line(question, answer.sentence, _COLORS[self.state if answer is self.result else answer.state])
+            for question, answer in self.answers
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return {
+            "state": self.state,
+            "result": self.result.to_dict(),
+            "exact": self.exact.to_dict(),
+            "good_enough": self.good_enough.to_dict(),
+        }
+
+
+def headline_of(
+    validations: Sequence[Document | None],
+    gates: Sequence[Gate] = (),
+    *,
+    failed: str | None = None,
+    data: str = "--data",
+    quantized: bool = False,
+) -> Headline:
+    """Return the headline of a result.
+
+    Args:
+        validations: `Validation.to_dict()` of every model of the result, with "file" in a folder and "deployed" where a
+            model was quantized after its proof; None where the proof was skipped.
+        gates: limits that were set.
+        failed: the step that failed and why; None if none did.
+        data: the option or key that names data to measure on.
+        quantized: whether the proven model was quantized afterwards.
+    """
+    exact = max((_exact(item, quantized) for item in validations or [None]), key=_severity)
+    measured = [item for item in validations if item is not None]
+    if quantized:
+        measured = [item["deployed"] | {"file": item.get("file")} for item in measured if "deployed" in item]
+    return Headline(_result(exact, gates, failed), exact, _good_enough(measured, gates, data))
+
+
+def _severity(answer: Answer) -> int:
+    return _ORDER.index(answer.state)
+
+
+def _exact(validation: Document | None, quantized: bool) -> Answer:
+    if validation is None:
+        return Answer("not checked", "doubtful", "nothing was compared; run onnxheadprune validate")
+    file = _of(validation)
+    if validation["verdict"] == "failed":
+        return Answer("no", "bad", f"{validation['reason']}{file}")
+    if validation["verdict"] == "inconclusive":
+        return Answer("not shown", "doubtful", f"{validation['reason']}{file}")
+    before = "before it was quantized, it computed" if quantized else "it computes"
+    return Answer("yes", "good", f"{before} what {_reference(validation)}")
+
+
+def _reference(validation: Document) -> str:
+    """What an exact model equals."""
+    removed, refitted = _removed(validation["units"]), len(validation["refitted"])
+    parts = [f"its exit {', '.join(map(str, validation['exits']))} forced"] if validation["exits"] else []
+    parts += [f"the removed {removed} silenced"] if removed else []
+    parts += [f"the {many(refitted, 'adjusted tensor')} in place"] if refitted else []
+    return f"the original computes{' with ' if parts else ''}{' and '.join(parts)}"
+
+
+def _removed(units: Mapping[str, Sequence[int]]) -> str:
+    """The kinds of units that are gone: "heads and neurons"."""
+    kinds = dict.fromkeys((kind_of_key(key) or AttentionSite).UNITS for key, gone in units.items() if gone)
+    return " and ".join(kinds)
+
+
+def _result(exact: Answer, gates: Sequence[Gate], failed: str | None) -> Answer:
+    broken = [gate for gate in gates if not gate.passed]
+    if failed is not None:
+        return Answer("rejected", "bad", failed)
+    if exact.state == "bad":
+        return Answer("rejected", "bad", "it is not exact")
+    if broken:
+        count = f"{len(broken)} of {many(len(gates), 'limit')} {'is' if len(broken) == 1 else 'are'} broken"
+        # Limits on the outputs are quoted where the model is not good enough.
+        others = [gate.sentence for gate in broken if gate.name not in QUALITY]
+        return Answer("rejected", "bad", "; ".join([count, *others]))
+    if gates:
+        kept = "the limit is" if len(gates) == 1 else f"all {len(gates)} limits are"
+        return Answer("accepted", "good", f"{kept} kept")
+    return Answer("no limits given", "open", "set limits to have it accepted or rejected")
+
+
+def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str) -> Answer:
+    """The answer by limits on the outputs where there are any, else by what was lost."""
+    judged = [gate for gate in gates if gate.name in QUALITY]
+    broken = [gate.sentence for gate in judged if not gate.passed]
+    figures = "; ".join(sentence for item in measured if _on_data(item) for sentence in _figures(item))
+    if broken:
+        return Answer("no", "bad", "; ".join([*broken, figures] if figures else broken))
+    if not figures:
+        return Answer("not measured", "doubtful", f"give {data}{_at_random(measured)}")
+    lost = max((_lost(item, judged) for item in measured), default=0.0)
+    if lost >= RUINED:
+        return Answer("no", "bad", figures)
+    if lost >= QUESTIONABLE:
+        return Answer("doubtful", "doubtful", figures)
+    if judged:
+        return Answer("yes", "good", "; ".join([*(gate.sentence for gate in judged), figures]))
+    return Answer("yours to judge", "open", figures)
+
+
+def _on_data(measured: Document) -> bool:
+    """Whether the figures are of the user's data; those of a quantized model always are."""
+    drift = measured["drift"]
+    if measured["accuracy"] or measured["metric"] or _plain(drift):
+        return True
+    return drift is not None and bool(drift["source"] == "data")
+
+
+def _plain(drift: Any) -> bool:
+    """Whether a drift is a number alone, as that of a quantized model is."""
+    return isinstance(drift, float)
+
+
+def _figures(measured: Document) -> Iterator[str]:
+    found, metric, drift = measured["accuracy"], measured["metric"], measured["drift"]
+    of = _of(measured)
+    if found:
+        before, after = found["original"], found["pruned"]
+        moves = "stays at" if before == after else f"{'falls' if after < before else 'rises'} from"
+        to = "" if before == after else f" to {accuracy(after)}"
+        yield (
+            f"accuracy{of} {moves} {accuracy(before)}{to} ({many(found['count'], 'label')},"
+            f" {found['measured_on']})"
+        )
+    if metric:
+        yield (
+            f"{metric['name']}{of} goes from {metric['original']:.4g} to {metric['pruned']:.4g}"
+            f" ({metric['measured_on']})"
+        )
+    if not found and not metric and drift is not None:
+        yield _drift(measured, of)
+
+
+def _drift(measured: Document, of: str) -> str:
+    drift = measured["drift"]
+    if _plain(drift):
+        return f"drift{of} {drift:.3g} ({measured['drift_unit']}; {measured['measured_on']})"
+    top = drift["top1_agreement"]
+    parts = [f"drift{of} {drift['value']:.3g} ({drift['measure']})"] if drift["value"] is not None else []
+    parts += [f"cosine{of} {drift['cosine']:.4f}"] if not parts or top is None else []
+    parts += [f"top-1 agreement{of} {share(top)}"] if top is not None else []
+    return f"{', '.join(parts)} ({drift['measured_on']})"
+
+
+def _at_random(measured: Sequence[Document]) -> str:
+    """What random inputs show, which is better than nothing."""
+    figures = [_drift(item, _of(item)) for item in measured if item["drift"] is not None]
+    return f"; {'; '.join(figures)}" if figures else ""
+
+
+def _lost(measured: Document, judged: Sequence[Gate]) -> float:
+    """The part of the correct or agreeing outputs that is lost, as far as no limit allows it.
+
+    Accuracy counts before drift: outputs may move and still be right. Of a Kullback-Leibler divergence d, 1 - exp(-d)
+    bounds the probability that is moved (Bretagnolle and Huber, 1979).
+    """
+    allowed = {gate.name.rpartition("_drop")[0] or gate.name for gate in judged}
+    found, drift = measured["accuracy"], measured["drift"]
+    if allowed & {"min_accuracy", "max_accuracy", "min_metric", "max_metric"}:
+        return 0.0
+    if found:
+        return float(1 - found["pruned"] / found["original"]) if found["original"] else 0.0
+    if drift is None or "max_drift" in allowed or not _on_data(measured):
+        return 0.0
+    if not _plain(drift) and drift["top1_agreement"] is not None:
+        return float(1 - drift["top1_agreement"])
+    unit, value = (measured["drift_unit"], drift) if _plain(drift) else (drift["measure"], drift["value"])
+    if unit == "kl":
+        return 1 - math.exp(-value)
+    return float(value) if unit == "1 - cosine" else 0.0
+
+
+def _of(measured: Document) -> str:
+    return f" of {measured['file']}" if measured.get("file") else ""
