@@ -338,7 +338,7 @@ class Benchmark:
         compared = tuple((cell.point, cell.comparison) for cell in cells if cell.comparison is not None)
         return SpeedUp(compared, self.provider)
 
-    def least_speedup(self, model: int) -> float:
+    def guaranteed(self, model: int) -> float:
         """The smallest speed-up over the grid that was truly measured: "no measurable difference" counts as 1."""
         return self.speedup(model).value
 
@@ -347,7 +347,7 @@ class Benchmark:
         return {
             "models": [item.to_dict() for item in self.models],
             "verdicts": {str(index): self.verdict(index) for index in range(1, len(self.models))},
-            "speedups": {str(index): self.least_speedup(index) for index in range(1, len(self.models))},
+            "guaranteed": {str(index): self.guaranteed(index) for index in range(1, len(self.models))},
             "cells": [cell.to_dict() for cell in self.cells],
             "noise": [
                 {"point": point.to_dict(), "ratio": ratio.to_dict()}

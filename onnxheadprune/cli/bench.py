@@ -14,6 +14,7 @@ from onnxheadprune.cli.measuring import Timing, measuring_options, read_measurin
 from onnxheadprune.cli.options import FILE, OUTPUT, json_option
 from onnxheadprune.cli.pairs import joined, pairs_of
 from onnxheadprune.cli.presenting import Presentation
+from onnxheadprune.cli.repeating import run_record
 
 SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
@@ -111,7 +112,8 @@ def bench(given: BenchOptions) -> int:
             result = run_benchmark((pair.model, *pair.others), request, status.update)
         gates = [] if given.min_speedup is None else speed_gates(result, given.min_speedup)
         passed = passed and all(gate.passed for gate in gates)
-        documents.append(result.to_dict() | {"gates": [gate.to_dict() for gate in gates]})
+        told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}
+        documents.append(result.to_dict() | told)
         if not given.as_json:
             out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
         with presentation.prepared():

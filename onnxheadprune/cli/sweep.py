@@ -23,6 +23,7 @@ from onnxheadprune.cli.choosing import (
 )
 from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.presenting import Presentation
+from onnxheadprune.cli.repeating import run_record
 
 Against = Literal["heads", "operations", "parameters", "speedup"]
 
@@ -120,13 +121,13 @@ def run_sweep(given: SweepOptions) -> int:
         subject = loaded if data is None else first_tokens(loaded) or loaded
         cutter = Cutter(subject, data, provider, trying, progress)
         curve = sweep_ratios(cutter, requirements, ratios, executor)
-    presentation = Presentation()
+    presentation, record = Presentation(), run_record()
     with presentation.prepared():
         if document is not None and picture is not None:
-            curve.write(document)
+            curve.write(document, record)
             save_curve(curve, picture, given.x)
     if given.as_json:
-        presentation.json(curve.to_dict())
+        presentation.json(curve.to_dict() | {"run": record})
     else:
         presentation.rows(*curve_rows(curve))
     return presentation.deliver()

@@ -15,6 +15,7 @@ from onnxheadprune.cli.measuring import Timing, measuring_options, read_measurin
 from onnxheadprune.cli.options import FILE, Running, json_option, run_options
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.pairs import apart_from_same, joined, pairs_of, require_for_each
+from onnxheadprune.cli.repeating import run_record
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ def validate(given: ValidateOptions) -> int:
         accepted = accepted and good
         headline = headline_of([document], gates)
         document["headline"] = headline.to_dict()
-        documents.append(document | {"gates": [gate.to_dict() for gate in gates], "accepted": good})
+        documents.append(
+            document | {"gates": [gate.to_dict() for gate in gates], "accepted": good, "run": run_record()}
+        )
         if not given.as_json:
             out().print(*validation_report(result, headline), *gate_rows(gates), sep="\n")
     if given.as_json:

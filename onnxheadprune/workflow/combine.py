@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.feeds import DataSource
@@ -196,7 +197,7 @@ def combined_through(
         )
     claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
     view = view_of(original.proto, original.name, original.sources)
-    learn, held = calibration_data(request.run.data, view).split(HELD_OUT)
+    learn, held = _split(calibration_data(request.run.data, view))
     rounded = _quantized(original, learn, request, progress)
     models = {ORIGINAL: original, PRUNED: cut, QUANTIZED: LoadedModel(rounded.model, QUANTIZED)}
     refused: dict[str, str] = {}
@@ -227,6 +228,15 @@ def combined_through(
         ready(found)
         commit(stage)
     return found
+
+
+def _split(data: Calibration) -> tuple[Calibration, Calibration]:
+    """What ranges and refits learn from, and what figures are of, which says so."""
+    learn, held = data.split(HELD_OUT)
+    if held.fingerprint == learn.fingerprint:
+        return learn, replace(held, role="your data, all of it, which the quantization has seen")
+    of = f"{held.count:,} of {many(data.count, data.unit)}"
+    return learn, replace(held, role=f"data that was held out here ({of})")
 
 
 def _target(original: LoadedModel, cut: LoadedModel, request: CombineRequest) -> Path | None:

@@ -11,7 +11,7 @@ from typing import Any
 from onnxheadprune.attention.sites.kinds import kind_of_key
 from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.model.notebook import card, table
-from onnxheadprune.model.spelling import count, file_name, many, share
+from onnxheadprune.model.spelling import accuracy, count, file_name, many
 from onnxheadprune.model.storage.folder import write_text
 
 
@@ -123,16 +123,21 @@ class Curve:
         if labelled:
             columns.insert(3, "accuracy")
             for row, point in zip(rows, self.points, strict=True):
-                row.insert(3, "" if point.accuracy is None else share(point.accuracy))
+                row.insert(3, "" if point.accuracy is None else accuracy(point.accuracy))
         return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
 
-    def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the curve as JSON.
+    def write(self, path: str | os.PathLike[str], run: Mapping[str, object] | None = None) -> None:
+        """Write the curve as JSON.
+
+        Args:
+            path: where to.
+            run: how it is repeated, None to leave that out.
 
         Raises:
             UsageError: if the file cannot be written.
         """
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        told = self.to_dict() | ({} if run is None else {"run": dict(run)})
+        write_text(path, json.dumps(told, indent=1) + "\n")
 
 
 def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int]) -> str:

@@ -15,7 +15,7 @@ _RIGHT = {"file", "median [ms]", "95 % interval [ms]", "speed-up"}
 
 
 def write_markdown(result: Benchmark, path: Path) -> None:
-    """Writes the table, with where it was measured below it.
+    """Writes the table, with where it was measured and what qualifies it below.
 
     Args:
         result: the benchmark.
@@ -31,7 +31,8 @@ def write_markdown(result: Benchmark, path: Path) -> None:
     where = (
         f"{result.provider.label}, {runtime}, {result.machine['processor']}, {result.machine['cores']} cores"
     )
-    write_text(path, "\n".join([*lines, "", _plain(where), ""]))
+    notes = [f"* {_plain(note)}" for note in result.notes]
+    write_text(path, "\n".join([*lines, "", _plain(where), "", *notes, *([""] if notes else [])]))
 
 
 def _cells(result: Benchmark, cell: Cell, name: str) -> list[str]:

@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.layout import bullet, heading, row, size, table
 from onnxheadprune.cli.report.quantization import settings_of
+from onnxheadprune.model.spelling import accuracy
 from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.workflow.combine import Combination
 
@@ -45,7 +46,10 @@ def comparison_of(document: Mapping[str, Any]) -> Comparison:
     rows = []
     for item in corners:
         cells = [item["name"], size(item["file_bytes"]), f"{item['speedup']:.2f}x", f"{item['drift']:.3g}"]
-        cells += [f"{item[name]['pruned']:.4g}" if item[name] else "" for name in extra]
+        for name in extra:
+            found = item[name]
+            spell = accuracy if name == "accuracy" else "{:.4g}".format
+            cells.append(spell(found["pruned"]) if found else "")
         rows.append(tuple(cells))
     remarks = [f"{name} cannot be had: {reason}" for name, reason in document["refused"].items()]
     return Comparison(
@@ -68,9 +72,11 @@ def combine_report(result: Combination) -> Iterator[RenderableType]:
     yield ""
     yield row("recommended", found.recommended, "bold")
     yield row("quantized", settings_of(result.how))
+    measured_on = result.corners[0].distance.measured_on
     sizes = "; ".join(point.label for point in result.benchmark.points)
     yield row(
-        "measured", f"speed at {sizes}, side by side; drift on held-out data, as a deployment runs both"
+        "measured",
+        f"speed at {sizes}, side by side; drift, accuracy and metric on {measured_on}, as a deployment runs both",
     )
     for remark in found.remarks:
         yield bullet(remark, "yellow")
@@ -91,8 +97,9 @@ def write_combination(result: Combination, path: Path) -> None:
     found = comparison_of(result.to_dict())
     marks = [":---", *("---:" for _ in found.columns[1:])]
     lines = [_line(found.columns), _line(tuple(marks)), *map(_line, found.rows)]
+    found_on = f"Drift, accuracy and metric: {result.corners[0].distance.measured_on}."
     rest = [f"Recommended: {_plain(found.recommended)}.", *(f"* {_plain(item)}" for item in found.remarks)]
-    write_text(path, "\n".join([*lines, "", *rest, ""]))
+    write_text(path, "\n".join([*lines, "", _plain(found_on), "", *rest, ""]))
 
 
 def _line(cells: tuple[str, ...]) -> str:

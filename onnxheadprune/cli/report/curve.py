@@ -12,6 +12,7 @@ from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table
+from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.workflow.curve import Curve, gone_words
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
             *([f"-{curve.share(point):.1%}"] if by_operations else []),
             gone_words(curve.counted, curve.heads, point.removed, point.units),
             f"{point.drift:.3g}",
-            "" if point.accuracy is None else f"{point.accuracy:.2%}",
+            "" if point.accuracy is None else spelled(point.accuracy),
             "" if point.speedup is None else f"{point.speedup:.2f}x",
             *(_cells(point.speed, len(sizes)) if len(sizes) > 1 else []),
             "<- knee" if position == curve.knee else "",
@@ -54,6 +55,8 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     if by_operations:
         yield row("asked", "shares of the operations of all attention and feed-forward blocks")
     yield row("drift", f"{curve.unit} on held-out data")
+    if any(point.accuracy is not None for point in curve.points):
+        yield row("accuracy", "on held-out data")
     if speed is not None:
         where = f"{'; '.join(sizes)}, on {speed.provider.label}, without refitted weights"
         yield row(

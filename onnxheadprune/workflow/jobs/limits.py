@@ -78,7 +78,7 @@ def _gate(name: str, subject: str, limit: float, value: float | None) -> Gate:
 
 def _speedup(result: Document) -> float | None:
     """The smallest speed-up over the grid, as `bench` judges it."""
-    found = result.get("speedups", {}).get("1")
+    found = result.get("guaranteed", {}).get("1")
     return None if found is None else float(found)
 
 

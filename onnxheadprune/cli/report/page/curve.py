@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxheadprune.cli.report.page.charts import Tick, polyline, scale_over
 from onnxheadprune.cli.report.page.documents import Document
+from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.workflow.curve import gone_words
 
 LEFT, RIGHT, TOP, BOTTOM = 64.0, 700.0, 16.0, 196.0
@@ -118,7 +119,7 @@ def _row(point: Document, document: Document, knee: bool) -> tuple[str, ...]:
             point.get("units", {}),
         ),
         f"{point['drift']:.3g}",
-        "" if accuracy is None else f"{accuracy:.2%}",
+        "" if accuracy is None else spelled(accuracy),
         "" if speedup is None else f"{speedup:.2f}x",
         "knee" if knee else "",
     )

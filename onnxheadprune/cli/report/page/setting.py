@@ -53,10 +53,22 @@ def setting_of_benchmark(document: Document) -> Setting:
     facts = [Fact("models", ", ".join(facts["name"] for facts in document["models"]))]
     facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
     facts.append(Fact("how", f"{latency_method(document)}; seed {used['seed']}"))
-    load = machine.get("load")
+    load = machine.get("load_average")
     if load is not None:
-        facts.append(Fact("load of the machine", ", ".join(f"{part:.2f}" for part in load)))
+        facts.append(Fact("load of the machine", f"{load:.2f} on {many(machine['cores'], 'core')}"))
     return _setting("The latency", "the same measurement", facts, document)
+
+
+def setting_of_validation(document: Document) -> Setting:
+    """How a model was validated.
+
+    Args:
+        document: the result of `validate`.
+    """
+    facts = [Fact("original", document["original"]), Fact("pruned", document["pruned"])]
+    facts.append(Fact("ran on", f"{document['provider']['name']}: {document['provider']['reason']}"))
+    facts.append(Fact("random inputs", f"seed {document['seed']}"))
+    return _setting("The validation", "the same validation", facts, document)
 
 
 def setting_of_curve(document: Document) -> Setting:

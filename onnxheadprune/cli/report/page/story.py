@@ -21,6 +21,7 @@ from onnxheadprune.cli.report.page.setting import (
     setting_of_combination,
     setting_of_curve,
     setting_of_cut,
+    setting_of_validation,
 )
 from onnxheadprune.edit.site_cuts import block_cuts, totals
 from onnxheadprune.model.spelling import short_names
@@ -111,6 +112,7 @@ def story_of(documents: Documents) -> Story:
     combinations = tuple(comparison_of(item) for item in documents.combinations)
     settings = (
         *(cut.setting for cut in cuts if len(cuts) == 1),
+        *map(setting_of_validation, documents.validations),
         *map(setting_of_benchmark, documents.benchmarks),
         *map(setting_of_curve, documents.curves),
         *map(setting_of_combination, documents.combinations),
