@@ -170,12 +170,9 @@ def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None
     result = command("batch", folder, "-o", out, "--heads", "0:1")
     assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
     for wrong in (
-        ("prune", folder / "a.onnx", "--batch", folder, "-o", out, "--heads", "0:1"),
-        ("prune", "--batch", folder, "--heads", "0:1"),
         ("batch", folder, "--heads", "0:1"),
         ("batch", folder, "-o", out),
         ("batch", folder, "-o", out, "--heads", "0:1", "--ratio", "0.5"),
-        ("prune", "--batch", folder, "-o", out, "--heads", "0:1", "--in-place", "--backup", out / "b"),
         ("prune", "--heads", "0:1", "-o", out),
     ):
         assert command(*wrong).exit_code == 2

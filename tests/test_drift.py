@@ -200,7 +200,6 @@ def test_the_users_own_measure_in_both_commands(
     ("arguments", "why"),
     [
         (("--ratio", 0.5, "--drift", "mse"), "auto, kl, cosine or module:function"),
-        (("--ratio", 0.5, "--drift", "kl", "--effect", "m:f"), "name the same"),
         (("--ratio", 0.5, "--drift", "missing_module:f"), "missing_module"),
         (("--heads", "0:1", "--drift", "kl"), "would do nothing beside --dry-run"),
     ],

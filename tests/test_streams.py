@@ -153,12 +153,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (("score", "--data", "users_module:interrupted"), 130, "interrupted"),
         (("score", "--data", "users_exit:feeds"), 2, "users_exit:feeds cannot be imported: SystemExit(0)"),
         (
-            ("score", "--method", "ablation", "--random-data", "--effect", "users_module:effect"),
+            ("score", "--method", "ablation", "--random-data", "--drift", "users_module:effect"),
             2,
             "the measure effect failed: SystemExit(3)",
         ),
         (
-            ("score", "--method", "ablation", "--random-data", "--effect", "users_module:nothing"),
+            ("score", "--method", "ablation", "--random-data", "--drift", "users_module:nothing"),
             2,
             "the measure nothing gave nan",
         ),

@@ -10,7 +10,7 @@ import click
 
 from onnxheadprune.cli.belonging import BATCH, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import parallel_options
+from onnxheadprune.cli.calibrating import dask_option
 from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
 from onnxheadprune.cli.options import FILE, OUTPUT, Beside, external_data_option, json_option
 from onnxheadprune.cli.outcome import emit_json
@@ -42,7 +42,7 @@ class BatchOptions:
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models worked on at once."
 )
-@parallel_options()
+@dask_option
 @json_option
 @bundled(BatchOptions)
 def batch(given: BatchOptions) -> int:

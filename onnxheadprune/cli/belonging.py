@@ -91,34 +91,22 @@ _SHAPING = (
 )
 """What a cut does to inputs and outputs."""
 PRUNE = (
-    # The curve replaces the pruned model, a folder of models the single one, and a look ahead writes no model.
-    Law(
-        "dry_run no_validate accept_inconclusive in_place backup batch keep_cache_shape renumber_cache"
-        " allow_io_change external_data fuse heatmap report",
-        against="sweep",
-    ),
-    Law("heatmap report dry_run", against="batch"),
-    Law("exit", against="sweep"),
-    Law("client per_layer_config data_name follow_links", against="sweep batch"),
     Law("per_layer_config", against="keep_cache_shape"),
     Law("no_validate accept_inconclusive external_data data_name", against="dry_run"),
     Law("accept_inconclusive", against="no_validate"),
-    Law("jobs", needs="batch sweep"),
-    Law("dask", needs="batch sweep"),
-    Law("jobs", against="dask", unless="dask=local"),
-    *_choosing(DATA, f"{WISH} sweep"),
+    *_choosing(DATA, WISH),
     Law("recover", against="dry_run"),
     Law("resume", needs="recover"),
     # The state of one training is kept, beside the one output.
-    Law("resume", against="max_drift sweep batch"),
+    Law("resume", against="max_drift"),
     # A drift is measured where something runs: in a choice on data, and in every validation.
-    Law("drift effect", against="dry_run no_validate", unless=DATA),
+    Law("drift", against="dry_run no_validate", unless=DATA),
     Law("heatmap", needs=WISH),
     # What models are run on, and where.
     *_SAMPLES,
     Law(DATA, against="dry_run", unless=f"{WISH} compensate=True"),
     Law(DATA, against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
-    Law("seed", against="sweep dry_run", unless="random_data recover"),
+    Law("seed", against="dry_run", unless="random_data recover"),
     Law("seed", against="no_validate", unless="random_data recover fuse=auto"),
     *_SHAPING,
 )
@@ -139,7 +127,7 @@ BATCH = (
     Law("jobs", against="dask", unless="dask=local"),
     Law("accept_inconclusive", against="no_validate"),
     *_choosing("data", WISH),
-    Law("drift effect", against="no_validate", unless="data"),
+    Law("drift", against="no_validate", unless="data"),
     Law("data", against="no_validate", unless=f"{WISH} compensate=True recover fuse=auto"),
     Law("seed", against="no_validate", unless="recover fuse=auto"),
     *_SHAPING,
@@ -172,7 +160,7 @@ RECOVER = (
     *_SAMPLES,
 )
 SCORE = (
-    Law("effect jobs dask", needs="method=ablation"),
+    Law("drift jobs dask", needs="method=ablation"),
     Law("jobs", against="dask", unless="dask=local"),
     Law(DATA, against="method=weight"),
     Law("seed", needs="random_data"),
@@ -202,7 +190,7 @@ JOB = (
     Law("data.image_size data.image_mean data.image_std", needs="data.images"),
     Law("score", needs=_WISHES),
     Law("score", against="prune.scores"),
-    Law("score.effect score.jobs score.dask", needs="score.method=ablation"),
+    Law("score.drift score.jobs score.dask", needs="score.method=ablation"),
     Law("score.jobs", against="score.dask", unless="score.dask=local"),
     Law("prune", needs=f"prune.heads prune.neurons prune.layers prune.exit {_WISHES}"),
     Law("prune.heads prune.neurons prune.layers", against=_WISHES),

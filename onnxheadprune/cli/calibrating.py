@@ -116,18 +116,13 @@ def calibration_options(function: Function) -> Function:
     return stacked(function, options)
 
 
-def parallel_options(*, hidden: bool = False) -> Callable[[Function], Function]:
-    """`--dask`.
-
-    Args:
-        hidden: not in `--help`.
-    """
+def dask_option(function: Function) -> Function:
+    """`--dask`."""
     return click.option(
         "--dask",
         metavar="ADDRESS",
-        hidden=hidden,
         help="Work on the Dask cluster whose scheduler has this address; local starts one here, of --jobs processes.",
-    )
+    )(function)
 
 
 def read_data(
@@ -152,7 +147,7 @@ def read_data(
     if samples.text is None and samples.tokenizer is not None:
         raise click.UsageError("--text and --tokenizer belong together", context)
     if any(given) and model is None:
-        raise click.UsageError("text and pictures are read for one MODEL; --batch takes --data", context)
+        raise click.UsageError("text and pictures are read for one MODEL", context)
     if running.data is not None and model is not None:
         return data_for(model, running.data, running.provider)
     if not any(given) or model is None:

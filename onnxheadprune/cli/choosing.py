@@ -150,7 +150,6 @@ class Refitting:
     recover: str | None
     augment: str | None
     drift: str | None
-    effect: str | None
 
 
 def refitting_options(function: Function) -> Function:
@@ -164,7 +163,6 @@ def refitting_options(function: Function) -> Function:
         recover_option,
         augment_option,
         drift_option,
-        click.option("--effect", metavar="M:F", help="The same as --drift M:F."),
     )
     return stacked(function, options)
 
@@ -299,20 +297,17 @@ def read_units(text: str) -> frozenset[str]:
     return named
 
 
-def read_effect(drift: str | None, effect: str | None = None) -> Measure | None:
-    """The measure of drift that `--drift` or `--effect` names.
+def read_effect(drift: str | None) -> Measure | None:
+    """The measure of drift that `--drift` names.
 
     Raises:
-        UsageError: if both are given, there is no such measure, or a function cannot be imported.
+        UsageError: if there is no such measure, or a function cannot be imported.
     """
-    if drift is not None and effect is not None:
-        raise click.UsageError("--drift and --effect name the same; give one", click.get_current_context())
-    spec = effect or drift
-    if spec is None:
+    if drift is None:
         return None
     from onnxheadprune.selection.activations.drift import named_measure
 
-    return named_measure(spec)
+    return named_measure(drift)
 
 
 def require_one_way(named: bool, wish: Wish | None, fuse: str, *, leaves: bool = False) -> None:

@@ -80,7 +80,7 @@ def _kind(given: Mapping[str, object]) -> Literal["folder", "model", "file"]:
     """What the output is: many models make a folder."""
     model = given.get("model")
     is_export = isinstance(model, Path) and model.is_dir() and "client" in given
-    if isinstance(given.get("batch"), Path) or "folder" in given or is_export:
+    if "folder" in given or is_export:
         return "folder"
     return "model" if "external_data" in given or "when" in given else "file"
 
@@ -101,7 +101,7 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
 
     if not output.name:
         return
-    if given.get("sweep") is not None or "ratios" in given:
+    if "ratios" in given:
         from onnxheadprune.cli.report.curve import JSON_MARK, PICTURE_MARK, curve_files
 
         document, picture = curve_files(output)

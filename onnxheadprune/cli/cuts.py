@@ -82,7 +82,7 @@ def read_choice(cut: Cut) -> Choice:
     from onnxheadprune.workflow.requests import Choice
 
     wish = read_wish(cut.amount, cut.respecting)
-    effect = read_effect(cut.refitting.drift, cut.refitting.effect)
+    effect = read_effect(cut.refitting.drift)
     spec = combined(cut.heads, {"neurons": cut.neurons}, cut.layers)
     require_one_way(spec is not None, wish, cut.fuse, leaves=cut.exit is not None)
     refitting, augment = cut.refitting, read_augment(cut.refitting.augment)

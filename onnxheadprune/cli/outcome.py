@@ -147,21 +147,6 @@ def emit_json(document: Mapping[str, object]) -> None:
     sys.stdout.write(json_text(document))
 
 
-def moved(command: str, rest: str, *, as_json: bool) -> None:
-    """One line on stderr where an option has become a command; nothing beside JSON.
-
-    Args:
-        command: its name and its argument.
-        rest: what comes behind them.
-        as_json: whether the caller reads a document.
-    """
-    if not as_json:
-        from onnxheadprune.cli.report.console import err
-
-        line = f"note: this has become a command of its own: onnxheadprune {command} {rest}"
-        err().print(line, soft_wrap=True)
-
-
 def _fail(message: str, exit_code: int, as_json: bool, validation: Validation | None = None) -> int:
     from onnxheadprune.cli.report.console import err, print_error
 

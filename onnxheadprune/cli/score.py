@@ -9,10 +9,11 @@ import click
 
 from onnxheadprune.cli.belonging import SCORE, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
+from onnxheadprune.cli.calibrating import Samples, calibration_options, dask_option, read_data
 from onnxheadprune.cli.choosing import (
     Method,
     check_folder,
+    drift_option,
     method_option,
     read_effect,
     read_units,
@@ -35,7 +36,7 @@ class ScoreOptions:
     heatmap: Path | None
     running: Running
     samples: Samples
-    effect: str | None
+    drift: str | None
     jobs: int
     dask: str | None
     follow_links: bool
@@ -64,15 +65,11 @@ class ScoreOptions:
 )
 @run_options
 @calibration_options
-@click.option(
-    "--effect",
-    metavar="M:F",
-    help="For ablation: your own measure, module:function, called with (before, after, feed); larger is worse.",
-)
+@drift_option
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for ablation."
 )
-@parallel_options()
+@dask_option
 @follow_links_option
 @json_option
 @bundled(ScoreOptions)
@@ -98,7 +95,7 @@ def score(given: ScoreOptions) -> int:
         check_picture(heatmap)
     if output is not None:
         check_folder(output)
-    effect, units = read_effect(None, given.effect), read_units(given.units)
+    effect, units = read_effect(given.drift), read_units(given.units)
     if heatmap is not None and HEADS not in units:
         raise click.UsageError("--heatmap is a picture of heads; score them too", click.get_current_context())
     samples = with_own_tokenizer(given.model, given.samples)

@@ -10,7 +10,7 @@ import click
 
 from onnxheadprune.cli.belonging import SWEEP, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import Samples, calibration_options, parallel_options, read_data
+from onnxheadprune.cli.calibrating import Samples, calibration_options, dask_option, read_data
 from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
@@ -71,7 +71,7 @@ class SweepOptions:
 @click.option(
     "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Points worked on at once."
 )
-@parallel_options()
+@dask_option
 @json_option
 @bundled(SweepOptions)
 def sweep(given: SweepOptions) -> int:
@@ -109,7 +109,7 @@ def run_sweep(given: SweepOptions) -> int:
     if picture is not None:
         check_picture(picture)
     requirements = read_requirements(given.respecting)
-    effect = read_effect(given.refitting.drift, given.refitting.effect)
+    effect = read_effect(given.refitting.drift)
     budget = read_recover(given.refitting.recover)
     augment = read_augment(given.refitting.augment)
     recovering = None if budget is None else Recovering(budget, given.running.seed, augment=augment)

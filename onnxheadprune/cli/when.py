@@ -71,7 +71,7 @@ def _text(value: object) -> str | None:
 def _check_writes_nowhere(command: click.Command, given: list[str]) -> None:
     """Raises a UsageError if the command line names a file that is written."""
     for option in command.params:
-        if not isinstance(option.type, Output) and option.name not in ("in_place", "batch", "sweep"):
+        if not isinstance(option.type, Output) and option.name != "in_place":
             continue
         for spelled in option.opts:
             is_short = not spelled.startswith("--")

@@ -55,7 +55,7 @@ CALLS = (
     ),
     Call(
         "prune",
-        "@model.onnx --ratio 0.5 --scores @scores.json --data mine_for_files:feeds --effect other_of_files:far",
+        "@model.onnx --ratio 0.5 --scores @scores.json --data mine_for_files:feeds --drift other_of_files:far",
         {
             "output": ("-o", "out.onnx"),
             "report": ("--report", "r.html"),
@@ -70,8 +70,8 @@ CALLS = (
         (*MODEL, "heads.json", "feeds/0.npz", "feeds/deep/1.npz"),
     ),
     Call(
-        "prune",
-        "@model.onnx --sweep 0:0.5:0.25 --text @text.txt --tokenizer @tokenizer.json",
+        "sweep",
+        "@model.onnx 0:0.5:0.25 --text @text.txt --tokenizer @tokenizer.json",
         {"output": ("-o", "curve.png")},
         (*MODEL, "text.txt", "tokenizer.json"),
     ),

@@ -26,8 +26,7 @@ Command = Callable[..., Outcome]
 
 def takes(call: Call, name: str) -> bool:
     """Whether the command of a call has a parameter, and the call makes a model."""
-    parameters = {parameter.name for parameter in group.commands[call.command].params}
-    return name in parameters and "--sweep" not in call.inputs
+    return name in {parameter.name for parameter in group.commands[call.command].params}
 
 
 MODELS = [call for call in CALLS if takes(call, "external_data") or call.command == "reduce"]

@@ -148,8 +148,8 @@ def test_a_fused_site_that_shows_nowhere_proves_nothing(tmp_path: Path) -> None:
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, output = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save(block(MASKED, inputs=KEY_MASK), source)
-    arguments = [str(source), "-o", str(output), "--fuse", "contrib", "--provider", "cpu"]
-    assert main(["prune", *arguments, "--json"]) == 0
+    arguments = [str(source), "-o", str(output), "--mode", "contrib", "--provider", "cpu"]
+    assert main(["fuse", *arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["fusion"]["operators"] == {"MultiHeadAttention": 1}
     assert document["fusion"]["sites"] == [
@@ -164,7 +164,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     ]
     assert main(["validate", str(source), str(output), "--provider", "cpu"]) == 0
     assert "equals the original" in " ".join(capsys.readouterr().out.split())
-    assert main(["prune", *arguments]) == 0
+    assert main(["fuse", *arguments]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "fused 1 of 1 sites (1 MultiHeadAttention)" in text
     assert "removing 0" not in text
@@ -173,9 +173,9 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_dry_run_shows_the_fusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "in.onnx"
     onnx.save(block(EAGER), source)
-    assert main(["prune", str(source), "--fuse", "onnx", "--dry-run"]) == 0
+    assert main(["fuse", str(source), "--mode", "onnx", "--dry-run"]) == 0
     assert "fused 1 of 1 sites (1 Attention); opset 17 -> 23" in capsys.readouterr().out
-    assert main(["prune", str(source), "--fuse", "onnx", "--dry-run", "--json"]) == 0
+    assert main(["fuse", str(source), "--mode", "onnx", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["fusion"]["operators"] == {"Attention": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
 

@@ -62,7 +62,6 @@ MODES: dict[str, dict[str, Mode]] = {
         | HEADS,
         "heads unproven": OUT | HEADS | {"no_validate": ("--no-validate",)},
         "heads ahead": DRY | HEADS,
-        "batch": {"batch": ("--batch", "folder-{model}"), "output": ("-o", "outdir")} | HEADS,
         "folder": EXPORT | HEADS,
         "folder ahead": {"model": ("export-{model}",), "dry_run": ("--dry-run",)} | HEADS,
         "folder on data": EXPORT | RATIO | DATA,
@@ -70,13 +69,6 @@ MODES: dict[str, dict[str, Mode]] = {
         "ratio on data": OUT | RATIO | DATA,
         "heads recovered": OUT | HEADS | DATA | {"recover": ("--recover", "1")},
         "ratio ahead": DRY | RATIO | DATA,
-        "fuse": OUT | {"fuse": ("--fuse", "contrib")},
-        "sweep": {
-            "model": ("{model}.onnx",),
-            "sweep": ("--sweep", "0.5:0.5:1"),
-            "output": ("-o", "curve.json"),
-        }
-        | DATA,
     },
     "sweep": {
         "data": {
@@ -181,7 +173,6 @@ RESPECTING = {
     "compensate": Trial((("--compensate",), ("--no-compensate",))),
     "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
     "augment": shown("--augment", "flips", along=("--recover", "1", "--data", "{model}.npz"), model="vision"),
-    "effect": shown("--effect", "mine_for_options:worst"),
     "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
 }
 CUTTING = RESPECTING | {
@@ -230,11 +221,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | WRITING
     | AT_ONE_MODEL
     | {
-        "sweep": shown("--sweep", "0:0.5:0.5"),
         "heatmap": shown("--heatmap", "heat.svg"),
-        "batch": shown("--batch", "folder-{model}"),
-        "jobs": shown("--jobs", "2"),
-        "dask": shown("--dask", "nowhere"),
         "client": shown("--for", "genai"),
         "per_layer_config": shown("--per-layer-config", model="cache"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
@@ -308,7 +295,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "output": shown("-o", "scores.json"),
         "heatmap": shown("--heatmap", "heat.svg"),
         "seed": shown("--seed", "7", along=("--random-data",)),
-        "effect": shown("--effect", "mine_for_options:worst"),
+        "drift": shown("--drift", "mine_for_options:worst"),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),
@@ -371,10 +358,10 @@ TRIALS: dict[str, dict[str, Trial]] = {
 }
 """One entry per parameter of each command; a parameter without one fails the suite."""
 
-INVISIBLE = {("prune", "jobs"), ("score", "jobs"), ("sweep", "jobs"), ("batch", "jobs")}
+INVISIBLE = {("score", "jobs"), ("sweep", "jobs"), ("batch", "jobs")}
 """What changes the way only; `test_jobs_are_processes` sees it."""
-SAME = {("prune", "sweep"), ("prune", "batch"), ("batch", "ratio on data"), ("batch", "fuse")}
-"""Modes that ask for the same as those of other commands; `test_superseded` sees it."""
+SAME = {("batch", "ratio on data")}
+"""Modes that ask for the same as those of other commands; `test_batch_asks_what_prune_asks` sees it."""
 OTHERWISE: dict[tuple[str, str], Words] = {
     ("score", "method"): ("--method", "fluctuation"),
     ("sweep", "ratios"): ("0.25:0.25:1",),

@@ -75,7 +75,6 @@ def test_json(command: Command, mixing: Path, in_process: None) -> None:
         ("prune --heads 0:0 --output=out.onnx", "leave --output out of --when"),
         ("prune --heads 0:0 --report page.html", "leave --report out of --when"),
         ("prune --heads 0:0 --in-place --backup b.onnx", "leave --in-place out of --when"),
-        ("prune --batch models --heads 0:0", "leave --batch out of --when"),
         ("prune --no-such-option", "--when is wrong whatever the model"),
         ("prune --heads 0:0 --resume", "--resume would do nothing"),
         ("prune --heads 0", "cannot read '0' in the head spec"),

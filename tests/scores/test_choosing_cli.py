@@ -190,7 +190,7 @@ def test_a_sweep_for_people_in_the_users_own_measure(
     (tmp_path / "mine_for_sweeps.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     options = ("--data", data, "--no-compensate", "-o", "curve.json", *CPU)
-    outcome = command("prune", toy, "--sweep", "0:0.5:0.25", *options, "--effect", "mine_for_sweeps:worst")
+    outcome = command("sweep", toy, "0:0.5:0.25", *options, "--drift", "mine_for_sweeps:worst")
     assert outcome.exit_code == 0, outcome.stderr
     assert re.search(r"drift +worst on held-out data", outcome.stdout) and "4 of 8" in outcome.stdout
     written = json.loads(Path("curve.json").read_text(encoding="utf-8"))
@@ -229,18 +229,29 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
         (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
-        (["--sweep", "0:0.5:0.1"], 2, "measures on data"),
-        (["--sweep", "0:0.5:0.1", "--ratio", "0.5"], 2, "--sweep takes one MODEL"),
-        (["--sweep", "0:0.5"], 2, "START:STOP:STEP"),
-        (["--sweep", "0:0.5:0.1", "-o", "curve.txt"], 2, "a picture is one of"),
     ],
 )
 def test_wishes_that_are_turned_away(
     arguments: list[str], exit_code: int, why: str, command: Command, toy: Path, tmp_path: Path
 ) -> None:
-    out = [] if "-o" in arguments else ["-o", tmp_path / "out.onnx"]
-    outcome = command("prune", toy, *arguments, *(out if "--sweep" not in arguments else []), *CPU)
+    outcome = command("prune", toy, *arguments, "-o", tmp_path / "out.onnx", *CPU)
     assert outcome.exit_code == exit_code and why in said(outcome)
+    assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["0:0.5:0.1"], "measures on data"),
+        (["0:0.5"], "START:STOP:STEP"),
+        (["0:0.5:0.1", "-o", "curve.txt"], "a picture is one of"),
+    ],
+)
+def test_sweeps_that_are_refused(
+    arguments: list[str], why: str, command: Command, toy: Path, tmp_path: Path
+) -> None:
+    outcome = command("sweep", toy, *arguments, *CPU)
+    assert outcome.exit_code == 2 and why in said(outcome)
     assert "Traceback" not in outcome.stderr and list(tmp_path.iterdir()) == []
 
 

@@ -57,10 +57,10 @@ def test_score_asks_the_users_own_measure(
     (tmp_path / "mine_for_scores.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     options = ("--method", "ablation", "--data", data, "--json", *CPU)
-    document = command("score", toy, *options, "--effect", "mine_for_scores:count").document
+    document = command("score", toy, *options, "--drift", "mine_for_scores:count").document
     assert document["unit"] == "count"
     assert document["sites"][0]["scores"] == [32 * 6 * 19] * 4
-    outcome = command("score", toy, *options, "--effect", "mine_for_scores:nothing")
+    outcome = command("score", toy, *options, "--drift", "mine_for_scores:nothing")
     assert outcome.exit_code == 2 and "cannot be imported" in outcome.document["error"]
 
 

@@ -136,7 +136,7 @@ def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: P
     random, out = np.random.default_rng(0), tmp_path / "curve.svg"
     np.savez(tmp_path / "data.npz", x=random.standard_normal((12, 48, 16)).astype(np.float32))
     options = ("--data", tmp_path / "data.npz", "-o", out, "--provider", "cpu", "--no-compensate")
-    outcome = command("prune", many, "--sweep", "0:0.75:0.375", *options, "--json")
+    outcome = command("sweep", many, "0:0.75:0.375", *options, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     curve = outcome.document
     assert curve == json.loads(out.with_suffix(".json").read_text(encoding="utf-8")) and is_picture(out)

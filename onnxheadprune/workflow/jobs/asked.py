@@ -200,7 +200,7 @@ def require_askable(job: Job, output: Path) -> None:
         client_named(keys.prune.client)
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
-        measure_of(keys.score.effect)
+        measure_of(keys.score.drift)
         scored_kinds(keys.prune.units)
     if keys.recover is not None:
         recovering(job, None, output, resume=False)

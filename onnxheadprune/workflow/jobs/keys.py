@@ -80,8 +80,9 @@ class ScoreKeys:
         | None,
         Field(description="How units are judged; reconstruction if not given, weight without data."),
     ] = None
-    effect: Annotated[
-        Words | None, Field(description="For ablation: a measure of your own, module:function.")
+    drift: Annotated[
+        Words | None,
+        Field(description="For ablation: what drift is measured in: auto, kl, cosine or module:function."),
     ] = None
     jobs: Annotated[Count, Field(description="Processes for ablation.")] = 1
     dask: Annotated[

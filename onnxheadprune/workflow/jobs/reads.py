@@ -28,7 +28,7 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
     validate = keys.validate or ValidateKeys()
     heads = heads_of(job)
     named: Mapping[str, Mapping[str, str | None]] = {
-        "score": {"score.effect": _function(score.effect), **_data(job)},
+        "score": {"score.drift": _function(score.drift), **_data(job)},
         "prune": {
             "prune.heads": heads if isinstance(heads, str) and heads.endswith(".json") else None,
             "prune.scores": _path(job, keys.prune.scores),

@@ -173,7 +173,7 @@ class Workshop:
                 method=method,
                 data=data,
                 provider=provider if provider.lower() == AUTO else resolve_provider(provider),
-                effect=measure_of(keys.effect),
+                effect=measure_of(keys.drift),
                 executor=executor,
                 partial=partial,
                 progress=progress,
