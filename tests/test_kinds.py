@@ -24,7 +24,6 @@ SPOKEN = {
     "cli/prune.py": "--neurons, and what the command says of itself",
     "cli/score.py": "the words of --units",
     "cli/sections.py": "options in the order of --help",
-    "cli/when.py": "--neurons",
     "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
     "liveness/remnant.py": "a sentence about experts in one operator",

@@ -37,7 +37,6 @@ CALLS = {
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "batch": "batch folder --heads 0:1 -o out",
     "run": "run job.yaml",
-    "reduce": "reduce model.onnx --when 'prune --heads 0:9' -o out.onnx --budget 60s",
 }
 JOB = """
 model: model.onnx

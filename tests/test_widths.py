@@ -32,7 +32,6 @@ LONG = {
     "sweep": "sweep model.onnx 0:0.5:0.5 --random-data",
     "bench": f"bench model.onnx pruned.onnx {TIMED}",
     "run": "run job.yaml",
-    "reduce": "reduce model.onnx --when doctor --saying nothing -o out.onnx",
     "report": "report pruned.json -o r.html",
 }
 NO_WIDTHS = ["0", "-1", "", "wide", "1e3", "\u0668\u0660", " "]

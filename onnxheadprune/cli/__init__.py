@@ -25,7 +25,6 @@ from onnxheadprune.cli.outcome import outcome_of
 from onnxheadprune.cli.prune import prune
 from onnxheadprune.cli.quantize import quantize
 from onnxheadprune.cli.recover import recover
-from onnxheadprune.cli.reduce import reduce_
 from onnxheadprune.cli.reporting import report
 from onnxheadprune.cli.run import run
 from onnxheadprune.cli.score import score
@@ -57,7 +56,6 @@ for _command in (
     prune,
     quantize,
     recover,
-    reduce_,
     report,
     run,
     score,

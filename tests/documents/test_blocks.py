@@ -26,6 +26,7 @@ NOT_RUN = {
     "needs an export of the client": 5,
     "needs olive-ai": 1,
     "needs openvino": 1,
+    "needs polygraphy": 1,
 }
 """Why blocks cannot run in a test, and how many there are: a new one is a decision."""
 

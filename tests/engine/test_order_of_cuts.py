@@ -88,7 +88,7 @@ def test_calls_in_any_order_give_what_one_call_gives(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_more_calls_in_any_order_give_what_one_call_gives(name: str, renumber: bool) -> None:
     """And what they give equals the masked original."""
-    for seed in range(1, 8):
+    for seed in range(1, 4):
         made = check_some(name, seed, renumber)
         if made is not None and seed % 3 == 1:
             assert validate(MODELS[name](), made, provider="cpu").verdict in {"passed", "inconclusive"}
@@ -97,7 +97,7 @@ def test_more_calls_in_any_order_give_what_one_call_gives(name: str, renumber: b
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", MODELS)
 def test_thousands_of_calls_give_what_one_call_gives(name: str) -> None:
-    for seed in range(8, 200):
+    for seed in range(4, 200):
         check_some(name, seed, renumber=seed % 2 == 0)
 
 

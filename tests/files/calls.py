@@ -149,7 +149,6 @@ CALLS = (
         },
         (*MODEL, "pruned.onnx", "v.bin", "data.npz"),
     ),
-    Call("reduce", "@model.onnx --when inspect", {"output": ("-o", "small.onnx")}, MODEL),
     Call("report", "@scores.json @heads.json", {"output": ("-o", "r.html")}, ("scores.json", "heads.json")),
 )
 BATCH = Call("batch", "@models --heads @heads.json", {"output": ("-o", "out")}, ())

@@ -102,7 +102,6 @@ MAKERS = {
     "cli/report/pictures/style.py": "savefig into memory",
     "cli/outcome.py": "os.devnull",
     "integrations/olive.py": "a package configuration, under a name that nothing has yet",
-    "workflow/reducing/process.py": "os.devnull",
     "cli/streams.py": "os.devnull, and the process's own stdout and stderr",
 }
 

@@ -29,7 +29,7 @@ def takes(call: Call, name: str) -> bool:
     return name in {parameter.name for parameter in group.commands[call.command].params}
 
 
-MODELS = [call for call in CALLS if takes(call, "external_data") or call.command == "reduce"]
+MODELS = [call for call in CALLS if takes(call, "external_data")]
 NAMED = [call for call in MODELS if takes(call, "data_name")]
 
 

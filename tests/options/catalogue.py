@@ -122,13 +122,6 @@ MODES: dict[str, dict[str, Mode]] = {
         "plain": PAIR | QUICK | DATA | {"to": ("--to", "int8-dynamic")},
         "in blocks": PAIR | QUICK | DATA | {"to": ("--to", "int4")},
     },
-    "reduce": {
-        "plain": {
-            "model": ("{model}.onnx",),
-            "when": ("--when", "prune --heads 0:99"),
-            "output": ("-o", "small.onnx"),
-        }
-    },
     "report": {"plain": {"results": ("curve.json",), "output": ("-o", "page.html")}},
     "run": {"plain": {"job": ("job-{model}.yaml",)}},
 }
@@ -337,17 +330,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "settings": shown("--set", "prune.heads=0:2"),
         "junit": shown("--junit", "gates.xml"),
         "schema": shown("--schema", instead="job"),
-        "as_json": shown("--json"),
-    },
-    "reduce": {
-        "model": shown("{model}.onnx"),
-        "when": shown("--when", "prune --heads 99:0"),
-        "output": shown("-o", "other.onnx"),
-        "saying": shown("--saying", "no such words"),
-        "patience": shown("--budget", "0.001"),
-        "limit": shown("--limit", "0.001", along=("--budget", "3s")),
-        "memory": shown("--memory", "0.001", along=("--budget", "3s")),
-        "seed": shown("--seed", "7"),
         "as_json": shown("--json"),
     },
     "report": {
