@@ -93,6 +93,7 @@ def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyP
         test_a_layer_counts_on_the_samples_that_run_it()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["nested", "weights outside"])
 def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     model = FORMS[form]()

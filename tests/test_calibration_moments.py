@@ -188,6 +188,7 @@ def test_targets_of_a_product_need_not_be_multiplied_row_by_row() -> None:
             )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("export", ["bert-torchscript-sdpa", "bert-dynamo-eager", "gpt2-torchscript-eager"])
 def test_wide_maps_learn_the_same_from_inputs_as_from_targets(
     export: str, monkeypatch: pytest.MonkeyPatch

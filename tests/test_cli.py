@@ -362,6 +362,7 @@ def test_output_in_a_pipe_has_no_colours_and_whole_rows(digits: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.long
 def test_colours_follow_the_environment(digits: Path) -> None:
     assert "\x1b[" in shell("inspect", digits, FORCE_COLOR="1").stdout
     assert "\x1b[3" not in shell("inspect", digits, FORCE_COLOR="1", NO_COLOR="1").stdout

@@ -43,6 +43,7 @@ def test_there_is_a_corpus() -> None:
     assert len(CORPUS) >= 6
 
 
+@pytest.mark.long
 @settings(QUIET, max_examples=100, derandomize=True)
 @given(seed=st.sampled_from(sorted(SEEDS)), rng=st.randoms(use_true_random=False))
 def test_damaged_models(seed: str, rng: random.Random, tmp_path: Path) -> None:

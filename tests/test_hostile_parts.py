@@ -58,6 +58,7 @@ def test_parts_are_counted_before_they_are_read(
     assert "more than 50,000 nodes, tensors and other parts" in result.stderr
 
 
+@pytest.mark.long
 def test_many_declarations_are_looked_at_one_by_one(tmp_path: Path) -> None:
     """Python makes several objects for each; protobuf crashes where there is no memory for them."""
     path = tmp_path / "m.onnx"
@@ -148,6 +149,7 @@ def test_a_loop_that_never_ends_is_stopped(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.array_equal(quick.run(FEED)["z"], plain.run(FEED)["y"])
 
 
+@pytest.mark.long
 def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run before those that are measured; what ends there goes on as every other model."""
     provider = resolve_provider("cpu")

@@ -83,6 +83,7 @@ def roots() -> set[str]:
     return {name for name in found if name not in sys.stdlib_module_names and name != "onnxheadprune"}
 
 
+@pytest.mark.long
 def test_every_library_is_interrupted() -> None:
     assert roots() - ELSEWHERE <= set(LINES), roots() - ELSEWHERE - set(LINES)
 

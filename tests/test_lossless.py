@@ -196,6 +196,7 @@ def test_the_walk_can_fail(exhibits: ModelProto, kind: str) -> None:
     assert unexplained(exhibits, pruned, plan)
 
 
+@pytest.mark.long
 def test_same_input_and_plan_same_bytes(exhibits: ModelProto, tmp_path: Path) -> None:
     """Also in another process with other hash seeds, at another time and place."""
     written = []

@@ -45,6 +45,7 @@ def test_heads_neurons_and_sublayers_go_in_one_cut(command: Command, digits: Pat
     ]
 
 
+@pytest.mark.long
 def test_numbers_are_those_of_the_original(command: Command, digits: Path, tmp_path: Path) -> None:
     """After a cut neuron 64 is still neuron 64, and what is gone cannot go again."""
     once, twice, at_once = (tmp_path / name for name in ("once.onnx", "twice.onnx", "at_once.onnx"))

@@ -73,6 +73,7 @@ def test_an_axis_is_logarithmic_only_where_the_span_asks_for_it(steep: float, sc
     assert scale == "log" or figure.axes[0].get_ylim()[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("x", AXES)
 @pytest.mark.parametrize("labels", [True, False])
 def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
@@ -84,6 +85,7 @@ def test_curves_are_readable_along_every_axis(x: str, labels: bool) -> None:
     assert "hollow: no measurable difference" in written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("x", [None, "operations", "parameters", "speedup"])
 def test_a_curve_over_operations_says_so(x: str | None) -> None:
     curve = curve_result(counted="operations")

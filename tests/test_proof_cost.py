@@ -112,6 +112,7 @@ def made_by(count: int) -> ModelProto:
     return toy.model([toy.info("x", ["batch", "length", 6])], [toy.info(out, ["batch", "length", 6])])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [3, 400])
 def test_neurons_that_many_layers_make_are_found(count: int) -> None:
     (site,) = NeuronSite.found(view_of(made_by(count)), []).sites

@@ -188,6 +188,7 @@ def test_blocks_of_four_bits_are_read_and_written() -> None:
         np.testing.assert_array_equal(matrix.written(matrix.read()), matrix.stored.numbers())
 
 
+@pytest.mark.long
 def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
     cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, compensate=True, provider="cpu")
     assert cut.output is not None

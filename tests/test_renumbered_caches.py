@@ -179,6 +179,7 @@ def test_a_refit_and_data_with_caches() -> None:
 # What does not hold shows
 
 
+@pytest.mark.long
 def test_caches_under_each_others_names_fail() -> None:
     model = toys_layers.decoder(4, cache=True)
     made = cut(model)
@@ -191,6 +192,7 @@ def test_caches_under_each_others_names_fail() -> None:
     assert validate(model, made, provider="cpu").verdict == "failed"
 
 
+@pytest.mark.long
 def test_outputs_under_each_others_names_fail() -> None:
     model = toys_layers.decoder(4, cache=True)
     made = cut(model)

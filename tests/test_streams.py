@@ -57,6 +57,7 @@ def test_closed_streams_write_no_model(toy: Path) -> None:
     assert validate(toy, out, provider="cpu").passed
 
 
+@pytest.mark.long
 def test_a_full_disk_is_no_verdict(toy: Path) -> None:
     for line in (
         f"T inspect {toy} > /dev/full",
@@ -71,6 +72,7 @@ def test_a_full_disk_is_no_verdict(toy: Path) -> None:
     assert "does not exist" in result.stderr
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_changes_no_verdict(toy: Path) -> None:
     """`validate | true` says what `validate` says."""
     pruned, wrong = toy.with_name("p.onnx"), toy.with_name("w.onnx")

@@ -97,6 +97,7 @@ def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
         score_heads(toys_scores.stack(), method=method, data=data(2), provider="cpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4, 30])
 def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     found = prune(toys_scores.stack(), {0: [1]}, compensate=True, data=data(count), provider="cpu").chosen

@@ -286,6 +286,7 @@ def test_a_small_effect_is_enough_where_no_difference_is_left(scale: float) -> N
     assert all(case.conclusive for case in result.cases)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scale", 10.0 ** -np.arange(0, 9))
 def test_a_difference_as_large_as_the_effect_never_passes(scale: float) -> None:
     """Another head is gone than the record says, and no tensor has its name."""
@@ -338,6 +339,7 @@ def with_filled(model: ModelProto, number: float, places: Any) -> ModelProto:
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [-np.inf, np.nan])
 def test_what_is_no_number_by_design_hides_nothing(number: float) -> None:
     """Tokens that are ruled out, rows that attend to nothing: the other numbers prove the cut."""
@@ -434,6 +436,7 @@ def test_unreadable_record_is_named() -> None:
 # Drift, data and labels
 
 
+@pytest.mark.long
 def test_data_that_are_read_say_the_same(digits: Path, digits_test: Path) -> None:
     smaller = prune(digits, "1:0,3", validate=False).model
     data = calibration_data(str(digits_test), view_of(load_model(digits)))
@@ -473,6 +476,7 @@ def test_accuracy_is_what_numpy_says(digits: Path, digits_test: Path, tmp_path: 
     assert result.accuracy.pruned == pytest.approx(float((logits.argmax(1) == data["labels"]).mean()))
 
 
+@pytest.mark.long
 def test_hidden_states_are_no_logits(tiny: Path) -> None:
     model = onnx.load(tiny / "bert-torchscript-eager.onnx")
     result = check(model, pruned(model))

@@ -56,6 +56,7 @@ def test_a_graph_that_changes_at_a_number_of_its_own_fails(condition: str) -> No
     assert found.verdict == "failed", found.reason
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [2, 37, 90])
 @pytest.mark.parametrize("what", ["Identity(past)", "Add(past, length)"])
 def test_a_past_of_a_number_of_its_own_fails(what: str, number: int) -> None:

@@ -57,6 +57,7 @@ def test_every_command_is_printed() -> None:
     assert {line.split()[0] for line in (QUICK | LONG).values()} == set(group.commands)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("line", QUICK.values(), ids=list(QUICK))
 def test_a_width_of_nothing_prints_what_no_width_prints(
     line: str, command: Command, place: Path, monkeypatch: pytest.MonkeyPatch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import pytest
 from onnx import ModelProto, helper
 
 from tests import (
@@ -64,3 +65,14 @@ MODELS: Mapping[str, Callable[[], ModelProto]] = {
     "exits after each other": toys_exits.chain,
     "exit of a loop": toys_exits.loop,
 }
+
+_QUICK = (
+    "one block with a cache",
+    "caches",
+    "parallel with biases",
+    "merged decoder of two",
+    "MultiHeadAttention",
+)
+
+EACH = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.long) for name in MODELS]
+"""All names, for laws that take seconds a toy: a few kinds in every run of the tests, the others with the long ones."""

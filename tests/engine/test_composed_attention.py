@@ -93,6 +93,7 @@ def check_drawn(data: st.DataObject) -> None:
     assert not made.edge_gathers, [str(gather) for gather in made.edge_gathers]
 
 
+@pytest.mark.long
 @QUICK
 @given(st.data())
 def test_composed_attention(data: st.DataObject) -> None:

@@ -12,10 +12,8 @@ from onnx.shape_inference import infer_shapes
 from onnxheadprune.attention.planning import analyse
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.edit.apply import apply_plan
-from tests.toys_all import MODELS
+from tests.toys_all import EACH, MODELS
 
-FEW = ("one block with a cache", "MultiHeadAttention", "GroupQueryAttention")
-"""Toys that are tried in every run of the tests."""
 DRAWN = 12
 """Tensors of a toy whose declarations are corrupted, of all of them: each size costs an analysis of the whole toy."""
 
@@ -42,9 +40,7 @@ def _corrupted(model: ModelProto) -> Iterator[tuple[str, ModelProto]]:
         yield f"rank of {info.name}", changed
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.long) for name in MODELS]
-)
+@pytest.mark.parametrize("name", EACH)
 def test_sites_stay_what_they_were(name: str) -> None:
     model = infer_shapes(MODELS[name]())
     right = find_sites(model)

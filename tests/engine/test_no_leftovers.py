@@ -15,7 +15,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.model.bodies import bodies_of
 from tests import toys_parallel
 from tests.conftest import SAMPLES
-from tests.toys_all import MODELS
+from tests.toys_all import EACH, MODELS
 
 TINY = tuple(
     f"{name}.onnx"
@@ -110,7 +110,7 @@ def check(model: ModelProto, renumber: bool = False) -> None:
         assert not projections & computed(cut.graph, contents), spec
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_nothing_of_a_site_that_goes_as_a_whole_is_left_for_its_shape(name: str) -> None:
     check(MODELS[name]())
 
@@ -121,6 +121,7 @@ def test_nothing_of_an_exported_site_is_left_for_its_shape(name: str) -> None:
     check(onnx.load(SAMPLES / "tiny" / name))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["caches", "merged decoder", "decoder of two"])
 def test_nothing_of_a_site_that_goes_with_its_cache_is_left(name: str) -> None:
     check(MODELS[name](), renumber=True)

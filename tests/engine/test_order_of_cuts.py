@@ -13,7 +13,7 @@ from onnxheadprune import HeadPruneError, apply_plan, plan_pruning, validate
 from onnxheadprune.attention.analysis import analysis_of
 from tests import toys_layers, toys_scores
 from tests.graph_text import model_of
-from tests.toys_all import MODELS
+from tests.toys_all import EACH, MODELS
 
 Part = dict[str, str | list[int]]
 
@@ -78,7 +78,7 @@ def check_some(name: str, seed: int, renumber: bool) -> ModelProto | None:
     return check(model, parts, random.Random(seed).sample(parts, len(parts)), renumber) if parts else None
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EACH)
 def test_calls_in_any_order_give_what_one_call_gives(name: str) -> None:
     check_some(name, 0, renumber=True)
 

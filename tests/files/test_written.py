@@ -30,6 +30,7 @@ from tests.files.filesystems import no_links
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("older", [b"an older one", None])
 @pytest.mark.parametrize("nameless", [True, False])
 def test_texts_are_whole_at_every_step(

@@ -180,6 +180,7 @@ def test_a_wish_on_text_reaches_every_network(command: Command, tmp_path: Path) 
     assert outcome.document["heads"] == {} and outcome.document["neurons"].keys() == {"ffn.0", "ffn.1"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client", sorted(CLIENTS.keys() - {"genai"}))
 def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path) -> None:
     """Caches stay as they are, so nothing follows; a width that the configuration tells is named."""
