@@ -75,7 +75,6 @@ def _choosing(data: str, choices: str) -> tuple[Law, ...]:
         Law("compensate=False", needs=data),
         Law("recover", needs=f"heads neurons layers {choices}"),
         Law("recover", needs=data),
-        Law("augment", needs="recover"),
     )
 
 
@@ -120,7 +119,6 @@ SWEEP = (
     Law("compensate=False", needs=DATA),
     *_SAMPLES,
     Law("recover", needs=DATA),
-    Law("augment", needs="recover"),
     Law("seed", needs="random_data recover"),
 )
 BATCH = (

@@ -148,7 +148,6 @@ class Refitting:
 
     compensate: bool | None
     recover: str | None
-    augment: str | None
     drift: str | None
 
 
@@ -161,7 +160,6 @@ def refitting_options(function: Function) -> Function:
             help="Refit what is left to the original's activations [default: where heads are chosen on data].",
         ),
         recover_option,
-        augment_option,
         drift_option,
     )
     return stacked(function, options)
@@ -181,29 +179,6 @@ def resume_option(function: Function) -> Function:
     return click.option(
         "--resume", is_flag=True, help="Go on with an interrupted --recover, from the file OUT.recovery."
     )(function)
-
-
-def augment_option(function: Function) -> Function:
-    """`--augment`."""
-    return click.option(
-        "--augment",
-        metavar="WAYS",
-        help="Train on pictures that are mirrored by chance (flips), shifted a little (crops) or both (flips,crops),"
-        " anew in every epoch.",
-    )(function)
-
-
-def read_augment(text: str | None) -> tuple[str, ...]:
-    """The ways to augment that `--augment` names.
-
-    Raises:
-        UsageError: if there is no such way.
-    """
-    if text is None:
-        return ()
-    from onnxheadprune.selection.recovery import parse_augment
-
-    return parse_augment(text)
 
 
 def read_recover(text: str | None) -> Budget | None:

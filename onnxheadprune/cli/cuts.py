@@ -11,7 +11,6 @@ from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
     amount_options,
-    read_augment,
     read_effect,
     read_recover,
     read_wish,
@@ -85,9 +84,9 @@ def read_choice(cut: Cut) -> Choice:
     effect = read_effect(cut.refitting.drift)
     spec = combined(cut.heads, {"neurons": cut.neurons}, cut.layers)
     require_one_way(spec is not None, wish, cut.fuse, leaves=cut.exit is not None)
-    refitting, augment = cut.refitting, read_augment(cut.refitting.augment)
+    refitting = cut.refitting
     recover = read_recover(refitting.recover)
-    return Choice(spec, wish, refitting.compensate, effect, recover, augment=augment, exit=cut.exit)
+    return Choice(spec, wish, refitting.compensate, effect, recover, exit=cut.exit)
 
 
 def request_of(cut: Cut, choice: Choice, data: DataSource | None, writing: Writing) -> Request:

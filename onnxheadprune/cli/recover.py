@@ -11,9 +11,7 @@ from onnxheadprune.cli.belonging import RECOVER, LawfulCommand
 from onnxheadprune.cli.bundles import bundled
 from onnxheadprune.cli.calibrating import Samples, calibration_options, read_data
 from onnxheadprune.cli.choosing import (
-    augment_option,
     drift_option,
-    read_augment,
     read_effect,
     read_recover,
     resume_option,
@@ -41,7 +39,6 @@ class RecoverOptions:
     pruned: Path
     output: Path
     budget: str
-    augment: str | None
     resume: bool
     drift: str | None
     running: Running
@@ -70,7 +67,6 @@ class RecoverOptions:
     metavar="N|Ts",
     help="How long to train: N epochs, or a time like 90s or 5m.",
 )
-@augment_option
 @resume_option
 @drift_option
 @run_options
@@ -91,10 +87,9 @@ def recover(given: RecoverOptions) -> int:
     from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
     effect = read_effect(given.drift)
-    budget, augment = read_recover(given.budget), read_augment(given.augment)
     data = read_data(given.model, given.samples, given.running)
     request = Request(
-        Choice(effect=effect, recover=budget, resume=given.resume, augment=augment),
+        Choice(effect=effect, recover=read_recover(given.budget), resume=given.resume),
         run=Run(given.running.provider, given.running.seed, data),
         proving=Proving(not given.checking.no_validate, given.checking.accept_inconclusive),
         writing=Writing(given.output, given.external_data),

@@ -10,7 +10,7 @@ SECTIONS = (
         "What a choice goes by",
         (
             "scores method protect units floor multiple_of neurons_multiple_of uniform compensate recover budget"
-            " augment resume drift"
+            " resume drift"
         ),
     ),
     (

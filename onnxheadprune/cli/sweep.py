@@ -14,7 +14,6 @@ from onnxheadprune.cli.calibrating import Samples, calibration_options, dask_opt
 from onnxheadprune.cli.choosing import (
     Refitting,
     Respecting,
-    read_augment,
     read_effect,
     read_recover,
     read_requirements,
@@ -111,8 +110,7 @@ def run_sweep(given: SweepOptions) -> int:
     requirements = read_requirements(given.respecting)
     effect = read_effect(given.refitting.drift)
     budget = read_recover(given.refitting.recover)
-    augment = read_augment(given.refitting.augment)
-    recovering = None if budget is None else Recovering(budget, given.running.seed, augment=augment)
+    recovering = None if budget is None else Recovering(budget, given.running.seed)
     data = read_data(given.model, given.samples, given.running)
     provider = resolve_provider(given.running.provider)
     with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:

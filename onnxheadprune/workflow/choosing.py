@@ -49,15 +49,13 @@ def chosen_for(
         What was chosen, None for plain named heads; and the data to validate on, None without any.
 
     Raises:
-        UsageError: if heads are named and wished for, or pictures are augmented for no training.
+        UsageError: if heads are named and wished for.
     """
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
         return choice.decided, data
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if choice.augment and choice.recover is None:
-        raise UsageError("pictures are augmented for a training, and none is asked for")
     if choice.wish is None and not choice.compensate and choice.recover is None:
         return None, data
     where = provider or resolve_provider(request.run.provider)
@@ -176,4 +174,4 @@ def _recovering(request: Request) -> Recovering | None:
         return None
     trains_many = choice.wish is not None and choice.wish.max_drift is not None
     state = None if output is None or trains_many else beside(output)
-    return Recovering(choice.recover, request.run.seed, state, choice.resume, choice.augment)
+    return Recovering(choice.recover, request.run.seed, state, choice.resume)

@@ -6,7 +6,6 @@ Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from onnx import ModelProto
 
@@ -24,7 +23,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation import sealed
-from onnxheadprune.selection.recovery import Budget, parse_augment
+from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
@@ -66,7 +65,6 @@ def prune(
     effect: Measure | None = None,
     recover: Budget | None = None,
     resume: bool = False,
-    augment: str | Iterable[str] = (),
     progress: Progress = silent,
 ) -> PruneResult:
     """Removes heads, proves the result equal to the original with silenced heads, then writes it.
@@ -99,8 +97,6 @@ def prune(
         recover: how long what is left is trained on `data` to give what the original gives, after the refit; a
             twentieth of the data is set aside for that.
         resume: go on with a training that was interrupted, from the file beside `output`.
-        augment: what is done to pictures that the training learns from, anew in every epoch: "flips" mirrors half of
-            them by chance, "crops" shifts each a little, "flips,crops" does both.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:
@@ -111,7 +107,7 @@ def prune(
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     request = Request(
-        Choice(heads, wish, compensate, effect, recover, resume, parse_augment(augment), exit=exit),
+        Choice(heads, wish, compensate, effect, recover, resume, exit=exit),
         Contract(keep_cache_shape, allow_io_change, renumber_cache),
         fuse,
         Run(provider, seed, data),

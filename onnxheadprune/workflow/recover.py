@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.fusion import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
-from onnxheadprune.runtime.feeds import DataSource, graph_inputs
+from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.compensation import Compensation, restored
-from onnxheadprune.selection.recovery import Budget, parse_augment, require_pictures
+from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.validation import validate
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
@@ -36,7 +34,6 @@ def recover(
     provider: str = AUTO,
     seed: int = 0,
     resume: bool = False,
-    augment: str | Iterable[str] = (),
     progress: Progress = silent,
 ) -> PruneResult:
     """Trains what is left of a pruned model to give what the original gives, proves the result, then writes it.
@@ -50,7 +47,6 @@ def recover(
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         seed: of the order of the data.
         resume: go on with a training that was interrupted, from the file beside `output`.
-        augment: what is done to pictures that the training learns from; see `prune`.
         progress: told what is being done; see `prune`.
 
     Raises:
@@ -58,7 +54,7 @@ def recover(
         RefusedError: if no gradient reaches a weight.
         ValidationFailedError: if `pruned` is no exact cut of `model`, or the result is not shown to be one.
     """
-    choice = Choice(recover=budget, resume=resume, augment=parse_augment(augment))
+    choice = Choice(recover=budget, resume=resume)
     request = Request(choice, run=Run(provider, seed, data), writing=Writing(output))
     return carried_through(model, recovery_request(model, pruned, request), progress)
 
@@ -72,7 +68,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
         request: how to train, where to run and to write.
 
     Raises:
-        UsageError: if the models do not belong together, or take no pictures that could be augmented.
+        UsageError: if the models do not belong together.
         ValidationFailedError: if `pruned` is no exact cut of `model`.
     """
     if isinstance(pruned, (str, os.PathLike)) and request.writing.output is not None:
@@ -81,8 +77,6 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
     original, made = open_structure(model), open_structure(pruned)
     names = model_name(model), model_name(pruned)
     provider = resolve_provider(request.run.provider)
-    if request.choice.augment:
-        require_pictures(graph_inputs(view_of(original.proto, original.name, original.sources)))
     found = validate(model, pruned, provider=provider, seed=request.run.seed)
     if found.verdict == "failed":
         raise ValidationFailedError(

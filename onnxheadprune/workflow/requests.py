@@ -31,7 +31,6 @@ class Choice:
         effect: the measure of drift; None goes by the kind of output.
         recover: how long what is left is trained after that, None for not at all.
         resume: go on with an interrupted training, from the file beside the output.
-        augment: what is done to the pictures that a training learns from: some of "flips" and "crops".
         given: new numbers of the original that a training starts from, in the place of a refit.
         decided: heads, and refitted weights, that were chosen elsewhere: on another file of the same network.
         exit: the early exit that is made permanent before anything is chosen or cut, None for none.
@@ -43,7 +42,6 @@ class Choice:
     effect: Measure | None = None
     recover: Budget | None = None
     resume: bool = False
-    augment: tuple[str, ...] = ()
     given: Compensation | None = None
     decided: Chosen | None = None
     exit: int | None = None

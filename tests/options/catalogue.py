@@ -165,7 +165,6 @@ RESPECTING = {
     "protect": Trial((("--protect", "0"), ("--protect", "1"))),
     "compensate": Trial((("--compensate",), ("--no-compensate",))),
     "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
-    "augment": shown("--augment", "flips", along=("--recover", "1", "--data", "{model}.npz"), model="vision"),
     "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
 }
 CUTTING = RESPECTING | {
@@ -227,7 +226,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "pruned": shown("{model}-less.onnx"),
         "budget": shown("--budget", "2"),
         "resume": shown("--resume"),
-        "augment": shown("--augment", "flips", model="vision"),
         "drift": RESPECTING["drift"],
         "report": AT_ONE_MODEL["report"],
     },
@@ -269,7 +267,6 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | RESPECTING
     | {
         "recover": shown("--recover", "1"),
-        "augment": shown("--augment", "flips", along=("--recover", "1"), model="vision"),
         "model": shown("{model}.onnx"),
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),

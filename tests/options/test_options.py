@@ -208,14 +208,6 @@ def test_without_laws_options_are_ignored(
         ("prune toy.onnx --keep 2 --uniform", "--uniform would do nothing beside --keep"),
         ("prune toy.onnx --heads 0:1 --resume", "--resume would do nothing: it can only go with --recover"),
         (
-            "prune toy.onnx --heads 0:1 --augment flips",
-            "--augment would do nothing: it can only go with --recover",
-        ),
-        (
-            "sweep toy.onnx 0:1:1 --data a --augment flips",
-            "--augment would do nothing: it can only go with --recover",
-        ),
-        (
             "prune toy.onnx --heads 0:1 --no-compensate",
             "--no-compensate would do nothing: it can only go with",
         ),

@@ -93,9 +93,7 @@ def test_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
         trained(out, resume=True)
     with pytest.raises(MemoryError):
         trained(out, progress=Stop(MemoryError, 8))
-    with pytest.raises(
-        UsageError, match="is of another model, other data, another budget, augmentation or seed"
-    ):
+    with pytest.raises(UsageError, match="is of another model, other data, another budget or another seed"):
         trained(out, resume=True, seed=3)
     beside(out).write_bytes(beside(out).read_bytes()[:-200])
     with pytest.raises(UsageError, match="cannot be read"):

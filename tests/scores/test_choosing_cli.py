@@ -85,6 +85,7 @@ def test_named_heads_are_refitted_when_asked_for(
         "costs": {},
         "scores": {},
         "constant": {},
+        "left_out": {},
     }
     assert document["choice"]["compensation"]["tensors"]
     outcome = command("prune", toy, *options, "--compensate")
@@ -224,7 +225,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--max-drift", "-1"], 2, "lies above 0"),
         (["--ratio", "0.9"], 3, "only 6 can go"),
         (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
-        (["--ratio", "0.5", "--protect", "7:1"], 2, "no site '7'"),
+        (["--ratio", "0.5", "--protect", "7:1"], 2, "there is no '7' to protect"),
         (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
         (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),

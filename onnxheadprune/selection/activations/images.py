@@ -15,12 +15,13 @@ import numpy.typing as npt
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import kind_of, regular_file
-from onnxheadprune.runtime.feeds import Feed, Input
-from onnxheadprune.selection.activations.pictures import PictureInput, picture_inputs
+from onnxheadprune.runtime.feeds import Feed, Input, Role
 
 BATCH = 16
 MAX_PIXELS = 50_000_000
 """Of a picture; it is unpacked as a whole before it is scaled down, at four bytes each."""
+COLOUR, GREY = 3, 1
+"""Numbers of channels."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
 
@@ -63,11 +64,13 @@ def image_feeds(
     paths = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not paths:
         raise UsageError(f"the folder {folder} holds no pictures ({', '.join(SUFFIXES)})")
-    pixels = picture_inputs(inputs)
+    pixels = [
+        item for item in inputs if item.role is Role.FLOATS and len(item.dims) == 4 and not item.is_cache
+    ]
     if len(pixels) != 1 or len(inputs) != 1:
         raise UsageError("the model does not take pictures as its only input; give its inputs with --data")
     layout = _layout(pixels[0], how)
-    item = pixels[0].item
+    item = pixels[0]
     fixed = item.dims[0]
     count = fixed if isinstance(fixed, int) else batch
     whole = len(paths) - len(paths) % count if isinstance(fixed, int) else len(paths)
@@ -93,8 +96,9 @@ class _Layout:
     std: npt.NDArray[np.float32]
 
 
-def _layout(pixels: PictureInput, how: Preprocessing) -> _Layout:
-    item, (height, width) = pixels.item, pixels.size
+def _layout(item: Input, how: Preprocessing) -> _Layout:
+    last = item.dims[3] in (GREY, COLOUR) and item.dims[1] not in (GREY, COLOUR)
+    channels, height, width = (item.dims[at] for at in ((3, 1, 2) if last else (1, 2, 3)))
     if how.size is not None:
         for wanted, given in zip(how.size, (height, width), strict=True):
             if isinstance(given, int) and given != wanted:
@@ -104,11 +108,13 @@ def _layout(pixels: PictureInput, how: Preprocessing) -> _Layout:
         raise UsageError(
             f"the model takes pictures of any size ({item.describe()}); choose one with --image-size"
         )
-    count = pixels.count_channels()
+    count = channels if isinstance(channels, int) else COLOUR
+    if count not in (GREY, COLOUR):
+        raise UsageError(f"the model takes {item.describe()}, which is neither colour nor grey")
     mean, std = (_per_channel(numbers, count) for numbers in (how.mean, how.std))
     if not np.all(std > 0):
         raise UsageError("the standard deviation of pictures must be above zero")
-    return _Layout(count, height, width, pixels.channels_last, mean, std)
+    return _Layout(count, height, width, last, mean, std)
 
 
 def _per_channel(numbers: Sequence[float], channels: int) -> npt.NDArray[np.float32]:

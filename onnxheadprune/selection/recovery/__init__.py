@@ -1,6 +1,5 @@
 """Recovery by distillation: what is left of a model learns from the original."""
 
-from onnxheadprune.selection.recovery.augmentation import parse_augment, require_pictures
 from onnxheadprune.selection.recovery.budget import Budget, parse_budget
 from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 from onnxheadprune.selection.recovery.recover import (
@@ -20,10 +19,8 @@ __all__ = [
     "Subject",
     "beside",
     "making_of",
-    "parse_augment",
     "parse_budget",
     "recover",
-    "require_pictures",
     "require_recoverable",
     "split_for_recovery",
 ]

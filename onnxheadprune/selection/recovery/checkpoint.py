@@ -108,7 +108,7 @@ class Checkpoint:
             ) from error
         if document["key"] != self.key:
             raise UsageError(
-                f"the checkpoint {self.path} is of another model, other data, another budget, augmentation or seed;"
+                f"the checkpoint {self.path} is of another model, other data, another budget or another seed;"
                 " start anew without --resume"
             )
         return state

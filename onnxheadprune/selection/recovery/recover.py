@@ -24,7 +24,6 @@ from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.compensation.restoring import whole_of
-from onnxheadprune.selection.recovery.augmentation import augmented, require_pictures
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.recovery.checkpoint import Checkpoint
@@ -55,14 +54,12 @@ class Recovering:
         seed: of the order of the data.
         checkpoint: where its state is kept until it is done, None to keep none.
         resume: go on from there.
-        augment: what is done to pictures that steps learn from; see `parse_augment`.
     """
 
     budget: Budget
     seed: int = 0
     checkpoint: Path | None = None
     resume: bool = False
-    augment: tuple[str, ...] = ()
 
     def shared(self, among: int) -> Recovering:
         """The same with an equal part of the budget."""
@@ -84,11 +81,9 @@ def require_recoverable(view: GraphView, main: MainOutput, data: Calibration, ho
         how: the training that is asked for.
 
     Raises:
-        UsageError: if there is not enough data, or no pictures that could be augmented.
+        UsageError: if there is not enough data.
         RefusedError: if no gradient of the main output reaches a weight.
     """
-    if how.augment:
-        require_pictures(data.inputs)
     learn, held = split_for_recovery(data)
     if learn.count < LEAST or learn.count + held.count > data.count:
         raise UsageError(
@@ -116,7 +111,7 @@ def recover(
         learn: data for the steps.
         held: data that no step sees, by which the learning rate and the best step are chosen.
         provider: where to run.
-        how: budget, seed, checkpoint and augmentation.
+        how: budget, seed and checkpoint.
         progress: told of each step.
 
     Raises:
@@ -128,7 +123,7 @@ def recover(
     _require_variety(teacher, held)
     checkpoint = Checkpoint(how.checkpoint, _key(subject, learn, provider, how))
     apart = [{**feed, **teacher.targets(feed)} for feed in held.feeds]
-    batches = augmented(batches_of(learn), learn.inputs, how.augment)
+    batches = batches_of(learn)
     training = Training(
         student, teacher, batches, apart, Plan(how.budget, how.seed, None, progress), checkpoint
     )
@@ -192,8 +187,5 @@ def _key(subject: Subject, data: Calibration, provider: Provider, how: Recoverin
     digest = hashlib.sha256(subject.pruned.SerializeToString(deterministic=True))
     for value in subject.start.values():
         digest.update(np.ascontiguousarray(value).tobytes())
-    augment = f" {','.join(how.augment)}" if how.augment else ""
-    digest.update(
-        f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}{augment}".encode()
-    )
+    digest.update(f"{data.fingerprint} {data.count} {provider.name} {how.budget} {how.seed}".encode())
     return digest.hexdigest()

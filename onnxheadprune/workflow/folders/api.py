@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from onnxheadprune.attention.contract import Contract
@@ -13,7 +12,7 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.recovery import Budget, parse_augment
+from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders import prune as pruning
@@ -32,7 +31,6 @@ def prune_folder(
     data: DataSource | None = None,
     compensate: bool | None = None,
     recover: Budget | None = None,
-    augment: str | Iterable[str] = (),
     effect: Measure | None = None,
     provider: str = AUTO,
     seed: int = 0,
@@ -58,7 +56,6 @@ def prune_folder(
         data: the user's inputs, for the networks that they fit; see `feeds.load_data` for the forms.
         compensate: refit what is left; None does so for a `wish` with data.
         recover: how long what is left is trained after that.
-        augment: what is done to pictures that the training learns from; see `prune`.
         effect: the measure of drift; see `prune`.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         seed: of the random inputs.
@@ -81,7 +78,7 @@ def prune_folder(
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
-        Choice(heads, wish, compensate, effect, recover, augment=parse_augment(augment)),
+        Choice(heads, wish, compensate, effect, recover),
         Contract(keep_cache_shape, allow_io_change, renumber_cache),
         run=Run(provider, seed, data),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),

@@ -19,7 +19,7 @@ from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
 from onnxheadprune.selection import Limits
 from onnxheadprune.selection.activations.drift import Measure, named_measure
-from onnxheadprune.selection.recovery import Budget, parse_augment, parse_budget
+from onnxheadprune.selection.recovery import Budget, parse_budget
 from onnxheadprune.selection.scoring import HeadScores, read_scores
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.wishes import Wish
@@ -128,10 +128,7 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
     """What the step recover asks for; see `pruning`."""
     keys = job.keys.recover or RecoverKeys()
-    augment = parse_augment(keys.augment)
-    choice = Choice(
-        effect=measure_of(keys.drift), recover=_budget(keys.budget), resume=resume, augment=augment
-    )
+    choice = Choice(effect=measure_of(keys.drift), recover=_budget(keys.budget), resume=resume)
     prune = job.keys.prune
     return Request(
         choice,

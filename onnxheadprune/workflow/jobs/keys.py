@@ -178,13 +178,6 @@ class RecoverKeys:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     budget: Annotated[Positive | Words, Field(description="Epochs, or a time like 90s or 5m.")] = 10.0
-    augment: Annotated[
-        tuple[Literal["flips", "crops"], ...],
-        Field(
-            description="Pictures are mirrored by chance, shifted a little, or both, anew in every epoch.",
-            min_length=1,
-        ),
-    ] = ()
     drift: Annotated[
         Words | None, Field(description="What drift is measured in: auto, kl, cosine or module:function.")
     ] = None
