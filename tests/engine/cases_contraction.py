@@ -190,13 +190,14 @@ def conv_transpose(draw: Draw, op_type: str) -> Case:
         draw(st.integers(1, 4)),
         draw(st.sampled_from((1, 1, 3))),
     )
+    shape = draw(st.sampled_from(("pads", "output_padding", "output_shape", "dilations", "plain")))
+    kernel = 3 if shape == "pads" else kernel
     attributes: dict[str, object] = {"group": groups, "strides": [draw(st.sampled_from((1, 1, 2)))] * spatial}
     data, weight = (2, inputs, *[4] * spatial), (inputs, outputs, *[kernel] * spatial)
     attributes |= {"kernel_shape": [kernel] * spatial} if draw(st.booleans()) else {}
-    shape = draw(st.sampled_from(("pads", "output_padding", "output_shape", "dilations", "plain")))
     if shape == "dilations":
         attributes["dilations"] = [2] * spatial
-    elif shape == "pads" and kernel > 1:
+    elif shape == "pads":
         attributes["pads"] = [1, 0] * spatial
     elif shape == "output_padding" and attributes["strides"] == [2] * spatial:
         attributes["output_padding"] = [1] * spatial

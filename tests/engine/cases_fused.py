@@ -52,9 +52,12 @@ def standard(draw: Draw, op_type: str) -> Case:
         inputs += (floats(draw, (n.B, n.K, n.P, n.D)), floats(draw, (n.B, n.K, n.P, v_size)))
     elif mask is None:
         inputs = inputs[:3]
-    types = (FLOAT,) * (3 if cached else 1)
+    attributes |= {"is_causal": draw(st.integers(0, 1))}
+    mapped = cached and draw(st.booleans())
+    attributes |= {"qk_matmul_output_mode": draw(st.integers(0, 3))} if mapped else {}
+    types = (FLOAT,) * (4 if mapped else 3 if cached else 1)
     blocks = {1: 1, 3: v_size} if four else {2: v_size}
-    bare = frozenset({1, 2}) if cached else frozenset()
+    bare = frozenset(range(1, len(types)))
     return Case(op_type, inputs, attributes, types=types, bare=bare, blocks=blocks, opset=23)
 
 
@@ -69,10 +72,12 @@ def multi_head(draw: Draw, op_type: str) -> Case:
         if form == "heads":
             inputs[1:] = [floats(draw, (n.B, n.H, n.S, n.D)) for _ in range(2)]
         biased = form == "separate" and draw(st.booleans())
-        inputs += [floats(draw, (3 * n.H * n.D,)) if biased else None, None]
+        padded = form == "separate" and draw(st.booleans())
+        lengths = integers(draw, (n.B,), 1, n.S + 1, np.int32) if padded else None
+        inputs += [floats(draw, (3 * n.H * n.D,)) if biased else None, lengths]
         if form == "separate" and draw(st.booleans()):
             inputs += [floats(draw, (n.B, draw(st.sampled_from((1, n.H))), n.S, n.S))]
-        elif form == "separate" and draw(st.booleans()):
+        elif form == "separate" and not padded and draw(st.booleans()):
             inputs += [None, *(floats(draw, (n.B, n.H, n.P, n.D)) for _ in range(2))]
             bare = frozenset({1, 2})
     else:
@@ -81,6 +86,8 @@ def multi_head(draw: Draw, op_type: str) -> Case:
             inputs += [*[None] * 7, floats(draw, (3 * n.H * n.D,))]
     types = (FLOAT,) * (1 + len(bare))
     attributes = {"num_heads": n.H}
+    if op_type == "MultiHeadAttention":
+        attributes["unidirectional"] = draw(st.integers(0, 1))
     return Case(op_type, tuple(inputs), attributes, types=types, bare=bare, blocks={2: n.D}, domain=MICROSOFT)
 
 
@@ -92,6 +99,7 @@ def packed(draw: Draw, op_type: str) -> Case:
     width = n.H * (2 * n.D + v_size)
     attributes: dict[str, object] = {"num_heads": n.H}
     attributes |= {"qkv_hidden_sizes": [n.H * n.D, n.H * n.D, n.H * v_size]} if v_size != n.D else {}
+    attributes |= {"unidirectional": draw(st.integers(0, 1))}
     inputs: tuple[Array | None, ...] = (
         floats(draw, (n.B, n.S, 5)),
         floats(draw, (5, width)),
@@ -101,6 +109,8 @@ def packed(draw: Draw, op_type: str) -> Case:
         inputs += (None, floats(draw, (2, n.B, n.H, n.P, n.D)))
     elif draw(st.booleans()):
         inputs += (None, None, floats(draw, (n.B, draw(st.sampled_from((1, n.H))), n.S, n.S)))
+    elif draw(st.booleans()):
+        inputs += (integers(draw, (n.B,), 1, n.S + 1, np.int32),)
     types, bare = ((FLOAT, FLOAT), frozenset({1})) if cached else ((FLOAT,), frozenset())
     return Case(
         op_type, inputs, attributes, frozenset({1, 2}), types, bare=bare, blocks={2: v_size}, domain=MICROSOFT
@@ -118,12 +128,13 @@ def quantized(draw: Draw, op_type: str) -> Case:
         floats(draw, (width,)),
         np.array([0.01], np.float32),
         floats(draw, scales, 0.01, 0.02),
-        None,
+        integers(draw, (n.B,), 1, n.S + 1, np.int32) if draw(st.booleans()) else None,
         np.array([120], np.uint8),
         integers(draw, scales, 0, 1, np.int8),
     )
     fixed = frozenset({1, 2, 3, 4, 6, 7})
-    return Case(op_type, inputs, {"num_heads": n.H}, fixed, (FLOAT,), blocks={2: n.D}, domain=MICROSOFT)
+    attributes = {"num_heads": n.H, "unidirectional": draw(st.integers(0, 1))}
+    return Case(op_type, inputs, attributes, fixed, (FLOAT,), blocks={2: n.D}, domain=MICROSOFT)
 
 
 @strategy("GroupQueryAttention", domain=MICROSOFT)
@@ -137,6 +148,10 @@ def group_query(draw: Draw, op_type: str) -> Case:
         inputs = tuple(floats(draw, (n.B, n.S, width)) for width in widths)
     lengths = np.full((n.B,), n.S - 1, np.int32)
     inputs += (None, None, lengths, np.array(n.S, np.int32))
+    attributes |= {"local_window_size": draw(st.sampled_from((-1, 2)))}
+    if n.D == 16 and draw(st.booleans()):
+        attributes |= {"do_rotary": 1, "rotary_interleaved": draw(st.integers(0, 1))}
+        inputs += (floats(draw, (6, n.D // 2)), floats(draw, (6, n.D // 2)))
     bare = frozenset({1, 2})
     fixed = frozenset({5, 6})
     return Case(
@@ -168,10 +183,15 @@ def rotary(draw: Draw, op_type: str) -> Case:
     n = _sizes(draw)
     four = draw(st.booleans())
     data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
-    tables = (floats(draw, (n.B, n.S, n.D // 2)), floats(draw, (n.B, n.S, n.D // 2)))
-    attributes = {"interleaved": draw(st.integers(0, 1))} | ({} if four else {"num_heads": n.H})
+    part = draw(st.sampled_from((0, 2))) if n.D > 2 else 0
+    placed = draw(st.booleans())
+    shape = (*((6,) if placed else (n.B, n.S)), (part or n.D) // 2)
+    inputs: tuple[Array, ...] = (data, floats(draw, shape), floats(draw, shape))
+    inputs += (integers(draw, (n.B, n.S), 0, 6),) if placed else ()
+    attributes = {"interleaved": draw(st.integers(0, 1)), "rotary_embedding_dim": part}
+    attributes |= {} if four else {"num_heads": n.H}
     blocks = {1: 1} if four else {2: n.D}
-    return Case(op_type, (data, *tables), attributes, blocks=blocks, opset=23)
+    return Case(op_type, inputs, attributes, blocks=blocks, opset=23)
 
 
 @strategy("RotaryEmbedding", domain=MICROSOFT)
@@ -180,8 +200,11 @@ def microsoft_rotary(draw: Draw, op_type: str) -> Case:
     four = draw(st.booleans())
     data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
     positions = integers(draw, (n.B, n.S), 0, 6)
-    tables = (floats(draw, (6, n.D // 2)), floats(draw, (6, n.D // 2)))
+    part = draw(st.sampled_from((0, 8)))
+    tables = (floats(draw, (6, (part or n.D) // 2)), floats(draw, (6, (part or n.D) // 2)))
     attributes = {"interleaved": draw(st.integers(0, 1))}
+    # A part of each head is only told with the number of heads.
+    attributes |= {"num_heads": n.H, "rotary_embedding_dim": part} if part or draw(st.booleans()) else {}
     blocks = {1: 1} if four else {2: n.D}
     return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)
 
@@ -192,12 +215,15 @@ def rotary_in_directions(draw: Draw, op_type: str) -> Case:
     four = draw(st.booleans())
     data = floats(draw, (n.B, n.H, n.S, n.D) if four else (n.B, n.S, n.H * n.D))
     positions = integers(draw, (3, n.B, n.S), 0, 6)
-    tables = (floats(draw, (6, n.D // 2)), floats(draw, (6, n.D // 2)))
-    attributes: dict[str, object] = {"mrope_section": [1, 1, n.D // 2 - 2]}
-    # Side by side, heads are told by the attribute alone.
-    attributes |= {"num_heads": n.H} if not four or draw(st.booleans()) else {}
+    part = draw(st.sampled_from((0, 8)))
+    half = (part or n.D) // 2
+    attributes: dict[str, object] = {"mrope_section": [1, 1, half - 2], "rotary_embedding_dim": part}
+    attributes |= {name: draw(st.integers(0, 1)) for name in ("interleaved", "mrope_layout")}
+    # Side by side, heads are told by the attribute alone; so is a part of each.
+    attributes |= {"num_heads": n.H} if part or not four or draw(st.booleans()) else {}
     blocks = {1: 1} if four else {2: n.D}
-    return Case(op_type, (data, positions, *tables), attributes, blocks=blocks, domain=MICROSOFT)
+    inputs = (data, positions, floats(draw, (6, half)), floats(draw, (6, half)))
+    return Case(op_type, inputs, attributes, blocks=blocks, domain=MICROSOFT)
 
 
 @strategy("LinearAttentionGate", domain=MICROSOFT)

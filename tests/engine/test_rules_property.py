@@ -9,26 +9,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from onnxheadprune import operators
 from onnxheadprune.liveness.registry import RULES
-from tests.engine import (
-    cases_contraction,
-    cases_elementwise,
-    cases_fused,
-    cases_indexing,
-    cases_mixing,
-    cases_pieces,
-    cases_quantized,
-    cases_views,
-)
+from tests.engine.all_strategies import RUNNABLE
 from tests.engine.one_node import check_drawn
 from tests.engine.strategies import EXEMPT, STRATEGIES, Key
 
 pytestmark = pytest.mark.long
-
-assert operators
-assert cases_contraction and cases_elementwise and cases_indexing and cases_mixing
-assert cases_pieces and cases_views and cases_fused and cases_quantized
 
 QUICK = settings(
     max_examples=20,
@@ -42,7 +28,6 @@ SIBLING = settings(QUICK, max_examples=8)
 """For operators whose rule and strategy are those of an operator before them: what is new is the operator alone."""
 RARE = settings(QUICK, max_examples=200)
 """For rules that answer few demands: enough for one answer, whatever Hypothesis draws first."""
-RUNNABLE = sorted(key for key in RULES if key in STRATEGIES)
 OPEN_BUGS: dict[Key, str] = {}
 """Ops with a known bug, pinned in test_rule_counterexamples.py; the entry goes with the fix."""
 
