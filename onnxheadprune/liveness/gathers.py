@@ -161,11 +161,18 @@ def _per_axis(place: _Place, source: str, have: Live, wanted: Live) -> tuple[lis
 
 
 def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) -> tuple[list[Edit], str]:
-    """Reshape the involved axes into (repetitions, period), pick, and reshape back; only the first may be unknown."""
+    """Reshape the involved axes into (repetitions, period), pick, and reshape back; only the first may be unknown.
+
+    A size that is known is written: none can be inferred beside an axis without positions.
+    """
     scope, before, rank, name = place.scope.ref, place.before, len(of), place.name
     axes = sorted({*wanted.axes, *have.axes})
     first, last = axes[0], axes[-1] + 1
     span = list(range(first, last))
+    inferred = isinstance(of[first], Symbolic)
+    if 0 in of and (inferred or len(span) != 2):
+        # A target of 0 copies the size at the same place, where another axis may lie.
+        raise RefusedError(f"{source} has an axis without positions, so that nothing can be picked from it")
     sizes = []
     for axis in span:
         dim = of[axis]
@@ -191,12 +198,12 @@ def _flattened(place: _Place, of: Shape, source: str, have: Live, wanted: Live) 
     target, result = f"{name}_target", f"{name}_narrowed"
     edits.append(nodes.shape_of(before, source, shape))
     head, tail = cut_shape("head", 0, first), cut_shape("tail", last, rank)
-    whole = constant("period", -1, int(kept.sum()))
+    whole = constant("period", -1 if inferred else 1, int(kept.sum()))
     edits.append(nodes.concat(before, (head, whole, tail), flat))
     edits.append(nodes.reshape(before, source, flat, rows))
     indices = constant("indices", *(int(rank) for rank in ranks))
     edits.append(nodes.gather(before, rows, indices, first + 1, picked))
-    sizes_left = constant("sizes", -1, *counts[1:])
+    sizes_left = constant("sizes", -1 if inferred else counts[0], *counts[1:])
     edits.append(nodes.concat(before, (head, sizes_left, tail), target))
     edits.append(nodes.reshape(before, picked, target, result))
     return edits, result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def take(array: npt.NDArray[Any], selection: Selection) -> npt.NDArray[Any]:
     count = len(selection.axes)
     front = np.moveaxis(array, selection.axes, range(count))
     rest = front.shape[count:]
-    picked = front.reshape(-1, *rest)[live].reshape(*selection.kept, *rest)
+    picked = front.reshape(math.prod(selection.sizes), *rest)[live].reshape(*selection.kept, *rest)
     return np.moveaxis(picked, range(count), selection.axes)
 
 

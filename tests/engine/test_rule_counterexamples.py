@@ -133,6 +133,20 @@ def test_decay_whole_and_rate_of_one_head() -> None:
     check(case, default_setup(case), only(FULL, Live.over((2,), FIRST)))
 
 
+@pytest.mark.parametrize("storage", ["initializer", "input"])
+@pytest.mark.parametrize("free", [True, False])
+def test_rows_of_their_own_beside_an_axis_without_positions(storage: str, free: bool) -> None:
+    case = Case("Clip", (data(2, 2, 0, 1),))
+    check(case, Setup((storage,), free=free), only(Live.over((0, 1), DIAGONAL)))
+
+
+def test_rows_of_their_own_cannot_be_picked_over_three_axes_without_positions() -> None:
+    case = Case("CumSum", (data(2, 2, 2, 0), np.array(0)), fixed=FIXED1)
+    mask = np.multiply.outer(DIAGONAL, FIRST)
+    with pytest.raises(RefusedError, match="without positions"):
+        check(case, Setup(("input", "initializer"), free=False), only(Live.over((0, 1, 2), mask)))
+
+
 def test_refused_carrier_still_needs_its_whole_input() -> None:
     """The Transpose cannot follow the ragged mask, so the other reader alone must not narrow what both read."""
     case = Case("Transpose", (data(2, 2, 2),))
