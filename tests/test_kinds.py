@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -85,6 +85,10 @@ def _files() -> Iterator[tuple[str, Path]]:
             yield path.relative_to(PACKAGE).as_posix(), path
 
 
+def _with_subclasses(classes: Iterable[type]) -> list[type]:
+    return [one for base in classes for one in (base, *_with_subclasses(base.__subclasses__()))]
+
+
 def _words() -> re.Pattern[str]:
     return re.compile(
         "|".join(re.escape(word) for kind in kinds.KINDS for word in (kind.UNIT, kind.KEY)), re.IGNORECASE
@@ -92,7 +96,7 @@ def _words() -> re.Pattern[str]:
 
 
 def test_nobody_asks_which_kind_it_is() -> None:
-    classes = [kind.__name__ for kind in kinds.every_kind()]
+    classes = [kind.__name__ for kind in _with_subclasses(kinds.every_kind())]
     found = {
         name: list(_asked(ast.parse(path.read_text("utf-8")), classes, _words())) for name, path in _files()
     }

@@ -18,7 +18,6 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, nu
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.core import Core
-from onnxheadprune.attention.sites.experts import ExpertSite
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.attention.sites.trace import Tracer
 from onnxheadprune.attention.sites.unit import handed_out
@@ -113,7 +112,7 @@ def silenced_cores(planning: Planning) -> Silenced:
     stored = False
     for site in planning.touched:
         heads = planning.heads[site.index]
-        if isinstance(site, ExpertSite):
+        if site.INSIDE:
             made = silenced_experts(model, site, heads)
             stored = stored or made is not None
             skipped += [site.label] if made is None else []

@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
-from onnxheadprune.attention.sites.experts import ExpertProjection, ExpertSite
+from onnxheadprune.attention.sites.experts import ExpertProjection
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit import nodes
 
 Insert = tuple[GraphProto, NodeProto]
 """A node, and the graph that it goes in front of."""
 
 
-def silenced_experts(model: ModelProto, site: ExpertSite, neurons: Sequence[int]) -> list[Insert] | None:
+def silenced_experts(model: ModelProto, site: Site, neurons: Sequence[int]) -> list[Insert] | None:
     """Lets a mixture read its first map with zeros in the rows of neurons.
 
     Args:
         model: a copy of the viewed model, in which no node has moved yet.
-        site: the mixture.
+        site: the mixture, or whatever else has its cores inside an operator.
         neurons: those that are silent.
 
     Returns:

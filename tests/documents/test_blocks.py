@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +32,22 @@ NOT_RUN = {
 }
 """Why blocks cannot run in a test, and how many there are: a new one is a decision."""
 
+TESTING = re.compile(r"^ *(?:\.venv/bin/)?(pytest [^`#\n]+)|`(pytest [^`]+)`", re.M)
+"""A command that runs tests, in a block or in a sentence."""
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
 ELSEWHERE = [block for block in BLOCKS if block.run_by]
+
+
+def testing() -> list[str]:
+    """Commands by which pages run tests, but those of tests that need more packages."""
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "tests").rglob("*.md")]
+    found = {
+        " ".join((block or sentence).split())
+        for page in pages
+        for block, sentence in TESTING.findall(page.read_text("utf-8"))
+    }
+    return sorted(command for command in found if "samples" not in command and "site" not in command)
 
 
 def name_of(page: Path) -> str:
@@ -175,3 +190,17 @@ def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
         '```sh title="not run: x"\n.venv/bin/onnxheadprune prune m -o s --gone --ratio 0.5\n```\n'
     )
     assert list(unknown_options(blocks_of(page)[0])) == [f"{page}:1: prune --gone"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("command", testing())
+def test_a_command_that_runs_tests_selects_some(command: str) -> None:
+    line = [
+        sys.executable,
+        "-m",
+        *shlex.split(command.replace("--update-golden", "")),
+        "--collect-only",
+        "-q",
+    ]
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout[-500:]

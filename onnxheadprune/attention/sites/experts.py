@@ -73,6 +73,7 @@ class ExpertSite(NeuronSite):
     """A mixture of experts; its units are neurons of single experts."""
 
     ALL_GROUPS_STAY: ClassVar[bool] = True
+    INSIDE: ClassVar[bool] = True
 
     def shares(self) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
         """The neurons of all experts that lie at the same place, which a cut may take together."""

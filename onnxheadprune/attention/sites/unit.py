@@ -173,6 +173,8 @@ class Site:
     """Whether a site has hundreds of units, of which many go at a time; else each is weighed against each."""
     CORED: ClassVar[bool] = False
     """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
+    INSIDE: ClassVar[bool] = False
+    """Whether the units are made inside an operator, whose stored weights silence them in place of cores."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
 
