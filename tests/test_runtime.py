@@ -5,24 +5,30 @@ from __future__ import annotations
 import gc
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
-from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
+from onnxheadprune.runtime import CPU, CUDA, Card, Provider, Session, providers, session, stored
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
+from tests.conftest import Outcome
 
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, obstacles: dict[str, str | None]) -> None:
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, obstacles: dict[str, str | None], gpus: tuple[Card, ...] = ()
+) -> None:
     """Lets probes answer from a table; what is not in it is not built in."""
     monkeypatch.setattr(providers, "probe", lambda name: obstacles.get(name, "not built in"))
+    monkeypatch.setattr(providers, "_gpus", lambda: gpus)
 
 
 def test_auto_takes_cuda_only_if_the_probe_ran(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,8 +36,21 @@ def test_auto_takes_cuda_only_if_the_probe_ran(monkeypatch: pytest.MonkeyPatch) 
     assert resolve_provider("auto").name == CUDA
     pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
     taken = resolve_provider("auto")
-    assert taken.name == CPU
-    assert "libcublas.so is missing" in taken.reason
+    assert (taken.name, taken.reason, taken.warning) == (CPU, "no GPU is visible", None)
+
+
+def test_a_gpu_that_cannot_be_used_is_said_first(
+    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    """With the remedy; where there is none to be seen, nobody hears of libraries."""
+    onnx.save(toys.attention(), tmp_path / "toy.onnx")
+    words = ("prune", tmp_path / "toy.onnx", "--heads", "0:1", "-o")
+    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+    quiet = command(*words, tmp_path / "quiet.onnx")
+    assert "libcublas" not in quiet.stdout + quiet.stderr and "CUDA" not in quiet.stdout
+    pretend(monkeypatch, {CUDA: "libcublas.so is missing"}, (Card("NVIDIA H100", "580.1", 81559, "9.0"),))
+    first = " ".join(command(*words, tmp_path / "loud.onnx").stdout.split("toy.onnx:")[0].split())
+    assert "NVIDIA H100 is there, but CUDA does not run: libcublas.so is missing; install" in first
 
 
 def test_cuda_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,13 @@ from onnxheadprune.benchmarking.attention_nodes import attention_nodes
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import Flops, count_flops
 from onnxheadprune.benchmarking.result import ModelFacts
-from onnxheadprune.edit.records import pruning_record
-from onnxheadprune.errors import ModelError
+from onnxheadprune.edit.records import CACHES_KEY, REMOVED_KEY, VALIDATION_KEY, pruning_record
+from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.load import INLINE_LIMIT, ModelLike, open_structure, stored_bytes
 from onnxheadprune.model.save import save_model
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds import Feed, FeedMaker
+from onnxheadprune.runtime.feeds.inputs import Input
 from onnxheadprune.runtime.tolerances import tolerance_for
 
 
@@ -54,6 +55,13 @@ class Entry:
             return sum(1 for cut in pruning_record(self.proto) if not cut.left)
         except ModelError:
             return 0
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether this tool made it of another model."""
+        return any(
+            item.key in (VALIDATION_KEY, REMOVED_KEY, CACHES_KEY) for item in self.proto.metadata_props
+        )
 
     def flops(self, feed: Feed) -> Flops:
         """Operations of one run on a feed."""
@@ -90,3 +98,37 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
     size = sum(file.stat().st_size for file in files)
     view = view_of(loaded.proto)
     return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision)
+
+
+def require_same_inputs(first: Entry, other: Entry) -> None:
+    """Check that two models do the same work: what they read has the same names, types and ranks.
+
+    A cut may lack inputs of the original, such as the caches of layers that are gone.
+
+    Raises:
+        UsageError: if not; latencies of other inputs compare nothing.
+    """
+    ours, theirs = ({item.name: item for item in entry.maker.inputs} for entry in (first, other))
+    for name, item in theirs.items():
+        if name not in ours:
+            raise _other_inputs(first, other, f"{other.name} also reads {name}")
+        before = ours[name]
+        if (before.dtype, len(before.dims)) != (item.dtype, len(item.dims)):
+            raise _other_inputs(
+                first,
+                other,
+                f"{name} is {_spelled(before)} in {first.name} and {_spelled(item)} in {other.name}",
+            )
+    missing = [name for name in ours if name not in theirs and not ours[name].is_cache]
+    if missing and not other.is_cut:
+        raise _other_inputs(first, other, f"{other.name} does not read {missing[0]}")
+
+
+def _other_inputs(first: Entry, other: Entry, why: str) -> UsageError:
+    return UsageError(
+        f"{first.name} and {other.name} do not take the same inputs, so they cannot be compared: {why}"
+    )
+
+
+def _spelled(item: Input) -> str:
+    return f"{item.dtype} of rank {len(item.dims)}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxheadprune.benchmarking.comparable import differences
-from onnxheadprune.benchmarking.entry import Entry, enter
+from onnxheadprune.benchmarking.entry import Entry, enter, require_same_inputs
 from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid, size_of
 from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
@@ -79,6 +79,8 @@ def run_benchmark(
     about = machine()
     with tempfile.TemporaryDirectory(prefix="onnxheadprune-") as folder:
         entries = [enter(model, Path(folder, str(index)), request.seed) for index, model in enumerate(models)]
+        for entry in entries[1:]:
+            require_same_inputs(entries[0], entry)
         scouted = _scout(entries, provider, request)
         series = _measure(entries, provider, scouted, request, progress)
         facts = scouted.facts

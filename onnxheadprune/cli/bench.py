@@ -115,7 +115,7 @@ def bench(given: BenchOptions) -> int:
         told = {"gates": [gate.to_dict() for gate in gates], "run": run_record()}
         documents.append(result.to_dict() | told)
         if not given.as_json:
-            out().print(*benchmark_report(result), *gate_rows(gates), sep="\n")
+            out().print(*gate_rows(gates), *benchmark_report(result), sep="\n")
         with presentation.prepared():
             if given.csv_path is not None:
                 write_csv(result, given.csv_path)

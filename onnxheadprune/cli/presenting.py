@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnxheadprune.cli.outcome import NOT_WRITTEN, json_text
@@ -18,11 +19,22 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.folder import HeldFile
 
 
+_KINDS = {
+    ".html": "report",
+    ".png": "plot",
+    ".svg": "plot",
+    ".pdf": "plot",
+    ".md": "summary",
+    ".json": "data",
+}
+"""What a file is called where the output says where it went."""
+
+
 class Presentation:
     """Of one result."""
 
     def __init__(self) -> None:
-        self._text = ""
+        self._text, self._is_json = "", False
         self._files: list[HeldFile] = []
 
     @contextlib.contextmanager
@@ -36,6 +48,7 @@ class Presentation:
 
     def json(self, document: Mapping[str, object]) -> None:
         """The one JSON document of the command."""
+        self._is_json = True
         self._text += json_text(document)
 
     def rows(self, *rows: RenderableType) -> None:
@@ -57,6 +70,7 @@ class Presentation:
             The exit code: not 0 if a report could not be written.
         """
         from onnxheadprune.cli.report.console import print_error
+        from onnxheadprune.cli.report.layout import row
         from onnxheadprune.errors import UsageError
 
         lost: list[str] = []
@@ -68,6 +82,9 @@ class Presentation:
                 lost.append(str(error))
             else:
                 written.append(str(file.target))
+                if not self._is_json:
+                    kind = _KINDS.get(Path(file.target).suffix.lower(), "table")
+                    self.rows(row(kind, str(file.target)))
         sys.stdout.write(self._text)
         if not lost:
             return 0

@@ -78,6 +78,7 @@ def validate(given: ValidateOptions) -> int:
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
     from onnxheadprune.validation import ValidationRequest, prove
+    from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of
 
@@ -92,6 +93,8 @@ def validate(given: ValidateOptions) -> int:
         data = pair.data_of(running)
         request = ValidationRequest(given.heads, data, running.provider, running.seed, given.metric, effect)
         with err().status("validating"):
+            if given.heads is not None:
+                require_recorded(pair.model, other, given.heads)
             result = prove(pair.model, other, request)
         gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
         document = result.to_dict()

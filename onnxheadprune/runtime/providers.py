@@ -17,6 +17,7 @@ from onnx import ModelProto
 from onnxheadprune.errors import ProviderError
 from onnxheadprune.runtime import CPU, CUDA, FATAL_ONLY, SUFFIX, Provider, onnx_runtime, sentence
 from onnxheadprune.runtime.advice import advice
+from onnxheadprune.runtime.host import cards
 from onnxheadprune.runtime.quiet import STREAMS
 
 AUTO = "auto"
@@ -45,12 +46,24 @@ def resolve_provider(asked: str = AUTO) -> Provider:
         obstacle = probe(CUDA)
         if obstacle is None:
             return Provider(CUDA, "a probe ran on it")
-        return Provider(CPU, f"CUDA does not run here: {obstacle}")
+        return _without_cuda(obstacle)
     name = full_name(asked)
     obstacle = None if name == CPU else probe(name)
     if obstacle is not None:
         raise ProviderError(f"{name} does not run here: {obstacle}; {advice(name)}, or use --provider cpu")
     return Provider(name, "asked for")
+
+
+def _without_cuda(obstacle: str) -> Provider:
+    """The CPU; a GPU that is there and cannot be used is a reason to warn, none is not."""
+    visible = _gpus()
+    if not visible:
+        return Provider(CPU, "no GPU is visible")
+    reason = f"{visible[0].name} is there, but CUDA does not run: {obstacle}"
+    return Provider(CPU, reason, warning=f"{reason}; {advice(CUDA, obstacle)}")
+
+
+_gpus = functools.cache(cards)
 
 
 def full_name(asked: str) -> str:

@@ -62,11 +62,13 @@ class Provider:
         name: ONNX Runtime's name of it.
         reason: why it was taken.
         threads: cores that a session takes; None leaves that to ONNX Runtime.
+        warning: what keeps a GPU that is there from being used, and the remedy; None where nothing does.
     """
 
     name: str
     reason: str
     threads: int | None = None
+    warning: str | None = None
 
     @property
     def label(self) -> str:

@@ -28,9 +28,12 @@ from onnxheadprune.edit.records import (
     caches_record,
     read_records,
 )
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.edit.site_cuts import HEADS_KEY
+from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
+from onnxheadprune.model.load import ModelLike, open_structure
+from onnxheadprune.model.spelling import heads as spelled
 from onnxheadprune.validation.claimed_units import claimed_units
 
 CONTRACTS = (
@@ -124,6 +127,36 @@ def read_claim(
         assert refused is not None
         raise refused
     return first
+
+
+def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) -> None:
+    """Check that named heads are those of the pruned model's record, if it has one.
+
+    Raises:
+        UsageError: if they are others: one of the two is a mistake, and no comparison shows which.
+    """
+    before, after = open_structure(original), open_structure(pruned)
+    names = before.name, after.name
+    try:
+        recorded, named = (
+            {key: tuple(sorted(units)) for key, units in claim.planning.plan.spec.items()}
+            for claim in (read_claim(before.proto, after.proto, spec, names) for spec in (None, heads))
+        )
+    except HeadPruneError:
+        # Without a record the heads that are named count; what else is wrong the proof says.
+        return
+    if recorded != named:
+        raise UsageError(
+            f"{names[1]} records that {_spelled(recorded)} is removed, and --heads names {_spelled(named)}; leave"
+            " --heads out to validate what is recorded"
+        )
+
+
+def _spelled(spec: Mapping[str, Sequence[int]]) -> str:
+    """A spec as people read it: "attn.0:1,3"."""
+    return " ".join(
+        f"{HEADS_KEY if key.isdigit() else ''}{key}:{spelled(units)}" for key, units in spec.items()
+    )
 
 
 def _ours(

@@ -26,7 +26,7 @@ def test_score_writes_scores_and_a_picture(
     options = [] if method == "weight" else ["--data", data]
     outcome = command("score", toy, "--method", method, *options, "-o", out, "--heatmap", picture, *CPU)
     assert outcome.exit_code == 0, outcome.stderr
-    assert f"heads scored by {method}" in outcome.stdout and "darker: worth more" in outcome.stdout
+    assert f"heads scored by {method}" in outcome.stdout and "worth little to much" in outcome.stdout
     assert read_scores(out).method == method and is_picture(picture)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["heat.svg", "scores.json"]
 

@@ -31,7 +31,7 @@ def batch_report(result: BatchResult) -> Iterator[RenderableType]:
     """A table of all models, and how many ended how."""
     yield heading(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}")
     yield ""
-    made = table("model", "verdict", "reason", grows="reason")
+    made = table("model", "verdict", "reason", wraps=("reason",))
     for item in result.items:
         made.add_row(item.model, Text(item.status, style=_STYLES[item.status]), item.reason)
     yield made

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from onnxheadprune.benchmarking.comparable import fused
 from onnxheadprune.benchmarking.result import MIXED, Benchmark, Cell, Comparison, ModelFacts
+from onnxheadprune.cli.report.headline import provider_rows
 from onnxheadprune.cli.report.layout import bullet, count, many, row, share, size, table
 from onnxheadprune.runtime import CPU, SUFFIX
 
@@ -21,13 +22,15 @@ WIDE = 116
 
 
 def benchmark_report(result: Benchmark) -> Iterator[RenderableType]:
-    """The models, the latencies, then what qualifies them."""
+    """The verdicts, the models, the latencies, then what qualifies them."""
+    yield from provider_rows(result.provider)
+    for index in range(1, len(result.models)):
+        yield from _judgement(result, index)
+    yield ""
     yield _models(result)
     yield ""
     yield _Latencies(result)
     yield ""
-    for index in range(1, len(result.models)):
-        yield from _judgement(result, index)
     yield from _fused_rows(result)
     yield from _memory_rows(result)
     yield row("ran on", _where(result))
@@ -38,7 +41,7 @@ def benchmark_report(result: Benchmark) -> Iterator[RenderableType]:
 
 def _models(result: Benchmark) -> RenderableType:
     numeric = ("#", "file", "params", "GFLOPs", "attention", _MEMORY_HINT)
-    made = table("#", "model", *numeric[1:], "nodes", numeric=numeric, grows="model")
+    made = table("#", "model", *numeric[1:], "nodes", numeric=numeric, wraps=("nodes",))
     for index, facts in enumerate(result.models):
         flops = result.cells_of(index)[-1].flops
         attention = flops.attention_share
@@ -80,9 +83,7 @@ class _Latencies:
         tail = ("p90", "p99", "per second") if wide else ()
         bound = ("bound", "reached") if wide else ("reached",)
         numeric = ("#", "p50 ms", *tail, "speed-up", *bound)
-        made = table(
-            "sizes", "#", "p50 ms", *tail, "speed-up", "interval", *bound, "", numeric=numeric, grows="sizes"
-        )
+        made = table("sizes", "#", "p50 ms", *tail, "speed-up", "interval", *bound, "", numeric=numeric)
         for point, noise in zip(self.result.points, self.result.noise, strict=True):
             for cell in self.result.cells:
                 if cell.point != point:
@@ -180,7 +181,7 @@ def _memory_rows(result: Benchmark) -> Iterator[RenderableType]:
 def _where(result: Benchmark) -> str:
     machine = result.machine
     cards = ", ".join(card["name"] for card in machine["cards"])
-    where = f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}; {result.provider.reason}"
+    where = f"{result.provider.label}, onnxruntime {result.versions['onnxruntime']}"
     stray = [facts for facts in result.models if len(facts.placement) > 1 and facts.placement.get(CPU)]
     if stray:
         counts = ", ".join(f"{facts.placement[CPU]} of {facts.name}" for facts in stray)

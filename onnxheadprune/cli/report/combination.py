@@ -65,7 +65,7 @@ def combine_report(result: Combination) -> Iterator[RenderableType]:
     found = comparison_of(result.to_dict())
     yield heading(f"{result.original}: pruned, quantized to {result.how.to}, and both")
     yield ""
-    made = table(*found.columns, numeric=found.columns[1:], grows="model")
+    made = table(*found.columns, numeric=found.columns[1:])
     for cells in found.rows:
         made.add_row(*cells)
     yield made

@@ -16,7 +16,7 @@ from onnxheadprune.cli.report.escaping import escaped
 
 PIPE_WIDTH = 160
 """Width where nobody looks at a terminal: wide enough that `grep` finds whole rows."""
-LEAST_WIDTH, MOST_WIDTH = 60, 1000
+LEAST_WIDTH, MOST_WIDTH = 40, 1000
 """What COLUMNS may ask for; less tears words apart, more is no terminal's."""
 
 

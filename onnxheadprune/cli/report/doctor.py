@@ -47,7 +47,7 @@ def _cuda(found: Diagnosis) -> str:
 
 
 def _providers(checks: tuple[ProviderCheck, ...]) -> RenderableType:
-    made = table("provider", "runs", "why not, and what to do", grows="why not, and what to do")
+    made = table("provider", "runs", "why not, and what to do", wraps=("why not, and what to do",))
     for check in checks:
         mark = Text("yes", "green") if check.runs else Text("no", "red")
         why = "" if check.obstacle is None else f"{check.obstacle}; {check.advice}"

@@ -22,7 +22,7 @@ def exits_report(found: EarlyExits) -> Iterator[RenderableType]:
             "params",
             "operations",
             numeric=("heads behind", "params", "operations"),
-            grows="decided by",
+            wraps=("decided by",),
         )
         for entry in found.exits:
             made.add_row(

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.choice import choice_rows
-from onnxheadprune.cli.report.headline import headline_rows
+from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.sites import block_rows
 from onnxheadprune.validation.result import Validation
@@ -22,6 +22,8 @@ _SHOWN = 8
 
 def folder_report(result: FolderResult) -> Iterator[RenderableType]:
     """What goes from which files, what it saves, what is proven, and what follows."""
+    for validation in [item.result.validation for item in result.files if item.result.validation][:1]:
+        yield from provider_rows(validation.provider)
     told = f"{many(len(result.files), 'model')} of {result.folder}"
     yield heading(f"{told}: {_removing(result)}")
     yield from headline_rows(result.headline)
@@ -64,7 +66,9 @@ def _removing(result: FolderResult) -> str:
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
     title = kind.TITLE if kind.WIDE else kind.BLOCK
     number = ("removed",) if kind.WIDE else ("#",)
-    made = table("#", title, "removed", "left", "files", numeric=(*number, "left", "files"), grows=title)
+    made = table(
+        "#", title, "removed", "left", "files", numeric=(*number, "left", "files"), wraps=("removed",)
+    )
     for item in lost:
         site, removed = item.site, result.heads[item.index]
         left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
@@ -74,7 +78,7 @@ def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -
 
 
 def _files(result: FolderResult) -> RenderableType:
-    made = table("file", "weights", "", "validation", numeric=("weights", ""), grows="validation")
+    made = table("file", "weights", "", "validation", numeric=("weights", ""), wraps=("validation",))
     for item in result.files:
         before, after = item.result.before.bytes, item.result.after.bytes
         made.add_row(item.name, size(after), change(before, after), _verdict(item.result.validation))
@@ -155,7 +159,6 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
         "size",
         "removable",
         numeric=("#", "heads", "kv", "size"),
-        grows="site",
     )
     for site in sites:
         status = Text("yes", "green") if site.removable else Text("no", "red")

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 
 from onnxheadprune.cli.report.layout import row
+from onnxheadprune.runtime import Provider
 from onnxheadprune.validation.headline import Headline
 
 _STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}
 _LABELS = ("result", "exact", "good enough")
+
+
+def provider_rows(provider: Provider) -> Iterator[RenderableType]:
+    """What keeps a GPU from being used, in front of everything that ran without it."""
+    if provider.warning is not None:
+        yield row("warning", provider.warning, "bold yellow")
 
 
 def headline_rows(headline: Headline) -> Iterator[RenderableType]:

@@ -36,7 +36,6 @@ def job_report(result: JobResult) -> Iterator[RenderableType]:
     yield from gate_rows(result.gates)
     if result.model is not None:
         yield row("model", result.model)
-        yield row("report", str(Path(result.folder) / PAGE))
 
 
 def _shipped(result: JobResult) -> Shipped | None:

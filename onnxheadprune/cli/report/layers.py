@@ -17,7 +17,7 @@ def layers_report(layers: Sequence[LayerSummary]) -> Iterator[RenderableType]:
         return
     yield Text(f"\n{many(len(layers), 'layer')} (--layers)", style="bold")
     made = table(
-        "#", "layer", "holds", "params", "operations", numeric=("params", "operations"), grows="layer"
+        "#", "layer", "holds", "params", "operations", numeric=("params", "operations"), wraps=("holds",)
     )
     for layer in layers:
         operations = "?" if layer.operations_share is None else share(layer.operations_share)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -34,14 +35,62 @@ __all__ = [
 
 LABEL = 12
 """Width of the labels."""
+LEAST_CELL = 16
+"""Characters that a column which wraps is given at least."""
+_ENDLESS, _INDENT = 10_000, "   "
 
 
 class SafeTable(Table):
-    """A table whose plain cells stay in their row, whatever is in them."""
+    """A table of which nothing is ever cut off.
+
+    Cells stay in their row, whatever is in them. Where the columns do not fit beside each other, those that may wrap
+    become narrower; where that is not enough, each row becomes a paragraph that begins with what identifies it.
+
+    Attributes:
+        names: leading columns that identify a row.
+    """
+
+    names = 1
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
-        """Adds a row; strings are names and numbers, and are escaped."""
+        """Add a row; strings are names and numbers, and are escaped."""
         super().add_row(*(escaped(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Choose the layout by the available width."""
+        if self._needed(console, options) <= options.max_width:
+            yield from super().__rich_console__(console, options)
+            return
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            yield from self._paragraph(cells, console, options.max_width)
+
+    def _needed(self, console: Console, options: ConsoleOptions) -> int:
+        """Columns of a terminal that the narrowest layout as a table takes."""
+        natural = self.__rich_measure__(console, options.update(max_width=_ENDLESS)).maximum
+        spare = 0
+        for column in self.columns:
+            if not column.no_wrap:
+                longest = max(cell_len(_plain(cell)) for cell in (column.header, *column.cells))
+                spare += max(longest - max(LEAST_CELL, cell_len(_plain(column.header))), 0)
+        return natural - spare
+
+    def _paragraph(self, cells: Sequence[RenderableType], console: Console, width: int) -> RenderResult:
+        """One row as a paragraph."""
+        shown = [cell if isinstance(cell, Text) else Text(_plain(cell)) for cell in cells]
+        first = Text("  ", style="bold").join(cell for cell in shown[: self.names] if cell.plain)
+        first.stylize("bold")
+        yield from first.wrap(console, width)
+        rest = [
+            Text.assemble(f"{_plain(column.header)} ".lstrip(), cell)
+            for column, cell in zip(self.columns[self.names :], shown[self.names :], strict=True)
+            if cell.plain
+        ]
+        for line in Text("; ").join(rest).wrap(console, width - len(_INDENT)):
+            yield Text.assemble(_INDENT, line)
+
+
+def _plain(cell: RenderableType) -> str:
+    return cell.plain if isinstance(cell, Text) else str(cell)
 
 
 def heading(text: str, style: str = "bold") -> Text:
@@ -49,16 +98,22 @@ def heading(text: str, style: str = "bold") -> Text:
     return Text(escaped(text), style=style)
 
 
-def table(*columns: str, numeric: Iterable[str] = (), grows: str | None = None) -> Table:
-    """An empty table; `grows` is the column that wraps when the terminal is narrow."""
+def table(*columns: str, numeric: Iterable[str] = (), wraps: Iterable[str] = ()) -> Table:
+    """An empty table.
+
+    Args:
+        columns: their names; the first one identifies a row, after "#" the second one too.
+        numeric: columns that are aligned to the right.
+        wraps: columns of sentences and lists, which wrap where the terminal is narrow.
+    """
     made = SafeTable(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold"
     )
-    right = set(numeric)
+    made.names = 2 if "#" in columns[:2] else 1
+    right, wrapping = set(numeric), set(wraps)
     for column in columns:
         justify: Literal["right", "left"] = "right" if column in right else "left"
-        overflow: Literal["fold", "ellipsis"] = "fold" if column == grows else "ellipsis"
-        made.add_column(column, justify=justify, overflow=overflow, no_wrap=column != grows)
+        made.add_column(column, justify=justify, overflow="fold", no_wrap=column not in wrapping)
     return made
 
 

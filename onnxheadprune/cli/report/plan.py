@@ -9,7 +9,7 @@ from rich.console import RenderableType
 
 from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.fusion import fusion_rows
-from onnxheadprune.cli.report.headline import headline_rows
+from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
@@ -96,7 +96,7 @@ def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _table(plan: PrunePlan) -> RenderableType:
-    made = table("#", "site", "removed", "left", numeric=("#", "left"), grows="site")
+    made = table("#", "site", "removed", "left", numeric=("#", "left"), wraps=("removed",))
     for cut in plan.cuts:
         if cut.removed:
             before = f" (before: {heads(cut.removed_before)})" if cut.removed_before else ""
@@ -109,7 +109,7 @@ def _table(plan: PrunePlan) -> RenderableType:
 def _block_table(cuts: Sequence[BlockCut]) -> RenderableType:
     """Sites of one kind."""
     title = cuts[0].kind[1]
-    made = table("#", title, "removed", "left", numeric=("removed", "left"), grows=title)
+    made = table("#", title, "removed", "left", numeric=("removed", "left"))
     for cut in cuts:
         before = f" (before: {count(len(cut.removed_before))})" if cut.removed_before else ""
         left = f"{count(cut.left)} of {count(cut.num_units)}"
@@ -156,6 +156,8 @@ def planned_output(path: Path | None) -> Iterator[RenderableType]:
 
 def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     """The plan, the sizes before and after, the verdict and the file."""
+    if result.validation is not None:
+        yield from provider_rows(result.validation.provider)
     yield _heading(result.plan)
     yield from headline_rows(result.headline)
     yield from _cuts(result.plan)

@@ -32,7 +32,7 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
 
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:
-    made = table("#", "site", "heads", "least", "most", numeric=("#", "heads"), grows="site")
+    made = table("#", "site", "heads", "least", "most", numeric=("#", "heads"), wraps=("least", "most"))
     for site in sites:
         order = sorted((value, head) for head, value in enumerate(site.scores) if value is not None)
         made.add_row(
@@ -53,7 +53,7 @@ def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
         "half below",
         "most",
     )
-    made = table("#", "block", *columns, numeric=("#", *columns), grows="block")
+    made = table("#", "block", *columns, numeric=("#", *columns))
     for block in blocks:
         order = sorted(value for value in block.scores if value is not None)
         shown = (order[0], order[len(order) // 4], order[len(order) // 2], order[-1])

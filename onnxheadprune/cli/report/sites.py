@@ -75,7 +75,7 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     yield Text(f"\n{many(len(found), kind.TITLE)}, {many(total, kind.UNIT)}{option}", style="bold")
     numeric = kind.UNITS, "params"
     sorts = ("kind",) if any(site.kind for site in found) else ()
-    made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric, grows=kind.BLOCK)
+    made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
     for site in found:
         yes = Text("yes", "green") if site.removable else Text("no", "red")
         units = f"{count(site.num_units)}"
@@ -121,7 +121,7 @@ class _SiteTable:
         columns.append("removable")
         if removed_before:
             columns.append("removed before")
-        made = table(*columns, numeric=("#", "heads", "kv", "size", "params"), grows="site")
+        made = table(*columns, numeric=("#", "heads", "kv", "size", "params"))
         most = max(site.params for site in sites) or 1
         for site in sites:
             cells: list[str | Text] = [

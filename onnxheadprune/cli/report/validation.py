@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import RenderableType
 from rich.text import Text
 
-from onnxheadprune.cli.report.headline import headline_rows
+from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, heading, many, measure, row, share, table
 from onnxheadprune.model.spelling import accuracy as spelled
 from onnxheadprune.validation.headline import Headline
@@ -19,6 +19,7 @@ _STYLES = {"passed": "bold green", "failed": "bold red", "inconclusive": "bold y
 
 def validation_report(validation: Validation, headline: Headline) -> Iterator[RenderableType]:
     """The headline, the cases that were run, then the verdict."""
+    yield from provider_rows(validation.provider)
     without = f" without {', '.join(validation.without)}" if validation.without else ""
     yield heading(f"{validation.pruned} against {validation.original}{without}")
     yield from headline_rows(headline)
@@ -53,12 +54,12 @@ def verdict_rows(validation: Validation) -> Iterator[RenderableType]:
         )
     where = f"{validation.provider.label}{_placement(validation.placement)}"
     runtime = validation.versions["onnxruntime"]
-    yield row("ran on", f"{where}, onnxruntime {runtime}; {validation.provider.reason}")
+    yield row("ran on", f"{where}, onnxruntime {runtime}")
 
 
 def _cases(validation: Validation) -> RenderableType:
     numeric = ("error", "allowed", "effect")
-    made = table("inputs", "settings", "shapes", *numeric, "", numeric=numeric, grows="shapes")
+    made = table("inputs", "settings", "shapes", *numeric, "", numeric=numeric, wraps=("shapes",))
     for case in validation.cases:
         feeds = "" if case.feeds == 1 else f" x{case.feeds}"
         mark = Text("ok", "green") if case.passed else Text("differs", "red")

@@ -5,6 +5,8 @@ Asked only of files that were refused already: nothing is accepted by what is fo
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -145,11 +147,16 @@ def _archive(head: bytes) -> Kind:
 
 
 def _text(head: bytes) -> Kind | None:
-    """JSON, and ONNX's own text; both begin with a bracket, which may also be the first byte of a model."""
+    """JSON, ONNX's own text, and any other text; nothing of a model is text from its first byte on."""
     if not head or any(byte < ord(" ") and byte not in b"\t\r\n" for byte in head):
         return None
     if head.startswith(b"{"):
         return Kind("JSON", "give the .onnx file")
     if head.startswith(b"<") and b"ir_version" in head:
         return Kind("ONNX as text", "read it with onnx.load(FILE, format='onnxtxt'), then save it")
+    # What was read may end within a character.
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with contextlib.suppress(UnicodeDecodeError):
+        decoder.decode(head)
+        return Kind("a text file", "give the .onnx file")
     return None
