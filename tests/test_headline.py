@@ -12,7 +12,7 @@ import pytest
 from junitparser import JUnitXml
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
-from onnxheadprune.cli.report.job import job_report, save_results
+from onnxheadprune.cli.report.job import _shipped, job_report, save_results
 from onnxheadprune.cli.report.junit import save_junit
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.errors import ModelError
@@ -197,3 +197,27 @@ def test_a_ruined_model_is_called_one(command: Command, tmp_path: Path) -> None:
     assert headline["state"] == "bad" and headline["exact"]["answer"] == "yes"
     assert headline["good_enough"]["answer"] == "no"
     assert 'class="headline bad"' in page.read_text(encoding="utf-8")
+
+
+def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> None:
+    """Its name, its size, its figures; and a quantized model is not called exact."""
+    own = {
+        "drift": 0.002,
+        "drift_unit": "kl",
+        "measured_on": "test data, t.npz",
+        "metric": None,
+        "accuracy": None,
+    }
+    validated = validation("passed", (0.9, 0.9)) | {"deployed": own}
+    result = job(validation("passed", (0.99, 0.99)), (), None)
+    results = {**result.results, "quantize": {}, "validate": validated}
+    changed = {"folder": str(tmp_path / "out"), "model": "out/quantized.onnx", "results": results}
+    (tmp_path / "out").mkdir()
+    result = JobResult(**{**vars(result), **changed, "file_bytes": (17000, 5000)})
+    documents = Documents(result.headline, _shipped(result))
+    documents.add(results["prune"], "the cut")
+    documents.add(validated, "the validation")
+    page = page_of(documents)
+    assert "<h1>out/quantized.onnx</h1>" in page and "5.00 kB" in page and "13.00 kB" not in page
+    assert "test data, t.npz" in page and page.count("before it was quantized, it computed") == 3
+    assert "it computes what" not in page and "99.00 %" not in page

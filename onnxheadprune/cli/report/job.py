@@ -43,7 +43,7 @@ def _shipped(result: JobResult) -> Shipped | None:
     if result.model is None or result.file_bytes is None:
         return None
     name = PurePath(result.folder).name
-    return Shipped(f"{name}/{PurePath(result.model).name}", *result.file_bytes)
+    return Shipped(f"{name}/{PurePath(result.model).name}", *result.file_bytes, "quantize" in result.results)
 
 
 def save_results(result: JobResult, record: Mapping[str, object]) -> None:

@@ -33,11 +33,19 @@ def kind_of(document: Document) -> Kind | None:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What is deployed of a result: its name, and the bytes of its files before and after."""
+    """What is deployed of a result.
+
+    Attributes:
+        name: of the model.
+        before: bytes of the original's files.
+        after: bytes of its files.
+        quantized: whether it was made of the proven model by quantization.
+    """
 
     name: str
     before: int
     after: int
+    quantized: bool
 
 
 @dataclass(frozen=True)

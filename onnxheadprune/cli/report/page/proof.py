@@ -42,14 +42,15 @@ class Proof:
     cases: tuple[Case, ...]
 
 
-def proof_of(validation: Document | None, remarks: tuple[str, ...] = ()) -> Proof:
+def proof_of(validation: Document | None, remarks: tuple[str, ...] = (), *, quantized: bool = False) -> Proof:
     """The verdict in words.
 
     Args:
         validation: as `Validation.to_dict` gives it; None if it was skipped.
         remarks: what to know of the cut.
+        quantized: whether the proven model was quantized afterwards.
     """
-    exact = headline_of([validation]).exact
+    exact = headline_of([validation], quantized=quantized).exact
     if validation is None:
         return Proof(exact, "validation was skipped", (), remarks, ())
     open_points = (*validation["problems"], *validation["notes"], *remarks, *_open(validation))

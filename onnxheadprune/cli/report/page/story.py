@@ -96,11 +96,11 @@ def story_of(documents: Documents) -> Story:
     Args:
         documents: results of commands.
     """
-    cuts = tuple(cut_of(document, documents.shipped) for document in documents.cuts)
+    cuts = tuple(cut_of(document, documents) for document in documents.cuts)
     validations = tuple(
         (
             f"{_judged(item, documents.shipped)} against {PurePath(item['original']).name}",
-            proof_of(item),
+            proof_of(item, quantized="deployed" in item),
             effects_of(item, None),
         )
         for item in documents.validations
@@ -168,13 +168,14 @@ def _title(documents: Documents, cuts: tuple[Cut, ...], curves: tuple[CurveChart
     return f"What cuts of {PurePath(curves[0].model).name} cost" if curves else "Measured models"
 
 
-def cut_of(document: Document, shipped: Shipped | None = None) -> Cut:
+def cut_of(document: Document, documents: Documents) -> Cut:
     """One cut in full.
 
     Args:
         document: the result of `prune` or `fuse`, or the plan of a dry run.
-        shipped: the model that a job made of it.
+        documents: all of the page; of a job they say what was made of the cut.
     """
+    shipped = documents.shipped
     plan = document["plan"]
     gone = sum(len(cut["removed"]) for cut in plan["cuts"])
     before = sum(cut["num_heads"] - len(cut["removed_before"]) for cut in plan["cuts"])
@@ -185,18 +186,19 @@ def cut_of(document: Document, shipped: Shipped | None = None) -> Cut:
     what = f"{' and '.join(parts)} of {model} removed" if parts else f"{model} keeps all heads"
     if plan.get("exit") is not None:
         what += f", exit {', '.join(map(str, plan['exit']['numbers']))} permanent"
-    validation = document.get("validation")
+    validation, choice = document.get("validation"), document.get("choice")
     # Plans of earlier versions have no notes.
     remarks = (*(document.get("warnings") or ()), *plan.get("notes", ()))
     return Cut(
         document.get("output") or document.get("would_write") or document["model"],
         what if document.get("output") or validation else f"{what} (a look ahead; nothing was written)",
         headline_of([_validation(document)], [Gate(**item) for item in document.get("gates") or ()]),
-        proof_of(validation, remarks),
+        proof_of(validation, remarks, quantized=shipped is not None and shipped.quantized),
         quantities(document, shipped),
         head_map(document),
         blocks(document),
-        effects_of(validation, document.get("choice")),
+        # What comes out of a job is judged by its last validation, on data of its own.
+        effects_of(documents.validations[-1] if shipped and documents.validations else validation, choice),
         difference_list(document),
         setting_of_cut(document),
         _edits(document),
