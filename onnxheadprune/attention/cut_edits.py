@@ -127,7 +127,7 @@ def _sweep(
     if not contract.keep_cache_shape:
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
         partly = [site for site in chosen if not goes_whole(site, heads)]
-        free.update(*(site.free for site in partly))
+        free.update(*(site.movable for site in partly))
         handed = handed_out(sites, {site.index: heads[site.index] for site in partly})
     if contract.allow_io_change:
         free.update(v for v in view.main.values.values() if v.is_graph_input or v.is_graph_output)

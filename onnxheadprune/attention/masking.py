@@ -19,6 +19,7 @@ from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import InsertNode
 from onnxheadprune.errors import RefusedError
+from onnxheadprune.liveness.averages import elem_type_of
 from onnxheadprune.liveness.mixtures import is_mixture, mixture_of
 from onnxheadprune.model.graph.facts import DEQUANTIZES, QUANTIZERS, QUANTIZES
 from onnxheadprune.model.graph.tables import roles_of
@@ -277,8 +278,7 @@ def _level_of_zero(model: ModelProto, node: Node, name: str) -> str:
 
 
 def _weight_type(projection: Projection) -> int:
-    weight = projection.node.inputs[projection.weight[0]]
-    found = 0 if weight is None else weight.elem_type
+    found = elem_type_of(projection.operand or projection.node.out)
     return found if found in FLOATS else TensorProto.FLOAT
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from onnx import ModelProto
 
@@ -15,6 +15,7 @@ from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.head_cuts import head_cuts, head_record
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import io_changes, io_sentence, narrowed_io, renamed_sentence
+from onnxheadprune.attention.joint_cuts import with_readers
 from onnxheadprune.attention.layers import layers_kept
 from onnxheadprune.attention.sites.generation import why_uneven
 from onnxheadprune.attention.sites.site import Sites
@@ -123,7 +124,7 @@ def planned(analysis: Analysis, heads: HeadSpec, contract: Contract = AS_IT_IS) 
 
 
 def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Planning:
-    view, sites = analysis.view, analysis.sites
+    view, sites = analysis.view, with_readers(heads, analysis.sites)
     chosen = resolve_units(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     require_apart(sites.losing(present), present)
@@ -154,7 +155,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
         tuple(change for changes in interface for change in changes),
         blocks,
         renamed,
-        notes=(caches.idle,) if caches.idle else (),
+        notes=(*([caches.idle] if caches.idle else []), *_held(sites.losing(present), contract)),
     )
     return Planning(plan, view, sites, present, io)
 
@@ -163,6 +164,19 @@ def _planned_edits(view: GraphView, edits: Mapping[Edit, frozenset[str]]) -> tup
     """Edits under names that the model does not use yet, with the names of their sites in order."""
     named = with_fresh_names(view, edits)
     return tuple(PlannedEdit(edit, tuple(sorted(sites))) for edit, sites in named.items())
+
+
+def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
+    """Why caches of sites that lose units keep their shape."""
+    return (
+        []
+        if contract.keep_cache_shape
+        else [
+            f"the cache of {site.label} keeps all its heads: {site.held.sentence}"
+            for site in touched
+            if site.held
+        ]
+    )
 
 
 def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:

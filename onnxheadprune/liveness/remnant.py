@@ -14,19 +14,22 @@ import numpy as np
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, InsertNode
 from onnxheadprune.liveness.axes import reshape_back
-from onnxheadprune.liveness.contraction import CONVOLUTIONS
+from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixtures import mixture_of
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
 from onnxheadprune.model.graph.facts import (
     ADDS,
+    AVERAGES,
     CASTS,
     DROPOUTS,
     IDENTITIES,
     MULTIPLIES,
     RESHAPES,
     SLICES,
+    SQUEEZES,
+    SUMS,
     SUMS_PRODUCTS,
     TRANSPOSES,
 )
@@ -65,6 +68,8 @@ def reshaped(node: Node, source: str, target: str, shape: tuple[int, ...]) -> tu
 
 def bias_of(node: Node) -> Remnant | Refusal:
     """What a projection gives if it sums over nothing; a refusal if it adds something that is no plain bias."""
+    if node in SUMS or node in AVERAGES:
+        return Remnant(node.out, None, len(node.out.shape or ()) - 1, (node,))
     mixture = mixture_of(node)
     if mixture is not None:
         if mixture.bias is None:
@@ -123,6 +128,8 @@ def _through(use: Use, remnant: Remnant) -> Remnant | None:
     on = replace(remnant, value=node.out)
     if node in PASSING:
         return on if node not in CASTS or remnant.name is None else None
+    if node in SQUEEZES and remnant.name is None:
+        return replace(on, axis=len(target or ()) - 1)
     if node in TRANSPOSES:
         order = node.attribute("perm", list(reversed(range(len(source or ())))))
         return replace(on, axis=order.index(remnant.axis))
@@ -137,7 +144,16 @@ def _through(use: Use, remnant: Remnant) -> Remnant | None:
         return on
     if node in ADDS or node in MULTIPLIES:
         return _with_constant(use, remnant)
-    return None
+    return _layer_of_zero(use, remnant)
+
+
+def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
+    """What is left behind a linear layer that reads zero: its bias."""
+    product = contraction_of(use.node)
+    if remnant.name is not None or product is None or use.input_index not in product.indices:
+        return None
+    found = bias_of(use.node)
+    return None if isinstance(found, Refusal) else replace(found, projections=remnant.projections)
 
 
 def _axis_behind(node: Node, remnant: Remnant) -> int | None:

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import MARK, AddConstant, DropNode, Edit, InsertNode, SetInput
+from onnxheadprune.liveness.averages import elem_type_of
 from onnxheadprune.liveness.contraction import CONVOLUTIONS
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.registry import refuse
@@ -85,7 +86,7 @@ class _Builder:
         """A zero of the output's type; without one on record, of the type of the operands."""
         integer = self.node in SUMS_INTEGERS
         types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
-        types += [value.elem_type for value in self.node.inputs if value is not None]
+        types += [elem_type_of(value) for value in self.node.inputs if value is not None]
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
         if known is None:
             return None

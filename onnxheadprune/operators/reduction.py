@@ -14,7 +14,7 @@ from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, rule, unknown_shape
 from onnxheadprune.model.graph import dims
 from onnxheadprune.model.graph.elements import Elements, boxed, elements_of
-from onnxheadprune.model.graph.facts import REDUCES, SUMS, SUMS_MAGNITUDES
+from onnxheadprune.model.graph.facts import AVERAGES, REDUCES, SUMS, SUMS_MAGNITUDES
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, number_function, shape_function
 from onnxheadprune.model.graph.view import Node
 
@@ -25,6 +25,7 @@ REDUCTIONS = (
 
 REDUCES.add(*REDUCTIONS)
 SUMS.add("ReduceSum")
+AVERAGES.add("ReduceMean")
 SUMS_MAGNITUDES.add("ReduceL1")
 ROLES.add(REDUCTIONS, "", Roles(places=(1,)))
 

@@ -307,7 +307,7 @@ def _partly_dead(planning: Planning) -> Iterator[tuple[Value, Live]]:
             heads = planning.heads[site.index]
             maps = _weights_before(site)
             handed = handed_out([site], planning.heads)
-            for value, live in sweep(list(site.seeds(heads)), site.free, handed=handed).narrowed():
+            for value, live in sweep(list(site.seeds(heads)), site.movable, handed=handed).narrowed():
                 if value in maps and value.scope.parent is None:
                     yield value, live
 

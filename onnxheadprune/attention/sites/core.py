@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from onnxheadprune.attention.sites.within import Classes
+from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.model.graph.view import Node
 
@@ -32,6 +34,11 @@ class Core:
     tokens: int = 1
 
 
+def is_alike(cores: Iterable[Core]) -> bool:
+    """Whether all positions that labels reach have the same labels."""
+    return len({labels for core in cores for labels in core.heads if labels}) == 1
+
+
 @dataclass(frozen=True)
 class Trace:
     """Everything that one axis leads to.
@@ -41,12 +48,16 @@ class Trace:
         mixes_heads: whether it leads to attention maps along their heads.
         refusals: of operators that labels did not pass.
         blocked: nodes at which labels stopped.
+        reduced: nodes that reduce other axes on the way, with the labels of what they compute.
+        shared: whether it leads through a layer that treats all heads alike.
     """
 
     cores: tuple[Core, ...] = ()
     mixes_heads: bool = False
     refusals: tuple[Refusal, ...] = ()
     blocked: tuple[Node, ...] = ()
+    reduced: tuple[tuple[Node, Live], ...] = ()
+    shared: bool = False
 
     def __or__(self, other: Trace) -> Trace:
         return Trace(
@@ -54,7 +65,14 @@ class Trace:
             self.mixes_heads or other.mixes_heads,
             (*self.refusals, *(item for item in other.refusals if item not in self.refusals)),
             (*self.blocked, *(item for item in other.blocked if item not in self.blocked)),
+            (*self.reduced, *(item for item in other.reduced if item not in self.reduced)),
+            self.shared or other.shared,
         )
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether it leads to cores and tells no heads apart there."""
+        return is_alike(self.cores)
 
     def told_apart(self, classes: Classes | None) -> Trace:
         """The same with every label replaced by those that it stands for."""

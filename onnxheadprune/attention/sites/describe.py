@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -16,7 +16,7 @@ from onnxheadprune.attention.sites.generation import comes_or_goes
 from onnxheadprune.attention.sites.grouping import Block, Partition
 from onnxheadprune.attention.sites.products import core_product, is_product
 from onnxheadprune.attention.sites.query_width import query_width
-from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared
+from onnxheadprune.attention.sites.sharing import Sharing, bits_of, join_shared, weights_read
 from onnxheadprune.liveness.asking import ask
 from onnxheadprune.liveness.carriers import MAX_HOPS, carried, carrier_outputs, outlet, passes_on
 from onnxheadprune.liveness.domain import Labels
@@ -74,6 +74,7 @@ class _Survey:
         head_size: width of a query or key head, once a core tells it.
         free, maps, probability_nodes, lying: as in `Anatomy`.
         sharing: for each operand of values that was walked up, what it says of the heads.
+        weights: what the values of heads that have cores of their own are made with, by head.
         refusal: why a core cannot be read, if one cannot.
     """
 
@@ -88,6 +89,7 @@ class _Survey:
         self.lying: dict[Value, Live] = {}
         self.probability_nodes: set[Node] = set()
         self.sharing: list[Sharing] = []
+        self.weights: dict[int, set[Hashable]] = {}
         self.refusal: Refusal | None = None
 
     def read_fused(self, core: Core) -> None:
@@ -102,7 +104,7 @@ class _Survey:
         self.head_size = self.head_size or fused.head_size
         if fused.value is not None:
             # What repeats KV heads before the node shows upstream of it.
-            self._read_values(_fused_walk(core, (fused.value,), owner, own), own)
+            self._read_values(_fused_walk(core, (fused.value,), owner, own), own, set(owner))
 
     def read_product(self, core: Core) -> None:
         """A product of attention weights and values."""
@@ -115,7 +117,7 @@ class _Survey:
         values, weights = walks
         self.head_size = self.head_size or query_width(core)
         self._add_ends(values, own)
-        self._read_values(values, own)
+        self._read_values(values, own, set(owner))
         self._read_weights(weights, own)
 
     def _own_bits(self, owner: Sequence[int]) -> int:
@@ -127,9 +129,11 @@ class _Survey:
         heads = set(owner)
         return bits_of(heads if len(heads) > 1 else range(self.block.num_heads))
 
-    def _read_values(self, walk: Sweep, own: int) -> None:
-        """Which heads share their values."""
+    def _read_values(self, walk: Sweep, own: int, heads: Set[int]) -> None:
+        """Which heads share their values: those of one core, and those that are computed one by one of the same."""
         self.sharing.append(join_shared(self.groups, walk, self.block.num_heads, own))
+        if len(heads) == 1:
+            self.weights.setdefault(min(heads), set()).update(weights_read(walk))
 
     def _read_weights(self, walk: Sweep, own: int) -> None:
         """What lies between scores and core, and the cache of the keys."""
@@ -153,6 +157,11 @@ class _Survey:
         if self.sharing and all(found is Sharing.ONE for found in self.sharing):
             # One of several cores may read a table of relative positions, which has no heads: that groups none.
             self.groups.join(range(self.block.num_heads))
+        alike: dict[frozenset[Hashable], list[int]] = defaultdict(list)
+        for head, made in self.weights.items():
+            alike[frozenset(made)].append(head)
+        for weights, heads in alike.items():
+            self.groups.join(heads if weights else heads[:1])
         groups = sorted(tuple(sorted(members)) for members in self.groups.sets())
         tokens = max(core.tokens for core in self.block.cores)
         channels = max(len(channels) for channels in self.block.projections[0].channels)
@@ -200,10 +209,11 @@ def _owners(block: Block, core: Core) -> list[int]:
 def _head_bits(core: Core, owner: Sequence[int]) -> Live:
     """The bit of the head at every head position of the core's output."""
     bits = np.array([bits_of([head]) for head in owner], dtype=object)
-    return Live.over(core.head_axes, bits.reshape(_head_shape(core)))
+    return Live.over(core.head_axes, bits.reshape(head_shape(core)))
 
 
-def _head_shape(core: Core) -> tuple[int, ...]:
+def head_shape(core: Core) -> tuple[int, ...]:
+    """The sizes of the axes of a core's output that enumerate heads."""
     shape = core.node.out.shape
     assert shape is not None
     sizes = [dim if isinstance(dim := shape[axis], int) else 0 for axis in core.head_axes]

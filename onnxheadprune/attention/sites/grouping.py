@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from onnxheadprune.attention.sites.core import Core
+from onnxheadprune.attention.sites.core import Core, is_alike
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.unit import Projection
@@ -51,11 +51,11 @@ class Partition(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A contraction with weights whose contracted axes lead to cores."""
+    """What sums over axes that lead to cores: a contraction with weights, or a reduction, which has none."""
 
     node: Node
     activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]] | None
     sizes: tuple[int, ...]
     cores: tuple[Core, ...]
 
@@ -82,7 +82,7 @@ def group(candidates: list[Candidate]) -> list[Block]:
     one law for gated contexts, summed attentions, heads computed one by one and fixed batches alike.
     So do two that read one attention map, since a query head makes one map: its values come in pieces.
     """
-    candidates = _along_heads(_without_lone_positions(candidates))
+    candidates = _along_heads(_telling_apart(_without_lone_positions(candidates)))
     by_core: Partition[int] = Partition()
     for candidate in candidates:
         by_core.join(core.node.index for core in candidate.cores)
@@ -108,6 +108,17 @@ def _without_lone_positions(candidates: list[Candidate]) -> list[Candidate]:
         return replace(core, heads=tuple(labels for labels in core.heads if labels), head_axes=())
 
     return [replace(item, cores=tuple(seen(core) for core in item.cores)) for item in candidates]
+
+
+def _telling_apart(candidates: list[Candidate]) -> list[Candidate]:
+    """Candidates without layers that treat alike the heads that another one tells apart."""
+    apart = {core.node for item in candidates if not is_alike(item.cores) for core in item.cores}
+
+    def mixes(item: Candidate) -> bool:
+        several = sum(1 for core in item.cores for labels in core.heads if labels) > 1
+        return several and is_alike(item.cores) and apart.issuperset(core.node for core in item.cores)
+
+    return [item for item in candidates if not mixes(item)]
 
 
 def _along_heads(candidates: list[Candidate]) -> list[Candidate]:
@@ -293,7 +304,7 @@ def branch_of(node: Node) -> tuple[str, str] | None:
 
 def weight_name(projection: Projection) -> str:
     """The stored tensor behind the weight of a projection, with the graph that holds it; nothing where none is."""
-    value = projection.node.inputs[projection.weight[0]]
+    value = projection.operand
     while value is not None and value.tensor is None and value.producer is not None and value.producer.inputs:
         value = value.producer.inputs[0]
     return "" if value is None else f"{value.scope.ref}/{value.name}"

@@ -64,7 +64,7 @@ def module_path(node: Node) -> list[str]:
 
 
 def _projection_path(projection: Projection) -> list[str]:
-    weight = _stored(projection.node.input(projection.weight[0]))
+    weight = _stored(projection.operand)
     if weight is not None and "." in weight and not GENERIC.match(weight):
         return re.sub(r"\.(weight|kernel|bias)(_.*)?$", "", weight).split(".")
     return module_path(projection.node)

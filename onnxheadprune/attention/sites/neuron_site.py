@@ -65,7 +65,7 @@ class NeuronSite(Site):
     @property
     def only_named(self) -> str | None:
         """Why its neurons go only where they are named, None if what they are worth can be measured and compared."""
-        weights = [item.node.inputs[item.weight[0]] for item in self.projections]
+        weights = [item.operand for item in self.projections]
         if any(weight is None or not weight.is_constant for weight in weights):
             return PICKED
         return NO_ACTIVATION if self.kind == LOW_RANK else None

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from onnxheadprune.attention.sites.cascade import cascade, is_beside
 from onnxheadprune.attention.sites.grouping import Block
+from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Sweep
 from onnxheadprune.model.graph.facts import (
+    CARRIERS,
     ELEMENTWISE,
+    EXPANDS,
     FLATTENS,
+    JOINS,
     REDUCES,
+    SLICES,
     VIEWS,
+    WRITES_INTO,
 )
 from onnxheadprune.model.graph.view import Node, Value
 
 SAME_ELEMENTS = VIEWS | FLATTENS
+HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
+"""What a cache passes on its way to whoever computes with it."""
 MAX_HOPS = 8
 
 
@@ -57,7 +67,7 @@ def obstacle(
             found = _mixing_consumer(value, trial, block)
             if found is not None:
                 return found
-    return read_elsewhere(block, trial, removed)
+    return None
 
 
 def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusal | None:
@@ -67,6 +77,55 @@ def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusa
         if core.node.index in owners and trial.kept.get(core.node.out, FULL).is_full:
             return _context_used_elsewhere(core.node, trial)
     return None
+
+
+def held_caches(site: Site, trial: Sweep) -> Refusal | None:
+    """Who needs all heads of one cache while another one of the same site could lose some, None if nobody does.
+
+    Keys and values of a head leave together, or not at all: callers have one number for both.
+
+    Args:
+        site: the site.
+        trial: a mask sweep that removes some heads.
+    """
+    left: dict[frozenset[int], dict[Value, frozenset[int]]] = {}
+    for value, live in site.lying.items():
+        if live.axes and not live.is_mask:
+            left.setdefault(_owners(live, FULL), {})[value] = _owners(live, trial.kept.get(value, FULL))
+    for caches in left.values():
+        most = max(caches.values(), key=len)
+        wide = [value for value, owners in caches.items() if owners == most]
+        if len(wide) < len(caches):
+            return _reader_of_all(wide, trial)
+    return None
+
+
+def _owners(live: Live, kept: Live) -> frozenset[int]:
+    """The sets of heads, as bits, that own something of what is kept of a value."""
+    axes = sorted({*live.axes, *kept.axes})
+    sizes = [math.lcm(live.period(axis), kept.period(axis)) for axis in axes]
+    alive = live.aligned(axes, sizes)[kept.aligned(axes, sizes) != 0]
+    return frozenset(int(bits) for bits in alive.reshape(-1)) - {0}
+
+
+def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
+    """Names who needs all heads of some caches: the nearest node behind them that hands none of them on."""
+    queue, seen = deque(caches), set(caches)
+    while queue:
+        value = queue.popleft()
+        for use in value.consumers:
+            if looks_only(use) or not trial.edge(use).is_full:
+                continue
+            if use.node not in HANDS_ON:
+                sentence = f"{use.node.label} reads {caches[0].name} with all heads"
+                return Refusal(Reason.COUPLED, use.node.label, caches[0].name, sentence)
+        onward = [
+            use.node.out for use in value.consumers if use.node in HANDS_ON and use.node.out not in seen
+        ]
+        queue += onward
+        seen.update(onward)
+    sentence = f"{caches[0].name} is needed with all heads"
+    return Refusal(Reason.COUPLED, caches[0].name, caches[0].name, sentence)
 
 
 def _holds_heads_back(node: Node, trial: Sweep, without: Callable[[Node], Sweep]) -> bool:

@@ -88,7 +88,7 @@ def _decoded(value: Value, axes: tuple[int, ...], lives: Sequence[Live]) -> Numb
 
 def _trial(site: Site, gone: Sequence[int]) -> Sweep:
     handed = handed_out([site], {site.index: tuple(gone)})
-    return sweep(list(site.seeds(gone)), site.free | site.maps, handed=handed)
+    return sweep(list(site.seeds(gone)), site.movable | site.maps, handed=handed)
 
 
 def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:

@@ -67,6 +67,14 @@ def join_shared(groups: Partition[int], walk: Sweep, num_heads: int, everyone: i
     return Sharing.UNKNOWN if any(_loses(node, walk) for node in walk.answers) else Sharing.ONE
 
 
+def weights_read(walk: Sweep) -> frozenset[tuple[Value, tuple[int, ...], bytes]]:
+    """The stored tensors at the ends of a walk, and where in them it ends; none where an operator stops it."""
+    if walk.refusals:
+        return frozenset()
+    leaves = ((value, live.as_mask()) for value, live in _leaves(walk) if value.holds_tensor)
+    return frozenset((value, live.axes, live.array.tobytes()) for value, live in leaves)
+
+
 def _bits(live: Live) -> set[int]:
     return {int(item) for item in live.array.reshape(-1)}
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from itertools import permutations
 
+from onnxheadprune.attention.sites.averages import reduced_heads
+from onnxheadprune.attention.sites.chains import in_a_row
+from onnxheadprune.attention.sites.core import Core
 from onnxheadprune.attention.sites.describe import Anatomy, anatomy, first_group
 from onnxheadprune.attention.sites.fused import is_fused_core
 from onnxheadprune.attention.sites.grouping import (
@@ -19,7 +22,7 @@ from onnxheadprune.attention.sites.grouping import (
 from onnxheadprune.attention.sites.left_out import LeftOut, Refused, left_out
 from onnxheadprune.attention.sites.maps import is_residual, summed, weight_contraction
 from onnxheadprune.attention.sites.naming import named_apart
-from onnxheadprune.attention.sites.obstacles import obstacle, read_elsewhere
+from onnxheadprune.attention.sites.obstacles import held_caches, obstacle, read_elsewhere
 from onnxheadprune.attention.sites.own import foreign
 from onnxheadprune.attention.sites.products import is_product
 from onnxheadprune.attention.sites.site import AttentionSite, united
@@ -51,7 +54,7 @@ def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[A
         if block not in folded
         and block.num_heads == 1
         and not any(projection.node.out.name in named for projection in block.projections)
-        and not _is_single_head_attention(block)
+        and not _attends(block.cores[0])
     ]
     known: dict[Block, Anatomy] = {}
     for block in grouped:
@@ -86,13 +89,17 @@ def _scan(view: GraphView) -> tuple[list[Candidate], frozenset[Node], list[Refus
             trace.mixes_heads or (mixers and _reaches(node, read.activation[0], mixers.__contains__))
         ):
             mixers.add(node)
+        # A sum over an axis is weaker evidence of heads than weights: streams are added up, too.
+        candidates += [item for item in reduced_heads(trace, tracer) if all(map(_attends, item.cores))]
+        if trace.shared and trace.is_alike:
+            continue
         if trace.cores:
             candidates.append(Candidate(node, read.activation, read.weight, read.sizes, trace.cores))
         elif (refusal := coupling(trace) or next(iter(trace.refusals), None)) is not None:
             behind = _attention_behind(trace.blocked)
             if behind is not None:
                 refused.append(Refused(node, behind, refusal))
-    return candidates, frozenset(mixers), refused
+    return in_a_row(candidates, tracer), frozenset(mixers), refused
 
 
 def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
@@ -112,18 +119,18 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
     return None
 
 
-def _is_single_head_attention(block: Block) -> bool:
-    """One head is a site if its values are projected and its weights are a product, unlike a mere pooling.
+def _attends(core: Core) -> bool:
+    """Whether values are projected and their weights are a product, unlike in a mere pooling: evidence for one head.
 
     Where channels attend to channels the weights own the channels; a softmax tells that they are weights.
     """
-    node = block.cores[0].node
+    node = core.node
     if is_fused_core(node):
         return True
     found = is_product(node)
     if found is None:
         return False
-    owner = found.owners(found.out_axes[block.cores[0].feature_axes[0]])[0]
+    owner = found.owners(found.out_axes[core.feature_axes[0]])[0]
     return any(
         _reaches(node, values, lambda other: weight_contraction(other) is not None)
         and _reaches(node, weights, lambda other: is_product(other) is not None)
@@ -173,7 +180,10 @@ def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset
     )
     if block.num_heads == 1:
         trial = _trial(site, (0,))
-        return replace(site, reason=foreign(block, trial, (0,)) or read_elsewhere(block, trial, (0,)))
+        mixed = foreign(block, trial, (0,))
+        elsewhere = read_elsewhere(block, trial, (0,))
+        alone = elsewhere is not None and mixed is None
+        return replace(site, reason=mixed or elsewhere, read_elsewhere=alone)
     site = replace(site, units=units_together(block.projections, block.num_heads))
     reason = why_not_cut(site)
     if reason is not None:
@@ -194,14 +204,21 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
     if len(removed) == block.num_heads:
         removed = site.units[0]
     trial = _trial(site, removed)
-    held = obstacle(
+    kept = held_caches(site, trial)
+    if kept is not None:
+        site = replace(site, held=kept)
+        trial = _trial(site, removed)
+    found = obstacle(
         block, trial, removed, mixers, parts.probability_nodes, lambda node: _trial(site, removed, node)
     )
+    elsewhere = None if found is not None else read_elsewhere(block, trial, removed)
+    mixed = None if found is not None else foreign(block, trial, removed)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
     return replace(
         site,
-        reason=held or foreign(block, trial, removed),
+        reason=found or elsewhere or mixed,
+        read_elsewhere=elsewhere is not None and mixed is None,
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
@@ -217,4 +234,4 @@ def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = N
         through: a node that mixes heads, taken as if it passed them on.
     """
     handed = handed_out([site], {site.index: heads})
-    return sweep(list(site.seeds(heads)), site.free | site.maps, through=through, handed=handed)
+    return sweep(list(site.seeds(heads)), site.movable | site.maps, through=through, handed=handed)

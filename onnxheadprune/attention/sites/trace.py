@@ -16,14 +16,16 @@ from onnxheadprune.attention.sites.classify import classify
 from onnxheadprune.attention.sites.core import Core, Trace
 from onnxheadprune.attention.sites.evidence import without_blind
 from onnxheadprune.attention.sites.fused import is_fused_core, split_fused
+from onnxheadprune.attention.sites.maps import summed
 from onnxheadprune.attention.sites.products import is_product, is_weight, stored_map
+from onnxheadprune.attention.sites.shared_layers import SharedLayers
 from onnxheadprune.attention.sites.within import Classes, within_heads
 from onnxheadprune.liveness.asking import ask_about
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.domain import POSITIONS
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Reason, Refusal
-from onnxheadprune.model.graph.facts import JOINS
+from onnxheadprune.model.graph.facts import JOINS, REDUCES
 from onnxheadprune.model.graph.view import Node, Value
 
 
@@ -39,15 +41,17 @@ class Tracer:
     """Traces axes of one model; results are shared, so that tracing all of them stays linear."""
 
     def __init__(self) -> None:
+        self._shared = SharedLayers(self.trace)
         self._known: dict[tuple[Value, tuple[int, ...], bytes], Trace] = {}
 
     def trace(self, value: Value, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Trace:
         """What produced the positions of `axes` (of the given sizes) of `value`."""
         labels = np.arange(1, math.prod(sizes) + 1).reshape(sizes)
-        return self._follow(value, Live.over(axes, labels))
+        return self.follow(value, Live.over(axes, labels))
 
-    def _follow(self, start: Value, live: Live) -> Trace:
-        """Depth first without recursion: residual streams are thousands of nodes deep."""
+    def follow(self, start: Value, live: Live) -> Trace:
+        """What produced labelled positions of a value."""
+        # Depth first without recursion: residual streams are thousands of nodes deep.
         stack: list[tuple[Value, Live]] = [(start, live)]
         while stack:
             value, labels = stack[-1]
@@ -55,7 +59,7 @@ class Tracer:
             if key in self._known:
                 stack.pop()
                 continue
-            own, upstream = _step(value, labels)
+            own, upstream = _step(value, labels, self._shared)
             missing = [
                 (step.value, step.live) for step in upstream if _key(step.value, step.live) not in self._known
             ]
@@ -75,7 +79,7 @@ def _key(value: Value, live: Live) -> tuple[Value, tuple[int, ...], bytes]:
     return value, live.axes, live.array.tobytes()
 
 
-def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
+def _step(value: Value, live: Live, shared: SharedLayers) -> tuple[Trace, list[Step]]:
     """What one value says by itself, and where its labels go on."""
     node = value.producer
     if node is None or value.is_constant:
@@ -90,7 +94,7 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
     if isinstance(answer, Refusal) and answer.reason is Reason.NO_RULE:
         return Trace(blocked=(node,)), []
     if isinstance(answer, Refusal):
-        return _refused(value, live, answer)
+        return _refused(value, live, answer, shared)
     upstream = []
     for index, labels in answer.inputs.items():
         source = node.input(index)
@@ -101,22 +105,35 @@ def _step(value: Value, live: Live) -> tuple[Trace, list[Step]]:
         elif (within := within_heads(node, index, without_blind(live, live.axes))) is not None:
             upstream.append(Step(source, *within))
     upstream += [Step(source, labels) for source, labels in answer.bodies.items()]
-    return Trace(mixes_heads=_is_map_by_stored(node, live)), upstream
+    through = [] if upstream else _through_shared(node, live, shared)
+    reduced = ((node, live),) if node in REDUCES else ()
+    own = Trace(mixes_heads=_is_map_by_stored(node, live), reduced=reduced, shared=bool(through))
+    return own, upstream or through
 
 
-def _refused(value: Value, live: Live, refusal: Refusal) -> tuple[Trace, list[Step]]:
+def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -> tuple[Trace, list[Step]]:
     """Where labels go on that an operator does not let through as they are."""
     node = value.producer
     assert node is not None
     seen = without_blind(live, live.axes)
     if seen.axes != live.axes:
         # Positions that were cut off say nothing; without them the operator may have an answer.
-        return _step(value, seen)
+        return _step(value, seen, shared)
     if refusal.reason is Reason.COUPLED and _keeps_shape(node, value):
         # A normalisation mixes positions but moves none. Whether it mixes heads is for a trial sweep to say.
         source = node.inputs[0]
         return Trace(), [Step(source, live)] if source is not None else []
     return Trace(refusals=(refusal,), blocked=(node,)), []
+
+
+def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
+    """Where labels go on that a layer keeps to itself which does the same for each head."""
+    read = summed(node)
+    axes = frozenset[int]() if read is None else shared.axes(node)
+    if read is None or not axes:
+        return []
+    within = within_heads(node, read.activation[0], without_blind(live, live.axes), axes)
+    return [] if within is None else [Step(read.value, *within)]
 
 
 def _is_map_by_stored(node: Node, live: Live) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxheadprune.edit.edits import Edit, SetDim
 from onnxheadprune.edit.site_cuts import HEADS_KEY
+from onnxheadprune.liveness.averages import averaged, why_no_sum
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import DEAD, Live
@@ -25,19 +26,20 @@ SPAN = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """One contraction with weights that sums over the units of a site: heads, or neurons.
+    """What sums over the units of a site, heads or neurons: a contraction with weights, or a reduction.
 
     Attributes:
         node: the contraction.
         activation: input index of what it reads (a context), and its contracted axes.
-        weight: input index of the weight, and its contracted axes in the same order.
+        weight: input index of the weight, and its contracted axes in the same order; None where the node has no weight:
+            a reduction that adds heads up, or averages them.
         sizes: lengths of the contracted axes (usually one: num_heads * head_size, or the neurons).
         channels: for each unit, the row-major positions on the contracted axes that belong to it.
     """
 
     node: Node
     activation: tuple[int, tuple[int, ...]]
-    weight: tuple[int, tuple[int, ...]]
+    weight: tuple[int, tuple[int, ...]] | None
     sizes: tuple[int, ...]
     channels: tuple[tuple[int, ...], ...]
 
@@ -45,6 +47,11 @@ class Projection:
     def sums_more(self) -> bool:
         """Whether it also sums over what is no unit's: a feed-forward block beside the attention."""
         return sum(len(channels) for channels in self.channels) < math.prod(self.sizes)
+
+    @property
+    def operand(self) -> Value | None:
+        """The weight, None where there is none."""
+        return None if self.weight is None else self.node.inputs[self.weight[0]]
 
     def is_emptied_by(self, units: Iterable[int]) -> bool:
         """Whether it sums over nothing once `units` are gone, be they all of the site or those that it reads."""
@@ -89,12 +96,15 @@ class Projection:
             for index, live in cut_inputs(self.node, mask.reshape(-1)):
                 yield Seed(self.node, index, live, site)
             return
-        index, axes = self.weight
-        yield Seed(self.node, index, Live.over(axes, mask), site)
+        if self.weight is not None:
+            index, axes = self.weight
+            yield Seed(self.node, index, Live.over(axes, mask), site)
 
     def edits(self, units: Iterable[int]) -> list[Edit]:
-        """Edits on the projection itself: the width that packed weights state, and what is declared of its output."""
+        """Edits on the projection itself: the width of packed weights, the divisor of a mean, a declared output."""
         mask = self.live_without(units)
+        if self.weight is None:
+            return averaged(self.node, mask)
         if is_packed(self.node):
             return input_edits(self.node, mask.reshape(-1))
         return list(self._declared(mask))
@@ -118,6 +128,8 @@ class Projection:
 
     def why_not_cut(self, sets: Iterable[Sequence[int]]) -> str | None:
         """Why some of these sets of units cannot be cut off the weight, None if each can."""
+        if self.weight is None:
+            return why_no_sum(self.node)
         if not is_packed(self.node):
             return None
         masks = (self.live_without(unit).reshape(-1) for unit in sets)
@@ -141,6 +153,8 @@ class Site:
         free: graph inputs and outputs that belong to the units (the cache of heads).
         lying: where on these the units lie, one bit per unit, as far as that is known.
         maps: graph outputs with one map per unit, which only shrink with the caller's consent.
+        held: why `free` keeps its shape when units go, None if it follows them.
+        read_elsewhere: whether that is only because something else reads a context, which may go in the same cut.
         reason: why no unit can be removed, None if some can.
         params: elements of all weights and biases that belong to the units.
         bytes: their size in bytes.
@@ -189,6 +203,8 @@ class Site:
     free: frozenset[Value] = frozenset()
     lying: Mapping[Value, Live] = field(default_factory=dict, repr=False)
     maps: frozenset[Value] = frozenset()
+    held: Refusal | None = None
+    read_elsewhere: bool = False
     reason: Refusal | None = None
     params: int = 0
     bytes: int = 0
@@ -344,6 +360,11 @@ class Site:
     def still_there(self, units: Container[int]) -> frozenset[int]:
         """The present indices of the units among these (of the original model) that are still there."""
         return frozenset(self.present(unit for unit in self.original_units if unit in units))
+
+    @property
+    def movable(self) -> frozenset[Value]:
+        """The inputs and outputs that follow the units: none where one of them is needed with all units."""
+        return self.free if self.held is None else frozenset()
 
     def seeds(self, units: Iterable[int], emptied: bool = True) -> Iterator[Seed]:
         """The first demands of the sweep when `units` (present indices) are removed.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Set
 
 import numpy as np
 
 from onnxheadprune.attention.sites.products import is_weight
 from onnxheadprune.liveness.asking import ask
-from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of
+from onnxheadprune.liveness.contraction import Contraction, contraction_of
 from onnxheadprune.liveness.domain import Labels
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
@@ -21,25 +21,31 @@ MAX_POSITIONS = 2**20
 """Positions of one head axis and one summed axis; more are no heads."""
 
 
-def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | None:
+def within_heads(
+    node: Node, index: int, live: Live, shared: Container[int] = ()
+) -> tuple[Live, Classes] | None:
     """How labels go on where weights mix values within heads, None if that is not what the node does.
 
     Latent attention lifts each head's context by weights of its own before the output projection: of the
     labelled axes some enumerate heads in both operands, others lie in the weights alone. The summed axis
-    takes the place of those.
+    takes the place of those. So it does where one layer serves all heads: these lie along axes that the weights lack.
+
+    Args:
+        node: a contraction.
+        index: of the input that labels go on to.
+        live: the labels of its output.
+        shared: axes of that input along which heads lie that the node treats alike.
     """
     found, source = contraction_of(node), node.input(index)
     if found is None or source is None or source.shape is None or len(found.terms) != 2:
         return None
     own = [other for other in found.indices if other != index]
     stored = len(own) == 1 and (value := node.input(own[0])) is not None and is_weight(value)
-    if not stored or CONVOLUTIONS.of(node) is not None:
+    if not stored:
         return None
-    # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
-    labelled = {found.out_axes[axis] for axis in live.axes}
-    if not labelled & found.batch or any(index in found.owners(letter) for letter in labelled - found.batch):
+    letters, labelled = found.axes_of(index), {found.out_axes[axis] for axis in live.axes}
+    if not _lies_along(found, labelled, index, shared):
         return None
-    letters = found.axes_of(index)
     summed = {axis: source.shape[axis] for axis, letter in enumerate(letters) if letter in found.contracted}
     heads = _label_sets(node, index, live)
     sizes = {axis: heads.period(axis) for axis in heads.axes}
@@ -54,11 +60,23 @@ def within_heads(node: Node, index: int, live: Live) -> tuple[Live, Classes] | N
     return Live.over(axes, fresh), classes
 
 
+def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Container[int]) -> bool:
+    """Whether labels along some letters are those of heads; where they lie in the weights alone, those of all heads."""
+    alone = {letter for letter in labelled - found.batch if index in found.owners(letter)}
+    if not shared:
+        # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
+        return bool(labelled & found.batch) and not alone
+    axes = {letter: axis for axis, letter in enumerate(found.axes_of(index))}
+    return not alone or any(axes[letter] in shared for letter in alone)
+
+
 def _label_sets(node: Node, index: int, live: Live) -> Live:
     """What the law makes of labels that are sets: label `n` is bit `n - 1`, no label is the empty set."""
     bits = np.array([_bit(int(label)) for label in live.array.reshape(-1)], dtype=object)
     answer = ask(node, [Live.over(live.axes, bits.reshape(live.array.shape))], Labels())
-    return FULL if isinstance(answer, Refusal) else answer.inputs[index]
+    found = FULL if isinstance(answer, Refusal) else answer.inputs.get(index, FULL)
+    # What lies in the weights alone says of all of the other operand that everybody reads it.
+    return Live((), np.asarray(np.bitwise_or.reduce(bits), dtype=object)) if found.is_mask else found
 
 
 def _bit(label: int) -> int:

@@ -119,6 +119,7 @@ ACTIVATES = Kind("apply an activation function to each element")
 
 REDUCES = Kind("reduce axes to one number")
 SUMS = Kind("sum along axes")
+AVERAGES = Kind("take the mean along axes")
 ACCUMULATES = Kind("sum up what stands before, along one axis")
 SUMS_MAGNITUDES = Kind("sum absolute values along axes")
 NORMALIZES = Kind("normalise by a mean and a variance of what they read")

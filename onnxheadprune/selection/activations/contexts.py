@@ -13,7 +13,7 @@ from onnxheadprune.attention.constants import numbers_of
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError, UsageError
-from onnxheadprune.model.graph.facts import PACKS_BLOCKS
+from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
@@ -117,6 +117,8 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     node = projection.node
     if node in PACKS_BLOCKS:
         return _by_identity(node, int(np.prod(projection.sizes)))
+    if projection.weight is None:
+        return _of_reduction(projection)
     index, axes = projection.weight
     value = node.inputs[index]
     if value is None:
@@ -128,6 +130,14 @@ def projection_matrix(projection: Projection) -> npt.NDArray[np.float64]:
     array = (array - (0 if zero is None else zero)) * (1 if scale is None else scale)
     free = [axis for axis in range(array.ndim) if axis not in axes]
     return array.transpose(*axes, *free).reshape(int(np.prod(projection.sizes)), -1)
+
+
+def _of_reduction(projection: Projection) -> npt.NDArray[np.float64]:
+    """The weights that a sum or a mean over heads amounts to: each channel of a head goes to the output's."""
+    channels = np.array(projection.channels)
+    matrix = np.zeros((int(np.prod(projection.sizes)), channels.shape[1]))
+    matrix[channels, np.arange(channels.shape[1])] = 1 / len(channels) if projection.node in AVERAGES else 1
+    return matrix
 
 
 def _side(node: Node, index: int | None) -> Array | None:

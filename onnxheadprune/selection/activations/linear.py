@@ -75,13 +75,9 @@ class Linear:
 
 def linear_of(projection: Projection) -> Linear | None:
     """A site's output projection as a linear map, None where its weights are in no form to rewrite."""
-    return _linear(
-        projection.node,
-        projection.activation[0],
-        projection.activation[1],
-        projection.weight[0],
-        projection.weight[1],
-    )
+    if projection.weight is None:
+        return None
+    return _linear(projection.node, *projection.activation, *projection.weight)
 
 
 def linear_at(node: Node) -> Linear | None:

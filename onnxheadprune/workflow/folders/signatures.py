@@ -69,6 +69,8 @@ def _matrix(projection: Projection, model: LoadedModel) -> Array | None:
     node = projection.node
     if is_packed(node):
         return _packed(projection, model)
+    if projection.weight is None:
+        return None
     index, contracted = projection.weight
     operand, found = node.inputs[index], contraction_of(node)
     if operand is None or found is None or index not in found.indices:

@@ -1,0 +1,57 @@
+"""Sites whose contexts others read without a projection: their heads can go where these others go in the same cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.sites.site import AttentionSite, Sites
+from onnxheadprune.attention.sites.whole import goes_whole
+from onnxheadprune.attention.units import resolve_units
+from onnxheadprune.liveness.live import FULL
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.liveness.swept import Sweep
+from onnxheadprune.model.graph.view import Value
+
+
+def with_readers(spec: HeadSpec, sites: Sites) -> Sites:
+    """The sites, without the reasons of those whose contexts nobody needs any more once all of a spec is gone.
+
+    Args:
+        spec: what goes.
+        sites: of the model.
+
+    Raises:
+        HeadPruneError: if the spec cannot be read, or names what cannot go for another reason.
+    """
+    if not any(site.read_elsewhere for site in sites):
+        return sites
+    allowed = _where(sites, lambda site: site.read_elsewhere)
+    chosen = resolve_units(spec, allowed)
+    gone = {site.index: site.present(chosen[site.index]) for site in allowed.losing(chosen)}
+    losing = {site.index: site for site in allowed.losing(gone)}
+    free = frozenset[Value]().union(*(site.movable for site in losing.values() if not goes_whole(site, gone)))
+    walk = sweep([seed for site in losing.values() for seed in site.seeds(gone[site.index])], free)
+
+    def is_free(site: AttentionSite) -> bool:
+        return site.read_elsewhere and site.index in losing and _is_free(site, gone[site.index], walk)
+
+    return _where(sites, is_free)
+
+
+def _where(sites: Sites, condition: Callable[[AttentionSite], bool]) -> Sites:
+    """The sites, without the reasons of those that fulfil a condition."""
+    return replace(
+        sites, sites=tuple(replace(site, reason=None) if condition(site) else site for site in sites.sites)
+    )
+
+
+def _is_free(site: AttentionSite, gone: Sequence[int], walk: Sweep) -> bool:
+    """Whether nobody needs any of the heads that a site loses: of its contexts only the others are left."""
+    masks = [walk.kept.get(core.out, FULL).mask for core in site.cores]
+    left = sum(Fraction(int(np.count_nonzero(mask)), mask.size) for mask in masks) / len(masks)
+    return left == Fraction(site.num_heads - len(gone), site.num_heads)

@@ -1,0 +1,108 @@
+"""Linear layers that treat every head alike and keep the axis of heads: labels go on through them, up to the core.
+
+The projection sums over heads. A layer that all heads share, between the core and the projection, sums within each of
+them. It looks like the projection of one head, so that it takes two questions: does what it sums over lead to a core
+without telling its heads apart, and does another axis of what it reads tell them apart?
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from onnxheadprune.attention.sites.core import Core, Trace
+from onnxheadprune.attention.sites.evidence import MAX_TOLD_APART, told_apart
+from onnxheadprune.attention.sites.fused import is_fused_core
+from onnxheadprune.attention.sites.maps import MAX_CONTRACTED, Summed, summed
+from onnxheadprune.attention.sites.products import core_product, is_product
+from onnxheadprune.model.graph.dims import divisor
+from onnxheadprune.model.graph.view import Node, Value
+
+MAX_UPSTREAM = 48
+"""Nodes between a core and a layer that its heads share: normalisations and activations, written out."""
+
+
+Follows: TypeAlias = Callable[[Value, tuple[int, ...], tuple[int, ...]], Trace]
+"""`Tracer.trace`: follows axes, of the given sizes, of a value."""
+
+
+class SharedLayers:
+    """The layers of one model that heads share.
+
+    Args:
+        trace: follows axes upstream.
+    """
+
+    def __init__(self, trace: Follows) -> None:
+        self._trace = trace
+        self._known: dict[Node, frozenset[int]] = {}
+
+    def axes(self, node: Node) -> frozenset[int]:
+        """The axes along which heads lie in what a layer reads and computes for each of them; none for other nodes."""
+        if node not in self._known:
+            read = summed(node)
+            self._known[node] = frozenset(() if read is None else self._found(read))
+        return self._known[node]
+
+    def _found(self, read: Summed) -> Iterator[int]:
+        if not self._is_behind_heads(read.value):
+            return
+        own = self._trace(read.value, read.activation[1], read.sizes)
+        if not own.is_alike:
+            return
+        for axis, dim in enumerate(read.value.shape or ()):
+            size = divisor(dim)
+            axes, sizes = (axis, *read.activation[1]), (size, *read.sizes)
+            if axis in read.activation[1] or size < 2 or math.prod(sizes) > MAX_CONTRACTED:
+                continue
+            if are_heads(self._trace(read.value, axes, sizes).cores, size):
+                yield axis
+
+    def _is_behind_heads(self, value: Value) -> bool:
+        """Whether the next product upstream has several heads; other layers that heads share may lie in between."""
+        queue, seen = deque([value]), {value}
+        while queue and len(seen) < MAX_UPSTREAM:
+            node = queue.popleft().producer
+            if node is None:
+                continue
+            if is_fused_core(node) or is_product(node) is not None:
+                return True
+            if summed(node) is not None and not self.axes(node):
+                continue
+            sources = [item for item in node.inputs if item is not None and item not in seen]
+            queue += [item for item in sources if not item.is_constant]
+            seen.update(sources)
+        return False
+
+
+def are_heads(cores: Sequence[Core], size: int) -> bool:
+    """Whether positions of an axis that lead to some cores are heads, and neither tokens nor samples.
+
+    Either each has a core of its own, or weights upstream of the cores tell them apart.
+
+    Args:
+        cores: what the positions lead to, with the labels of each.
+        size: how many positions.
+    """
+    reached = [labels for core in cores for labels in core.heads if labels]
+    if len(set(reached)) < 2:
+        return False
+    if all(len(core.heads) == 1 for core in cores):
+        return len(cores) == size
+    return all(map(_tells_apart, cores))
+
+
+def _tells_apart(core: Core) -> bool:
+    if is_fused_core(core.node):
+        return True
+    shape, product = core.node.out.shape, core_product(core.node)
+    if shape is None or product is None:
+        return False
+    # Along the rows of a map lie tokens, which weights tell apart, too, where queries are stored.
+    for axis in (axis for axis in core.head_axes if product.out_axes[axis] in product.batch):
+        size = divisor(shape[axis])
+        if 1 < size <= MAX_TOLD_APART and len(set(told_apart(core.node, axis, size, stacked=True) or ())) > 1:
+            return True
+    return False

@@ -1,0 +1,206 @@
+"""What lies between the heads and their projection: layers that all heads share, and a sum or a mean over heads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+from onnxheadprune import find_sites
+from onnxheadprune.attention.planning import analyse
+from onnxheadprune.edit.apply import apply_plan
+from onnxheadprune.errors import RefusedError
+from onnxheadprune.selection.activations.contexts import projection_matrix
+from tests.engine.cuts import check_cut
+from tests.engine.masks import Array
+from tests.graph_text import model_of
+
+H, D, WIDTH = 4, 2, 6
+FEED = {"x": np.random.default_rng(3).uniform(-1, 1, (2, 5, WIDTH)).astype(np.float32)}
+CUTS = ([1], [0, 2], [0, 1, 2, 3])
+
+HEADS = """
+  qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)
+  kf = MatMul(x, k)  k4 = Reshape(kf, apart)  kh = Transpose<perm = [0, 2, 3, 1]>(k4)
+  vf = MatMul(x, v)  v4 = Reshape(vf, apart)  vh = Transpose<perm = [0, 2, 1, 3]>(v4)
+  scores = MatMul(qh, kh)  maps = Softmax<axis = -1>(scores)  c = MatMul(maps, vh)"""
+GROUPED = """
+  qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qh = Transpose<perm = [0, 2, 1, 3]>(q4)
+  kf = MatMul(x, k2)  k4 = Reshape(kf, two)  kt = Transpose<perm = [0, 2, 1, 3]>(k4)
+  ku = Unsqueeze(kt, i2)  ke = Expand(ku, twice)  kr = Reshape(ke, grouped)  kh = Transpose<perm = [0, 1, 3, 2]>(kr)
+  vf = MatMul(x, v2)  v4 = Reshape(vf, two)  vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+  vu = Unsqueeze(vt, i2)  ve = Expand(vu, twice)  vh = Reshape(ve, grouped)
+  scores = MatMul(qh, kh)  maps = Softmax<axis = -1>(scores)  c = MatMul(maps, vh)"""
+FUSED = """
+  qf = MatMul(x, q)  kf = MatMul(x, k)  vf = MatMul(x, v)
+  cf = com.microsoft.MultiHeadAttention<num_heads = 4>(qf, kf, vf)
+  c4 = Reshape(cf, apart)  c = Transpose<perm = [0, 2, 1, 3]>(c4)"""
+ONE_BY_ONE = "\n".join(
+    f"  q{i} = MatMul(x, wq{i})  k{i} = MatMul(x, wk{i})  t{i} = Transpose<perm = [0, 2, 1]>(k{i})\n"
+    f"  v{i} = MatMul(x, wv%s)  s{i} = MatMul(q{i}, t{i})  m{i} = Softmax<axis = -1>(s{i})\n"
+    f"  o{i} = MatMul(m{i}, v{i})  c{i} = Unsqueeze(o{i}, i1)"
+    for i in range(H)
+)
+STACKED = "\n  c = Concat<axis = 1>(c0, c1, c2, c3)"
+OWN_VALUES = ONE_BY_ONE % tuple(range(H)) + STACKED
+ONE_VALUE = ONE_BY_ONE % (0, 0, 0, 0) + STACKED
+MERGED = (
+    "\n  ct = Transpose<perm = [0, 2, 1, 3]>(r)  cm = Reshape(ct, merged)  p = MatMul(cm, o)  y = Add(p, x)"
+)
+
+WEIGHTS = """float[6, 8] q, float[6, 8] k, float[6, 8] v, float[6, 4] k2, float[6, 4] v2, float[8, 6] o,
+  float[2, 6] one, float[6] ob, float[2, 2] w, float[2, 2] w2, float[2] b, float[2] scale, float[4, 2, 2] own,
+  float[2, 2, 1] conv, float[2, 2, 3] wide, float[2, 2, 1, 1] conv2, float[1] eps = {0.001}, float half = {0.25},
+  float[6, 2] wq0, float[6, 2] wq1, float[6, 2] wq2, float[6, 2] wq3, float[6, 2] wk0, float[6, 2] wk1,
+  float[6, 2] wk2, float[6, 2] wk3, float[6, 2] wv0, float[6, 2] wv1, float[6, 2] wv2, float[6, 2] wv3,
+  int64[4] apart = {0, 0, 4, 2}, int64[4] two = {0, 0, 2, 2}, int64[4] grouped = {0, 4, -1, 2},
+  int64[3] merged = {0, 0, 8}, int64[5] twice = {1, 1, 2, 1, 1}, int64[3] folded = {-1, 5, 2},
+  int64[4] unfolded = {-1, 4, 5, 2}, int64[2] rows = {-1, 2}, int64[4] rowsback = {-1, 5, 4, 2}, int64[1] i1 = {1},
+  int64[1] i2 = {2}"""
+
+SHARED = {
+    "a matrix": "r = MatMul(c, w)",
+    "a bias": "m = MatMul(c, w)  r = Add(m, b)",
+    "another axis of heads": "t = Transpose<perm = [0, 2, 1, 3]>(c)  m = MatMul(t, w)  n = Add(m, b)"
+    "  r = Transpose<perm = [0, 2, 1, 3]>(n)",
+    "two layers": "m = MatMul(c, w)  n = Add(m, b)  a = Relu(n)  r = MatMul(a, w2)",
+    "a norm": "m = MatMul(c, w)  r = LayerNormalization<axis = -1>(m, scale, b)",
+    "a norm written out": "m = MatMul(c, w)  sq = Mul(m, m)  mean = ReduceMean<axes = [3], keepdims = 1>(sq)"
+    "  e = Add(mean, eps)  d = Sqrt(e)  r = Div(m, d)",
+    "a residual branch": "m = MatMul(c, w)  a = Tanh(m)  n = MatMul(a, w2)  r = Add(c, n)",
+    "a gate": "m = MatMul(c, w)  a = Sigmoid(m)  r = Mul(c, a)",
+    "Einsum": 'r = Einsum<equation = "bhsd,de->bhse">(c, w)',
+    "Gemm": "t = Transpose<perm = [0, 2, 1, 3]>(c)  f = Reshape(t, rows)  g = Gemm(f, w, b)  u = Reshape(g, rowsback)"
+    "  r = Transpose<perm = [0, 2, 1, 3]>(u)",
+    "Conv of kernel 1": "f = Reshape(c, folded)  t = Transpose<perm = [0, 2, 1]>(f)  m = Conv(t, conv, b)"
+    "  n = Transpose<perm = [0, 2, 1]>(m)  r = Reshape(n, unfolded)",
+    "Conv over tokens": "f = Reshape(c, folded)  t = Transpose<perm = [0, 2, 1]>(f)"
+    "  m = Conv<pads = [1, 1]>(t, wide, b)  n = Transpose<perm = [0, 2, 1]>(m)  r = Reshape(n, unfolded)",
+    "Conv over heads and tokens": "t = Transpose<perm = [0, 3, 1, 2]>(c)  m = Conv(t, conv2)"
+    "  r = Transpose<perm = [0, 2, 3, 1]>(m)",
+    "one of its own behind it": "m = MatMul(c, w)  n = Relu(m)  r = MatMul(n, own)",
+}
+MEANS = {
+    "a mean": "r = ReduceMean<axes = [1], keepdims = 0>(c)",
+    "a mean that keeps the axis": "n = ReduceMean<axes = [1], keepdims = 1>(c)  r = Squeeze(n, i1)",
+    "a mean over the last axis": "t = Transpose<perm = [0, 2, 3, 1]>(c)  r = ReduceMean<axes = [-1], keepdims = 0>(t)",
+    "a mean of layers": "m = MatMul(c, w)  n = Add(m, b)  r = ReduceMean<axes = [1], keepdims = 0>(n)",
+    "a sum": "r = ReduceSum<keepdims = 0>(c, i1)",
+    "a sum with a divisor": "n = ReduceSum<keepdims = 0>(c, i1)  r = Mul(n, half)",
+}
+
+
+class Kind(NamedTuple):
+    """How heads are computed, and how many share keys and values."""
+
+    nodes: str
+    kv_num_heads: int
+
+
+KINDS = {
+    "heads": Kind(HEADS, H),
+    "groups": Kind(GROUPED, 2),
+    "a fused operator": Kind(FUSED, H),
+    "one by one": Kind(OWN_VALUES, H),
+    "one by one, of one value": Kind(ONE_VALUE, 1),
+}
+
+
+def _model(*parts: str, opset: int = 17) -> ModelProto:
+    """The model of these nodes, with its unused weights left out."""
+    nodes = "\n".join(parts)
+    declared = [item.strip() for item in _split(WEIGHTS)]
+    used = [item for item in declared if _is_used(item.split("=")[0].split()[-1], nodes)]
+    # What folds heads into rows writes the length down.
+    size = "2, 5" if any("-1, 5" in item for item in used) else "b, s"
+    return model_of(
+        f'<ir_version: 9, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
+        f"g (float[{size}, 6] x) => (float[{size}, 6] y) <{', '.join(used)}> {{\n{nodes}\n}}"
+    )
+
+
+def _split(declared: str) -> list[str]:
+    """Declarations one by one; brackets and braces hold commas, too."""
+    found, depth = [""], 0
+    for letter in declared:
+        depth += (letter in "[{") - (letter in "]}")
+        found = [*found, ""] if letter == "," and not depth else [*found[:-1], found[-1] + letter]
+    return found
+
+
+def _is_used(name: str, nodes: str) -> bool:
+    read = nodes.replace("(", " ").replace(")", " ").replace(",", " ").split()
+    return name in read
+
+
+def _exact(model: ModelProto, kv_num_heads: int) -> None:
+    (site,) = (sites := find_sites(model))
+    assert (site.num_heads, site.kv_num_heads, site.removable) == (H, kv_num_heads, True), sites.near_misses
+    assert not sites.near_misses and not sites.no_heads and not sites.neurons and not sites.hidden
+    for gone in CUTS:
+        if kv_num_heads != 2 or len(gone) > 1:
+            check_cut(model, FEED, gone)
+
+
+FOLDED = ("Gemm", "Conv of kernel 1", "Conv over tokens")
+"""They fold heads and samples into one axis, in which labels do not tell whose core made what."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "shared"),
+    [(kind, shared) for kind in KINDS for shared in SHARED if "one by" not in kind or shared not in FOLDED],
+)
+def test_heads_are_found_behind_layers_that_they_share(shared: str, kind: str) -> None:
+    _exact(_model(KINDS[kind].nodes, SHARED[shared], MERGED), KINDS[kind].kv_num_heads)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mean", MEANS)
+def test_heads_are_found_in_front_of_a_sum_or_a_mean(mean: str, kind: str) -> None:
+    """The mean over the heads that are left divides by all, as that of the masked original does."""
+    _exact(
+        _model(KINDS[kind].nodes, MEANS[mean], "p = MatMul(r, one)  y = Add(p, x)"), KINDS[kind].kv_num_heads
+    )
+
+
+def test_a_mean_is_cut_twice() -> None:
+    model = _model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)")
+    once = apply_plan(analyse(model, {0: [1]}, "m").plan, model)
+    check_cut(once, FEED, [2])
+    (left,) = find_sites(once)
+    assert (left.num_heads, left.removed) == (3, (1,))
+
+
+def test_a_mean_without_heads_leaves_the_bias_of_the_layer_behind_it() -> None:
+    model = _model(HEADS, MEANS["a mean"], "m = MatMul(r, one)  p = Add(m, ob)  y = Add(p, x)")
+    pruned = apply_plan(analyse(model, {0: range(H)}, "m").plan, model)
+    assert [node.op_type for node in pruned.graph.node] == ["Add"]
+
+
+def test_an_extremum_over_heads_is_no_sum() -> None:
+    model = _model(HEADS, "r = ReduceMax<axes = [1], keepdims = 0>(c)  p = MatMul(r, one)  y = Add(p, x)")
+    (site,) = find_sites(model)
+    assert site.num_heads == H
+    with pytest.raises(
+        RefusedError, match="reduces all heads to one, in which a head that is zero still counts"
+    ):
+        analyse(model, {0: [1]}, "m")
+
+
+def test_a_mean_is_a_matrix_of_equal_shares() -> None:
+    """Scores read what a projection makes of a channel."""
+    (site,) = find_sites(_model(HEADS, MEANS["a mean"], "p = MatMul(r, one)  y = Add(p, x)"))
+    expected: Array = np.tile(np.eye(D), (H, 1)) / H
+    np.testing.assert_array_equal(projection_matrix(site.projections[0]), expected)
+
+
+def test_one_head_has_its_projection() -> None:
+    """A single head, and a classifier of all tokens behind it: no axis of the context tells heads apart."""
+    nodes = (
+        "qf = MatMul(x, wq0)  kf = MatMul(x, wk0)  kt = Transpose<perm = [0, 2, 1]>(kf)  vf = MatMul(x, wv0)"
+        "  s = MatMul(qf, kt)  m = Softmax<axis = -1>(s)  c = MatMul(m, vf)  p = MatMul(c, one)  y = Add(p, x)"
+    )
+    (site,) = find_sites(_model(nodes))
+    assert (site.num_heads, site.projection_names) == (1, ("p",))
