@@ -86,7 +86,8 @@ class _Builder:
         """A zero of the output's type; without one on record, of the type of the operands."""
         integer = self.node in SUMS_INTEGERS
         types = [TensorProto.INT32] if integer and self.value is self.node.out else [self.value.elem_type]
-        types += [elem_type_of(value) for value in self.node.inputs if value is not None]
+        types += [value.elem_type for value in self.node.inputs if value is not None]
+        types.append(elem_type_of(self.node.out))
         known = next((elem_type for elem_type in types if elem_type in (TensorProto.INT32, *FLOATS)), None)
         if known is None:
             return None
