@@ -19,7 +19,8 @@ Command = Callable[..., Outcome]
 WEIGHTS = """
   float[8, 12] up, float[12] b, float[12, 8] down, float[8, 12] gate,
   float[12, 8, 1] up_conv, float[8, 12, 1] down_conv, float[12, 8, 3] wide, float[12, 1, 3] depth,
-  float[8, 2] to_scale, float[2, 3] to_scales, int64[1] last = {-1}, float two = {2.0}
+  float[8, 2] to_scale, float[2, 3] to_scales, int64[1] last = {-1}, float two = {2.0},
+  int64[1] narrow = {8}, int64[1] broad = {12}
 """
 
 
@@ -38,6 +39,14 @@ KINDS = {
         (
             "s = ReduceMean <axes = [-1]> (x) n = Sub (x, s) u = MatMul (n, up) h = Relu (u) d = MatMul (h, down)"
             " t = Mul (d, two) y = Add (t, x)"
+        ),
+        "feed-forward",
+    ),
+    "views whose shapes come from one Shape": (
+        (
+            "z = Shape <end = 2> (x) i = Concat <axis = 0> (z, narrow) v = Reshape (x, i) u = MatMul (v, up)"
+            " j = Concat <axis = 0> (z, broad) a = Reshape (u, j) c = Mul (a, a) g = Add (a, c) h = Tanh (g)"
+            " d = MatMul (h, down) y = Add (d, x)"
         ),
         "feed-forward",
     ),

@@ -163,7 +163,8 @@ def _upstream(
 
 def _read(node: Node) -> Iterator[Value]:
     """What a node computes with, none of it stored: neither shapes, nor what it only chooses by."""
-    contents = roles_of(node).contents
+    roles = roles_of(node)
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
-        if value is not None and not value.is_constant and (contents is None or index in contents):
+        is_content = index not in roles.places if roles.contents is None else index in roles.contents
+        if is_content and value is not None and not value.is_constant:
             yield value
