@@ -102,11 +102,15 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
+    notes += [*record_notes(planned, after.proto, names[1]), *sentences(alike)]
+    numbers_decide = not (problems or alike.identical)
+    wide = Wide(before, planned, after, planning.view, tolerance.exact) if numbers_decide else None
+    # Nothing that runs reads it, and while models run there should be as few in memory as can be.
+    del planned
 
     found = NOTHING_RAN
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
-        wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if left is None else forced_original(whole, left, planning, refits)
@@ -143,7 +147,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         verdict=verdict,
         reason=reason,
         problems=tuple(problems),
-        notes=(*notes, *record_notes(planned, after.proto, names[1]), *sentences(alike), *found.notes),
+        notes=(*notes, *found.notes),
         heads=plan.removed,
         tolerance=tolerance,
         cases=found.cases,
