@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from onnxheadprune.attention.sites.find import find_sites
@@ -24,6 +25,7 @@ from tests.engine.one_head_parts import (
     projected,
     split,
 )
+from tests.graph_text import model_of
 
 
 @pytest.mark.parametrize("plan", [PLAIN, replace(PLAIN, symbolic=False, opset=21)], ids=["dynamic", "fixed"])
@@ -62,3 +64,29 @@ def test_a_summary_that_one_head_reads_is_in_one_list() -> None:
     x = net.input("x", (B, S, WIDTH), "bs-")
     sites = find_sites(net.export([linear(net, x, 1)]))
     assert (len(sites), len(sites.near_misses), len(sites.no_heads)) == (0, 0, 2)
+
+
+KEYS = "kf = MatMul(x, wk)  vf = MatMul(x, wv)"
+PACKED = "kv = MatMul(x, wkv)  kf, vf = Split<axis = 2>(kv, widths)"
+
+
+@pytest.mark.parametrize("keys", [KEYS, PACKED], ids=["apart", "packed"])
+@pytest.mark.parametrize("queries", [5, 1])
+def test_one_head_may_have_queries_that_are_stored(queries: int, keys: str) -> None:
+    """A Perceiver's latents are stored: scores are a product of weights and keys. One query for all tokens pools."""
+    model = model_of(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+    g (float[b, s, 6] x) => (float[b, {queries}, 6] y)
+    <float[{queries}, 4] q, float[6, 4] wk, float[6, 4] wv, float[6, 8] wkv, float[4, 6] o,
+     int64[2] widths = {{4, 4}}> {{
+      {keys}  k = Transpose<perm = [0, 2, 1]>(kf)  s = MatMul(q, k)  m = Softmax<axis = -1>(s)
+      c = MatMul(m, vf)  y = MatMul(c, o)
+    }}"""
+    )
+    sites = find_sites(model)
+    assert (len(sites), len(sites.near_misses), len(sites.no_heads)) == (
+        (1, 0, 0) if queries > 1 else (0, 0, 1)
+    )
+    if queries > 1:
+        assert (sites[0].num_heads, sites[0].removable, sites.neurons) == (1, True, ())
+        check_cut(model, {"x": np.ones((B, S, 6), np.float32)}, [0])

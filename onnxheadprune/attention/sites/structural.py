@@ -34,8 +34,11 @@ from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.sweep import sweep
 from onnxheadprune.liveness.swept import Sweep
-from onnxheadprune.model.graph.facts import WEIGHS
+from onnxheadprune.model.graph.facts import CARRIERS, DROPOUTS, NORMALIZES, SLICES, SPLITS, WEIGHS
 from onnxheadprune.model.graph.view import GraphView, Node
+
+PASSES_KEYS = CARRIERS | DROPOUTS | NORMALIZES | SLICES | SPLITS
+"""Nodes between a linear layer and the keys that it makes."""
 
 
 def find_structural(view: GraphView, named: Container[str] = ()) -> tuple[list[AttentionSite], LeftOut]:
@@ -133,10 +136,30 @@ def _attends(core: Core) -> bool:
     owner = found.owners(found.out_axes[core.feature_axes[0]])[0]
     return any(
         _reaches(node, values, lambda other: weight_contraction(other) is not None)
-        and _reaches(node, weights, lambda other: is_product(other) is not None)
+        and _reaches(node, weights, lambda other: is_product(other) is not None or _reads_keys(other))
         and (values == owner or _reaches(node, weights, lambda other: other in WEIGHS))
         for values, weights in permutations(found.indices, 2)
     )
+
+
+def _reads_keys(node: Node) -> bool:
+    """Whether a node multiplies queries that are stored (a Perceiver's latents) with what a linear layer computes.
+
+    With no activation in between: a pooling may compute its one map by two layers.
+    """
+    found = weight_contraction(node)
+    if found is None:
+        return False
+    product, value, stored = found[0], node.inputs[found[1]], node.shape(found[2])
+    rows = [
+        dim
+        for dim, letter in zip(stored or (), product.axes_of(found[2]), strict=True)
+        if letter in product.out_axes and letter not in product.batch
+    ]
+    while value is not None and value.producer is not None and value.producer in PASSES_KEYS:
+        value = value.producer.input(0)
+    made = value is not None and value.producer is not None and weight_contraction(value.producer) is not None
+    return made and rows != [] and 1 not in rows
 
 
 def _reaches(node: Node, index: int, found: Callable[[Node], bool]) -> bool:
