@@ -19,14 +19,7 @@ if TYPE_CHECKING:
     from onnxheadprune.model.storage.folder import HeldFile
 
 
-_KINDS = {
-    ".html": "report",
-    ".png": "plot",
-    ".svg": "plot",
-    ".pdf": "plot",
-    ".md": "summary",
-    ".json": "data",
-}
+_KINDS = {".html": "report", ".png": "plot", ".svg": "plot", ".pdf": "plot"}
 """What a file is called where the output says where it went."""
 
 
@@ -83,7 +76,7 @@ class Presentation:
             else:
                 written.append(str(file.target))
                 if not self._is_json:
-                    kind = _KINDS.get(Path(file.target).suffix.lower(), "table")
+                    kind = _KINDS.get(Path(file.target).suffix.lower(), "written")
                     self.rows(row(kind, str(file.target)))
         sys.stdout.write(self._text)
         if not lost:
