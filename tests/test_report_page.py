@@ -143,6 +143,7 @@ def test_several_cuts_are_shown_side_by_side(cut: Any) -> None:
     other = {**cut, "output": "elsewhere/small.onnx", "validation": None}
     text = words(Read(page(cut, other)).text)
     assert "2 results side by side" in text and "yes" in text and "not checked" in text
+    assert '<section id="result"' not in page(cut, other), "alternatives have no result together"
     assert "elsewhere/small.onnx" in text and "here/small.onnx" in text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from onnxheadprune.cli.repeating import run_record
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from onnxheadprune.cli.report.progress import Stage
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.requests import Request
     from onnxheadprune.workflow.result import PruneResult
@@ -58,6 +59,37 @@ def carry_out(model: Path | LoadedModel, request: Request, showing: Showing, *, 
     return presentation.deliver(result.output)
 
 
+def stages_of(request: Request) -> Iterator[Stage]:
+    """The stages of a cut, with what they usually take beside each other.
+
+    Args:
+        request: what is asked for.
+    """
+    from onnxheadprune.cli.report.progress import Stage
+
+    choice, has_data = request.choice, request.run.data is not None
+    wish = choice.wish
+    searching = wish is not None and (wish.max_drift is not None or wish.target_speedup is not None)
+    refits = has_data and (choice.compensate if wish is None else choice.compensate is not False)
+    if wish is not None and has_data:
+        names = ("measuring what cuts cost", "reading", "ablating", "timing")
+        yield Stage("measuring what cuts cost", names, weight=2)
+    if searching:
+        names = ("measuring: ", "measuring", "compensating")
+        yield Stage("trying cuts", names, weight=12)
+    elif refits:
+        yield Stage("compensating", ("compensating",), weight=4)
+    if has_data and not searching and (wish is not None or refits):
+        yield Stage("measuring drift", ("measuring drift",))
+    if choice.recover is not None:
+        names = ("recovering", "looking for a learning rate")
+        yield Stage("recovering", names, weight=20, seconds=choice.recover.seconds)
+    if request.proving.validate:
+        yield Stage("validating", ("validating",), weight=3)
+    elif request.writing.output is not None:
+        yield Stage("writing", ("writing",))
+
+
 def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int:
     from onnxheadprune.cli.report.fusion import fusion_rows
     from onnxheadprune.cli.report.plan import plan_report, planned_output
@@ -96,8 +128,8 @@ def _done(
 
     if showing.heatmap is not None:
         check_picture(showing.heatmap)
-    with progress_on(err()) as progress:
-        progress("pruning and validating" if request.proving.validate else "pruning", 0, 0)
+    with progress_on(err(), stages_of(request)) as progress:
+        progress("reading the model", 0, 0)
         return carried_through(model, request, progress, ready)
 
 

@@ -173,7 +173,9 @@ def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str)
     if broken:
         return Answer("no", "bad", "; ".join([*broken, figures] if figures else broken))
     if not figures:
-        return Answer("not measured", "doubtful", f"give {data}{_at_random(measured)}")
+        return Answer(
+            "not measured", "doubtful", f"give {data} to measure what outputs lose{_at_random(measured)}"
+        )
     lost = max((_lost(item, judged) for item in measured), default=0.0)
     if lost >= RUINED:
         return Answer("no", "bad", figures)

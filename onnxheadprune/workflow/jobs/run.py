@@ -165,6 +165,7 @@ class _Run:
         self.versions = {"onnxheadprune": __version__, **versions()}
         self.keys: dict[str, str] = {}
         self.ran: set[str] = set()
+        self._place = ""
         self.results: dict[str, Document] = {}
         for name in TOLD:
             # What an earlier run has said is not said of this one, should it be interrupted.
@@ -174,7 +175,9 @@ class _Run:
         """Runs the steps and asks the limits."""
         outcomes: list[StepOutcome] = []
         error: HeadPruneError | None = None
-        for step in self.shop.steps():
+        steps = list(self.shop.steps())
+        for number, step in enumerate(steps, 1):
+            self._place = f"step {number} of {len(steps)}, {step.name}"
             if error is not None:
                 outcomes.append(StepOutcome(step.name, "not reached"))
                 continue
@@ -228,10 +231,14 @@ class _Run:
         state.begin(step.name, key, (*step.makes, *step.beside))
         self.ran.add(step.name)
         started = time.monotonic()
-        step.work(self.progress, resumed)
+        step.work(self._told, resumed)
         entry = state.finish(step.name, step.makes, round(time.monotonic() - started, 3))
         self._keep(step)
         return StepOutcome(step.name, "done", entry.seconds, entry.files)
+
+    def _told(self, what: str, done: int, of: int) -> None:
+        """Report progress with the place in the job."""
+        self.progress(f"{self._place}: {what}", done, of)
 
     def _keep(self, step: Step) -> None:
         """Reads what a step has written, for the limits and the report."""

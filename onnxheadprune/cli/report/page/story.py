@@ -135,6 +135,9 @@ def _headline(documents: Documents) -> Headline | None:
     """The headline of all results together; that of a job is made where its limits are known."""
     if documents.headline is not None:
         return documents.headline
+    if len(documents.cuts) > 1 and not documents.folders:
+        # Alternatives, of which each has its own.
+        return None
     found = [_validation(document) for document in documents.cuts]
     if documents.validations and len(found) == 1 and found[0] is None:
         # A cut that was written with --no-validate, and validated afterwards.
