@@ -135,6 +135,10 @@ def test_the_report_page_counts_neurons(command: Command, digits: Path, tmp_path
     page = tmp_path / "page.html"
     _cut(command, digits, tmp_path / "out.onnx", "--neurons", "1:0-31", "--report", str(page))
     text = page.read_text(encoding="utf-8")
-    assert "32 of 512 neurons of digits_vit.onnx removed" in text and "Neurons, block by block" in text and "ffn.1 blocks.1.mlp" in text
+    assert (
+        "32 of 512 neurons of digits_vit.onnx removed" in text
+        and "Neurons, block by block" in text
+        and "ffn.1 blocks.1.mlp" in text
+    )
     _cut(command, digits, tmp_path / "out.onnx", "--heads", "1:0", "--report", str(page))
     assert "neuron" not in page.read_text(encoding="utf-8")
