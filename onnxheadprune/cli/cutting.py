@@ -72,18 +72,17 @@ def stages_of(request: Request) -> Iterator[Stage]:
     searching = wish is not None and (wish.max_drift is not None or wish.target_speedup is not None)
     refits = has_data and (choice.compensate if wish is None else choice.compensate is not False)
     if wish is not None and has_data:
-        names = ("measuring what cuts cost", "reading", "ablating", "timing")
-        yield Stage("measuring what cuts cost", names, weight=2)
+        scoring = ("measuring what cuts cost", "reading", "ablating", "timing")
+        yield Stage("measuring what cuts cost", scoring, weight=2)
     if searching:
-        names = ("measuring: ", "measuring", "compensating")
-        yield Stage("trying cuts", names, weight=12)
+        yield Stage("trying cuts", ("measuring: ", "measuring", "compensating"), weight=12)
     elif refits:
         yield Stage("compensating", ("compensating",), weight=4)
     if has_data and not searching and (wish is not None or refits):
         yield Stage("measuring drift", ("measuring drift",))
     if choice.recover is not None:
-        names = ("recovering", "looking for a learning rate")
-        yield Stage("recovering", names, weight=20, seconds=choice.recover.seconds)
+        training = ("recovering", "looking for a learning rate")
+        yield Stage("recovering", training, weight=20, seconds=choice.recover.seconds)
     if request.proving.validate:
         yield Stage("validating", ("validating",), weight=3)
     elif request.writing.output is not None:
