@@ -121,7 +121,8 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return inexpressible(node)
     groups = node.attribute("group", 1)
     channels = live.only([1])
-    if groups > 1 and len(live.axes) > 1 and 1 in live.axes:
+    depthwise = groups == weight[0] and weight[1] == 1
+    if groups > 1 and len(live.axes) > 1 and 1 in live.axes and not depthwise:
         return inexpressible(node)
     weights = channels.renumbered({1: 0}) if channels.axes else channels
     whole = live.only([axis for axis in live.axes if axis != 1])
@@ -139,7 +140,8 @@ def conv(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     alive = grouped.only([0])
     inputs = FULL
     if alive.axes:
-        inputs = Live.over((1,), alive.array.repeat(weight[1]))
+        # Each channel of a depthwise convolution is made of itself alone, also where samples (or folded heads) differ.
+        inputs = live if depthwise else Live.over((1,), alive.array.repeat(weight[1]))
     kept_groups = alive.extent(0)[0] if alive.axes else groups
 
     def rewrite(_: Mapping[int, Live]) -> Sequence[Edit]:

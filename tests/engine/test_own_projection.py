@@ -16,6 +16,7 @@ from onnxheadprune.liveness.refusal import Reason
 from tests.engine.block_graph import Net
 from tests.engine.blueprint import PLAIN, STATIC
 from tests.engine.cuts import check_cut
+from tests.graph_text import model_of
 
 B, S, D = 2, 5, 2
 FIXED, DYNAMIC = STATIC, replace(PLAIN, target="zero", opset=21)
@@ -227,3 +228,27 @@ def test_one_head_with_a_projection_of_its_own(how: str, plan: Any) -> None:
     (site,) = find_sites(model)
     assert site.reason is None
     check_cut(model, it.net.feed, [0])
+
+
+def test_queries_that_are_pooled_are_added_to_their_own_heads() -> None:
+    """MViT: a depthwise convolution with heads in its batch pools queries, which are added to the context of each."""
+    model = model_of(
+        """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[2, 5, 6] x) => (float[2, 5, 6] y)
+    <float[6, 8] q, float[6, 8] k, float[6, 8] v, float[8, 6] o, float[2, 1, 3] pool, float[2] bias,
+     int64[4] apart = {0, 0, 4, 2}, int64[3] folded = {-1, 5, 2}, int64[4] back = {2, 4, 5, 2},
+     int64[3] merged = {0, 0, 8}> {
+      qf = MatMul(x, q)  q4 = Reshape(qf, apart)  qt = Transpose<perm = [0, 2, 1, 3]>(q4)  qr = Reshape(qt, folded)
+      qc = Transpose<perm = [0, 2, 1]>(qr)  qp = Conv<group = 2, pads = [1, 1]>(qc, pool, bias)
+      qb = Transpose<perm = [0, 2, 1]>(qp)  qh = Reshape(qb, back)
+      kf = MatMul(x, k)  k4 = Reshape(kf, apart)  kh = Transpose<perm = [0, 2, 3, 1]>(k4)
+      vf = MatMul(x, v)  v4 = Reshape(vf, apart)  vh = Transpose<perm = [0, 2, 1, 3]>(v4)
+      s = MatMul(qh, kh)  m = Softmax<axis = -1>(s)  c = MatMul(m, vh)  a = Add(c, qh)
+      ct = Transpose<perm = [0, 2, 1, 3]>(a)  cm = Reshape(ct, merged)  y = MatMul(cm, o)
+    }"""
+    )
+    (site,) = find_sites(model)
+    assert (site.num_heads, site.kv_num_heads, site.reason) == (4, 4, None)
+    feed = {"x": np.random.default_rng(2).uniform(-1, 1, (2, 5, 6)).astype(np.float32)}
+    for gone in ([1], [0, 3]):
+        check_cut(model, feed, gone)
