@@ -12,7 +12,9 @@ import onnx
 import pytest
 
 from onnxheadprune import RefusedError, UsageError, Wish, prune, score_heads
+from onnxheadprune.runtime.progress import NOTE
 from onnxheadprune.selection.activations.data import Feeds
+from onnxheadprune.selection.scoring.methods import SHARES
 from tests import toys_scores
 from tests.conftest import Outcome
 
@@ -86,6 +88,28 @@ def test_blocks_that_cannot_be_scored_drop_out_with_the_reason() -> None:
     assert not chosen(10, ratio=0.25, units=BOTH).selection.left_out
 
 
+@pytest.mark.parametrize("units", [{}, {"units": BOTH}], ids=["heads", "both"])
+@pytest.mark.parametrize("method", [None, *SHARES])
+def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
+    units: dict[str, Any], method: Any
+) -> None:
+    told: list[str] = []
+    model = toys_scores.stack(heads=8, kv_heads=8)
+    # The sites of one kind are not alike: 32 inputs, and 16.
+    model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
+    with pytest.raises(
+        RefusedError, match=r"can go .*more sample.* of this length are needed; .*--compensate"
+    ):
+        prune(
+            model,
+            wish=Wish(ratio=0.9, method=method, **units),
+            data=data(4),
+            provider="cpu",
+            progress=lambda what, done, of: told.append(what),
+        )
+    assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
+
+
 @pytest.mark.parametrize("method", ["reconstruction", "activation", "fluctuation"])
 def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
     if method != "reconstruction":
@@ -100,10 +124,23 @@ def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4, 30])
 def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
-    found = prune(toys_scores.stack(), {0: [1]}, compensate=True, data=data(count), provider="cpu").chosen
+    told: list[str] = []
+    found = prune(
+        toys_scores.stack(),
+        {0: [1]},
+        compensate=True,
+        data=data(count, "line"),
+        provider="cpu",
+        progress=lambda what, done, of: told.append(what),
+    ).chosen
     assert found is not None and found.compensation is not None
     limited = {item.node: item.limited for item in found.compensation.refits if item.limited}
     assert bool(limited) == (count < 30)
+    notes = [at for at, what in enumerate(told) if what.startswith(NOTE)]
+    assert len(notes) == bool(limited)
+    if limited:
+        first = next(at for at, what in enumerate(told) if what.startswith("compensating"))
+        assert notes[0] < first and "more line" in told[notes[0]]
     for item in found.compensation.refits:
         assert item.after <= item.before * (1 + 1e-9)
         if item.limited:

@@ -11,8 +11,7 @@ from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
 from onnxheadprune.model.spelling import many, short_names
-from onnxheadprune.runtime import Provider
-from onnxheadprune.runtime.memory import Footprint
+from onnxheadprune.runtime import Footprint, Provider
 
 MIXED = "mixed"
 NO_BOUND = 1.005

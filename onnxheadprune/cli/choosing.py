@@ -12,9 +12,9 @@ import click
 from onnxheadprune.cli.options import FILE, stacked
 
 if TYPE_CHECKING:
+    from onnxheadprune.selection import Requirements
     from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.recovery.budget import Budget
-    from onnxheadprune.selection.requirements import Requirements
+    from onnxheadprune.selection.recovery import Budget
     from onnxheadprune.selection.wishes import Wish
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -189,7 +189,7 @@ def read_recover(text: str | None) -> Budget | None:
     """
     if text is None:
         return None
-    from onnxheadprune.selection.recovery.budget import parse_budget
+    from onnxheadprune.selection.recovery import parse_budget
 
     return parse_budget(text)
 
@@ -239,9 +239,8 @@ def read_requirements(respecting: Respecting) -> Requirements:
     Raises:
         UsageError: if the scores cannot be read, or a limit makes no sense.
     """
-    from onnxheadprune.selection.allocate import Limits
-    from onnxheadprune.selection.requirements import Requirements
-    from onnxheadprune.selection.scoring.score_files import read_scores
+    from onnxheadprune.selection import Limits, Requirements
+    from onnxheadprune.selection.scoring import read_scores
 
     scores = None if respecting.scores is None else read_scores(respecting.scores)
     limits = Limits(respecting.floor, respecting.multiple_of, respecting.uniform)

@@ -46,13 +46,13 @@ def inspect(given: InspectOptions) -> int:
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import model_name, open_structure
     from onnxheadprune.model.storage.tensors import stored_size
-    from onnxheadprune.workflow.exits import exits_in
+    from onnxheadprune.workflow.exits import find_exits
     from onnxheadprune.workflow.layers import summaries
 
     loaded = open_structure(given.model, follow_links=given.follow_links)
     analysis = analysis_of(loaded.proto, model_name(given.model), loaded.sources)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
-    exits, layers = exits_in(loaded, analysis), summaries(analysis)
+    exits, layers = find_exits(loaded), summaries(analysis)
     if given.as_json:
         further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
         emit_json(sites.to_dict() | further)

@@ -87,9 +87,8 @@ def score(given: ScoreOptions) -> int:
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.selection.kinds import HEADS
+    from onnxheadprune.selection.scoring import score_heads, write_scores
     from onnxheadprune.selection.scoring.executors import open_executor
-    from onnxheadprune.selection.scoring.score import score_heads
-    from onnxheadprune.selection.scoring.score_files import write_scores
 
     output, heatmap, provider = given.output, given.heatmap, given.running.provider
     if heatmap is not None:

@@ -99,7 +99,7 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.cutting import Cutter, Trying
-    from onnxheadprune.selection.recovery.recover import Recovering
+    from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 

@@ -77,11 +77,10 @@ def validate(given: ValidateOptions) -> int:
     from onnxheadprune.cli.report.layout import row
     from onnxheadprune.cli.report.validation import validation_report
     from onnxheadprune.errors import ValidationFailedError
+    from onnxheadprune.validation import ValidationRequest, prove
     from onnxheadprune.validation.claim import require_recorded
     from onnxheadprune.validation.gates import drift_gate
     from onnxheadprune.validation.headline import headline_of
-    from onnxheadprune.validation.proof import prove
-    from onnxheadprune.validation.request import ValidationRequest
 
     running = given.running
     effect = read_effect(given.drift)
@@ -100,9 +99,8 @@ def validate(given: ValidateOptions) -> int:
         gates = [] if given.max_drift is None else [drift_gate(result.drift, given.max_drift)]
         document = result.to_dict()
         if given.min_speedup is not None and result.passed:
+            from onnxheadprune.benchmarking import BenchRequest, run_benchmark
             from onnxheadprune.benchmarking.gates import speed_gates
-            from onnxheadprune.benchmarking.request import BenchRequest
-            from onnxheadprune.benchmarking.runner import run_benchmark
 
             timing = BenchRequest(read_measuring(given.timing), result.provider, running.seed, memory=False)
             with err().status("measuring") as status:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.scoring.methods import METHODS
-from onnxheadprune.selection.scoring.score import score_heads
-from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection import Limits
+from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
@@ -182,9 +180,8 @@ def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
         from onnxheadprune.attention.sites.find import view_of
         from onnxheadprune.runtime.feeds import graph_inputs
         from onnxheadprune.runtime.providers import resolve_provider
-        from onnxheadprune.selection.activations.beside import beside, tokenizer_of
-        from onnxheadprune.selection.activations.supplied import needs_others, supplied
-        from onnxheadprune.selection.activations.text import text_feeds
+        from onnxheadprune.selection.activations import beside, needs_others, supplied, text_feeds
+        from onnxheadprune.selection.activations.beside import tokenizer_of
 
         inputs = graph_inputs(view_of(model.proto, model.name, model.sources))
         near = beside(model.path, resolve_provider(settings.provider))

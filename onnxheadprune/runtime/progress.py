@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+NOTE = "note: "
+"""What begins so is no work, but something to know before more of it is done."""
 
 
 def silent(_what: str, _done: int, _of: int) -> None:

@@ -8,6 +8,7 @@ from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.joint import JointSpace
 from onnxheadprune.selection.latency import by_latency
+from onnxheadprune.selection.space import Selection, Space
 from onnxheadprune.selection.wishes import Chosen, Faster, Keep, Near, Share, Wish
 
 
@@ -25,12 +26,15 @@ def choose(cutter: Cutter, wish: Wish) -> Chosen:
     target = wish.target
     if isinstance(target, Near):
         cutter.hold_out("a drift is measured on data")
+
+    def asked(space: Space) -> Selection:
+        assert isinstance(target, Share | Keep)
+        return space.ratio(target.ratio) if isinstance(target, Share) else space.keeping(target.heads)
+
+    if isinstance(target, Share | Keep):
+        return completed(cutter, asked(cutter.search_space(wish.requirements, asked)))
     space = cutter.search_space(wish.requirements)
     match target:
-        case Share():
-            return completed(cutter, space.ratio(target.ratio))
-        case Keep():
-            return completed(cutter, space.keeping(target.heads))
         case Faster():
             if isinstance(space, JointSpace):
                 space = by_latency(cutter, space, wish.requirements.sizes)

@@ -12,26 +12,20 @@ from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
-from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FuseMode
+from onnxheadprune.fusion import FuseMode, fuse
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.turns import Turns
+from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation.compensate import compensate
-from onnxheadprune.selection.compensation.record import refitted
-from onnxheadprune.selection.compensation.result import Compensation
-from onnxheadprune.selection.compensation.tasks import Which
+from onnxheadprune.selection.compensation import Compensation, Which, compensate, refitted
 from onnxheadprune.selection.effort import Work
-from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.recovery.recover import Recovering, require_recoverable, split_for_recovery
-from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.recovery import Recovering, require_recoverable, split_for_recovery
 from onnxheadprune.selection.scoring.ablation import require_main
-from onnxheadprune.selection.select import search_space
-from onnxheadprune.selection.space import Selection, Space
+from onnxheadprune.selection.space import Asked
 from onnxheadprune.selection.wishes import Chosen
 
 
@@ -111,16 +105,17 @@ class Cutter:
             require_recoverable(self.view, require_main(self.view), self.data, trying.recovering)
             self.learn, self.held = split_for_recovery(self.data)
 
-    def search_space(self, requirements: Requirements) -> Space:
+    def search_space(self, requirements: Requirements, asked: Asked | None = None) -> Space:
         """The paths that choices follow.
 
         Args:
             requirements: what choices go by and respect.
+            asked: see `search_space`.
         """
         # A recovery is judged on a part that no step has seen; the choice of what goes is the same without one.
         data = self.learn if self.must_hold_out else self.data
         evidence = None if data is None else Evidence(data, self.provider, self.trying.effect)
-        return search_space(self.analysis, requirements, evidence, self.progress)
+        return search_space(self.analysis, requirements, evidence, self.progress, asked)
 
     def hold_out(self, why: str) -> None:
         """Keeps a part of the data from every refit, so that drift and accuracy on it are honest.

@@ -18,6 +18,7 @@ def scores_for(
     sites: Sequence[Site],
     requirements: Requirements,
     evidence: Evidence | None,
+    left: dict[str, str],
     progress: Progress = silent,
 ) -> HeadScores | None:
     """Scores of the units of some sites, None where cuts are measured.
@@ -27,6 +28,7 @@ def scores_for(
         sites: whose units may go.
         requirements: what the choice goes by.
         evidence: what a method is tried on.
+        left: gets the reason for each site that a method cannot score on it, by label.
         progress: told what is being done.
 
     Raises:
@@ -36,4 +38,4 @@ def scores_for(
     method = requirements.method
     if method is None:
         return requirements.scores
-    return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress))
+    return scores_of(analysis.name, analysis.view, sites, method, evidence, Working(progress=progress), left)

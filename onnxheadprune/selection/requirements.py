@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.errors import UsageError
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.kinds import HEADS_ALONE
-from onnxheadprune.selection.scoring.methods import METHODS, Method
+from onnxheadprune.selection.scoring.methods import METHODS, SHARES, Method
 from onnxheadprune.selection.scoring.scores import HeadScores
 
 
@@ -46,3 +46,10 @@ class Requirements:
             )
         if self.method not in METHODS:
             raise UsageError(f"there is no scoring method {self.method!r}; there are {', '.join(METHODS)}")
+
+    @property
+    def measures(self) -> bool:
+        """Whether cuts are measured where there is data, since scores do not compare across sites."""
+        if self.method is not None:
+            return self.method in SHARES
+        return self.scores is None or self.scores.are_shares

@@ -19,7 +19,7 @@ from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, seen
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.activations.enough import measurable, with_enough
+from onnxheadprune.selection.activations.enough import INSTEAD, measurable, with_enough
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.effort import Work, effort, positions_per_sample, to_look_at
@@ -39,9 +39,9 @@ from onnxheadprune.selection.scoring.moves import (
     ways_of,
 )
 from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
-from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
+from onnxheadprune.selection.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
-from onnxheadprune.selection.space import WITHOUT_DATA, SearchSpace, Selection, Space
+from onnxheadprune.selection.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,11 @@ def select_heads(
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)
         evidence = Evidence(calibration_data(data, analysis.view), where, effect)
     requirements = Requirements(scores, limits or Limits(), protect, method=method)
-    space = search_space(analysis, requirements, evidence, progress)
-    return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
+
+    def asked(space: Space) -> Selection:
+        return space.ratio(ratio) if ratio is not None else space.keeping(keep or 0)
+
+    return asked(search_space(analysis, requirements, evidence, progress, asked))
 
 
 def search_space(
@@ -111,6 +114,7 @@ def search_space(
     requirements: Requirements,
     evidence: Evidence | None = None,
     progress: Progress = silent,
+    asked: Asked | None = None,
 ) -> Space:
     """Paths for all sites, with costs that compare across sites as well as the evidence allows.
 
@@ -119,45 +123,64 @@ def search_space(
         requirements: what choices go by and respect.
         evidence: what costs are measured on; None goes by given scores or by the weights.
         progress: told what is being done.
+        asked: what the space is for, tried before the first pass where some sites cannot be measured.
 
     Raises:
         UsageError: if data, scores or protected heads do not fit the model.
         RefusedError: if no site can lose heads.
     """
     if requirements.units != HEADS_ALONE:
-        return joint_space(analysis, requirements, evidence, progress)
+        return joint_space(analysis, requirements, evidence, progress, asked)
     sites = tuple(site for site in analysis.sites if site.removable)
     if not sites:
         why = f": {analysis.sites[0].reason}" if len(analysis.sites) else "; no attention site was found"
         raise RefusedError(f"no site of {analysis.name} can lose heads{why}")
-    left: dict[str, str] = {}
     protected = is_protected(requirements.protect, sites)
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
-    candidates = Candidates(sites, kept)
-    scores = scores_for(analysis, sites, requirements, evidence, progress)
-    if evidence is None or (scores is not None and not scores.are_shares):
-        basis = WITHOUT_DATA if scores is None else f"scores ({scores.method})"
-        paths = {index: merged(found) for index, found in _paths_by_worth(candidates, scores).items()}
-    else:
-        basis = "measured drift after refit"
-        if scores is not None:
-            basis = f"scores ({scores.method}) within sites, {basis} across them"
-        paths = _measured_paths(analysis, candidates, scores, evidence, left, progress)
-    if requirements.limits.floor == 0:
-        paths = {site.index: (*paths[site.index], *_all_of(site, paths[site.index], kept)) for site in sites}
+    left: dict[str, str] = {}
     total = sum(site.num_heads for site in analysis.sites)
+
+    def spaced(costs: Mapping[int, tuple[Step, ...]], basis: str, constant: Mapping[str, str]) -> SearchSpace:
+        # What cannot be measured, or no sample has run, stays as it is.
+        every = {site.index: costs.get(site.index, ()) for site in sites}
+        if requirements.limits.floor == 0:
+            every = {
+                site.index: (*every[site.index], *_all_of(site, every[site.index], kept)) for site in sites
+            }
+        return SearchSpace(sites, total, every, basis, requirements.limits, constant, left)
+
+    open_, measuring = sites, evidence if requirements.measures else None
+    if measuring is not None:
+        open_, unread = measurable(analysis.view, sites, measuring.data, measuring.provider)
+        left |= unread
+    if left:
+        alike = _paths_by_worth(Candidates(open_, kept), equal_scores(open_), {})
+        foresee(asked, [spaced({index: merged(ways) for index, ways in alike.items()}, "", {})], INSTEAD)
+    scores = scores_for(analysis, open_, requirements, evidence, left, progress)
+    candidates = Candidates(tuple(site for site in open_ if site.label not in left), kept)
     constant = {} if scores is None else scores.constant
-    return SearchSpace(sites, total, paths, basis, requirements.limits, constant, left)
+    if measuring is None:
+        basis = WITHOUT_DATA if scores is None else f"scores ({scores.method})"
+        found = _paths_by_worth(candidates, scores, left)
+        return spaced({index: merged(ways) for index, ways in found.items()}, basis, constant)
+    basis = "measured drift after refit"
+    if scores is not None:
+        basis = f"scores ({scores.method}) within sites, {basis} across them"
+    paths = _measured_paths(analysis, candidates, scores, measuring, left, progress)
+    return spaced(paths, basis, constant)
 
 
-def _paths_by_worth(candidates: Candidates, scores: HeadScores | None) -> dict[int, list[tuple[Step, ...]]]:
+def _paths_by_worth(
+    candidates: Candidates, scores: HeadScores | None, left: dict[str, str]
+) -> dict[int, list[tuple[Step, ...]]]:
     """Per site its paths, the heads that are worth least first: by scores, or by the weights."""
-    paths = {}
-    for site in candidates.sites:
+
+    def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
         worth = tuple(weight_scores(site).tolist()) if scores is None else scores.of(site)
         kept = candidates.kept[site.index]
-        paths[site.index] = [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
-    return paths
+        return [path_by_worth(site, worth, kept, ways) for ways in ways_of(site)]
+
+    return readable(candidates.sites, map(or_reason(found_for), candidates.sites), left)[0]
 
 
 def _measured_paths(
@@ -170,15 +193,14 @@ def _measured_paths(
 ) -> dict[int, tuple[Step, ...]]:
     """Per site its path with measured costs; what goes first is said by scores, or by what a refit cannot restore."""
     data, provider, work = evidence.data, evidence.provider, Work(analysis.view)
-    sites, unread = measurable(analysis.view, candidates.sites, data, provider)
-    left |= unread
+    sites = candidates.sites
     widest = max(prod(item.sizes) for site in sites for item in site.projections)
     with algebra_threads(widest):
         looked = to_look_at(data, work, widest)
-        moments = context_moments(analysis.view, sites, looked, provider, progress)
+        moments = context_moments(analysis.view, sites, looked, provider, progress, left)
         sites = with_enough(seen(sites, moments, data.source), moments, looked, left)
         if scores is not None:
-            paths = _paths_by_worth(replace(candidates, sites=sites), scores)
+            paths = _paths_by_worth(replace(candidates, sites=sites), scores, left)
         else:
 
             def found_for(site: AttentionSite) -> list[tuple[Step, ...]]:
@@ -189,9 +211,7 @@ def _measured_paths(
             each = algebra_workers(widest).each(or_reason(found_for), sites)
             paths, sites = readable(sites, each, left)
         how = effort(work, sites, paths, data.count, positions_per_sample(moments, looked))
-        found = measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
-    # What no sample has run stays as it is.
-    return {site.index: found.get(site.index, ()) for site in candidates.sites}
+        return measured_paths(analysis.view, sites, paths, moments, evidence, how, progress)
 
 
 def _all_of(site: AttentionSite, steps: Sequence[Step], kept: Mapping[int, Heads]) -> tuple[Step, ...]:

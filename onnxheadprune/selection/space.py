@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
@@ -197,6 +197,34 @@ class SearchSpace:
                     (step.error for step in steps if step.removed == choice[site.index]), 0.0
                 )
         return Selection(heads, self.basis, costs, scores, self.constant, self.left_out)
+
+
+Asked: TypeAlias = Callable[[Space], Selection]
+"""What a wish asks of a search space."""
+
+
+def foresee(asked: Asked | None, spaces: Iterable[Space], instead: str) -> None:
+    """Ask a wish of search spaces whose costs are not known yet, so that what cannot be met costs no pass.
+
+    Args:
+        asked: the wish, None for one that no size answers.
+        spaces: of which one is that of the model, as far as that is known.
+        instead: what is possible with less data.
+
+    Raises:
+        RefusedError: if all of them refuse.
+    """
+    if asked is None:
+        return
+    refused = None
+    for space in spaces:
+        try:
+            asked(space)
+            return
+        except RefusedError as error:
+            refused = error
+    if refused is not None:
+        raise RefusedError(f"{refused}; {instead}")
 
 
 def and_left_out(left_out: Mapping[str, str]) -> str:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking.request import BenchRequest, Measuring
-from onnxheadprune.benchmarking.result import Benchmark
-from onnxheadprune.benchmarking.runner import run_benchmark
+from onnxheadprune.benchmarking import Benchmark, BenchRequest, Measuring, run_benchmark
 from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
-from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import Reading, named_files
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.feeds import DataSource
@@ -29,7 +26,7 @@ from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.quantize import HELD_OUT, QuantizeRequest, QuantizeResult, quantized_through
+from onnxheadprune.workflow.quantize import QuantizeRequest, QuantizeResult, held_out, quantized_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 
 ORIGINAL, PRUNED, QUANTIZED = "original", "pruned", "quantized"
@@ -199,7 +196,7 @@ def combined_through(
         )
     claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
     view = view_of(original.proto, original.name, original.sources)
-    learn, held = _split(calibration_data(request.run.data, view))
+    learn, held = held_out(calibration_data(request.run.data, view))
     rounded = _quantized(original, learn, request, progress)
     models = {ORIGINAL: original, PRUNED: cut, QUANTIZED: LoadedModel(rounded.model, QUANTIZED)}
     refused: dict[str, str] = {}
@@ -230,15 +227,6 @@ def combined_through(
         ready(found)
         commit(stage)
     return found
-
-
-def _split(data: Calibration) -> tuple[Calibration, Calibration]:
-    """What ranges and refits learn from, and what figures are of, which says so."""
-    learn, held = data.split(HELD_OUT)
-    if held.fingerprint == learn.fingerprint:
-        return learn, replace(held, role="your data, all of it, which the quantization has seen")
-    of = f"{held.count:,} of {many(data.count, data.unit)}"
-    return learn, replace(held, role=f"data that was held out here ({of})")
 
 
 def _target(original: LoadedModel, cut: LoadedModel, request: CombineRequest) -> Path | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.model.notebook import card, table
+from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.model.notebook import card, line, table
 from onnxheadprune.model.spelling import accuracy, count, file_name, many
 from onnxheadprune.model.storage.folder import write_text
 
@@ -30,6 +30,7 @@ class CurvePoint:
         speed: the measurement behind it, None where there is none.
         elements: what the stored tensors hold after it, None where that was not counted.
         share: what went of what ratios are shares of, None where that was not counted.
+        recovery: what training brought, None without: steps, and why they are not written, null where they are.
     """
 
     ratio: float
@@ -41,6 +42,7 @@ class CurvePoint:
     speed: SpeedUp | None = None
     elements: int | None = None
     share: float | None = None
+    recovery: Mapping[str, int | str | None] | None = None
 
     @property
     def units(self) -> dict[str, int]:
@@ -65,6 +67,7 @@ class CurvePoint:
             "speedup": self.speedup,
             "speed": None if self.speed is None else self.speed.to_dict(),
             "elements": self.elements,
+            "recovery": None if self.recovery is None else dict(self.recovery),
         }
 
 
@@ -80,6 +83,7 @@ class Curve:
         knee: position of the point where further cuts begin to cost much more.
         elements: what the stored tensors of the original hold, None where that was not counted.
         counted: what ratios are shares of: all "heads", or the "operations" of all blocks that can lose units.
+        measured_on: what drift and accuracy were measured on, and what has not seen it.
     """
 
     model: str
@@ -89,6 +93,7 @@ class Curve:
     knee: int | None
     elements: int | None = None
     counted: str = "heads"
+    measured_on: str = "held-out data"
 
     def share(self, point: CurvePoint) -> float:
         """What a cut takes of what ratios are shares of."""
@@ -102,6 +107,7 @@ class Curve:
             "heads": self.heads,
             "ratio_of": self.counted,
             "drift_unit": self.unit,
+            "measured_on": self.measured_on,
             "points": [point.to_dict() for point in self.points],
             "knee": self.knee,
             "elements": self.elements,
@@ -124,7 +130,8 @@ class Curve:
             columns.insert(3, "accuracy")
             for row, point in zip(rows, self.points, strict=True):
                 row.insert(3, "" if point.accuracy is None else accuracy(point.accuracy))
-        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]))
+        measured = line("measured on", self.measured_on)
+        return card(f"{file_name(self.model)}: what cuts cost", table(columns, rows, columns[:-1]), measured)
 
     def write(self, path: str | os.PathLike[str], run: Mapping[str, object] | None = None) -> None:
         """Write the curve as JSON.
@@ -152,3 +159,13 @@ def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int])
     if counted == "heads":
         return f"{removed} of {heads}"
     return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
+
+
+def recovery_words(points: Iterable[Mapping[str, Any]]) -> str | None:
+    """What training brought to cuts, as `CurvePoint.to_dict` gives them, in words; None where none was trained."""
+    trained = [point["recovery"] for point in points if point.get("recovery") is not None]
+    if not trained:
+        return None
+    better = sum(found["rejected"] is None for found in trained)
+    others = "; the others keep their refit, which is nearer to the original on held-out data"
+    return f"{better} of {many(len(trained), 'cut')}{others if better < len(trained) else ''}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from onnx import ModelProto
@@ -24,6 +24,7 @@ from onnxheadprune.edit.records import (
 from onnxheadprune.errors import InferenceError, RefusedError
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.model.save import check_target, commit, stage_model
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.claims import named_files
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.tensors import StoredSize, stored_size
@@ -38,9 +39,6 @@ from onnxheadprune.selection.activations.data import Calibration, calibration_da
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.workflow.apart import Looking, Reference
 from onnxheadprune.workflow.requests import Run, Writing
-
-HELD_OUT = 0.2
-"""Part of the data that ranges of activations are not found on, and drift is measured on."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,7 @@ class QuantizeResult:
         matrices: how many stored float matrices there were, and how many of them are quantized.
         drift: how far the main output moves, as a deployment runs both; None without data.
         unit: of the drift.
+        measured_on: what the drift was measured on, and what has seen that before.
         notes: what a reader should know, one sentence each.
     """
 
@@ -86,6 +85,7 @@ class QuantizeResult:
     matrices: tuple[int, int]
     drift: float | None = None
     unit: str = ""
+    measured_on: str = ""
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -99,6 +99,7 @@ class QuantizeResult:
             "matrices": dict(zip(("stored", "quantized"), self.matrices, strict=True)),
             "drift": self.drift,
             "drift_unit": self.unit or None,
+            "drift_measured_on": self.measured_on or None,
             "notes": list(self.notes),
         }
 
@@ -190,16 +191,16 @@ def quantized_through(
         raise RefusedError(
             f"ONNX Runtime does not run what its own quantizer makes of {loaded.name}: {error}"
         ) from error
-    drift, unit = None, ""
+    drift, unit, known = None, "", ""
     if held is not None:
         progress("measuring drift", 0, 0)
         where = resolve_provider(request.run.provider)
         distance = Reference(loaded, held, where).distance(result, Looking(request.effect))
-        drift, unit = distance.drift, distance.unit
+        drift, unit, known = distance.drift, distance.unit, distance.measured_on
     written = None if target is None else str(target)
     sizes = stored_size(loaded.proto), stored_size(made)
     notes = _notes(request.how, how)
-    found = QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, notes)
+    found = QuantizeResult(made, loaded.name, how, written, *sizes, matrices, drift, unit, known, notes)
     if target is None:
         ready(found)
         return found
@@ -219,7 +220,16 @@ def _parts(data: Calibration | None, how: Quantizing) -> tuple[Calibration | Non
     """What ranges are found on, and what drift is measured on."""
     if data is None or how.to != "int8-qdq":
         return None, data
-    return data.split(HELD_OUT)
+    return held_out(data)
+
+
+def held_out(data: Calibration) -> tuple[Calibration, Calibration]:
+    """What ranges and refits learn from, and what figures are of, which says so."""
+    learn, held = data.split()
+    if held is learn:
+        return learn, replace(held, role="your data, all of it, which the quantization has seen")
+    of = f"{held.count:,} of {many(data.count, data.unit)}"
+    return learn, replace(held, role=f"data that was held out here ({of})")
 
 
 def _matrices(before: ModelProto, after: ModelProto) -> tuple[int, int]:

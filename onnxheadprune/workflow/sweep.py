@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking import BenchSettings
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
+from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.travelling import Sent, arrived, sent
 from onnxheadprune.runtime import Provider, Session
@@ -21,18 +22,16 @@ from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring import HeadScores, Method
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
-from onnxheadprune.selection.scoring.methods import Method
-from onnxheadprune.selection.scoring.scores import HeadScores
-from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
+from onnxheadprune.selection.wishes import data_words
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 
@@ -160,7 +159,8 @@ def sweep_ratios(
     bend = knee([point.drift for point in points], ratios)
     heads = sum(site.num_heads for site in cutter.sites)
     elements = _elements(cutter.model)
-    return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted)
+    where = _measured_on(cutter)
+    return Curve(cutter.model.name, heads, unit, tuple(points), bend, elements, space.counted, where)
 
 
 def measure_point(task: PointTask) -> CurvePoint:
@@ -177,7 +177,26 @@ def _measured(cutter: Cutter, ratio: float, selection: Selection) -> CurvePoint:
     chosen = completed(cutter, selection)
     cut = cutter.cut(chosen)
     accuracy, drift = _accuracy(cutter, cut, chosen.io), chosen.drift or 0.0
-    return CurvePoint(ratio, selection.count, selection.spec, drift, accuracy, None, elements=_elements(cut))
+    trained = chosen.recovery
+    recovery = None if trained is None else {"steps": trained.steps, "rejected": trained.rejected}
+    return CurvePoint(
+        ratio,
+        selection.count,
+        selection.spec,
+        drift,
+        accuracy,
+        None,
+        elements=_elements(cut),
+        recovery=recovery,
+    )
+
+
+def _measured_on(cutter: Cutter) -> str:
+    """The data that drift and accuracy of all points are measured on."""
+    assert cutter.data is not None and cutter.held is not None
+    trained = cutter.trying.recovering is not None
+    words = data_words(cutter.is_held_out, refitted=cutter.compensate, trained=trained)
+    return f"{words} ({cutter.held.count:,} of {many(cutter.data.count, cutter.data.unit)})"
 
 
 def _elements(model: LoadedModel) -> int:

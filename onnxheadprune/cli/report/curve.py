@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.benchmarking import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table
 from onnxheadprune.model.spelling import accuracy as spelled
-from onnxheadprune.workflow.curve import Curve, gone_words
+from onnxheadprune.workflow.curve import Curve, gone_words, recovery_words
 
 if TYPE_CHECKING:
     from onnxheadprune.cli.report.pictures.curve import Against
@@ -54,9 +54,12 @@ def curve_rows(curve: Curve) -> Iterator[RenderableType]:
     yield ""
     if by_operations:
         yield row("asked", "shares of the operations of all attention and feed-forward blocks")
-    yield row("drift", f"{curve.unit} on held-out data")
+    yield row("drift", f"{curve.unit} on {curve.measured_on}")
     if any(point.accuracy is not None for point in curve.points):
-        yield row("accuracy", "on held-out data")
+        yield row("accuracy", f"on {curve.measured_on}")
+    recovered = recovery_words(curve.to_dict()["points"])
+    if recovered is not None:
+        yield row("recovered", recovered)
     if speed is not None:
         where = f"{'; '.join(sizes)}, on {speed.provider.label}, without refitted weights"
         yield row(

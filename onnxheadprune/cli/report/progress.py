@@ -16,6 +16,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from onnxheadprune.runtime.progress import NOTE
+
 Tell: TypeAlias = Callable[[str, int, int], None]
 QUIET_SECONDS = 5.0
 """Work that is shorter than this writes no lines into a log."""
@@ -139,8 +141,12 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
     course = Course(tuple(stages))
     with _Bar(course, console) as bar:
         task = bar.add_task("", total=None, left="")
+        notes: set[str] = set()
 
         def tell(what: str, done: int, of: int) -> None:
+            if what.startswith(NOTE):
+                _once(console, what, notes)
+                return
             course.at(what, done, of)
             part, left = course.fraction(), course.left()
             bar.update(
@@ -184,6 +190,7 @@ class Lines:
         self._start = clock()
         self._last: float | None = None
         self._course = Course(stages, clock)
+        self._notes: set[str] = set()
 
     def tell(self, what: str, done: int, of: int) -> None:
         """Write a line if one is due.
@@ -193,6 +200,9 @@ class Lines:
             done: how much of it is done.
             of: how much there is to do, 0 if that is unknown.
         """
+        if what.startswith(NOTE):
+            _once(self._console, what, self._notes)
+            return
         course, now = self._course, self._clock()
         is_new = course.at(what, done, of)
         is_due = self._last is None or is_new or now - self._last >= LINE_SECONDS
@@ -203,6 +213,13 @@ class Lines:
         parts = [course.line, "" if left is None else f"about {_spelled(left)} left in all"]
         parts.append(course.to_come if is_new else "")
         self._console.print(f"{time.strftime('%H:%M:%S')} {', '.join(filter(None, parts))}", soft_wrap=True)
+
+
+def _once(console: Console, note: str, said: set[str]) -> None:
+    """Print a note, if it was not said before."""
+    if note not in said:
+        said.add(note)
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
 
 
 def _spelled(seconds: float) -> str:

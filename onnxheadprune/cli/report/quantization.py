@@ -20,7 +20,9 @@ def quantize_report(result: QuantizeResult) -> Iterator[RenderableType]:
     yield row("settings", settings_of(result.how))
     yield row("weights", f"{size(before)} -> {size(after)} ({change(before, after)})")
     if result.drift is not None:
-        yield row("drift", f"{result.drift:.3g} ({result.unit}), as a deployment runs both")
+        yield row(
+            "drift", f"{result.drift:.3g} ({result.unit}) on {result.measured_on}, as a deployment runs both"
+        )
     for note in result.notes:
         yield row("note", note, "yellow")
     if result.output is not None:

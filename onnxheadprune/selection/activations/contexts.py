@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxheadprune.attention.constants import numbers_of
 from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
@@ -22,7 +22,7 @@ from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain
 from onnxheadprune.selection.activations.data import Calibration, token_rows
 from onnxheadprune.selection.activations.linear import linear_of
-from onnxheadprune.selection.activations.moments import Moments, Rows, gather
+from onnxheadprune.selection.activations.moments import Moments, NotFiniteError, Rows, gather
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.silence import context_of
@@ -36,6 +36,7 @@ def context_moments(
     data: Calibration,
     provider: Provider,
     progress: Progress = silent,
+    left: dict[str, str] | None = None,
 ) -> dict[int, tuple[Moments, ...]]:
     """Second moments of each site's contexts, per projection; one forward pass over the data.
 
@@ -47,9 +48,11 @@ def context_moments(
         data: what to run it on.
         provider: where to run.
         progress: told after each site.
+        left: gets the reason for each site whose contexts are not finite, by label; those have no moments then.
 
     Raises:
-        UsageError: if the data does not run through the model, or gives numbers that are not finite.
+        UsageError: if the data does not run through the model.
+        NotFiniteError: if it gives numbers that are not finite and there is no `left`, or no site without any.
         RefusedError: if a context cannot be read.
     """
     found: dict[int, tuple[Moments, ...]] = {}
@@ -64,11 +67,21 @@ def context_moments(
         x = token_rows(values[value.name], projection.activation[1], data.feeds[at], data.inputs)
         return finite(x, value), None, None
 
+    reasons: dict[str, str] = {}
     for site, contexts in Chain(parts, sites).contexts(data.feeds, data.source):
         empty = tuple(Moments(int(np.prod(item.sizes))) for item in site.projections)
         read = ([rows(item, at, values) for item in site.projections] for at, values in enumerate(contexts))
-        found[site.index] = tuple(gather(empty, read, parts.workers))
-        progress("reading contexts", len(found), len(sites))
+        try:
+            found[site.index] = tuple(gather(empty, read, parts.workers))
+        except NotFiniteError as error:
+            if left is None:
+                raise
+            reasons[site.label] = str(error)
+        progress("reading contexts", len(found) + len(reasons), len(sites))
+    if reasons and not found:
+        raise NotFiniteError(next(iter(reasons.values())))
+    if left is not None:
+        left |= reasons
     return found
 
 
@@ -76,17 +89,17 @@ def finite(rows: Array, value: Value) -> Array:
     """The rows, if all of them are finite.
 
     Raises:
-        UsageError: otherwise.
+        NotFiniteError: otherwise.
     """
     if not np.isfinite(rows).all():
-        raise UsageError(f"the model computes NaN or infinite values ({value.name}) on this data")
+        raise NotFiniteError(f"the model computes NaN or infinite values ({value.name}) on this data")
     return rows
 
 
 def seen(
     sites: Sequence[AnySite], moments: Mapping[int, Sequence[Moments]], source: str
 ) -> tuple[AnySite, ...]:
-    """The sites that some feed has reached.
+    """The sites that some feed has reached, of those that have moments.
 
     Args:
         sites: all of them.
@@ -96,7 +109,7 @@ def seen(
     Raises:
         RefusedError: if there is none.
     """
-    found = tuple(site for site in sites if any(moment.count for moment in moments[site.index]))
+    found = tuple(site for site in sites if any(moment.count for moment in moments.get(site.index, ())))
     if not found:
         raise RefusedError(
             f"no sample of {source} runs a layer that can lose anything; give data that goes further, or choose without"

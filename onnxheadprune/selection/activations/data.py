@@ -107,13 +107,18 @@ class Calibration(Iterable[Sample]):
         return sum(feed[ids[0]].size for feed in self.feeds) if ids else None
 
     def split(self, share: float = HELD_OUT) -> tuple[Calibration, Calibration]:
-        """A part to learn from and a held-out part, whole feeds each, spread evenly over the data."""
+        """A part to learn from and a held-out part, whole feeds each, spread evenly over the data.
+
+        A single feed that cannot be divided is both.
+        """
         feeds = len(self.samples)
         held = min(max(round(feeds * share), 1), feeds - 1)
-        chosen = {round((position + 0.5) * feeds / held - 0.5) for position in range(held)} if held else set()
+        if not held:
+            return self, self
+        chosen = {round((position + 0.5) * feeds / held - 0.5) for position in range(held)}
         kept = [sample for position, sample in enumerate(self.samples) if position not in chosen]
         apart = [sample for position, sample in enumerate(self.samples) if position in chosen]
-        return self._part(kept), self._part(apart or kept)
+        return self._part(kept), self._part(apart)
 
     def split_samples(self, held: int) -> tuple[Calibration, Calibration]:
         """A part to learn from and one with some held-out samples, spread evenly over the data.

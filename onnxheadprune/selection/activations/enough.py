@@ -58,7 +58,8 @@ def measurable(
         return found, left
     # Some models make other positions of their inputs: patches, windows, latents. One batch tells.
     one = data.subset(1)
-    moments = context_moments(view, found, one, provider)
+    moments = context_moments(view, found, one, provider, left=left)
+    found = tuple(site for site in found if site.index in moments)
     part = one.count if one.positions is None else one.positions
     counts = {index: round(seen[0].count * known / max(part, 1)) for index, seen in moments.items()}
     # What this batch does not reach is asked again when all are read.

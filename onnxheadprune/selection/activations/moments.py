@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 
+from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.workers import Workers
 
 Array = npt.NDArray[Any]
@@ -21,6 +22,10 @@ Rows: TypeAlias = tuple[Array, Array | None, Array | None]
 """Features [rows, n], targets [rows, k] and weights [rows]."""
 AT_ONCE = 2048
 """Rows that are worth a product of their own: adding one to the sums costs as much as multiplying some hundred rows."""
+
+
+class NotFiniteError(UsageError):
+    """The model computes numbers on the data that no moments can be made of."""
 
 
 class Moments:
@@ -170,12 +175,25 @@ class Products:
         # The product of a matrix with itself takes half the work, so each factor gets the root of the weight.
         root = (np.ones(len(x)) if weights is None else np.sqrt(weights)).astype(x.dtype)
         x = x if weights is None else x * root[:, None]
-        gram, x_sum = x.T @ x, root @ x
-        if y is None:
-            return cls(len(x), total, gram, x_sum, None, 0.0, 0.0)
-        y = y if weights is None else y * root[:, None]
-        y_square = np.square(y).sum(axis=0, dtype=np.float64)
-        return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square)
+        with np.errstate(over="ignore", invalid="ignore"):
+            gram, x_sum = x.T @ x, root @ x
+            if y is None:
+                return cls(len(x), total, gram, x_sum, None, 0.0, 0.0).checked()
+            y = y if weights is None else y * root[:, None]
+            y_square = np.square(y).sum(axis=0, dtype=np.float64)
+            return cls(len(x), total, gram, x_sum, x.T @ y, root @ y, y_square).checked()
+
+    def checked(self) -> Products:
+        """Themselves, if they are finite.
+
+        Raises:
+            NotFiniteError: otherwise.
+        """
+        if not all(np.isfinite(part).all() for part in (self.gram, self.y_square)):
+            raise NotFiniteError(
+                "the model computes values on this data whose squares are too large to sum up"
+            )
+        return self
 
 
 def gather(

@@ -25,13 +25,14 @@ from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.heap import give_back
-from onnxheadprune.runtime.progress import Progress, silent
+from onnxheadprune.runtime.progress import NOTE, Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.enough import missing
 from onnxheadprune.selection.activations.kept import Room, Shelf
 from onnxheadprune.selection.activations.linear import Linear, linear_of
-from onnxheadprune.selection.activations.moments import LARGE, Moments
+from onnxheadprune.selection.activations.moments import LARGE, Moments, NotFiniteError
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.splicing import with_spliced
 from onnxheadprune.selection.compensation.fit import Fit, fit
@@ -77,6 +78,12 @@ def compensate(
     shared = {node for node, count in readers.items() if count > 1}
     work = _Work(view, todo, shared, data, provider, _silent_maps(sites, heads))
     wide = _widest(todo)
+    if work.too_few is not None:
+        progress(
+            f"{NOTE}{missing(*work.too_few, data)}; a stronger ridge is used there, or biases alone are adjusted",
+            0,
+            0,
+        )
     with algebra_threads(wide):
         for number, task in enumerate(todo, 1):
             work.refit(task)
@@ -104,6 +111,10 @@ class _Work:
         learn = with_spliced(learn, _widest(todo), _weights_of(todo))
         # New values for a map that feeds the attention of several projections would change the others.
         self.makers = {task: value_maps(task, shared) for task in todo if task.obstacle() is None}
+        # Where inputs do not tell, nobody knows before a pass.
+        positions, inputs = learn.positions, max(map(_inputs_of, self.makers), default=0)
+        self.too_few = None if positions is None or positions >= inputs else (positions, inputs)
+        """Positions to learn from, and inputs of the widest layer, which are more; None where they are enough."""
         self.stages = {task: at for at, task in enumerate(self.makers)}
         stages = [_stage(task, makers) for task, makers in self.makers.items()]
         if stages:
@@ -128,20 +139,25 @@ class _Work:
             reason = "no sample of the data runs it, or none of those that are held out"
         if reason is None and linear is not None:
             self.pair.walk.enter(self.stages[task])
-            target = self.pair.target(linear, task.run)
-            if target.run is None and task.only_stands_in:
-                self._leave(
-                    task, f"between it and {_listed(task)}, which goes, lies more than a normalisation"
-                )
+            try:
+                reason = self._fitted(task, linear)
+            except NotFiniteError as error:
+                reason = str(error)
+            if reason is None:
                 return
-            rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
-            values = self._values(task, target)
-            found = self.pair.moments(target, rows, values)
-            if found is not None:
-                self._fit(task, target, rows, values, *found)
-                return
-            reason = "it sees other positions than in the original"
         self._leave(task, reason)
+
+    def _fitted(self, task: Task, linear: Linear) -> str | None:
+        """Refit a map, or the reason why it stays as it is."""
+        target = self.pair.target(linear, task.run)
+        if target.run is None and task.only_stands_in:
+            return f"between it and {_listed(task)}, which goes, lies more than a normalisation"
+        rows = list(range(linear.matrix.rows) if task.kept is None else task.kept)
+        values = self._values(task, target)
+        found = self.pair.moments(target, rows, values)
+        if found is None:
+            return "it sees other positions than in the original"
+        return self._fit(task, target, rows, values, *found)
 
     def _leave(self, task: Task, reason: str | None) -> None:
         """Notes why a map stays as it is."""
@@ -155,7 +171,8 @@ class _Work:
         values: Values | None,
         learned: Moments,
         held: Moments,
-    ) -> None:
+    ) -> str | None:
+        """Fit a map to moments, or the reason why it stays as it is."""
         linear, run = target.linear, target.run
         weight, count, scale = linear.matrix.read(), len(rows), held.variance() or 1.0
         grid = linear.matrix.grid()
@@ -164,8 +181,7 @@ class _Work:
             learned.first(count), held.first(count), weight[rows], linear.read_bias(), grid=kept
         )
         if task.only_stands_in and not first.after < first.before:
-            self._leave(task, f"on held-out data it cannot stand in for {_listed(task)}")
-            return
+            return f"on held-out data it cannot stand in for {_listed(task)}"
         if values is not None and learned.count >= len(learned.x_sum):
             better = _with_values(values, first, learned, held, kept)
             if better is not None:
@@ -189,6 +205,7 @@ class _Work:
                 limited=_limited(learned, count, first),
             )
         )
+        return None
 
     def _values(self, task: Task, target: Target) -> Values | None:
         """The map that makes the values of the heads that stay, where it can change by itself."""
@@ -220,6 +237,12 @@ class _Work:
 def _widest(todo: Sequence[Task]) -> int:
     """Inputs of the widest map."""
     return max((task.linear.matrix.rows for task in todo if task.linear is not None), default=0)
+
+
+def _inputs_of(task: Task) -> int:
+    """Inputs of a layer that are left."""
+    assert task.linear is not None
+    return task.linear.matrix.rows if task.kept is None else len(task.kept)
 
 
 def _weights_of(todo: Sequence[Task]) -> int:

@@ -57,14 +57,13 @@ class Restored:
         }
 
     def into(self, model: LoadedModel, proto: ModelProto | None = None) -> LoadedModel:
-        """A model with these tensors in the place of its own; without any, it is not copied.
+        """A model with these tensors in the place of its own.
 
         Args:
             model: the original, or what is made from it.
             proto: made from it; None for its own.
         """
-        made = proto or model.proto
-        return self.beside(model).changed(with_stored(made, self.tensors) if self.tensors else made)
+        return self.beside(model).changed(with_stored(proto or model.proto, self.tensors))
 
     def beside(self, model: LoadedModel) -> LoadedModel:
         """A model whose tensors may refer to these sources, too."""

@@ -22,7 +22,7 @@ from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import ablation_scores, require_main
 from onnxheadprune.selection.scoring.executors import run_all
-from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR, WITHOUT_DATA, Method
+from onnxheadprune.selection.scoring.methods import FISHER, SHARES, TAYLOR, WITHOUT_DATA, Method
 from onnxheadprune.selection.scoring.partial import Partial, partial_key
 from onnxheadprune.selection.scoring.reconstruction import reconstruction_scores
 from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
@@ -68,6 +68,7 @@ def scores_of(
     method: Method,
     evidence: Evidence | None,
     working: Working | None = None,
+    left: dict[str, str] | None = None,
 ) -> HeadScores:
     """Scores of the units of some sites.
 
@@ -78,9 +79,11 @@ def scores_of(
         method: see `score_heads`.
         evidence: data and where it runs; None for weights alone.
         working: how the work is done.
+        left: gets the reason for each site that cannot be scored on the data, by label; it has no scores then.
 
     Raises:
-        UsageError: if there is no data where the method needs it, or it does not fit.
+        UsageError: if there is no data where the method needs it, or it does not fit; without `left`, if a site cannot
+            be scored on it.
         RefusedError: if the method cannot see into a site.
     """
     how = working or Working()
@@ -89,6 +92,9 @@ def scores_of(
     if evidence is None:
         raise UsageError(f"the method {method} needs calibration data; without any, use the method weight")
     data = evidence.data
+    moments: Mapping[int, Sequence[Moments]] = {}
+    if left is not None or method in SHARES:
+        sites, moments = _measured(view, sites, method, evidence, how.progress, left)
     if method == "ablation":
         meter = EffectMeter(require_main(view), data.inputs, evidence.effect)
         made = _scores(model, sites, method, meter.name, _ablated(view, sites, evidence, how))
@@ -97,32 +103,52 @@ def scores_of(
         made = _scores(model, sites, method, found.unit, [found.scores[site.index] for site in sites])
         made = replace(made, constant=found.constant)
     else:
-        if method == "reconstruction":
-            _require_all(measurable(view, sites, data, evidence.provider, INSTEAD)[1])
-        moments = context_moments(view, sites, data, evidence.provider, how.progress)
-        reached = seen(sites, moments, data.source)
-        if len(reached) < len(sites):
-            left = ", ".join(site.label for site in sites if site not in reached)
-            raise UsageError(
-                f"no sample of {data.source} runs {left}, so its units cannot be scored on it; give data that goes"
-                " further, or take the exit that is always taken with prune --exit"
-            )
-        if method == "reconstruction":
-            short: dict[str, str] = {}
-            with_enough(sites, moments, data, short, INSTEAD)
-            _require_all(short)
         values = [_from_moments(method, site, moments[site.index]) for site in sites]
         made = _scores(model, sites, method, _UNITS[method], values)
     return replace(made, data=data.fingerprint, samples=data.count, source=data.source)
 
 
-def _require_all(left: Mapping[str, str]) -> None:
-    """Whether all sites can be scored by what a refit cannot restore.
+def _measured(
+    view: GraphView,
+    sites: Sequence[Site],
+    method: Method,
+    evidence: Evidence,
+    progress: Progress,
+    left: dict[str, str] | None,
+) -> tuple[Sequence[Site], Mapping[int, Sequence[Moments]]]:
+    """The sites that can be scored on the data, and the moments of what they carry.
+
+    Raises:
+        UsageError: if there are none; without `left`, if there are others.
+    """
+    data, short = evidence.data, dict[str, str]()
+    if method == "reconstruction":
+        sites, short = measurable(view, sites, data, evidence.provider, INSTEAD)
+        _require_all(short, left)
+    unread: dict[str, str] | None = None if left is None else {}
+    moments = context_moments(view, sites, data, evidence.provider, progress, unread)
+    reached = seen(sites, moments, data.source)
+    others = [site.label for site in sites if site.index in moments and site not in reached]
+    if left is None and others:
+        raise UsageError(
+            f"no sample of {data.source} runs {', '.join(others)}, so its units cannot be scored on it; give data that"
+            " goes further, or take the exit that is always taken with prune --exit"
+        )
+    if method == "reconstruction":
+        reached = with_enough(reached, moments, data, short, INSTEAD)
+        _require_all(short, left)
+    if left is not None:
+        left |= short | (unread or {}) | dict.fromkeys(others, f"no sample of {data.source} runs it")
+    return reached, moments
+
+
+def _require_all(short: Mapping[str, str], left: Mapping[str, str] | None) -> None:
+    """Whether all sites can be scored by what a refit cannot restore, where none may be left out.
 
     Raises:
         UsageError: if not.
     """
-    for label, reason in left.items():
+    for label, reason in short.items() if left is None else ():
         raise UsageError(f"{label} cannot be scored by reconstruction: {reason}; {INSTEAD}")
 
 

@@ -8,6 +8,8 @@ Method: TypeAlias = Literal[
     "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
+SHARES: tuple[Method, ...] = ("weight", "activation", "fluctuation", "reconstruction")
+"""Those whose scores are shares of a site, which order its units and do not compare across sites."""
 WITHOUT_DATA = "weight"
 """The one that needs no data."""
 FISHER: Method = "fisher"

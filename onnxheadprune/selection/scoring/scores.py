@@ -170,6 +170,12 @@ class HeadScores:
         }
 
 
+def equal_scores(sites: Sequence[Site]) -> HeadScores:
+    """Scores by which all units of some sites are worth the same."""
+    entries = (SiteScores(site.index, site.name, (1.0,) * site.original_num_units) for site in sites)
+    return HeadScores("none", "", "", tuple(entries))
+
+
 def is_protected(protected: str | None, sites: Sequence[Site]) -> dict[int, frozenset[int]]:
     """Heads that must stay, per site index (indices of the original model), from a head spec.
 

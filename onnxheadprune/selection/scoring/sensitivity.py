@@ -87,7 +87,9 @@ def sensitivities(
             probe = (
                 probing.likeliest(output, counts) if is_certain else probing.random(output, counts, generator)
             )
-            _add(totals, gradients, probe, feed, method, data.source)
+            # Where no position counts, as where the original gives no numbers, no gradient says anything.
+            if probe.positions:
+                _add(totals, gradients, probe, feed, method, data.source)
             positions += probe.positions
             progress("reading gradients", number * draws + draw + 1, len(feeds) * draws)
     share = (0.5 if method == FISHER else 1.0) / max(positions, 1)

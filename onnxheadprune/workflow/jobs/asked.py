@@ -17,15 +17,14 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.quantizing import Quantizing
+from onnxheadprune.selection import Limits
 from onnxheadprune.selection.activations.drift import Measure, named_measure
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+from onnxheadprune.selection.recovery import Budget, parse_budget
+from onnxheadprune.selection.scoring import HeadScores, read_scores
 from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.selection.scoring.score_files import read_scores
-from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.metric import load_metric
-from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.jobs.keys import RecoverKeys
 from onnxheadprune.workflow.jobs.reading import Job

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnxheadprune.benchmarking.runner import run_benchmark
+from onnxheadprune.benchmarking import run_benchmark
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import open_structure
@@ -17,10 +17,10 @@ from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
+from onnxheadprune.selection.scoring import score_heads, write_scores
 from onnxheadprune.selection.scoring.executors import open_executor
-from onnxheadprune.selection.scoring.score import score_heads, scored_kinds
-from onnxheadprune.selection.scoring.score_files import write_scores
-from onnxheadprune.validation.proof import prove
+from onnxheadprune.selection.scoring.score import scored_kinds
+from onnxheadprune.validation import prove
 from onnxheadprune.workflow.jobs import of_folders
 from onnxheadprune.workflow.jobs.asked import (
     Document,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from onnxheadprune.cli.report.layout import many
 from onnxheadprune.cli.report.page.documents import Document
 from onnxheadprune.cli.report.page.latency import latency_method, point_label
+from onnxheadprune.workflow.curve import recovery_words
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,15 @@ def setting_of_curve(document: Document) -> Setting:
     Args:
         document: its result.
     """
+    where = document.get("measured_on", "held-out data")
     facts = [
         Fact("model", document["model"]),
-        Fact("drift", f"{document['drift_unit']}, on held-out data"),
-        Fact("accuracy", "on held-out data, where it has labels"),
+        Fact("drift", f"{document['drift_unit']}, on {where}"),
+        Fact("accuracy", f"on {where}, where it has labels"),
     ]
+    recovered = recovery_words(document["points"])
+    if recovered is not None:
+        facts.append(Fact("recovered", recovered))
     speed = next((point["speed"] for point in document["points"] if point.get("speed")), None)
     if speed is not None:
         sizes = "; ".join(point_label(item["point"]) for item in speed["at"])
