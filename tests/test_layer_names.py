@@ -124,6 +124,23 @@ def test_a_number_that_repeats_or_counts_sublayers_counts_no_layers() -> None:
         assert keys(names) == {"0": own[:2], "1": own[2:]}
 
 
+def test_single_branches_that_do_not_alternate_are_layers() -> None:
+    """Nemotron-H calls each of its mixers, attentions and networks a layer."""
+    names = ["a layers.0.mixer", "a layers.1.mixer", "f layers.2.mixer", "a layers.3.mixer"]
+    assert keys(names) == {n: [name[2:]] for n, name in enumerate(names) for n in [str(n)]}
+
+
+def test_a_module_that_holds_all_layers_is_none() -> None:
+    """The encoder of docTR is the second module of a `Sequential`, and has lists of attentions and of networks."""
+    names = [
+        f"{kind} 1.{part}.{n}" for n in (0, 1) for kind, part in (("a", "attention"), ("f", "feed_forward"))
+    ]
+    own = [name[2:] for name in names]
+    assert keys(names) == {"0": own[:2], "1": own[2:]}
+    decoder = ["a block.0.layer.0", "a block.0.layer.1", "f block.0.layer.2"]
+    assert keys(decoder) == {"0": [name[2:] for name in decoder]}
+
+
 @pytest.mark.parametrize(
     ("order", "expected"),
     [

@@ -41,8 +41,13 @@ def kinds() -> list[type[Site]]:
     return list(every_kind())
 
 
+def with_options() -> list[type[Site]]:
+    """The kinds whose units an option of its own names."""
+    return [kind for kind in kinds() if kind.CHOSEN]
+
+
 def test_names_are_told_apart_by_kind() -> None:
-    assert [called(kind.FROM + 3) for kind in kinds()] == ["attn.3", "ffn.3"]
+    assert [called(kind.FROM + 3) for kind in kinds()] == ["attn.3", "ffn.3", "sublayer.3"]
 
 
 @pytest.mark.long
@@ -115,7 +120,7 @@ def test_no_source_prints_an_index() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", with_options())
 def test_bad_input_says_what_there_is(command: Command, model: Path, kind: type[Site]) -> None:
     name, option = kind.called(0), f"--{kind.UNITS}"
     there = find_sites(onnx.load(model)).of(kind.UNITS)
@@ -148,7 +153,7 @@ def test_a_layer_that_is_not_there(command: Command, model: Path) -> None:
 def test_many_sites_are_listed_in_ranges(command: Command, tmp_path: Path, many: int) -> None:
     path = tmp_path / "deep.onnx"
     onnx.save(toys_layers.decoder(many), path)
-    for kind in kinds():
+    for kind in with_options():
         told = command("prune", path, "--dry-run", f"--{kind.UNITS}", "99:1").stderr
         assert (f"{kind.called(0)}-{many - 1}" in told) == (many == 12)
         assert len(told) < 250

@@ -233,9 +233,10 @@ def check_legal(site: Site, units: Iterable[int]) -> None:
         RefusedError: with the reason, and the nearest legal sets.
     """
     gone = set(units)
-    if site.reason is not None:
+    all_go = len(gone) == site.num_units
+    if site.reason is not None and not (all_go and site.removable_whole):
         raise RefusedError(f"{site.label} cannot lose {site.UNIT}s: {site.reason}")
-    if len(gone) == site.num_units:
+    if all_go:
         return
     groups, whole = original_groups(site), _original_units(site)
     torn = [unit for unit in whole if unit & gone and not unit <= gone]

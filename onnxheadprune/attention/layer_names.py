@@ -11,18 +11,22 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
+from onnxheadprune.attention.sites.streams import leads_only_to
 from onnxheadprune.attention.sites.unit import Site
 
 Stack: TypeAlias = tuple[str, ...]
 """The module path that layers have in common, without their numbers: ("encoder", "layers")."""
 
+SPOKEN = ("layer", "layers", "h", "block", "blocks")
+"""Names of stacks whose numbers count layers, also where each layer holds a single residual branch."""
 _NUMBERED = re.compile(r"(.*?)[._-]*(\d{1,4})")
 _REPEATED = re.compile(r"#\d+$")
-"""What tells sites of equal names apart."""
+"""The running number of sites with equal names."""
 _UNSAFE = re.compile(r"[\s:*,]+")
-"""What the key of a layer in a spec cannot hold."""
+"""Characters that separate the parts of a spec, and so cannot be in the key of a layer."""
 
 
 class _Place(NamedTuple):
@@ -51,6 +55,17 @@ class Layer:
     key: str
     name: str
     sites: tuple[Site, ...]
+
+    @property
+    def removed(self) -> tuple[Site, ...]:
+        """The sites that are removed with the layer: all but those that cannot be, and only lead to others of it."""
+        return tuple(site for site in self.sites if site.removable_whole or not self._leads_inside(site))
+
+    def _leads_inside(self, site: Site) -> bool:
+        """Return whether what a site computes goes nowhere but into other sites of the layer."""
+        ends = {item.node for other in self.sites if other is not site for item in other.projections}
+        begins = [item.node for item in site.projections if item.node not in ends]
+        return bool(ends) and leads_only_to(begins, ends, max(node.index for node in ends))
 
 
 def numbered_layers(sites: Sequence[Site]) -> list[Layer]:
@@ -100,11 +115,47 @@ def _counting(sites: Sequence[Site]) -> Collection[Stack]:
         if len(numbered) == 1 and _is_repeated(numbered):
             continue
         if any(len(found) > 1 and any(found) for found in beginning):
-            together.add(shape)
-        elif all(map(any, beginning)):
-            alone.append(shape)
-    # Without a number that holds several sites, the outermost one that holds an attention each time is the layer's.
+            if not begins or not any(_holds_layers(found, len(shape)) for found in numbered.values()):
+                together.add(shape)
+        elif all(map(any, beginning)) or (shape[-1] in SPOKEN and not _alternates(numbered)):
+            own = [site for found in numbered.values() for site in found]
+            if not _are_between(sites, own):
+                alone.append(shape)
+    # Without a number that holds several sites, the outermost one that holds attention is the layer's.
     return together or set(sorted(alone, key=len)[:1])
+
+
+def _are_between(sites: Sequence[Site], some: Sequence[Site]) -> bool:
+    """Return whether other blocks lie between some sites: their numbers are not those of whole layers."""
+    places = [place for place, site in enumerate(sites) if site in some]
+    between = sites[places[0] : places[-1]]
+    return any(site.LAYER != "begin" and site not in some for site in between)
+
+
+def _alternates(numbered: Mapping[tuple[Stack, int], Sequence[Site]]) -> bool:
+    """Return whether numbers count sublayers: attention and network one after the other, or no attention at all."""
+    begins = [found[0].LAYER == "begin" for _, found in sorted(numbered.items())]
+    return not any(begins) or all(one != other for one, other in pairwise(begins))
+
+
+def _holds_layers(sites: Sequence[Site], depth: int) -> bool:
+    """Return whether sites of one number are several layers: an attention follows a block, under a number of its own.
+
+    Args:
+        sites: in graph order.
+        depth: parts of the module path in front of the number.
+    """
+    ends = [place for place, site in enumerate(sites) if site.LAYER != "begin"]
+    last = max((place for place, site in enumerate(sites) if site.LAYER == "begin"), default=0)
+    first = next((place for place, site in enumerate(sites) if site.LAYER == "begin"), 0)
+    if not any(first < place < last for place in ends):
+        return False
+    inner = [
+        [(place.stack, place.number) for place in _places(site) if len(place.stack) > depth][-1:]
+        for site in sites
+        if site.LAYER == "begin"
+    ]
+    return all(inner) and len({tuple(own) for own in inner}) == len(inner)
 
 
 def _is_repeated(numbered: Mapping[tuple[Stack, int], Iterable[Site]]) -> bool:

@@ -90,8 +90,8 @@ def parts_named(sites: Sites, units: Mapping[int, tuple[int, ...]]) -> tuple[str
         found = layers(sites).values() if whole else ()
     except RefusedError:
         found = ()
-    gone = [layer for layer in found if len(layer.sites) > 1 and whole.issuperset(layer.sites)]
-    inside = {site for layer in gone for site in layer.sites}
+    gone = [layer for layer in found if len(layer.sites) > 1 and whole.issuperset(layer.removed)]
+    inside = {site for layer in gone for site in layer.removed}
     return (
         *(f"layer.{layer.key}" for layer in gone),
         *(

@@ -1,4 +1,4 @@
-"""What whole numbers mean that weights are stored in, and which numbers such weights can hold."""
+"""Quantized values: the numbers that they stand for, and the numbers that such weights can hold."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """What whole numbers mean: `(level - zero) * scale`. Both broadcast against the array of levels."""
+    """Scale and zero point: a quantized value means `(level - zero) * scale`. Both broadcast against the levels."""
 
     scale: Array
     zero: Array
 
     def numbers(self, levels: Array) -> Array:
-        """What levels mean."""
+        """Return what levels mean."""
         return np.asarray((levels.astype(np.float64) - self.zero) * self.scale)
 
     def exact(self, numbers: Array) -> Array:
@@ -36,7 +36,7 @@ class Levels:
         return np.asarray(np.clip(np.rint(numbers / self._divisor) + self.zero, *limits))
 
     def then(self, behind: Levels) -> Levels:
-        """What levels mean where others are applied to their meaning."""
+        """Return what levels mean where others are applied to their meaning."""
         return Levels(self.scale * behind.scale, self.zero + behind.zero / self._divisor)
 
     @property
@@ -46,7 +46,7 @@ class Levels:
 
 @dataclass(frozen=True, eq=False)
 class StoredLevels:
-    """Where it is stored what whole numbers mean. Nothing is read before it is asked for.
+    """Stored scales and zero point of a matrix, read on demand.
 
     Attributes:
         scales: stored scales, one for all columns or one per column, that are multiplied.
@@ -78,18 +78,18 @@ class Grid:
     limits: tuple[int, int]
 
     def nearest(self, numbers: Array) -> Array:
-        """What can be held that is nearest to each number of a matrix [in, out]."""
+        """Return what can be held that is nearest to each number of a matrix [in, out]."""
         return self.levels.numbers(self.levels.nearest(numbers, self.limits))
 
     def of_rows(self, rows: Sequence[int]) -> Grid:
-        """What some of the rows can hold."""
+        """Return what some of the rows can hold."""
         scale, zero = (
             side[list(rows)] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero)
         )
         return Grid(Levels(scale, zero), self.limits)
 
     def row(self, row: int) -> Grid:
-        """What one row [out] can hold."""
+        """Return what one row [out] can hold."""
         scale, zero = (side[row] if side.ndim > 1 else side for side in (self.levels.scale, self.levels.zero))
         return Grid(Levels(scale, zero), self.limits)
 

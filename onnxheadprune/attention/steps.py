@@ -59,7 +59,7 @@ def _is_static(value: Value | None) -> bool:
 
 
 def _keeps_numbers(node: Node) -> bool:
-    """Whether a Cast only rounds, as floats do: one to whole numbers cuts off, or wraps."""
+    """Return whether a Cast only rounds, as floats do: one to whole numbers cuts off, or wraps."""
     source = node.inputs[0]
     return node.out.elem_type in FLOATS or (
         source is not None and source.elem_type not in FLOATS and node.out.elem_type in NEVER_WRAPS
@@ -67,7 +67,7 @@ def _keeps_numbers(node: Node) -> bool:
 
 
 def _is_affine(node: Node, index: int) -> bool:
-    """Whether a node does the same to each element of an input, whatever that is."""
+    """Return whether a node does the same to each element of an input, whatever that is."""
     value, other = node.inputs[index], node.inputs[1 - index]
     if value is None or other is None or not other.is_constant or value is other:
         return False
@@ -79,7 +79,7 @@ def _is_affine(node: Node, index: int) -> bool:
 
 
 def forward(node: Node, index: int, value: Array) -> Array:
-    """What a node makes of the numbers of its input.
+    """Return what a node makes of the numbers of its input.
 
     Args:
         node: see `sources_of`.
@@ -110,7 +110,7 @@ def backward(node: Node, index: int, value: Array) -> Array:
 
 
 def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
-    """What a node takes the elements of an input for, None where it only moves them.
+    """Return what a node takes the elements of an input for, None where it only moves them.
 
     Args:
         node: see `sources_of`.
@@ -136,7 +136,7 @@ def levels_of(node: Node, index: int, dims: tuple[int, ...]) -> Levels | None:
 
 
 def loses_numbers(node: Node, index: int, dims: tuple[int, ...]) -> bool:
-    """Whether some elements are multiplied by nothing, as a stored mask does: these cannot be written."""
+    """Return whether some elements are multiplied by nothing, as a stored mask does: these cannot be written."""
     if node in DEQUANTIZES:
         return False
     levels = levels_of(node, index, dims)

@@ -184,7 +184,7 @@ def _whole_sites(key: str, sites: Sites) -> Iterable[Site]:
         own, known = key.removeprefix(LAYERS), layers(sites)
         if own not in known:
             raise UsageError(f"there is no layer {own[:60]!r}: this model's layers are {_listed(known)}")
-        return known[own].sites
+        return known[own].removed
     kind, own = _apart_from_kind(key)
     return sites_of_key(own, _some(kind, sites))
 

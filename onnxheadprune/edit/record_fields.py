@@ -139,7 +139,7 @@ def one_of(known: Iterable[Read]) -> Reader[Read]:
 
 
 def optional(read: Reader[Read]) -> Reader[Read | None]:
-    """What `read` takes, or null."""
+    """Return what `read` takes, or null."""
     return lambda value: None if value is None else read(value)
 
 

@@ -80,7 +80,7 @@ def _rename_constants(graph: GraphProto, made: Mapping[str, TensorProto], names:
 
 
 def _is_readable(tensor: TensorProto) -> bool:
-    """Whether a tensor holds whole numbers, in memory."""
+    """Return whether a tensor holds whole numbers, in memory."""
     return tensor.data_type in _WHOLE and tensor.data_location != TensorProto.EXTERNAL
 
 

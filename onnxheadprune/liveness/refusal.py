@@ -40,7 +40,7 @@ class Refusal:
     sentence: str
 
     def __str__(self) -> str:
-        return f"{self.sentence} (at {self.node})"
+        return self.sentence if self.node in self.sentence else f"{self.sentence} (at {self.node})"
 
     def to_dict(self) -> dict[str, str]:
         """The refusal as JSON-ready data."""

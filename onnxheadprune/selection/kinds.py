@@ -15,4 +15,4 @@ def wishable() -> tuple[str, ...]:
 
 def scorable() -> tuple[str, ...]:
     """What has scores: units of all kinds, which sublayers as a whole are not."""
-    return (HEADS, *(kind.UNITS for kind in kinds.KINDS))
+    return (HEADS, *(kind.UNITS for kind in kinds.KINDS if kind.CHOSEN))

@@ -98,7 +98,7 @@ class Declarations:
                 yield f"the function {key[1]} of {key[0]} is another one than planned"
 
     def _same(self, ours: Message, theirs: Message, shape: Known) -> bool:
-        """Whether two types of an input or output are one, field by field."""
+        """Return whether two types of an input or output are one, field by field."""
         if isinstance(ours, TENSORS) and isinstance(theirs, TENSORS):
             return self._agree(ours, theirs, shape, strict=True)
         for field in ours.DESCRIPTOR.fields:
@@ -112,7 +112,7 @@ class Declarations:
         return True
 
     def _holds(self, said: TypeProto, wanted: TypeProto | None, shape: Known) -> bool:
-        """Whether what is said of a value in between is what the planned model says, or what its graph shows."""
+        """Return whether what is said of a value in between is what the planned model says, or what its graph shows."""
         if wanted is not None and wanted.WhichOneof("value") != said.WhichOneof("value"):
             return not said.WhichOneof("value")
         if said.HasField("tensor_type"):
@@ -120,7 +120,7 @@ class Declarations:
         return wanted is None or self._same(wanted, said, shape)
 
     def _agree(self, ours: Tensor | None, theirs: Tensor, shape: Known, *, strict: bool = False) -> bool:
-        """Whether two types of tensors agree.
+        """Return whether two types of tensors agree.
 
         Args:
             ours: the planned one, None where nothing is declared.
@@ -162,7 +162,7 @@ class Declarations:
         return self._means(theirs.dim_param, str(size))
 
     def _means(self, theirs: str, ours: str) -> bool:
-        """Whether a symbol of the pruned model stands for the same wherever it is."""
+        """Return whether a symbol of the pruned model stands for the same wherever it is."""
         return self._ours_of.setdefault(theirs, ours) == ours
 
     def _note_fixed(self, ours: ValueInfoProto, theirs: ValueInfoProto) -> None:

@@ -134,7 +134,7 @@ def _exact(validation: Document | None, quantized: bool) -> Answer:
 
 
 def _reference(validation: Document) -> str:
-    """What an exact model equals."""
+    """Return what an exact model equals."""
     removed, refitted = _removed(validation["units"]), len(validation["refitted"])
     parts = [f"its exit {', '.join(map(str, validation['exits']))} forced"] if validation["exits"] else []
     parts += [f"the removed {removed} silenced"] if removed else []
@@ -187,7 +187,7 @@ def _good_enough(measured: Sequence[Document], gates: Sequence[Gate], data: str)
 
 
 def _on_data(measured: Document) -> bool:
-    """Whether the figures are of the user's data; those of a quantized model always are."""
+    """Return whether the figures are of the user's data; those of a quantized model always are."""
     drift = measured["drift"]
     if measured["accuracy"] or measured["metric"] or _plain(drift):
         return True
@@ -195,7 +195,7 @@ def _on_data(measured: Document) -> bool:
 
 
 def _plain(drift: Any) -> bool:
-    """Whether a drift is a number alone, as that of a quantized model is."""
+    """Return whether a drift is a number alone, as that of a quantized model is."""
     return isinstance(drift, float)
 
 
@@ -231,7 +231,7 @@ def _drift(measured: Document, of: str) -> str:
 
 
 def _at_random(measured: Sequence[Document]) -> str:
-    """What random inputs show, which is better than nothing."""
+    """Return what random inputs show, which is better than nothing."""
     figures = [_drift(item, _of(item)) for item in measured if item["drift"] is not None]
     return f"; {'; '.join(figures)}" if figures else ""
 

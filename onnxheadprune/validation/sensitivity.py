@@ -90,7 +90,7 @@ class Sensitivity:
         return plain + min(moved, MOST)
 
     def _drawn(self, feed: Feed, names: Sequence[str]) -> tuple[Outputs, list[Outputs]]:
-        """What the masked reference gives, and what it gives with noise, in the pruned model's shapes."""
+        """Return what the masked reference gives, and what it gives with noise, in the pruned model's shapes."""
         try:
             still, noisy = self._both()
             reference = self._compared(still, feed, names)
@@ -121,7 +121,7 @@ def _apart(left: Outputs, right: Outputs, names: Sequence[str]) -> float:
 
 
 def _nearest(outputs: Outputs, others: Sequence[Outputs], names: Sequence[str]) -> float:
-    """How far outputs lie from the nearest of others; without any, infinitely far."""
+    """Return how far outputs lie from the nearest of others; without any, infinitely far."""
     return min((_apart(outputs, other, names) for other in others if other is not outputs), default=math.inf)
 
 

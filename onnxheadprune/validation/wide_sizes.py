@@ -146,7 +146,7 @@ def _table_lengths(view: GraphView) -> set[int]:
 
 
 def _held(model: ModelProto) -> Counter[float]:
-    """How often small constants and attributes hold each number."""
+    """Return how often small constants and attributes hold each number."""
     found: Counter[float] = Counter()
     for tensor, _ in tensors_of(model):
         if 0 < int(np.prod(tensor.dims, dtype=np.int64)) <= SMALL and not is_outside(tensor):

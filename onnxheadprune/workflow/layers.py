@@ -1,4 +1,4 @@
-"""What `inspect` reports of layers: which sites each holds, and how much of the model they are."""
+"""Layers as `inspect` reports them: the sites that each holds, and its share of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from onnxheadprune.attention.layers import layers
 from onnxheadprune.benchmarking.attention_nodes import nodes_of
 from onnxheadprune.benchmarking.concrete import concrete_view
 from onnxheadprune.benchmarking.flops import node_flops
-from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.runtime.feeds import Case, FeedMaker
@@ -73,7 +72,7 @@ def _summary(layer: Layer, elements: int, costs: Mapping[str, int]) -> LayerSumm
     return LayerSummary(
         layer.key,
         layer.name,
-        tuple(f"{HEADS_KEY}{site.key}" if site.key.isdecimal() else site.key for site in layer.sites),
+        tuple(site.called(site.number) for site in layer.sites),
         params,
         params / elements if elements else 0.0,
         sum(cost for ref, cost in costs.items() if ref in own) / sum(costs.values()) if costs else None,

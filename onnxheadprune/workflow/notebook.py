@@ -52,7 +52,7 @@ def cut_html(
         title,
         *headline.lines(),
         table(("", "before", "after", "change"), rows, ("before", "after", "change")),
-        table(("#", "site", "removed", "heads"), map(_site, plan.cuts), ("#",)),
+        table(("#", "site", "removed", "heads"), map(_site, plan.cuts)),
         line("chosen by", chosen.selection.basis) if chosen is not None else None,
         _drift(chosen),
         line("validation", "skipped: nothing was compared", DOUBTFUL)
@@ -70,7 +70,7 @@ def _present(cut: SiteCut) -> int:
 def _site(cut: SiteCut) -> tuple[str | Html, ...]:
     gone = {*cut.removed, *cut.removed_before}
     drawn = squares([None if head in gone else 0.5 for head in range(cut.num_heads)], gone)
-    return str(cut.index), cut.name, heads(cut.removed) or "-", drawn
+    return cut.called, cut.name, heads(cut.removed) or "-", drawn
 
 
 def _drift(chosen: Chosen | None) -> Html | None:

@@ -26,6 +26,7 @@ from torch import nn
 
 from tests.zoo import postprocess, reference
 from tests.zoo.case import Case
+from tests.zoo.counts.modules import counts_of
 from tests.zoo.export import EXPORTERS
 from tests.zoo.families import all_cases
 from tests.zoo.heads import HeadSet, head_sets
@@ -176,6 +177,7 @@ class Workshop:
             "outputs": list(self.case.outputs),
             "caches": [asdict(cache) for cache in self.case.caches],
             "projections": [asdict(projection) for projection in self.case.projections],
+            "counts": counts_of(self.model(), self.case),
             "head_set_names": list(self.sets),
             "head_sets": list(self.sets.values()),
             "effect": list(moved.values()),

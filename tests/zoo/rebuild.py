@@ -1,4 +1,4 @@
-"""Rebuilds docs/supported-graphs.md: ``python -m tests.zoo.rebuild --work DIR [--parts zoo,units,wild] [--jobs N]``.
+"""Rebuilds docs/supported-graphs.md: ``python -m tests.zoo.rebuild --work DIR [--parts zoo,units,wild,counts]``.
 
 A part that is not named stays as it is. What DIR holds from an earlier run is used again; a whole run takes some
 six hours on two cores, the wild part one and a half of them.
@@ -17,11 +17,15 @@ from tests.zoo.wild import environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "supported-graphs.md"
-PARTS = ("zoo", "units", "wild")
+PARTS = ("zoo", "units", "wild", "counts")
 
 
 def commands(part: str, work: Path, jobs: int) -> Iterator[list[str]]:
     """What to run for a part, in order."""
+    if part == "counts":
+        both = f"{work / 'zoo'},{work / 'wild'}"
+        yield [sys.executable, "-m", "tests.zoo.counts.table", "--zoo", both, "-o", str(PAGE)]
+        return
     zoo, here = work / ("wild" if part == "wild" else "zoo"), sys.executable
     if part in ("zoo", "units"):
         yield [here, "-m", "tests.zoo.build", "--out", str(zoo), "--variants", ",".join(SAMPLE)]
@@ -43,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tests.zoo.rebuild", description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for the exports and the environment")
     parser.add_argument(
-        "--parts", default=",".join(PARTS), help="some of zoo, units and wild, joined by commas"
+        "--parts", default=",".join(PARTS), help="some of zoo, units, wild and counts, joined by commas"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes that check")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What kind of block two linear layers make that only channel-wise operators join."""
+"""The kind of a block: two linear layers that only channel-wise operators join."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def block_kind(
 
 
 def _spans_positions(node: Node) -> bool:
-    """Whether a node is a convolution with a window of more than one position."""
+    """Return whether a node is a convolution with a window of more than one position."""
     kernel = CONVOLUTIONS.of(node)
     shape = None if kernel is None else node.shape(kernel.weight)
     return shape is not None and any(size != 1 for size in shape[2:])
 
 
 def _read(makers: Iterable[Node]) -> list[Value]:
-    """What some linear layers read."""
+    """Return what some linear layers read."""
     found = [(node, weight_contraction(node, is_weight)) for node in makers]
     read = [node.inputs[weighed[1]] for node, weighed in found if weighed is not None]
     return [value for value in read if value is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from onnx import ModelProto
@@ -78,16 +78,30 @@ def sites_of(view: GraphView, name: str) -> Sites:
         left_out.near_misses,
         left_out.no_heads,
         record,
-        others={
-            kind: functools.cache(functools.partial(units_of, kind, view, name, sites))
-            for kind in kinds.KINDS
-        },
+        others=_others(view, name, sites),
         layered=layers_record(view.model),
         ignored_declarations=tuple(map(str, view.contradicted)),
     )
 
 
-def units_of(kind: type[Site], view: GraphView, name: str, attention: Sequence[Site]) -> Findings:
+def _others(
+    view: GraphView, name: str, attention: Sequence[Site]
+) -> dict[type[Site], Callable[[], Findings]]:
+    """Return what finds the sites of each other kind, once and when they are first asked for."""
+    found: dict[type[Site], Callable[[], Findings]] = {}
+    for kind in kinds.KINDS:
+        before = tuple(found.values())
+        found[kind] = functools.cache(functools.partial(units_of, kind, view, name, attention, before))
+    return found
+
+
+def units_of(
+    kind: type[Site],
+    view: GraphView,
+    name: str,
+    attention: Sequence[Site],
+    before: Sequence[Callable[[], Findings]] = (),
+) -> Findings:
     """The sites of one kind of an annotated view, with the record of earlier pruning applied, and near misses.
 
     Args:
@@ -95,11 +109,12 @@ def units_of(kind: type[Site], view: GraphView, name: str, attention: Sequence[S
         view: the view.
         name: how to call the model in errors.
         attention: its attention sites.
+        before: what finds the sites of the kinds that are listed before.
 
     Raises:
         ModelError: if the model is not valid, or its record of earlier pruning does not fit.
     """
     with analysing(view.model, name):
         record = units_record(view.model, kind.UNITS)
-        found = kind.found(view, attention)
+        found = kind.found(view, (*attention, *(site for find in before for site in find().sites)))
         return Findings(with_history(found.sites, record, units_key(kind.UNITS)), found.near_misses)

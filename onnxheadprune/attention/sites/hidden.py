@@ -38,7 +38,7 @@ class Hidden(NamedTuple):
 
 
 def hidden_by(node: Node, made: Origins, streams: Streams) -> Iterator[Hidden]:
-    """Why a linear layer whose labels led to no neurons is the end of no block, nothing if no layer is joined to it.
+    """Yield why a linear layer whose labels led to no neurons ends no block, nothing if no layer is joined to it.
 
     Args:
         node: the layer that reads.
@@ -100,7 +100,7 @@ def statistics(made: Origins, trial: Sweep) -> Refusal | None:
 
 
 def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
-    """Whether neurons are no block's own: channels of a residual stream, or of a head.
+    """Return whether neurons are no block's own: channels of a residual stream, or of a head.
 
     Args:
         made: what makes the neurons.
@@ -109,11 +109,11 @@ def is_shared(made: Origins, trial: Sweep, streams: Streams) -> bool:
     """
     values = [value for value, _ in made.path]
     others = [use for value in values for use in _whole(value, trial)]
-    return any(streams.leads_on(use.node) or _feeds_attention(use.node) for use in others)
+    return any(streams.leads_on(use.node) or feeds_attention(use.node) for use in others)
 
 
 def other_reader(made: Origins, trial: Sweep) -> Refusal:
-    """Who else needs neurons whole."""
+    """Return who else needs neurons whole."""
     for value, _ in made.path:
         for use in _whole(value, trial):
             sentence = f"its neurons are also needed elsewhere: {use.node.label} reads {value.name}"
@@ -129,13 +129,13 @@ def other_reader(made: Origins, trial: Sweep) -> Refusal:
 
 
 def missed(node: Node, refusal: Refusal) -> NearMiss:
-    """What stops a block; rules call what they keep apart heads."""
+    """Return what stops a block; rules call what they keep apart heads."""
     sentence = refusal.sentence.replace("heads", "neurons")
     return NearMiss(node.label, replace(refusal, sentence=sentence))
 
 
 def _stopped(stop: Stop) -> Refusal:
-    """Why labels went no further than to some value."""
+    """Return why labels went no further than to some value."""
     node = stop.value.producer
     label = stop.value.name if node is None else node.label
     if stop.cause is Cause.SOURCE:
@@ -148,7 +148,7 @@ def _stopped(stop: Stop) -> Refusal:
 
 
 def _is_known(node: Node) -> bool:
-    """Whether it is known over how many positions a contraction sums."""
+    """Return whether it is known over how many positions a contraction sums."""
     found = weight_contraction(node, is_weight)
     if found is None:
         return contraction_of(node) is not None or not (node.out.shape is None or is_grouped(node))
@@ -172,8 +172,8 @@ def _is_in_stream(value: Value, streams: Streams) -> bool:
     return any(streams.leads_on(use.node) for use in value.consumers if not is_layer(use.node))
 
 
-def _feeds_attention(node: Node) -> bool:
-    """Whether the next contraction is a product of activations."""
+def feeds_attention(node: Node) -> bool:
+    """Return whether the next contraction is a product of activations."""
     if is_layer(node):
         return is_product(node) is not None
     return any(
@@ -184,7 +184,7 @@ def _feeds_attention(node: Node) -> bool:
 
 
 def _layer_behind(value: Value, streams: Streams) -> bool:
-    """Whether a linear layer makes a value, with neither an attention nor a residual stream in between."""
+    """Return whether a linear layer makes a value, with neither an attention nor a residual stream in between."""
     queue, seen = deque([value]), {value}
     while queue and len(seen) < MAX_BEHIND:
         current = queue.popleft()

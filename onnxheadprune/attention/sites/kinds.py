@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from onnxheadprune.attention.sites.neurons import NeuronSite
 from onnxheadprune.attention.sites.site import AttentionSite
+from onnxheadprune.attention.sites.sublayers import SublayerSite
 from onnxheadprune.attention.sites.unit import Site
 
-KINDS: list[type[Site]] = [NeuronSite]
-"""In the order in which they are listed."""
+KINDS: list[type[Site]] = [NeuronSite, SublayerSite]
+"""In the order in which they are found and listed; a kind knows the sites of those before it."""
 
 
 def every_kind() -> tuple[type[Site], ...]:

@@ -33,14 +33,14 @@ class NeuronSite(Site):
     LAYER = "part"
 
     @classmethod
-    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
+    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
         """All feed-forward blocks, in graph order of the layers that sum their neurons up, and the near misses.
 
         Args:
             view: an annotated view.
-            attention: its attention sites.
+            known: its attention sites.
         """
-        every = [item for find in FINDERS for item in find(view, attention)]
+        every = [item for find in FINDERS for item in find(view, known)]
         sites = [item for item in every if isinstance(item, NeuronSite)]
         sites.sort(key=lambda site: site.projections[0].node.index)
         names = named_apart([(site.projections, site.cores) for site in sites], cls.UNNAMED)

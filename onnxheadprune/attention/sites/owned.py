@@ -1,4 +1,4 @@
-"""Which columns of which stored tensors each unit of a site owns: what goes with it, and with no other.
+"""Columns of stored tensors that each unit of a site owns: they are removed with it, and with no other.
 
 Units are told apart by the sweep that removes them, in a few trials: each unit has a number, and in trial `b` those go
 whose number has bit `b`. A position that goes in trials 0 and 2 belongs to unit number 5.
@@ -40,7 +40,7 @@ class _Run:
 
 
 def owned(site: Site) -> list[dict[str, Any]]:
-    """What each unit of a site owns of each stored tensor, as JSON-ready data.
+    """Return what each unit of a site owns of each stored tensor, as JSON-ready data.
 
     Args:
         site: a site of any kind.
@@ -67,7 +67,7 @@ def owned(site: Site) -> list[dict[str, Any]]:
 
 
 def _told(site: Site, owners: Sequence[Sequence[int]]) -> dict[Edge, list[Live]]:
-    """What each trial leaves of each stored tensor that loses anything, by bit of the numbers of owners, from 1 on."""
+    """Return what each trial leaves of each stored tensor that loses anything, by bit of the owners' numbers."""
     found: dict[Edge, list[Live]] = {}
     bits = len(owners).bit_length()
     for bit in range(bits):
@@ -92,7 +92,7 @@ def _trial(site: Site, gone: Sequence[int]) -> Sweep:
 
 
 def _narrowed(walk: Sweep) -> Iterator[tuple[Edge, Live]]:
-    """What each reader needs of each stored tensor that loses some of itself."""
+    """Yield what each reader needs of each stored tensor that loses some of itself."""
     for value in walk.reached:
         if value.tensor is None:
             continue

@@ -40,7 +40,7 @@ MAX_BELOW = 128
 
 
 def lies_along_heads(value: Value, live: Live) -> bool:
-    """Whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
+    """Return whether labels of what a product of attention makes differ along an axis that may enumerate heads."""
     node = value.producer
     if node is None:
         return False
@@ -52,7 +52,7 @@ def lies_along_heads(value: Value, live: Live) -> bool:
 
 
 def weighs_stored_values(node: Node) -> bool:
-    """Whether a node sums up stored values, which each head has of its own, by weights that are computed."""
+    """Return whether a node sums up stored values, which each head has of its own, by weights that are computed."""
     found = weight_contraction(node, is_weight)
     if found is None or not found[0].batch:
         return False
@@ -66,7 +66,7 @@ def weighs_stored_values(node: Node) -> bool:
 
 
 class AttentionAxes:
-    """What the attentions of one model own beside their heads."""
+    """Axes that the attentions of one model own beside their heads."""
 
     def __init__(self, view: GraphView, sites: Iterable[Site], streams: Streams) -> None:
         self._view, self._streams = view, streams
@@ -81,7 +81,7 @@ class AttentionAxes:
         return frozenset(label for core in trace.cores for labels in core.heads for label in labels)
 
     def makes_scores(self, node: Node) -> bool:
-        """Whether what a linear layer computes becomes weights, by which the next product sums up values.
+        """Return whether what a linear layer computes becomes weights, by which the next product sums up values.
 
         Other layers may mix the maps of heads in between.
         """
@@ -101,11 +101,11 @@ class AttentionAxes:
         return node in self._products or is_product(node) is not None or weighs_stored_values(node)
 
     def _may_hold_scores(self, node: Node) -> bool:
-        """Whether scores are still scores behind a node."""
+        """Return whether scores are still scores behind a node."""
         return is_product(node) is None and node not in NORMALIZES and not self._streams.joins(node)
 
     def keeps_heads(self, node: Node) -> bool:
-        """Whether a linear layer does the same for each head: it lies between an attention and what makes its heads."""
+        """Return whether a linear layer treats all heads alike, between an attention and what makes its heads."""
         return node in self._within
 
     @cached_property
@@ -139,7 +139,7 @@ def _passing(walk: Sweep) -> Iterable[Node]:
 
 
 def _head_seeds(core: Node) -> Iterable[list[Seed]]:
-    """What a product asks of its operands for one position of an axis that may enumerate heads, and for the others."""
+    """Yield what a product asks of its operands for one position of an axis that may hold heads, and for the rest."""
     product, shape = core_product(core), core.out.shape
     if product is None or shape is None:
         return

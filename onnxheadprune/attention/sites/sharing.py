@@ -1,4 +1,4 @@
-"""Which heads share their keys and values: what the walk up the values of a core ends at.
+"""Heads that share keys and values: where the walk up the values of a core ends.
 
 Unknown is not shared. That one KV head serves all heads is known where their bits meet in one element, and nowhere
 else: an operator that does not pass bits on has proven nothing.
@@ -19,10 +19,10 @@ from onnxheadprune.model.graph.view import Node, Use, Value
 
 
 class Sharing(enum.Enum):
-    """What a walk up the values of a core says of its heads."""
+    """The result of a walk up the values of a core."""
 
     KNOWN = "known"
-    """Where the walk ends, heads differ; those whose bits meet were joined."""
+    """Heads are told apart at the end of the walk; those whose bits meet were joined."""
     ONE = "one"
     """One KV head serves all heads."""
     UNKNOWN = "unknown"
@@ -115,7 +115,7 @@ def _labelled(walk: Sweep, node: Node, index: int) -> bool:
 
 
 def _loses(node: Node, walk: Sweep) -> bool:
-    """Whether bits of heads end at a node that does not say whose any input is."""
+    """Return whether bits of heads end at a node that does not say whose any input is."""
     asked = [walk.kept[value] for value in node.outputs if value is not None and value in walk.kept]
     if not any(live.axes for live in asked):
         return False

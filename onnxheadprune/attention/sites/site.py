@@ -237,7 +237,7 @@ class Sites(Sequence[AttentionSite]):
         missed = [*self.near_misses, *self.no_heads]
         return card(
             f"{file_name(self.model)}: {many(len(self), 'attention site')}, {many(total, 'head')}",
-            table(columns, map(_row, self), ("#", *columns[3:7])),
+            table(columns, map(_row, self), columns[3:7]),
             table(
                 ("attention that is no site", "why"), ((miss.node, miss.reason.sentence) for miss in missed)
             ),
@@ -268,4 +268,4 @@ def _row(site: AttentionSite) -> tuple[str | Html, ...]:
     size = site.v_head_size if site.head_size is None else site.head_size
     removable = word("yes", GOOD) if site.reason is None else word(f"no: {site.reason.sentence}", BAD)
     counts = (str(site.num_heads), site.kv_count, str(size), count(site.params))
-    return str(site.index), site.name, site.kind, *counts, removable
+    return site.called(site.number), site.name, site.kind, *counts, removable

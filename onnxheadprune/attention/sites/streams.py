@@ -10,12 +10,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 
+from onnx import TensorProto
+
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, contraction_of, operand_indices
 from onnxheadprune.model.graph.facts import ADDS, ADDS_ALL, ADDS_AND_NORMALIZES, MULTIPLIES, OBSERVES
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import Node, Use, Value
 
 SUMS_VALUES = ADDS | ADDS_ALL | ADDS_AND_NORMALIZES
+CHOICES = (TensorProto.INT64, TensorProto.BOOL)
+"""Types of indices, sizes and masks, which no stream has."""
 MAX_NEAR = 64
 """Values between a stream and what is added to it, with no contraction in between."""
 MAX_BEHIND = 1024
@@ -25,13 +29,13 @@ MAX_BELOW = 512
 
 
 class Streams:
-    """Which sums of one model are residual; each is looked at once."""
+    """The residual sums of one model; each node is looked at once."""
 
     def __init__(self) -> None:
         self._known: dict[Node, bool] = {}
 
     def joins(self, node: Node) -> bool:
-        """Whether a node adds what a layer computes to what that layer reads."""
+        """Return whether a node adds what a layer computes to what that layer reads."""
         if node not in self._known:
             self._known[node] = self._joins(node)
         return self._known[node]
@@ -39,7 +43,7 @@ class Streams:
     def _joins(self, node: Node) -> bool:
         if node in ADDS_AND_NORMALIZES:
             return True
-        added = _added(node)
+        added = addends(node)
         return any(
             any(value in stream for value in _behind_layers(other))
             for value in added
@@ -57,7 +61,7 @@ class Streams:
         """
         origin: set[Value] | None = None
         for node in below(ends, as_factors=False):
-            added = _added(node)
+            added = addends(node)
             if len(added) < 2:
                 continue
             origin = origin or set(_upstream(begins, MAX_BEHIND))
@@ -66,7 +70,7 @@ class Streams:
         return None
 
     def leads_on(self, node: Node) -> bool:
-        """Whether a node carries a value into a residual sum before any layer reads it."""
+        """Return whether a node carries a value into a residual sum before any layer reads it."""
         return any(self.joins(other) for other in chain([node], below([node])))
 
 
@@ -76,7 +80,7 @@ def near(value: Value) -> Collection[Value]:
 
 
 def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
-    """What reads what some nodes compute, nearest first, down to the next contractions, which are not among them.
+    """Yield what reads what some nodes compute, nearest first, down to the next contractions, which are not among them.
 
     Args:
         nodes: where to begin.
@@ -85,7 +89,7 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
     queue, seen = deque(nodes), set[Node]()
     while queue and len(seen) < MAX_BELOW:
         for value in queue.popleft().outputs:
-            for use in () if value is None else value.consumers:
+            for use in () if value is None or value.elem_type in CHOICES else value.consumers:
                 if use.node in seen or is_layer(use.node) or use.node in OBSERVES:
                     continue
                 if as_factors or not _spreads(use):
@@ -94,8 +98,31 @@ def below(nodes: Iterable[Node], as_factors: bool = True) -> Iterator[Node]:
                     yield use.node
 
 
+def leads_only_to(begins: Iterable[Node], ends: Collection[Node], last: int) -> bool:
+    """Return whether all that is computed with the results of some nodes goes through others.
+
+    Args:
+        begins: some nodes.
+        ends: the others.
+        last: the index of a node behind which nothing else of interest lies.
+    """
+    queue = deque(begins)
+    seen = set(queue)
+    while queue:
+        for value in queue.popleft().outputs:
+            if value is not None and value.is_graph_output:
+                return False
+            for use in () if value is None else value.consumers:
+                if use.node.index > last:
+                    return False
+                if use.node not in seen and use.node not in ends:
+                    seen.add(use.node)
+                    queue.append(use.node)
+    return True
+
+
 def _spreads(use: Use) -> bool:
-    """Whether a node multiplies each number of what it reads with many numbers of another value."""
+    """Return whether a node multiplies each number of what it reads with many numbers of another value."""
     shape, made = use.node.shape(use.input_index), use.node.out.shape
     if use.node not in MULTIPLIES or shape is None or made is None:
         return False
@@ -104,25 +131,25 @@ def _spreads(use: Use) -> bool:
 
 
 def is_layer(node: Node) -> bool:
-    """Whether a node is a contraction; a depthwise convolution, which keeps channels apart, is none."""
+    """Return whether a node is a contraction; a depthwise convolution, which keeps channels apart, is none."""
     if not operand_indices(node):
         return False
     return node.out.shape is None or contraction_of(node) is not None or is_grouped(node)
 
 
 def is_grouped(node: Node) -> bool:
-    """Whether a node is a convolution in groups of several channels."""
+    """Return whether a node is a convolution in groups of several channels."""
     kernel = CONVOLUTIONS.of(node)
     shape = None if kernel is None else node.shape(kernel.weight)
     return shape is not None and node.attribute("group", 1) > 1 and len(shape) > 1 and shape[1] != 1
 
 
 def _is_end(node: Node) -> bool:
-    return is_layer(node) or len(_added(node)) > 1
+    return is_layer(node) or len(addends(node)) > 1
 
 
-def _added(node: Node) -> list[Value]:
-    """What a node adds up of what is computed, each value once."""
+def addends(node: Node) -> list[Value]:
+    """Return what a node adds up of what is computed, each value once."""
     if node not in SUMS_VALUES:
         return []
     terms = node.inputs[:2] if node in ADDS_AND_NORMALIZES else node.inputs
@@ -130,7 +157,7 @@ def _added(node: Node) -> list[Value]:
 
 
 def _behind_layers(value: Value) -> Iterator[Value]:
-    """What a value is computed from by contractions, nearest first."""
+    """Return what a value is computed from by contractions, nearest first."""
     first = set(_upstream([value], MAX_BEHIND, is_layer))
     layers = dict.fromkeys(item.producer for item in first if item.producer is not None)
     read = [item for node in layers if is_layer(node) for item in _read(node)]
@@ -166,5 +193,5 @@ def _read(node: Node) -> Iterator[Value]:
     roles = roles_of(node)
     for index, value in enumerate(node.inputs if node not in OBSERVES else ()):
         is_content = index not in roles.places if roles.contents is None else index in roles.contents
-        if is_content and value is not None and not value.is_constant:
+        if is_content and value is not None and not value.is_constant and value.elem_type not in CHOICES:
             yield value

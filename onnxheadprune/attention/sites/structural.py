@@ -210,7 +210,7 @@ def _site(index: int, name: str, block: Block, parts: Anatomy, mixers: frozenset
     site = replace(site, units=units_together(block.projections, block.num_heads))
     reason = why_not_cut(site)
     if reason is not None:
-        return replace(site, reason=reason)
+        return replace(site, reason=reason, whole=_is_own(site, block))
     return _tried(site, block, parts, mixers)
 
 
@@ -238,14 +238,22 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
     mixed = None if found is not None else foreign(block, trial, removed)
     elements, size, flops = weights_of(trial)
     scale = block.num_heads / len(removed)
+    reason = found or elsewhere or mixed
     return replace(
         site,
-        reason=found or elsewhere or mixed,
+        reason=reason,
+        whole=reason is None or _is_own(site, block),
         read_elsewhere=elsewhere is not None and mixed is None,
         params=round(elements * scale),
         bytes=round(size * scale),
         flops_per_token=round(flops * scale),
     )
+
+
+def _is_own(site: AttentionSite, block: Block) -> bool:
+    """Whether the projections read nothing but heads, so that they compute nothing once all heads are gone."""
+    every = tuple(range(block.num_heads))
+    return foreign(block, _trial(site, every), every) is None
 
 
 def _trial(site: AttentionSite, heads: tuple[int, ...], through: Node | None = None) -> Sweep:

@@ -16,7 +16,7 @@ from onnxheadprune.liveness.averages import averaged, why_no_sum
 from onnxheadprune.liveness.blocks import cut_inputs, input_edits, is_packed, packed_together, why_not_cut
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import DEAD, Live
-from onnxheadprune.liveness.refusal import Refusal
+from onnxheadprune.liveness.refusal import Reason, Refusal
 from onnxheadprune.liveness.swept import Seed
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 
@@ -156,6 +156,7 @@ class Site:
         held: why `free` keeps its shape when units go, None if it follows them.
         read_elsewhere: whether that is only because something else reads a context, which may go in the same cut.
         reason: why no unit can be removed, None if some can.
+        whole: whether all units can be removed together, where something keeps single ones.
         params: elements of all weights and biases that belong to the units.
         bytes: their size in bytes.
         flops_per_token: multiply-adds x 2 in the projections, without the part that grows with the sequence.
@@ -189,6 +190,8 @@ class Site:
     """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
     INSIDE: ClassVar[bool] = False
     """Whether the units are made inside an operator, whose stored weights silence them in place of cores."""
+    CHOSEN: ClassVar[bool] = True
+    """Whether a choice by data or scores may take units of this kind; else they only go where they are named."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
 
@@ -206,6 +209,7 @@ class Site:
     held: Refusal | None = None
     read_elsewhere: bool = False
     reason: Refusal | None = None
+    whole: bool = True
     params: int = 0
     bytes: int = 0
     flops_per_token: int = 0
@@ -213,12 +217,12 @@ class Site:
     original_num_units: int = 0
 
     @classmethod
-    def found(cls, view: GraphView, attention: Sequence[Site]) -> Findings:
+    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
         """The sites of this kind, numbered from `FROM` on in graph order, and what looks like one and is none.
 
         Args:
             view: an annotated view.
-            attention: its attention sites.
+            known: its attention sites, and those of the kinds that are listed before this one.
         """
         raise NotImplementedError
 
@@ -256,6 +260,16 @@ class Site:
     def removable(self) -> bool:
         """Whether units can be removed exactly."""
         return self.reason is None
+
+    @property
+    def removable_whole(self) -> bool:
+        """Whether all units can be removed exactly: what mixes them is then gone, too."""
+        every = range(self.num_units)
+        return self.reason is None or (
+            self.whole
+            and self.reason.reason is not Reason.NO_PROJECTION
+            and all(projection.is_emptied_by(every) for projection in self.projections)
+        )
 
     @property
     def projection_names(self) -> tuple[str, ...]:
@@ -332,6 +346,7 @@ class Site:
         """What `to_dict` says alike of sites of every kind, under the same names and in the same order."""
         return {
             "removable": self.removable,
+            "removable_whole": self.removable_whole,
             "reason": None if self.reason is None else str(self.reason),
             "params": self.params,
             "bytes": self.bytes,

@@ -11,7 +11,7 @@ from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.cli.report.choice import choice_rows
 from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
-from onnxheadprune.cli.report.sites import block_rows
+from onnxheadprune.cli.report.sites import block_rows, removable
 from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.folders.matching import Match, SharedSite
 from onnxheadprune.workflow.folders.result import FileResult, FolderResult
@@ -65,7 +65,7 @@ def _removing(result: FolderResult) -> str:
 
 def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -> RenderableType:
     title = kind.TITLE if kind.WIDE else kind.BLOCK
-    number = ("removed",) if kind.WIDE else ("#",)
+    number = ("removed",) if kind.WIDE else ()
     made = table(
         "#", title, "removed", "left", "files", numeric=(*number, "left", "files"), wraps=("removed",)
     )
@@ -73,7 +73,7 @@ def _sites(kind: type[Site], lost: Sequence[SharedSite], result: FolderResult) -
         site, removed = item.site, result.heads[item.index]
         left = f"{count(site.num_units - len(removed))} of {count(site.original_num_units)}"
         told = count(len(removed)) if kind.WIDE else heads(removed)
-        made.add_row(site.key, site.name, told, left, str(len(item.places)))
+        made.add_row(site.called(site.number), site.name, told, left, str(len(item.places)))
     return made
 
 
@@ -158,12 +158,13 @@ def export_report(folder: str, match: Match, why: str | None = None) -> Iterator
         "kv",
         "size",
         "removable",
-        numeric=("#", "heads", "kv", "size"),
+        numeric=("heads", "kv", "size"),
     )
     for site in sites:
-        status = Text("yes", "green") if site.removable else Text("no", "red")
         kv, width = site.kv_count, str(site.head_size or site.v_head_size)
-        made.add_row(str(site.index), site.name, site.kind, str(site.num_heads), kv, width, status)
+        made.add_row(
+            site.called(site.number), site.name, site.kind, str(site.num_heads), kv, width, removable(site)
+        )
     yield made
     for kind in match.kinds[1:]:
         if blocks := sites.of(kind.UNITS):

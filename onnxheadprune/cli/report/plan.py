@@ -96,12 +96,12 @@ def _left_out(plan: PrunePlan) -> Iterator[RenderableType]:
 
 
 def _table(plan: PrunePlan) -> RenderableType:
-    made = table("#", "site", "removed", "left", numeric=("#", "left"), wraps=("removed",))
+    made = table("#", "site", "removed", "left", numeric=("left",), wraps=("removed",))
     for cut in plan.cuts:
         if cut.removed:
             before = f" (before: {heads(cut.removed_before)})" if cut.removed_before else ""
             made.add_row(
-                str(cut.index), cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
+                cut.called, cut.name, heads(cut.removed) + before, f"{cut.heads_left} of {cut.num_heads}"
             )
     return made
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.cli.report.choice import by_reason, first_of
 from onnxheadprune.cli.report.layout import heading, many, row, table
 from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
@@ -32,11 +33,11 @@ def score_rows(scores: HeadScores) -> Iterator[RenderableType]:
 
 
 def _heads(sites: Sequence[SiteScores]) -> RenderableType:
-    made = table("#", "site", "heads", "least", "most", numeric=("#", "heads"), wraps=("least", "most"))
+    made = table("#", "site", "heads", "least", "most", numeric=("heads",), wraps=("least", "most"))
     for site in sites:
         order = sorted((value, head) for head, value in enumerate(site.scores) if value is not None)
         made.add_row(
-            str(site.index),
+            called(site.index),
             site.name,
             str(len(order)),
             ", ".join(f"{head} ({value:.2g})" for value, head in order[:SHOWN]),
@@ -53,7 +54,7 @@ def _blocks(blocks: Sequence[SiteScores]) -> RenderableType:
         "half below",
         "most",
     )
-    made = table("#", "block", *columns, numeric=("#", *columns))
+    made = table("#", "block", *columns, numeric=columns)
     for block in blocks:
         order = sorted(value for value in block.scores if value is not None)
         shown = (order[0], order[len(order) // 4], order[len(order) // 2], order[-1])

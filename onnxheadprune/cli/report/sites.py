@@ -28,7 +28,7 @@ def sites_report(sites: Sites, further: Sequence[RenderableType] = ()) -> Iterat
         yield _SiteTable(sites)
     blocked = [site for site in sites if site.reason is not None]
     if blocked:
-        yield Text("\nno head can be removed from", style="bold")
+        yield Text("\nno single head can be removed from", style="bold")
         for site in blocked:
             yield item(f"{site.label}: {site.reason}", "yellow")
     yield from near_misses(sites)
@@ -72,20 +72,30 @@ def block_rows(kind: type[Site], found: Sequence[Site]) -> Iterator[RenderableTy
     """
     total = sum(site.num_units for site in found)
     option = f" (--{kind.UNITS})" if kind.UNITS in UNITS else ""
-    yield Text(f"\n{many(len(found), kind.TITLE)}, {many(total, kind.UNIT)}{option}", style="bold")
-    numeric = kind.UNITS, "params"
+    # Of what is its own only unit the number is known.
+    several = (kind.UNITS,) if kind.CHOSEN else ()
+    units = f", {many(total, kind.UNIT)}{option}" if several else ""
+    yield Text(f"\n{many(len(found), kind.TITLE)}{units}", style="bold")
+    numeric = *several, "params"
     sorts = ("kind",) if any(site.kind for site in found) else ()
     made = table("#", kind.BLOCK, *sorts, *numeric, "removable", numeric=numeric)
     for site in found:
-        yes = Text("yes", "green") if site.removable else Text("no", "red")
-        units = f"{count(site.num_units)}"
+        number = f"{count(site.num_units)}"
         if site.removed:
-            units += f" of {count(site.original_num_units)}"
-        made.add_row(site.key, site.name, *(site.kind for _ in sorts), units, count(site.params), yes)
+            number += f" of {count(site.original_num_units)}"
+        cells = (*(site.kind for _ in sorts), *(number for _ in several), count(site.params))
+        made.add_row(site.called(site.number), site.name, *cells, removable(site))
     yield made
     for site in found:
         if site.reason is not None:
             yield item(f"{site.label}: {site.reason}", "yellow")
+
+
+def removable(site: Site) -> Text:
+    """Whether units of a site can be removed: "yes", "whole" where only all of them can, "no"."""
+    if site.removable:
+        return Text("yes", "green")
+    return Text("whole", "yellow") if site.removable_whole else Text("no", "red")
 
 
 def near_misses(sites: Sites) -> Iterator[RenderableType]:
@@ -121,11 +131,11 @@ class _SiteTable:
         columns.append("removable")
         if removed_before:
             columns.append("removed before")
-        made = table(*columns, numeric=("#", "heads", "kv", "size", "params"))
+        made = table(*columns, numeric=("heads", "kv", "size", "params"))
         most = max(site.params for site in sites) or 1
         for site in sites:
             cells: list[str | Text] = [
-                str(site.index),
+                site.called(site.number),
                 site.name,
                 site.kind,
                 str(site.num_heads),
@@ -135,7 +145,7 @@ class _SiteTable:
             ]
             if wide:
                 cells.append(Text("█" * max(round(BAR * site.params / most), 1), "cyan"))
-            cells.append(Text("yes", "green") if site.removable else Text("no", "red"))
+            cells.append(removable(site))
             if removed_before:
                 cells.append(heads(site.removed) or "-")
             made.add_row(*cells)

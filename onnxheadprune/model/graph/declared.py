@@ -16,7 +16,7 @@ from onnxheadprune.model.graph.view import Contradiction, GraphView, Scope, Valu
 
 
 def declared_shapes(view: GraphView) -> dict[Value, Shape]:
-    """What is declared of the outputs of nodes."""
+    """Return what is declared of the outputs of nodes."""
     return {value: shape for scope in view.scopes for value, shape in _declared(scope)}
 
 

@@ -33,7 +33,7 @@ def hidden_name(name: str) -> str:
 
 
 def is_hidden(name: str, owner: str = "") -> bool:
-    """Whether a name is one that `hidden_name` makes, of `owner` or of anything: such files may be removed."""
+    """Return whether a name is one that `hidden_name` makes, of `owner` or of anything: such files may be removed."""
     start = re.escape(f".{_shortened(owner)}") if owner else r"\..*"
     return re.fullmatch(start + _RANDOM, name, 0 if owner else re.IGNORECASE | re.DOTALL) is not None
 
@@ -51,7 +51,7 @@ def data_name(target: Path, digest: str) -> str:
 
 
 def is_data_name(name: str, target: Path) -> bool:
-    """Whether `data_name` may give the data file of a model this name."""
+    """Return whether `data_name` may give the data file of a model this name."""
     return re.fullmatch(re.escape(_readable(target)) + _DIGEST, name) is not None
 
 

@@ -50,7 +50,7 @@ NEAR = 64
 
 
 def is_mask(value: Value, *, indexes: bool) -> bool:
-    """Whether an input of at least one axis is a mask.
+    """Return whether an input of at least one axis is a mask.
 
     Args:
         value: the input.
@@ -85,7 +85,7 @@ class _Walk:
                 seen |= found
 
     def _look_at(self, use: Use, tested: bool) -> set[tuple[Value, bool]]:
-        """What to follow from one use, and whether that comes out of a comparison."""
+        """Return what to follow from one use, and whether that comes out of a comparison."""
         node = use.node
         acts, follows = self._acts_as_mask(use), self._follows(use)
         self.masks |= acts
@@ -111,7 +111,7 @@ class _Walk:
         return self._is_float and node in _SHIFTS and self._is_added_to_scores(use)
 
     def _hides(self, use: Use) -> bool:
-        """Whether a product scales by a huge number, or takes features from some places."""
+        """Return whether a product scales by a huge number, or takes features from some places."""
         other = use.node.input(1 - use.input_index)
         if other is None:
             return False
@@ -132,7 +132,7 @@ class _Walk:
         return _leads_to_weights(use.node.out) and _is_computed(other, self._input)
 
     def _follows(self, use: Use) -> bool:
-        """Whether what comes out of a node is a mask where one of its inputs is."""
+        """Return whether what comes out of a node is a mask where one of its inputs is."""
         node, index = use
         roles = roles_of(node)
         if (
@@ -157,18 +157,18 @@ class _Walk:
 
 
 def _only_permutes(node: Node) -> bool:
-    """Whether a node is an Einsum of one operand, as exporters write a Transpose."""
+    """Return whether a node is an Einsum of one operand, as exporters write a Transpose."""
     return node in SUMS_PRODUCTS and len(node.inputs) == 1
 
 
 def _is_alike_for_heads(value: Value | None) -> bool:
-    """Whether what is added to scores is the same for all heads, as no bias of positions is."""
+    """Return whether what is added to scores is the same for all heads, as no bias of positions is."""
     shape = None if value is None else value.shape
     return shape is not None and (len(shape) < 3 or shape[-3] == 1 or not isinstance(shape[-3], int))
 
 
 def _is_among_scores(product: Value, other: Value) -> bool:
-    """Whether a product lies in front of the softmax of an attention, or behind it."""
+    """Return whether a product lies in front of the softmax of an attention, or behind it."""
     if _leads_to_weights(product):
         return True
     current: Value | None = other
@@ -196,7 +196,7 @@ def _leads_to_weights(value: Value) -> bool:
 
 
 def _is_computed(value: Value, input_: Value) -> bool:
-    """Whether features go into a value: what layers with weights compute, or another input of floats."""
+    """Return whether features go into a value: what layers with weights compute, or another input of floats."""
     seen, queue = {value}, [value]
     while queue and len(seen) < NEAR:
         current = queue.pop()
@@ -213,7 +213,7 @@ def _is_computed(value: Value, input_: Value) -> bool:
 
 
 def _contents(node: Node) -> Iterator[Value]:
-    """What a node reads as numbers, not as sizes or places."""
+    """Yield what a node reads as numbers, not as sizes or places."""
     if node in OBSERVES:
         return
     roles = roles_of(node)

@@ -15,7 +15,7 @@ Run = Callable[[Feed], Outputs]
 
 
 def rows_of(feed: Feed, inputs: Sequence[Input]) -> int:
-    """How many samples a feed holds."""
+    """Return how many samples a feed holds."""
     axes = ((item.name, item.batch_axis) for item in inputs)
     return next((feed[name].shape[axis] for name, axis in axes if axis is not None and feed[name].ndim), 1)
 
@@ -53,7 +53,7 @@ def one_by_one(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
 
 
 def takes_one(sample: Sample, inputs: Sequence[Input], run: Run) -> bool:
-    """Whether a model runs on one sample only, or gives anything else for two of them than two results.
+    """Return whether a model runs on one sample only, or gives anything else for two of them than two results.
 
     Args:
         sample: a feed of the user's.

@@ -17,7 +17,7 @@ from onnxheadprune.selection.compensation.runs import Run, emptied, runs
 
 Which: TypeAlias = Literal["own", "behind", "all"]
 """Maps to refit: those of the sites that lose units alone; with all others behind the first cut; or with those that
-stand in for dropped sublayers too."""
+stand in for what is dropped as a whole too."""
 LARGEST = 2**24
 """Weights of a map that adds to no stream, above which it stays as it is: a vocabulary times a width."""
 

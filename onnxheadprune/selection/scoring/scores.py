@@ -140,7 +140,7 @@ class HeadScores:
             f"{file_name(self.model)}: {self.kinds} scored by {self.method}",
             table(
                 ("#", "site", "the bluer the more it is worth, by rank"),
-                ((str(site.index), site.name, drawn(site)) for site in self.heads),
+                ((called(site.index), site.name, drawn(site)) for site in self.heads),
             )
             if self.heads
             else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment
 
@@ -54,5 +54,5 @@ def _nearest(sites: Sequence[CachedSite]) -> str:
         others = [position for position in range(len(site.groups)) if position not in site.gone]
         chosen = sorted([*site.gone, *others][:count])
         heads = sorted(head for position in chosen for head in site.groups[position])
-        words.append(f"{key_of(site.index)}:{','.join(map(str, heads))}")
+        words.append(f"{called(site.index)}:{','.join(map(str, heads))}")
     return " ".join(words)

@@ -81,7 +81,7 @@ class Deploying:
         """
         lost = [item.site for item in self.match.sites if item.site.WIDE and gone.get(item.index)]
         for field, value in _widths(self.config):
-            fewer = [site.key for site in lost if site.original_num_units == value]
+            fewer = [site.called(site.number) for site in lost if site.original_num_units == value]
             if fewer:
                 more = "" if len(fewer) == 1 else f" and {len(fewer) - 1} more"
                 yield (

@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxheadprune.attention.sites.kinds import called
 from onnxheadprune.cli.report.page.documents import Document
 
 SHADES = 5
@@ -33,13 +34,13 @@ class Site:
     """One row.
 
     Attributes:
-        index: of the site.
-        name: of the site.
+        called: how messages name it.
+        name: its module path.
         heads: its heads.
         left: how many stay, in words ("3 of 8").
     """
 
-    index: int
+    called: str
     name: str
     heads: tuple[Head, ...]
     left: str
@@ -84,7 +85,7 @@ def head_map(document: Document) -> HeadMap:
             for head in range(cut["num_heads"])
         )
         left = f"{cut['heads_left']} of {cut['num_heads']}"
-        sites.append(Site(cut["index"], cut["name"], heads, left))
+        sites.append(Site(called(cut["index"]), cut["name"], heads, left))
     return HeadMap(tuple(sites), max((len(site.heads) for site in sites), default=0), basis, bool(known))
 
 

@@ -1,0 +1,174 @@
+"""Sublayers without units of their own: a recurrence, a mixer, an attention whose heads cannot be told apart.
+
+What such a residual branch adds to the stream ends with a linear layer that sums over all of it. So the branch as a
+whole can be removed exactly, like all units of any other site, whatever its operators are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from onnxheadprune.attention.sites.hidden import feeds_attention
+from onnxheadprune.attention.sites.maps import Summed, summed
+from onnxheadprune.attention.sites.naming import named_apart
+from onnxheadprune.attention.sites.origins import BENDS
+from onnxheadprune.attention.sites.products import is_weight
+from onnxheadprune.attention.sites.streams import CHOICES, MAX_BEHIND, Streams, addends, near
+from onnxheadprune.attention.sites.unit import SPAN, Findings, Projection, Site
+from onnxheadprune.attention.sites.weights import weights_of
+from onnxheadprune.liveness.sweep import sweep
+from onnxheadprune.model.graph.facts import (
+    ADDS_ALL,
+    ADDS_AND_NORMALIZES,
+    CASTS,
+    CASTS_LIKE,
+    COMPARES,
+    DEQUANTIZES,
+    DIVIDES,
+    DIVIDES_BY_NORM,
+    DROPOUTS,
+    ELEMENTWISE,
+    FLATTENS,
+    GATHERS,
+    GATHERS_ELEMENTS,
+    GATHERS_ROWS,
+    JOINS,
+    MULTIPLIES,
+    NORMALIZES,
+    PADS,
+    QUANTIZERS,
+    SIGMOIDS,
+    SLICES,
+    SPLITS,
+    SUMS,
+    VIEWS,
+    WRITES_INTO,
+)
+from onnxheadprune.model.graph.view import GraphView, Node, Value
+
+GATES = BENDS | SIGMOIDS | COMPARES
+"""Operators behind which a layer is no term of a sum, but a gate or a router of others."""
+CARRIES = (
+    ELEMENTWISE | VIEWS | FLATTENS | CASTS | CASTS_LIKE | QUANTIZERS | DEQUANTIZES | DROPOUTS | PADS | JOINS
+)
+CARRIES |= NORMALIZES | DIVIDES_BY_NORM | ADDS_ALL | ADDS_AND_NORMALIZES | SLICES | SPLITS | SUMS
+CARRIES |= GATHERS | GATHERS_ROWS | GATHERS_ELEMENTS | WRITES_INTO
+"""Operators through which what a layer computes remains what it adds."""
+PRODUCTS = MULTIPLIES | DIVIDES
+ALONE = "a sublayer has no units to choose among"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SublayerSite(Site):
+    """One residual branch that holds no other one; it is its own only unit."""
+
+    UNIT = "sublayer"
+    UNITS = "sublayers"
+    BLOCK = "sublayer"
+    TITLE = "other sublayer"
+    KEY = "sublayer."
+    FROM = 2 * SPAN
+    FIELD = "sublayers"
+    UNNAMED = "sublayer"
+    LAYER = "begin"
+    CHOSEN = False
+
+    @classmethod
+    def found(cls, view: GraphView, known: Sequence[Site]) -> Findings:
+        """Return the residual branches whose last layer belongs to no site, in graph order.
+
+        Args:
+            view: an annotated view.
+            known: its attention sites and feed-forward blocks.
+        """
+        owned = {projection.node for site in known for projection in site.projections}
+        cored = [site for site in known if site.CORED]
+        owned |= sweep([seed for site in cored for seed in site.seeds(site.groups[0])]).answers.keys()
+        others = {item.node for site in known if site.is_branch for item in site.projections}
+        streams = Streams()
+        ends = [item for node in view.needed if node not in owned and (item := _end(node, streams, others))]
+        names = named_apart([((item,), ()) for item in ends], cls.UNNAMED)
+        return Findings([_site(*item) for item in zip(range(len(ends)), names, ends, strict=True)])
+
+    @property
+    def only_named(self) -> str:
+        """Why no choice by data takes it."""
+        return ALONE
+
+
+def _end(node: Node, streams: Streams, others: Collection[Node]) -> Projection | None:
+    """Return the last layer of a residual branch, with all that it sums over as one unit; None for other nodes.
+
+    Args:
+        node: any node.
+        streams: the residual streams of the model.
+        others: the last layers of other branches. A branch that holds some of these is a stack of layers.
+    """
+    read = summed(node, is_weight)
+    total = None if read is None else streams.returning([node], [read.value])
+    if read is None or total is None or not _is_term(node, total) or feeds_attention(total):
+        return None
+    stream = {item for value in addends(total) for item in near(value)} - set(node.outputs)
+    return None if any(inner in others for inner in _inside(read.value, stream)) else _whole(read)
+
+
+def _is_term(node: Node, total: Node) -> bool:
+    """Return whether a sum changes with a layer as a sum does: with no activation, gate or choice in between."""
+    reached, ahead = set(node.outputs), {use.node for use in node.out.consumers}
+    while ahead:
+        # In the order of the graph, so that all that leads to a node is known when it is looked at.
+        ahead.discard(first := min(ahead, key=lambda item: item.index))
+        if first is total:
+            return True
+        factors = sum(value in reached for value in first.inputs) if first in PRODUCTS else 1
+        if first in GATES or first not in CARRIES or factors > 1 or first.out.elem_type in CHOICES:
+            continue
+        if len(reached) > MAX_BEHIND:
+            return False
+        reached |= set(first.outputs)
+        ahead |= {use.node for value in first.outputs if value is not None for use in value.consumers}
+    return False
+
+
+def _inside(value: Value, stream: Collection[Value]) -> Iterator[Node]:
+    """Yield the nodes between a residual stream and a value that is computed from it, nearest to the value first."""
+    queue, seen = deque([value]), {value}
+    while queue and len(seen) < MAX_BEHIND:
+        current = queue.popleft()
+        node = current.producer
+        if node is None or current in stream or _is_stream(node, stream):
+            continue
+        yield node
+        fresh = [
+            item for item in node.inputs if item is not None and item not in seen and not item.is_constant
+        ]
+        queue += fresh
+        seen.update(fresh)
+
+
+def _is_stream(node: Node, stream: Collection[Value]) -> bool:
+    """Return whether a node adds something to the stream."""
+    return any(item in stream for value in addends(node) for item in near(value))
+
+
+def _whole(read: Summed) -> Projection:
+    every = tuple(range(math.prod(read.sizes)))
+    return Projection(read.node, read.activation, read.weight, read.sizes, (every,))
+
+
+def _site(number: int, name: str, end: Projection) -> SublayerSite:
+    site = SublayerSite(
+        index=SublayerSite.FROM + number,
+        name=name,
+        num_units=1,
+        groups=((0,),),
+        projections=(end,),
+        cores=(),
+        units=((0,),),
+        original_num_units=1,
+    )
+    elements, size, flops = weights_of(sweep(list(site.seeds((0,)))))
+    return replace(site, params=elements, bytes=size, flops_per_token=flops)
