@@ -84,7 +84,7 @@ def _stack(model: nn.Module, path: str, projections: Collection[str]) -> str | N
     for end in range(len(parts) - 1, 0, -1):
         place = ".".join(parts[:end])
         container = model.get_submodule(place)
-        if not isinstance(container, nn.ModuleList | nn.Sequential | nn.ModuleDict) or len(container) < 2:
+        if not isinstance(container, nn.ModuleList | nn.Sequential | nn.ModuleDict):
             continue
         names = [name for name, _ in container.named_children()]
         attending = sum(
