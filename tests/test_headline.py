@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 from junitparser import JUnitXml
+from rich.table import Table
 
 from onnxheadprune.benchmarking.gate import QUALITY, Gate
+from onnxheadprune.cli.report.batch import batch_report, item_line
 from onnxheadprune.cli.report.job import _shipped, job_report, save_results
 from onnxheadprune.cli.report.junit import save_junit
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.errors import ModelError
 from onnxheadprune.validation.headline import headline_of
+from onnxheadprune.workflow.batch import BatchItem, BatchResult
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_report import cut_document
@@ -221,3 +224,12 @@ def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> N
     assert "<h1>out/quantized.onnx</h1>" in page and "5.00 kB" in page and "13.00 kB" not in page
     assert "test data, t.npz" in page and page.count("before it was quantized, it computed") == 3
     assert "it computes what" not in page and "99.00 %" not in page
+
+
+@pytest.mark.parametrize(("accuracy", "color"), [((0.9, 0.9), "cyan"), ((0.9, 0.1), "red")])
+def test_a_batch_shows_what_its_models_lost(accuracy: tuple[float, float], color: str) -> None:
+    found = headline_of([validation("passed", accuracy)])
+    item = BatchItem("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found)
+    assert color in str(item_line(item).style) and item.to_dict()["headline"] == found.to_dict()
+    (table,) = [row for row in batch_report(BatchResult("in", "out", (item,))) if isinstance(row, Table)]
+    assert found.good_enough.sentence in list(table.columns[2].cells)

@@ -24,6 +24,7 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import parse_json, read_text
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct, check_makings, named_files
 from onnxheadprune.model.storage.folder import write_text
+from onnxheadprune.validation.headline import Headline
 from onnxheadprune.workflow.batch_worker import BUG, Job, Outcome, Proof, Worker, timed
 from onnxheadprune.workflow.requests import Request
 
@@ -45,6 +46,7 @@ class BatchItem:
         output: what was written, None if nothing was.
         seconds: how long it took.
         drift: how far the pruned model lies from the original, as `validate` says it; None where nothing was measured.
+        headline: whether it is exact, good enough and accepted; None of a model that was not pruned now.
     """
 
     model: str
@@ -54,10 +56,12 @@ class BatchItem:
     output: str | None
     seconds: float
     drift: Mapping[str, object] | None = None
+    headline: Headline | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
-        return dataclasses.asdict(self)
+        headline = None if self.headline is None else self.headline.to_dict()
+        return {**dataclasses.asdict(self), "headline": headline}
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ def prune_batch(
             str(target / name) if outcome.status in ("done", "skipped") else None,
             outcome.seconds,
             None if outcome.drift is None else outcome.drift.to_dict(),
+            outcome.headline,
         )
         with told:
             items[name] = item

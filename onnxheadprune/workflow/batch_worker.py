@@ -19,6 +19,7 @@ from onnxheadprune.workflow.requests import Request
 
 if TYPE_CHECKING:
     # A worker has to start fast, and numpy is only needed once there is a model.
+    from onnxheadprune.validation.headline import Headline
     from onnxheadprune.validation.result import Drift
 
 BUG = 70
@@ -69,6 +70,7 @@ class Outcome:
         seconds: how long it took.
         drift: how far the pruned model lies from the original, None where nothing was measured.
         proof: None where nothing was proven.
+        headline: of a model that was pruned now, None of others.
     """
 
     status: str
@@ -77,6 +79,7 @@ class Outcome:
     seconds: float = 0.0
     drift: Drift | None = None
     proof: Proof | None = None
+    headline: Headline | None = None
 
 
 def timed(job: Job) -> Outcome:
@@ -176,11 +179,11 @@ def _pruned(job: Job) -> Outcome:
     result = carried_through(job.model, replace(job.request, writing=writing))
     verdict = result.validation
     if verdict is None:
-        return Outcome("done", 0, "not validated")
+        return Outcome("done", 0, "not validated", headline=result.headline)
     proof = None
     if verdict.passed and before == digests(job.model):
         proof = Proof(before, digests(job.output), verdict.reason)
-    return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof)
+    return Outcome("done", 0, verdict.reason, drift=verdict.drift, proof=proof, headline=result.headline)
 
 
 def proven(job: Job) -> bool:

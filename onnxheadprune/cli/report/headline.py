@@ -10,7 +10,7 @@ from onnxheadprune.cli.report.layout import row
 from onnxheadprune.runtime import Provider
 from onnxheadprune.validation.headline import Headline
 
-_STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}
+STYLES = {"good": "bold green", "open": "bold cyan", "doubtful": "bold yellow", "bad": "bold red"}
 _LABELS = ("result", "exact", "good enough")
 
 
@@ -24,4 +24,4 @@ def headline_rows(headline: Headline) -> Iterator[RenderableType]:
     """One line per question; the result has the color of the worst answer."""
     states = headline.state, headline.exact.state, headline.good_enough.state
     for label, state, (_, answer) in zip(_LABELS, states, headline.answers, strict=True):
-        yield row(label, answer.sentence, _STYLES[state])
+        yield row(label, answer.sentence, STYLES[state])
