@@ -99,11 +99,7 @@ class Kind(NamedTuple):
     kv_num_heads: int
 
 
-ONE_FOR_ALL = HEADS.replace("vf = MatMul(x, v)  v4 = Reshape(vf, apart)", "vf = MatMul(x, wv0)").replace(
-    "vh = Transpose<perm = [0, 2, 1, 3]>(v4)", "vh = Unsqueeze(vf, i1)"
-)
 KINDS = {
-    "one value for all": Kind(ONE_FOR_ALL, 1),
     "heads": Kind(HEADS, H),
     "groups": Kind(GROUPED, 2),
     "a fused operator": Kind(FUSED, H),

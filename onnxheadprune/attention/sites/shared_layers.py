@@ -101,9 +101,7 @@ def _tells_apart(core: Core) -> bool:
     if shape is None or product is None:
         return False
     # Along the rows of a map lie tokens, which weights tell apart, too, where queries are stored.
-    # All heads may read one value, which has no axis of heads then, or one of size 1.
-    spread = any(None in letters for _, letters in product.terms)
-    for axis in (axis for axis in core.head_axes if spread or product.out_axes[axis] in product.batch):
+    for axis in (axis for axis in core.head_axes if product.out_axes[axis] in product.batch):
         size = divisor(shape[axis])
         if 1 < size <= MAX_TOLD_APART and len(set(told_apart(core.node, axis, size, stacked=True) or ())) > 1:
             return True
