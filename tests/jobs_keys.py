@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import fields
+from typing import Any
 
-from onnxheadprune.workflow.jobs.keys import JobKeys
+from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
 
 
 def sections() -> dict[str, type[Any]]:
     """The sections of a job with their types; "" is the job itself."""
-    found: dict[str, type[Any]] = {"": JobKeys}
-    for name, hint in get_type_hints(JobKeys).items():
-        kinds = [item for item in (hint, *get_args(hint)) if isinstance(item, type) and is_dataclass(item)]
-        if kinds:
-            found[name] = kinds[0]
-    return found
+    return {"": JobKeys, **SECTIONS}
 
 
 def dotted_keys() -> Iterator[str]:

@@ -97,7 +97,7 @@ def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("form", ["nested", "weights outside"])
 def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     model = FORMS[form]()
-    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons"}), multiple_of_neurons=1)
+    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons"}), neurons_multiple_of=1)
     feeds = _feeds(20, 0.3, 2.0)
     result = prune(model, wish=wish, data=feeds)
     assert result.validation is not None and result.validation.passed and result.validation.refitted

@@ -201,7 +201,7 @@ def test_the_users_own_measure_in_both_commands(
     [
         (("--ratio", 0.5, "--drift", "mse"), "auto, kl, cosine or module:function"),
         (("--ratio", 0.5, "--drift", "missing_module:f"), "missing_module"),
-        (("--heads", "0:1", "--drift", "kl"), "would do nothing beside --dry-run"),
+        (("--heads", "0:1", "--drift", "kl"), "--drift and --dry-run are mutually exclusive"),
     ],
 )
 def test_measures_that_are_turned_away(

@@ -12,7 +12,6 @@ import jsonschema
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.cli.belonging import JOB
 from onnxheadprune.workflow.jobs import schema
 from onnxheadprune.workflow.jobs.reading import read_job
 from onnxheadprune.workflow.jobs.source import MOST_BYTES, MOST_DEEP, MOST_VALUES, read_yaml
@@ -37,6 +36,7 @@ VALUES: dict[str, Any] = {
     "data.random": True, "score.method": "ablation", "score.drift": "m:f", "score.jobs": 2, "score.dask": "local",
     "prune.heads": {"0": [1, 3]}, "prune.neurons": "0:3", "prune.layers": "1", "prune.exit": 2,
     "prune.units": ["heads", "neurons"], "prune.neurons_multiple_of": 4, "prune.client": "genai",
+    "prune.method": "fisher",
     "prune.ratio": 0.3, "prune.keep": 2, "prune.target_speedup": 1.5,
     "prune.max_drift": 1e-3, "prune.scores": "s.json", "prune.protect": "0", "prune.floor": 0,
     "prune.multiple_of": 2, "prune.uniform": True, "prune.compensate": False, "prune.drift": "kl",
@@ -68,6 +68,7 @@ def test_every_key_is_set_on_the_command_line(key: str, tmp_path: Path) -> None:
         value = getattr(value, name)
     expected = VALUES[key]
     plain = {site: list(gone) for site, gone in value.items()} if key == "prune.heads" else value
+    plain = str(plain) if isinstance(plain, Path) else plain
     assert (list(plain) if isinstance(expected, list) else plain) == expected
     jsonschema.validate(job.document, json.loads(schema.published()))
 
@@ -206,21 +207,21 @@ def test_words_mean_what_yaml_1_2_says() -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        ("score: {}\nprune: {heads: '0:1'}", "line 3: score would do nothing: it can only go with prune.ratio"),
-        ("prune: {}", "line 3: prune would do nothing: it can only go with prune.heads, prune.neurons"),
-        ("prune: {ratio: 0.5, keep: 2}", "prune.ratio would do nothing beside prune.keep"),
-        ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads would do nothing beside prune.ratio"),
-        ("prune: {heads: '0:1', floor: 2}", "prune.floor would do nothing"),
-        ("prune: {keep: 1}\nrecover: {}", "recover would do nothing: it can only go with data"),
-        ("prune: {keep: 1}\ndata: {path: t, tokenizer: t}", "data.tokenizer would do nothing"),
-        ("prune: {keep: 1}\ndata: {path: t, random: true}", "data.path would do nothing beside data.random"),
-        ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup would do nothing: it can only go with bench"),
-        ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift would do nothing: it can only go with validate"),
-        ("prune: {keep: 1}\ngate: {}", "gate would do nothing: it can only go with gate.max_drift"),
-        ("prune: {keep: 1}\nquantize: {to: int8-qdq}", "quantize.to int8-qdq would do nothing: it can only go with"),
-        ("prune: {keep: 1}\nquantize: {to: int4, per_channel: true}", "quantize.per_channel would do nothing beside"),
-        ("prune: {keep: 1}\nvalidate: {metric: 'm:f'}", "validate.metric would do nothing"),
-        ("prune: {keep: 1}\nbench: {repeats: 5, time_budget: 1}", "bench.time_budget would do nothing beside"),
+        ("score: {}\nprune: {heads: '0:1'}", "line 3: score requires prune.ratio"),
+        ("prune: {}", "line 3: prune requires prune.heads, prune.neurons"),
+        ("prune: {ratio: 0.5, keep: 2}", "prune.ratio and prune.keep are mutually exclusive"),
+        ("prune: {heads: '0:1', ratio: 0.5}", "prune.heads and prune.ratio are mutually exclusive"),
+        ("prune: {heads: '0:1', floor: 2}", "prune.floor requires prune.ratio"),
+        ("prune: {keep: 1}\nrecover: {}", "recover requires data"),
+        ("prune: {keep: 1}\ndata: {path: t, tokenizer: t}", "data.tokenizer requires data.text"),
+        ("prune: {keep: 1}\ndata: {path: t, random: true}", "data.path and data.random are mutually exclusive"),
+        ("prune: {keep: 1}\ngate: {min_speedup: 2}", "gate.min_speedup requires bench"),
+        ("prune: {keep: 1}\ngate: {max_drift: 2}", "gate.max_drift requires validate"),
+        ("prune: {keep: 1}\ngate: {}", "gate requires gate.max_drift"),
+        ("prune: {keep: 1}\nquantize: {to: int8-qdq}", "quantize.to int8-qdq requires"),
+        ("prune: {keep: 1}\nquantize: {to: int4, per_channel: true}", "quantize.per_channel and"),
+        ("prune: {keep: 1}\nvalidate: {metric: 'm:f'}", "validate.metric requires validate.data"),
+        ("prune: {keep: 1}\nbench: {repeats: 5, time_budget: 1}", "bench.time_budget and"),
     ],
 )  # fmt: skip
 def test_keys_that_would_do_nothing(more: str, sentence: str, command: Command, tmp_path: Path) -> None:
@@ -228,11 +229,6 @@ def test_keys_that_would_do_nothing(more: str, sentence: str, command: Command, 
     path.write_text(f"model: m.onnx\noutput: out\n{more}\n", encoding="utf-8")
     outcome = command("run", path)
     assert outcome.exit_code == 2 and sentence in outcome.stderr, outcome.stderr
-
-
-def test_the_laws_name_keys_that_there_are() -> None:
-    words = " ".join(f"{law.options} {law.needs} {law.against} {law.unless}" for law in JOB).split()
-    assert {word.partition("=")[0] for word in words} <= set(dotted_keys())
 
 
 def test_the_schema_is_in_the_package() -> None:

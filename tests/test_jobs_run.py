@@ -449,7 +449,7 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     assert request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.wish is None
     job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
     wish = pruning(job, None, None, place / "out").choice.wish
-    assert wish is not None and (wish.units, wish.multiple_of_neurons) == (frozenset({"heads", "neurons"}), 4)
+    assert wish is not None and (wish.units, wish.neurons_multiple_of) == (frozenset({"heads", "neurons"}), 4)
 
 
 def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:
@@ -500,6 +500,9 @@ def test_a_quantized_model_is_what_limits_are_about(command: Command, finished: 
     again = run(command, finished, *settings, "quantize.per_channel=false")
     assert told(again) == {"score": "unchanged", "prune": "unchanged", "quantize": "done", "validate": "done"}
     outcome = run(command, finished, settings[0], "validate.data=null")
-    assert outcome.exit_code == 2 and "gate.max_drift would do nothing beside quantize" in outcome.stderr
+    assert (
+        outcome.exit_code == 2
+        and "gate.max_drift and quantize are mutually exclusive without validate.data" in outcome.stderr
+    )
     outcome = run(command, finished, "quantize={to: int4, block_size: 17}")
     assert outcome.exit_code == 2 and "a block has a power of two of inputs" in outcome.stderr

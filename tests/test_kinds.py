@@ -17,23 +17,19 @@ HOME = PACKAGE / "attention" / "sites"
 """Where kinds are at home."""
 SPOKEN = {
     "attention/units.py": "an example of --layers in a sentence",
-    "cli/belonging.py": "laws of options",
-    "cli/choosing.py": "--neurons-multiple-of, and the words of --units",
-    "cli/cuts.py": "--neurons",
-    "cli/options.py": "--neurons",
     "cli/prune.py": "--neurons, and what the command says of itself",
     "cli/score.py": "the words of --units",
-    "cli/sections.py": "options in the order of --help",
     "edit/site_cuts.py": "the field that every plan has in JSON",
     "liveness/mixtures.py": "what inputs of one operator that holds experts mean",
     "liveness/remnant.py": "a sentence about experts in one operator",
     "operators/mixture.py": "the operator that holds experts",
-    "selection/joint.py": "multiple_of_neurons of a wish",
-    "selection/requirements.py": "multiple_of_neurons of a wish",
-    "selection/wishes.py": "multiple_of_neurons of a wish",
+    "selection/joint.py": "neurons_multiple_of of a wish",
+    "selection/requirements.py": "neurons_multiple_of of a wish",
+    "selection/wishes.py": "neurons_multiple_of of a wish",
+    "settings/cutting.py": "the declarations of --neurons, --neurons-multiple-of and --units",
+    "settings/reading.py": "the words of --units",
     "validation/expert_cores.py": "neurons of experts in one operator, silenced in its weights",
-    "workflow/jobs/asked.py": "keys of a job",
-    "workflow/jobs/keys.py": "keys of a job",
+    "workflow/from_settings.py": "the setting neurons",
 }
 """Files that name a kind beside heads, since users do: options, keys of a job, fields."""
 NAMES = ("UNIT", "UNITS", "BLOCK", "TITLE", "KEY", "FROM", "FIELD")

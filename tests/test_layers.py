@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 ROOMS = (
     "errors",
+    "settings",
     "model",
     "edit",
     "liveness",

@@ -178,7 +178,7 @@ QUICK = ("weight", "fisher")
     "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in METHODS if name not in QUICK)]
 )
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:
-    wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, multiple_of_neurons=2)
+    wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, neurons_multiple_of=2)
     result = ohp.prune(place / "toy.onnx", wish=wish, data=str(place / "ids.npz"), provider="cpu")
     assert result.validation is not None and result.validation.passed and result.chosen is not None
     selection = result.chosen.selection
@@ -219,16 +219,16 @@ def test_a_method_in_prune_is_score_and_then_prune(command: Command, place: Path
 
 
 WRONG = (
-    (("--method", "fisher"), "--method would do nothing: it can only go with --ratio"),
-    (("--ratio", 0.5, "--method", "fisher"), "--method would do nothing: it can only go with --data"),
-    (("--ratio", 0.5, "--method", "weight", "--scores", "x"), "would do nothing beside --method"),
+    (("--method", "fisher"), "--method requires --ratio"),
+    (("--ratio", 0.5, "--method", "fisher"), "--method requires --data"),
+    (("--ratio", 0.5, "--method", "weight", "--scores", "x"), "--scores and --method are mutually exclusive"),
     (("--ratio", 0.5, "--method", "fisher", "--units", "layers"), "layers go as a whole, so they have none"),
 )
 
 
 @pytest.mark.parametrize(("words", "why"), WRONG)
 def test_what_makes_no_sense_is_refused(command: Command, place: Path, words: Any, why: str) -> None:
-    data = () if "can only go with --data" in why else ("--data", place / "ids.npz")
+    data = () if "requires --data" in why else ("--data", place / "ids.npz")
     outcome = command("prune", place / "toy.onnx", *words, *data, "--dry-run")
     assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split())
     if "--units" in words:

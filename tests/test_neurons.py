@@ -90,13 +90,13 @@ def test_a_wrong_neuron_is_seen(command: Command, digits: Path, tmp_path: Path) 
         (("--layers", "7"), 2, "this model's layers are 0-3"),
         (("--layers", "x"), 2, "name layers and sublayers like"),
         (("--heads", "layer.1:3"), 2, "a layer goes as a whole"),
-        (("--ratio", "0.5", "--units", "neurons"), 2, "--units would do nothing: it can only go with --data"),
+        (("--ratio", "0.5", "--units", "neurons"), 2, "--units requires --data"),
         (
             ("--ratio", "0.5", "--units", "channels", "--random-data"),
             2,
             "--units are heads, neurons, layers or all, not channels",
         ),
-        (("--neurons", "0:1", "--ratio", "0.5"), 2, "not both"),
+        (("--neurons", "0:1", "--ratio", "0.5"), 2, "mutually exclusive"),
     ],
 )
 def test_bad_words_are_refused_in_a_sentence(

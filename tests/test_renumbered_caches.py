@@ -319,7 +319,7 @@ def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     told = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run").stdout
     assert "output present.2.key: is called present.1.key" in told and "nothing to do" not in told
     alone = command("prune", path, "-o", out, "--neurons", "0:1", "--renumber-cache")
-    assert alone.exit_code == 2 and "--renumber-cache would do nothing" in alone.stderr
+    assert alone.exit_code == 2 and "--renumber-cache requires" in alone.stderr
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
-    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons", "channels"}), multiple_of_neurons=1)
+    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons", "channels"}), neurons_multiple_of=1)
     data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
     made = ohp.prune(model, wish=wish, data=data, provider="cpu", compensate=False)
     assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None

@@ -2,67 +2,72 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.belonging import BATCH, LawfulCommand
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import dask_option
-from onnxheadprune.cli.cuts import Cut, cut_options, read_choice, request_of
-from onnxheadprune.cli.options import FILE, OUTPUT, Beside, external_data_option, json_option
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.settings.cutting import Cut, Recover
+from onnxheadprune.settings.inputs import Dask, Jobs, Running
+from onnxheadprune.settings.setting import OUTPUT, Setting
+from onnxheadprune.settings.writing import Checking, ExternalData, Json
 
 if TYPE_CHECKING:
     from onnxheadprune.workflow.requests import Request
 
 
-@dataclass(frozen=True)
-class BatchOptions:
-    """What `batch` is given."""
-
-    folder: Path
-    output: Path
-    cut: Cut
-    external_data: Beside
-    jobs: int
-    dask: str | None
-    as_json: bool
-
-
-@click.command(cls=LawfulCommand, laws=BATCH, in_sections=True, short_help="Prune a folder of models.")
-@click.argument("folder", type=FILE, metavar="DIR")
-@click.option(
-    "-o", "--output", type=OUTPUT, required=True, metavar="OUTDIR", help="The folder for the pruned models."
-)
-@cut_options
-@external_data_option
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Models worked on at once."
-)
-@dask_option
-@json_option
-@bundled(BatchOptions)
-def batch(given: BatchOptions) -> int:
+@command(short_help="Prune a folder of models.")
+def batch(
+    folder: Annotated[Path, Setting("A folder of models.", metavar="DIR", argument=True)],
+    output: Annotated[
+        Path,
+        Setting(
+            "The folder for the pruned models.",
+            metavar="OUTDIR",
+            flags="-o --output",
+            creates=True,
+            section=OUTPUT,
+        ),
+    ],
+    cut: Cut,
+    running: Running,
+    checking: Checking,
+    recover: Recover = None,
+    external_data: ExternalData = "auto",
+    jobs: Jobs = 1,
+    dask: Dask = None,
+    as_json: Json = False,
+) -> int:
     """Prune every .onnx below DIR into the folder OUTDIR, each on its own, whatever happens to the others.
 
     What an earlier run did and proved, and is still as it was, is skipped.
     """
-    from onnxheadprune.workflow.requests import Writing
+    from onnxheadprune.workflow.from_settings import choice_of, contract_of
+    from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
-    writing = Writing(external_data=given.external_data)
-    request = request_of(given.cut, read_choice(given.cut), given.cut.running.data, writing)
-    return run_batch(
-        given.folder, request, given.output, jobs=given.jobs, dask=given.dask, as_json=given.as_json
+    choice = choice_of(cut, recover=recover)
+    if choice.heads is None and choice.wish is None and choice.exit is None and cut.fuse == "none":
+        raise click.UsageError(
+            "specify what to remove with --heads, how much with --ratio, or fuse with --fuse",
+            click.get_current_context(),
+        )
+    request = Request(
+        choice,
+        contract_of(cut),
+        cut.fuse,
+        Run(running.provider, running.seed, running.data),
+        Proving(not checking.no_validate, checking.accept_inconclusive),
+        Writing(external_data=external_data),
     )
+    return run_batch(folder, request, output, jobs=jobs, dask=dask, as_json=as_json)
 
 
 def run_batch(
     folder: Path, request: Request, output: Path, *, jobs: int, as_json: bool, dask: str | None = None
 ) -> int:
-    """Prunes a folder of models and says what became of each.
+    """Prune a folder of models and report what became of each.
 
     Args:
         folder: with the models.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.deriving import Output
 
 if TYPE_CHECKING:
     from onnxheadprune.model.storage.claims import Making, Reading
@@ -114,7 +114,7 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
 
         yield making_of(beside(output))
     if given.get("method") == "ablation":
-        from onnxheadprune.cli.choosing import score_path
+        from onnxheadprune.cli.score import score_path
         from onnxheadprune.selection.scoring.partial import MARK
 
         yield Making("the record of finished sites,", score_path(output), mark=MARK)

@@ -1,81 +1,19 @@
-"""Options about folders and the programs that load them, and what a command does with a folder."""
+"""What a command does with a folder of models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import click
-
-from onnxheadprune.cli.calibrating import Samples, read_data
-from onnxheadprune.cli.options import Running, stacked
+from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.workflow.folders.asked import Data, FolderRequest, Reader
     from onnxheadprune.workflow.requests import Request
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-CLIENTS = (
-    "sentence-transformers",
-    "optimum",
-    "transformers.js",
-    "genai",
-    "tei",
-    "fastembed",
-    "openvino",
-    "ort",
-)
-"""As `workflow/clients/all.py` has them: importing that would load onnx for every --help."""
-
-
-@dataclass(frozen=True)
-class Deploying:
-    """What the result is for: `--for`, `--per-layer-config`, `--data-name`, `--follow-links`."""
-
-    client: str | None
-    per_layer_config: bool
-    data_name: str | None
-    follow_links: bool
-
-
-def deploying_options(function: Function) -> Function:
-    """The options of `Deploying`."""
-    options = (
-        click.option(
-            "--for",
-            "client",
-            type=click.Choice(CLIENTS),
-            metavar="CLIENT",
-            help=f"What loads the folder: {', '.join(CLIENTS[:-1])} or {CLIENTS[-1]}. Cuts that it cannot express are"
-            " refused, wishes are met within those that it can, and the fields of its configuration follow.",
-        ),
-        click.option(
-            "--per-layer-config",
-            is_flag=True,
-            help="Let config.json say how many KV heads each layer keeps, as transformers 5 reads it. Programs that"
-            " read one number for all layers fail on such a file.",
-        ),
-        click.option(
-            "--data-name",
-            metavar="NAME",
-            help='What the file with weights beside OUT is called; "{}" is the name of the model'
-            ' ("{}_data", "{}.data") [default: by content, in a folder as it was].',
-        ),
-        follow_links_option,
-    )
-    return stacked(function, options)
-
-
-def follow_links_option(function: Function) -> Function:
-    """`--follow-links`."""
-    return click.option(
-        "--follow-links",
-        is_flag=True,
-        help="Read files through links that lead out of their folder, as in a hub's cache.",
-    )(function)
 
 
 def is_folder(path: Path) -> bool:
@@ -112,29 +50,28 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
 
 
-def with_own_tokenizer(folder: Path, samples: Samples) -> Samples:
-    """The samples with the tokenizer of the folder, where text is given and no tokenizer."""
+def with_own_tokenizer(folder: Path, inputs: Inputs) -> Inputs:
+    """The inputs with the tokenizer of the folder, where text is given and no tokenizer."""
     from onnxheadprune.selection.activations.vocabulary import has_tokenizer
 
-    if samples.text is not None and samples.tokenizer is None and has_tokenizer(folder):
-        return replace(samples, tokenizer=folder)
-    return samples
+    if inputs.text is not None and inputs.tokenizer is None and has_tokenizer(folder):
+        return replace(inputs, tokenizer=folder)
+    return inputs
 
 
-def reader_of(folder: Path, samples: Samples, running: Running) -> Reader | None:
+def reader_of(folder: Path, inputs: Inputs, running: Running) -> Reader | None:
     """Reads the data that the options name for one model of a folder, whose own tokenizer is taken for text.
 
     Args:
         folder: the folder.
-        samples: text, pictures or random inputs.
+        inputs: text, images or random inputs.
         running: `--data`; provider and seed of random inputs.
     """
-    samples = with_own_tokenizer(folder, samples)
-    none = samples.text is None and samples.images is None and not samples.random_data
-    if none and running.data is None and samples.tokenizer is None:
+    inputs = with_own_tokenizer(folder, inputs)
+    if inputs.text is None and inputs.images is None and not inputs.random_data and running.data is None:
         return None
 
     def read(model: LoadedModel) -> Data:
-        return read_data(model, samples, running, in_folder=True)
+        return read_data(model, inputs, running, in_folder=True)
 
     return read

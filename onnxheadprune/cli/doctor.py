@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
-import click
-
-from onnxheadprune.cli.belonging import LawfulCommand
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.options import json_option
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.settings.setting import Setting
+from onnxheadprune.settings.writing import Json
 
 
-@dataclass(frozen=True)
-class DoctorOptions:
-    """What `doctor` is given."""
-
-    wanted: tuple[str, ...]
-    as_json: bool
-
-
-@click.command(cls=LawfulCommand, short_help="Show what is installed and where models can run.")
-@click.option(
-    "--provider",
-    "wanted",
-    multiple=True,
-    metavar="P",
-    help="End with exit code 4 unless this execution provider runs; can be repeated.",
-)
-@json_option
-@bundled(DoctorOptions)
-def doctor(given: DoctorOptions) -> int:
-    """Show versions, cards and libraries, and try every execution provider of this ONNX Runtime on a small model."""
+@command(short_help="Show what is installed and where models can run.")
+def doctor(
+    wanted: Annotated[
+        tuple[str, ...],
+        Setting(
+            "End with exit code 4 unless this execution provider runs; can be repeated.",
+            metavar="P",
+            flags="--provider",
+        ),
+    ] = (),
+    as_json: Json = False,
+) -> int:
+    """Show versions, GPUs and libraries, and try every execution provider of this ONNX Runtime on a small model."""
     from onnxheadprune.cli.report.console import err, out, print_error
     from onnxheadprune.cli.report.doctor import doctor_report
     from onnxheadprune.errors import ProviderError
     from onnxheadprune.runtime.doctor import diagnose
     from onnxheadprune.runtime.providers import AUTO
 
-    named = [name for name in given.wanted if name.lower() != AUTO]
+    named = [name for name in wanted if name.lower() != AUTO]
     with err().status("trying the execution providers"):
         found = diagnose(*named)
-    if given.as_json:
+    if as_json:
         emit_json(found.to_dict())
     else:
         out().print(*doctor_report(found), sep="\n")

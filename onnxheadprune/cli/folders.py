@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxheadprune.cli.calibrating import Samples
 from onnxheadprune.cli.cutting import Showing
-from onnxheadprune.cli.deploying import Deploying, folder_request, reader_of
-from onnxheadprune.cli.options import Running
+from onnxheadprune.cli.deploying import folder_request, reader_of
 from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.writing import Deploying
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
@@ -24,7 +24,7 @@ def prune_export(
     folder: Path,
     request: Request,
     deploying: Deploying,
-    data: tuple[Samples, Running],
+    data: tuple[Inputs, Running],
     showing: Showing,
     dry_run: bool,
 ) -> int:

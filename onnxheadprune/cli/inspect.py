@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
-import click
-
-from onnxheadprune.cli.belonging import LawfulCommand
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.deploying import follow_links_option, is_folder
+from onnxheadprune.cli.deploying import is_folder
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import inspect_export
-from onnxheadprune.cli.options import FILE, json_option
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@dataclass(frozen=True)
-class InspectOptions:
-    """What `inspect` is given."""
-
-    model: Path
-    follow_links: bool
-    as_json: bool
-
-
-@click.command(cls=LawfulCommand, short_help="Show the sites and their heads.")
-@click.argument("model", type=FILE)
-@follow_links_option
-@json_option
-@bundled(InspectOptions)
-def inspect(given: InspectOptions) -> int:
+@command(short_help="Show the sites and their heads.")
+def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = False) -> int:
     """Show the attention sites and feed-forward blocks of MODEL, which units can be removed, and its early exits.
 
     MODEL may be a folder as exporters write it: its sites are numbered as `prune` takes them.
     """
-    if is_folder(given.model):
-        return inspect_export(given.model, follow_links=given.follow_links, as_json=given.as_json)
+    if is_folder(model):
+        return inspect_export(model, follow_links=follow_links, as_json=as_json)
     from dataclasses import replace
 
     from onnxheadprune.attention.analysis import analysis_of
@@ -46,14 +27,14 @@ def inspect(given: InspectOptions) -> int:
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import model_name, open_structure
     from onnxheadprune.model.storage.tensors import stored_size
-    from onnxheadprune.workflow.exits import find_exits
+    from onnxheadprune.workflow.exits import exits_in
     from onnxheadprune.workflow.layers import summaries
 
-    loaded = open_structure(given.model, follow_links=given.follow_links)
-    analysis = analysis_of(loaded.proto, model_name(given.model), loaded.sources)
+    loaded = open_structure(model, follow_links=follow_links)
+    analysis = analysis_of(loaded.proto, model_name(model), loaded.sources)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
-    exits, layers = find_exits(loaded), summaries(analysis)
-    if given.as_json:
+    exits, layers = exits_in(loaded, analysis), summaries(analysis)
+    if as_json:
         further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
         emit_json(sites.to_dict() | further)
     elif sites.every:
@@ -64,7 +45,7 @@ def inspect(given: InspectOptions) -> int:
         return 0
     hint = "; see above for what came close" if sites.near_misses or sites.no_heads or sites.hidden else ""
     print_error(
-        f"{given.model} has no attention site, for no contraction with weights sums over the heads of a product of two"
+        f"{model} has no attention site, for no contraction with weights sums over the heads of a product of two"
         f" activations, and no feed-forward block{hint}"
     )
     return RefusedError.exit_code

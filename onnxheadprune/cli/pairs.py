@@ -11,7 +11,7 @@ import click
 
 from onnxheadprune.cli.calibrating import data_for
 from onnxheadprune.cli.deploying import is_folder, subject_of
-from onnxheadprune.cli.options import Running
+from onnxheadprune.settings.inputs import Running
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel

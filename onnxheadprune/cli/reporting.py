@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import click
-
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.options import FILE, OUTPUT, json_option
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.outcome import emit_json
+from onnxheadprune.settings.setting import Setting
+from onnxheadprune.settings.writing import Json
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """What `report` is given."""
-
-    results: tuple[Path, ...]
-    output: Path
-    as_json: bool
-
-
-@click.command()
-@click.argument("results", type=FILE, nargs=-1, required=True)
-@click.option(
-    "-o", "--output", type=OUTPUT, metavar="OUT.html", required=True, help="Where to write the page."
-)
-@json_option
-@bundled(ReportOptions)
-def report(given: ReportOptions) -> int:
+@command()
+def report(
+    results: Annotated[tuple[Path, ...], Setting("Documents that were saved with --json.", argument=True)],
+    output: Annotated[
+        Path,
+        Setting("Where to write the page.", metavar="OUT.html", flags="-o --output", creates=True),
+    ],
+    as_json: Json = False,
+) -> int:
     """Make one HTML page of RESULTS: what prune, fuse, sweep, validate, bench or combine print with --json.
 
     One cut is told in full, with the speed that bench measured and the curve of a sweep if they are there too. Several
@@ -39,12 +30,12 @@ def report(given: ReportOptions) -> int:
     from onnxheadprune.cli.report.page import page_of, read_documents
     from onnxheadprune.model.storage.folder import write_text
 
-    documents = read_documents(given.results)
+    documents = read_documents(results)
     page = page_of(documents)
-    write_text(given.output, page)
-    if given.as_json:
+    write_text(output, page)
+    if as_json:
         counts = documents.counts()
-        emit_json({"output": str(given.output), "bytes": len(page.encode()), "results": counts})
+        emit_json({"output": str(output), "bytes": len(page.encode()), "results": counts})
     else:
-        out().print(row("report", str(given.output)))
+        out().print(row("report", str(output)))
     return 0

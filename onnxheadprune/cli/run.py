@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import click
 
-from onnxheadprune.cli.belonging import JOB, RUN, LawfulCommand, unlawful
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import Samples, read_data
+from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.deploying import with_own_tokenizer
-from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
+from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.rules import excludes
+from onnxheadprune.settings.setting import Setting
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
@@ -23,54 +23,53 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.jobs.reading import Job
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What `run` is given."""
-
-    job: Path | None
-    settings: tuple[str, ...]
-    junit: Path | None
-    schema: bool
-    as_json: bool
-
-
-@click.command(cls=LawfulCommand, laws=RUN, short_help="Do all steps of a job file, and ask its limits.")
-@click.argument("job", type=FILE, required=False)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Set a key of the job, like prune.ratio=0.3; null takes it away. Can be repeated.",
-)
-@click.option("--junit", type=OUTPUT, metavar="FILE", help="Also write steps and limits as JUnit XML.")
-@click.option("--schema", is_flag=True, help="Print the JSON schema of a job, and do nothing else.")
-@json_option
-@bundled(RunOptions)
-def run(given: RunOptions) -> int:
+@command(short_help="Run a job file and check its limits.")
+def run(
+    job: Annotated[Path | None, Setting("A YAML file.", argument=True, rules=(excludes("schema"),))] = None,
+    settings: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Set a key of the job, like prune.ratio=0.3; null removes it. Can be repeated.",
+            metavar="KEY=VALUE",
+            flags="--set",
+            rules=(excludes("schema"),),
+        ),
+    ] = (),
+    junit: Annotated[
+        Path | None,
+        Setting(
+            "Also write steps and limits as JUnit XML.",
+            metavar="FILE",
+            creates=True,
+            rules=(excludes("schema"),),
+        ),
+    ] = None,
+    schema: Annotated[bool, Setting("Print the JSON schema of a job, and do nothing else.")] = False,
+    as_json: Annotated[
+        bool, Setting("Print one JSON document on stdout.", flags="--json", rules=(excludes("schema"),))
+    ] = False,
+) -> int:
     """Do what the YAML file JOB asks for: score, prune, recover, quantize, validate, bench, gate.
 
     What an earlier run did, and is as it was, is not done again; a job that was interrupted goes on. Ends with exit
     code 1 if a limit is broken.
     """
     _require_packages()
-    if given.schema:
+    if schema:
         from onnxheadprune.workflow.jobs.schema import published
 
         sys.stdout.write(published())
         return 0
-    if given.job is None:
+    if job is None:
         raise click.UsageError("name the JOB, a YAML file", click.get_current_context())
-    from onnxheadprune.workflow.jobs.reading import read_job
+    from onnxheadprune.workflow.jobs.reading import read_job, require_effective
 
-    job = read_job(given.job, given.settings)
-    sentence = unlawful(JOB, job.said())
-    if sentence is not None:
-        raise job.refused(sentence)
-    return _run(job, given)
+    read = read_job(job, settings)
+    require_effective(read)
+    return _run(read, junit, as_json)
 
 
-def _run(job: Job, given: RunOptions) -> int:
+def _run(job: Job, junit: Path | None, as_json: bool) -> int:
     from onnxheadprune.cli.report.console import err, print_error
     from onnxheadprune.cli.report.job import job_report, save_results
     from onnxheadprune.cli.report.junit import save_junit
@@ -79,17 +78,17 @@ def _run(job: Job, given: RunOptions) -> int:
     from onnxheadprune.workflow.jobs.asked import Given
     from onnxheadprune.workflow.jobs.run import makings, readings, run_job
 
-    if given.junit is not None:
-        check_distinct([Making("--junit", given.junit), *makings(job)], lambda: readings(job))
+    if junit is not None:
+        check_distinct([Making("--junit", junit), *makings(job)], lambda: readings(job))
     record = run_record()
     with progress_on(err()) as progress:
         result = run_job(job, Given(lambda model: _calibration(job, model), record), progress)
     presentation = Presentation()
     with presentation.prepared():
         save_results(result, record)
-        if given.junit is not None:
-            save_junit(result, given.junit)
-    if given.as_json:
+        if junit is not None:
+            save_junit(result, junit)
+    if as_json:
         presentation.json({**result.to_dict(), "run": record})
     else:
         presentation.rows(*job_report(result))
@@ -106,28 +105,13 @@ def _calibration(job: Job, model: Path | LoadedModel) -> DataSource | None:
     keys = job.keys.data
     if keys is None:
         return None
-    text, tokenizer, images = (
-        None if path is None else job.at(path) for path in (keys.text, keys.tokenizer, keys.images)
-    )
-    size = keys.image_size
-    samples = Samples(
-        text,
-        keys.text_field,
-        keys.target_field,
-        keys.max_samples,
-        tokenizer,
-        keys.max_length,
-        images,
-        (size, size) if isinstance(size, int) else size,
-        keys.image_mean,
-        keys.image_std,
-        keys.random,
-    )
+    inputs = keys.inputs(job.at)
     path = None if keys.path is None else source_of(job, keys.path)
     in_folder = not isinstance(model, Path)
     if in_folder:
-        samples = with_own_tokenizer(job.at(job.keys.model), samples)
-    return read_data(model, samples, Running(path, job.keys.provider, job.keys.seed), in_folder=in_folder)
+        inputs = with_own_tokenizer(job.at(job.keys.model), inputs)
+    running = Running(data=path, provider=job.keys.provider, seed=job.keys.seed)
+    return read_data(model, inputs, running, in_folder=in_folder)
 
 
 def _require_packages() -> None:

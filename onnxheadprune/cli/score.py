@@ -2,78 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import click
 
-from onnxheadprune.cli.belonging import SCORE, LawfulCommand
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import Samples, calibration_options, dask_option, read_data
-from onnxheadprune.cli.choosing import (
-    Method,
-    check_folder,
-    drift_option,
-    method_option,
-    read_effect,
-    read_units,
-    score_path,
-)
-from onnxheadprune.cli.deploying import follow_links_option, is_folder, subject_of, with_own_tokenizer
+from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deploying import is_folder, subject_of, with_own_tokenizer
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.folders import leader_of
-from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
 from onnxheadprune.cli.presenting import Presentation
+from onnxheadprune.settings.cutting import Method, Scoring, Unit
+from onnxheadprune.settings.inputs import DATA, Inputs, Running
+from onnxheadprune.settings.reading import unit_kinds
+from onnxheadprune.settings.rules import excludes, requires
+from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
+from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@dataclass(frozen=True)
-class ScoreOptions:
-    """What `score` is given."""
-
-    model: Path
-    method: Method | None
-    units: str
-    output: Path | None
-    heatmap: Path | None
-    running: Running
-    samples: Samples
-    drift: str | None
-    jobs: int
-    dask: str | None
-    follow_links: bool
-    as_json: bool
-
-
-@click.command(cls=LawfulCommand, laws=SCORE, short_help="Say what every head is worth.")
-@click.argument("model", type=FILE)
-@method_option("How heads are judged [default: reconstruction, without data weight].")
-@click.option(
-    "--units",
-    default="heads",
-    show_default=True,
-    metavar="KINDS",
-    help='What is judged: "heads", "neurons" of feed-forward blocks, or both with a comma between.',
+@command(
+    short_help="Score heads by importance.",
+    rules={DATA: excludes("method=weight"), "seed": requires("random_data")},
 )
-@click.option(
-    "-o",
-    "--output",
-    type=OUTPUT,
-    metavar="FILE",
-    help="Where to write the scores: FILE.csv as a table, else JSON.",
-)
-@click.option(
-    "--heatmap", type=OUTPUT, metavar="FILE", help="A picture of sites and heads: FILE.png or FILE.svg."
-)
-@run_options
-@calibration_options
-@drift_option
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Processes for ablation."
-)
-@dask_option
-@follow_links_option
-@json_option
-@bundled(ScoreOptions)
-def score(given: ScoreOptions) -> int:
+def score(
+    model: Model,
+    scoring: Scoring,
+    running: Running,
+    inputs: Inputs,
+    units: Annotated[
+        tuple[Unit, ...],
+        Setting(
+            'What is scored: "heads", "neurons" of feed-forward blocks, or both with a comma between.',
+            metavar="KINDS",
+            parse=unit_kinds,
+            section=SELECTION,
+        ),
+    ] = ("heads",),
+    output: Annotated[
+        Path | None,
+        Setting(
+            "Where to write the scores: FILE.csv as a table, else JSON.",
+            metavar="FILE",
+            flags="-o --output",
+            creates=True,
+            section=OUTPUT,
+        ),
+    ] = None,
+    heatmap: Annotated[
+        Path | None,
+        Setting("Plot of sites and heads: FILE.png or FILE.svg.", metavar="FILE", creates=True),
+    ] = None,
+    follow_links: FollowLinks = False,
+    as_json: Json = False,
+) -> int:
     """Score the heads of MODEL, and its neurons: on your data, or by the weights alone.
 
     Of a folder as exporters write it the most precise file is scored.
@@ -87,28 +68,27 @@ def score(given: ScoreOptions) -> int:
     from onnxheadprune.cli.report.scores import score_rows
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.selection.kinds import HEADS
-    from onnxheadprune.selection.scoring import score_heads, write_scores
     from onnxheadprune.selection.scoring.executors import open_executor
+    from onnxheadprune.selection.scoring.score import score_heads
+    from onnxheadprune.selection.scoring.score_files import write_scores
+    from onnxheadprune.workflow.from_settings import measure_of
 
-    output, heatmap, provider = given.output, given.heatmap, given.running.provider
+    provider = running.provider
     if heatmap is not None:
         check_picture(heatmap)
     if output is not None:
-        check_folder(output)
-    effect, units = read_effect(given.drift), read_units(given.units)
+        _check_folder(output)
+    effect = measure_of(scoring.drift)
     if heatmap is not None and HEADS not in units:
-        raise click.UsageError("--heatmap is a picture of heads; score them too", click.get_current_context())
-    samples = with_own_tokenizer(given.model, given.samples)
-    links = given.follow_links
+        raise click.UsageError("--heatmap is a plot of heads; score them too", click.get_current_context())
+    samples = with_own_tokenizer(model, inputs)
     subject = (
-        leader_of(given.model, links)
-        if is_folder(given.model)
-        else subject_of(given.model, follow_links=links)
+        leader_of(model, follow_links) if is_folder(model) else subject_of(model, follow_links=follow_links)
     )
-    data = read_data(subject, samples, given.running)
-    method: Method = given.method or ("weight" if data is None else "reconstruction")
+    data = read_data(subject, samples, running)
+    method: Method = scoring.method or ("weight" if data is None else "reconstruction")
     partial = None if output is None or method != "ablation" else score_path(output)
-    with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
+    with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
         scores = score_heads(
             subject,
             method=method,
@@ -119,7 +99,7 @@ def score(given: ScoreOptions) -> int:
             executor=executor,
             partial=partial,
             progress=progress,
-            units=units,
+            units=frozenset(units),
         )
     presentation = Presentation()
     with presentation.prepared():
@@ -129,9 +109,22 @@ def score(given: ScoreOptions) -> int:
             from onnxheadprune.cli.report.pictures.results import plot_heads
 
             save_figure(plot_heads(scores), heatmap)
-    if given.as_json:
+    if as_json:
         presentation.json(scores.to_dict())
     else:
         heat = heat_rows(scores.by_site()) if scores.heads else ()
         presentation.rows(*score_rows(scores), *heat)
     return presentation.deliver()
+
+
+def _check_folder(output: Path) -> None:
+    """Raise a UsageError if the folder of the output is missing; checked before long work."""
+    from onnxheadprune.errors import UsageError
+
+    if not output.parent.is_dir():
+        raise UsageError(f"the folder {output.parent} does not exist")
+
+
+def score_path(output: Path) -> Path:
+    """The file beside an output with the finished parts of a long scoring."""
+    return output.with_name(f"{output.name}.partial")

@@ -2,94 +2,58 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-import click
-
-from onnxheadprune.cli.belonging import SWEEP, LawfulCommand
-from onnxheadprune.cli.bundles import bundled
-from onnxheadprune.cli.calibrating import Samples, calibration_options, dask_option, read_data
-from onnxheadprune.cli.choosing import (
-    Refitting,
-    Respecting,
-    read_effect,
-    read_recover,
-    read_requirements,
-    refitting_options,
-    respecting_options,
-)
-from onnxheadprune.cli.options import FILE, OUTPUT, Running, json_option, run_options
+from onnxheadprune.cli.calibrating import read_data
+from onnxheadprune.cli.deriving import command
 from onnxheadprune.cli.presenting import Presentation
 from onnxheadprune.cli.repeating import run_record
-
-Against = Literal["heads", "operations", "parameters", "speedup"]
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """What `sweep` is given."""
-
-    model: Path
-    ratios: str
-    output: Path | None
-    respecting: Respecting
-    refitting: Refitting
-    running: Running
-    samples: Samples
-    jobs: int
-    dask: str | None
-    as_json: bool
-    x: Against | None = None
+from onnxheadprune.settings.cutting import Recover, Selecting
+from onnxheadprune.settings.inputs import Dask, Inputs, Jobs, Running
+from onnxheadprune.settings.rules import requires
+from onnxheadprune.settings.setting import OUTPUT, Setting
+from onnxheadprune.settings.writing import Json, Model
 
 
-@click.command(
-    cls=LawfulCommand, laws=SWEEP, in_sections=True, short_help="Draw the curve of drift, accuracy and speed."
+@command(
+    short_help="Draw the curve of drift, accuracy and speed.",
+    implies="ratio",
+    rules={"seed": requires("random_data recover")},
 )
-@click.argument("model", type=FILE)
-@click.argument("ratios", metavar="A:B:STEP")
-@click.option(
-    "-o",
-    "--output",
-    type=OUTPUT,
-    metavar="OUT",
-    help="Where to write the curve: a picture (.png, .svg) with the JSON beside it, or the reverse.",
-)
-@click.option(
-    "--x",
-    type=click.Choice(get_args(Against)),
-    default=None,
-    help="The horizontal axis of the picture: heads or operations removed, parameters left, or measured speed"
-    " [default: what the ratios are of: heads, with other --units operations].",
-)
-@respecting_options
-@refitting_options
-@run_options
-@calibration_options
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Points worked on at once."
-)
-@dask_option
-@json_option
-@bundled(SweepOptions)
-def sweep(given: SweepOptions) -> int:
-    """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio that goes.
+def sweep(
+    model: Model,
+    ratios: Annotated[str, Setting("The ratios to remove.", metavar="A:B:STEP", argument=True)],
+    selecting: Selecting,
+    running: Running,
+    inputs: Inputs,
+    recover: Recover = None,
+    output: Annotated[
+        Path | None,
+        Setting(
+            "Where to write the curve: a plot (.png, .svg) with the JSON beside it, or the reverse.",
+            metavar="OUT",
+            flags="-o --output",
+            creates=True,
+            section=OUTPUT,
+        ),
+    ] = None,
+    x: Annotated[
+        Literal["heads", "operations", "parameters", "speedup"] | None,
+        Setting(
+            "The horizontal axis of the plot: heads or operations removed, parameters left, or measured speed [default:"
+            " what the ratios are of: heads, with other {units} operations].",
+            rules=(requires("output"),),
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    dask: Dask = None,
+    as_json: Json = False,
+) -> int:
+    """Measure cuts of MODEL of many sizes on your data: drift, accuracy and speed over the ratio that is removed.
 
     A:B:STEP are the ratios, as in 0:0.7:0.05: of all heads, with other --units of the operations of all blocks. For
-    each, units are chosen, and what is left is refitted, and trained with --recover, as by prune --ratio.
-    """
-    return run_sweep(given)
-
-
-def run_sweep(given: SweepOptions) -> int:
-    """Measures the curve and writes it: JSON, or a picture with the JSON beside it.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        click.UsageError: if options contradict each other.
+    each, units are selected, and the remaining weights are adjusted, and trained with --recover, as by prune --ratio.
     """
     from onnxheadprune.attention.branched import first_tokens
     from onnxheadprune.cli.report.console import err
@@ -101,30 +65,30 @@ def run_sweep(given: SweepOptions) -> int:
     from onnxheadprune.selection.cutting import Cutter, Trying
     from onnxheadprune.selection.recovery import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
+    from onnxheadprune.workflow.from_settings import budget_of, measure_of, requirements_of
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios
 
-    ratios = parse_sweep(given.ratios)
-    document, picture = (None, None) if given.output is None else curve_files(given.output)
+    wanted = parse_sweep(ratios)
+    document, picture = (None, None) if output is None else curve_files(output)
     if picture is not None:
         check_picture(picture)
-    requirements = read_requirements(given.respecting)
-    effect = read_effect(given.refitting.drift)
-    budget = read_recover(given.refitting.recover)
-    recovering = None if budget is None else Recovering(budget, given.running.seed)
-    data = read_data(given.model, given.samples, given.running)
-    provider = resolve_provider(given.running.provider)
-    with open_executor(given.jobs, given.dask) as executor, progress_on(err()) as progress:
-        trying = Trying(given.refitting.compensate, effect, recovering=recovering)
-        loaded = open_structure(given.model)
+    requirements, budget = requirements_of(selecting), budget_of(recover)
+    recovering = None if budget is None else Recovering(budget, running.seed)
+    trying = Trying(selecting.compensate, measure_of(selecting.drift), recovering=recovering)
+    data = read_data(model, inputs, running)
+    provider = resolve_provider(running.provider)
+    with open_executor(jobs, dask) as executor, progress_on(err()) as progress:
+        loaded = open_structure(model)
         subject = loaded if data is None else first_tokens(loaded) or loaded
-        cutter = Cutter(subject, data, provider, trying, progress)
-        curve = sweep_ratios(cutter, requirements, ratios, executor)
+        curve = sweep_ratios(
+            Cutter(subject, data, provider, trying, progress), requirements, wanted, executor
+        )
     presentation, record = Presentation(), run_record()
     with presentation.prepared():
         if document is not None and picture is not None:
             curve.write(document, record)
-            save_curve(curve, picture, given.x)
-    if given.as_json:
+            save_curve(curve, picture, x)
+    if as_json:
         presentation.json(curve.to_dict() | {"run": record})
     else:
         presentation.rows(*curve_rows(curve))

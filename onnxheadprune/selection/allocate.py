@@ -9,6 +9,8 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.selection.scoring.moves import Heads, Step
+from onnxheadprune.settings.cutting import Cut, Selecting
+from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]
 Choice = dict[int, Heads]
@@ -32,8 +34,7 @@ class Limits:
     whole_groups: bool = False
 
     def __post_init__(self) -> None:
-        if self.floor < 0 or self.multiple_of < 1:
-            raise UsageError("a floor is 0 or more, a multiple 1 or more")
+        check(Selecting, floor=self.floor, multiple_of=self.multiple_of)
 
 
 def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
@@ -138,18 +139,8 @@ def heads_for_ratio(total: int, ratio: float) -> int:
     Raises:
         UsageError: if it is no share, or less than a head.
     """
-    check_ratio(ratio)
+    check(Cut, ratio=ratio)
     wanted = round(total * ratio)
     if not wanted:
         raise UsageError(f"{ratio:g} of {total} heads is less than one head; ask for more")
     return wanted
-
-
-def check_ratio(ratio: float) -> None:
-    """Whether a number is a share of heads that can be removed.
-
-    Raises:
-        UsageError: if not.
-    """
-    if not 0 < ratio < 1:
-        raise UsageError(f"a ratio of heads to remove lies between 0 and 1, not {ratio}")

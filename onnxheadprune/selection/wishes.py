@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking import BenchSettings, SpeedUp
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
-from onnxheadprune.selection import Limits, Requirements, Selection
-from onnxheadprune.selection.allocate import check_ratio
-from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
-from onnxheadprune.selection.recovery import Recovery
-from onnxheadprune.selection.scoring import HeadScores, Method
+from onnxheadprune.selection.recovery.result import Recovery
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.score import scored_kinds
+from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.space import Selection
+from onnxheadprune.settings.cutting import AMOUNT, Cut
+from onnxheadprune.settings.setting import check
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Wish:
         protect: a head spec of heads that stay.
         units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
             heads a ratio is the share of the operations of the blocks, not of the heads.
-        multiple_of_neurons: how many neurons a feed-forward block keeps is a multiple of this.
+        neurons_multiple_of: how many neurons a feed-forward block keeps is a multiple of this.
         sizes: of the inputs that a speed-up is measured with; see `benchmark`.
         method: a method of `score_heads` that scores them on the data, in the place of given scores.
     """
@@ -80,7 +85,7 @@ class Wish:
     protect: str | None = None
     sizes: BenchSettings | None = None
     units: frozenset[str] = HEADS_ALONE
-    multiple_of_neurons: int = 8
+    neurons_multiple_of: int = 8
     method: Method | None = None
 
     @property
@@ -104,7 +109,7 @@ class Wish:
             self.protect,
             self.sizes or BenchSettings(),
             self.units,
-            self.multiple_of_neurons,
+            self.neurons_multiple_of,
             self.method,
         )
 
@@ -124,14 +129,8 @@ class Wish:
         asked = self.requirements
         if asked.method is not None or asked.scores is not None:
             scored_kinds(asked.units)
-        if self.ratio is not None:
-            check_ratio(self.ratio)
-        if self.keep is not None and self.keep < 1:
-            raise UsageError(f"every site keeps 1 head or more, not {self.keep}")
-        if self.target_speedup is not None and not 1 < self.target_speedup < 100:
-            raise UsageError(f"a target speed-up lies above 1, not at {self.target_speedup}")
-        if self.max_drift is not None and not self.max_drift > 0:
-            raise UsageError(f"a largest drift lies above 0, not at {self.max_drift}")
+        amounts = {name: getattr(self, name) for name in AMOUNT.split()}
+        check(Cut, **amounts, neurons_multiple_of=self.neurons_multiple_of)
 
 
 @dataclass(frozen=True)
@@ -207,8 +206,12 @@ class Chosen:
     @property
     def measured_on(self) -> str:
         """What the drift was measured on, and what has seen that before."""
+        if not self.held_out:
+            return f"the calibration data, which the {'choice' if self.numbers is None else 'refit'} has seen"
+        if self.numbers is None:
+            return "held-out data"
         trained = self.recovery is not None and self.numbers is self.recovery
-        return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
+        return f"held-out data, which {'neither refit nor training has' if trained else 'the refit has not'} seen"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""
@@ -225,12 +228,3 @@ class Chosen:
             "unreached": list(self.unreached),
             "speed": None if self.speed is None else self.speed.to_dict(),
         }
-
-
-def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
-    """A name for data that figures are of, which tells what has seen it, or has not."""
-    if not held_out:
-        return f"the calibration data, which the {'refit' if refitted else 'choice'} has seen"
-    if trained:
-        return "held-out data, which neither refit nor training has seen"
-    return "held-out data, which the refit has not seen" if refitted else "held-out data"

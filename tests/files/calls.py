@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.deriving import Output
 from tests import toys
 
 Writing = tuple[str, str]

@@ -14,7 +14,7 @@ import pytest
 
 from onnxheadprune import UsageError
 from onnxheadprune.cli import group
-from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.deriving import Output
 from onnxheadprune.cli.report.curve import save_curve
 from onnxheadprune.cli.report.pictures.heads import save_heatmap
 from onnxheadprune.selection.scoring.partial import Partial

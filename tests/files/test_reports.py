@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from onnxheadprune.cli import group
-from onnxheadprune.cli.options import Output
+from onnxheadprune.cli.deriving import Output
 from onnxheadprune.cli.outcome import BUG, NOT_WRITTEN
 from onnxheadprune.cli.presenting import Presentation
 from tests import toys

@@ -151,7 +151,7 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
 
 def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), multiple_of_neurons=2)
+    wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), neurons_multiple_of=2)
     data = {
         "input_ids": np.random.default_rng(3).integers(3, toys.VOCABULARY, (24, 6)),
         "attention_mask": np.ones((24, 6), np.int64),

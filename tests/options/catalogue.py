@@ -109,7 +109,7 @@ MODES: dict[str, dict[str, Mode]] = {
         "speed": PAIR | QUICK | {"min_speedup": ("--min-speedup", "0.0001")},
     },
     "bench": {
-        "pair": PAIR | QUICK | {"no_memory": ("--no-memory",)},
+        "pair": PAIR | QUICK | {"memory": ("--no-memory",)},
     },
     "inspect": {"plain": {"model": ("{model}.onnx",)}},
     "doctor": {"plain": {}},
@@ -202,7 +202,7 @@ AT_ONE_MODEL = {
 ROUNDING = {
     "to": shown("--to", "int8-dynamic"),
     "per_channel": shown("--per-tensor"),
-    "reduced": Trial((("--reduce-range",), ("--full-range",))),
+    "reduce_range": Trial((("--reduce-range",), ("--full-range",))),
     "block_size": shown("--block-size", "16"),
     "exclude": shown("--exclude", "nowhere"),
 }
@@ -312,7 +312,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "pruned": shown("{model}-less.onnx"),
         "provider": shown("--provider", "nowhere"),
         "cuda_graph": shown("--cuda-graph"),
-        "no_memory": shown("--no-memory"),
+        "memory": shown("--no-memory"),
         "seed": shown("--seed", "7"),
         "min_speedup": shown("--min-speedup", "50"),
         "csv_path": shown("--csv", "table.csv"),
@@ -348,7 +348,7 @@ OTHERWISE: dict[tuple[str, str], Words] = {
     ("bench", "repeats"): ("--repeats", "7"),
     ("validate", "time_budget"): ("--time-budget", "0.02"),
     ("bench", "time_budget"): ("--time-budget", "0.02"),
-    ("bench", "no_memory"): (),
+    ("bench", "memory"): (),
     ("bench", "batch"): ("--batch", "3"),
     ("validate", "batch"): ("--batch", "3"),
 }

@@ -211,7 +211,7 @@ def test_options_of_texts(command: Command, tmp_path: Path) -> None:
         outcome = score(*more)
         assert outcome.exit_code == 2 and why in " ".join(outcome.stderr.split()), outcome.stderr
     alone = command("score", toy, "--text-field", "question")
-    assert alone.exit_code == 2 and "it can only go with --text" in alone.stderr
+    assert alone.exit_code == 2 and "requires --text" in alone.stderr
     (folder / "tokenizer.json").unlink()
     outcome = score()
     assert outcome.exit_code == 2 and "unless a tokenizer lies beside the model" in " ".join(

@@ -89,7 +89,7 @@ def test_named_heads_are_refitted_when_asked_for(
     }
     assert document["choice"]["compensation"]["tensors"]
     outcome = command("prune", toy, *options, "--compensate")
-    assert outcome.exit_code == 2 and "compensation learns from data" in outcome.document["error"]
+    assert outcome.exit_code == 2 and "--compensate requires --data" in outcome.document["error"]
     assert command("prune", toy, *options, "--data", data).document["choice"] is None
 
 
@@ -216,19 +216,19 @@ def test_ranges_of_sweeps_and_knees() -> None:
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "why"),
     [
-        (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are two wishes"),
-        (["--ratio", "0.5", "--heads", "0:1"], 2, "not both"),
-        (["--floor", "2", "--heads", "0:1"], 2, "go with --ratio"),
-        (["--ratio", "1.5"], 2, "between 0 and 1"),
-        (["--keep", "0"], 2, "keeps 1 head or more"),
-        (["--target-speedup", "0.9"], 2, "lies above 1"),
-        (["--max-drift", "-1"], 2, "lies above 0"),
+        (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are mutually exclusive"),
+        (["--ratio", "0.5", "--heads", "0:1"], 2, "--heads and --ratio are mutually exclusive"),
+        (["--floor", "2", "--heads", "0:1"], 2, "requires --ratio"),
+        (["--ratio", "1.5"], 2, "is not in the range 0<x<1"),
+        (["--keep", "0"], 2, "is not in the range x>=1"),
+        (["--target-speedup", "0.9"], 2, "is not in the range 1<x<100"),
+        (["--max-drift", "-1"], 2, "is not in the range x>0"),
         (["--ratio", "0.9"], 3, "only 6 can go"),
         (["--ratio", "0.5", "--protect", "0 1:0"], 3, "only 3 can go"),
         (["--ratio", "0.5", "--protect", "7:1"], 2, "there is no '7' to protect"),
         (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
-        (["--ratio", "0.5", "--compensate"], 2, "compensation learns from data"),
+        (["--ratio", "0.5", "--compensate"], 2, "--compensate requires --data"),
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
     ],
 )

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from onnxheadprune.attention.sites.site import AttentionSite, Sites
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.cli.options import UNITS
 from onnxheadprune.cli.report.layout import count, heading, heads, item, many, row, share, table
+from onnxheadprune.settings.reading import UNITS
 
 WIDE, BAR = 90, 12
 """Columns of a terminal from which there is room for bars, and of the longest bar."""

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from onnxheadprune.attention.contract import Contract
-from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.units import combined
-from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import Quota
-from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.benchmarking.request import BenchRequest
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.quantizing import Quantizing
-from onnxheadprune.selection import Limits
-from onnxheadprune.selection.activations.drift import Measure, named_measure
-from onnxheadprune.selection.recovery import Budget, parse_budget
-from onnxheadprune.selection.scoring import HeadScores, read_scores
 from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.validation import ValidationRequest
+from onnxheadprune.settings.cutting import Recovering
 from onnxheadprune.validation.metric import load_metric
-from onnxheadprune.workflow.clients.all import client_named
-from onnxheadprune.workflow.jobs.keys import RecoverKeys
+from onnxheadprune.validation.request import ValidationRequest
+from onnxheadprune.workflow.from_settings import (
+    budget_of,
+    choice_of,
+    contract_of,
+    measure_of,
+    measuring_of,
+    quantizing_of,
+)
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.quantize import QuantizeRequest
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
@@ -46,11 +42,6 @@ def documented(work: Callable[[Callable[[Any], None]], object]) -> Document:
     return made[0]
 
 
-def measure_of(spec: str | None) -> Measure | None:
-    """The measure of drift that a key names; None leaves it to the kind of output."""
-    return None if spec is None else named_measure(spec)
-
-
 def source_of(job: Job, spec: str) -> str:
     """Where data comes from: a path of the job, or "module:function" as it is."""
     return spec if is_function(spec) else str(job.at(spec))
@@ -62,62 +53,36 @@ def is_function(spec: str) -> bool:
     return bool(colon) and all(part.isidentifier() for part in (*module.split("."), function))
 
 
-def heads_of(job: Job) -> HeadSpec | None:
-    """The heads that are named; a JSON file of them is a path of the job."""
+def heads_file(job: Job) -> Path | None:
+    """The JSON file that names the heads, None where they are named in the job or not at all."""
     heads = job.keys.prune.heads
-    if isinstance(heads, str) and heads.endswith(".json"):
-        return str(job.at(heads))
-    return heads
+    return job.at(heads) if isinstance(heads, str) and heads.endswith(".json") else None
 
 
 def scores_file(job: Job, made: Path) -> Path | None:
-    """The scores that heads are chosen by: those of the step, or a file of the user's own."""
+    """The scores that units are selected by: those of the step, or a file of the user's own."""
     if job.keys.prune.scores is not None:
         return job.at(job.keys.prune.scores)
     return None if job.keys.score is None else made
 
 
-def wish_of(job: Job, scores: HeadScores | None) -> Wish | None:
-    """How many heads are to go, None where they are named."""
-    keys = job.keys.prune
-    if all(way is None for way in (keys.ratio, keys.keep, keys.target_speedup, keys.max_drift)):
-        return None
-    return Wish(
-        ratio=keys.ratio,
-        keep=keys.keep,
-        target_speedup=keys.target_speedup,
-        max_drift=keys.max_drift,
-        scores=scores,
-        limits=Limits(keys.floor, keys.multiple_of, keys.uniform),
-        protect=keys.protect,
-        units=frozenset(keys.units),
-        multiple_of_neurons=keys.neurons_multiple_of,
-    )
-
-
 def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path) -> Request:
-    """What the step prune asks for.
+    """The request of the step prune.
 
     Args:
         job: the job.
         data: calibration data.
-        scores: a file of scores to choose by, None without.
-        output: where the model goes.
+        scores: a file of scores to select by, None without.
+        output: where the model is written.
 
     Raises:
-        UsageError: if the scores cannot be read, or a key has no sense beside the others.
+        UsageError: if the scores cannot be read, or a key makes no sense beside the others.
     """
-    keys = job.keys.prune
-    wish = wish_of(job, None if scores is None else read_scores(scores))
+    keys, named = job.keys.prune, heads_file(job)
+    cut = replace(keys, scores=scores, heads=keys.heads if named is None else str(named))
     return Request(
-        Choice(
-            combined(heads_of(job), {"neurons": keys.neurons}, keys.layers),
-            wish,
-            keys.compensate,
-            measure_of(keys.drift),
-            exit=keys.exit,
-        ),
-        Contract(keys.keep_cache_shape, keys.allow_io_change, keys.renumber_cache),
+        choice_of(cut),
+        contract_of(cut),
         keys.fuse,
         Run(job.keys.provider, job.keys.seed, data),
         Proving(accept_inconclusive=keys.accept_inconclusive, acceptance=ACCEPTANCE),
@@ -126,31 +91,24 @@ def pruning(job: Job, data: DataSource | None, scores: Path | None, output: Path
 
 
 def recovering(job: Job, data: DataSource | None, output: Path, *, resume: bool) -> Request:
-    """What the step recover asks for; see `pruning`."""
-    keys = job.keys.recover or RecoverKeys()
-    choice = Choice(effect=measure_of(keys.drift), recover=_budget(keys.budget), resume=resume)
-    prune = job.keys.prune
+    """The request of the step recover; see `pruning`."""
+    keys, prune = job.keys.recover or Recovering(), job.keys.prune
     return Request(
-        choice,
+        Choice(effect=measure_of(keys.drift), recover=budget_of(keys.budget), resume=resume),
         run=Run(job.keys.provider, job.keys.seed, data),
         proving=Proving(accept_inconclusive=prune.accept_inconclusive, acceptance=ACCEPTANCE),
         writing=Writing(output, prune.external_data),
     )
 
 
-def _budget(budget: float | str) -> Budget:
-    return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
-
-
 def quantizing(job: Job, data: DataSource | None, output: Path) -> QuantizeRequest:
-    """What the step quantize asks for; see `pruning`.
+    """The request of the step quantize; see `pruning`.
 
     Raises:
-        UsageError: if a setting has no sense.
+        UsageError: if a setting makes no sense.
     """
-    keys = job.keys.quantize
-    assert keys is not None
-    how = Quantizing(keys.to, keys.per_channel, keys.reduce_range, keys.block_size, keys.exclude)
+    assert job.keys.quantize is not None
+    how = quantizing_of(job.keys.quantize)
     how.checked()
     run = Run(job.keys.provider, job.keys.seed, data)
     return QuantizeRequest(how, run, Writing(output, job.keys.prune.external_data))
@@ -170,10 +128,8 @@ def measuring(job: Job) -> BenchRequest:
     """What the step bench asks for."""
     keys = job.keys.bench
     assert keys is not None
-    sizes = Asked(keys.batch, keys.seq, keys.past, keys.dims or {})
-    quota = Quota(keys.repeats, keys.time_budget)
     return BenchRequest(
-        Measuring(sizes, quota, keys.threads),
+        measuring_of(keys),
         job.keys.provider,
         job.keys.seed,
         cuda_graph=keys.cuda_graph,
@@ -193,8 +149,6 @@ def require_askable(job: Job, output: Path) -> None:
         ProviderError: if the provider is named and does not run here.
     """
     keys = job.keys
-    if keys.prune.client is not None:
-        client_named(keys.prune.client)
     pruning(job, None, None if keys.prune.scores is None else job.at(keys.prune.scores), output)
     if keys.score is not None:
         measure_of(keys.score.drift)

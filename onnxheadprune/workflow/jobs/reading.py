@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.documents import read_text
-from onnxheadprune.workflow.jobs.keys import JobKeys
+from onnxheadprune.settings.rules import Rule, first_broken
+from onnxheadprune.settings.setting import Declared, declared
+from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
 from onnxheadprune.workflow.jobs.schema import adapter
 from onnxheadprune.workflow.jobs.source import MOST_BYTES, Key, Source, Value, read_yaml
 
@@ -50,7 +52,7 @@ class Job:
         """Where its paths start."""
         return self.path.parent
 
-    def at(self, path: str) -> Path:
+    def at(self, path: str | Path) -> Path:
         """A path of the job, from where this process is."""
         return self.folder / path
 
@@ -94,13 +96,48 @@ def read_job(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Job:
     return Job(place, keys, document, source)
 
 
+def require_effective(job: Job) -> None:
+    """Check the rules between keys.
+
+    Raises:
+        UsageError: if a key has no effect beside the others.
+    """
+    sentence = first_broken(_rules(), job.said(), {name: name for name in _dotted()})
+    if sentence is not None:
+        raise job.refused(sentence)
+
+
+def _dotted() -> dict[str, Declared]:
+    """The declarations of all keys by their dotted names; sections among them."""
+    found = dict(declared(JobKeys))
+    for section, kind in SECTIONS.items():
+        found |= {f"{section}.{name}": item for name, item in declared(kind).items()}
+    return found
+
+
+def _rules() -> list[tuple[str, Rule]]:
+    """The rules of all keys; a name in them means a key of the same section, else one of the whole job."""
+    keys, found = _dotted(), []
+    for key, item in keys.items():
+        section = key.rpartition(".")[0]
+        near = {
+            name.removeprefix(f"{section}."): name
+            for name in keys
+            if section and name.startswith(f"{section}.")
+        }
+        names = {name: name for name in keys} | near
+        resolved = (rule.resolved(names.get) for rule in item.setting.rules)
+        found += [(key, rule) for rule in resolved if rule is not None]
+    return found
+
+
 def _require_values(value: Value, key: Key, source: Source) -> None:
     """Whether every key has a value: an empty section is easily taken for a step with its defaults.
 
     Raises:
         UsageError: if one has none.
     """
-    if value is None:
+    if value is None or value == "":
         raise UsageError(
             f"{source.where(key)}: {'.'.join(key)} has no value; leave the key out, or write {{}} for a step with its"
             " defaults"

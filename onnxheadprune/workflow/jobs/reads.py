@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onnxheadprune.workflow.jobs.asked import heads_of, is_function, source_of
-from onnxheadprune.workflow.jobs.keys import DataKeys, RecoverKeys, ScoreKeys, ValidateKeys
+from onnxheadprune.settings.cutting import Recovering, Scoring
+from onnxheadprune.workflow.jobs.asked import heads_file, is_function, source_of
+from onnxheadprune.workflow.jobs.keys import DataKeys, ValidateKeys
 from onnxheadprune.workflow.jobs.reading import Job
 
 VOCABULARY = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt")
@@ -24,13 +25,13 @@ def reads_of(job: Job, step: str) -> dict[str, str]:
         step: the name of one of its steps.
     """
     keys = job.keys
-    score, recover = keys.score or ScoreKeys(), keys.recover or RecoverKeys()
+    score, recover = keys.score or Scoring(), keys.recover or Recovering()
     validate = keys.validate or ValidateKeys()
-    heads = heads_of(job)
+    heads = heads_file(job)
     named: Mapping[str, Mapping[str, str | None]] = {
         "score": {"score.drift": _function(score.drift), **_data(job)},
         "prune": {
-            "prune.heads": heads if isinstance(heads, str) and heads.endswith(".json") else None,
+            "prune.heads": None if heads is None else str(heads),
             "prune.scores": _path(job, keys.prune.scores),
             "prune.drift": _function(keys.prune.drift),
             **_data(job),
@@ -77,7 +78,7 @@ def _files(what: str, folder: Path, patterns: Iterable[str]) -> dict[str, str]:
     return {f"{what}: {path.name}": str(path) for path in paths}
 
 
-def _path(job: Job, path: str | None) -> str | None:
+def _path(job: Job, path: Path | None) -> str | None:
     return None if path is None else str(job.at(path))
 
 

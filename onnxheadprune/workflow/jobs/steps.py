@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from onnxheadprune.benchmarking import run_benchmark
+from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.documents import finite
 from onnxheadprune.model.load import open_structure
@@ -17,16 +17,16 @@ from onnxheadprune.model.storage.folder import write_text
 from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.scoring import score_heads, write_scores
 from onnxheadprune.selection.scoring.executors import open_executor
-from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.validation import prove
+from onnxheadprune.selection.scoring.score import score_heads, scored_kinds
+from onnxheadprune.selection.scoring.score_files import write_scores
+from onnxheadprune.validation.proof import prove
+from onnxheadprune.workflow.from_settings import measure_of
 from onnxheadprune.workflow.jobs import of_folders
 from onnxheadprune.workflow.jobs.asked import (
     Document,
     Given,
     documented,
-    measure_of,
     measuring,
     pruning,
     quantizing,
@@ -37,6 +37,7 @@ from onnxheadprune.workflow.jobs.asked import (
 from onnxheadprune.workflow.jobs.reading import Job
 from onnxheadprune.workflow.jobs.reads import reads_of
 from onnxheadprune.workflow.jobs.rounded import deployed_distance, judged_on
+from onnxheadprune.workflow.jobs.schema import adapter
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.quantize import quantized_through
 from onnxheadprune.workflow.recover import recovery_request
@@ -148,12 +149,12 @@ class Workshop:
         beside: tuple[str, ...] = (),
     ) -> Step:
         keys = self.job.keys
-        section = getattr(keys, name)
+        plain = adapter().dump_python(keys, mode="json")
         settings: dict[str, object] = {
-            "keys": asdict(section),
+            "keys": plain[name],
             "provider": keys.provider,
             "seed": keys.seed,
-            "data": None if keys.data is None or name in ("validate", "bench") else asdict(keys.data),
+            "data": None if name in ("validate", "bench") else plain["data"],
         }
         if name == "bench":
             settings["machine"] = _here()

@@ -1,0 +1,241 @@
+"""Commands of click, made from functions whose parameters are settings or groups of settings."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_origin
+
+import click
+from click.core import ParameterSource
+
+from onnxheadprune.settings.rules import Rule, first_broken
+from onnxheadprune.settings.setting import NAMED, SECTIONS, Bounds, Declared, declared, parameters
+
+FEW = 10
+"""A command with fewer settings shows them in one list."""
+Work = Callable[..., int]
+FILE = click.Path(path_type=Path, readable=False)
+"""Existence is checked where the file is read, with a better sentence than click's."""
+
+
+class Output(click.Path):
+    """A file that a command makes; `claiming` checks all of them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; what was written is kept in the context, since a path forgets a trailing slash."""
+        if os.fspath(value) == "-":
+            self.fail("- would be standard output; files are only written whole, so name one", param, ctx)
+        if ctx is not None and param is not None:
+            ctx.meta[f"onnxheadprune.spelled.{param.name}"] = os.fspath(value)
+        return super().convert(value, param, ctx)
+
+
+OUTPUT = Output(path_type=Path, readable=False)
+
+
+class Parsed(click.ParamType[Any]):
+    """What a setting reads from text by itself."""
+
+    name = "text"
+
+    def __init__(self, parse: Callable[[str], object]) -> None:
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value; a default is one already."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class DerivedCommand(click.Command):
+    """A command whose options are settings: it refuses those without effect, and those that are given twice."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        settings: Mapping[str, Declared],
+        rules: Mapping[str, Rule],
+        implies: tuple[str, ...],
+        **more: Any,
+    ) -> None:
+        """Takes what `click.Command` takes, the settings, rules of this command alone, and settings that it implies."""
+        super().__init__(name, params=[parameter_of(item) for item in settings.values()], **more)
+        self.sections = {name: item.section for name, item in settings.items()}
+        self.rules = [(name, rule) for name, item in settings.items() for rule in item.setting.rules]
+        self.rules += [(name, rule) for words, rule in rules.items() for name in words.split()]
+        self.implies = implies
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options in sections, where there are many."""
+        if len(self.params) < FEW:
+            super().format_options(ctx, formatter)
+            return
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in SECTIONS}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None and isinstance(option, click.Option):
+                rows[self.sections.get(option.name or "", SECTIONS[-1])].append(record)
+        for title, shown in rows.items():
+            if shown:
+                with formatter.section(title):
+                    formatter.write_dl(shown)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line and checks the rules.
+
+        Raises:
+            click.UsageError: if one is broken.
+        """
+        typed = list(args)
+        rest = super().parse_args(ctx, args)
+        _, _, order = self.make_parser(ctx).parse_args(typed)
+        for parameter, times in Counter(order).items():
+            if isinstance(parameter, click.Option) and times > 1 and not _may_repeat(parameter):
+                raise click.UsageError(f"{parameter.opts[-1]} is given more than once", ctx)
+        spelled = {parameter.name or "": _spelled(parameter) for parameter in self.params}
+        sentence = first_broken(
+            self._rules(spelled), _given(ctx) | dict.fromkeys(self.implies, True), spelled
+        )
+        if sentence is not None:
+            raise click.UsageError(sentence, ctx)
+        return rest
+
+    def _rules(self, spelled: Mapping[str, str]) -> Iterator[tuple[str, Rule]]:
+        """All rules, without what this command does not have."""
+        for name, rule in self.rules:
+            known = rule.resolved(lambda word: word if word in spelled or word in self.implies else None)
+            if known is not None:
+                yield name, known
+
+
+def command(
+    *,
+    name: str | None = None,
+    short_help: str | None = None,
+    implies: str = "",
+    rules: Mapping[str, Rule] | None = None,
+) -> Callable[[Work], DerivedCommand]:
+    """Make a command from a function; its docstring is the help.
+
+    Args:
+        name: of the command; that of the function if not given.
+        short_help: the line in the list of commands.
+        implies: settings that the command always has, as rules name them: `sweep` always has a ratio.
+        rules: rules of this command alone, by the names of settings with spaces between them.
+    """
+
+    def decorate(work: Work) -> DerivedCommand:
+        taken = parameters(work)
+        settings: dict[str, Declared] = {}
+        for key, item in taken.items():
+            settings |= {key: item} if isinstance(item, Declared) else declared(item)
+
+        @functools.wraps(work)
+        def callback(**values: object) -> int:
+            return work(**{key: _taken(key, item, values) for key, item in taken.items()})
+
+        return DerivedCommand(
+            name or work.__name__,
+            callback=callback,
+            settings=settings,
+            help=inspect.cleandoc(work.__doc__ or ""),
+            short_help=short_help,
+            rules=rules or {},
+            implies=tuple(implies.split()),
+        )
+
+    return decorate
+
+
+def parameter_of(item: Declared) -> click.Parameter:
+    """The option or the argument of a setting.
+
+    Args:
+        item: the declaration.
+    """
+    setting, is_list = item.setting, get_origin(item.kind) is tuple and item.setting.parse is None
+    named: dict[str, Any] = {"type": _type(item), "metavar": setting.metavar, "required": item.required}
+    if setting.argument:
+        return click.Argument([item.name], nargs=-1 if is_list else 1, **named)
+    if not item.required:
+        named["default"] = (
+            ",".join(item.default) if isinstance(item.default, tuple) and setting.parse else item.default
+        )
+    if get_origin(item.kind) is Mapping:
+        named |= {"multiple": True, "default": None, "callback": lambda _context, _option, pairs: dict(pairs)}
+    elif is_list:
+        named["multiple"] = True
+    flag = f"--{item.name.replace('_', '-')}"
+    flags = setting.flags.split() or [flag]
+    if item.kind is bool:
+        is_pair = "/" in flags[0] or item.default is not False
+        named |= {"is_flag": True, "type": None}
+        flags = [f"{flag}/--no-{flag[2:]}"] if is_pair and "/" not in flags[0] else flags
+    if not item.required and (setting.parse is None or isinstance(item.default, tuple)):
+        named["show_default"] = item.default is not None and item.default is not False and item.default != ()
+    return click.Option([*flags, item.name], help=_worded(setting.help), **named)
+
+
+def _worded(text: str) -> str:
+    """Help with other settings as they are typed."""
+    return NAMED.sub(lambda match: f"--{match[1].replace('_', '-')}", text).replace("`", "")
+
+
+def _type(item: Declared) -> click.ParamType[Any]:
+    """How a value is read; numbers are checked against their bounds."""
+    kind, bounds = item.kind, item.bounds
+    if item.setting.parse is not None:
+        return Parsed(item.setting.parse)
+    if get_origin(kind) is tuple:
+        kind = kind.__args__[0]
+    if item.words:
+        return click.Choice(item.words)
+    if kind is Path:
+        return OUTPUT if item.setting.creates else FILE
+    if kind in (int, float):
+        if bounds == Bounds():
+            return click.INT if kind is int else click.FLOAT
+        low, high = (
+            bounds.ge if bounds.gt is None else bounds.gt,
+            bounds.le if bounds.lt is None else bounds.lt,
+        )
+        of: Any = click.IntRange if kind is int else click.FloatRange
+        return of(low, high, min_open=bounds.gt is not None, max_open=bounds.lt is not None)  # type: ignore[no-any-return]
+    return click.STRING
+
+
+def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> object:
+    """What a function gets for one of its parameters: a value, or a group of them."""
+    return (
+        values[name] if isinstance(item, Declared) else item(**{key: values[key] for key in declared(item)})
+    )
+
+
+def _given(context: click.Context) -> dict[str, object]:
+    """Values of the parameters that somebody typed, not of defaults."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value != ()
+    }
+
+
+def _may_repeat(option: click.Option) -> bool:
+    """Whether giving it again changes nothing: switches that can only be switched on, and lists."""
+    return option.multiple or (option.is_flag and not option.secondary_opts)
+
+
+def _spelled(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    return (parameter.name or "").upper()

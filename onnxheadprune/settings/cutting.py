@@ -1,0 +1,297 @@
+"""What to remove from a model, how units are selected, and what happens to the rest of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from onnxheadprune.settings.inputs import DASK_HELP, DATA
+from onnxheadprune.settings.reading import unit_kinds
+from onnxheadprune.settings.rules import excludes, requires
+from onnxheadprune.settings.setting import (
+    CHANGES,
+    EXECUTION,
+    REMOVAL,
+    SELECTION,
+    Bounds,
+    Count,
+    Natural,
+    Positive,
+    Setting,
+    Share,
+    Text,
+)
+
+AMOUNT = "ratio keep target_speedup max_drift"
+"""Settings of which one specifies how much to remove."""
+UNITS = "heads neurons layers"
+"""Settings that name the units to remove."""
+
+Method: TypeAlias = Literal[
+    "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
+]
+Unit: TypeAlias = Literal["heads", "neurons", "layers"]
+Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
+
+ABLATION = requires("method=ablation")
+DRIFT_HELP = (
+    "What drift is measured in: kl (divergence of distributions, nats per position), cosine (1 - cosine), auto (kl for"
+    " logits, else cosine), or module:function of your own, called with (before, after, feed); larger is worse"
+    " [default: auto]."
+)
+Drift = Annotated[
+    Text | None,
+    Setting(
+        DRIFT_HELP,
+        metavar="M",
+        rules=(excludes("dry_run no_validate", unless=DATA),),
+        section=SELECTION,
+    ),
+]
+Units = Annotated[
+    Annotated[tuple[Unit, ...], Bounds(min_length=1)],
+    Setting(
+        'What may be removed: "heads", "neurons" and "layers" (attention or feed-forward blocks as a whole) with'
+        ' commas between, or "all". With more than heads, {ratio} is the share of the operations of these blocks.',
+        metavar="KINDS",
+        parse=unit_kinds,
+        rules=(requires(AMOUNT), requires(DATA)),
+        section=SELECTION,
+    ),
+]
+Recover = Annotated[
+    Text | None,
+    Setting(
+        "Then train the remaining weights on the data to match the original's outputs: N epochs, or a time like 90s or"
+        " 5m.",
+        metavar="N|Ts",
+        rules=(requires(f"{UNITS} {AMOUNT}"), requires(DATA), excludes("dry_run")),
+        section=SELECTION,
+    ),
+]
+Resume = Annotated[
+    bool,
+    Setting(
+        "Continue an interrupted training from the file OUT.recovery.",
+        # The state of one training is kept, beside the one output.
+        rules=(requires("recover"), excludes("max_drift")),
+        section=SELECTION,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selecting:
+    """How units are selected, and how the remaining weights are adjusted."""
+
+    SECTION: ClassVar[str] = SELECTION
+
+    scores: Annotated[
+        Path | None,
+        Setting(
+            "Scores of heads and other units: a file made by `score`, or CSV or JSON of your own.",
+            metavar="FILE",
+            rules=(requires(AMOUNT), excludes("method")),
+        ),
+    ] = None
+    method: Annotated[
+        Method | None,
+        Setting(
+            "Score units by this method on the data, as `score` does, and select by these scores.",
+            rules=(requires(AMOUNT), requires(f"{DATA} method=weight")),
+        ),
+    ] = None
+    protect: Annotated[
+        Text | None,
+        Setting(
+            'Heads to keep, a head spec; a bare site ("0 5:1,2") means all of its heads.',
+            metavar="H",
+            rules=(requires(AMOUNT),),
+        ),
+    ] = None
+    units: Units = ("heads",)
+    floor: Annotated[
+        Natural,
+        Setting(
+            "Heads that every site keeps at least; with 0 whole sites may be removed.",
+            metavar="N",
+            rules=(requires(AMOUNT),),
+        ),
+    ] = 1
+    multiple_of: Annotated[
+        Count,
+        Setting(
+            "The number of heads that a site keeps is a multiple of N.",
+            metavar="N",
+            rules=(requires(AMOUNT),),
+        ),
+    ] = 1
+    neurons_multiple_of: Annotated[
+        Count,
+        Setting(
+            "The number of neurons that a feed-forward block keeps is a multiple of N.",
+            metavar="N",
+            rules=(requires("units"),),
+        ),
+    ] = 8
+    uniform: Annotated[
+        bool,
+        Setting(
+            "Remove the same share of the heads of every site.", rules=(requires(AMOUNT), excludes("keep"))
+        ),
+    ] = False
+    compensate: Annotated[
+        bool | None,
+        Setting(
+            "Adjust the remaining weights to match the original's activations [default: where units are selected on"
+            " data].",
+            rules=(
+                requires(f"{UNITS} {AMOUNT}", value="True"),
+                requires(f"{AMOUNT} recover", value="False"),
+                requires(DATA),
+            ),
+        ),
+    ] = None
+    drift: Drift = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut(Selecting):
+    """What to remove, and what happens to the rest of the model."""
+
+    SECTION: ClassVar[str] = REMOVAL
+
+    heads: Annotated[
+        Text | Mapping[str, tuple[int, ...] | Literal["*"]] | None,
+        Setting(
+            'Heads to remove: "0:1,3 5:0-3 *:7" (site index, name or *, then heads and ranges), or a JSON file'
+            ' {"0": [1, 3]}.',
+            metavar="H",
+            rules=(excludes(AMOUNT),),
+        ),
+    ] = None
+    neurons: Annotated[
+        Text | None,
+        Setting(
+            'Neurons to remove from feed-forward blocks: "0:0-511 ffn.4:7 *:3", or a JSON file like that of {heads}.',
+            metavar="N",
+            rules=(excludes(AMOUNT),),
+        ),
+    ] = None
+    layers: Annotated[
+        Text | None,
+        Setting(
+            'Layers and sublayers to remove: "3 5-7 attn.9 ffn.4". The bias of each is kept, where it has one.',
+            metavar="L",
+            rules=(excludes(AMOUNT),),
+        ),
+    ] = None
+    exit: Annotated[
+        Count | None,
+        Setting(
+            "Make early exit N permanent first (`inspect` lists them): everything behind it is removed, and its"
+            " condition.",
+            metavar="N",
+        ),
+    ] = None
+    ratio: Annotated[
+        Share | None,
+        Setting(
+            "Share of all heads to remove, 0.25 for a quarter; of operations, where more than heads may be removed.",
+            metavar="R",
+            rules=(excludes("keep target_speedup max_drift"),),
+        ),
+    ] = None
+    keep: Annotated[
+        Count | None,
+        Setting("Heads that every site keeps.", metavar="N", rules=(excludes("target_speedup max_drift"),)),
+    ] = None
+    target_speedup: Annotated[
+        Annotated[float, Bounds(gt=1, lt=100)] | None,
+        Setting(
+            "The smallest cut that is X times as fast at every size, measured on this machine as `bench` does.",
+            metavar="X",
+            rules=(excludes("max_drift"),),
+        ),
+    ] = None
+    max_drift: Annotated[
+        Positive | None,
+        Setting(
+            "The largest cut whose drift is at most X, on held-out data and on all of it; see {drift}.",
+            metavar="X",
+        ),
+    ] = None
+    fuse: Annotated[
+        Fuse,
+        Setting(
+            "Also rewrite attention into fused operators: ONNX Runtime's own (contrib), the standard Attention (onnx),"
+            " or the fastest on this machine (auto).",
+            section=CHANGES,
+        ),
+    ] = "none"
+    keep_cache_shape: Annotated[
+        bool,
+        Setting(
+            "Keep the shapes of past and present inputs and outputs.",
+            rules=(requires(f"{UNITS} {AMOUNT}"),),
+            section=CHANGES,
+        ),
+    ] = False
+    renumber_cache: Annotated[
+        bool,
+        Setting(
+            "Drop the past and present of attention blocks that are removed, and renumber those of the other layers.",
+            # Attention is removed as a whole where it is named so, or where sublayers, or all heads of a site, may be.
+            rules=(requires(f"heads layers {AMOUNT}"),),
+            section=CHANGES,
+        ),
+    ] = False
+    allow_io_change: Annotated[
+        bool,
+        Setting(
+            "Also narrow inputs and outputs other than caches, where they carry heads.",
+            rules=(requires(f"{UNITS} {AMOUNT}"),),
+            section=CHANGES,
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How units are scored. Without it they are scored where they are selected."""
+
+    SECTION: ClassVar[str] = SELECTION
+
+    method: Annotated[
+        Method | None, Setting("How units are scored [default: reconstruction, without data weight].")
+    ] = None
+    drift: Annotated[
+        Text | None,
+        Setting(f"For ablation: {DRIFT_HELP[0].lower()}{DRIFT_HELP[1:]}", metavar="M", rules=(ABLATION,)),
+    ] = None
+    jobs: Annotated[
+        Count,
+        Setting(
+            "Processes for ablation.",
+            metavar="N",
+            rules=(ABLATION, excludes("dask", unless="dask=local")),
+            section=EXECUTION,
+        ),
+    ] = 1
+    dask: Annotated[
+        Text | None, Setting(DASK_HELP, metavar="ADDRESS", rules=(ABLATION,), section=EXECUTION)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovering:
+    """How the remaining weights are trained to match the original's outputs."""
+
+    SECTION: ClassVar[str] = SELECTION
+
+    budget: Annotated[
+        Positive | Text, Setting("How long to train: N epochs, or a time like 90s or 5m.", metavar="N|Ts")
+    ] = 10
+    drift: Drift = None

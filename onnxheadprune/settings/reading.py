@@ -1,0 +1,64 @@
+"""Values of settings from text, as it is typed on a command line: each raises ValueError with a sentence."""
+
+from __future__ import annotations
+
+import math
+
+UNITS = ("heads", "neurons", "layers")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers from "0.485,0.456,0.406"."""
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of numbers like 0.485,0.456,0.406") from None
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width from "224" or "224x192"."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"{text!r} is no size like 224 or 224x192")
+    return int(parts[0]), int(parts[-1])
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Sizes from "1,8"."""
+    try:
+        found = tuple(int(item) for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of whole numbers like 1,8") from None
+    if min(found) < 1:
+        raise ValueError("sizes are numbers from 1 up")
+    return tuple(dict.fromkeys(found))
+
+
+def named_size(text: str) -> tuple[str, int]:
+    """A name and a size from "height=224"."""
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdigit() or int(size) < 1:
+        raise ValueError(f"{text!r} is not of the form NAME=SIZE")
+    return name, int(size)
+
+
+def unit_kinds(text: str) -> tuple[str, ...]:
+    """Kinds of units from "heads,neurons" or "all"; each once, in their order."""
+    named = set(UNITS) if text.strip() == "all" else {item.strip() for item in text.split(",")}
+    if strange := sorted(named - set(UNITS)):
+        raise ValueError(f"units are {', '.join(UNITS)} or all, not {', '.join(strange) or 'nothing'}")
+    return tuple(kind for kind in UNITS if kind in named)
+
+
+def duration(text: str) -> float:
+    """Seconds from "90s", "5m" or "1h"; a bare number is one of seconds."""
+    spelled = text.strip().lower()
+    unit = _SECONDS.get(spelled[-1:])
+    try:
+        seconds = float(spelled if unit is None else spelled[:-1]) * (unit or 1.0)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"{text!r} is no time like 90s, 5m or 1h")
+    return seconds

@@ -1,0 +1,235 @@
+"""The declaration of a setting: words, bounds and rules, as the annotation of a field or a parameter.
+
+    floor: Annotated[Natural, Setting("Heads that every site keeps at least.", metavar="N")] = 1
+
+The command line, jobs, Olive and the documentation read the same declaration. Nothing heavy is imported here, since
+`--help` is made of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from onnxheadprune.errors import UsageError
+from onnxheadprune.settings.rules import Rule
+
+NAMED = re.compile(r"\{(\w+)\}")
+"""The name of a setting in the help of another one."""
+
+
+class PydanticField:
+    """What pydantic reads from an annotation, as keywords of its `Field`; it is imported only where pydantic runs."""
+
+    __is_annotated_types_grouped_metadata__: Literal[True] = True
+
+    def keywords(self) -> Mapping[str, Any]:
+        """Keywords of `pydantic.Field`."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[object]:
+        import pydantic
+
+        yield pydantic.Field(**self.keywords())
+
+
+@dataclass(frozen=True)
+class Bounds(PydanticField):
+    """The values that a number, or the lengths that a text or a list may have; None is no bound."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    min_length: int | None = None
+
+    def keywords(self) -> Mapping[str, Any]:
+        """The bounds that there are."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        """In words: "greater than 1 and less than 100"."""
+        words = {"ge": "at least", "gt": "greater than", "le": "at most", "lt": "less than"}
+        return " and ".join(
+            f"{word} {getattr(self, name):g}"
+            for name, word in words.items()
+            if getattr(self, name) is not None
+        )
+
+    def admit(self, value: float) -> bool:
+        """Whether a number lies within."""
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+
+@dataclass(frozen=True)
+class Setting(PydanticField):
+    """What is the same of a setting wherever it is set.
+
+    Attributes:
+        help: one or two sentences about it; names of other settings stand in {braces}.
+        metavar: how its value is written in `--help`.
+        flags: how it is spelled on the command line, as in "-o --output"; `--NAME` if not given.
+        rules: what it requires and excludes.
+        parse: reads a value from text, for what is neither a number nor a word; raises ValueError with a sentence.
+        creates: it names a file that is written.
+        argument: it is given without a flag.
+        section: of `SECTIONS`; that of its group if not given.
+    """
+
+    help: str
+    metavar: str | None = None
+    flags: str = ""
+    rules: tuple[Rule, ...] = ()
+    parse: Callable[[str], Any] | None = None
+    creates: bool = False
+    argument: bool = False
+    section: str = ""
+
+    def keywords(self) -> Mapping[str, Any]:
+        """The description."""
+        return {"description": NAMED.sub(r"\1", self.help).replace("`", "")}
+
+
+Positive = Annotated[float, Bounds(gt=0)]
+Share = Annotated[float, Bounds(gt=0, lt=1)]
+NotNegative = Annotated[float, Bounds(ge=0)]
+Count = Annotated[int, Bounds(ge=1)]
+Natural = Annotated[int, Bounds(ge=0)]
+Text = Annotated[str, Bounds(min_length=1)]
+
+
+SECTIONS = (
+    REMOVAL := "What to remove",
+    SELECTION := "Selection",
+    INPUTS := "Inputs",
+    QUANTIZATION := "Quantization",
+    CHANGES := "Changes to the model",
+    BENCHMARK := "Benchmark",
+    EXECUTION := "Execution",
+    OUTPUT := "Output",
+    DISPLAY := "Display",
+)
+"""Titles of groups of settings, in the order of `--help` and of the documentation."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One setting of a group or of a command.
+
+    Attributes:
+        name: of the field or the parameter.
+        kind: its type, without annotations and without None.
+        bounds: of its values, or of each item.
+        setting: the declaration.
+        default: MISSING where it must be given.
+        section: of `SECTIONS`.
+    """
+
+    name: str
+    kind: Any
+    bounds: Bounds
+    setting: Setting
+    default: Any
+    section: str
+
+    @property
+    def required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is MISSING
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The values that it may have, where these are words; of a list its items."""
+        kind = get_args(self.kind)[0] if get_origin(self.kind) is tuple else self.kind
+        return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+_KNOWN: dict[type[Any], Mapping[str, Declared]] = {}
+
+
+def declared(group: type[Any]) -> Mapping[str, Declared]:
+    """The settings of a dataclass by name, in order; fields without a declaration are none.
+
+    Args:
+        group: the dataclass.
+    """
+    if group not in _KNOWN:
+        hints = get_type_hints(group, include_extras=True)
+        made = [
+            _declared(item.name, hints[item.name], _default(item), _section(group, item.name))
+            for item in fields(group)
+        ]
+        _KNOWN[group] = {item.name: item for item in made if item is not None}
+    return _KNOWN[group]
+
+
+def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any]]:
+    """The settings that a function takes, and the groups of settings, by the names of its parameters.
+
+    Args:
+        function: every parameter of it is one of these.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    found: dict[str, Declared | type[Any]] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        hint = hints[name]
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        made = hint if is_dataclass(hint) else _declared(name, hint, default, DISPLAY)
+        assert made is not None, f"{name} is no setting"
+        found[name] = made  # type: ignore[assignment]
+    return found
+
+
+def check(group: type[Any], **values: float | None) -> None:
+    """Check numbers against the bounds of the settings of the same names; None is no number.
+
+    Raises:
+        UsageError: if one lies outside.
+    """
+    known = declared(group)
+    for name, value in values.items():
+        bounds = known[name].bounds
+        if value is not None and not bounds.admit(value):
+            raise UsageError(f"{name} must be {bounds}, not {value:g}")
+
+
+def _default(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def _section(group: type[Any], name: str) -> str:
+    """The section of the class that first declares a setting."""
+    first = next(kind for kind in reversed(group.__mro__) if name in inspect.get_annotations(kind))
+    return str(first.__dict__.get("SECTION", DISPLAY))
+
+
+def _declared(name: str, hint: Any, default: Any, section: str) -> Declared | None:
+    kind, extras = _bare(hint)
+    setting = next((item for item in extras if isinstance(item, Setting)), None)
+    if setting is None:
+        return None
+    bounds = next((item for item in extras if isinstance(item, Bounds)), Bounds())
+    return Declared(name, kind, bounds, setting, default, setting.section or section)
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without its annotations and without None, and the annotations: outer ones first."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        kind, extras = _bare(hint.__origin__)
+        return kind, (*hint.__metadata__, *extras)
+    if origin in (Union, UnionType):
+        kinds = [_bare(item) for item in get_args(hint) if item is not NoneType]
+        return (kinds[0][0] if len(kinds) == 1 else str), tuple(extra for _, more in kinds for extra in more)
+    if origin is tuple:
+        return hint, tuple(extra for item in get_args(hint) for extra in _bare(item)[1])
+    return hint, ()

@@ -1,0 +1,140 @@
+"""What is written, where, and after which checks; and what the result is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, TypeAlias, get_args
+
+from onnxheadprune.settings.rules import excludes, requires
+from onnxheadprune.settings.setting import CHANGES, EXECUTION, OUTPUT, Setting
+
+Beside: TypeAlias = Literal["auto", "always", "never"]
+Client: TypeAlias = Literal[
+    "sentence-transformers",
+    "optimum",
+    "transformers.js",
+    "genai",
+    "tei",
+    "fastembed",
+    "openvino",
+    "ort",
+]
+
+Model = Annotated[Path, Setting("The exported model.", argument=True)]
+Pruned = Annotated[Path, Setting("The pruned model.", argument=True)]
+RequiredOutput = Annotated[
+    Path,
+    Setting("Where to write the model.", metavar="OUT", flags="-o --output", creates=True, section=OUTPUT),
+]
+Json = Annotated[bool, Setting("Print one JSON document on stdout.", flags="--json")]
+DryRun = Annotated[bool, Setting("Show what would change; write no model.")]
+Report = Annotated[
+    Path | None,
+    Setting("What was done and proven, as one HTML page.", metavar="FILE.html", creates=True),
+]
+FollowLinks = Annotated[
+    bool,
+    Setting(
+        "Read files through links that lead out of their folder, as in a hub's cache.", section=EXECUTION
+    ),
+]
+ExternalData = Annotated[
+    Beside,
+    Setting(
+        "Keep weights in a file beside the model: as the original does, always or never.",
+        rules=(excludes("dry_run"), requires("output in_place")),
+        section=OUTPUT,
+    ),
+]
+AcceptInconclusive = Annotated[
+    bool,
+    Setting(
+        "Write even if the heads matter too little for a wrong cut to show.",
+        rules=(excludes("dry_run"), excludes("no_validate")),
+        section=OUTPUT,
+    ),
+]
+For = Annotated[
+    Client | None,
+    Setting(
+        f"The runtime or library that loads the folder: {', '.join(get_args(Client)[:-1])} or {get_args(Client)[-1]}."
+        " Cuts that it cannot express are refused, targets are met within those that it can, and its configuration is"
+        " updated.",
+        metavar="CLIENT",
+        flags="--for",
+        section=CHANGES,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where the model is written."""
+
+    SECTION: ClassVar[str] = OUTPUT
+
+    output: Annotated[
+        Path | None,
+        Setting("Where to write the model.", metavar="OUT", flags="-o --output", creates=True),
+    ] = None
+    in_place: Annotated[
+        bool,
+        Setting(
+            "Replace MODEL itself; the original is kept as {backup}.",
+            rules=(requires("backup"), excludes("output")),
+        ),
+    ] = False
+    backup: Annotated[
+        Path | None,
+        Setting(
+            "Where {in_place} keeps the original; a file there must be the model, byte for byte.",
+            metavar="FILE",
+            creates=True,
+            rules=(requires("in_place"),),
+        ),
+    ] = None
+    external_data: ExternalData = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checking:
+    """What must be shown before a model is written."""
+
+    SECTION: ClassVar[str] = OUTPUT
+
+    no_validate: Annotated[
+        bool,
+        Setting(
+            "Do not compare with the masked reference (noted in the metadata).", rules=(excludes("dry_run"),)
+        ),
+    ] = False
+    accept_inconclusive: AcceptInconclusive = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deploying:
+    """What the result is for."""
+
+    SECTION: ClassVar[str] = CHANGES
+
+    client: For = None
+    per_layer_config: Annotated[
+        bool,
+        Setting(
+            "Write the number of KV heads of each layer into config.json, as transformers 5 reads it. Programs that"
+            " read one number for all layers fail on such a file.",
+            rules=(excludes("keep_cache_shape"),),
+        ),
+    ] = False
+    data_name: Annotated[
+        str | None,
+        Setting(
+            'Name of the file with weights beside OUT; "{}" is the name of the model ("{}_data", "{}.data") [default:'
+            " by content, in a folder as it was].",
+            metavar="NAME",
+            rules=(excludes("dry_run"),),
+            section=OUTPUT,
+        ),
+    ] = None
+    follow_links: FollowLinks = False

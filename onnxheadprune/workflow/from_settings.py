@@ -1,0 +1,118 @@
+"""From settings to requests: the command line, jobs and Olive set the same things."""
+
+from __future__ import annotations
+
+from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.units import combined
+from onnxheadprune.benchmarking.grid import Asked
+from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.benchmarking.request import Measuring
+from onnxheadprune.runtime.quantizing import Quantizing
+from onnxheadprune.selection.activations.drift import Measure, named_measure
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring.score_files import read_scores
+from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.settings.cutting import Cut, Selecting
+from onnxheadprune.settings.measuring import Rounding, Timing
+from onnxheadprune.workflow.requests import Choice
+
+
+def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> Choice:
+    """What to remove, and how the remaining weights are adjusted.
+
+    Args:
+        cut: the settings; paths in it are those of this process.
+        recover: how long to train after that.
+        resume: continue an interrupted training.
+
+    Raises:
+        UsageError: if scores, a measure or a spec cannot be read.
+    """
+    return Choice(
+        combined(cut.heads, {"neurons": cut.neurons}, cut.layers),
+        wish_of(cut),
+        cut.compensate,
+        measure_of(cut.drift),
+        budget_of(recover),
+        resume,
+        exit=cut.exit,
+    )
+
+
+def wish_of(cut: Cut) -> Wish | None:
+    """How much to remove, None where units are named.
+
+    Raises:
+        UsageError: if the scores cannot be read, or settings contradict each other.
+    """
+    if all(amount is None for amount in (cut.ratio, cut.keep, cut.target_speedup, cut.max_drift)):
+        return None
+    wanted = requirements_of(cut)
+    return Wish(
+        ratio=cut.ratio,
+        keep=cut.keep,
+        target_speedup=cut.target_speedup,
+        max_drift=cut.max_drift,
+        scores=wanted.scores,
+        limits=wanted.limits,
+        protect=wanted.protect,
+        units=wanted.units,
+        neurons_multiple_of=wanted.neurons_multiple_of,
+        method=wanted.method,
+    )
+
+
+def requirements_of(selecting: Selecting) -> Requirements:
+    """How units are selected.
+
+    Raises:
+        UsageError: if the scores cannot be read, or settings contradict each other.
+    """
+    return Requirements(
+        None if selecting.scores is None else read_scores(selecting.scores),
+        Limits(selecting.floor, selecting.multiple_of, selecting.uniform),
+        selecting.protect,
+        units=frozenset(selecting.units),
+        neurons_multiple_of=selecting.neurons_multiple_of,
+        method=selecting.method,
+    )
+
+
+def contract_of(cut: Cut) -> Contract:
+    """What may happen to inputs and outputs."""
+    return Contract(cut.keep_cache_shape, cut.allow_io_change, cut.renumber_cache)
+
+
+def measure_of(drift: str | None) -> Measure | None:
+    """The measure of drift; None leaves it to the kind of output.
+
+    Raises:
+        UsageError: if there is no such measure, or a function cannot be imported.
+    """
+    return None if drift is None else named_measure(drift)
+
+
+def budget_of(budget: float | str | None) -> Budget | None:
+    """How long to train.
+
+    Raises:
+        UsageError: if it is neither a number of epochs nor a time.
+    """
+    if budget is None:
+        return None
+    return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
+
+
+def quantizing_of(rounding: Rounding) -> Quantizing:
+    """How a model is quantized."""
+    return Quantizing(
+        rounding.to, rounding.per_channel, rounding.reduce_range, rounding.block_size, rounding.exclude
+    )
+
+
+def measuring_of(timing: Timing) -> Measuring:
+    """What latency is measured at."""
+    sizes = Asked(timing.batch, timing.seq, timing.past, timing.dims)
+    return Measuring(sizes, Quota(timing.repeats, timing.time_budget), timing.threads)
