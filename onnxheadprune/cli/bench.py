@@ -24,8 +24,8 @@ SLOWER = 1
 @command(short_help="Measure latency side by side.")
 def bench(
     model: Model,
-    pruned: Annotated[tuple[Path, ...], Setting("Models to compare with it.", argument=True)],
     benching: Benching,
+    pruned: Annotated[tuple[Path, ...], Setting("Models to compare with it.", argument=True)] = (),
     provider: Provider = "auto",
     seed: Annotated[Natural, Setting(SEED_HELP, section=EXECUTION)] = 0,
     min_speedup: Annotated[

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
 UNITS = ("heads", "neurons", "layers")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -49,16 +46,3 @@ def unit_kinds(text: str) -> tuple[str, ...]:
     if strange := sorted(named - set(UNITS)):
         raise ValueError(f"units are {', '.join(UNITS)} or all, not {', '.join(strange) or 'nothing'}")
     return tuple(kind for kind in UNITS if kind in named)
-
-
-def duration(text: str) -> float:
-    """Seconds from "90s", "5m" or "1h"; a bare number is one of seconds."""
-    spelled = text.strip().lower()
-    unit = _SECONDS.get(spelled[-1:])
-    try:
-        seconds = float(spelled if unit is None else spelled[:-1]) * (unit or 1.0)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"{text!r} is no time like 90s, 5m or 1h")
-    return seconds

@@ -25,6 +25,10 @@ from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation import sealed
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.words import documented
+from onnxheadprune.settings.writing import Checking, Target
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
@@ -43,7 +47,8 @@ def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:
     return hydrated(pruned.proto, pruned.sources)
 
 
-def prune(
+@documented(Cut, Running, Target, Checking)
+def prune(  # noqa: D417 the decorator documents the settings
     model: ModelLike,
     heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -74,29 +79,18 @@ def prune(
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file; None with a
             `wish`, for an exit alone, or to fuse only.
         output: where to write; None writes nothing.
-        exit: the early exit that is made permanent before anything is cut, by its number in `inspect`: all behind it
-            is gone, and what only the decision needed.
         validate: compare with the masked reference first; False is noted in the model's metadata.
         data: the user's inputs for the validation; see `feeds.load_data` for the forms.
-        provider: where to validate: "auto", "cpu", "cuda" or another execution provider's name.
-        seed: of the random inputs.
-        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
-        allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
-        renumber_cache: drop the past and present of attention that goes as a whole, and number those of other layers
-            anew.
-        accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
-        external_data: keep weights beside the output: as the input does, always or never.
         backup: allows `output` to be the model itself, whose file is kept under this name.
         fuse: rewrite attention into fused operators: ONNX Runtime's ("contrib"), the standard one ("onnx"),
             or whatever is fastest here ("auto"). With no heads to remove, this alone is done.
         wish: how many heads are to go, in place of `heads`; which ones is then chosen here.
-        compensate: refit what is left to the original's activations on `data`. None does so for a `wish` with
-            data; heads that are named are removed as they are.
         effect: the measure of drift, of a `wish` and of the validation: "kl", "cosine" or your own function; None goes
             by the kind of output.
         recover: how long what is left is trained on `data` to give what the original gives, after the refit; a
             twentieth of the data is set aside for that.
         resume: go on with a training that was interrupted, from the file beside `output`.
+        {settings}
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
     Raises:

@@ -14,6 +14,10 @@ from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.recovery import Budget
 from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.inputs import Running
+from onnxheadprune.settings.words import documented
+from onnxheadprune.settings.writing import Checking, Deploying
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders import prune as pruning
 from onnxheadprune.workflow.folders.asked import FolderRequest
@@ -21,7 +25,8 @@ from onnxheadprune.workflow.folders.result import FolderResult
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 
 
-def prune_folder(
+@documented(Cut, Running, Checking, Deploying)
+def prune_folder(  # noqa: D417 the decorator documents the settings
     folder: str | os.PathLike[str],
     heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -50,22 +55,12 @@ def prune_folder(
         heads: a spec of units, by the numbers that `inspect FOLDER` gives the sites: {"0": [1], "ffn.1": range(64),
             "layer.3": "*"}. None with a `wish`.
         output: the new folder, which appears at once or not at all; None looks ahead and writes nothing.
-        client: what loads the folder, as `--for` names it: cuts that it cannot express are refused, a wish is met
-            within those that it can, and the fields of its configuration follow.
         wish: how many units are to go, in place of `heads`; decided on the most precise file of each network.
         data: the user's inputs, for the networks that they fit; see `feeds.load_data` for the forms.
-        compensate: refit what is left; None does so for a `wish` with data.
         recover: how long what is left is trained after that.
         effect: the measure of drift; see `prune`.
-        provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
-        seed: of the random inputs.
-        keep_cache_shape: keep the shapes of past/present inputs and outputs.
-        allow_io_change: also narrow inputs and outputs that are no cache.
-        renumber_cache: drop the past and present of attention that goes as a whole, and number the others anew.
         validate: compare each file with its masked reference.
-        accept_inconclusive: write even if the heads matter too little for a wrong cut to show.
-        data_name: what files with weights are called, `{}` in the place of the model's name; None keeps names.
-        follow_links: read files through links that lead out of the folder, as in a hub's cache.
+        {settings}
         progress: told what is being done; see `prune`.
 
     Returns:

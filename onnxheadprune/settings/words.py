@@ -1,0 +1,85 @@
+"""What the documentation says of settings: tables of keys, and the keywords of Python functions."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+from onnxheadprune.settings.setting import NAMED, Declared, declared
+
+Function = TypeVar("Function", bound=Callable[..., object])
+PLACE = re.compile(r"^( *)\{settings\}\n", re.MULTILINE)
+"""Where the keywords of a function that are settings come in its docstring."""
+_KINDS = {
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    Path: "path",
+    Mapping: "mapping",
+}
+
+
+def table(group: type[Any]) -> str:
+    """A table of the settings of a dataclass in Markdown.
+
+    Args:
+        group: the dataclass.
+    """
+    rows = ("| " + " | ".join(row) + " |" for row in _rows(group))
+    return "\n".join(["| key | value | default | |", "|---|---|---|---|", *rows])
+
+
+def documented(*groups: type[Any]) -> Callable[[Function], Function]:
+    """Document the keywords of a function that are settings, in place of the line {settings} in its docstring.
+
+    Args:
+        groups: dataclasses that declare them.
+    """
+    known = {name: item for group in groups for name, item in declared(group).items()}
+
+    def decorate(function: Function) -> Function:
+        said = function.__doc__ or ""
+        names = [name for name in inspect.signature(function).parameters if f" {name}: " not in said]
+
+        def lines(place: re.Match[str]) -> str:
+            texts = (f"{name}: {_plain(known[name])}" for name in names if name in known)
+            return "".join(
+                textwrap.fill(text, 120, initial_indent=place[1], subsequent_indent=f"{place[1]}    ") + "\n"
+                for text in texts
+            )
+
+        function.__doc__ = PLACE.sub(lines, said)
+        return function
+
+    return decorate
+
+
+def _plain(item: Declared) -> str:
+    return NAMED.sub(r"`\1`", item.setting.help)
+
+
+def _rows(group: type[Any]) -> Iterator[tuple[str, str, str, str]]:
+    for name, item in declared(group).items():
+        default = "" if item.required or item.default in (None, (), {}) else f"`{_shown(item.default)}`"
+        yield f"`{name}`", _values(item), "required" if item.required else default, _plain(item)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _values(item: Declared) -> str:
+    """The values that a setting may have, in words."""
+    is_list = get_origin(item.kind) is tuple
+    kind = item.kind.__args__[0] if is_list else item.kind
+    kind = getattr(kind, "__origin__", kind)
+    words = ", ".join(f"`{word}`" for word in item.words) or _KINDS.get(kind, "section")
+    bounds = f" {item.bounds}" if kind in (int, float) and str(item.bounds) else ""
+    return f"{'list: ' if is_list else ''}{words}{bounds}"
