@@ -30,7 +30,7 @@ class Trial:
         if self.instead not in mode:
             return mode
         return {name: typed for name, typed in mode.items() if name != self.instead} | {
-            option: self.values[0]
+            option: (*self.values[0], *self.along)
         }
 
 
@@ -131,17 +131,17 @@ ROWS = ("--text", "rows.jsonl", "--tokenizer", "tokenizer.json")
 PICTURES = ("--images", "pictures")
 CALIBRATING = {
     "data": Trial((("--data", "{model}.npz"), ("--data", "missing.npz"))),
-    "text": shown(*TEXT, model="toy"),
-    "text_field": shown("--text-field", "question", along=ROWS, model="toy"),
-    "target_field": shown("--target-field", "question", along=ROWS, model="toy"),
-    "max_samples": shown("--max-samples", "2", along=TEXT, model="toy"),
-    "tokenizer": shown(*TEXT, model="toy"),
-    "max_length": shown("--max-length", "2", along=TEXT, model="toy"),
-    "images": shown(*PICTURES, model="vision"),
-    "image_size": shown("--image-size", "16x8", along=PICTURES, model="vision"),
-    "image_mean": shown("--image-mean", "0.1", along=PICTURES, model="vision"),
-    "image_std": shown("--image-std", "0.1", along=PICTURES, model="vision"),
-    "random_data": shown("--random-data"),
+    "text": shown(*TEXT, model="toy", instead="data"),
+    "text_field": shown("--text-field", "question", along=ROWS, model="toy", instead="data"),
+    "target_field": shown("--target-field", "question", along=ROWS, model="toy", instead="data"),
+    "max_samples": shown("--max-samples", "2", along=TEXT, model="toy", instead="data"),
+    "tokenizer": shown(*TEXT, model="toy", instead="data"),
+    "max_length": shown("--max-length", "2", along=TEXT, model="toy", instead="data"),
+    "images": shown(*PICTURES, model="vision", instead="data"),
+    "image_size": shown("--image-size", "16x8", along=PICTURES, model="vision", instead="data"),
+    "image_mean": shown("--image-mean", "0.1", along=PICTURES, model="vision", instead="data"),
+    "image_std": shown("--image-std", "0.1", along=PICTURES, model="vision", instead="data"),
+    "random_data": shown("--random-data", instead="data"),
     "provider": shown("--provider", "nowhere"),
 }
 LINKS = {"follow_links": shown("--follow-links", model="linked")}
@@ -173,9 +173,9 @@ CUTTING = RESPECTING | {
     "layers": shown("--layers", "attn.0"),
     "exit": shown("--exit", "1", model="leaving"),
     "ratio": shown("--ratio", "0.5"),
-    "keep": shown("--keep", "2"),
-    "target_speedup": shown("--target-speedup", "50"),
-    "max_drift": shown("--max-drift", "20", along=("--data", "{model}.npz")),
+    "keep": shown("--keep", "2", instead="ratio"),
+    "target_speedup": shown("--target-speedup", "50", instead="ratio"),
+    "max_drift": shown("--max-drift", "20", instead="ratio"),
     "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
     "renumber_cache": shown("--renumber-cache", along=("--layers", "attn.0"), model="cache"),
     "allow_io_change": shown("--allow-io-change", model="told"),
@@ -271,7 +271,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
         "ratios": shown("0:0.5:0.5"),
         "output": shown("-o", "curve.svg"),
         "x": shown("--x", "parameters"),
-        "seed": shown("--seed", "7", along=("--random-data",)),
+        "seed": shown("--seed", "7", along=("--random-data",), instead="data"),
         "jobs": shown("--jobs", "2"),
         "dask": shown("--dask", "nowhere"),
         "as_json": shown("--json"),

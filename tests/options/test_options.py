@@ -167,7 +167,7 @@ def _ignored(name: str, mode: Mode, option: str, trial: Trial, look: Callable[[s
         return False
     for value in (mode[option],) if option in mode else trial.values:
         other = seen(_line(bare | {option: value} if option not in mode else mode, trial.model, along))
-        if (name, option) in INVISIBLE and other.code == 0:
+        if other.code == 2 or ((name, option) in INVISIBLE and other.code == 0):
             return False
         if _differs(base, other, lambda: seen(without, 1)):
             return False
