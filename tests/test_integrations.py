@@ -16,7 +16,8 @@ import pytest
 
 from onnxheadprune import UsageError, find_sites, validate
 from onnxheadprune.integrations import olive
-from onnxheadprune.integrations.cutting import UNITS, WAYS, Calibrating, Settings, cut
+from onnxheadprune.integrations.cutting import PARAMETERS, PassKeys, cut, settings_of
+from onnxheadprune.settings.setting import declared
 from tests import toys_scores
 from tests.conftest import ROOT
 from tests.folders import exports
@@ -30,7 +31,7 @@ def heads_left(model: Path) -> list[int]:
 
 def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    outcome = cut(folder, out, Settings(heads="0:1", client="sentence-transformers"))
+    outcome = cut(folder, out, settings_of({"heads": "0:1", "client": "sentence-transformers"}))
     assert outcome.heads == {0: (1,)}
     before, after = exports.contents(folder), exports.contents(out)
     side = {name for name in before if not name.startswith("onnx/")}
@@ -45,7 +46,7 @@ def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
 def test_methods_take_the_share_of_heads_that_is_asked_for(method: str, tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     data = toys_scores.ids(feeds=4)
-    outcome = cut(folder, out, Settings(ratio=0.25, method=method, calibrating=Calibrating(data=data)))
+    outcome = cut(folder, out, settings_of({"method": method}, data))
     total = sum(heads_left(folder / "onnx" / "model.onnx"))
     assert sum(map(len, outcome.heads.values())) == round(total * 0.25)
 
@@ -60,8 +61,8 @@ def test_units_say_what_goes_at_a_time(tmp_path: Path) -> None:
     names[weak].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(array), weak))
     onnx.save(uneven, model)
     found = {}
-    for units in UNITS:
-        settings = Settings(ratio=0.25, units=units, method="weight")
+    for units in PARAMETERS["units"].words:
+        settings = settings_of({"ratio": 0.25, "units": units, "method": "weight"})
         found[units] = cut(model, tmp_path / f"{units}.onnx", settings).heads
     assert {len(gone) for gone in found["groups"].values()} == {1}
     assert sum(map(len, found["heads"].values())) == sum(map(len, found["groups"].values()))
@@ -69,20 +70,30 @@ def test_units_say_what_goes_at_a_time(tmp_path: Path) -> None:
 
 def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     for wrong in (
-        {"heads": "0:1", "ratio": 0.5},
-        {},
+        {"ratio": 1.5},
         {"ratio": 0.5, "units": "layers"},
         {"ratio": 0.5, "method": "dice"},
+        {"target_speedup": 150.0},
+        {"data": "data.npz", "text": "lines.txt"},
     ):
         with pytest.raises(UsageError):
-            Settings(**wrong)  # type: ignore[arg-type]
+            settings_of(wrong)
     model = tmp_path / "model.onnx"
     onnx.save(toys_scores.stack(), model)
     with pytest.raises(UsageError, match="a folder"):
-        cut(model, tmp_path / "out.onnx", Settings(heads="0:1", client="optimum"))
-    both = Calibrating(data=toys_scores.ids(feeds=1), text="lines.txt")
-    with pytest.raises(UsageError, match="not both"):
-        cut(model, tmp_path / "out.onnx", Settings(ratio=0.25, calibrating=both))
+        cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "client": "optimum"}))
+    with pytest.raises(UsageError, match="mutually exclusive"):
+        settings_of({"text": "lines.txt"}, toys_scores.ids(feeds=1))
+
+
+def test_all_settings_of_a_cut_are_parameters(tmp_path: Path) -> None:
+    """What is asked for in another way takes the place of the ratio; a word may come as a path of that name."""
+    model, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(toys_scores.stack(), model)
+    outcome = cut(model, out, settings_of({"keep": 3, "scores": None}))
+    assert {len(gone) for gone in outcome.heads.values()} == {1}
+    assert settings_of({"external_data": tmp_path / "always"}).own.external_data == "always"
+    assert settings_of({"neurons": "0:1"}).cut.ratio is None and settings_of({}).cut.ratio == 0.25
 
 
 def test_olive_is_not_imported_before_it_is_used() -> None:
@@ -114,9 +125,7 @@ def test_the_page_shows_settings_that_exist() -> None:
     assert example is not None
     prune = json.loads(example[1])["passes"]["prune"]
     assert prune.pop("type") == "HeadPruning"
-    source = (ROOT / "onnxheadprune" / "integrations" / "olive_pass.py").read_text(encoding="utf-8")
-    known = set(re.findall(r'"(\w+)": PassConfigParam', source))
-    assert set(prune) <= known
-    for name in known:
+    assert set(prune) <= {*PARAMETERS, "data_config"}
+    for name in (*declared(PassKeys), "data_config"):
         assert f"`{name}`" in page, f"the page says nothing of {name}"
-    assert all(method in page for method in WAYS)
+    assert all(method in page for method in PARAMETERS["method"].words)

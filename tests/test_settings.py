@@ -15,7 +15,9 @@ import onnxheadprune
 from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.integrations.cutting import PARAMETERS, parameters
 from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.inputs import Inputs
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, check, declared
 from onnxheadprune.settings.words import documented, table
@@ -91,6 +93,12 @@ def test_it_documents_a_keyword() -> None:
     text = inspect.getdoc(play)
     assert text is not None and "{settings}" not in text
     assert text.index("toys: How many toys to keep, with `colour`.") > text.index("other: of its own.")
+
+
+def test_it_is_a_parameter_of_olive() -> None:
+    found = parameters(Cut, Toys)
+    assert found["toys"] == declared(Toys)["toys"] and set(found) == {*declared(Cut), "toys", "colour"}
+    assert set(PARAMETERS) > {*declared(Cut), *declared(Inputs)}
 
 
 def test_numbers_have_one_place_for_their_bounds() -> None:

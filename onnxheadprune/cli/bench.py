@@ -27,7 +27,7 @@ def bench(
     benching: Benching,
     pruned: Annotated[tuple[Path, ...], Setting("Models to compare with it.", argument=True)] = (),
     provider: Provider = "auto",
-    seed: Annotated[Natural, Setting(SEED_HELP, section=EXECUTION)] = 0,
+    seed: Annotated[Natural, Setting(SEED_HELP, metavar="N", section=EXECUTION)] = 0,
     min_speedup: Annotated[
         Positive | None,
         Setting(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
+from onnxheadprune.errors import UsageError
 from onnxheadprune.settings.inputs import Inputs, Running
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
     """Feeds of `--text`, by the tokenizer that is named or lies beside the model.
 
     Raises:
-        click.UsageError: if there is none, or a target for a model that takes none.
-        UsageError: if the text cannot be read, or is not for the model.
+        UsageError: if there is none, a target for a model that takes none, or text that is not for the model.
     """
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.runtime.feeds import graph_inputs
@@ -67,16 +65,12 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
 
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
-        raise click.UsageError(
-            "--text requires --tokenizer, unless a tokenizer lies beside the model",
-            click.get_current_context(),
-        )
+        raise UsageError("--text requires --tokenizer, unless a tokenizer lies beside the model")
     inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
     beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
     if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
-        raise click.UsageError(
-            "--target-field is for models with an encoder and a decoder, and this one reads one text only",
-            click.get_current_context(),
+        raise UsageError(
+            "--target-field is for models with an encoder and a decoder, and this one reads one text only"
         )
     return text_feeds(
         text,
@@ -88,7 +82,7 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
     )
 
 
-def data_for(model: Path | LoadedModel, data: str, provider: str) -> DataSource:
+def data_for(model: Path | LoadedModel, data: DataSource, provider: str) -> DataSource:
     """The user's own data for one model, with what the models beside it make of it.
 
     Args:

@@ -8,13 +8,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_origin
+from typing import TYPE_CHECKING, Any, cast, get_origin
 
 import click
 from click.core import ParameterSource
 
 from onnxheadprune.settings.rules import Rule, first_broken
-from onnxheadprune.settings.setting import NAMED, SECTIONS, Bounds, Declared, declared, parameters
+from onnxheadprune.settings.setting import NAMED, SECTIONS, Declared, declared, parameters
 
 FEW = 10
 """A command with fewer settings shows them in one list."""
@@ -38,7 +38,14 @@ class Output(click.Path):
 OUTPUT = Output(path_type=Path, readable=False)
 
 
-class Parsed(click.ParamType[Any]):
+if TYPE_CHECKING:
+    Converting = click.ParamType[Any]
+else:
+    # Before version 8.4 click's class is not generic.
+    Converting = click.ParamType
+
+
+class Parsed(Converting):
     """What a setting reads from text by itself."""
 
     name = "text"
@@ -120,7 +127,6 @@ class DerivedCommand(click.Command):
 
 def command(
     *,
-    name: str | None = None,
     short_help: str | None = None,
     implies: str = "",
     rules: Mapping[str, Rule] | None = None,
@@ -128,7 +134,6 @@ def command(
     """Make a command from a function; its docstring is the help.
 
     Args:
-        name: of the command; that of the function if not given.
         short_help: the line in the list of commands.
         implies: settings that the command always has, as rules name them: `sweep` always has a ratio.
         rules: rules of this command alone, by the names of settings with spaces between them.
@@ -145,7 +150,7 @@ def command(
             return work(**{key: _taken(key, item, values) for key, item in taken.items()})
 
         return DerivedCommand(
-            name or work.__name__,
+            work.__name__,
             callback=callback,
             settings=settings,
             help=inspect.cleandoc(work.__doc__ or ""),
@@ -203,22 +208,19 @@ def _type(item: Declared) -> click.ParamType[Any]:
     if kind is Path:
         return OUTPUT if item.setting.creates else FILE
     if kind in (int, float):
-        if bounds == Bounds():
-            return click.INT if kind is int else click.FLOAT
-        low, high = (
-            bounds.ge if bounds.gt is None else bounds.gt,
-            bounds.le if bounds.lt is None else bounds.lt,
-        )
-        of: Any = click.IntRange if kind is int else click.FloatRange
-        return of(low, high, min_open=bounds.gt is not None, max_open=bounds.lt is not None)  # type: ignore[no-any-return]
+        low = bounds.ge if bounds.gt is None else bounds.gt
+        high = bounds.le if bounds.lt is None else bounds.lt
+        ranged: Any = click.IntRange if kind is int else click.FloatRange
+        made = ranged(low, high, min_open=bounds.gt is not None, max_open=bounds.lt is not None)
+        return cast("click.ParamType[Any]", made)
     return click.STRING
 
 
 def _taken(name: str, item: Declared | type, values: Mapping[str, object]) -> object:
     """What a function gets for one of its parameters: a value, or a group of them."""
-    return (
-        values[name] if isinstance(item, Declared) else item(**{key: values[key] for key in declared(item)})
-    )
+    if isinstance(item, Declared):
+        return values[name]
+    return item(**{key: values[key] for key in declared(item)})
 
 
 def _given(context: click.Context) -> dict[str, object]:

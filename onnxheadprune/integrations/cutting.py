@@ -1,94 +1,148 @@
-"""One cut as the settings of another tool ask for it: of a file into a file, or of a folder into a folder."""
+"""One cut as the settings of another tool specify it: of a file into a file, or of a folder into a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.cli.calibrating import data_for, read_data
+from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection import Limits
-from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
-from onnxheadprune.selection.wishes import Wish
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
+from onnxheadprune.settings.inputs import Inputs, Running
+from onnxheadprune.settings.setting import Declared, Setting, Share, declared
+from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, For
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
-from onnxheadprune.workflow.folders.opening import opened
 from onnxheadprune.workflow.folders.prune import prune_folder
+from onnxheadprune.workflow.from_settings import choice_of, contract_of
 from onnxheadprune.workflow.pipeline import carried_through
-from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
+from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.workflow.folders.asked import Data
 
+Group = TypeVar("Group")
 MEASURED = "measured"
 """The method that measures cuts on the data; without data it goes by the weights."""
-WAYS = (MEASURED, *METHODS)
 NO_DATA = (MEASURED, "weight")
 """Methods that work without data."""
-UNITS = ("heads", "groups")
-"""What goes at a time: single heads wherever they cost least, or whole KV groups, the same share from every site."""
 
 
-@dataclass(frozen=True)
-class Calibrating:
-    """What heads are measured on.
+@dataclass(frozen=True, kw_only=True)
+class PassKeys:
+    """Parameters of a pass that mean something else on the command line, or that it has for folders."""
 
-    Attributes:
-        data: as `--data` takes it, or feeds.
-        text: a file with one sample a line.
-        tokenizer: for the text; None takes the one beside the model.
-        max_length: tokens of a line that are used.
-    """
+    ratio: Annotated[
+        Share | None,
+        Setting("Share of all heads to remove, where nothing else specifies what to remove."),
+    ] = 0.25
+    units: Annotated[
+        Literal["heads", "groups"],
+        Setting(
+            "What is removed at a time: heads, wherever they cost least, or groups: whole KV groups, the same share of"
+            " every layer."
+        ),
+    ] = "heads"
+    method: Annotated[
+        Literal["measured", Method],
+        Setting("How heads are selected; without data, measured goes by the weights."),
+    ] = "measured"
+    client: For = None
+    accept_inconclusive: AcceptInconclusive = False
+    external_data: ExternalData = "auto"
 
-    data: DataSource | None = None
-    text: str | None = None
-    tokenizer: str | None = None
-    max_length: int = 128
 
-    @property
-    def given(self) -> bool:
-        """Whether there is any."""
-        return self.data is not None or self.text is not None
+GROUPS = (Cut, Running, Inputs, PassKeys)
+
+
+def parameters(*groups: type[Any]) -> dict[str, Declared]:
+    """The settings of dataclasses by name; of two of the same name that of the later one."""
+    return {name: item for group in groups for name, item in declared(group).items()}
+
+
+PARAMETERS = parameters(*GROUPS)
+"""All parameters of a pass; those of `PassKeys` replace others of the same name."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked for.
+    """What a pass is given.
 
     Attributes:
-        heads: a head spec; then ratio, units and method do not count.
-        ratio: share of all heads to remove.
-        units: one of `UNITS`.
-        method: one of `WAYS`.
-        compensate: refit what is left; None does so where there is data.
-        calibrating: what heads are measured on.
-        client: what a folder is for, as `--for` takes it.
-        contract: what may happen to caches.
-        provider: where models run.
+        cut: what to remove.
+        running: where models run, and on which arrays.
+        inputs: text, images or random inputs.
+        own: what the pass has of its own.
+        feeds: inputs that are no setting, None without.
     """
 
-    heads: str | None = None
-    ratio: float | None = None
-    units: str = UNITS[0]
-    method: str = MEASURED
-    compensate: bool | None = None
-    calibrating: Calibrating = field(default_factory=Calibrating)
-    client: str | None = None
-    contract: Contract = field(default_factory=Contract)
-    provider: str = "auto"
+    cut: Cut
+    running: Running
+    inputs: Inputs
+    own: PassKeys
+    feeds: DataSource | None = None
 
-    def __post_init__(self) -> None:
-        if (self.heads is None) == (self.ratio is None):
-            raise UsageError("name the heads that go, or the ratio of heads, and not both")
-        if self.units not in UNITS:
-            raise UsageError(f"units are {' or '.join(UNITS)}, not {self.units!r}")
-        if self.method not in WAYS:
-            raise UsageError(f"there is no method {self.method!r}; there are {', '.join(WAYS)}")
+    @property
+    def has_data(self) -> bool:
+        """Whether there are inputs."""
+        given = (self.feeds, self.running.data, self.inputs.text, self.inputs.images)
+        return self.inputs.random_data or any(item is not None for item in given)
+
+
+def settings_of(values: Mapping[str, Any], feeds: DataSource | None = None) -> Settings:
+    """Settings from values by name, as another tool has read them; what is None has its default.
+
+    Args:
+        values: by the names of `PARAMETERS`.
+        feeds: inputs that are no setting.
+
+    Raises:
+        UsageError: if a value is none that the setting may have.
+    """
+    given = {name: _value(PARAMETERS[name], value) for name, value in values.items() if value is not None}
+    own = _group(PassKeys, given)
+    cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
+    specified = (
+        cut.heads,
+        cut.neurons,
+        cut.layers,
+        cut.exit,
+        *(getattr(cut, name) for name in AMOUNT.split()),
+    )
+    if all(item is None for item in specified):
+        cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
+    inputs, running = _group(Inputs, given), _group(Running, given)
+    ways = (feeds, running.data, inputs.text, inputs.images, inputs.random_data or None)
+    if sum(item is not None for item in ways) > 1:
+        raise UsageError("data, text, images, random_data and data_config are mutually exclusive")
+    return Settings(cut, running, inputs, own, feeds)
+
+
+def _group(group: type[Group], values: Mapping[str, Any]) -> Group:
+    return group(**{name: values[name] for name in declared(group) if name in values})
+
+
+def _value(item: Declared, value: Any) -> Any:
+    """A value in the type of its setting. Olive makes a path of a word, where there is a file of that name."""
+    if item.setting.parse is not None:
+        return item.setting.parse(str(value)) if isinstance(value, str | Path) else value
+    if item.words:
+        word = Path(value).name
+        if word not in item.words:
+            raise UsageError(f"{item.name} must be {', '.join(item.words)}, not {word!r}")
+        return word
+    if item.kind in (int, float) and not item.bounds.admit(value):
+        raise UsageError(f"{item.name} must be {item.bounds}, not {value:g}")
+    if item.name == "provider":
+        return Path(value).name
+    return Path(value) if item.kind is Path else value
 
 
 @dataclass(frozen=True)
@@ -105,12 +159,12 @@ class Outcome:
 
 
 def cut(source: Path, output: Path, settings: Settings) -> Outcome:
-    """Prunes a file or a folder, and proves the result.
+    """Prune a file or a folder, and prove the result.
 
     Args:
         source: a model, or a folder of models that belong together.
         output: a file, or a folder that is not there yet.
-        settings: what is asked for.
+        settings: what to do.
 
     Raises:
         HeadPruneError: as `prune` does. Nothing is written then.
@@ -119,48 +173,34 @@ def cut(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _file(source: Path, output: Path, settings: Settings) -> Outcome:
-    if settings.client is not None:
-        raise UsageError(
-            "a client is asked about a folder, whose configuration follows the cut; this model is a file"
-        )
+    if settings.own.client is not None:
+        raise UsageError("client requires a folder, whose configuration it updates; this model is a file")
     model = open_structure(source)
     data = _reader(source.parent, settings)(model)
-    scores = _scores(model, data, settings)
-    request = _request(settings, scores, Run(settings.provider, data=data), output)
-    result = carried_through(model, request)
+    result = carried_through(model, _request(settings, data, output))
     return Outcome(result.plan.removed, result.warnings)
 
 
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
-    read = _reader(source, settings)
-    scores = None
-    if settings.ratio is not None and settings.method != MEASURED:
-        _, match = opened(source)
-        leader = match.networks[0].leader.loaded
-        scores = _scores(leader, read(leader), settings)
-    client = None if settings.client is None else client_named(settings.client)
-    request = _request(settings, scores, Run(settings.provider), output)
-    given = read if settings.calibrating.given else None
-    result = prune_folder(source, FolderRequest(request, client, read=given))
+    client = None if settings.own.client is None else client_named(settings.own.client)
+    read = _reader(source, settings) if settings.has_data else None
+    result = prune_folder(source, FolderRequest(_request(settings, None, output), client, read=read))
     return Outcome(result.heads, result.warnings)
 
 
-def _request(settings: Settings, scores: HeadScores | None, run: Run, output: Path) -> Request:
-    groups = settings.units == "groups"
-    limits = Limits(uniform=groups, whole_groups=groups)
-    wish = None if settings.ratio is None else Wish(ratio=settings.ratio, scores=scores, limits=limits)
-    choice = Choice(settings.heads, wish, settings.compensate)
-    return Request(choice, settings.contract, run=run, writing=Writing(output))
-
-
-def _scores(model: LoadedModel, data: Data, settings: Settings) -> HeadScores | None:
-    """What heads are worth by the method that is asked for; None where cuts are measured, or heads are named."""
-    if settings.ratio is None:
-        return None
-    for method in METHODS:
-        if method == settings.method:
-            return score_heads(model, method=method, data=data, provider=settings.provider)
-    return None
+def _request(settings: Settings, data: Data, output: Path) -> Request:
+    choice, own, running = choice_of(settings.cut), settings.own, settings.running
+    if choice.wish is not None and own.units == "groups":
+        limits = Limits(settings.cut.floor, settings.cut.multiple_of, uniform=True, whole_groups=True)
+        choice = replace(choice, wish=replace(choice.wish, limits=limits))
+    return Request(
+        choice,
+        contract_of(settings.cut),
+        settings.cut.fuse,
+        Run(running.provider, running.seed, data),
+        Proving(accept_inconclusive=own.accept_inconclusive, acceptance="accept_inconclusive: true"),
+        Writing(output, own.external_data),
+    )
 
 
 def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
@@ -168,30 +208,13 @@ def _reader(folder: Path, settings: Settings) -> Callable[[LoadedModel], Data]:
 
     Args:
         folder: where a tokenizer is looked for if none lies beside the model.
-        settings: what is asked for.
+        settings: what to read.
     """
-    calibrating = settings.calibrating
+    inputs = with_own_tokenizer(folder, settings.inputs)
 
     def read(model: LoadedModel) -> Data:
-        if not calibrating.given:
-            return None
-        if calibrating.data is not None and calibrating.text is not None:
-            raise UsageError("give data or text, not both")
-        from onnxheadprune.attention.sites.find import view_of
-        from onnxheadprune.runtime.feeds import graph_inputs
-        from onnxheadprune.runtime.providers import resolve_provider
-        from onnxheadprune.selection.activations import beside, needs_others, supplied, text_feeds
-        from onnxheadprune.selection.activations.beside import tokenizer_of
-
-        inputs = graph_inputs(view_of(model.proto, model.name, model.sources))
-        near = beside(model.path, resolve_provider(settings.provider))
-        if calibrating.text is None:
-            others = needs_others(item.name for item in model.proto.graph.input)
-            data = calibrating.data
-            return data if data is None or not others else supplied(data, inputs, near)
-        own = None if model.path is None else tokenizer_of(model.path)
-        tokenizer = calibrating.tokenizer or own or folder
-        length = calibrating.max_length
-        return text_feeds(calibrating.text, tokenizer, inputs, max_length=length, beside=near)
+        if settings.feeds is not None:
+            return data_for(model, settings.feeds, settings.running.provider)
+        return read_data(model, inputs, settings.running, in_folder=True)
 
     return read

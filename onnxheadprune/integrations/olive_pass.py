@@ -16,25 +16,29 @@ from olive.passes import Pass
 from olive.passes.pass_config import BasePassConfig, PassConfigParam
 from olive.search.search_parameter import Categorical
 
-from onnxheadprune.attention.contract import Contract
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.integrations.cutting import (
     MEASURED,
     NO_DATA,
-    UNITS,
-    WAYS,
-    Calibrating,
+    PARAMETERS,
     Outcome,
     Settings,
     cut,
+    settings_of,
 )
-from onnxheadprune.workflow.clients.all import CLIENTS
+from onnxheadprune.settings.setting import Declared
+from onnxheadprune.settings.words import described
 from onnxheadprune.workflow.folders.export import open_export
 
 LOG = logging.getLogger("olive.onnxheadprune")
 """A child of Olive's own, so that its log level holds."""
-RATIO = 0.25
-RATIOS = (0.125, 0.25, 0.375, 0.5)
+SEARCHED: dict[str, tuple[object, ...]] = {
+    "ratio": (0.125, 0.25, 0.375, 0.5),
+    "units": PARAMETERS["units"].words,
+    "method": (MEASURED, "reconstruction"),
+}
+"""What a search tries, unless given."""
+DATA_CONFIG = "Calibration data of Olive."
 ATTRIBUTE = "onnxheadprune_heads"
 """Among the attributes of the model: the heads that went, per site."""
 
@@ -50,80 +54,19 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
 
     @classmethod
     def _default_config(cls, accelerator_spec: AcceleratorSpec) -> dict[str, PassConfigParam]:
-        return {
-            "ratio": PassConfigParam(
-                type_=float,
-                default_value=RATIO,
-                search_defaults=Categorical(list(RATIOS)),
-                description="Share of all heads to remove.",
-            ),
-            "units": PassConfigParam(
-                type_=str,
-                default_value=UNITS[0],
-                search_defaults=Categorical(list(UNITS)),
-                description="What goes at a time: heads, wherever they cost least, or groups: whole KV groups, the same"
-                " share of every layer.",
-            ),
-            "method": PassConfigParam(
-                type_=str,
-                default_value=MEASURED,
-                search_defaults=Categorical([MEASURED, "reconstruction"]),
-                description=f"How heads are chosen: {', '.join(WAYS)}. Without data, measured goes by the weights.",
-            ),
-            "heads": PassConfigParam(
-                type_=str,
-                default_value=None,
-                description='Heads that go, as in "0:1,3 5:0-3"; ratio, units and method do not count then.',
-            ),
-            "compensate": PassConfigParam(
-                type_=bool,
-                default_value=None,
-                description="Refit what is left; by default where there is data.",
-            ),
+        own = {
             "data_config": PassConfigParam(
-                type_=DataConfig | dict, default_value=None, description="Calibration data of Olive."
-            ),
-            "data": PassConfigParam(
-                type_=str,
-                default_value=None,
-                category=ParamCategory.DATA,
-                description="Calibration data: an .npz file, a folder of them, or module:function.",
-            ),
-            "text": PassConfigParam(
-                type_=str,
-                default_value=None,
-                category=ParamCategory.DATA,
-                description="Calibration text, one sample a line; the tokenizer is that of the folder.",
-            ),
-            "max_length": PassConfigParam(
-                type_=int, default_value=128, description="Tokens of a line of text that are used."
-            ),
-            "client": PassConfigParam(
-                type_=str,
-                default_value=None,
-                description=f"What will load the folder: {', '.join(CLIENTS)}. Cuts that it cannot express are refused,"
-                " and the fields of its configuration follow.",
-            ),
-            "keep_cache_shape": PassConfigParam(
-                type_=bool, default_value=False, description="Leave caches as wide as they are."
-            ),
-            "renumber_cache": PassConfigParam(
-                type_=bool,
-                default_value=False,
-                description="Drop the caches of attention that goes as a whole, and number the others anew.",
-            ),
-            "provider": PassConfigParam(
-                type_=str,
-                default_value="auto",
-                description="Where models run: auto, cpu, cuda or another name.",
-            ),
+                type_=DataConfig | dict, default_value=None, description=DATA_CONFIG
+            )
         }
+        return {name: _parameter(item) for name, item in PARAMETERS.items()} | own
 
     @classmethod
     def validate_config(cls, config: type[BasePassConfig], accelerator_spec: AcceleratorSpec) -> bool:
         """Whether a point of a search makes sense: methods that look at activations need data."""
         given: Any = config
-        if _word(given.method) in NO_DATA or given.heads or given.data or given.text or given.data_config:
+        settings = _settings_of(given, None if given.data_config is None else [])
+        if settings.cut.method in (None, *NO_DATA) or settings.has_data:
             return True
         LOG.warning("the method %s needs data, text or data_config", given.method)
         return False
@@ -190,37 +133,31 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
         return made
 
 
-def _settings(config: Any, model: ONNXModelHandler) -> Settings:
-    heads = config.heads
-    calibrating = Calibrating(_data(config, model), config.text, None, config.max_length)
-    return Settings(
-        heads,
-        None if heads else config.ratio,
-        _word(config.units),
-        _word(config.method),
-        config.compensate,
-        calibrating,
-        None if config.client is None else _word(config.client),
-        Contract(keep_cache_shape=config.keep_cache_shape, renumber_cache=config.renumber_cache),
-        _word(config.provider),
+def _parameter(item: Declared) -> PassConfigParam:
+    """A setting as a parameter of a pass."""
+    searched = SEARCHED.get(item.name)
+    default = ",".join(item.default) if isinstance(item.default, tuple) else item.default
+    return PassConfigParam(
+        type_=item.kind if item.kind in (bool, int, float) else str,
+        default_value=default,
+        search_defaults=None if searched is None else Categorical(list(searched)),
+        category=ParamCategory.DATA if item.kind is Path or item.name == "data" else ParamCategory.NONE,
+        description=described(item),
     )
 
 
-def _word(value: str) -> str:
-    """A word as it was written: where there is a file of that name, Olive has made a path of it."""
-    return Path(value).name
+def _settings(config: Any, model: ONNXModelHandler) -> Settings:
+    return _settings_of(config, _data(config, model))
+
+
+def _settings_of(config: Any, feeds: Any) -> Settings:
+    return settings_of({name: getattr(config, name) for name in PARAMETERS}, feeds)
 
 
 def _data(config: Any, model: ONNXModelHandler) -> Any:
-    """The calibration data, that of Olive's own kind as feeds.
-
-    Raises:
-        UsageError: if it is given in two ways.
-    """
+    """The calibration data of Olive's own kind as batches, None without."""
     if config.data_config is None:
-        return config.data
-    if config.data is not None:
-        raise UsageError("give data or data_config, not both")
+        return None
     batches = validate_config(config.data_config, DataConfig).to_data_container().create_dataloader()
     return [
         format_data(batch[0] if isinstance(batch, (list, tuple)) else batch, model.io_config)

@@ -65,7 +65,7 @@ Jobs = Annotated[
 ]
 Dask = Annotated[Text | None, Setting(DASK_HELP, metavar="ADDRESS", section=EXECUTION)]
 SEED_HELP = "Seed for the random inputs."
-Seed = Annotated[Natural, Setting(SEED_HELP, rules=_MATTERS, section=EXECUTION)]
+Seed = Annotated[Natural, Setting(SEED_HELP, metavar="N", rules=_MATTERS, section=EXECUTION)]
 Channels = Annotated[tuple[float, ...], Bounds(min_length=1)]
 
 

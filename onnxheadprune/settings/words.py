@@ -47,7 +47,7 @@ def documented(*groups: type[Any]) -> Callable[[Function], Function]:
         names = [name for name in inspect.signature(function).parameters if f" {name}: " not in said]
 
         def lines(place: re.Match[str]) -> str:
-            texts = (f"{name}: {_plain(known[name])}" for name in names if name in known)
+            texts = (f"{name}: {described(known[name])}" for name in names if name in known)
             return "".join(
                 textwrap.fill(text, 120, initial_indent=place[1], subsequent_indent=f"{place[1]}    ") + "\n"
                 for text in texts
@@ -59,14 +59,15 @@ def documented(*groups: type[Any]) -> Callable[[Function], Function]:
     return decorate
 
 
-def _plain(item: Declared) -> str:
+def described(item: Declared) -> str:
+    """What a setting does, with names of others in backticks."""
     return NAMED.sub(r"`\1`", item.setting.help)
 
 
 def _rows(group: type[Any]) -> Iterator[tuple[str, str, str, str]]:
     for name, item in declared(group).items():
         default = "" if item.required or item.default in (None, (), {}) else f"`{_shown(item.default)}`"
-        yield f"`{name}`", _values(item), "required" if item.required else default, _plain(item)
+        yield f"`{name}`", _values(item), "required" if item.required else default, described(item)
 
 
 def _shown(value: object) -> str:
