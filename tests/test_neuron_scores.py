@@ -257,6 +257,6 @@ def test_score_prints_blocks_and_a_picture_of_heads_alone(command: Command, plac
     alone = command(*line, "neurons")
     assert "neurons scored by weight" in alone.stdout and "worth little" not in alone.stdout
     refused = command(*line, "neurons", "--heatmap", place / "heat.svg")
-    assert refused.exit_code == 2 and "picture of heads" in refused.stderr
+    assert refused.exit_code == 2 and "plot of heads" in refused.stderr
     document = command(*line, "neurons", "--json").document
     assert [site["key"] for site in document["sites"]] == ["ffn.0", "ffn.1"]

@@ -231,7 +231,7 @@ def test_a_layered_configuration_is_that_of_a_folder(command: Command, tmp_path:
     assert outcome.exit_code == 3 and "no number of KV heads" in outcome.stderr and not out.exists()
     model = folder / "decoder_with_past_model.onnx"
     outcome = command("prune", model, "-o", tmp_path / "one.onnx", "--heads", "0:1", "--per-layer-config")
-    assert outcome.exit_code == 2 and "goes with a folder" in outcome.stderr
+    assert outcome.exit_code == 2 and "requires a folder" in outcome.stderr
     kept = ("--keep-cache-shape", "--per-layer-config")
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", *kept)
     assert outcome.exit_code == 2 and "mutually exclusive" in outcome.stderr
