@@ -174,7 +174,7 @@ def test_wrong_wishes() -> None:
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
             heads_for_ratio(32, ratio)
     for settings_ in ({"floor": -1}, {"multiple_of": 0}):
-        with pytest.raises(UsageError, match="must be at least [01], not"):
+        with pytest.raises(UsageError, match="must be at least"):
             Limits(**settings_)
     model = toys_scores.stack()
     with pytest.raises(UsageError, match="how many heads are to go"):
