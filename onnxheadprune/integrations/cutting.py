@@ -12,7 +12,7 @@ from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
+from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, declared
 from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, For
@@ -109,13 +109,7 @@ def settings_of(values: Mapping[str, Any], feeds: DataSource | None = None) -> S
     given = {name: _value(PARAMETERS[name], value) for name, value in values.items() if value is not None}
     own = _group(PassKeys, given)
     cut = _group(Cut, {name: value for name, value in given.items() if name not in declared(PassKeys)})
-    specified = (
-        cut.heads,
-        cut.neurons,
-        cut.layers,
-        cut.exit,
-        *(getattr(cut, name) for name in AMOUNT.split()),
-    )
+    specified = [getattr(cut, name) for name in f"{UNITS} exit {AMOUNT}".split()]
     if all(item is None for item in specified):
         cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
     inputs, running = _group(Inputs, given), _group(Running, given)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 from onnxheadprune.attention.sites.kinds import key_of
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
-from onnxheadprune.errors import RefusedError, UsageError
+from onnxheadprune.errors import RefusedError
 from onnxheadprune.selection.allocate import (
     Choice,
     Limits,
@@ -20,6 +20,8 @@ from onnxheadprune.selection.allocate import (
     removable_heads,
 )
 from onnxheadprune.selection.scoring.moves import Step
+from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.setting import check
 
 WITHOUT_DATA = "weights (no data was given)"
 """The basis of a choice that nothing was measured for."""
@@ -182,8 +184,7 @@ class SearchSpace:
             UsageError: if `count` is below 1.
             RefusedError: if nothing can be removed.
         """
-        if count < 1:
-            raise UsageError(f"every site keeps 1 head or more, not {count}")
+        check(Cut, keep=count)
         return self._selection(keep_per_site(self.sites, self.paths, count, self.limits))
 
     def _selection(self, choice: Choice) -> Selection:
