@@ -11,7 +11,6 @@ from onnxheadprune.cli.calibrating import data_for, read_data
 from onnxheadprune.cli.deploying import with_own_tokenizer
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, declared
@@ -25,7 +24,6 @@ from onnxheadprune.workflow.requests import Proving, Request, Run, Writing
 
 if TYPE_CHECKING:
     from onnxheadprune.model.load import LoadedModel
-    from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.workflow.folders.asked import Data
 
 Group = TypeVar("Group")
@@ -87,7 +85,7 @@ class Settings:
     running: Running
     inputs: Inputs
     own: PassKeys
-    feeds: DataSource | None = None
+    feeds: Data = None
 
     @property
     def has_data(self) -> bool:
@@ -96,7 +94,7 @@ class Settings:
         return self.inputs.random_data or any(item is not None for item in given)
 
 
-def settings_of(values: Mapping[str, Any], feeds: DataSource | None = None) -> Settings:
+def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     """Settings from values by name, as another tool has read them; what is None has its default.
 
     Args:
@@ -184,9 +182,10 @@ def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
 
 def _request(settings: Settings, data: Data, output: Path) -> Request:
     choice, own, running = choice_of(settings.cut), settings.own, settings.running
-    if choice.wish is not None and own.units == "groups":
-        limits = Limits(settings.cut.floor, settings.cut.multiple_of, uniform=True, whole_groups=True)
-        choice = replace(choice, wish=replace(choice.wish, limits=limits))
+    wish = choice.wish
+    if wish is not None and wish.limits is not None and own.units == "groups":
+        limits = replace(wish.limits, uniform=True, whole_groups=True)
+        choice = replace(choice, wish=replace(wish, limits=limits))
     return Request(
         choice,
         contract_of(settings.cut),
