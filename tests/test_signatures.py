@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 7
 FRONT_DOORS = {
-    "benchmarking.runner.benchmark",
+    "benchmarking.benchmark",
     "selection.scoring.score.score_heads",
     "selection.select.select_heads",
-    "validation.proof.validate",
+    "validation.validate",
     "workflow.folders.api.prune_folder",
     "workflow.prune.prune",
     "workflow.quantize.quantize",

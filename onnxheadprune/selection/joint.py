@@ -22,7 +22,7 @@ from onnxheadprune.liveness.remnant import bias_of
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads, algebra_workers
 from onnxheadprune.selection.activations.contexts import context_moments, seen
-from onnxheadprune.selection.activations.enough import measurable, with_enough
+from onnxheadprune.selection.activations.enough import INSTEAD, measurable, with_enough
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.allocate import Choice, Paths, options
 from onnxheadprune.selection.curves import measured_paths
@@ -32,12 +32,20 @@ from onnxheadprune.selection.kinds import LAYERS
 from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.savings import Savings, evenly
-from onnxheadprune.selection.scoring.moves import Heads, Step, or_reason, path_by_worth, readable, ways_of
+from onnxheadprune.selection.scoring.moves import (
+    Heads,
+    Step,
+    merged,
+    or_reason,
+    path_by_worth,
+    readable,
+    ways_of,
+)
 from onnxheadprune.selection.scoring.reconstruction import paths as reconstruction_paths
 from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.selection.scoring.scores import HeadScores, is_protected
+from onnxheadprune.selection.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
-from onnxheadprune.selection.space import Selection, and_left_out, worth
+from onnxheadprune.selection.space import Asked, Selection, and_left_out, foresee, worth
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.setting import check
 
@@ -45,12 +53,18 @@ PARTS = 200
 """Into how many parts the operations of all blocks are divided: sizes that a search tries."""
 FINE = 50
 """Into how many pieces the knapsack divides a part."""
+UNBOUNDED = 1e9
+"""A length beside which a linear layer costs nothing: what can go is a share between those at 0 and here."""
 OPERATIONS = "over the operations that are saved"
 """What costs are weighed against."""
 
 
 def joint_space(
-    analysis: Analysis, requirements: Requirements, evidence: Evidence | None, progress: Progress = silent
+    analysis: Analysis,
+    requirements: Requirements,
+    evidence: Evidence | None,
+    progress: Progress = silent,
+    asked: Asked | None = None,
 ) -> JointSpace:
     """Paths for the sites of all kinds that a wish names, their costs measured on data.
 
@@ -59,6 +73,7 @@ def joint_space(
         requirements: what choices go by and respect.
         evidence: what costs are measured on.
         progress: told what is being done.
+        asked: what the space is for, tried before the first pass where some blocks cannot be measured.
 
     Raises:
         UsageError: if there is no data, or it does not fit.
@@ -79,30 +94,41 @@ def joint_space(
     kept = {site.index: site.still_there(protected.get(site.index, ())) for site in sites}
     data = evidence.data
     open_, left = measurable(analysis.view, sites, data, evidence.provider)
-    scores = _scores(analysis, open_, requirements, evidence, progress)
+
+    def spaced(costs: Paths, length: float, basis: str, constant: Mapping[str, str]) -> JointSpace:
+        # What cannot be measured, or no sample has run, stays as it is.
+        every = {site.index: costs.get(site.index, ()) for site in sites}
+        savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
+        whole = sum(savings[site.index].of(site.num_units) for site in sites)
+        return JointSpace(sites, every, savings, whole, basis, requirements.limits.uniform, constant, left)
+
+    if left:
+        alike = equal_scores(open_)
+        paths = {
+            site.index: merged(_paths(site, (), kept[site.index], requirements, alike)) for site in open_
+        }
+        lengths = (0.0, UNBOUNDED) if data.positions is None else (data.positions / data.count,)
+        foresee(asked, (spaced(paths, length, "", {}) for length in lengths), INSTEAD)
+    scores = _scores(analysis, open_, requirements, evidence, left, progress)
+    open_ = tuple(site for site in open_ if site.label not in left)
     widest = max(math.prod(item.sizes) for site in open_ for item in site.projections)
     with algebra_threads(widest):
         work = Work(analysis.view)
         looked = to_look_at(data, work, widest)
-        moments = context_moments(analysis.view, open_, looked, evidence.provider, progress)
+        moments = context_moments(analysis.view, open_, looked, evidence.provider, progress, left)
         reached = with_enough(seen(open_, moments, data.source), moments, looked, left)
         found = algebra_workers(widest).each(
             or_reason(lambda site: _paths(site, moments[site.index], kept[site.index], requirements, scores)),
             reached,
         )
-        paths, reached = readable(reached, found, left)
+        ways, reached = readable(reached, found, left)
         length = positions_per_sample(moments, looked)
-        how = effort(work, reached, paths, data.count, length)
-        measured = measured_paths(analysis.view, reached, paths, moments, evidence, how, progress)
-    # What no sample has run stays as it is.
-    costs = {site.index: measured.get(site.index, ()) for site in sites}
-    savings = {site.index: evenly(site.num_units, site.flops_per_unit(length)) for site in sites}
-    whole = sum(savings[site.index].of(site.num_units) for site in sites)
+        how = effort(work, reached, ways, data.count, length)
+        measured = measured_paths(analysis.view, reached, ways, moments, evidence, how, progress)
     basis = f"measured drift after refit, {OPERATIONS}"
     if scores is not None:
         basis = f"scores ({scores.method}) within blocks, {basis}"
-    constant = {} if scores is None else scores.constant
-    return JointSpace(sites, costs, savings, whole, basis, requirements.limits.uniform, constant, left)
+    return spaced(measured, length, basis, {} if scores is None else scores.constant)
 
 
 def _sites(sites: Sites, units: frozenset[str]) -> tuple[Site, ...]:
@@ -122,6 +148,7 @@ def _scores(
     sites: Sequence[Site],
     requirements: Requirements,
     evidence: Evidence,
+    left: dict[str, str],
     progress: Progress,
 ) -> HeadScores | None:
     """The scores that order the units within their sites, None where a refit's errors do.
@@ -133,7 +160,7 @@ def _scores(
         return None
     ordered = scored_kinds(requirements.units)
     some = [site for site in sites if site.UNITS in ordered]
-    return scores_for(analysis, some, requirements, evidence, progress)
+    return scores_for(analysis, some, requirements, evidence, left, progress)
 
 
 def _paths(

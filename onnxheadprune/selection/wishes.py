@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking.request import BenchSettings
-from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.benchmarking import BenchSettings, SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.compensation.result import Compensation
+from onnxheadprune.selection import Limits, Requirements, Selection
+from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
-from onnxheadprune.selection.recovery.result import Recovery
-from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.methods import Method
+from onnxheadprune.selection.recovery import Recovery
+from onnxheadprune.selection.scoring import HeadScores, Method
 from onnxheadprune.selection.scoring.score import scored_kinds
-from onnxheadprune.selection.scoring.scores import HeadScores
-from onnxheadprune.selection.space import Selection
 from onnxheadprune.settings.cutting import AMOUNT, Cut
 from onnxheadprune.settings.setting import check
 
@@ -206,12 +202,8 @@ class Chosen:
     @property
     def measured_on(self) -> str:
         """What the drift was measured on, and what has seen that before."""
-        if not self.held_out:
-            return f"the calibration data, which the {'choice' if self.numbers is None else 'refit'} has seen"
-        if self.numbers is None:
-            return "held-out data"
         trained = self.recovery is not None and self.numbers is self.recovery
-        return f"held-out data, which {'neither refit nor training has' if trained else 'the refit has not'} seen"
+        return data_words(self.held_out, refitted=self.numbers is not None, trained=trained)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data, without the plan, which is its own document."""
@@ -228,3 +220,12 @@ class Chosen:
             "unreached": list(self.unreached),
             "speed": None if self.speed is None else self.speed.to_dict(),
         }
+
+
+def data_words(held_out: bool, *, refitted: bool, trained: bool) -> str:
+    """A name for data that figures are of, which tells what has seen it, or has not."""
+    if not held_out:
+        return f"the calibration data, which the {'refit' if refitted else 'choice'} has seen"
+    if trained:
+        return "held-out data, which neither refit nor training has seen"
+    return "held-out data, which the refit has not seen" if refitted else "held-out data"
