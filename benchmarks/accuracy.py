@@ -31,8 +31,8 @@ import onnxruntime
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime.feeds import Input, graph_inputs
-from onnxheadprune.selection.activations import text_feeds
-from onnxheadprune.selection.recovery import parse_budget
+from onnxheadprune.selection.activations.text import text_feeds
+from onnxheadprune.selection.recovery.budget import parse_budget
 
 PACKAGES = ("numpy", "scipy", "sklearn")
 SEED, CALIBRATION, HELD_OUT = 0, 512, 1500

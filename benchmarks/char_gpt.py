@@ -26,8 +26,10 @@ import onnxruntime
 
 from onnxheadprune import find_sites, prune
 from onnxheadprune.selection.kinds import HEADS_ALONE
-from onnxheadprune.selection.recovery import parse_budget
-from onnxheadprune.selection.scoring import METHODS, HeadScores, score_heads
+from onnxheadprune.selection.recovery.budget import parse_budget
+from onnxheadprune.selection.scoring.methods import METHODS
+from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.wishes import Wish
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -25,6 +25,41 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 HEADS, VOCABULARY, POSITIONS = 8, 1000, 64
 MEGABYTE = 2**20
+_RUN = """
+import json, resource, subprocess, sys
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+code = subprocess.call(sys.argv[2:], stdout=subprocess.DEVNULL)
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]))
+"""
+
+
+class Cost(NamedTuple):
+    """Processor seconds of a command, and the most bytes of memory that were resident."""
+
+    seconds: float
+    peak: int
+
+
+def cost_of(*arguments: object, seconds: int = 3600) -> Cost:
+    """What a call of the command line costs.
+
+    Args:
+        arguments: of `onnxheadprune`.
+        seconds: processor seconds after which it is killed.
+
+    Raises:
+        RuntimeError: if it fails, or is killed.
+    """
+    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
+    # The peak of a process counts what its parent had before the program was loaded, so a small one starts it.
+    small = [sys.executable, "-S", "-c", _RUN, str(seconds)]
+    done = subprocess.run([*small, *command], capture_output=True, text=True, check=True)
+    code, used, peak = json.loads(done.stdout)
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with {code} after {used:.0f} s: {done.stderr[-500:]}")
+    return Cost(used, peak)
 
 
 class Encoder:

@@ -18,10 +18,12 @@ import click
 
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import find_sites
-from onnxheadprune.benchmarking import Benchmark, benchmark
+from onnxheadprune.benchmarking.result import Benchmark
+from onnxheadprune.benchmarking.runner import benchmark
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, open_model
 
 FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")

@@ -32,7 +32,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds import DataSource, graph_inputs
-from onnxheadprune.selection.compensation import Which
+from onnxheadprune.selection.compensation.tasks import Which
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
 

@@ -30,10 +30,11 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations import calibration_data, text_feeds
+from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter
-from onnxheadprune.selection.scoring import METHODS, Method
+from onnxheadprune.selection.activations.text import text_feeds
 from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.scoring.methods import METHODS, Method
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 RATIO = 0.5

@@ -1,28 +1,31 @@
-"""What a proof costs: processor seconds and memory of `validate`, `prune --heads` and `inspect`.
+"""What a proof costs: processor seconds and memory of `validate`, `prune` and `inspect`.
 
-    python benchmarks/proof.py [--only encoder] [-o results.json]
+    python benchmarks/proof.py [--minilm MODEL] [--only encoder] [-o results.json]
 
-Encoders of BERT's shape with random weights, one quantized to int8; a model with 100 MB of doc strings; attention in
-front of a chain of 100,000 small nodes; 400 attention blocks without normalisations. Every call is a process of its
-own; its memory is what the system counted at its peak.
+Encoders of BERT's shape with random weights, up to a file of 1 GB, one quantized to int8; all-MiniLM-L6-v2, where
+`--minilm` names it (sample_models/export_minilm.py); a model with 100 MB of doc strings; attention in front of chains
+of small nodes; attention blocks without normalisations; and what `prune --ratio` takes as models get deeper. Every call
+is a process of its own.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import platform
 import tempfile
+from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any
 
 import click
+import numpy as np
 import onnx
-from depth import Encoder
+import onnxruntime
+from depth import VOCABULARY, Encoder, cost_of
 from planning import stack
 
 MEGABYTE = 10**6
+CPU = ("--provider", "cpu")
 
 
 def encoder(path: Path, layers: int, width: int) -> None:
@@ -48,53 +51,71 @@ def documented(path: Path) -> None:
     onnx.save(model, path)
 
 
-MODELS = {
+PROVEN: dict[str, Callable[[Path], None]] = {
     "encoder, 6 layers of 512": lambda path: encoder(path, 6, 512),
     "encoder, 6 layers of 1024": lambda path: encoder(path, 6, 1024),
-    "encoder, 20 layers of 1024": lambda path: encoder(path, 20, 1024),
+    "encoder, 19 layers of 1024": lambda path: encoder(path, 19, 1024),
     "int8 encoder, 6 layers of 512": quantized,
     "100 MB of doc strings": documented,
+    "20,000 small nodes": lambda path: onnx.save(stack(2, chain=20_000), path),
     "100,000 small nodes": lambda path: onnx.save(stack(2, chain=100_000), path),
-    "400 blocks without normalisations": lambda path: onnx.save(stack(400, norms=False), path),
 }
+"""Models that lose a head, and are compared with what is left."""
+INSPECTED = {f"{blocks} blocks without normalisations": blocks for blocks in (50, 100, 200, 400)}
+CHOSEN = {f"encoder, {layers} layers of 256": layers for layers in (6, 24)}
+"""Models of which data choose a quarter of the heads."""
 
 
-def measured(*arguments: object) -> dict[str, float]:
-    """Processor seconds and peak memory of a call of the command line."""
-    command = [sys.executable, "-m", "onnxheadprune", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    seconds = usage.ru_utime + usage.ru_stime
-    return {"cpu_seconds": round(seconds, 1), "peak_mb": round(usage.ru_maxrss * 1024 / MEGABYTE)}
+def calls(name: str, folder: Path, minilm: Path | None) -> Iterator[tuple[str, Path, tuple[object, ...]]]:
+    """The calls for one model, each with its name and the model's file."""
+    model, pruned, data = folder / "model.onnx", folder / "pruned.onnx", folder / "data.npz"
+    if name in INSPECTED:
+        onnx.save(stack(INSPECTED[name], norms=False), model)
+        yield "inspect", model, (model,)
+    elif name in CHOSEN:
+        encoder(model, CHOSEN[name], 256)
+        ids = np.random.default_rng(1).integers(0, VOCABULARY, (128, 32))
+        np.savez(data, input_ids=ids, attention_mask=np.ones_like(ids))
+        yield "prune --ratio", model, (model, "--ratio", 0.25, "--data", data, "-o", pruned, *CPU)
+    else:
+        if name in PROVEN:
+            PROVEN[name](model)
+        else:
+            assert minilm is not None
+            model = minilm
+        yield "inspect", model, (model,)
+        yield "prune --heads", model, (model, "--heads", "0:1", "-o", pruned, *CPU)
+        yield "validate", model, (model, pruned, *CPU)
 
 
 @click.command(help=__doc__)
+@click.option("--minilm", type=click.Path(exists=True, path_type=Path), help="all-MiniLM-L6-v2 as ONNX.")
 @click.option("--only", default="", help="Models whose name contains this.")
 @click.option("-o", "--output", type=click.Path(path_type=Path))
-def main(only: str, output: Path | None) -> None:
-    """Every model in turn."""
-    rows: list[dict[str, Any]] = []
-    click.echo("| model | file | call | CPU s | peak MB |\n|---|---|---|---|---|")
-    for name, make in MODELS.items():
-        if only not in name:
-            continue
+def main(minilm: Path | None, only: str, output: Path | None) -> None:
+    """Measures every model in turn."""
+    names = [*PROVEN, *([] if minilm is None else ["all-MiniLM-L6-v2"]), *INSPECTED, *CHOSEN]
+    rows = []
+    click.echo("| model | file | call | CPU s | peak |\n|---|---|---|---|---|")
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            model, pruned = Path(folder, "model.onnx"), Path(folder, "pruned.onnx")
-            make(model)
-            size = round(model.stat().st_size / MEGABYTE)
-            calls = {"inspect": ("inspect", model)}
-            if "blocks" not in name:
-                calls["prune"] = ("prune", model, "--heads", "0:1", "--provider", "cpu", "-o", pruned)
-                calls["validate"] = ("validate", model, pruned, "--provider", "cpu")
-            for call, arguments in calls.items():
-                row = {"model": name, "file_mb": size, "call": call, **measured(*arguments)}
+            for call, model, arguments in calls(name, Path(folder), minilm) if only in name else ():
+                used = cost_of(call.split()[0], *arguments)
+                row = {
+                    "model": name,
+                    "file_mb": round(model.stat().st_size / MEGABYTE, 1),
+                    "call": call,
+                    "cpu_seconds": round(used.seconds, 1),
+                    "peak_mb": round(used.peak / MEGABYTE),
+                }
                 rows.append(row)
-                click.echo(f"| {name} | {size} | {call} | {row['cpu_seconds']} | {row['peak_mb']} |")
+                click.echo(
+                    f"| {name} | {row['file_mb']} MB | {call} | {row['cpu_seconds']} | {row['peak_mb']} MB |"
+                )
+    made = f"{platform.machine()}, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
+    found = {"date": date.today().isoformat(), "machine": made, "rows": rows}
     if output is not None:
-        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

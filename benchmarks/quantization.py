@@ -29,9 +29,9 @@ from accuracy import CALIBRATION, HELD_OUT, Feeds, corpus, embeddings, quality, 
 
 import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking import Measuring
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.benchmarking.request import Measuring
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.quantizing import To

@@ -22,16 +22,16 @@ from onnxheadprune import HeadPruneError, prune
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime import CPU, CUDA, Array, Provider, Resident
+from onnxheadprune.runtime import CPU, CUDA, Array, Provider
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations import calibration_data
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.recovery import Subject
+from onnxheadprune.runtime.resident import Resident
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.recovery.adam import BETAS, EPSILON, Adam
 from onnxheadprune.selection.recovery.precision import candidates_of, decided, distance, in_float16
 from onnxheadprune.selection.recovery.ready import Ready, ready
 from onnxheadprune.selection.recovery.slopes import Candidate, Slopes, Tensors
+from onnxheadprune.selection.recovery.subject import Subject
 from onnxheadprune.selection.scoring.ablation import require_main
 
 NEAR = 0.02

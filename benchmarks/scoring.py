@@ -23,8 +23,9 @@ from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import graph_inputs
 from onnxheadprune.runtime.providers import resolve_provider
-from onnxheadprune.selection.activations import Calibration, calibration_data, text_feeds
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.activations.text import text_feeds
 from onnxheadprune.selection.scoring.ablation import require_main
 
 

@@ -29,7 +29,7 @@ import onnxheadprune as ohp
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime.feeds import graph_inputs
-from onnxheadprune.selection.recovery import parse_budget
+from onnxheadprune.selection.recovery.budget import parse_budget
 from onnxheadprune.selection.scoring.simple import weight_scores
 
 WAYS = ("joint", "with layers", "uniform", "heads", "neurons", "layers", "magnitude", "random")

@@ -18,16 +18,9 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.planning import plan_pruning
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
-    from onnxheadprune.benchmarking import (
-        Benchmark,
-        Cell,
-        Comparison,
-        GridPoint,
-        Latency,
-        ModelFacts,
-        Ratio,
-        benchmark,
-    )
+    from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
+    from onnxheadprune.benchmarking.runner import benchmark
+    from onnxheadprune.benchmarking.statistics import Ratio
     from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
     from onnxheadprune.edit.site_cuts import SiteCut
@@ -40,17 +33,22 @@ if TYPE_CHECKING:
         UsageError,
         ValidationFailedError,
     )
-    from onnxheadprune.fusion import Fusion, SiteFusion
+    from onnxheadprune.fusion.result import Fusion, SiteFusion
     from onnxheadprune.liveness.refusal import Reason, Refusal
     from onnxheadprune.model.storage.tensors import StoredSize
-    from onnxheadprune.selection import Limits, Selection, select_heads
-    from onnxheadprune.selection.activations import Calibration
-    from onnxheadprune.selection.compensation import Compensation, Refit
-    from onnxheadprune.selection.recovery import Budget, Recovery
-    from onnxheadprune.selection.scoring import HeadScores, SiteScores, read_scores, score_heads, write_scores
+    from onnxheadprune.selection.activations.data import Calibration
+    from onnxheadprune.selection.allocate import Limits
+    from onnxheadprune.selection.compensation.result import Compensation, Refit
+    from onnxheadprune.selection.recovery.budget import Budget
+    from onnxheadprune.selection.recovery.result import Recovery
+    from onnxheadprune.selection.scoring.score import score_heads
+    from onnxheadprune.selection.scoring.score_files import read_scores, write_scores
+    from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
+    from onnxheadprune.selection.select import select_heads
+    from onnxheadprune.selection.space import Selection
     from onnxheadprune.selection.wishes import Chosen, Wish
-    from onnxheadprune.validation import validate
     from onnxheadprune.validation.metric import MetricResult
+    from onnxheadprune.validation.proof import validate
     from onnxheadprune.validation.result import Accuracy, CaseResult, Drift, Validation
     from onnxheadprune.workflow.combine import Combination, combine
     from onnxheadprune.workflow.curve import Curve, CurvePoint
@@ -140,35 +138,72 @@ __all__ = [
 _HOMES = {
     "workflow.folders.api": ("prune_folder",),
     "workflow.folders.result": ("FolderResult",),
-    "workflow.prune": ("apply_plan", "prune"),
-    "workflow.exits": ("EarlyExit", "EarlyExits", "find_exits"),
-    "workflow.combine": ("Combination", "combine"),
-    "workflow.quantize": ("QuantizeResult", "quantize"),
+    "workflow.prune": (
+        "apply_plan",
+        "prune",
+    ),
+    "workflow.exits": (
+        "EarlyExit",
+        "EarlyExits",
+        "find_exits",
+    ),
+    "workflow.combine": (
+        "Combination",
+        "combine",
+    ),
+    "workflow.quantize": (
+        "QuantizeResult",
+        "quantize",
+    ),
     "workflow.recover": ("recover",),
-    "workflow.curve": ("Curve", "CurvePoint"),
+    "workflow.curve": (
+        "Curve",
+        "CurvePoint",
+    ),
     "workflow.sweep": ("sweep",),
-    "cli.report.pictures": ("plot_curve", "plot_heads", "plot_latency"),
+    "cli.report.pictures": (
+        "plot_curve",
+        "plot_heads",
+        "plot_latency",
+    ),
     "workflow.result": ("PruneResult",),
     "attention.planning": ("plan_pruning",),
     "attention.sites.find": ("find_sites",),
     "model.storage.tensors": ("StoredSize",),
-    "validation": ("validate",),
-    "benchmarking": (
+    "validation.proof": ("validate",),
+    "benchmarking.result": (
         "Benchmark",
         "Cell",
         "Comparison",
         "GridPoint",
         "Latency",
         "ModelFacts",
-        "Ratio",
-        "benchmark",
     ),
-    "selection.activations": ("Calibration",),
-    "selection.wishes": ("Chosen", "Wish"),
-    "selection.compensation": ("Compensation", "Refit"),
-    "selection.recovery": ("Budget", "Recovery"),
-    "selection.scoring": ("HeadScores", "SiteScores", "read_scores", "score_heads", "write_scores"),
-    "selection": ("Limits", "Selection", "select_heads"),
+    "benchmarking.statistics": ("Ratio",),
+    "benchmarking.runner": ("benchmark",),
+    "selection.activations.data": ("Calibration",),
+    "selection.wishes": (
+        "Chosen",
+        "Wish",
+    ),
+    "selection.compensation.result": (
+        "Compensation",
+        "Refit",
+    ),
+    "selection.recovery.budget": ("Budget",),
+    "selection.recovery.result": ("Recovery",),
+    "selection.scoring.scores": (
+        "HeadScores",
+        "SiteScores",
+    ),
+    "selection.scoring.score_files": (
+        "read_scores",
+        "write_scores",
+    ),
+    "selection.scoring.score": ("score_heads",),
+    "selection.allocate": ("Limits",),
+    "selection.space": ("Selection",),
+    "selection.select": ("select_heads",),
     "errors": (
         "HeadPruneError",
         "InferenceError",
@@ -178,13 +213,31 @@ _HOMES = {
         "UsageError",
         "ValidationFailedError",
     ),
-    "fusion": ("Fusion", "SiteFusion"),
-    "edit.plan": ("PlannedEdit", "PrunePlan"),
+    "fusion.result": (
+        "Fusion",
+        "SiteFusion",
+    ),
+    "edit.plan": (
+        "PlannedEdit",
+        "PrunePlan",
+    ),
     "edit.site_cuts": ("SiteCut",),
-    "liveness.refusal": ("Reason", "Refusal"),
-    "attention.sites.site": ("AttentionSite", "NearMiss", "Sites"),
+    "liveness.refusal": (
+        "Reason",
+        "Refusal",
+    ),
+    "attention.sites.site": (
+        "AttentionSite",
+        "NearMiss",
+        "Sites",
+    ),
     "validation.metric": ("MetricResult",),
-    "validation.result": ("Accuracy", "CaseResult", "Drift", "Validation"),
+    "validation.result": (
+        "Accuracy",
+        "CaseResult",
+        "Drift",
+        "Validation",
+    ),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -19,8 +19,9 @@ from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.pictures.latency import plot_latency
-from onnxheadprune.runtime import CPU, CUDA, BoundOptions, BoundSession, Provider, bound
+from onnxheadprune.runtime import CPU, CUDA, Provider, bound
 from onnxheadprune.runtime import session as session_module
+from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.memory import footprint, kernels_in
 from tests import toys
 from tests.clocks import patient

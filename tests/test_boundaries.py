@@ -21,7 +21,7 @@ from onnxheadprune.selection.activations.kept import Kept, Room, Shelf
 from onnxheadprune.selection.activations.linear import linear_at
 from onnxheadprune.selection.activations.parts import Parts
 from onnxheadprune.selection.activations.walk import Walk
-from onnxheadprune.selection.compensation import compensate
+from onnxheadprune.selection.compensation.compensate import compensate
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")

@@ -25,8 +25,9 @@ from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.feeds import graph_inputs, load_data
 from onnxheadprune.runtime.feeds.npz import read_npz
-from onnxheadprune.selection.activations import image_feeds, text_feeds
-from onnxheadprune.selection.scoring import read_scores
+from onnxheadprune.selection.activations.images import image_feeds
+from onnxheadprune.selection.activations.text import text_feeds
+from onnxheadprune.selection.scoring.score_files import read_scores
 from tests import toys, toys_genai
 from tests.conftest import SAMPLES
 from tests.crashes import in_child
@@ -550,7 +551,7 @@ def test_strings_that_are_no_text() -> None:
 @pytest.mark.parametrize("name", ["scores", "sites"])
 def test_every_analysis_asks_whether_the_model_is_valid(name: str) -> None:
     """Not only `inspect`: scoring and choosing look at models, too."""
-    from onnxheadprune.selection.scoring import score_heads
+    from onnxheadprune.selection.scoring.score import score_heads
 
     model = toys.attention()
     model.graph.node[0].op_type = "Transpose"

@@ -16,7 +16,8 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.contexts import context_moments, projection_matrix
 from onnxheadprune.selection.activations.linear import Linear, linear_at
 from onnxheadprune.selection.activations.moments import Centred, Moments, Ridge
-from onnxheadprune.selection.compensation import compensate, pair
+from onnxheadprune.selection.compensation import pair
+from onnxheadprune.selection.compensation.compensate import compensate
 from tests import toys_scores
 
 HERE = Provider(CPU, "test")

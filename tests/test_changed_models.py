@@ -17,9 +17,11 @@ from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
 from onnxheadprune.model.replacing import with_contents
 from onnxheadprune.model.save import save_model
-from onnxheadprune.runtime import CPU, BoundSession, Provider
+from onnxheadprune.runtime import CPU, Provider
+from onnxheadprune.runtime.bound import BoundSession
 from onnxheadprune.runtime.unrounded import unrounded
-from onnxheadprune.selection.compensation import Compensation, refitted
+from onnxheadprune.selection.compensation.record import refitted
+from onnxheadprune.selection.compensation.result import Compensation
 from tests import toys, toys_nbits
 from tests.clocks import heavy, patient
 

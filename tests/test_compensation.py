@@ -25,7 +25,7 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.choose import choose
-from onnxheadprune.selection.compensation import compensate
+from onnxheadprune.selection.compensation.compensate import compensate
 from onnxheadprune.selection.compensation.fit import fit
 from onnxheadprune.selection.compensation.pair import Pair
 from onnxheadprune.selection.completing import named

@@ -13,12 +13,12 @@ import pytest
 
 from onnxheadprune.cli.report.console import out
 from onnxheadprune.cli.report.doctor import doctor_report
-from onnxheadprune.runtime import CPU, CUDA, Card, machine
+from onnxheadprune.runtime import CPU, CUDA
 from onnxheadprune.runtime import doctor as doctor_module
 from onnxheadprune.runtime import session as session_module
 from onnxheadprune.runtime.advice import advice
 from onnxheadprune.runtime.doctor import diagnose
-from onnxheadprune.runtime.host import cards, cuda_of_driver, read_smi
+from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, machine, read_smi
 from onnxheadprune.runtime.packages import cuda_libraries, read_cudnn, runtimes
 from onnxheadprune.runtime.requirements import unmet
 from tests.conftest import Outcome

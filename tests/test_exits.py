@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import cProfile
 import json
+import pstats
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,6 +118,15 @@ def test_layers_that_are_skipped_are_no_exits() -> None:
     assert not found.exits and not found.refused
     with pytest.raises(RefusedError, match="no If or Loop decides whether further layers run"):
         prune(toys_exits.skipping(), exit=1)
+
+
+def test_inspect_looks_for_sites_once(tmp_path: Path, command: Callable[..., Outcome]) -> None:
+    """Also in a model with bodies, which may have exits."""
+    onnx.save(toys_exits.skipping(), tmp_path / "model.onnx")
+    profile = cProfile.Profile()
+    assert profile.runcall(command, "inspect", tmp_path / "model.onnx").exit_code == 0
+    calls = {name: count for (_, _, name), (count, *_) in pstats.Stats(profile).stats.items()}  # type: ignore[attr-defined]
+    assert calls["find_structural"] == 1
 
 
 @pytest.mark.parametrize(

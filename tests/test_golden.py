@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from onnxheadprune.attention.heads import parse_heads
-from onnxheadprune.validation import validate
+from onnxheadprune.validation.proof import validate
 from tests.golden_file import answered, read
 from tests.graph_text import model_of, text_of
 from tests.toys import get_initializer, set_initializer

@@ -20,9 +20,9 @@ from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.evidence import Evidence
-from onnxheadprune.selection.scoring import score_heads
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
 from onnxheadprune.selection.scoring.probes import Probing
+from onnxheadprune.selection.scoring.score import score_heads
 from onnxheadprune.selection.scoring.sensitivity import sensitivities
 from tests import toys_scores
 from tests.graph_text import model_of

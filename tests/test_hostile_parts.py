@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, find_sites, prune
-from onnxheadprune.benchmarking import benchmark
+from onnxheadprune.benchmarking.runner import benchmark
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import onnxheadprune as ohp
-from onnxheadprune.benchmarking import Comparison, GridPoint, Ratio, SpeedUp
-from onnxheadprune.benchmarking.statistics import judge
+from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
+from onnxheadprune.benchmarking.statistics import Ratio, judge
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection.activations.moments import Moments

@@ -20,7 +20,8 @@ from onnxheadprune.model.storage import wire
 from onnxheadprune.model.storage.spans import is_outside
 from onnxheadprune.runtime import CPU, Provider, Session, stored
 from onnxheadprune.runtime.turns import Turns
-from onnxheadprune.selection.compensation import compensate, restored
+from onnxheadprune.selection.compensation.compensate import compensate
+from onnxheadprune.selection.compensation.restoring import restored
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.deployed import SPARED
 from tests import toys, toys_scores

@@ -17,9 +17,9 @@ from rich.console import Console
 from onnxheadprune import RefusedError, UsageError, Wish, combine, find_sites, prune, quantize, validate
 from onnxheadprune.attention.packed import packed_again, packed_matrix, unpacked
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking import Measuring
 from onnxheadprune.benchmarking.grid import Asked
 from onnxheadprune.benchmarking.measure import Quota
+from onnxheadprune.benchmarking.request import Measuring
 from onnxheadprune.cli.report.combination import combine_report
 from onnxheadprune.edit.records import QUANTIZED_KEY, VALIDATION_KEY, quantized_record
 from onnxheadprune.runtime import quantizing

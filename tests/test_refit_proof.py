@@ -14,7 +14,7 @@ from onnxheadprune import ModelError, Validation, prune, validate
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.edit.records import COMPENSATED_KEY, FUSED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.model.load import open_structure
-from onnxheadprune.selection.compensation import sealed
+from onnxheadprune.selection.compensation.record import sealed
 from tests import attacks, toys, toys_scores
 
 HEADS = "0:1 1:0,3"

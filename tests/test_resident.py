@@ -7,7 +7,8 @@ import pytest
 from onnx import parser
 
 from onnxheadprune.errors import InferenceError
-from onnxheadprune.runtime import CPU, CUDA, Provider, Resident, ResidentSession, Session, home_of
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session
+from onnxheadprune.runtime.resident import Resident, ResidentSession, home_of
 
 PROVIDER = Provider(CPU, "test")
 TEXT = """

@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
-from onnxheadprune.runtime import CPU, CUDA, Card, Provider, Session, providers, session, stored
+from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
+from onnxheadprune.runtime.host import Card
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 from tests.conftest import Outcome

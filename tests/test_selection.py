@@ -16,15 +16,18 @@ from onnxheadprune.attention.heads import is_legal
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.graph.main_output import main_output
 from onnxheadprune.runtime import CPU, Provider
-from onnxheadprune.selection import Evidence, Limits, Requirements, Selection, search_space, select_heads
 from onnxheadprune.selection.activations.contexts import context_moments
 from onnxheadprune.selection.activations.moments import Moments
-from onnxheadprune.selection.allocate import allocate, heads_for_ratio, keep_per_site, options
+from onnxheadprune.selection.allocate import Limits, allocate, heads_for_ratio, keep_per_site, options
 from onnxheadprune.selection.curves import measured_paths
 from onnxheadprune.selection.effort import Effort
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.moves import Step, path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
 from onnxheadprune.selection.scoring.score_files import scores_from_dict
+from onnxheadprune.selection.select import search_space, select_heads
+from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Faster, Keep, Near, Share, Target, Wish
 from tests import toys_scores
 from tests.conftest import Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from onnxheadprune.runtime import usable_cores
+from onnxheadprune.runtime.host import usable_cores
 from onnxheadprune.runtime.threads import WORTH_THREADS, algebra_threads, algebra_workers
 
 

@@ -19,7 +19,8 @@ from onnxheadprune.selection.activations.linear import feeders, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts, part
 from onnxheadprune.selection.activations.walk import Walk
-from onnxheadprune.selection.compensation import compensate, value_fit
+from onnxheadprune.selection.compensation import value_fit
+from onnxheadprune.selection.compensation.compensate import compensate
 from onnxheadprune.selection.compensation.tasks import Task
 from onnxheadprune.selection.compensation.value_fit import Layout, fit_values
 from onnxheadprune.selection.compensation.values import Context, Values, value_maps, values_of

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from onnxheadprune.runtime import CPU, CUDA, Provider, usable_cores
+from onnxheadprune.runtime import CPU, CUDA, Provider
+from onnxheadprune.runtime.host import usable_cores
 from onnxheadprune.runtime.workers import Workers, workers_on
 from onnxheadprune.selection.activations import moments as moments_module
 from onnxheadprune.selection.activations.moments import Moments, gather

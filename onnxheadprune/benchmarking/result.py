@@ -11,7 +11,8 @@ from onnxheadprune.benchmarking.flops import Flops
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE, Ratio, Verdict
 from onnxheadprune.model.notebook import BAD, DOUBTFUL, GOOD, PLAIN, Html, card, line, table, word
 from onnxheadprune.model.spelling import many, short_names
-from onnxheadprune.runtime import Footprint, Provider
+from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime.memory import Footprint
 
 MIXED = "mixed"
 NO_BOUND = 1.005

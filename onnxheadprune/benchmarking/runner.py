@@ -13,9 +13,9 @@ import numpy as np
 from onnxheadprune.benchmarking.comparable import differences
 from onnxheadprune.benchmarking.entry import Entry, enter, require_same_inputs
 from onnxheadprune.benchmarking.flops import Flops
-from onnxheadprune.benchmarking.grid import Runs, feed_for, make_grid, size_of
-from onnxheadprune.benchmarking.measure import ROUNDS, Series, measure_round, summary
-from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.grid import Asked, Runs, feed_for, make_grid, size_of
+from onnxheadprune.benchmarking.measure import ROUNDS, Quota, Series, measure_round, summary
+from onnxheadprune.benchmarking.request import BenchRequest, Measuring
 from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
 from onnxheadprune.benchmarking.statistics import (
     judge,
@@ -25,18 +25,12 @@ from onnxheadprune.benchmarking.statistics import (
 )
 from onnxheadprune.errors import InferenceError, ProviderError, UsageError
 from onnxheadprune.model.load import ModelLike
-from onnxheadprune.runtime import (
-    CUDA,
-    BoundOptions,
-    BoundSession,
-    Provider,
-    footprint,
-    loads_without_crash,
-    machine,
-    versions,
-)
+from onnxheadprune.runtime import CUDA, Provider, loads_without_crash, versions
+from onnxheadprune.runtime.bound import BoundOptions, BoundSession
 from onnxheadprune.runtime.feeds import Feed, Outputs
-from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.runtime.host import machine
+from onnxheadprune.runtime.memory import footprint
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
 
 LOW_PRECISION = ("float16", "bfloat16")
 OUTLIER = 5
@@ -57,6 +51,53 @@ class Scouted:
 
 
 Progress = Callable[[str], object]
+
+
+def benchmark(
+    model: ModelLike,
+    *others: ModelLike,
+    provider: str | Provider = AUTO,
+    batch: Sequence[int] | None = None,
+    seq: Sequence[int] | None = None,
+    past: Sequence[int] | None = None,
+    dims: Mapping[str, int] | None = None,
+    repeats: int | None = None,
+    time_budget: float = 10.0,
+    seed: int = 0,
+    threads: int | None = None,
+    cuda_graph: bool = False,
+    memory: bool = True,
+    progress: Callable[[str], object] | None = None,
+) -> Benchmark:
+    """Measures the latency of models side by side, in one process.
+
+    Args:
+        model: the reference.
+        others: what to compare with it, usually pruned versions.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
+        batch: batch sizes; by default 1 and 8.
+        seq: sequence lengths; by default 128, or the longest that runs.
+        past: lengths of the cache behind which one new token is measured.
+        dims: sizes of single symbolic dimensions.
+        repeats: blocks per grid point; None goes by `time_budget`.
+        time_budget: seconds per grid point, for all models together.
+        seed: of the inputs, the order of measurement and the bootstrap.
+        threads: of the CPU's kernels; None leaves ONNX Runtime's own choice.
+        cuda_graph: capture and replay CUDA graphs (CUDA only), where every model and shape allows it.
+        memory: also measure the peak of memory, in a process of its own.
+        progress: is told in a few words what is done next.
+
+    Returns:
+        Latencies, ratios with their intervals, verdicts, operations and bounds.
+
+    Raises:
+        UsageError: if a size does not fit the model, or an option makes no sense.
+        ModelError: if a model cannot be read or does not run.
+        ProviderError: if the asked-for provider does not run here, or not one node runs on it.
+    """
+    measuring = Measuring(Asked(batch, seq, past, dims or {}), Quota(repeats, time_budget), threads)
+    request = BenchRequest(measuring, provider, seed, cuda_graph, memory)
+    return run_benchmark((model, *others), request, progress or (lambda _: None))
 
 
 def run_benchmark(

@@ -36,7 +36,8 @@ def read_data(
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.activations import Preprocessing, image_feeds, random_data
+    from onnxheadprune.selection.activations.data import random_data
+    from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
 
     loaded = open_structure(model)
     if inputs.text is not None:
@@ -59,9 +60,10 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
     from onnxheadprune.attention.sites.find import view_of
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.activations import Reading, beside, text_feeds
-    from onnxheadprune.selection.activations.beside import has_decoder, tokenizer_of
+    from onnxheadprune.selection.activations.beside import beside, has_decoder, tokenizer_of
+    from onnxheadprune.selection.activations.lines import Reading
     from onnxheadprune.selection.activations.prompts import takes_target
+    from onnxheadprune.selection.activations.text import text_feeds
 
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
@@ -98,7 +100,8 @@ def data_for(model: Path | LoadedModel, data: DataSource, provider: str) -> Data
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.feeds import graph_inputs
     from onnxheadprune.runtime.providers import resolve_provider
-    from onnxheadprune.selection.activations import beside, needs_others, supplied
+    from onnxheadprune.selection.activations.beside import beside
+    from onnxheadprune.selection.activations.supplied import needs_others, supplied
 
     loaded = open_structure(model)
     if not needs_others(item.name for item in loaded.proto.graph.input):

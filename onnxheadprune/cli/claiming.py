@@ -110,7 +110,7 @@ def _beside(output: Path, given: Mapping[str, object]) -> Iterator[Making]:
         else:
             yield Making("the JSON beside the output,", document, mark=JSON_MARK.encode())
     if (given.get("recover") or given.get("budget")) and _kind(given) == "model":
-        from onnxheadprune.selection.recovery import beside, making_of
+        from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 
         yield making_of(beside(output))
     if given.get("method") == "ablation":

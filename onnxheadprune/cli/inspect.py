@@ -27,13 +27,13 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.errors import RefusedError
     from onnxheadprune.model.load import model_name, open_structure
     from onnxheadprune.model.storage.tensors import stored_size
-    from onnxheadprune.workflow.exits import find_exits
+    from onnxheadprune.workflow.exits import exits_in
     from onnxheadprune.workflow.layers import summaries
 
     loaded = open_structure(model, follow_links=follow_links)
     analysis = analysis_of(loaded.proto, model_name(model), loaded.sources)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
-    exits, layers = find_exits(loaded), summaries(analysis)
+    exits, layers = exits_in(loaded, analysis), summaries(analysis)
     if as_json:
         further = {"layers": [layer.to_dict() for layer in layers], "early_exits": exits.to_dict()}
         emit_json(sites.to_dict() | further)

@@ -63,7 +63,7 @@ def sweep(
     from onnxheadprune.model.load import open_structure
     from onnxheadprune.runtime.providers import resolve_provider
     from onnxheadprune.selection.cutting import Cutter, Trying
-    from onnxheadprune.selection.recovery import Recovering
+    from onnxheadprune.selection.recovery.recover import Recovering
     from onnxheadprune.selection.scoring.executors import open_executor
     from onnxheadprune.workflow.from_settings import budget_of, measure_of, requirements_of
     from onnxheadprune.workflow.sweep import parse_sweep, sweep_ratios

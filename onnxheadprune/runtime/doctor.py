@@ -9,20 +9,10 @@ from typing import Any
 
 import onnx
 
-from onnxheadprune.runtime import (
-    CUDA,
-    Card,
-    Provider,
-    cards,
-    cuda_libraries,
-    cuda_of_driver,
-    cudnn_version,
-    loaded_libraries,
-    onnx_runtime,
-    runtimes,
-    usable_cores,
-)
+from onnxheadprune.runtime import CUDA, Provider, onnx_runtime
 from onnxheadprune.runtime.advice import advice
+from onnxheadprune.runtime.host import Card, cards, cuda_of_driver, usable_cores
+from onnxheadprune.runtime.packages import cuda_libraries, cudnn_version, loaded_libraries, runtimes
 from onnxheadprune.runtime.providers import AUTO, full_name, probe, resolve_provider
 from onnxheadprune.runtime.requirements import unmet
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection import Space
 from onnxheadprune.selection.completing import completed, drift
 from onnxheadprune.selection.cutting import Cutter
+from onnxheadprune.selection.space import Space
 from onnxheadprune.selection.wishes import Chosen, Trial
 
 ROUNDING = 1e-3

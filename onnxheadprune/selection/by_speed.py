@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection import Selection, Space
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter
+from onnxheadprune.selection.space import Selection, Space
 from onnxheadprune.selection.speed import smallest_reaching, speedups
 from onnxheadprune.selection.wishes import Chosen, Trial
 

@@ -10,14 +10,16 @@ from onnxheadprune.attention.units import resolve_units
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.feeds import Sample
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection import Selection
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.activations.parts import run_feed
-from onnxheadprune.selection.compensation import Compensation, Refit
+from onnxheadprune.selection.compensation.result import Compensation, Refit
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.effort import some
-from onnxheadprune.selection.recovery import Recovering, Recovery, Subject, recover
+from onnxheadprune.selection.recovery.recover import Recovering, recover
+from onnxheadprune.selection.recovery.result import Recovery
+from onnxheadprune.selection.recovery.subject import Subject
 from onnxheadprune.selection.scoring.ablation import require_main
+from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Chosen
 
 

@@ -12,20 +12,26 @@ from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.edit import apply
 from onnxheadprune.errors import UsageError
-from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LARGE, LoadedModel, open_structure
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.turns import Turns
-from onnxheadprune.selection import Evidence, Requirements, Selection, Space, search_space
 from onnxheadprune.selection.activations.data import calibration_data
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation import Compensation, Which, compensate, refitted
+from onnxheadprune.selection.compensation.compensate import compensate
+from onnxheadprune.selection.compensation.record import refitted
+from onnxheadprune.selection.compensation.result import Compensation
+from onnxheadprune.selection.compensation.tasks import Which
 from onnxheadprune.selection.effort import Work
-from onnxheadprune.selection.recovery import Recovering, require_recoverable, split_for_recovery
+from onnxheadprune.selection.evidence import Evidence
+from onnxheadprune.selection.recovery.recover import Recovering, require_recoverable, split_for_recovery
+from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
-from onnxheadprune.selection.space import Asked
+from onnxheadprune.selection.select import search_space
+from onnxheadprune.selection.space import Asked, Selection, Space
 from onnxheadprune.selection.wishes import Chosen
 
 

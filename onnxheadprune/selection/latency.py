@@ -16,7 +16,8 @@ from functools import partial
 import numpy as np
 
 from onnxheadprune.attention.sites.site import Site
-from onnxheadprune.benchmarking import BenchSettings, SpeedUp
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.selection.cutting import Cutter
 from onnxheadprune.selection.joint import OPERATIONS, JointSpace
 from onnxheadprune.selection.savings import Savings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.errors import UsageError
 from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.kinds import HEADS_ALONE

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from onnxheadprune.benchmarking import BenchSettings, SpeedUp, benchmark
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
+from onnxheadprune.benchmarking.runner import benchmark
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
 

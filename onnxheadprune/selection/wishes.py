@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from onnxheadprune.benchmarking import BenchSettings, SpeedUp
+from onnxheadprune.benchmarking.request import BenchSettings
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
-from onnxheadprune.selection import Limits, Requirements, Selection
-from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
-from onnxheadprune.selection.recovery import Recovery
-from onnxheadprune.selection.scoring import HeadScores, Method
+from onnxheadprune.selection.recovery.result import Recovery
+from onnxheadprune.selection.requirements import Requirements
+from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.score import scored_kinds
+from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.space import Selection
 from onnxheadprune.settings.cutting import AMOUNT, Cut
 from onnxheadprune.settings.setting import check
 

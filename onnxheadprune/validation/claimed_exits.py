@@ -17,7 +17,7 @@ from onnxheadprune.edit.exit_records import RecordedExit, exits_record
 from onnxheadprune.edit.extract import store_constants, stored_anew, with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.selection.compensation import Restored
+from onnxheadprune.selection.compensation.restoring import Restored
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unsaturated import unsaturated
-from onnxheadprune.selection.compensation import Restored
+from onnxheadprune.selection.compensation.restoring import Restored
 from onnxheadprune.validation.compare import has_nan, worst
 from onnxheadprune.validation.result import CaseResult, Settings
 from onnxheadprune.validation.sensitivity import Sensitivity

@@ -16,7 +16,8 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import RecordedUnits, fused_record, pruning_record, units_record
 from onnxheadprune.errors import HeadPruneError, RefusedError
-from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.declared import Inferred

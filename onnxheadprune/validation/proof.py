@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.model.doc_strings import undocumented
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
-from onnxheadprune.runtime.providers import resolve_provider
+from onnxheadprune.runtime.feeds import DataSource
+from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.runtime.tolerances import tolerance_for
-from onnxheadprune.selection.activations import Calibration
-from onnxheadprune.selection.compensation import Restored, restored
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.selection.activations.drift import Measure
+from onnxheadprune.selection.compensation.restoring import Restored, restored
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
 from onnxheadprune.validation.deployed import Models
 from onnxheadprune.validation.likeness import sentences
-from onnxheadprune.validation.metric import USERS_DATA, MetricMeter
+from onnxheadprune.validation.metric import USERS_DATA, Metric, MetricMeter
 from onnxheadprune.validation.planned import find_likeness, record_notes
 from onnxheadprune.validation.refits import with_refits
 from onnxheadprune.validation.request import ValidationRequest
@@ -26,6 +29,46 @@ from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems
 from onnxheadprune.validation.wide import Wide
+
+
+def validate(
+    original: ModelLike,
+    pruned: ModelLike,
+    *,
+    heads: HeadSpec | None = None,
+    data: DataSource | None = None,
+    provider: str | Provider = AUTO,
+    seed: int = 0,
+    metric: Metric | None = None,
+    effect: Measure | None = None,
+    unseen: bool = False,
+) -> Validation:
+    """Compares a pruned model with the masked reference, and measures what the cut costs.
+
+    The masked reference is built from the *original*, for the heads that the pruned model's metadata
+    says are gone. Both run on random inputs of several sizes, and on `data`. The verdict is "passed"
+    only if silencing the heads moves the outputs enough for a wrong cut to show.
+
+    Args:
+        original: the model before the cut.
+        pruned: the model after it.
+        heads: the removed heads, where the pruned model's metadata does not say.
+        data: the user's inputs; see `feeds.load_data` for the forms.
+        provider: "auto", "cpu", "cuda" or another execution provider's name; or one that is resolved.
+        seed: of the random inputs.
+        metric: the user's own measure, a function or "module:function", called with (outputs, feed) per feed of `data`
+            or once with (outputs, feeds); see `MetricMeter`.
+        effect: the measure of drift: "kl", "cosine" or a function; None goes by the kind of output. See
+            `calibration.drift.EffectMeter`.
+        unseen: `data` is none that the weights were trained on, which the verdict then says.
+
+    Raises:
+        UsageError: if the models do not belong together, nothing was removed, or the data or metric does not fit.
+        ModelError: if a model cannot be read, or the original itself does not load in ONNX Runtime.
+        RefusedError: if the heads cannot be removed from the original.
+        ProviderError: if the asked-for provider does not run here.
+    """
+    return prove(original, pruned, ValidationRequest(heads, data, provider, seed, metric, effect, unseen))
 
 
 def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) -> Validation:
@@ -59,11 +102,15 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     planned, alike = find_likeness(subject, after, plan, names[0], bool(claim.fused))
     compared, altered = weight_problems(subject, after, plan, names, alike)
     tolerance = tolerance_for(planning.view)
+    notes += [*record_notes(planned, after.proto, names[1]), *sentences(alike)]
+    numbers_decide = not (problems or alike.identical)
+    wide = Wide(before, planned, after, planning.view, tolerance.exact) if numbers_decide else None
+    # Nothing that runs reads it, and while models run there should be as few in memory as can be.
+    del planned
 
     found = NOTHING_RAN
     if not problems:
         bare = masked_reference(planning.view, planning.touched, planning.heads)
-        wide = None if alike.identical else Wide(before, planned, after, planning.view, tolerance.exact)
         # The masked reference refers to the original's weights where they lie.
         masked = refits.into(before, bare)
         oracle = None if left is None else forced_original(whole, left, planning, refits)
@@ -100,7 +147,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         verdict=verdict,
         reason=reason,
         problems=tuple(problems),
-        notes=(*notes, *record_notes(planned, after.proto, names[1]), *sentences(alike), *found.notes),
+        notes=(*notes, *found.notes),
         heads=plan.removed,
         tolerance=tolerance,
         cases=found.cases,

@@ -14,7 +14,7 @@ from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.recovery import beside, making_of
+from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 from onnxheadprune.workflow.requests import Request
 
 

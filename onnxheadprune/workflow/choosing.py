@@ -26,7 +26,8 @@ from onnxheadprune.selection.choose import choose
 from onnxheadprune.selection.completing import named
 from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.effort import some
-from onnxheadprune.selection.recovery import Recovering, beside
+from onnxheadprune.selection.recovery.checkpoint import beside
+from onnxheadprune.selection.recovery.recover import Recovering
 from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.workflow.requests import Request
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking import Benchmark, BenchRequest, Measuring, run_benchmark
+from onnxheadprune.benchmarking.request import BenchRequest, Measuring
+from onnxheadprune.benchmarking.result import Benchmark
+from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.edit.records import To, quantized_record
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnxheadprune.attention.sites.kinds import kind_of_key
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.model.notebook import card, line, table
 from onnxheadprune.model.spelling import accuracy, count, file_name, many
 from onnxheadprune.model.storage.folder import write_text

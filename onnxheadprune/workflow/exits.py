@@ -96,9 +96,20 @@ def find_exits(model: ModelLike) -> EarlyExits:
         ModelError: if the file cannot be read as an ONNX model.
     """
     loaded = open_structure(model)
-    if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
+    if not _has_bodies(loaded):
         return EarlyExits((), {}, {})
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    return exits_in(loaded, analysis_of(loaded.proto, loaded.name, loaded.sources))
+
+
+def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:
+    """The early exits of a model that was analysed.
+
+    Args:
+        loaded: the model.
+        analysis: of that model.
+    """
+    if not _has_bodies(loaded):
+        return EarlyExits((), {}, {})
     with analysing(loaded.proto, loaded.name):
         exits = exits_of(analysis.view, analysis.sites)
     refused = {item.node: item.reason for item in exits.refused}
@@ -107,6 +118,10 @@ def find_exits(model: ModelLike) -> EarlyExits:
     counting = _Counting(loaded, analysis, exits)
     found = tuple(counting.described(item) for item in exits.exits)
     return EarlyExits(found, refused, {name: value.shape for name, value in counting.feed.items()})
+
+
+def _has_bodies(loaded: LoadedModel) -> bool:
+    return any(True for node in loaded.proto.graph.node for _ in bodies_of(node))
 
 
 class _Counting:

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from onnx import ModelProto
 
 from onnxheadprune.attention.exits.leave import planned_on
-from onnxheadprune.benchmarking import Benchmark, benchmark
+from onnxheadprune.benchmarking.result import Benchmark
+from onnxheadprune.benchmarking.runner import benchmark
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
-from onnxheadprune.fusion import MODES, FuseMode, Fusion, fuse
-from onnxheadprune.fusion.result import SiteFusion, Trial
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import MODES, FuseMode, Fusion, SiteFusion, Trial
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.validation import validate
+from onnxheadprune.validation.proof import validate
 
 CANDIDATES: tuple[FuseMode, ...] = ("contrib", "onnx")
 SECONDS = 4.0

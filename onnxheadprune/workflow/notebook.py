@@ -10,8 +10,8 @@ from onnxheadprune.model.notebook import DOUBTFUL, Html, card, line, squares, ta
 from onnxheadprune.model.spelling import change, count, file_name, heads, many, size
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.validation import Validation
 from onnxheadprune.validation.headline import Headline
+from onnxheadprune.validation.result import Validation
 
 
 def cut_html(

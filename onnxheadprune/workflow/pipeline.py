@@ -19,11 +19,11 @@ from onnxheadprune.model.save import commit, sealed_bytes, stage_model, staged_m
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.compensation import sealed
+from onnxheadprune.selection.compensation.record import sealed
 from onnxheadprune.selection.cutting import renumbered
-from onnxheadprune.selection.recovery import beside
+from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.validation import Validation
+from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
 from onnxheadprune.workflow.choosing import chosen_for, kept_limits
 from onnxheadprune.workflow.fuse import Setting, fused

@@ -9,8 +9,9 @@ from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
-from onnxheadprune.selection.activations import Calibration
-from onnxheadprune.validation import Validation, validate
+from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.validation.proof import validate
+from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.requests import Request
 
 NOT_VALIDATED = "skipped (--no-validate)"

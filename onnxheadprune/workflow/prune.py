@@ -14,7 +14,7 @@ from onnxheadprune.attention.exits.leave import planned_on
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.fusion import FuseMode
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
@@ -22,8 +22,8 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation import sealed
-from onnxheadprune.selection.recovery import Budget
+from onnxheadprune.selection.compensation.record import sealed
+from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running

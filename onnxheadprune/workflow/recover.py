@@ -8,17 +8,18 @@ from pathlib import Path
 
 from onnxheadprune.edit.records import fused_record
 from onnxheadprune.errors import UsageError, ValidationFailedError
-from onnxheadprune.fusion import FuseMode
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.storage.claims import Making, Reading, check_distinct
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.compensation import Compensation, restored
-from onnxheadprune.selection.recovery import Budget
-from onnxheadprune.validation import validate
+from onnxheadprune.selection.compensation.restoring import restored
+from onnxheadprune.selection.compensation.result import Compensation
+from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.proof import validate
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult

@@ -11,12 +11,12 @@ from onnxheadprune.attention.contract import Contract
 if TYPE_CHECKING:
     # Commands make requests before anything heavy is imported.
     from onnxheadprune.attention.heads import HeadSpec
-    from onnxheadprune.fusion import FuseMode
+    from onnxheadprune.fusion.result import FuseMode
     from onnxheadprune.model.storage.layout import ExternalData
     from onnxheadprune.runtime.feeds import DataSource
     from onnxheadprune.selection.activations.drift import Measure
-    from onnxheadprune.selection.compensation import Compensation
-    from onnxheadprune.selection.recovery import Budget
+    from onnxheadprune.selection.compensation.result import Compensation
+    from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.wishes import Chosen, Wish
 
 

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.fusion import Fusion
+from onnxheadprune.fusion.result import Fusion
 from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.spelling import share
@@ -19,8 +19,8 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
 from onnxheadprune.selection.space import WITHOUT_DATA
 from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.validation import Validation
 from onnxheadprune.validation.headline import Headline, headline_of
+from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.differences import Difference, differences
 from onnxheadprune.workflow.notebook import cut_html
 from onnxheadprune.workflow.operations import Operations, operations

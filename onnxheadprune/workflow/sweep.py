@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxheadprune.benchmarking import BenchSettings
+from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
@@ -22,14 +22,17 @@ from onnxheadprune.runtime.feeds.data import IGNORED_LABEL
 from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection import Limits, Requirements, Selection
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.drift import EffectMeter
+from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.completing import completed
 from onnxheadprune.selection.cutting import Cutter, Trying
-from onnxheadprune.selection.scoring import HeadScores, Method
+from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
+from onnxheadprune.selection.scoring.methods import Method
+from onnxheadprune.selection.scoring.scores import HeadScores
+from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
 from onnxheadprune.selection.wishes import data_words
 from onnxheadprune.workflow.curve import Curve, CurvePoint

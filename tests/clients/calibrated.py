@@ -18,7 +18,9 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.runtime.feeds import Feed, graph_inputs, load_data
-from onnxheadprune.selection.activations import beside, supplied, text_feeds
+from onnxheadprune.selection.activations.beside import beside
+from onnxheadprune.selection.activations.supplied import supplied
+from onnxheadprune.selection.activations.text import text_feeds
 
 CLOSE = 1e-4
 RATIO = "0.25"

@@ -39,7 +39,7 @@ EXCERPTS = [block for block in BLOCKS if block.excerpt_of]
 ELSEWHERE = [block for block in BLOCKS if block.run_by]
 
 
-def testing() -> list[str]:
+def selecting() -> list[str]:
     """Commands by which pages run tests, but those of tests that need more packages."""
     pages = [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "tests").rglob("*.md")]
     found = {
@@ -193,7 +193,7 @@ def test_an_option_that_is_gone_is_noticed(page: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("command", testing())
+@pytest.mark.parametrize("command", selecting())
 def test_a_command_that_runs_tests_selects_some(command: str) -> None:
     line = [
         sys.executable,

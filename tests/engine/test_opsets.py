@@ -15,7 +15,7 @@ from onnxheadprune import prune
 from onnxheadprune.edit import nodes
 from onnxheadprune.edit.edits import AddConstant, InsertNode
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.selection.gradients import differentiate
+from onnxheadprune.selection.gradients.differentiate import differentiate
 from tests.engine.masks import Array
 from tests.engine.one_node import run
 from tests.graph_text import model_of

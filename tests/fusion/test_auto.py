@@ -17,7 +17,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 from onnxheadprune import benchmark, prune
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion import FuseMode, Fusion
+from onnxheadprune.fusion.result import FuseMode, Fusion
 from onnxheadprune.workflow import fuse as fusing
 from tests.clocks import patient
 from tests.fusion.blocks import EAGER, HIDDEN, block

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import find_sites
-from onnxheadprune.fusion import FuseMode
+from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import CONDITION, EAGER, FULL_MASK, HEADS, KEY_MASK, MASKED, SIZE, WIDTH, block, feed
 from tests.fusion.running import assert_same, executed, fused
 

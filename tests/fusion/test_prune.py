@@ -13,7 +13,7 @@ from onnxheadprune import find_sites, prune, validate
 from onnxheadprune.cli import main
 from onnxheadprune.edit.records import FUSED_KEY, REMOVED_KEY, fused_record
 from onnxheadprune.errors import RefusedError, UsageError, ValidationFailedError
-from onnxheadprune.fusion import FuseMode
+from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import EAGER, HEADS, KEY_MASK, MASKED, block
 from tests.toys import attention, get_initializer, set_initializer
 

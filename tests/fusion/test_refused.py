@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from onnxheadprune.errors import RefusedError
-from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.blocks import CONDITION, EAGER, HEADS, block
 
 SCORES = """

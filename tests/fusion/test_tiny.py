@@ -8,7 +8,8 @@ import pytest
 
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.edit.apply import apply_plan
-from onnxheadprune.fusion import FuseMode, fuse
+from onnxheadprune.fusion.fuse import fuse
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.runtime import Session
 from tests.fusion.running import executed
 from tests.tiny_samples import NAMES, PROVIDER, TOLERANCE, error, reference, sample

@@ -10,7 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, parser
 
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.gradients import Gradient, differentiate, halved
+from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
+from onnxheadprune.selection.gradients.halving import halved
 from onnxheadprune.selection.recovery.slopes import Candidate
 from tests.recovery.rounding import rounded
 

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxheadprune.runtime import CPU, Provider, Session
-from onnxheadprune.selection.gradients import differentiate
+from onnxheadprune.selection.gradients.differentiate import differentiate
 from tests.graph_text import model_of
 
 CPU_HERE = Provider(CPU, "for tests")

@@ -19,8 +19,10 @@ from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model, open_structure
 from onnxheadprune.runtime import Session
 from onnxheadprune.runtime.feeds import Feed, graph_inputs, load_data
-from onnxheadprune.selection.activations import Reading, beside, supplied, text_feeds
-from onnxheadprune.selection.activations.beside import Beside, tokenizer_of
+from onnxheadprune.selection.activations.beside import Beside, beside, tokenizer_of
+from onnxheadprune.selection.activations.lines import Reading
+from onnxheadprune.selection.activations.supplied import supplied
+from onnxheadprune.selection.activations.text import text_feeds
 from tests import toys, toys_seq2seq
 from tests.prompts.stepping import PROVIDER, run, stepped
 

@@ -14,7 +14,8 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import FeedMaker, Input, graph_inputs, load_data
-from onnxheadprune.selection.activations import calibration_data, text_feeds
+from onnxheadprune.selection.activations.data import calibration_data
+from onnxheadprune.selection.activations.text import text_feeds
 from tests import toys
 from tests.calibration_files import tokenizer
 

@@ -14,10 +14,11 @@ from onnx import ModelProto
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
-from onnxheadprune.runtime import CPU, Array, Provider, Resident
+from onnxheadprune.runtime import CPU, Array, Provider
 from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.activations.data import Calibration, calibration_data
-from onnxheadprune.selection.gradients import Gradient
+from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.recovery.precision import FLOAT32, in_float16
 from onnxheadprune.selection.recovery.ready import Ready, ready
 from onnxheadprune.selection.recovery.slopes import Candidate, Tensors

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxheadprune.runtime import CPU, Provider, Resident, Session
+from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime.resident import Resident
 from onnxheadprune.selection.recovery.adam import BETAS, EPSILON, STATES, Adam, step_of
 
 PROVIDER = Provider(CPU, "test")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from onnxheadprune import Budget, UsageError, Wish, prune
 from onnxheadprune.cli.report.plan import prune_report
-from onnxheadprune.selection.recovery import beside
+from onnxheadprune.selection.recovery.checkpoint import beside
 from tests import toys_recovery
 from tests.recovery.trainings import EPOCHS, Stop, trained
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from onnx import ModelProto, helper
 
-from onnxheadprune.runtime import CUDA, Provider, Resident, ResidentSession
+from onnxheadprune.runtime import CUDA, Provider
+from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.selection.recovery.adam import Adam
 from onnxheadprune.selection.recovery.batches import batches_of
 from onnxheadprune.selection.recovery.budget import Budget

@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 from onnxheadprune import Budget, PruneResult, RefusedError, UsageError, prune, recover, validate
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.records import COMPENSATED_KEY, refit_record
-from onnxheadprune.fusion import fuse
+from onnxheadprune.fusion.fuse import fuse
 from onnxheadprune.selection.compensation.record import digest
 from tests import toys, toys_nbits, toys_recovery, toys_scores
 from tests.conftest import Outcome

@@ -14,7 +14,7 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import graph_inputs
-from onnxheadprune.selection.activations import text_feeds
+from onnxheadprune.selection.activations.text import text_feeds
 from tests.calibration_files import tokenizer
 from tests.conftest import Outcome
 

@@ -15,9 +15,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onnxheadprune import UsageError, Wish, benchmark, find_sites, prune
-from onnxheadprune.benchmarking import Comparison, GridPoint, Ratio, SpeedUp, measure, runner
+from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
-from onnxheadprune.benchmarking.statistics import judge
+from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
+from onnxheadprune.benchmarking.statistics import Ratio, judge
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.runtime import CPU, Provider
 from onnxheadprune.selection import speed as speeding

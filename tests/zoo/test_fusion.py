@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from onnxheadprune import find_sites, prune
-from onnxheadprune.fusion import FuseMode
+from onnxheadprune.fusion.result import FuseMode
 from tests.fusion.running import executed
 from tests.zoo.store import NotBuiltError
 

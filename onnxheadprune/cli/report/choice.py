@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from onnxheadprune.cli.report.heatmap import Removed, Scores, heat_rows
 from onnxheadprune.cli.report.layout import bullet, many, row
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.selection.compensation import Compensation
+from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.wishes import Chosen
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from onnxheadprune.benchmarking import SpeedUp
+from onnxheadprune.benchmarking.result import SpeedUp
 from onnxheadprune.benchmarking.statistics import NO_DIFFERENCE
 from onnxheadprune.cli.report.figure import save_figure
 from onnxheadprune.cli.report.layout import heading, row, table

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 
 from onnxheadprune.cli.report.layout import bullet, row
-from onnxheadprune.fusion import Fusion
-from onnxheadprune.fusion.result import spell_reasons
+from onnxheadprune.fusion.result import Fusion, spell_reasons
 
 
 def fusion_rows(fusion: Fusion | None) -> Iterator[RenderableType]:

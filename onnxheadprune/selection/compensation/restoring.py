@@ -57,13 +57,14 @@ class Restored:
         }
 
     def into(self, model: LoadedModel, proto: ModelProto | None = None) -> LoadedModel:
-        """A model with these tensors in the place of its own.
+        """A model with these tensors in the place of its own; without any, it is not copied.
 
         Args:
             model: the original, or what is made from it.
             proto: made from it; None for its own.
         """
-        return self.beside(model).changed(with_stored(proto or model.proto, self.tensors))
+        made = proto or model.proto
+        return self.beside(model).changed(with_stored(made, self.tensors) if self.tensors else made)
 
     def beside(self, model: LoadedModel) -> LoadedModel:
         """A model whose tensors may refer to these sources, too."""

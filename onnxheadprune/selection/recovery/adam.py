@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnxheadprune.runtime import Array, Provider, Resident, ResidentSession, Session, home_of
+from onnxheadprune.runtime import Array, Provider, Session
+from onnxheadprune.runtime.resident import Resident, ResidentSession, home_of
 from onnxheadprune.selection.recovery.text import nodes_of
 
 BETAS = (0.9, 0.99)

@@ -9,7 +9,7 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.parts import part, require_main
-from onnxheadprune.selection.gradients import Gradient
+from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.gradients.widening import widened
 from onnxheadprune.selection.recovery.parameters import Parameter
 from onnxheadprune.selection.recovery.student import Student

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from onnxheadprune.runtime import Provider, Resident, ResidentSession, Session
+from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import Feed
+from onnxheadprune.runtime.resident import Resident, ResidentSession
 from onnxheadprune.selection.recovery.losses import LOSS
 
 FIRST_SCALE = 2.0**16

@@ -10,10 +10,11 @@ from onnx import ModelProto
 
 from onnxheadprune.edit.extract import needed_nodes
 from onnxheadprune.liveness.interface import Interface
-from onnxheadprune.runtime import Provider, Resident, ResidentSession, Session
+from onnxheadprune.runtime import Provider, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.feeds.narrowing import narrowed
-from onnxheadprune.selection.gradients import Gradient
+from onnxheadprune.runtime.resident import Resident, ResidentSession
+from onnxheadprune.selection.gradients.differentiate import Gradient
 from onnxheadprune.selection.recovery.losses import LOSS
 from onnxheadprune.selection.recovery.parameters import Master, Parameter
 from onnxheadprune.selection.recovery.precision import candidates_of, decided

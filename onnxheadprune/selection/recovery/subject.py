@@ -18,8 +18,7 @@ from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.runtime.feeds import Role
 from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.selection.gradients import Gradient, differentiate
-from onnxheadprune.selection.gradients.differentiate import FIRST_OPSET
+from onnxheadprune.selection.gradients.differentiate import FIRST_OPSET, Gradient, differentiate
 from onnxheadprune.selection.recovery.hidden import Hidden, hidden_states
 from onnxheadprune.selection.recovery.losses import LOSS, with_loss
 from onnxheadprune.selection.recovery.parameters import Parameters, parameters_of, without_constants

@@ -21,7 +21,7 @@ from onnxheadprune.runtime import Array, Provider, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.activations.parts import require_main, run_feed
 from onnxheadprune.selection.activations.silence import context_of
-from onnxheadprune.selection.gradients import Gradient, differentiate
+from onnxheadprune.selection.gradients.differentiate import Gradient, differentiate
 
 LOSS, VECTORS = "onnxheadprune.scoring.loss", "onnxheadprune.scoring.vectors"
 _NODES = """

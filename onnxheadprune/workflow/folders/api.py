@@ -12,7 +12,7 @@ from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.recovery import Budget
+from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
-from onnxheadprune.selection.activations import Calibration
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.workflow.clients.contract import Client
 from onnxheadprune.workflow.requests import Request
 

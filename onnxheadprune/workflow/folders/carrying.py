@@ -17,8 +17,8 @@ from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.selection.activations.linear import feeders
-from onnxheadprune.selection.compensation import Compensation
 from onnxheadprune.selection.compensation.record import NewNumbers
+from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.workflow.clients.contract import CachedSite, FileFacts
 from onnxheadprune.workflow.folders.caches import plain
 from onnxheadprune.workflow.folders.export import FLOAT, ModelFile

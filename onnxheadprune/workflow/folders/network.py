@@ -8,7 +8,8 @@ from pathlib import Path
 
 from onnxheadprune.errors import RefusedError, ValidationFailedError
 from onnxheadprune.runtime.progress import Progress
-from onnxheadprune.selection import Limits, Selection
+from onnxheadprune.selection.allocate import Limits
+from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.workflow.folders.asked import Data, FolderRequest
 from onnxheadprune.workflow.folders.carrying import Heads, called, carried, heads_in, heads_of, spec_of

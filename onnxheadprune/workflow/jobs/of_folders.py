@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from onnxheadprune.attention.sites.find import view_of
-from onnxheadprune.benchmarking import run_benchmark
 from onnxheadprune.benchmarking.request import BenchRequest
+from onnxheadprune.benchmarking.runner import run_benchmark
 from onnxheadprune.errors import UsageError, ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.selection.activations.data import calibration_data
-from onnxheadprune.validation import ValidationRequest, prove
+from onnxheadprune.validation.proof import prove
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.pairing import FilePair, paired

@@ -8,9 +8,9 @@ from onnxheadprune.model.spelling import file_name
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.providers import resolve_provider
 from onnxheadprune.selection.activations.data import calibration_data
-from onnxheadprune.validation import ValidationRequest
 from onnxheadprune.validation.claim import read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits
+from onnxheadprune.validation.request import ValidationRequest
 from onnxheadprune.validation.result import RANDOM_INPUTS
 from onnxheadprune.workflow.apart import Distance, Looking, Reference
 from onnxheadprune.workflow.jobs.asked import is_function, source_of
