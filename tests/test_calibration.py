@@ -17,8 +17,9 @@ from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import load_model
 from onnxheadprune.runtime.feeds import Input, graph_inputs, load_data
-from onnxheadprune.selection.activations.data import Calibration, calibration_data, token_rows
+from onnxheadprune.selection.activations.data import Calibration, calibration_data
 from onnxheadprune.selection.activations.images import Preprocessing, image_feeds
+from onnxheadprune.selection.activations.rows import token_rows
 from onnxheadprune.selection.activations.text import text_feeds
 from tests import toys, toys_scores
 from tests.calibration_files import pictures, tokenizer

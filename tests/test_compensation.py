@@ -16,12 +16,11 @@ from onnx import ModelProto, numpy_helper
 
 from onnxheadprune import ModelError, prune, validate
 from onnxheadprune.attention.masking import masked_reference
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.edit.records import COMPENSATED_KEY, REMOVED_KEY, refit_record
 from onnxheadprune.model.load import load_model, open_structure
-from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import run_feed
 from onnxheadprune.selection.choose import choose

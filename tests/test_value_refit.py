@@ -14,10 +14,10 @@ from onnxheadprune import prune
 from onnxheadprune.attention.sites.find import sites_of
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
-from onnxheadprune.selection.activations.data import token_rows
 from onnxheadprune.selection.activations.linear import feeders, linear_of
 from onnxheadprune.selection.activations.moments import Moments
 from onnxheadprune.selection.activations.parts import Parts, part
+from onnxheadprune.selection.activations.rows import token_rows
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation import value_fit
 from onnxheadprune.selection.compensation.compensate import compensate

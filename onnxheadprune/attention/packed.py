@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from onnxheadprune.attention.constants import numbers_of
 from onnxheadprune.attention.levels import Grid, Levels
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.liveness.blocks import GROUP_INDEX, SCALES, WEIGHT, ZERO_POINTS, block_size, is_packed
 from onnxheadprune.liveness.observers import looks_only
 from onnxheadprune.model.graph.view import Node, Value
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import Array
 
 BITS = (2, 4, 8)
 

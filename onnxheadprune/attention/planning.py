@@ -11,7 +11,6 @@ from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.block_cuts import block_cuts, block_records
 from onnxheadprune.attention.contract import AS_IT_IS, Contract
 from onnxheadprune.attention.cut_edits import caches_of, require_apart, swept_edits
-from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.head_cuts import head_cuts, head_record
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.io_changes import io_changes, io_sentence, narrowed_io, renamed_sentence
@@ -32,7 +31,7 @@ from onnxheadprune.errors import RefusedError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.model.load import ModelLike, model_name, open_structure
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
 
 
@@ -93,6 +92,8 @@ def plan_pruning(
     contract = Contract(keep_cache_shape, allow_io_change, renumber_cache)
     if exit is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
+    from onnxheadprune.attention.exits.leave import leaving
+
     left = leaving(loaded, (exit,))
     return left.on(analyse(left.model.proto, heads, model_name(model), contract).plan)
 
@@ -186,6 +187,23 @@ def _left_out(sites: Sites) -> tuple[LeftOutNode, ...]:
     )
 
 
+def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
+    """The model that the edits of a plan are for: with the exits that the plan makes permanent first.
+
+    Args:
+        plan: made for `loaded`.
+        loaded: the model as it is.
+
+    Raises:
+        HeadPruneError: as `leaving` does.
+    """
+    if plan.exit is None:
+        return loaded
+    from onnxheadprune.attention.exits.leave import leaving
+
+    return leaving(loaded, plan.exit.numbers).model
+
+
 def require_something(plan: PrunePlan) -> None:
     """Refuses a plan that removes nothing.
 
@@ -196,4 +214,4 @@ def require_something(plan: PrunePlan) -> None:
         raise RefusedError("no heads were named, so there is nothing to remove")
 
 
-__all__ = ["Planning", "analyse", "plan_pruning", "planned", "require_something"]
+__all__ = ["Planning", "analyse", "plan_pruning", "planned", "planned_on", "require_something"]

@@ -14,22 +14,8 @@ from collections.abc import Sequence
 import click
 
 from onnxheadprune import __version__
-from onnxheadprune.cli.batch import batch
-from onnxheadprune.cli.bench import bench
-from onnxheadprune.cli.claiming import guarded
-from onnxheadprune.cli.combine import combine
-from onnxheadprune.cli.doctor import doctor
-from onnxheadprune.cli.fuse import fuse
-from onnxheadprune.cli.inspect import inspect
+from onnxheadprune.cli.commands import CommandGroup, Commands
 from onnxheadprune.cli.outcome import outcome_of
-from onnxheadprune.cli.prune import prune
-from onnxheadprune.cli.quantize import quantize
-from onnxheadprune.cli.recover import recover
-from onnxheadprune.cli.reporting import report
-from onnxheadprune.cli.run import run
-from onnxheadprune.cli.score import score
-from onnxheadprune.cli.sweep import sweep
-from onnxheadprune.cli.validate import validate
 
 EPILOG = (
     "Exit codes: 0 done, 1 validation failed or a limit broken, 2 wrong usage, 3 refused, unsupported or"
@@ -40,29 +26,15 @@ COMPLETION = "_ONNXHEADPRUNE_COMPLETE"
 """Set by shells that have loaded the completion script."""
 
 
-@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=CommandGroup,
+    commands=Commands(),
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="onnxheadprune")
 def group() -> None:
     """Remove attention heads from exported ONNX transformers: exactly, safely and measurably."""
-
-
-for _command in (
-    batch,
-    bench,
-    combine,
-    doctor,
-    fuse,
-    inspect,
-    prune,
-    quantize,
-    recover,
-    report,
-    run,
-    score,
-    sweep,
-    validate,
-):
-    group.add_command(guarded(_command))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

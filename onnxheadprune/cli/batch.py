@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.requests import Request
 
 
-@command(short_help="Prune a folder of models.")
+@command()
 def batch(
     folder: Annotated[Path, Setting("A folder of models.", metavar="DIR", argument=True)],
     output: Annotated[

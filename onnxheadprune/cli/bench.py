@@ -21,7 +21,7 @@ SLOWER = 1
 """Exit code where a wanted speed-up was not reached."""
 
 
-@command(short_help="Measure latency side by side.")
+@command()
 def bench(
     model: Model,
     benching: Benching,

@@ -16,7 +16,7 @@ from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import ExternalData, Json, Model, Pruned, Report
 
 
-@command(short_help="Pruned and quantized: measure both orders.")
+@command()
 def combine(
     model: Model,
     pruned: Pruned,

@@ -121,11 +121,12 @@ def _done(
     ready: Callable[[PruneResult], None] = lambda _: None,
 ) -> PruneResult:
     from onnxheadprune.cli.report.console import err
-    from onnxheadprune.cli.report.figure import check_picture
     from onnxheadprune.cli.report.progress import progress_on
     from onnxheadprune.workflow.pipeline import carried_through
 
     if showing.heatmap is not None:
+        from onnxheadprune.cli.report.figure import check_picture
+
         check_picture(showing.heatmap)
     with progress_on(err(), stages_of(request)) as progress:
         progress("reading the model", 0, 0)
@@ -141,24 +142,29 @@ def _prepare(
     result: PruneResult | None,
 ) -> None:
     """Makes the report, the picture and the page."""
-    from onnxheadprune.cli.report.choice import heat_of
-    from onnxheadprune.cli.report.page import save_page
-
-    chosen = None if result is None else result.chosen
-    heat = None if result is None or chosen is None else heat_of(chosen, result.plan)
     told = {**document(), "run": run_record()} if showing.as_json or showing.report is not None else {}
     with presentation.prepared():
-        if showing.heatmap is not None and heat is not None:
-            from onnxheadprune.cli.report.pictures.heads import save_heatmap
-
-            scores, removed = heat
-            save_heatmap(scores, showing.heatmap, title=Path(model.name).name, removed=removed)
+        if showing.heatmap is not None and result is not None:
+            _save_heatmap(result, showing.heatmap, Path(model.name).name)
         if showing.report is not None:
+            from onnxheadprune.cli.report.page import save_page
+
             save_page(showing.report, told if result is None else told | _with_edits(result))
     if showing.as_json:
         presentation.json(told)
     else:
         presentation.rows(*rows)
+
+
+def _save_heatmap(result: PruneResult, path: Path, title: str) -> None:
+    """Writes the picture of a choice, if there is one."""
+    from onnxheadprune.cli.report.choice import heat_of
+    from onnxheadprune.cli.report.pictures.heads import save_heatmap
+
+    heat = None if result.chosen is None else heat_of(result.chosen, result.plan)
+    if heat is not None:
+        scores, removed = heat
+        save_heatmap(scores, path, title=title, removed=removed)
 
 
 def _with_edits(result: PruneResult) -> dict[str, object]:

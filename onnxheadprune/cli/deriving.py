@@ -127,14 +127,12 @@ class DerivedCommand(click.Command):
 
 def command(
     *,
-    short_help: str | None = None,
     implies: str = "",
     rules: Mapping[str, Rule] | None = None,
 ) -> Callable[[Work], DerivedCommand]:
     """Make a command from a function; its docstring is the help.
 
     Args:
-        short_help: the line in the list of commands.
         implies: settings that the command always has, as rules name them: `sweep` always has a ratio.
         rules: rules of this command alone, by the names of settings with spaces between them.
     """
@@ -154,7 +152,6 @@ def command(
             callback=callback,
             settings=settings,
             help=inspect.cleandoc(work.__doc__ or ""),
-            short_help=short_help,
             rules=rules or {},
             implies=tuple(implies.split()),
         )

@@ -10,7 +10,7 @@ from onnxheadprune.settings.setting import Setting
 from onnxheadprune.settings.writing import Json
 
 
-@command(short_help="Show what is installed and where models can run.")
+@command()
 def doctor(
     wanted: Annotated[
         tuple[str, ...],

@@ -12,7 +12,7 @@ from onnxheadprune.settings.setting import CHANGES, Setting
 from onnxheadprune.settings.writing import Checking, DryRun, Json, Model, Report, Target
 
 
-@command(short_help="Write attention as fused operators.")
+@command()
 def fuse(
     model: Model,
     target: Target,

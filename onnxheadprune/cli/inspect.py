@@ -9,7 +9,7 @@ from onnxheadprune.cli.outcome import emit_json
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@command(short_help="Show the sites and their heads.")
+@command()
 def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = False) -> int:
     """Show the attention sites and feed-forward blocks of MODEL, which units can be removed, and its early exits.
 

@@ -11,7 +11,6 @@ from onnxheadprune.cli.calibrating import read_data
 from onnxheadprune.cli.cutting import Showing, carry_out
 from onnxheadprune.cli.deploying import is_folder, subject_of
 from onnxheadprune.cli.deriving import command
-from onnxheadprune.cli.folders import prune_export
 from onnxheadprune.cli.writing import resolve_target
 from onnxheadprune.settings.cutting import AMOUNT, Cut, Recover, Resume
 from onnxheadprune.settings.inputs import Inputs, Running
@@ -33,7 +32,7 @@ Heatmap = Annotated[
 ]
 
 
-@command(short_help="Remove heads and other units, prove it exact, write.")
+@command()
 def prune(
     model: Model,
     target: Target,
@@ -85,6 +84,8 @@ def prune(
         Writing(place, target.external_data, target.backup, _data_name(deploying.data_name, place)),
     )
     if in_folder:
+        from onnxheadprune.cli.folders import prune_export
+
         return prune_export(model, request, deploying, (inputs, running), showing, dry_run)
     return carry_out(subject, request, showing, dry_run=dry_run)
 

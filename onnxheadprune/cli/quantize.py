@@ -13,10 +13,8 @@ from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.writing import ExternalData, Json, Model, RequiredOutput
 
 
-@command(
-    short_help="Quantize with ONNX Runtime's own quantizer.",
-    # Nothing runs but where drift is measured.
-    rules={"drift provider": requires(DATA), "seed": requires("random_data")},
+@command(  # Nothing runs but where drift is measured.
+    rules={"drift provider": requires(DATA), "seed": requires("random_data")}
 )
 def quantize(
     model: Model,

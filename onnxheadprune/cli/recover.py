@@ -18,7 +18,7 @@ from onnxheadprune.settings.writing import (
 )
 
 
-@command(short_help="Train the remaining weights of a pruned model on your data.", implies="recover")
+@command(implies="recover")
 def recover(
     model: Model,
     pruned: Pruned,

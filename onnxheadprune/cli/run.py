@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxheadprune.workflow.jobs.reading import Job
 
 
-@command(short_help="Run a job file and check its limits.")
+@command()
 def run(
     job: Annotated[Path | None, Setting("A YAML file.", argument=True, rules=(excludes("schema"),))] = None,
     settings: Annotated[

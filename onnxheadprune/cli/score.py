@@ -20,10 +20,7 @@ from onnxheadprune.settings.setting import OUTPUT, SELECTION, Setting
 from onnxheadprune.settings.writing import FollowLinks, Json, Model
 
 
-@command(
-    short_help="Score heads by importance.",
-    rules={DATA: excludes("method=weight"), "seed": requires("random_data")},
-)
+@command(rules={DATA: excludes("method=weight"), "seed": requires("random_data")})
 def score(
     model: Model,
     scoring: Scoring,

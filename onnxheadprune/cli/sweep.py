@@ -16,11 +16,7 @@ from onnxheadprune.settings.setting import OUTPUT, Setting
 from onnxheadprune.settings.writing import Json, Model
 
 
-@command(
-    short_help="Draw the curve of drift, accuracy and speed.",
-    implies="ratio",
-    rules={"seed": requires("random_data recover")},
-)
+@command(implies="ratio", rules={"seed": requires("random_data recover")})
 def sweep(
     model: Model,
     ratios: Annotated[str, Setting("The ratios to remove.", metavar="A:B:STEP", argument=True)],

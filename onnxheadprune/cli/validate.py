@@ -18,9 +18,7 @@ from onnxheadprune.settings.writing import FollowLinks, Json, Model, Pruned
 SIZES = "batch seq past dims repeats time_budget threads"
 
 
-@command(
-    short_help="Compare a pruned model with the masked original.", rules={SIZES: requires("min_speedup")}
-)
+@command(rules={SIZES: requires("min_speedup")})
 def validate(
     model: Model,
     pruned: Pruned,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,6 +19,9 @@ from onnx import (
 
 from onnxheadprune.model.bodies import bodies_of
 from onnxheadprune.model.constants import stored_tensor
+from onnxheadprune.model.load import LoadedModel
+from onnxheadprune.model.storage.reading import in_memory
+from onnxheadprune.model.storage.sources import Sources
 
 Array = npt.NDArray[Any]
 Numbers: TypeAlias = "Array | TensorProto"
@@ -56,6 +60,44 @@ def with_stored(model: ModelProto, stored: Mapping[str, Numbers]) -> ModelProto:
     store_constants(changed.graph, stored)
     store_in_bodies(changed.graph, stored)
     return changed
+
+
+@dataclass(frozen=True, eq=False)
+class Restored:
+    """Refitted tensors in the original's shapes, cut parts as they were.
+
+    Attributes:
+        tensors: by name; large ones refer to `sources`.
+        sources: files that hold them, and what computes them.
+    """
+
+    tensors: Mapping[str, TensorProto] = field(default_factory=dict)
+    sources: Sources = field(default_factory=dict)
+
+    def arrays(self) -> dict[str, Array]:
+        """All of them in memory.
+
+        Raises:
+            ModelError: if one cannot be read.
+        """
+        return {
+            name: numpy_helper.to_array(in_memory(tensor, self.sources))
+            for name, tensor in self.tensors.items()
+        }
+
+    def into(self, model: LoadedModel, proto: ModelProto | None = None) -> LoadedModel:
+        """A model with these tensors in the place of its own; without any, it is not copied.
+
+        Args:
+            model: the original, or what is made from it.
+            proto: made from it; None for its own.
+        """
+        made = proto or model.proto
+        return self.beside(model).changed(with_stored(made, self.tensors) if self.tensors else made)
+
+    def beside(self, model: LoadedModel) -> LoadedModel:
+        """A model whose tensors may refer to these sources, too."""
+        return LoadedModel(model.proto, model.name, {**model.sources, **self.sources}, model.inline)
 
 
 def store_in_bodies(graph: GraphProto, stored: Mapping[str, Numbers]) -> None:

@@ -1,6 +1,7 @@
 """Models as other libraries hold them: graphs of onnx-graphsurgeon and models of onnx_ir, in and out.
 
-onnx_ir need not be installed: only who has a model of it can hand one in, and then it is loaded already.
+Neither is imported to ask whether a source is a model of it: whoever has one has loaded its library already. onnx_ir
+need not be installed.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-import onnx_graphsurgeon as gs
 from onnx import ModelProto, helper
 
 from onnxheadprune.errors import ModelError, UsageError, heed_interrupt
 from onnxheadprune.model.storage.sources import Source, inside
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
     import onnx_ir
 
 OtherModel: TypeAlias = "gs.Graph | onnx_ir.Model"
@@ -24,9 +25,15 @@ METADATA = "metadata_props"
 
 
 def is_onnx_ir(source: object) -> TypeGuard[onnx_ir.Model]:
-    """Whether a source is a model of onnx_ir. The library is not imported for the question."""
+    """Whether a source is a model of onnx_ir."""
     library = sys.modules.get("onnx_ir")
     return library is not None and isinstance(source, library.Model)
+
+
+def is_other(source: object) -> TypeGuard[OtherModel]:
+    """Whether a source is a model as another library holds it."""
+    library = sys.modules.get("onnx_graphsurgeon")
+    return is_onnx_ir(source) or (library is not None and isinstance(source, library.Graph))
 
 
 def name_of(source: OtherModel) -> str:
@@ -48,6 +55,8 @@ def brought_in(source: OtherModel, name: str) -> tuple[ModelProto, dict[str, Sou
         ModelError: if its weights lie outside of their folder, or it cannot be written as ONNX.
     """
     if not is_onnx_ir(source):
+        import onnx_graphsurgeon as gs
+
         model = gs.export_onnx(source)
         helper.set_model_props(model, dict(getattr(source, METADATA, {})))
         return model, {}
@@ -88,6 +97,8 @@ def to_graphsurgeon(model: ModelProto) -> gs.Graph:
     Args:
         model: with its weights in memory.
     """
+    import onnx_graphsurgeon as gs
+
     graph = gs.import_onnx(model)
     setattr(graph, METADATA, {entry.key: entry.value for entry in model.metadata_props})
     return graph

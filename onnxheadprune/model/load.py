@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import onnx
 import onnx.inliner
-import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
 from onnxheadprune.errors import ModelError, UsageError
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.documents import kind_of
-from onnxheadprune.model.exchange import brought_in, is_onnx_ir, name_of
+from onnxheadprune.model.exchange import brought_in, is_other, name_of
 from onnxheadprune.model.graph.calls import check_calls
 from onnxheadprune.model.node_order import in_order
 from onnxheadprune.model.storage.checks import check_names, check_private, check_tensors
@@ -31,6 +30,7 @@ from onnxheadprune.model.storage.tensors import BITS, Role, Stored, bytes_needed
 from onnxheadprune.model.storage.wire import BIG, WireError, structure
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
     import onnx_ir
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | ModelProto | gs.Graph | onnx_ir.Model | LoadedModel"
@@ -146,7 +146,7 @@ def open_structure(source: ModelLike, *, follow_links: bool = False) -> LoadedMo
     """
     if isinstance(source, LoadedModel):
         return source
-    if isinstance(source, (ModelProto, gs.Graph)) or is_onnx_ir(source):
+    if isinstance(source, ModelProto) or is_other(source):
         return _from_memory(source)
     if not isinstance(source, (str, os.PathLike)):
         raise UsageError(
@@ -283,7 +283,7 @@ def model_name(source: ModelLike) -> str:
         return source.name
     if isinstance(source, ModelProto):
         return source.graph.name or "model"
-    if isinstance(source, gs.Graph) or is_onnx_ir(source):
+    if is_other(source):
         return name_of(source)
     return str(source)
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.threads import algebra_workers
 from onnxheadprune.selection.activations.chain import Chain, Cut, measuring

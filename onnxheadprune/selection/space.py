@@ -57,6 +57,11 @@ class Selection:
         """The units as a spec."""
         return {key_of(index): list(units) for index, units in self.heads.items()}
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the weights alone chose, without any data."""
+        return self.basis == WITHOUT_DATA
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; `heads` is a head spec."""
         return {

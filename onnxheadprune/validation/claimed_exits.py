@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto, TensorProto
 
 from onnxheadprune.attention.analysis import analysis_of
-from onnxheadprune.attention.exits.forcing import forced, otherwise
-from onnxheadprune.attention.exits.leave import Leaving, leaving
 from onnxheadprune.attention.masking import graph_of, masked_reference
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.edit.exit_records import RecordedExit, exits_record
-from onnxheadprune.edit.extract import store_constants, stored_anew, with_stored
+from onnxheadprune.edit.extract import Restored, store_constants, stored_anew, with_stored
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.selection.compensation.restoring import Restored
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.exits.leave import Leaving
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def claimed_exits(original: LoadedModel, pruned: LoadedModel) -> Leaving | None:
             f"exit {ours[0]} is permanent in {original.name} and not in {pruned.name}; are the two swapped?"
         )
     numbers = [number for number in theirs if number not in ours]
-    left = leaving(original, numbers) if numbers else None
+    left = _left(original, numbers) if numbers else None
     # What is said of the exits that were not taken numbers those that may be taken later.
     if record and record != exits_record((original if left is None else left.model).proto):
         raise UsageError(
@@ -73,6 +74,8 @@ def forced_original(original: LoadedModel, left: Leaving, planning: Planning, re
     Raises:
         RefusedError: if a site is seen only once the exit is taken, so that the original cannot be masked.
     """
+    from onnxheadprune.attention.exits.forcing import forced, otherwise
+
     view = left.original.view
     # Masks move nodes, so the bodies are looked up before.
     made = refits.beside(original).changed(_refitted(forced(view, left.decisions), left, refits.tensors))
@@ -87,6 +90,12 @@ def forced_original(original: LoadedModel, left: Leaving, planning: Planning, re
         made.changed(masked_reference(analysis.view, sites, planning.heads)),
         original.changed(forced(view, otherwise(left.decisions))),
     )
+
+
+def _left(original: LoadedModel, numbers: Sequence[int]) -> Leaving:
+    from onnxheadprune.attention.exits.leave import leaving
+
+    return leaving(original, numbers)
 
 
 def _taken(record: Sequence[RecordedExit]) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnxheadprune.attention.masking import graph_of
 from onnxheadprune.attention.planning import Planning
@@ -34,7 +34,6 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.storage.reading import in_memory
 from onnxheadprune.model.tensors import FLOATS
 from onnxheadprune.runtime import Array
-from onnxheadprune.validation.expert_cores import Insert, silenced_experts
 
 COUNTED = (TensorProto.INT32, TensorProto.INT64)
 
@@ -108,11 +107,13 @@ def silenced_cores(planning: Planning) -> Silenced:
     taps: list[Tap] = []
     skipped: list[str] = []
     hidden = False
-    before: list[Insert] = []
+    before: list[tuple[GraphProto, NodeProto]] = []
     stored = False
     for site in planning.touched:
         heads = planning.heads[site.index]
         if site.INSIDE:
+            from onnxheadprune.validation.expert_cores import silenced_experts
+
             made = silenced_experts(model, site, heads)
             stored = stored or made is not None
             skipped += [site.label] if made is None else []

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.extract import Restored
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
@@ -23,11 +25,12 @@ from onnxheadprune.runtime.feeds.narrowing import narrowed
 from onnxheadprune.runtime.tolerances import Tolerance
 from onnxheadprune.runtime.turns import Turns
 from onnxheadprune.runtime.unsaturated import unsaturated
-from onnxheadprune.selection.compensation.restoring import Restored
 from onnxheadprune.validation.compare import has_nan, worst
 from onnxheadprune.validation.result import CaseResult, Settings
 from onnxheadprune.validation.sensitivity import Sensitivity
-from onnxheadprune.validation.wide import Wide
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.wide import Wide
 
 SPARED = 2**23
 """Bytes of a model that stays in memory while others run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
@@ -16,13 +17,14 @@ from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.records import RecordedUnits, fused_record, pruning_record, units_record
 from onnxheadprune.errors import HeadPruneError, RefusedError
-from onnxheadprune.fusion.fuse import fuse
-from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.validation.declared import Inferred
 from onnxheadprune.validation.likeness import Likeness, likeness
 from onnxheadprune.validation.weights import Weights
+
+if TYPE_CHECKING:
+    from onnxheadprune.fusion.result import FuseMode
 
 FUSED: tuple[FuseMode, ...] = ("contrib", "onnx")
 
@@ -54,7 +56,11 @@ def _candidates(original: LoadedModel, plan: PrunePlan, name: str, fused: bool) 
     """The cut, and the cut with fused attention where that was asked for."""
     cut = apply.apply_plan(plan, original.proto)
     yield cut
-    for mode in FUSED if fused else ():
+    if not fused:
+        return
+    from onnxheadprune.fusion.fuse import fuse
+
+    for mode in FUSED:
         try:
             yield fuse(cut, mode, name)[0]
         except RefusedError:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from onnx import ModelProto
+
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.layers import parts_named
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.planning import Planning
+from onnxheadprune.edit.extract import Restored
 from onnxheadprune.model.doc_strings import undocumented
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.runtime import Provider, versions
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.runtime.tolerances import tolerance_for
-from onnxheadprune.selection.activations.data import Calibration
+from onnxheadprune.runtime.tolerances import Tolerance, tolerance_for
 from onnxheadprune.selection.activations.drift import Measure
-from onnxheadprune.selection.compensation.restoring import Restored, restored
 from onnxheadprune.validation.checker import checker_problems
 from onnxheadprune.validation.claim import Claim, read_claim
 from onnxheadprune.validation.claimed_exits import claimed_exits, forced_original
@@ -28,7 +31,9 @@ from onnxheadprune.validation.result import Validation
 from onnxheadprune.validation.runs import NOTHING_RAN, run_all
 from onnxheadprune.validation.verdict import by_numbers, judge, words_for
 from onnxheadprune.validation.weights import weight_problems
-from onnxheadprune.validation.wide import Wide
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.wide import Wide
 
 
 def validate(
@@ -104,7 +109,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
     tolerance = tolerance_for(planning.view)
     notes += [*record_notes(planned, after.proto, names[1]), *sentences(alike)]
     numbers_decide = not (problems or alike.identical)
-    wide = Wide(before, planned, after, planning.view, tolerance.exact) if numbers_decide else None
+    wide = _wide(before, planned, after, planning, tolerance) if numbers_decide else None
     # Nothing that runs reads it, and while models run there should be as few in memory as can be.
     del planned
 
@@ -140,7 +145,7 @@ def prove(original: ModelLike, pruned: ModelLike, request: ValidationRequest) ->
         verdict, reason = with_refits(reason, len(refits.tensors), found.refit, claim.refit, request.unseen)
         if not alike.identical:
             reason = f"{by_numbers(alike, found, planning.view)}; {reason}"
-    known = (request.data.role if isinstance(request.data, Calibration) else "") or USERS_DATA
+    known = _role(request.data)
     return Validation(
         original=names[0],
         pruned=names[1],
@@ -176,10 +181,30 @@ def _opened(source: ModelLike) -> LoadedModel:
     return loaded if bare is loaded.proto else loaded.changed(bare)
 
 
+def _role(data: DataSource | None) -> str:
+    """What the data is called in a verdict."""
+    if data is None:
+        return USERS_DATA
+    from onnxheadprune.selection.activations.data import Calibration
+
+    return (data.role if isinstance(data, Calibration) else "") or USERS_DATA
+
+
+def _wide(
+    original: LoadedModel, planned: ModelProto, pruned: LoadedModel, planning: Planning, tolerance: Tolerance
+) -> Wide:
+    """Feeds for a pruned model whose graph is not the planned one."""
+    from onnxheadprune.validation.wide import Wide
+
+    return Wide(original, planned, pruned, planning.view, tolerance.exact)
+
+
 def _refits(original: LoadedModel, pruned: LoadedModel, claim: Claim) -> tuple[Restored, list[str]]:
     """Refitted tensors in the original's shapes, and what is wrong with them."""
     if claim.refit is None:
         return Restored(), []
+    from onnxheadprune.selection.compensation.restoring import restored
+
     return restored(original, pruned, claim.planning, claim.refit)
 
 

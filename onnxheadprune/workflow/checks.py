@@ -14,7 +14,6 @@ from onnxheadprune.model.storage.claims import Making, named_files
 from onnxheadprune.model.storage.names import named_data
 from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.selection.recovery.checkpoint import beside, making_of
 from onnxheadprune.workflow.requests import Request
 
 
@@ -63,6 +62,8 @@ def _together(request: Request) -> Iterator[Making]:
     if writing.backup is not None:
         yield Making("the backup", Path(writing.backup), os.fspath(writing.backup), "new", copy_of=target)
     if request.choice.recover is not None:
+        from onnxheadprune.selection.recovery.checkpoint import beside, making_of
+
         yield making_of(beside(target))
 
 

@@ -28,7 +28,7 @@ from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.effort import some
 from onnxheadprune.selection.recovery.checkpoint import beside
 from onnxheadprune.selection.recovery.recover import Recovering
-from onnxheadprune.selection.wishes import Chosen
+from onnxheadprune.selection.wishes import Chosen, Wish
 from onnxheadprune.workflow.requests import Request
 
 SAMPLES_TO_VALIDATE = 128
@@ -37,8 +37,8 @@ SAMPLES_TO_VALIDATE = 128
 
 def chosen_for(
     model: LoadedModel, request: Request, provider: Provider | None, progress: Progress
-) -> tuple[Chosen | None, DataSource | None]:
-    """The heads of a wish and refitted weights, where a request asks for either.
+) -> tuple[Chosen, DataSource | None]:
+    """The heads of a wish, and refitted weights of them or of heads that are named.
 
     Args:
         model: the original.
@@ -47,18 +47,14 @@ def chosen_for(
         progress: told what is being done.
 
     Returns:
-        What was chosen, None for plain named heads; and the data to validate on, None without any.
+        What was chosen, and the data to validate on, None without any.
 
     Raises:
         UsageError: if heads are named and wished for.
     """
     choice, data = request.choice, request.run.data
-    if choice.decided is not None:
-        return choice.decided, data
     if choice.heads and choice.wish is not None:
         raise UsageError("name the heads, or say how many are to go, not both")
-    if choice.wish is None and not choice.compensate and choice.recover is None:
-        return None, data
     where = provider or resolve_provider(request.run.provider)
     first = None if data is None else first_tokens(model)
     beside = None if data is None or first is not None else observed(model)
@@ -82,16 +78,13 @@ def chosen_for(
     return chosen, _known(part, chosen, cutter)
 
 
-def kept_limits(request: Request, chosen: Chosen | None) -> tuple[Gate, ...]:
+def kept_limits(wish: Wish, chosen: Chosen) -> tuple[Gate, ...]:
     """The limits that a choice had to keep, with what it reaches.
 
     Args:
-        request: what was asked for.
+        wish: what was asked for.
         chosen: the answer.
     """
-    wish = request.choice.wish
-    if wish is None or chosen is None:
-        return ()
     if wish.max_drift is not None and chosen.drift is not None:
         kept = chosen.drift <= wish.max_drift
         return (Gate("max_drift", "the cut", wish.max_drift, chosen.drift, kept, chosen.unit),)

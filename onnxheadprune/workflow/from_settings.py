@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.units import combined
-from onnxheadprune.benchmarking.grid import Asked
-from onnxheadprune.benchmarking.measure import Quota
-from onnxheadprune.benchmarking.request import Measuring
-from onnxheadprune.runtime.quantizing import Quantizing
-from onnxheadprune.selection.activations.drift import Measure, named_measure
-from onnxheadprune.selection.allocate import Limits
-from onnxheadprune.selection.recovery.budget import Budget, parse_budget
-from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.score_files import read_scores
-from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.settings.cutting import Cut, Selecting
-from onnxheadprune.settings.measuring import Rounding, Timing
 from onnxheadprune.workflow.requests import Choice
+
+if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.request import Measuring
+    from onnxheadprune.runtime.quantizing import Quantizing
+    from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.recovery.budget import Budget
+    from onnxheadprune.selection.requirements import Requirements
+    from onnxheadprune.selection.wishes import Wish
+    from onnxheadprune.settings.cutting import Cut, Selecting
+    from onnxheadprune.settings.measuring import Rounding, Timing
 
 
 def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> Choice:
@@ -49,6 +49,8 @@ def wish_of(cut: Cut) -> Wish | None:
     """
     if all(amount is None for amount in (cut.ratio, cut.keep, cut.target_speedup, cut.max_drift)):
         return None
+    from onnxheadprune.selection.wishes import Wish
+
     wanted = requirements_of(cut)
     return Wish(
         ratio=cut.ratio,
@@ -70,6 +72,10 @@ def requirements_of(selecting: Selecting) -> Requirements:
     Raises:
         UsageError: if the scores cannot be read, or settings contradict each other.
     """
+    from onnxheadprune.selection.allocate import Limits
+    from onnxheadprune.selection.requirements import Requirements
+    from onnxheadprune.selection.scoring.score_files import read_scores
+
     return Requirements(
         None if selecting.scores is None else read_scores(selecting.scores),
         Limits(selecting.floor, selecting.multiple_of, selecting.uniform),
@@ -91,7 +97,11 @@ def measure_of(drift: str | None) -> Measure | None:
     Raises:
         UsageError: if there is no such measure, or a function cannot be imported.
     """
-    return None if drift is None else named_measure(drift)
+    if drift is None:
+        return None
+    from onnxheadprune.selection.activations.drift import named_measure
+
+    return named_measure(drift)
 
 
 def budget_of(budget: float | str | None) -> Budget | None:
@@ -102,11 +112,15 @@ def budget_of(budget: float | str | None) -> Budget | None:
     """
     if budget is None:
         return None
+    from onnxheadprune.selection.recovery.budget import Budget, parse_budget
+
     return parse_budget(budget) if isinstance(budget, str) else Budget(epochs=budget)
 
 
 def quantizing_of(rounding: Rounding) -> Quantizing:
     """How a model is quantized."""
+    from onnxheadprune.runtime.quantizing import Quantizing
+
     return Quantizing(
         rounding.to, rounding.per_channel, rounding.reduce_range, rounding.block_size, rounding.exclude
     )
@@ -114,5 +128,9 @@ def quantizing_of(rounding: Rounding) -> Quantizing:
 
 def measuring_of(timing: Timing) -> Measuring:
     """What latency is measured at."""
+    from onnxheadprune.benchmarking.grid import Asked
+    from onnxheadprune.benchmarking.measure import Quota
+    from onnxheadprune.benchmarking.request import Measuring
+
     sizes = Asked(timing.batch, timing.seq, timing.past, timing.dims)
     return Measuring(sizes, Quota(timing.repeats, timing.time_budget), timing.threads)

@@ -6,12 +6,11 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.exits.leave import planned_on
-from onnxheadprune.benchmarking.result import Benchmark
-from onnxheadprune.benchmarking.runner import benchmark
+from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.edit import apply
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import InferenceError, RefusedError, UsageError
@@ -21,7 +20,9 @@ from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
-from onnxheadprune.validation.proof import validate
+
+if TYPE_CHECKING:
+    from onnxheadprune.benchmarking.result import Benchmark
 
 CANDIDATES: tuple[FuseMode, ...] = ("contrib", "onnx")
 SECONDS = 4.0
@@ -102,6 +103,8 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
         return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
     candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
+    from onnxheadprune.benchmarking.runner import benchmark
+
     measured = benchmark(
         *(pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)),
         provider=provider,
@@ -123,6 +126,8 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
 
 def _obstacle(original: LoadedModel, fused: LoadedModel, provider: Provider, setting: Setting) -> str:
     """Why a candidate is not exact on this provider, "" if it is."""
+    from onnxheadprune.validation.proof import validate
+
     try:
         verdict = validate(original, fused, data=setting.data, provider=provider, seed=setting.seed)
     except InferenceError as error:

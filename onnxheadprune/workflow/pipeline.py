@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.exits.leave import leaving
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import analyse, require_something
 from onnxheadprune.edit import apply
@@ -20,17 +19,20 @@ from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.model.storage.written import one_call
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.compensation.record import sealed
-from onnxheadprune.selection.cutting import renumbered
-from onnxheadprune.selection.recovery.checkpoint import beside
-from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.checks import Places, free_places, provider_of, require_sound
-from onnxheadprune.workflow.choosing import chosen_for, kept_limits
-from onnxheadprune.workflow.fuse import Setting, fused
 from onnxheadprune.workflow.proving import Proof, validation_note
 from onnxheadprune.workflow.requests import Request
 from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.sizes import file_bytes, size_in_file
+
+if TYPE_CHECKING:
+    from onnxheadprune.attention.exits.leave import Leaving
+    from onnxheadprune.benchmarking.gate import Gate
+    from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.runtime import Provider
+    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.validation.result import Validation
 
 Ready: TypeAlias = Callable[[PruneResult], None]
 
@@ -57,16 +59,15 @@ def carried_through(
     provider = provider_of(request)
     require_sound(original)
 
-    left = None if request.choice.exit is None else leaving(original, (request.choice.exit,))
+    left = _left(original, request)
     subject = original if left is None else left.model
-    chosen, data = chosen_for(subject, request, provider, progress)
+    chosen, data = _chosen(subject, request, provider, progress)
     plan, cut = _cut(subject, request, chosen)
     plan = plan if left is None else left.on(plan)
     if left is not None and left.drops_inputs:
         # What was read for the choice lacks what the original still asks for.
         data = request.run.data
-    setting = Setting(provider, data, request.run.seed)
-    made, fusion = fused(subject, cut, request.fuse, plan.cuts_something, setting)
+    made, fusion = _fused(subject, cut, request, plan.cuts_something, provider, data)
     pruned = made.changed(made.proto, "the pruned model")
     apply.drop_metadata(pruned.proto, VALIDATION_KEY)
 
@@ -86,7 +87,7 @@ def carried_through(
             chosen=chosen,
             file_bytes=None if bytes_before is None or bytes_after is None else (bytes_before, bytes_after),
             original=original,
-            gates=kept_limits(request, chosen),
+            gates=_kept_limits(request, chosen),
         )
 
     if places.output is not None:
@@ -94,6 +95,58 @@ def carried_through(
     found = result(proof.of(pruned.readable()), None)
     ready(found)
     return found
+
+
+def _left(original: LoadedModel, request: Request) -> Leaving | None:
+    """The model in which the asked-for exit is for good, None where none was asked for.
+
+    Raises:
+        RefusedError: if there is no such exit.
+    """
+    if request.choice.exit is None:
+        return None
+    from onnxheadprune.attention.exits.leave import leaving
+
+    return leaving(original, (request.choice.exit,))
+
+
+def _chosen(
+    subject: LoadedModel, request: Request, provider: Provider | None, progress: Progress
+) -> tuple[Chosen | None, DataSource | None]:
+    """What `chosen_for` chooses, where anything is left to choose or to refit, and the data to validate on."""
+    choice, data = request.choice, request.run.data
+    if choice.decided is not None:
+        return choice.decided, data
+    if choice.wish is None and not choice.compensate and choice.recover is None:
+        return None, data
+    from onnxheadprune.workflow.choosing import chosen_for
+
+    return chosen_for(subject, request, provider, progress)
+
+
+def _kept_limits(request: Request, chosen: Chosen | None) -> tuple[Gate, ...]:
+    """The limits that a wish sets, with what the choice reaches."""
+    if request.choice.wish is None or chosen is None:
+        return ()
+    from onnxheadprune.workflow.choosing import kept_limits
+
+    return kept_limits(request.choice.wish, chosen)
+
+
+def _fused(
+    subject: LoadedModel,
+    cut: LoadedModel,
+    request: Request,
+    changed: bool,
+    provider: Provider | None,
+    data: DataSource | None,
+) -> tuple[LoadedModel, Fusion | None]:
+    """What `fused` makes of a cut; the cut itself where no fused operators are asked for."""
+    if request.fuse == "none":
+        return cut, None
+    from onnxheadprune.workflow.fuse import Setting, fused
+
+    return fused(subject, cut, request.fuse, changed, Setting(provider, data, request.run.seed))
 
 
 def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple[PrunePlan, LoadedModel]:
@@ -111,6 +164,8 @@ def _cut(subject: LoadedModel, request: Request, chosen: Chosen | None) -> tuple
     if chosen is None:
         spec = {} if request.choice.heads is None else request.choice.heads
     else:
+        from onnxheadprune.selection.cutting import renumbered
+
         subject, spec = renumbered(subject, chosen), chosen.selection.spec
 
     def planned(proto: ModelProto) -> PrunePlan:
@@ -148,5 +203,7 @@ def _written(
         ready(found)
         commit(stage, places.backup)
     if request.choice.recover is not None:
+        from onnxheadprune.selection.recovery.checkpoint import beside
+
         beside(places.output).unlink(missing_ok=True)
     return found

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from onnxheadprune.edit.records import VALIDATION_KEY
 from onnxheadprune.errors import ValidationFailedError
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Provider
 from onnxheadprune.runtime.feeds import DataSource
-from onnxheadprune.selection.activations.data import Calibration
-from onnxheadprune.validation.proof import validate
-from onnxheadprune.validation.result import Validation
 from onnxheadprune.workflow.requests import Request
+
+if TYPE_CHECKING:
+    from onnxheadprune.validation.result import Validation
 
 NOT_VALIDATED = "skipped (--no-validate)"
 
@@ -42,6 +43,8 @@ class Proof:
         request = self.request
         if self.provider is None or not request.proving.validate:
             return None
+        from onnxheadprune.validation.proof import validate
+
         verdict = validate(
             self.original,
             candidate,
@@ -49,7 +52,7 @@ class Proof:
             provider=self.provider,
             seed=request.run.seed,
             effect=request.choice.effect,
-            unseen=isinstance(self.data, Calibration) and self.data.unseen,
+            unseen=self.data is not None and _is_unseen(self.data),
         )
         if verdict.verdict == "failed":
             raise ValidationFailedError(
@@ -62,6 +65,13 @@ class Proof:
                 verdict,
             )
         return verdict
+
+
+def _is_unseen(data: DataSource) -> bool:
+    """Whether it is data that no training has seen."""
+    from onnxheadprune.selection.activations.data import Calibration
+
+    return isinstance(data, Calibration) and data.unseen
 
 
 def validation_note(verdict: Validation | None) -> tuple[str, str]:

@@ -6,25 +6,21 @@ Models are given as a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`; 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
 from onnxheadprune.attention.contract import Contract
-from onnxheadprune.attention.exits.leave import planned_on
 from onnxheadprune.attention.heads import HeadSpec
+from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.model.load import ModelLike, open_structure
 from onnxheadprune.model.storage.layout import ExternalData
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime.feeds import DataSource
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
-from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.compensation.record import sealed
-from onnxheadprune.selection.recovery.budget import Budget
-from onnxheadprune.selection.wishes import Wish
 from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
@@ -32,6 +28,13 @@ from onnxheadprune.settings.writing import Checking, Target
 from onnxheadprune.workflow.pipeline import carried_through
 from onnxheadprune.workflow.requests import Choice, Proving, Request, Run, Writing
 from onnxheadprune.workflow.result import PruneResult
+
+if TYPE_CHECKING:
+    from onnxheadprune.fusion.result import FuseMode
+    from onnxheadprune.runtime.feeds import DataSource
+    from onnxheadprune.selection.activations.drift import Measure
+    from onnxheadprune.selection.recovery.budget import Budget
+    from onnxheadprune.selection.wishes import Wish
 
 
 def apply_plan(plan: PrunePlan, model: ModelLike) -> ModelProto:

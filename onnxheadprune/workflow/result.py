@@ -11,24 +11,22 @@ from onnx import ModelProto
 from onnxheadprune.benchmarking.gate import Gate
 from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.plan import PrunePlan
-from onnxheadprune.fusion.result import Fusion
-from onnxheadprune.model.exchange import to_graphsurgeon, to_onnx_ir
 from onnxheadprune.model.load import LoadedModel, load_model
 from onnxheadprune.model.spelling import share
 from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.selection.space import WITHOUT_DATA
-from onnxheadprune.selection.wishes import Chosen
 from onnxheadprune.validation.headline import Headline, headline_of
-from onnxheadprune.validation.result import Validation
-from onnxheadprune.workflow.differences import Difference, differences
-from onnxheadprune.workflow.notebook import cut_html
-from onnxheadprune.workflow.operations import Operations, operations
 from onnxheadprune.workflow.sizes import file_warnings, size_warnings
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
     import onnx_ir
+
+    from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.validation.result import Validation
+    from onnxheadprune.workflow.differences import Difference
+    from onnxheadprune.workflow.operations import Operations
 
 BLIND = "chosen by weights alone, which says little of what outputs lose: give data with --data"
 
@@ -66,6 +64,8 @@ class PruneResult:
     gates: tuple[Gate, ...] = ()
 
     def _repr_html_(self) -> str:
+        from onnxheadprune.workflow.notebook import cut_html
+
         sizes = self.before, self.after
         return cut_html(self.plan, sizes, self.headline, self.validation, self.chosen, self.warnings)
 
@@ -82,7 +82,7 @@ class PruneResult:
         grown = size_warnings(self.before, self.after)
         if not grown and self.file_bytes is not None:
             grown = file_warnings(*self.file_bytes)
-        blind = () if self.chosen is None or self.chosen.selection.basis != WITHOUT_DATA else (BLIND,)
+        blind = (BLIND,) if self.chosen is not None and self.chosen.selection.is_blind else ()
         return (*blind, *grown, *self._heavy_layer())
 
     def _heavy_layer(self) -> tuple[str, ...]:
@@ -120,6 +120,8 @@ class PruneResult:
         Raises:
             ModelError: if the weights cannot be read.
         """
+        from onnxheadprune.model.exchange import to_graphsurgeon
+
         return to_graphsurgeon(self.model)
 
     def to_onnx_ir(self) -> onnx_ir.Model:
@@ -129,6 +131,8 @@ class PruneResult:
             UsageError: if onnx_ir is not installed.
             ModelError: if the weights cannot be read.
         """
+        from onnxheadprune.model.exchange import to_onnx_ir
+
         return to_onnx_ir(self.model)
 
     @functools.cached_property
@@ -136,6 +140,8 @@ class PruneResult:
         """What tells the pruned model from the original, name by name."""
         if self.original is None:
             return ()
+        from onnxheadprune.workflow.differences import differences
+
         compensation = None if self.chosen is None else self.chosen.compensation
         refits = () if compensation is None else tuple(compensation.stored)
         return differences(self.original.proto, self.pruned.proto, self.plan, refits)
@@ -145,6 +151,8 @@ class PruneResult:
         """Operations of one run, before and after; None where validation ran nothing."""
         if self.original is None or self.validation is None or not self.validation.cases:
             return None
+        from onnxheadprune.workflow.operations import operations
+
         return operations(self.original.proto, self.pruned.proto, self.validation.cases[0].shapes)
 
     def to_dict(self) -> dict[str, Any]:

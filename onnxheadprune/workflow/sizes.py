@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onnxheadprune.attention.exits.leave import planned_on
+from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.edit.functions import carried_out
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.model.load import LoadedModel, ModelLike, open_structure

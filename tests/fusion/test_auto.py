@@ -33,7 +33,7 @@ NUMBERS = {"two": np.array(2, np.float32), "half": np.array(0.5, np.float32)}
 def shorter(monkeypatch: pytest.MonkeyPatch, short_clocks: None) -> None:
     """The same clocks for less long."""
     setting = functools.partial(fusing.Setting, seconds=0.3)
-    monkeypatch.setattr("onnxheadprune.workflow.pipeline.Setting", setting)
+    monkeypatch.setattr("onnxheadprune.workflow.fuse.Setting", setting)
 
 
 def sized(model: ModelProto) -> ModelProto:
@@ -169,7 +169,7 @@ def test_the_provider_that_was_asked_for_measures_without_a_validation(
         seen.append(provider)
         return real(provider, *rest, seconds=0.3)
 
-    monkeypatch.setattr("onnxheadprune.workflow.pipeline.Setting", noted)
+    monkeypatch.setattr("onnxheadprune.workflow.fuse.Setting", noted)
     # Beyond what is followed between scores and softmax, so that there is nothing to measure.
     prune(slow(200), {0: [1]}, fuse="auto", provider="cpu", validate=False)
     assert [provider.reason for provider in seen] == ["asked for"]

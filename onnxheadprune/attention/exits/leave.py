@@ -107,19 +107,6 @@ def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]
         return _leaving(loaded, analysis, numbers)
 
 
-def planned_on(plan: PrunePlan, loaded: LoadedModel) -> LoadedModel:
-    """The model that the edits of a plan are for: with the exits that the plan makes permanent first.
-
-    Args:
-        plan: made for `loaded`.
-        loaded: the model as it is.
-
-    Raises:
-        HeadPruneError: as `leaving` does.
-    """
-    return loaded if plan.exit is None else leaving(loaded, plan.exit.numbers).model
-
-
 def _leaving(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:
     exits = exits_of(analysis.view, analysis.sites)
     taken = [exits.at(number) for number in numbers]

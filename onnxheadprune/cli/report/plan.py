@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from onnxheadprune.cli.report.choice import choice_rows
-from onnxheadprune.cli.report.fusion import fusion_rows
 from onnxheadprune.cli.report.headline import headline_rows, provider_rows
 from onnxheadprune.cli.report.layout import bullet, change, count, heading, heads, many, row, size, table
 from onnxheadprune.cli.report.validation import verdict_rows
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.edit.site_cuts import BlockCut
 from onnxheadprune.model.storage.tensors import StoredSize
-from onnxheadprune.selection.wishes import Chosen
-from onnxheadprune.workflow.result import PruneResult
 from onnxheadprune.workflow.sizes import size_warnings
+
+if TYPE_CHECKING:
+    from onnxheadprune.fusion.result import Fusion
+    from onnxheadprune.selection.wishes import Chosen
+    from onnxheadprune.workflow.result import PruneResult
 
 _WORDS = {
     "slice": "tensor cut",
@@ -44,7 +46,21 @@ def plan_report(
         if plan.changes_something:
             yield from _warnings(size_warnings(*sizes))
     yield from _changes(plan)
-    yield from choice_rows(chosen, plan)
+    yield from _choice(chosen, plan)
+
+
+def _choice(chosen: Chosen | None, plan: PrunePlan) -> Iterator[RenderableType]:
+    if chosen is not None:
+        from onnxheadprune.cli.report.choice import choice_rows
+
+        yield from choice_rows(chosen, plan)
+
+
+def _fusion(fusion: Fusion | None) -> Iterator[RenderableType]:
+    if fusion is not None:
+        from onnxheadprune.cli.report.fusion import fusion_rows
+
+        yield from fusion_rows(fusion)
 
 
 def _heading(plan: PrunePlan) -> RenderableType:
@@ -164,8 +180,8 @@ def prune_report(result: PruneResult) -> Iterator[RenderableType]:
     yield from _sizes(result.before, result.after)
     yield from _warnings(result.warnings)
     yield from _changes(result.plan)
-    yield from choice_rows(result.chosen, result.plan)
-    yield from fusion_rows(result.fusion)
+    yield from _choice(result.chosen, result.plan)
+    yield from _fusion(result.fusion)
     if result.validation is None:
         yield row("validation", "skipped (--no-validate); the model's metadata says so", "yellow")
     else:

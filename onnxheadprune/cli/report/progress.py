@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.text import Text
+from rich.console import Console
 
 from onnxheadprune.runtime.progress import NOTE
 
@@ -138,8 +136,10 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
     if not console.is_terminal:
         yield Lines(console, stages=tuple(stages)).tell
         return
+    from onnxheadprune.cli.report.bar import Bar
+
     course = Course(tuple(stages))
-    with _Bar(course, console) as bar:
+    with Bar(lambda: course.to_come, console) as bar:
         task = bar.add_task("", total=None, left="")
         notes: set[str] = set()
 
@@ -158,26 +158,6 @@ def progress_on(console: Console, stages: Iterable[Stage] = ()) -> Iterator[Tell
             )
 
         yield tell
-
-
-class _Bar(Progress):
-    """One bar for the call, and below it what is to come."""
-
-    def __init__(self, course: Course, console: Console) -> None:
-        self._course = course
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        super().__init__(*columns, console=console, transient=True)
-
-    def get_renderables(self) -> Iterable[RenderableType]:
-        """The bar, then the stages that follow."""
-        yield from super().get_renderables()
-        if self._course.to_come:
-            yield Text(self._course.to_come, style="dim")
 
 
 class Lines:

@@ -15,10 +15,9 @@ from typing import TypeVar
 
 from onnx import helper
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import Node, Value
-from onnxheadprune.runtime import Session
+from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries, Stage
 from onnxheadprune.selection.activations.drift import EffectMeter, Measured

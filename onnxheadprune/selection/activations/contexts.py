@@ -10,20 +10,20 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxheadprune.attention.constants import numbers_of
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import AVERAGES, PACKS_BLOCKS
 from onnxheadprune.model.graph.tables import roles_of
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.chain import Chain
-from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.linear import linear_of
 from onnxheadprune.selection.activations.moments import Moments, NotFiniteError, Rows, gather
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.rows import token_rows
 from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.silence import context_of
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from onnxheadprune.errors import InferenceError, MissingKernelError, UsageError
 from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import CPU, Array, Provider, Session
+from onnxheadprune.runtime import CPU, Provider, Session
 from onnxheadprune.runtime.feeds import (
     Case,
     DataSource,
@@ -246,41 +245,3 @@ def _halves(sample: Sample, inputs: Sequence[Input]) -> Iterator[Sample]:
         return
     for part in (range(rows - rows // 2), range(rows - rows // 2, rows)):
         yield part_of(sample, inputs, part)
-
-
-def counted(shape: tuple[int, ...], feed: Feed, inputs: Sequence[Input]) -> Array | None:
-    """Which positions are no padding, as a mask input of their shape tells; None where none does.
-
-    Args:
-        shape: of the positions.
-        feed: what the model was run on.
-        inputs: the graph inputs.
-    """
-    masks = (
-        feed[item.name]
-        for item in inputs
-        if item.role is Role.MASK and feed[item.name].shape == shape and item.dtype.kind in "iu"
-    )
-    mask = next(masks, None)
-    return None if mask is None else mask != 0
-
-
-def token_rows(array: Array, axes: Sequence[int], feed: Feed, inputs: Sequence[Input]) -> Array:
-    """An activation as rows of features, padding left out.
-
-    Args:
-        array: the activation.
-        axes: its axes that hold features, in their order.
-        feed: what the model was run on.
-        inputs: the graph inputs; a mask among them tells which positions are padding.
-
-    Returns:
-        [rows, features] in float32.
-    """
-    others = [axis for axis in range(array.ndim) if axis not in axes]
-    moved = array.transpose(*others, *axes)
-    outer = moved.shape[: len(others)]
-    features = math.prod(moved.shape[len(others) :])
-    rows = moved.reshape(*outer, features).astype(np.float32, copy=False)
-    mask = counted(outer, feed, inputs)
-    return rows.reshape(math.prod(outer), features) if mask is None else rows[mask]

@@ -18,13 +18,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.main_output import MainOutput
+from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds import Feed, Input
 from onnxheadprune.runtime.feeds.data import import_function
 from onnxheadprune.runtime.foreign import users_code
-from onnxheadprune.selection.activations.data import token_rows
+from onnxheadprune.selection.activations.rows import token_rows
 
 Effect: TypeAlias = Callable[[Mapping[str, Array], Mapping[str, Array], Feed], float]
 """A user's measure: outputs before, outputs after, and the feed; larger is worse."""

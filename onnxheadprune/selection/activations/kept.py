@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
+from onnxheadprune.runtime import Array
 
 IN_MEMORY = 2**29
 """Bytes of kept arrays that stay in memory."""

@@ -8,13 +8,12 @@ from types import MappingProxyType
 
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.edit.extract import read_by, stored_anew
 from onnxheadprune.errors import InferenceError, MissingKernelError, RefusedError, UsageError
 from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.graph.view import GraphView, Node, Value
 from onnxheadprune.model.load import LoadedModel
-from onnxheadprune.runtime import CPU, Provider, Session
+from onnxheadprune.runtime import CPU, Array, Provider, Session
 from onnxheadprune.runtime.workers import MOST, workers_on
 
 NOTHING: Mapping[str, Array] = MappingProxyType({})

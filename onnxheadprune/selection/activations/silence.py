@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 
 from onnx import TensorProto
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Projection, Site
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.model.graph.facts import QUANTIZERS
 from onnxheadprune.model.graph.view import Value
 from onnxheadprune.model.tensors import FLOATS
+from onnxheadprune.runtime import Array
 
 
 def context_of(projection: Projection) -> Value:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.model.graph.view import Value
-from onnxheadprune.runtime import Session
+from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.selection.activations.boundaries import Boundaries
 from onnxheadprune.selection.activations.kept import Kept, Room

@@ -20,10 +20,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnxheadprune.attention.levels import Grid
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.site import Site
 from onnxheadprune.model.graph.view import GraphView
-from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.heap import give_back
 from onnxheadprune.runtime.progress import NOTE, Progress, silent
 from onnxheadprune.runtime.threads import algebra_threads

@@ -7,14 +7,15 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.model.graph.view import Node, Value
+from onnxheadprune.runtime import Array
 from onnxheadprune.selection.activations.boundaries import Boundaries
 from onnxheadprune.selection.activations.contexts import finite
-from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.linear import Linear
 from onnxheadprune.selection.activations.moments import Moments, Rows, gather
 from onnxheadprune.selection.activations.parts import Parts
+from onnxheadprune.selection.activations.rows import token_rows
 from onnxheadprune.selection.activations.running import Running
 from onnxheadprune.selection.activations.walk import Walk
 from onnxheadprune.selection.compensation.runs import Run

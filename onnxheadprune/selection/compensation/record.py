@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.edit.apply import set_metadata
 from onnxheadprune.edit.edits import SliceTensor
 from onnxheadprune.edit.extract import store_constants, store_in_bodies
@@ -27,7 +26,7 @@ from onnxheadprune.model.constants import stored_tensor
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.replacing import Contents, with_contents
 from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.selection.activations.kept import Shelf
+from onnxheadprune.runtime import Array
 
 
 class NewNumbers(Protocol):
@@ -67,6 +66,8 @@ def refitted(loaded: LoadedModel, numbers: NewNumbers, steps: int = 0) -> Loaded
 
 def _contents(model: ModelProto, stored: Mapping[str, Array]) -> dict[str, Contents]:
     """New contents of the initializers among them; large ones that are not in memory are read when they are written."""
+    from onnxheadprune.selection.activations.kept import Shelf
+
     found: dict[str, Contents] = {}
     for name in {tensor.name for tensor in model.graph.initializer}.intersection(stored):
         lies_in_file = isinstance(stored, Shelf) and not stored.in_memory(name)

@@ -7,68 +7,29 @@ so that several models may have them and none is in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import TensorProto, numpy_helper
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.observed import others
 from onnxheadprune.attention.planning import Planning
 from onnxheadprune.attention.sites.site import Sites
 from onnxheadprune.edit.edits import DropTensor, SliceTensor
-from onnxheadprune.edit.extract import with_stored
+from onnxheadprune.edit.extract import Restored
 from onnxheadprune.edit.records import RefitRecord, refit_record
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.model.replacing import Computed
 from onnxheadprune.model.slices import read_ranges
-from onnxheadprune.model.storage.reading import in_memory
-from onnxheadprune.model.storage.sources import Source, Sources
+from onnxheadprune.model.storage.sources import Source
 from onnxheadprune.model.storage.spans import PRIVATE, Span, is_outside, refer, span_of
 from onnxheadprune.model.storage.tensors import bytes_needed
+from onnxheadprune.runtime import Array
 from onnxheadprune.selection.compensation.record import array_of, digest, slices_of, tensors_by_name
 from onnxheadprune.selection.compensation.tasks import refittable
 from onnxheadprune.selection.compensation.trainable import trainable
-
-
-@dataclass(frozen=True, eq=False)
-class Restored:
-    """Refitted tensors in the original's shapes, cut parts as they were.
-
-    Attributes:
-        tensors: by name; large ones refer to `sources`.
-        sources: files that hold them, and what computes them.
-    """
-
-    tensors: Mapping[str, TensorProto] = field(default_factory=dict)
-    sources: Sources = field(default_factory=dict)
-
-    def arrays(self) -> dict[str, Array]:
-        """All of them in memory.
-
-        Raises:
-            ModelError: if one cannot be read.
-        """
-        return {
-            name: numpy_helper.to_array(in_memory(tensor, self.sources))
-            for name, tensor in self.tensors.items()
-        }
-
-    def into(self, model: LoadedModel, proto: ModelProto | None = None) -> LoadedModel:
-        """A model with these tensors in the place of its own; without any, it is not copied.
-
-        Args:
-            model: the original, or what is made from it.
-            proto: made from it; None for its own.
-        """
-        made = proto or model.proto
-        return self.beside(model).changed(with_stored(made, self.tensors) if self.tensors else made)
-
-    def beside(self, model: LoadedModel) -> LoadedModel:
-        """A model whose tensors may refer to these sources, too."""
-        return LoadedModel(model.proto, model.name, {**model.sources, **self.sources}, model.inline)
 
 
 def restored(

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.kinds import key_of
+from onnxheadprune.runtime import Array
 
 
 @dataclass(frozen=True)

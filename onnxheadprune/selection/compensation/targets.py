@@ -8,8 +8,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.model.graph.view import Value
+from onnxheadprune.runtime import Array
 from onnxheadprune.selection.activations.linear import Linear
 from onnxheadprune.selection.compensation.links import Link, Matrix64, aim, link_of
 from onnxheadprune.selection.compensation.runs import Run

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import InferenceError
 from onnxheadprune.model.graph.view import Value
-from onnxheadprune.runtime import Session
+from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed
-from onnxheadprune.selection.activations.data import Calibration, token_rows
+from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.activations.linear import Linear, feeders
+from onnxheadprune.selection.activations.rows import token_rows
 from onnxheadprune.selection.activations.walk import Reader, Walk
 from onnxheadprune.selection.compensation.tasks import Task, is_free
 from onnxheadprune.selection.compensation.value_fit import Ints, Layout

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.storage.claims import Making, check_makings
 from onnxheadprune.model.storage.folder import write_file
+from onnxheadprune.runtime import Array
 from onnxheadprune.selection.recovery.parameters import Master
 from onnxheadprune.selection.recovery.result import Measured
 

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.errors import UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.spelling import many
 from onnxheadprune.model.storage.reading import hydrated
-from onnxheadprune.runtime import Provider
+from onnxheadprune.runtime import Array, Provider
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.compensation.restoring import whole_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnxheadprune.attention.matrices import Array
+from onnxheadprune.runtime import Array
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.matrices import Array
 from onnxheadprune.attention.sites.find import view_of
 from onnxheadprune.edit.plan import PrunePlan
 from onnxheadprune.errors import RefusedError
@@ -16,6 +15,7 @@ from onnxheadprune.liveness.interface import Interface
 from onnxheadprune.model.graph.main_output import MainOutput
 from onnxheadprune.model.graph.schemas import opset_of
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.runtime import Array
 from onnxheadprune.runtime.feeds import Role
 from onnxheadprune.selection.activations.data import Calibration
 from onnxheadprune.selection.gradients.differentiate import FIRST_OPSET, Gradient, differentiate

@@ -21,9 +21,9 @@ from onnxheadprune.model.load import LoadedModel
 from onnxheadprune.runtime import Array, Session
 from onnxheadprune.runtime.feeds import Feed
 from onnxheadprune.runtime.progress import Progress, silent
-from onnxheadprune.selection.activations.data import counted
 from onnxheadprune.selection.activations.drift import MEASURES
 from onnxheadprune.selection.activations.parts import run_feed
+from onnxheadprune.selection.activations.rows import counted
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.derivatives import MaskGradients

@@ -1,0 +1,186 @@
+"""What a request does not ask for is not loaded: in a fresh process, by kind of request."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests import toys
+
+HEAVY = {
+    "PIL",
+    "dask",
+    "jinja2",
+    "matplotlib",
+    "onnx_graphsurgeon",
+    "onnx_ir",
+    "onnxscript",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "rich.markdown",
+    "rich.progress",
+    "rich.syntax",
+    "scipy",
+    "threadpoolctl",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "yaml",
+}
+"""Libraries that take long to import, of which none of these requests needs any."""
+COMMAND_LINE = frozenset({"errors", "cli", "cli.commands", "cli.outcome", "cli.streams"})
+FILE = frozenset({"model", "model.graph", "model.storage", "edit"})
+SITES = FILE | {"liveness", "operators", "runtime", "runtime.feeds", "attention", "attention.sites"}
+"""Folders, and single modules of others, as all below."""
+OPTIONS = {"settings"} | {
+    f"cli.{name}"
+    for name in (
+        "calibrating",
+        "claiming",
+        "cutting",
+        "deploying",
+        "deriving",
+        "presenting",
+        "repeating",
+        "writing",
+    )
+}
+TABLES = frozenset(f"cli.report.{name}" for name in ("console", "escaping", "headline", "layout"))
+CUT = frozenset(
+    f"workflow.{name}"
+    for name in ("checks", "from_settings", "pipeline", "proving", "requests", "result", "sizes")
+)
+VERDICT = frozenset(
+    {"benchmarking.gate", *(f"validation.{name}" for name in ("declared", "headline", "likeness", "metric"))}
+    | {"validation.result", "validation.scopes"}
+)
+"""What is said of a verdict, also where there is none."""
+PROOF = frozenset({"validation", *(f"selection.activations.{name}" for name in ("drift", "rows", "single"))})
+PRUNE = (
+    COMMAND_LINE
+    | SITES
+    | OPTIONS
+    | TABLES
+    | CUT
+    | VERDICT
+    | {"cli.prune", "cli.report.plan", "cli.report.progress", "cli.report.validation"}
+    | {"selection.compensation.record"}
+)
+MOST_LINES = 41_100
+"""Of ours that `prune --heads` loads; the number may only fall."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line, what it may load, and whether it takes seconds."""
+
+    line: str
+    may: frozenset[str]
+
+
+CALLS = {
+    "help": Call("--help", COMMAND_LINE),
+    "named heads": Call("prune {model} --heads 0:1 -o {out} --provider cpu", PRUNE | PROOF),
+    "without a proof": Call("prune {model} --heads 0:1 -o {out} --no-validate", PRUNE),
+    "with data": Call(
+        "prune {model} --heads 0:1 -o {out} --provider cpu --data {data}",
+        PRUNE
+        | PROOF
+        | {f"selection.activations.{name}" for name in ("beside", "data", "supplied", "vocabulary")},
+    ),
+    "fuse": Call(
+        "fuse {model} --mode contrib -o {out} --provider cpu",
+        PRUNE - {"cli.prune"} | PROOF | {"cli.fuse", "cli.report.fusion", "fusion", "workflow.fuse"},
+    ),
+    "inspect": Call(
+        "inspect {model}",
+        COMMAND_LINE
+        | SITES
+        | OPTIONS
+        | TABLES
+        | {"cli.folders", "cli.inspect", "attention.exits", "workflow.exits", "workflow.layers"}
+        | {f"cli.report.{name}" for name in ("exits", "layers", "sites")}
+        | {f"benchmarking.{name}" for name in ("attention_nodes", "concrete", "flops")},
+    ),
+    "validate": Call(
+        "validate {model} {cut} --provider cpu",
+        COMMAND_LINE
+        | SITES
+        | OPTIONS
+        | TABLES
+        | VERDICT
+        | PROOF
+        | {"workflow.from_settings", "workflow.requests"}
+        | {f"cli.{name}" for name in ("pairs", "validate", "report.gates", "report.validation")},
+    ),
+}
+LOADED = """
+import json, sys
+{work}
+ours = {{name: module.__file__ for name, module in sys.modules.items() if name.startswith("onnxheadprune")}}
+print("LOADED" + json.dumps([ours, list(sys.modules)]))
+"""
+
+
+def loaded_by(work: str) -> tuple[dict[str, Path], set[str]]:
+    """Our modules below the package with their files, and all libraries, after some Python in a fresh process."""
+    run = subprocess.run(
+        [sys.executable, "-c", LOADED.format(work=work)], capture_output=True, text=True, check=True
+    )
+    ours, everything = json.loads(run.stdout.rpartition("LOADED")[2])
+    files = {name.removeprefix("onnxheadprune").lstrip("."): Path(file) for name, file in ours.items()}
+    return files, {name for name in everything if name in HEAVY}
+
+
+def carried_out(line: str) -> str:
+    """Python that runs a command line and fails where it does."""
+    return f"from onnxheadprune.cli import main\nassert main({line.split()!r}) == 0"
+
+
+def strangers(files: dict[str, Path], may: frozenset[str]) -> set[str]:
+    """What is loaded and may not be; packages that only hold others do not count."""
+    modules = {name for name, file in files.items() if file.name != "__init__.py"}
+    return {name for name in modules if name not in may and name.rpartition(".")[0] not in may - {"cli"}}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("loading")
+    model, cut = folder / "model.onnx", folder / "cut.onnx"
+    onnx.save(toys.attention(ids=True), model)
+    np.savez(folder / "data.npz", input_ids=np.arange(20).reshape(4, 5) % toys.VOCABULARY)
+    from onnxheadprune import prune
+
+    prune(model, "0:1", cut, validate=False)
+    return {"model": model, "cut": cut, "data": folder / "data.npz"}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_request_loads_what_it_asks_for(name: str, files: dict[str, Path], tmp_path: Path) -> None:
+    call = CALLS[name]
+    line = call.line.format(**files, out=tmp_path / "out.onnx")
+    ours, heavy = loaded_by(carried_out(line))
+    assert strangers(ours, call.may) == set()
+    assert heavy == set()
+    if name == "named heads":
+        assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in ours.values()) <= MOST_LINES
+
+
+def test_the_python_api_of_a_cut_loads_no_more() -> None:
+    ours, heavy = loaded_by("import onnxheadprune.workflow.prune")
+    assert strangers(ours, PRUNE | {"workflow.prune"}) == set()
+    assert heavy == set()
+
+
+def test_what_is_asked_for_is_seen_to_be_loaded() -> None:
+    ours, heavy = loaded_by("import onnxheadprune.selection.choose")
+    assert {"selection.choose", "selection.scoring.score"} <= strangers(ours, PRUNE)
+    assert "scipy" in heavy
