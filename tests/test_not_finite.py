@@ -69,7 +69,9 @@ def data(*, bad: int = 1) -> Feeds:
 
 
 @pytest.mark.parametrize(
-    "way", [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}], ids=str
+    "way",
+    [{"ratio": 0.25}, {"max_drift": 9.0}, {"ratio": 0.25, "units": BOTH}],
+    ids=("share", "drift", "share of both"),
 )
 @pytest.mark.parametrize("method", [None, *get_args(Method)])
 def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) -> None:

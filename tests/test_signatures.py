@@ -10,10 +10,10 @@ PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 7
 FRONT_DOORS = {
-    "benchmarking.benchmark",
+    "benchmarking.runner.benchmark",
     "selection.scoring.score.score_heads",
     "selection.select.select_heads",
-    "validation.validate",
+    "validation.proof.validate",
     "workflow.folders.api.prune_folder",
     "workflow.prune.prune",
     "workflow.quantize.quantize",

@@ -43,7 +43,7 @@ def why_no_sum(node: Node) -> str | None:
     """Why nothing that a reduction reads can go exactly, None if it can."""
     if node in SUMS or (node in AVERAGES and elem_type_of(node.out) in FLOATS):
         return None
-    return f"{node.label} reduces all heads to one, in which a head that is zero still counts"
+    return f"{node.label} reduces all of them to one, in which a zero still counts"
 
 
 def elem_type_of(value: Value | None) -> int:

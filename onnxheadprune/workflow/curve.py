@@ -161,9 +161,9 @@ def gone_words(counted: str, heads: int, removed: int, units: Mapping[str, int])
     return ", ".join(many(number, name.removesuffix("s")) for name, number in units.items()) or "nothing"
 
 
-def recovery_words(points: Iterable[Mapping[str, Any]]) -> str | None:
+def recovery_words(points: Iterable[Mapping[str, object]]) -> str | None:
     """What training brought to cuts, as `CurvePoint.to_dict` gives them, in words; None where none was trained."""
-    trained = [point["recovery"] for point in points if point.get("recovery") is not None]
+    trained = [found for point in points if isinstance(found := point.get("recovery"), Mapping)]
     if not trained:
         return None
     better = sum(found["rejected"] is None for found in trained)
