@@ -48,7 +48,7 @@ def test_inspect_shows_sites_and_heads(command: Command, digits: Path) -> None:
     assert result.stderr == ""
     assert "4 attention sites, 32 heads" in result.stdout
     rows = [line.split() for line in result.stdout.splitlines() if ".attn" in line and "mha" in line]
-    assert rows[0][:6] == ["0", "blocks.0.attn", "mha", "8", "8", "8"]
+    assert rows[0][:6] == ["attn.0", "blocks.0.attn", "mha", "8", "8", "8"]
     assert len(rows) == 4 and all(row[-1] == "yes" for row in rows)
 
 

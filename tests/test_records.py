@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -55,7 +56,14 @@ EXITS = (RecordedExit(1, "if", None, "taken"), RecordedExit(2, "loop", 3, "behin
 LAYERS = {"layer.0": ("0", "ffn.0"), "layer.1": ("1",)}
 RECORDS: dict[str, tuple[str, object, Callable[[ModelProto], object]]] = {
     REMOVED_KEY: (pruning_text(SITES), SITES, pruning_record),
-    units_key(UNITS): (units_text(BLOCKS, UNITS), BLOCKS, lambda model: units_record(model, UNITS)),
+    **{
+        units_key(kind.UNITS): (
+            units_text(BLOCKS, kind.UNITS),
+            BLOCKS,
+            partial(units_record, units=kind.UNITS),
+        )
+        for kind in KINDS
+    },
     COMPENSATED_KEY: (refit_text(REFIT), REFIT, refit_record),
     FUSED_KEY: (fused_text({0: "Attention", 2: "MultiHeadAttention"}), (0, 2), fused_record),
     CACHES_KEY: (caches_text((0, 2)), (0, 2), caches_record),

@@ -80,7 +80,7 @@ def test_commands_name_sites_at_every_width(
     assert all(len(line.rstrip()) <= width for line in lines if str(MODEL) not in line and "/" not in line)
     for site in sites:
         (line, *_) = [
-            line for line in lines if re.match(rf"{site['index']} +{re.escape(site['name'])}\b", line)
+            line for line in lines if re.match(rf"attn\.{site['index']} +{re.escape(site['name'])}\b", line)
         ]
         at = lines.index(line)
         assert re.search(rf"\b{site['num_heads']}\b", " ".join(lines[at : at + 2]).replace(site["name"], ""))

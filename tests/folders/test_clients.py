@@ -82,7 +82,9 @@ def test_uneven_caches_are_refused_with_the_nearest_even_set(client: str) -> Non
     uneven = cut(LLAMA, (0,), (3,), (), groups=PAIRS)
     with pytest.raises(RefusedError) as refused:
         client_named(client).changes(uneven)
-    assert '--heads "0:0,1 1:6,7 2:0,1"' in str(refused.value) and "--keep-cache-shape" in str(refused.value)
+    assert '--heads "attn.0:0,1 attn.1:6,7 attn.2:0,1"' in str(refused.value) and "--keep-cache-shape" in str(
+        refused.value
+    )
     assert client_named("ort").changes(uneven) == client_named("openvino").changes(uneven) == ()
 
 
@@ -208,7 +210,7 @@ def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
     folder, out = exports.deep_decoder(tmp_path / "in"), tmp_path / "out"
     words = ("prune", folder, "--heads", "0:1 1:0,2", "--per-layer-config")
     refused = command(*words, "-o", out, "--for", "optimum")
-    assert refused.exit_code == 3 and '--heads "0:0,1 1:0,2"' in refused.stderr and not out.exists()
+    assert refused.exit_code == 3 and '--heads "attn.0:0,1 attn.1:0,2"' in refused.stderr and not out.exists()
     outcome = command(*words, "-o", out, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     before, after = (json.loads((place / "config.json").read_text()) for place in (folder, out))

@@ -136,10 +136,18 @@ def _attends(core: Core) -> bool:
     owner = found.owners(found.out_axes[core.feature_axes[0]])[0]
     return any(
         _reaches(node, values, lambda other: weight_contraction(other) is not None)
-        and _reaches(node, weights, lambda other: is_product(other) is not None or _reads_keys(other))
+        and (
+            _reaches(node, weights, lambda other: is_product(other) is not None)
+            or _weighs_keys(node, weights)
+        )
         and (values == owner or _reaches(node, weights, lambda other: other in WEIGHS))
         for values, weights in permutations(found.indices, 2)
     )
+
+
+def _weighs_keys(node: Node, index: int) -> bool:
+    """Whether weights are normalised scores of stored queries; gates that mix streams are not normalised."""
+    return _reaches(node, index, lambda other: other in WEIGHS) and _reaches(node, index, _reads_keys)
 
 
 def _reads_keys(node: Node) -> bool:
