@@ -41,7 +41,15 @@ def examples_of(key: Key) -> list[Strategy]:
     return [*([STRATEGIES[key]] if key in STRATEGIES and key not in REPLACED else []), *EXAMPLES.get(key, [])]
 
 
-REPLACED = {("", "Pad")}
+REPLACED = {("", "Pad"), ("", "Attention")}
+
+
+@example("Attention")
+def attention_of_any_kind(draw: Draw, op_type: str) -> Case:
+    """Without scores as an output, whose shape onnx infers without the past; `parts_of` leaves such a node whole."""
+    case = STRATEGIES["", "Attention"](draw, op_type)
+    assume("qk_matmul_output_mode" not in case.attributes)
+    return case
 
 
 @example("Pad")

@@ -117,6 +117,24 @@ def test_what_is_held_constant_is_named() -> None:
     np.testing.assert_allclose(run(grads, feed)["a"], 2.0)
 
 
+def test_attention_whose_scores_are_read_stays_whole() -> None:
+    """Scores that leave the operator have no gradient, and would take part of that of the queries with them."""
+    model = model_of(
+        """
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (float[1, 2, 3, 4] x) => (float loss)
+        <float[4, 4] w> {
+           q = MatMul (x, w)
+           y, k, v, scores = Attention (q, x, x)
+           both = MatMul (scores, y)
+           loss = ReduceMean <keepdims = 0> (both)
+        }
+        """
+    )
+    grads = differentiate(model, "loss", ["w"])
+    assert not grads.outputs and "Attention" in grads.constant["w"]
+
+
 def test_a_parameter_with_two_ways_keeps_the_smooth_one() -> None:
     text = HELD.replace("yb = Mul (x, b)", "yb = Mul (x, a)")
     model = model_of(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
@@ -129,15 +130,21 @@ def _parts(node: Node, active: set[str], writer: Writer) -> list[NodeProto] | No
     terms = parts_of(node, active, writer)
     if isinstance(terms, Constant):
         return None
-    kept: list[str] = []
-    for index, value in enumerate(node.outputs):
-        term = terms[index] if index < len(terms) else None
-        used = value is not None and value.is_read
-        if value is not None and used and term is not None:
+    outputs = [
+        (value, term)
+        for value, term in zip_longest(node.outputs, terms[: len(node.outputs)])
+        if value is not None and value.is_read
+    ]
+    if any(term is None and value.elem_type in FLOATS for value, term in outputs):
+        # Its gradient would be lost: scores that leave the operator beside the context.
+        return None
+    kept = {value.name for value, term in outputs if term is None}
+    for value, term in outputs:
+        if term is not None:
             writer.node("Identity", [term.name], [value.name])
-        kept.append(value.name if value is not None and used and term is None else "")
     # Lengths, and what else has no gradient, are still the operator's own.
-    return [_with_outputs(node.proto, [name or writer.fresh() for name in kept])] if any(kept) else []
+    names = [name if name in kept else writer.fresh() for name in node.proto.output]
+    return [_with_outputs(node.proto, names)] if kept else []
 
 
 def parts_of(node: Node, active: set[str], writer: Writer) -> Sequence[Term | None] | Constant:
