@@ -201,7 +201,7 @@ def test_the_users_own_measure_in_both_commands(
     [
         (("--ratio", 0.5, "--drift", "mse"), "auto, kl, cosine or module:function"),
         (("--ratio", 0.5, "--drift", "missing_module:f"), "missing_module"),
-        (("--heads", "0:1", "--drift", "kl"), "--drift and --dry-run are mutually exclusive"),
+        (("--heads", "0:1", "--drift", "kl"), "--data and --dry-run are mutually exclusive"),
     ],
 )
 def test_measures_that_are_turned_away(
@@ -217,7 +217,7 @@ def test_the_report_names_the_measure(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     assert command("prune", model, "--heads", "0:1", "-o", out, "--data", data).exit_code == 0
     words = " ".join(command("validate", model, out, "--data", data, "--max-drift", 2).stdout.split())
-    assert "(1 - cosine), max" in words and "(1 - cosine), at most 2 was asked for" in words
+    assert "(1 - cosine), largest difference" in words and "(1 - cosine), at most 2 was asked for" in words
 
 
 def test_a_cut_without_numbers_is_never_near(monkeypatch: pytest.MonkeyPatch) -> None:

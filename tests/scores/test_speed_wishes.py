@@ -111,7 +111,8 @@ def test_heads_that_cost_next_to_nothing_buy_no_speed(command: Command, tmp_path
     path = tmp_path / "wide.onnx"
     onnx.save(with_feed_forward(heavy(heads=2), 768), path)
     outcome = command("prune", path, "--target-speedup", 1.5, "--dry-run", "--provider", "cpu")
-    assert outcome.exit_code == 3 and "not 1.5 times" in said(outcome)
+    # With short clocks a busy machine tells nothing apart, and says so.
+    assert outcome.exit_code == 3 and re.search("not 1.5 times|too busy to measure", said(outcome))
 
 
 @pytest.mark.usefixtures("short_clocks")
