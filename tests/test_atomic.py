@@ -370,7 +370,9 @@ def test_in_place_on_the_command_line(command: Any, source: Path, tmp_path: Path
 
     assert "--backup" in refused("--in-place")
     assert "--in-place" in refused("--backup", tmp_path / "b.onnx")
-    assert "--in-place and --output are mutually exclusive" in refused("--in-place", "--backup", tmp_path / "b.onnx", "-o", tmp_path / "o.onnx")
+    assert "--in-place and --output are mutually exclusive" in refused(
+        "--in-place", "--backup", tmp_path / "b.onnx", "-o", tmp_path / "o.onnx"
+    )
     assert "choose another path" in refused("-o", source)
     result = command(
         "prune", source, "--heads", "0:1", "--in-place", "--backup", tmp_path / "b.onnx", "--json"
