@@ -71,7 +71,7 @@ def _is_layer(layer: Sequence[Site]) -> bool:
 
 
 def _key(site: Site) -> str:
-    return site.key if isinstance(site, NeuronSite) else f"attn.{site.key}"
+    return f"attn.{site.key}" if site.key.isdecimal() else site.key
 
 
 def _third(block: NeuronSite, _: int) -> tuple[int, ...]:
