@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxheadprune import UsageError, Wish, prune, score_heads
 from onnxheadprune.selection.activations.data import Feeds
-from onnxheadprune.selection.scoring.methods import Method
+from onnxheadprune.settings.cutting import Method
 from tests import toys, toys_scores
 
 BOTH = frozenset({"heads", "neurons"})

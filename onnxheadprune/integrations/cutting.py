@@ -88,10 +88,16 @@ class Settings:
     feeds: Data = None
 
     @property
-    def has_data(self) -> bool:
-        """Whether there are inputs."""
-        given = (self.feeds, self.running.data, self.inputs.text, self.inputs.images)
-        return self.inputs.random_data or any(item is not None for item in given)
+    def given_inputs(self) -> tuple[object, ...]:
+        """The inputs that are given, each in its way; more than one contradict each other."""
+        ways = (
+            self.feeds,
+            self.running.data,
+            self.inputs.text,
+            self.inputs.images,
+            self.inputs.random_data or None,
+        )
+        return tuple(item for item in ways if item is not None)
 
 
 def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
@@ -110,11 +116,10 @@ def settings_of(values: Mapping[str, Any], feeds: Data = None) -> Settings:
     specified = [getattr(cut, name) for name in f"{UNITS} exit {AMOUNT}".split()]
     if all(item is None for item in specified):
         cut = replace(cut, ratio=own.ratio, method=None if own.method == "measured" else own.method)
-    inputs, running = _group(Inputs, given), _group(Running, given)
-    ways = (feeds, running.data, inputs.text, inputs.images, inputs.random_data or None)
-    if sum(item is not None for item in ways) > 1:
+    settings = Settings(cut, _group(Running, given), _group(Inputs, given), own, feeds)
+    if len(settings.given_inputs) > 1:
         raise UsageError("data, text, images, random_data and data_config are mutually exclusive")
-    return Settings(cut, running, inputs, own, feeds)
+    return settings
 
 
 def _group(group: type[Group], values: Mapping[str, Any]) -> Group:
@@ -130,8 +135,8 @@ def _value(item: Declared, value: Any) -> Any:
         if word not in item.words:
             raise UsageError(f"{item.name} must be {', '.join(item.words)}, not {word!r}")
         return word
-    if item.kind in (int, float) and not item.bounds.admit(value):
-        raise UsageError(f"{item.name} must be {item.bounds}, not {value:g}")
+    if item.kind in (int, float):
+        item.check(value)
     if item.name == "provider":
         return Path(value).name
     return Path(value) if item.kind is Path else value
@@ -175,7 +180,7 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
 
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
     client = None if settings.own.client is None else client_named(settings.own.client)
-    read = _reader(source, settings) if settings.has_data else None
+    read = _reader(source, settings) if settings.given_inputs else None
     result = prune_folder(source, FolderRequest(_request(settings, None, output), client, read=read))
     return Outcome(result.heads, result.warnings)
 

@@ -66,7 +66,7 @@ class HeadPruning(Pass):  # type: ignore[misc]  # Olive comes without types
         """Whether a point of a search makes sense: methods that look at activations need data."""
         given: Any = config
         settings = _settings_of(given, None if given.data_config is None else [])
-        if settings.cut.method in (None, *NO_DATA) or settings.has_data:
+        if settings.cut.method in (None, *NO_DATA) or settings.given_inputs:
             return True
         LOG.warning("the method %s needs data, text or data_config", given.method)
         return False

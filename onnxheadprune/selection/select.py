@@ -28,7 +28,6 @@ from onnxheadprune.selection.joint import can_go_whole, joint_space
 from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.ordering import scores_for
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.moves import (
     Heads,
     Step,
@@ -42,6 +41,7 @@ from onnxheadprune.selection.scoring.reconstruction import paths as reconstructi
 from onnxheadprune.selection.scoring.scores import HeadScores, equal_scores, is_protected
 from onnxheadprune.selection.scoring.simple import weight_scores
 from onnxheadprune.selection.space import WITHOUT_DATA, Asked, SearchSpace, Selection, Space, foresee
+from onnxheadprune.settings.cutting import Method
 
 
 @dataclass(frozen=True)

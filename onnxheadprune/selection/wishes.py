@@ -15,11 +15,10 @@ from onnxheadprune.selection.compensation.result import Compensation
 from onnxheadprune.selection.kinds import HEADS_ALONE, wishable
 from onnxheadprune.selection.recovery.result import Recovery
 from onnxheadprune.selection.requirements import Requirements
-from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.score import scored_kinds
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.space import Selection
-from onnxheadprune.settings.cutting import AMOUNT, Cut
+from onnxheadprune.settings.cutting import AMOUNT, Cut, Method
 from onnxheadprune.settings.setting import check
 
 

@@ -37,7 +37,7 @@ class Rule:
         """
 
         def known(words: str) -> str:
-            pairs = ((find(name), equals + value) for name, equals, value in map(_split, words.split()))
+            pairs = ((find(name), equals + value) for name, equals, value in map(_parts, words.split()))
             return " ".join(dict.fromkeys(f"{name}{rest}" for name, rest in pairs if name is not None))
 
         needs, against = known(self.needs), known(self.against)
@@ -88,22 +88,22 @@ def first_broken(
     return next((sentence for sentence in sentences if sentence is not None), None)
 
 
-def _split(word: str) -> tuple[str, str, str]:
+def _parts(word: str) -> tuple[str, str, str]:
     return word.partition("=")
 
 
 def _name(word: str) -> str:
-    return word.partition("=")[0]
+    return _parts(word)[0]
 
 
 def _holds(word: str, given: Mapping[str, object]) -> bool:
-    name, _, value = word.partition("=")
+    name, _, value = _parts(word)
     return name in given and (not value or str(given[name]) == value)
 
 
 def _spell(word: str, spelled: Mapping[str, str]) -> str:
     """The word as it is typed: "--fuse auto", "--no-compensate"."""
-    name, _, value = word.partition("=")
+    name, _, value = _parts(word)
     if value == "False":
         return spelled[name].replace("--", "--no-", 1)
     return spelled[name] if value in ("", "True") else f"{spelled[name]} {value}"

@@ -146,6 +146,15 @@ class Declared:
         """Whether it must be given."""
         return self.default is MISSING
 
+    def check(self, value: float) -> None:
+        """Check a number against the bounds.
+
+        Raises:
+            UsageError: if it lies outside.
+        """
+        if not self.bounds.admit(value):
+            raise UsageError(f"{self.name} must be {self.bounds}, not {value:g}")
+
     @property
     def words(self) -> tuple[str, ...]:
         """The values that it may have, where these are words; of a list its items."""
@@ -197,9 +206,8 @@ def check(group: type[Any], **values: float | None) -> None:
     """
     known = declared(group)
     for name, value in values.items():
-        bounds = known[name].bounds
-        if value is not None and not bounds.admit(value):
-            raise UsageError(f"{name} must be {bounds}, not {value:g}")
+        if value is not None:
+            known[name].check(value)
 
 
 def _default(item: Field[Any]) -> Any:

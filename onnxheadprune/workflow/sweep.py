@@ -30,11 +30,11 @@ from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.executors import run_all
-from onnxheadprune.selection.scoring.methods import Method
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.space import Selection
 from onnxheadprune.selection.speed import speedups
 from onnxheadprune.selection.wishes import data_words
+from onnxheadprune.settings.cutting import Method
 from onnxheadprune.workflow.curve import Curve, CurvePoint
 
 

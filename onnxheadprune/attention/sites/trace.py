@@ -128,9 +128,9 @@ def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -
 
 def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
     """Where labels go on that a layer keeps to itself which does the same for each head."""
-    read = summed(node)
-    axes = frozenset[int]() if read is None else shared.axes(node)
-    if read is None or not axes:
+    axes = shared.axes(node)
+    read = summed(node) if axes else None
+    if read is None:
         return []
     within = within_heads(node, read.activation[0], without_blind(live, live.axes), axes)
     return [] if within is None else [Step(read.value, *within)]

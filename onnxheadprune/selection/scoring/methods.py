@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
-Method: TypeAlias = Literal[
-    "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
-]
+from onnxheadprune.settings.cutting import Method
+
 METHODS: tuple[Method, ...] = get_args(Method)
 SHARES: tuple[Method, ...] = ("weight", "activation", "fluctuation", "reconstruction")
 """Those whose scores are shares of a site, which order its units and do not compare across sites."""

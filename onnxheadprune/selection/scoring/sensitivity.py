@@ -27,8 +27,9 @@ from onnxheadprune.selection.activations.rows import counted
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.ablation import require_main
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
-from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR, Method
+from onnxheadprune.selection.scoring.methods import FISHER, TAYLOR
 from onnxheadprune.selection.scoring.probes import Probe, Probing
+from onnxheadprune.settings.cutting import Method
 
 LEAST = 256
 """Gradients that a random probe is drawn for: the mean of so many squares is off by a tenth. With fewer samples each is
