@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 
 from onnxheadprune import InferenceError, ProviderError, runtime
 from onnxheadprune.runtime import CPU, CUDA, Provider, Session, providers, session, stored
-from onnxheadprune.runtime.host import Card
 from onnxheadprune.runtime.providers import probe, resolve_provider
 from tests import toys
 from tests.conftest import Outcome
@@ -24,38 +24,50 @@ from tests.conftest import Outcome
 FEED = {"x": np.random.default_rng(0).standard_normal((2, 3, toys.HIDDEN)).astype(np.float32)}
 
 
-def pretend(
-    monkeypatch: pytest.MonkeyPatch, obstacles: dict[str, str | None], gpus: tuple[Card, ...] = ()
-) -> None:
-    """Lets probes answer from a table; what is not in it is not built in."""
-    monkeypatch.setattr(providers, "probe", lambda name: obstacles.get(name, "not built in"))
-    monkeypatch.setattr(providers, "_gpus", lambda: gpus)
+Pretend = Callable[..., None]
 
 
-def test_auto_takes_cuda_only_if_the_probe_ran(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {CUDA: None})
+@pytest.fixture
+def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pretend]:
+    """Probes answer from a table (what is not in it is not built in), and `nvidia-smi` shows a card, or fails."""
+    program = tmp_path / "driver" / "nvidia-smi"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+    def lets(obstacles: dict[str, str | None], card: str = "") -> None:
+        program.write_text(f"#!/bin/sh\necho '{card}'\nexit {0 if card else 9}\n", encoding="utf-8")
+        program.chmod(0o755)
+        providers._gpus.cache_clear()
+        monkeypatch.setattr(providers, "probe", lambda name: obstacles.get(name, "not built in"))
+
+    yield lets
+    providers._gpus.cache_clear()
+
+
+def test_auto_takes_cuda_only_if_the_probe_ran(pretend: Pretend) -> None:
+    pretend({CUDA: None})
     assert resolve_provider("auto").name == CUDA
-    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+    pretend({CUDA: "libcublas.so is missing"})
     taken = resolve_provider("auto")
     assert (taken.name, taken.reason, taken.warning) == (CPU, "no GPU is visible", None)
 
 
 def test_a_gpu_that_cannot_be_used_is_said_first(
-    monkeypatch: pytest.MonkeyPatch, command: Callable[..., Outcome], tmp_path: Path
+    pretend: Pretend, command: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     """With the remedy; where there is none to be seen, nobody hears of libraries."""
     onnx.save(toys.attention(), tmp_path / "toy.onnx")
     words = ("prune", tmp_path / "toy.onnx", "--heads", "0:1", "-o")
-    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+    pretend({CUDA: "libcublas.so is missing"})
     quiet = command(*words, tmp_path / "quiet.onnx")
     assert "libcublas" not in quiet.stdout + quiet.stderr and "CUDA" not in quiet.stdout
-    pretend(monkeypatch, {CUDA: "libcublas.so is missing"}, (Card("NVIDIA H100", "580.1", 81559, "9.0"),))
+    pretend({CUDA: "libcublas.so is missing"}, "NVIDIA H100, 580.1, 81559, 9.0")
     first = " ".join(command(*words, tmp_path / "loud.onnx").stdout.split("toy.onnx:")[0].split())
     assert "NVIDIA H100 is there, but CUDA does not run: libcublas.so is missing; install" in first
 
 
-def test_cuda_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, {CUDA: "libcublas.so is missing"})
+def test_cuda_that_does_not_run_is_an_error(pretend: Pretend) -> None:
+    pretend({CUDA: "libcublas.so is missing"})
     with pytest.raises(
         ProviderError, match=r"libcublas.so is missing; install \"onnxheadprune\[cuda\]\""
     ) as caught:
@@ -79,8 +91,8 @@ def test_cuda_that_does_not_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
         ("NewExecutionProvider", "NewExecutionProvider"),
     ],
 )
-def test_names_short_and_long(monkeypatch: pytest.MonkeyPatch, asked: str, name: str) -> None:
-    pretend(monkeypatch, {name: None})
+def test_names_short_and_long(pretend: Pretend, asked: str, name: str) -> None:
+    pretend({name: None})
     assert resolve_provider(asked).name == name
 
 

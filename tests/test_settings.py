@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import click
 import pytest
@@ -15,12 +15,17 @@ import onnxheadprune
 from onnxheadprune import UsageError
 from onnxheadprune.cli import group
 from onnxheadprune.cli.deriving import command
+from onnxheadprune.edit import records
+from onnxheadprune.fusion.result import FuseMode
 from onnxheadprune.integrations.cutting import PARAMETERS, parameters
-from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.model.storage import layout
+from onnxheadprune.settings.cutting import Cut, Fuse
 from onnxheadprune.settings.inputs import Inputs
+from onnxheadprune.settings.measuring import To
 from onnxheadprune.settings.rules import requires
 from onnxheadprune.settings.setting import SELECTION, Bounds, Setting, check, declared
 from onnxheadprune.settings.words import documented, table
+from onnxheadprune.settings.writing import Beside
 from onnxheadprune.workflow.jobs.keys import SECTIONS, JobKeys
 
 HELP = "How many toys to keep, with {colour}."
@@ -137,3 +142,11 @@ def test_rules_name_settings_that_there_are() -> None:
         for word in f"{rule.needs} {rule.against} {rule.unless}".split()
     }
     assert named <= known
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"), [(Fuse, FuseMode), (To, records.To), (Beside, layout.ExternalData)], ids=str
+)
+def test_words_of_a_setting_are_those_of_the_work(setting: object, kind: object) -> None:
+    """Rooms below cannot be asked by the declarations, which nothing heavy may load."""
+    assert get_args(setting) == get_args(kind)
