@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(*arguments: object, seconds: int = 3600) -> Cost:
-    """What a call of the command line costs.
+    """Measure a call of the command line: processor seconds and peak memory.
 
     Args:
         arguments: of `onnxheadprune`.

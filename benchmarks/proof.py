@@ -1,4 +1,4 @@
-"""What a proof costs: processor seconds and memory of `validate`, `prune` and `inspect`.
+"""The cost of a proof: processor seconds and memory of `validate`, `prune` and `inspect`.
 
     python benchmarks/proof.py [--minilm MODEL] [--only encoder] [-o results.json]
 

@@ -234,7 +234,7 @@ DEAD = Live((), np.array(False))
 
 
 def together(lives: Sequence[Live]) -> Live:
-    """What outputs keep that are narrowed alike. Masks beside labels carry none.
+    """Unite what is kept of outputs that are narrowed alike. Masks beside labels carry none.
 
     >>> values, indices = (Live.over((0,), np.arange(3) == place) for place in (0, 2))
     >>> together([values, indices])

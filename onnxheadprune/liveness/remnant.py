@@ -148,7 +148,7 @@ def _through(use: Use, remnant: Remnant) -> Remnant | None:
 
 
 def _layer_of_zero(use: Use, remnant: Remnant) -> Remnant | None:
-    """What is left behind a linear layer that reads zero: its bias."""
+    """The output of a linear layer that reads zeros: its bias."""
     product = contraction_of(use.node)
     if remnant.name is not None or product is None or use.input_index not in product.indices:
         return None

@@ -33,7 +33,7 @@ def reduced_heads(trace: Trace, tracer: Tracer) -> Iterator[Candidate]:
 
 
 def _over_heads(node: Node, live: Live, tracer: Tracer) -> Iterator[Candidate]:
-    """A reduction as what sums over heads; nothing if it reduces something else.
+    """Yield a reduction as the projection of the heads that it adds up; nothing if it reduces something else.
 
     Args:
         node: the reduction.

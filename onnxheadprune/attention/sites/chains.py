@@ -25,7 +25,7 @@ from onnxheadprune.model.graph.view import Node
 
 
 def in_a_row(candidates: Iterable[Candidate], tracer: Tracer) -> list[Candidate]:
-    """Candidates with those cores of others, too, whose contexts their own cores weigh head by head.
+    """Add to each candidate the earlier cores whose contexts its own cores weigh head by head.
 
     Args:
         candidates: of one model.

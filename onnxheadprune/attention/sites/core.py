@@ -35,7 +35,7 @@ class Core:
 
 
 def is_alike(cores: Iterable[Core]) -> bool:
-    """Whether all positions that labels reach have the same labels."""
+    """Return whether all labelled positions have the same set of labels."""
     return len({labels for core in cores for labels in core.heads if labels}) == 1
 
 
@@ -71,7 +71,7 @@ class Trace:
 
     @property
     def is_alike(self) -> bool:
-        """Whether it leads to cores and tells no heads apart there."""
+        """Whether the trace reaches cores but does not distinguish heads."""
         return is_alike(self.cores)
 
     def told_apart(self, classes: Classes | None) -> Trace:

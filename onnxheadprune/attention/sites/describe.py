@@ -130,7 +130,7 @@ class _Survey:
         return bits_of(heads if len(heads) > 1 else range(self.block.num_heads))
 
     def _read_values(self, walk: Sweep, own: int, heads: Set[int]) -> None:
-        """Which heads share their values: those of one core, and those that are computed one by one of the same."""
+        """Join heads that share values: within a core, or computed one by one from the same value weights."""
         self.sharing.append(join_shared(self.groups, walk, self.block.num_heads, own))
         if len(heads) == 1:
             self.weights.setdefault(min(heads), set()).update(weights_read(walk))

@@ -51,7 +51,7 @@ class Partition(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What sums over axes that lead to cores: a contraction with weights, or a reduction, which has none."""
+    """A node that sums over axes leading to cores: a contraction with weights, or a reduction without any."""
 
     node: Node
     activation: tuple[int, tuple[int, ...]]

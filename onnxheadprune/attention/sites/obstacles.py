@@ -29,7 +29,7 @@ from onnxheadprune.model.graph.view import Node, Value
 
 SAME_ELEMENTS = VIEWS | FLATTENS
 HANDS_ON = CARRIERS | FLATTENS | JOINS | SLICES | EXPANDS | WRITES_INTO
-"""What a cache passes on its way to whoever computes with it."""
+"""Operators that may lie between a cache and the node that computes with it."""
 MAX_HOPS = 8
 
 
@@ -80,7 +80,7 @@ def read_elsewhere(block: Block, trial: Sweep, removed: Sequence[int]) -> Refusa
 
 
 def held_caches(site: Site, trial: Sweep) -> Refusal | None:
-    """Who needs all heads of one cache while another one of the same site could lose some, None if nobody does.
+    """Find the reader that needs all heads of one cache of a site while another cache could be narrowed.
 
     Keys and values of a head leave together, or not at all: callers have one number for both.
 
@@ -101,7 +101,7 @@ def held_caches(site: Site, trial: Sweep) -> Refusal | None:
 
 
 def _owners(live: Live, kept: Live) -> frozenset[int]:
-    """The sets of heads, as bits, that own something of what is kept of a value."""
+    """The sets of heads, as bits, that own a part of the kept positions of a value."""
     axes = sorted({*live.axes, *kept.axes})
     sizes = [math.lcm(live.period(axis), kept.period(axis)) for axis in axes]
     alive = live.aligned(axes, sizes)[kept.aligned(axes, sizes) != 0]
@@ -109,7 +109,7 @@ def _owners(live: Live, kept: Live) -> frozenset[int]:
 
 
 def _reader_of_all(caches: Sequence[Value], trial: Sweep) -> Refusal:
-    """Names who needs all heads of some caches: the nearest node behind them that hands none of them on."""
+    """Name the reader that needs all heads of some caches: the nearest consumer that does more than pass them on."""
     queue, seen = deque(caches), set(caches)
     while queue:
         value = queue.popleft()

@@ -61,7 +61,7 @@ class SharedLayers:
                 yield axis
 
     def _is_behind_heads(self, value: Value) -> bool:
-        """Whether the next product upstream has several heads; other layers that heads share may lie in between."""
+        """Return whether the nearest product upstream has several heads; other shared layers may lie in between."""
         queue, seen = deque([value]), {value}
         while queue and len(seen) < MAX_UPSTREAM:
             node = queue.popleft().producer
@@ -78,7 +78,7 @@ class SharedLayers:
 
 
 def are_heads(cores: Sequence[Core], size: int) -> bool:
-    """Whether positions of an axis that lead to some cores are heads, and neither tokens nor samples.
+    """Return whether the positions of an axis that leads to cores are heads, not tokens or samples.
 
     Either each has a core of its own, or weights upstream of the cores tell them apart.
 

@@ -123,7 +123,7 @@ def _attention_behind(blocked: tuple[Node, ...]) -> Node | None:
 
 
 def _attends(core: Core) -> bool:
-    """Whether values are projected and their weights are a product, unlike in a mere pooling: evidence for one head.
+    """Return whether a core is attention, not pooling: its values are projected, and its weights come from a product.
 
     Where channels attend to channels the weights own the channels; a softmax tells that they are weights.
     """
@@ -146,12 +146,12 @@ def _attends(core: Core) -> bool:
 
 
 def _weighs_keys(node: Node, index: int) -> bool:
-    """Whether weights are normalised scores of stored queries; gates that mix streams are not normalised."""
+    """Return whether attention weights are normalised scores of stored queries; gates of streams are not normalised."""
     return _reaches(node, index, lambda other: other in WEIGHS) and _reaches(node, index, _reads_keys)
 
 
 def _reads_keys(node: Node) -> bool:
-    """Whether a node multiplies queries that are stored (a Perceiver's latents) with what a linear layer computes.
+    """Return whether a node multiplies stored queries (a Perceiver's latents) by the output of a linear layer.
 
     With no activation in between: a pooling may compute its one map by two layers.
     """
@@ -259,7 +259,7 @@ def _tried(site: AttentionSite, block: Block, parts: Anatomy, mixers: frozenset[
 
 
 def _is_own(site: AttentionSite, block: Block) -> bool:
-    """Whether the projections read nothing but heads, so that they compute nothing once all heads are gone."""
+    """Return whether the projections read only heads, so that only their biases are left when all are removed."""
     every = tuple(range(block.num_heads))
     return foreign(block, _trial(site, every), every) is None
 

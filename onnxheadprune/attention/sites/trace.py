@@ -50,7 +50,7 @@ class Tracer:
         return self.follow(value, Live.over(axes, labels))
 
     def follow(self, start: Value, live: Live) -> Trace:
-        """What produced labelled positions of a value."""
+        """Trace labelled positions of a value back to the cores that compute them."""
         # Depth first without recursion: residual streams are thousands of nodes deep.
         stack: list[tuple[Value, Live]] = [(start, live)]
         while stack:
@@ -127,7 +127,7 @@ def _refused(value: Value, live: Live, refusal: Refusal, shared: SharedLayers) -
 
 
 def _through_shared(node: Node, live: Live, shared: SharedLayers) -> list[Step]:
-    """Where labels go on that a layer keeps to itself which does the same for each head."""
+    """Continue labels through a layer that all heads share."""
     axes = shared.axes(node)
     read = summed(node) if axes else None
     if read is None:

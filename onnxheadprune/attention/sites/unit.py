@@ -26,7 +26,7 @@ SPAN = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What sums over the units of a site, heads or neurons: a contraction with weights, or a reduction.
+    """The node that sums over the units of a site, heads or neurons: a contraction with weights, or a reduction.
 
     Attributes:
         node: the contraction.
@@ -189,9 +189,9 @@ class Site:
     CORED: ClassVar[bool] = False
     """Whether `cores` make the units on an axis that enumerates them, so that they can be silenced there."""
     INSIDE: ClassVar[bool] = False
-    """Whether the units are made inside an operator, whose stored weights silence them in place of cores."""
+    """Whether units are computed inside one operator, so that its stored weights silence them, not cores."""
     CHOSEN: ClassVar[bool] = True
-    """Whether a choice by data or scores may take units of this kind; else they only go where they are named."""
+    """Whether units of this kind may be selected by data or scores; otherwise they are removed only by name."""
     ALL_GROUPS_STAY: ClassVar[bool] = False
     """Whether no group can go as a whole while others stay."""
 
@@ -263,7 +263,7 @@ class Site:
 
     @property
     def removable_whole(self) -> bool:
-        """Whether all units can be removed exactly: what mixes them is then gone, too."""
+        """Whether all units can be removed together exactly; whatever mixed them is removed with them."""
         every = range(self.num_units)
         return self.reason is None or (
             self.whole

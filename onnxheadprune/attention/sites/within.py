@@ -61,7 +61,7 @@ def within_heads(
 
 
 def _lies_along(found: Contraction, labelled: Set[str], index: int, shared: Container[int]) -> bool:
-    """Whether labels along some letters are those of heads; where they lie in the weights alone, those of all heads."""
+    """Return whether the labelled letters enumerate heads, also where only the weights have them."""
     alone = {letter for letter in labelled - found.batch if index in found.owners(letter)}
     if not shared:
         # Tokens that share their weights (a feed-forward block before a classifier of all tokens) are no heads.
