@@ -14,7 +14,7 @@ from onnx import ModelProto, ValueInfoProto
 from onnxheadprune.attention.analysis import analysis_of
 from onnxheadprune.attention.contract import Contract
 from onnxheadprune.attention.heads import HeadSpec
-from onnxheadprune.attention.layers import layers
+from onnxheadprune.attention.layers import layers, parts_named
 from onnxheadprune.attention.planning import Planning, planned
 from onnxheadprune.attention.sites.history import recognised
 from onnxheadprune.attention.sites.kinds import called
@@ -28,12 +28,10 @@ from onnxheadprune.edit.records import (
     caches_record,
     read_records,
 )
-from onnxheadprune.edit.site_cuts import HEADS_KEY
 from onnxheadprune.errors import HeadPruneError, RefusedError, UsageError
 from onnxheadprune.liveness.interface import AS_BEFORE, Interface
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.load import ModelLike, open_structure
-from onnxheadprune.model.spelling import heads as spelled
 from onnxheadprune.validation.claimed_units import claimed_units
 
 CONTRACTS = (
@@ -139,24 +137,17 @@ def require_recorded(original: ModelLike, pruned: ModelLike, heads: HeadSpec) ->
     names = before.name, after.name
     try:
         recorded, named = (
-            {key: tuple(sorted(units)) for key, units in claim.planning.plan.spec.items()}
-            for claim in (read_claim(before.proto, after.proto, spec, names) for spec in (None, heads))
+            " ".join(parts_named(cut.sites, cut.heads))
+            for cut in (read_claim(before.proto, after.proto, spec, names).planning for spec in (None, heads))
         )
     except HeadPruneError:
         # Without a record the heads that are named count; what else is wrong the proof says.
         return
     if recorded != named:
         raise UsageError(
-            f"{names[1]} records that {_spelled(recorded)} is removed, and --heads names {_spelled(named)}; leave"
-            " --heads out to validate what is recorded"
+            f"{names[1]} records that {recorded} is removed, and --heads names {named}; leave --heads out to validate"
+            " what is recorded"
         )
-
-
-def _spelled(spec: Mapping[str, Sequence[int]]) -> str:
-    """A spec as people read it: "attn.0:1,3"."""
-    return " ".join(
-        f"{HEADS_KEY if key.isdigit() else ''}{key}:{spelled(units)}" for key, units in spec.items()
-    )
 
 
 def _ours(

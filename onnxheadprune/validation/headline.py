@@ -64,7 +64,7 @@ class Headline:
     @property
     def state(self) -> State:
         """The worst state of the three, which sets the color."""
-        return max((answer.state for _, answer in self.answers), key=_ORDER.index)
+        return max((answer for _, answer in self.answers), key=_severity).state
 
     @property
     def answers(self) -> tuple[tuple[str, Answer], ...]:
