@@ -8,8 +8,8 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.attention.sites.site import Sites
-from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
-from onnxheadprune.model.storage.sources import Sources
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,16 +29,16 @@ class Analysis:
     sites: Sites
 
 
-def analysis_of(model: ModelProto, name: str, sources: Sources = NO_SOURCES) -> Analysis:
-    """Analyses a model.
+def analysis_of(model: ModelProto | LoadedModel, name: str = "the model") -> Analysis:
+    """Analyze a model.
 
     Args:
-        model: the model.
-        name: how to call it in errors.
-        sources: files that its tensors refer to.
+        model: the model; what is loaded brings its name and the files that its tensors refer to.
+        name: what errors call a model in memory.
 
     Raises:
         ModelError: if the graph is not valid, or its record of earlier pruning does not fit.
     """
-    view = view_of(model, name, sources)
-    return Analysis(model, name, view, sites_of(view, name))
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+    view = view_of(loaded)
+    return Analysis(loaded.proto, loaded.name, view, sites_of(view, loaded.name))

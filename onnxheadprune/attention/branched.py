@@ -30,7 +30,7 @@ def branch(view: GraphView, sites: Sites, answer: bool) -> Analysis | None:
     made = answered(view, answer)
     if made is None:
         return None
-    found = analysis_of(made, sites.model, view.sources)
+    found = analysis_of(LoadedModel(made, sites.model, view.sources))
     refs = {f"{node.ref}.{BRANCHES[answer]}" for node in asking(view)}
     alike = len(found.sites.sites) == len(sites.sites) and all(
         _names(whole, refs) == set(part.projection_names)
@@ -47,7 +47,7 @@ def first_tokens(loaded: LoadedModel) -> LoadedModel | None:
     """
     if not any(True for node in loaded.proto.graph.node for _ in bodies_of(node)):
         return None
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    analysis = analysis_of(loaded)
     found = branch(analysis.view, analysis.sites, FIRST_TOKENS)
     return None if found is None else loaded.changed(found.model)
 

@@ -30,7 +30,7 @@ def observed(loaded: LoadedModel) -> LoadedModel | None:
     first = first_tokens(loaded)
     if first is not None:
         return first
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    analysis = analysis_of(loaded)
     found = unfolded(analysis.view, analysis.sites)
     return None if found is None else loaded.changed(found.model)
 
@@ -51,7 +51,7 @@ def unfolded(view: GraphView, sites: Sites) -> Analysis | None:
     if made is None:
         return None
     try:
-        found = analysis_of(made, sites.model, view.sources)
+        found = analysis_of(LoadedModel(made, sites.model, view.sources))
         return found if _names(found.sites) == _names(sites) else None
     except ModelError:
         # Its record speaks of sites by names that two bodies share.

@@ -96,7 +96,7 @@ def enter(model: ModelLike, spare: Path, seed: int) -> Entry:
     else:
         path, files = loaded.path, [loaded.path, *loaded.data_files]
     size = sum(file.stat().st_size for file in files)
-    view = view_of(loaded.proto)
+    view = view_of(loaded)
     return Entry(loaded.name, path, loaded.proto, size, FeedMaker(view, seed), tolerance_for(view).precision)
 
 

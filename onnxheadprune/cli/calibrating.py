@@ -42,7 +42,7 @@ def read_data(
     loaded = open_structure(model)
     if inputs.text is not None:
         return _texts(loaded, inputs.text, inputs, running.provider, in_folder)
-    view = view_of(loaded.proto, loaded.name, loaded.sources)
+    view = view_of(loaded)
     if inputs.images is not None:
         mean, std, size = inputs.image_mean or (0.5,), inputs.image_std or (0.5,), inputs.image_size
         how = Preprocessing((size, size) if isinstance(size, int) else size, mean, std)
@@ -68,7 +68,7 @@ def _texts(loaded: LoadedModel, text: Path, given: Inputs, provider: str, in_fol
     tokenizer = given.tokenizer or (None if loaded.path is None else tokenizer_of(loaded.path))
     if tokenizer is None:
         raise UsageError("--text requires --tokenizer, unless a tokenizer lies beside the model")
-    inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
+    inputs = graph_inputs(view_of(loaded))
     beside_decoder = in_folder and loaded.path is not None and has_decoder(loaded.path)
     if given.target_field is not None and not takes_target(inputs) and not beside_decoder:
         raise UsageError(
@@ -106,5 +106,5 @@ def data_for(model: Path | LoadedModel, data: DataSource, provider: str) -> Data
     loaded = open_structure(model)
     if not needs_others(item.name for item in loaded.proto.graph.input):
         return data
-    inputs = graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
+    inputs = graph_inputs(view_of(loaded))
     return supplied(data, inputs, beside(loaded.path, resolve_provider(provider)))

@@ -25,13 +25,13 @@ def inspect(model: Model, follow_links: FollowLinks = False, as_json: Json = Fal
     from onnxheadprune.cli.report.layers import layers_report
     from onnxheadprune.cli.report.sites import near_misses, sites_report
     from onnxheadprune.errors import RefusedError
-    from onnxheadprune.model.load import model_name, open_structure
+    from onnxheadprune.model.load import open_structure
     from onnxheadprune.model.storage.tensors import stored_size
     from onnxheadprune.workflow.exits import exits_in
     from onnxheadprune.workflow.layers import summaries
 
     loaded = open_structure(model, follow_links=follow_links)
-    analysis = analysis_of(loaded.proto, model_name(model), loaded.sources)
+    analysis = analysis_of(loaded)
     sites = replace(analysis.sites, elements=stored_size(loaded.proto).elements)
     exits, layers = exits_in(loaded, analysis), summaries(analysis)
     if as_json:

@@ -127,7 +127,7 @@ def _misfit(model: Path | LoadedModel, running: Running) -> str | None:
     try:
         data = None if running.data is None else data_for(model, running.data, running.provider)
         if data is not None:
-            calibration_data(data, view_of(open_structure(model).proto))
+            calibration_data(data, view_of(open_structure(model)))
     except UsageError as error:
         return str(error)
     return None

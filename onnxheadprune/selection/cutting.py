@@ -94,7 +94,7 @@ class Cutter:
             UsageError: if the data does not fit, or compensation is asked for without any.
         """
         self.model = open_structure(model)
-        self.analysis = analysis_of(self.model.proto, model.name, self.model.sources)
+        self.analysis = analysis_of(self.model)
         self.view, self.sites = self.analysis.view, self.analysis.sites
         self.provider, self.trying, self.progress = provider, trying, progress
         self.turns = Turns(LARGE)
@@ -174,7 +174,7 @@ class Cutter:
         analysis = self.analysis
         if chosen.numbers is not None:
             subject = renumbered(self.model, chosen)
-            analysis = analysis_of(subject.proto, subject.name, subject.sources)
+            analysis = analysis_of(subject)
         made = planning.planned(analysis, chosen.selection.spec, self.trying.contract)
         return replace(chosen, plan=made.plan, io=made.io)
 

@@ -96,7 +96,7 @@ def select_heads(
     loaded = open_structure(model)
     if data is not None:
         loaded = observed(loaded) or loaded
-    analysis = analysis_of(loaded.proto, loaded.name, loaded.sources)
+    analysis = analysis_of(loaded)
     evidence = None
     if data is not None:
         where = provider if isinstance(provider, Provider) else resolve_provider(provider)

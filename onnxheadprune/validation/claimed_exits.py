@@ -79,7 +79,7 @@ def forced_original(original: LoadedModel, left: Leaving, planning: Planning, re
     view = left.original.view
     # Masks move nodes, so the bodies are looked up before.
     made = refits.beside(original).changed(_refitted(forced(view, left.decisions), left, refits.tensors))
-    analysis = analysis_of(made.proto, original.name, made.sources)
+    analysis = analysis_of(made)
     sites = analysis.sites.losing(planning.heads)
     if _seen(sites) != _seen(planning.touched):
         raise RefusedError(

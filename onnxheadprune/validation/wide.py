@@ -70,7 +70,7 @@ class Wide:
         self._original, self._pruned, self._exact = original, pruned, exact
         self._unread: dict[str, int] = {}
         try:
-            theirs = view_of(pruned.proto)
+            theirs = view_of(pruned)
             self._compare_tables(theirs)
         except HeadPruneError as error:
             self.notes.append(f"the tables of {pruned.name} were not compared: {error}")

@@ -106,7 +106,7 @@ class Reference:
             UsageError: if it does not run on the data, or the metric fails.
             RefusedError: if there is no float output to measure.
         """
-        view = view_of(self.model.proto, self.model.name, self.model.sources)
+        view = view_of(self.model)
         main = require_main(view, io.changed)
         meter = EffectMeter(main, self.data.inputs, looking.effect)
         hits = AccuracyMeter(main.name)

@@ -127,7 +127,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
         RefusedError: if the branch for later tokens would not read the new numbers, or blocks have other numbers there.
     """
     others = kinds_of(chosen.selection.heads)
-    whole = analysis_of(model.proto, model.name, model.sources).sites if others else sites
+    whole = analysis_of(model).sites if others else sites
     for kind in others:
         if _outlines(kind, whole) != _outlines(kind, sites):
             raise RefusedError(

@@ -197,7 +197,7 @@ def combined_through(
             " combine what that gives with a cut of it"
         )
     claim = read_claim(original.proto, cut.proto, None, (original.name, cut.name))
-    view = view_of(original.proto, original.name, original.sources)
+    view = view_of(original)
     learn, held = held_out(calibration_data(request.run.data, view))
     rounded = _quantized(original, learn, request, progress)
     models = {ORIGINAL: original, PRUNED: cut, QUANTIZED: LoadedModel(rounded.model, QUANTIZED)}

@@ -98,7 +98,7 @@ def find_exits(model: ModelLike) -> EarlyExits:
     loaded = open_structure(model)
     if not _has_bodies(loaded):
         return EarlyExits((), {}, {})
-    return exits_in(loaded, analysis_of(loaded.proto, loaded.name, loaded.sources))
+    return exits_in(loaded, analysis_of(loaded))
 
 
 def exits_in(loaded: LoadedModel, analysis: Analysis) -> EarlyExits:

@@ -213,7 +213,7 @@ def quantized_through(
 def _data(loaded: LoadedModel, source: DataSource | None) -> Calibration | None:
     if source is None:
         return None
-    return calibration_data(source, view_of(loaded.proto, loaded.name, loaded.sources))
+    return calibration_data(source, view_of(loaded))
 
 
 def _parts(data: Calibration | None, how: Quantizing) -> tuple[Calibration | None, Calibration | None]:

@@ -89,7 +89,7 @@ def leaving(loaded: LoadedModel, numbers: Sequence[int]) -> Leaving:
         RefusedError: if there is no such exit.
         ModelError: if the graph is not valid, or a record of earlier cuts does not fit.
     """
-    return leaving_from(loaded, analysis_of(loaded.proto, loaded.name, loaded.sources), numbers)
+    return leaving_from(loaded, analysis_of(loaded), numbers)
 
 
 def leaving_from(loaded: LoadedModel, analysis: Analysis, numbers: Sequence[int]) -> Leaving:

@@ -17,10 +17,9 @@ from onnxheadprune.edit.layer_records import layers_record
 from onnxheadprune.edit.records import REMOVED_KEY, pruning_record, units_key, units_record
 from onnxheadprune.errors import ModelError
 from onnxheadprune.model.graph.collecting import paused
-from onnxheadprune.model.graph.view import NO_SOURCES, GraphView
-from onnxheadprune.model.load import ModelLike, model_name, open_structure
+from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
-from onnxheadprune.model.storage.sources import Sources
 from onnxheadprune.model.storage.tensors import stored_size
 from onnxheadprune.operators import annotated
 
@@ -38,24 +37,24 @@ def find_sites(model: ModelLike) -> Sites:
         UsageError: if the path does not exist.
         ModelError: if the file cannot be read as an ONNX model.
     """
-    proto, name = open_structure(model).proto, model_name(model)
-    return replace(sites_of(view_of(proto, name), name), elements=stored_size(proto).elements)
+    loaded = open_structure(model)
+    return replace(sites_of(view_of(loaded), model_name(model)), elements=stored_size(loaded.proto).elements)
 
 
-def view_of(model: ModelProto, name: str = "the model", sources: Sources = NO_SOURCES) -> GraphView:
-    """An annotated view.
+def view_of(model: ModelProto | LoadedModel, name: str = "the model") -> GraphView:
+    """Return an annotated view.
 
     Args:
-        model: the model.
-        name: how to call it in errors.
-        sources: files that its tensors refer to.
+        model: the model; what is loaded brings its name and the files that its tensors refer to.
+        name: what errors call a model in memory.
 
     Raises:
         ModelError: if the graph is not well formed, or not valid.
     """
-    with paused(), analysing(model, name):
+    loaded = model if isinstance(model, LoadedModel) else LoadedModel(model, name)
+    with paused(), analysing(loaded.proto, loaded.name):
         try:
-            view = GraphView(model, sources)
+            view = GraphView(loaded.proto, loaded.sources)
         except ValueError as error:
             raise ModelError(f"the graph is not well formed: {error}") from error
         return annotated(view)

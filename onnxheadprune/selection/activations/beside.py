@@ -51,7 +51,7 @@ class Maker:
             ModelError: if it cannot be read.
         """
         loaded = self._loaded
-        return graph_inputs(view_of(loaded.proto, loaded.name, loaded.sources))
+        return graph_inputs(view_of(loaded))
 
     def made(self, feed: Mapping[str, Array]) -> Array:
         """The states or the embedded tokens, [samples, length, width].

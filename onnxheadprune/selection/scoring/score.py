@@ -68,7 +68,7 @@ def score_heads(
         )
     kinds = scored_kinds(units)
     loaded = open_structure(model)
-    view = view_of(loaded.proto, loaded.name, loaded.sources)
+    view = view_of(loaded)
     sites = sites_of(view, model_name(model))
     _require(sites, kinds)
     if method == WITHOUT_DATA or data is None:
@@ -78,7 +78,7 @@ def score_heads(
     first = observed(loaded)
     if first is not None:
         loaded = first
-        view = view_of(first.proto, first.name, first.sources)
+        view = view_of(first)
         sites = sites_of(view, sites.model)
     evidence = Evidence(calibration, where, effect)
     working = Working(loaded, executor, partial, progress)

@@ -63,6 +63,6 @@ def _read(model: Sent) -> tuple[GraphView, Sites]:
     if model.digest not in _CACHE:
         _CACHE.clear()
         loaded = arrived(model)
-        view = view_of(loaded.proto, loaded.name, loaded.sources)
+        view = view_of(loaded)
         _CACHE[model.digest] = view, sites_of(view, "the model")
     return _CACHE[model.digest]

@@ -106,7 +106,7 @@ def open_export(root: Path, *, follow_links: bool = False) -> Export:
 def _model(root: Path, name: str, follow_links: bool) -> ModelFile:
     loaded = open_structure(root / name, follow_links=follow_links)
     try:
-        view = view_of(loaded.proto, loaded.name)
+        view = view_of(loaded)
         sites = sites_of(view, loaded.name)
     except HeadPruneError as error:
         told = str(error) if loaded.name in str(error) else f"{loaded.name}: {error}"

@@ -131,7 +131,7 @@ def _fitting(request: ValidationRequest, pair: FilePair) -> ValidationRequest:
     if request.data is None:
         return request
     try:
-        calibration_data(request.data, view_of(pair.model.proto, pair.model.name))
+        calibration_data(request.data, view_of(pair.model))
     except UsageError:
         return replace(request, data=None, metric=None)
     return request

@@ -51,7 +51,7 @@ def deployed_distance(
     subject = original if left is None else left.model
     names = (original.name, exact.name)
     claim = read_claim(subject.proto, exact.proto, request.heads, names, left=left is not None)
-    view = view_of(original.proto, original.name, original.sources)
+    view = view_of(original)
     asked = request.provider
     where = asked if isinstance(asked, Provider) else resolve_provider(asked)
     reference = Reference(original, calibration_data(request.data, view), where)
