@@ -13,6 +13,7 @@ from typing import TypeAlias
 from onnx import TensorProto
 
 from onnxheadprune.edit.terms import Term, Writer
+from onnxheadprune.model.graph import facts
 from onnxheadprune.model.graph.dims import Dim, Shape
 from onnxheadprune.model.graph.tables import Table
 from onnxheadprune.model.graph.view import Node
@@ -100,8 +101,8 @@ Partials: TypeAlias = Mapping[int, Term | Constant]
 GradientFunction: TypeAlias = Callable[[Step], Partials]
 Decomposition: TypeAlias = Callable[[Step], "Sequence[Term | None] | Constant"]
 
-GRADIENTS: Table[GradientFunction] = Table("gradients")
-DECOMPOSITIONS: Table[Decomposition] = Table("decompositions")
+GRADIENTS: Table[GradientFunction] = Table("gradients", facts.GRADIENTS)
+DECOMPOSITIONS: Table[Decomposition] = Table("decompositions", facts.GRADIENTS)
 """What takes the place of a fused node, one term per output; None for an output that cannot be made."""
 
 

@@ -6,7 +6,8 @@ Whoever needs another mixture joins kinds with `|` where it is needed, and says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeAlias
 
 Key: TypeAlias = tuple[str, str]
@@ -24,6 +25,40 @@ class Operation(Protocol):
         """Its domain, "" or "ai.onnx" for the standard one."""
 
 
+class Catalog:
+    """Modules that register operators, each imported when one of its operators is first looked up."""
+
+    def __init__(self) -> None:
+        self._modules: dict[Key, list[str]] = {}
+
+    def declare(self, module: str, names: Iterable[str]) -> None:
+        """Add a module with the names of its operators: "Add", or "com.microsoft.MoE"."""
+        for name in names:
+            domain, _, op_type = name.rpartition(".")
+            self._modules.setdefault((domain, op_type), []).append(module)
+
+    def load(self, key: Key) -> None:
+        """Import the modules that register an operator.
+
+        Raises:
+            LookupError: if no module was ever declared.
+        """
+        if not self._modules:
+            raise LookupError("no operator is known: import onnxheadprune.operators first")
+        for module in self._modules.get(key, ()):
+            importlib.import_module(module)
+
+    def load_all(self) -> None:
+        """Import all modules, for those who list operators."""
+        for key in self._modules:
+            self.load(key)
+
+
+OPERATORS = Catalog()
+"""All that is known of operators but for gradients in files of their own."""
+GRADIENTS = Catalog()
+
+
 class Kind:
     """A set of operators.
 
@@ -35,39 +70,43 @@ class Kind:
         self.what = what
         self._parts = parts
         self._keys: set[Key] = set()
-        self._all: frozenset[Key] | None = None
+        self._known: dict[Key, bool] = {}
 
     def add(self, *op_types: str, domain: str = "") -> None:
         """Says that operators of one domain are of this kind.
 
         Raises:
             ValueError: if one is already.
-            TypeError: if the kind is made of others, or was asked before.
+            TypeError: if the kind is made of others, or was asked of one before.
         """
-        if self._parts or self._all is not None:
-            raise TypeError(f"operators that {self.what} can no longer be added to")
         for op_type in op_types:
+            if self._parts or self._known.get((domain, op_type)) is False:
+                raise TypeError(f"operators that {self.what} can no longer be added to")
             if (domain, op_type) in self._keys:
                 raise ValueError(f"{domain or 'ai.onnx'}.{op_type} is said twice to {self.what}")
             self._keys.add((domain, op_type))
 
     def __contains__(self, node: Operation) -> bool:
-        keys = self._all
-        if keys is None:
-            keys = self._all = self._joined()
-        return (node.domain, node.op_type) in keys
+        return self._has((node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[Key]:
-        return iter(self._joined())
+        OPERATORS.load_all()
+        return iter(self._all())
 
     def __or__(self, other: Kind) -> Kind:
         return Kind(f"{self.what} or {other.what}", self, other)
 
-    def _joined(self) -> frozenset[Key]:
-        if not self._parts and not self._keys:
-            raise LookupError(f"no operator is known to {self.what}: import onnxheadprune.operators first")
+    def _has(self, key: Key) -> bool:
+        known = self._known.get(key)
+        if known is None:
+            own = ("", key[1]) if key[0] == "ai.onnx" else key
+            OPERATORS.load(own)
+            known = self._known[key] = own in self._keys or any(part._has(key) for part in self._parts)
+        return known
+
+    def _all(self) -> frozenset[Key]:
         own = self._keys | {("ai.onnx", op_type) for domain, op_type in self._keys if not domain}
-        return frozenset(own).union(*(part._joined() for part in self._parts))
+        return frozenset(own).union(*(part._all() for part in self._parts))
 
 
 RESHAPES = Kind("read one buffer under other axes that an input lists")

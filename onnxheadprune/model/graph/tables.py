@@ -1,7 +1,8 @@
 """The tables of operators that whoever looks at a graph asks; `onnxheadprune.operators` fills them.
 
-A table that nobody filled would answer "I do not know this operator" to everything, which looks like a graph that
-cannot be analysed. So asking an empty one is an error.
+An entry is registered by a module that is imported when its operator is first looked up. Where no modules are declared,
+"I do not know this operator" would be the answer to everything, which looks like a graph that cannot be analysed. So
+asking then is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.elements import Elements
-from onnxheadprune.model.graph.facts import Operation
+from onnxheadprune.model.graph.facts import OPERATORS, Catalog, Operation
 from onnxheadprune.model.graph.view import Node
 
 Entry = TypeVar("Entry")
@@ -81,10 +82,12 @@ class Table(Generic[Entry]):
 
     Attributes:
         what: what an entry is, for errors.
+        catalogs: where the modules are named that register entries.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *catalogs: Catalog) -> None:
         self.what = what
+        self._catalogs = (OPERATORS, *catalogs)
         self._entries: dict[Key, Entry] = {}
 
     def add(self, op_types: Sequence[str], domain: str, entry: Entry) -> None:
@@ -102,17 +105,28 @@ class Table(Generic[Entry]):
         """The entry of a node's operator, None if it has none.
 
         Raises:
-            LookupError: if nothing was ever registered.
+            LookupError: if `onnxheadprune.operators` was never imported.
         """
-        if not self._entries:
-            raise LookupError(f"the table of {self.what} is empty: import onnxheadprune.operators first")
-        return self._entries.get((node.domain, node.op_type))
+        return self._found((node.domain, node.op_type))
 
     def __iter__(self) -> Iterator[Key]:
+        for catalog in self._catalogs:
+            catalog.load_all()
         return iter(self._entries)
 
     def __getitem__(self, key: Key) -> Entry:
-        return self._entries[key]
+        entry = self._found(key)
+        if entry is None:
+            raise KeyError(key)
+        return entry
+
+    def _found(self, key: Key) -> Entry | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            for catalog in self._catalogs:
+                catalog.load(key)
+            entry = self._entries.get(key)
+        return entry
 
 
 SHAPES: Table[ShapeFunction] = Table("shape functions")
