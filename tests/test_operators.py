@@ -81,7 +81,7 @@ EACH_ALONE = """
 import gc, importlib, re, sys
 from onnxheadprune.liveness import contraction, fused, mixtures, registry
 from onnxheadprune.edit import gradients
-from onnxheadprune.model.graph.facts import Kind
+from onnxheadprune.model.graph.facts import GRADIENTS, OPERATORS, Kind
 from onnxheadprune.model.graph.tables import Table
 import onnxheadprune.operators
 tables = [item for item in gc.get_objects() if isinstance(item, Table)]
@@ -95,6 +95,8 @@ def answers(key):
 def forget():
     for name in [name for name in sys.modules if name.startswith("onnxheadprune.operators.")]:
         del sys.modules[name]
+    OPERATORS._loaded.clear()
+    GRADIENTS._loaded.clear()
     for item in (*tables, *kinds):
         for memory in (item._entries,) if isinstance(item, Table) else (item._keys, item._known):
             memory.clear()

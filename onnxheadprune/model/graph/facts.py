@@ -30,6 +30,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self._modules: dict[Key, list[str]] = {}
+        self._loaded: set[Key] = set()
 
     def declare(self, module: str, names: Iterable[str]) -> None:
         """Add a module with the names of its operators: "Add", or "com.microsoft.MoE"."""
@@ -43,10 +44,13 @@ class Catalog:
         Raises:
             LookupError: if no module was ever declared.
         """
+        if key in self._loaded:
+            return
         if not self._modules:
             raise LookupError("no operator is known: import onnxheadprune.operators first")
         for module in self._modules.get(key, ()):
             importlib.import_module(module)
+        self._loaded.add(key)
 
     def load_all(self) -> None:
         """Import all modules, for those who list operators."""
