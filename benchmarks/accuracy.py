@@ -158,7 +158,7 @@ def ours(
     ratio: float,
     way: str,
     *,
-    compensate: bool = True,
+    refit: bool = True,
     recover: str | None = None,
 ) -> None:
     """One call of `prune`: choosing, refitting, training, surgery, validation and writing."""
@@ -171,7 +171,7 @@ def ours(
             wish=ohp.Wish(ratio=ratio),
             data=feeds,
             provider="cpu",
-            compensate=compensate,
+            refit=refit,
             recover=None if recover is None else parse_budget(recover),
         )
         judge.judge(way, ratio, result.model, since)
@@ -240,7 +240,7 @@ def main(
     )
     click.echo("\n| way | heads removed | cosine / overlap / rank | time |\n|---|---|---|---|")
     for ratio in ratios:
-        ours(judge, model, calibration, ratio, "no refit", compensate=False)
+        ours(judge, model, calibration, ratio, "no refit", refit=False)
         ours(judge, model, calibration, ratio, "refit")
         for budget in recover:
             way = f"refit, trained for {parse_budget(budget)}"

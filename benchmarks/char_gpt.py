@@ -28,7 +28,7 @@ from onnxheadprune import find_sites, prune
 from onnxheadprune.selection.kinds import HEADS_ALONE
 from onnxheadprune.selection.recovery.budget import parse_budget
 from onnxheadprune.selection.scoring.methods import METHODS
-from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.wishes import Wish
 
@@ -61,7 +61,7 @@ def measured(
     ratio: float,
     base: Losses,
     data: Path,
-    compensate: bool,
+    refit: bool,
     scores: HeadScores | None,
     recover: str | None = None,
     units: frozenset[str] = HEADS_ALONE,
@@ -70,7 +70,7 @@ def measured(
     start, processor = time.perf_counter(), time.process_time()
     wish = Wish(ratio=ratio, scores=scores, units=units)
     budget = None if recover is None else parse_budget(recover)
-    result = prune(MODEL, wish=wish, data=str(data), compensate=compensate, recover=budget, provider="cpu")
+    result = prune(MODEL, wish=wish, data=str(data), refit=refit, recover=budget, provider="cpu")
     seconds, cpu = time.perf_counter() - start, time.process_time() - processor
     after = losses(result.model)
     # Windows are the same before and after, so their differences tell more than the two means.
@@ -79,7 +79,7 @@ def measured(
     return {
         "ratio": ratio,
         "choice": scores.method if scores else "measured paths",
-        "compensate": compensate,
+        "compensate": refit,
         "recover": recover,
         "units": sorted(units),
         "heads_removed": sum(len(cut.removed) for cut in result.plan.cuts),
@@ -144,7 +144,7 @@ def main(
     choices: list[HeadScores | None] = [None]
     for method in chosen_methods(scores):
         data = None if method == "weight" else str(calibration)
-        choices.append(score_heads(MODEL, method=method, data=data, provider="cpu"))
+        choices.append(score(MODEL, method=method, data=data, provider="cpu"))
     rows = []
     for choice in choices:
         for compensate in (True, False):

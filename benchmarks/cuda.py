@@ -32,7 +32,7 @@ from latency import against_itself
 from recovery_step import recovery_rows
 from targets import Row, bound_reached, faster, markdown, same_speed
 
-from onnxheadprune import Benchmark, benchmark, prune, validate
+from onnxheadprune import Benchmark, bench, prune, validate
 from onnxheadprune.runtime import CUDA
 from onnxheadprune.runtime.providers import resolve_provider
 
@@ -57,7 +57,7 @@ def proven(original: Path, pruned: Path, provider: str) -> Row:
 
 def fused_rows(before: Path, after: Path, what: str, sizes: dict[str, Any]) -> tuple[list[Row], Benchmark]:
     """Where attention is a real part of the work, the fused model must win."""
-    result = benchmark(before, after, **sizes | {"memory": True})
+    result = bench(before, after, **sizes | {"memory": True})
     shares = [cell.flops.attention_share or 0.0 for cell in result.cells_of(0)]
     rows = [
         row if share >= LEAST_SHARE else Row(row.what, row.size, row.figure, "none: attention is noise", None)
@@ -79,20 +79,20 @@ def everything(
     removed = {layer: list(REMOVED) for layer in range(layers)}
     steps = (RECOVERED, min(sizes["seq"]))
     yield list(recovery_rows(made.original, removed, resolve_provider(provider), steps))
-    yield bound_reached("half of the heads, float32", benchmark(made.original, made.pruned, **sizes))
-    yield same_speed("pruned by exported small, float32", benchmark(made.small, made.pruned, **sizes))
+    yield bound_reached("half of the heads, float32", bench(made.original, made.pruned, **sizes))
+    yield same_speed("pruned by exported small, float32", bench(made.small, made.pruned, **sizes))
     half = [
         to_float16(path, path.with_name(f"{path.stem}-fp16.onnx"))
         for path in (made.original, made.pruned, made.small)
     ]
-    yield bound_reached("half of the heads, float16", benchmark(half[0], half[1], **sizes))
-    yield same_speed("pruned by exported small, float16", benchmark(half[2], half[1], **sizes))
+    yield bound_reached("half of the heads, float16", bench(half[0], half[1], **sizes))
+    yield same_speed("pruned by exported small, float16", bench(half[2], half[1], **sizes))
     fused = folder / f"bert{layers}-pruned-fp16-fused.onnx"
     prune(half[1], {}, fused, fuse="contrib", provider=provider, accept_inconclusive=True)
     for before, what in ((half[0], "unfused original"), (half[1], "unfused pruned")):
         yield fused_rows(before, fused, f"fused pruned by {what}, float16", sizes)[0]
     if on_cuda:
-        graphs = benchmark(half[0], half[1], **sizes | {"cuda_graph": True})
+        graphs = bench(half[0], half[1], **sizes | {"cuda_graph": True})
         yield bound_reached("half of the heads, float16, CUDA graphs", graphs)
         yield [Row("CUDA graphs", "", note, "", None) for note in graphs.notes if "CUDA graphs" in note]
     yield [against_itself(made.small, times, 128, 10.0, provider)[0]]
@@ -136,7 +136,7 @@ def main(
         for row in found:
             click.echo(row.markdown(), err=True)
     made = encoders(folder, layers)
-    last = benchmark(made.small, **sizes | {"batch": batches[:1], "seq": lengths[:1], "time_budget": 1.0})
+    last = bench(made.small, **sizes | {"batch": batches[:1], "seq": lengths[:1], "time_budget": 1.0})
     page = markdown(
         f"{layers} layers of BERT-base, half of the heads, {last.provider.label}", last, rows, budget
     )

@@ -19,7 +19,7 @@ import click
 from onnxheadprune.attention.planning import plan_pruning
 from onnxheadprune.attention.sites.find import find_sites
 from onnxheadprune.benchmarking.result import Benchmark
-from onnxheadprune.benchmarking.runner import benchmark
+from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.edit.apply import apply_plan
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion.fuse import fuse
@@ -96,7 +96,7 @@ def main(
     for path in models:
         made = dict(forms(path, share))
         kept = {name: form for name, form in made.items() if isinstance(form, LoadedModel)}
-        measured = benchmark(
+        measured = bench(
             *kept.values(), provider=provider, batch=batch, seq=seq, time_budget=budget, memory=False
         )
         found = list(rows(measured, list(kept)))

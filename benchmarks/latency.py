@@ -17,7 +17,7 @@ import click
 from encoders import Encoders, encoders
 from targets import Row, bound_reached, markdown, same_speed
 
-from onnxheadprune import Benchmark, benchmark
+from onnxheadprune import Benchmark, bench
 
 SILENT = "no measurable difference"
 
@@ -27,7 +27,7 @@ def against_itself(
 ) -> tuple[Row, list[Benchmark]]:
     """How often a model differs from itself."""
     results = [
-        benchmark(
+        bench(
             path, path, provider=provider, batch=[1], seq=[seq], time_budget=budget, memory=False, seed=seed
         )
         for seed in range(times)
@@ -59,11 +59,9 @@ def main(layers: int, batch: str, seq: int, budget: float, times: int, folder: P
     made: Encoders = encoders(folder, layers)
     batches = [int(item) for item in batch.split(",")]
     sizes = {"provider": "cpu", "batch": batches, "seq": [seq], "time_budget": budget, "memory": False}
-    cut = benchmark(made.original, made.pruned, **sizes)
+    cut = bench(made.original, made.pruned, **sizes)
     rows = bound_reached("half of the heads, by the bound of its operations", cut)
-    rows += same_speed(
-        "pruned, by the same network exported small", benchmark(made.small, made.pruned, **sizes)
-    )
+    rows += same_speed("pruned, by the same network exported small", bench(made.small, made.pruned, **sizes))
     if times:
         rows.append(against_itself(made.small, times, 32, min(budget, 10.0))[0])
     title = f"{layers} layers of BERT-base, half of the heads, CPU"

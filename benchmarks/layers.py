@@ -62,7 +62,7 @@ def rows_of(
     rows: list[dict[str, Any]] = [
         {"model": name, "dropped": 0, "way": "original", **figures(onnx.load(path))}
     ]
-    shared = Cutter(open_structure(path), data, HERE, Trying(compensate=False))
+    shared = Cutter(open_structure(path), data, HERE, Trying(refit=False))
     count = len(layers(shared.sites))
     for dropped in (1, 2):
         spec = {f"layer.{at}": "*" for at in range(count - 1 - dropped, count - 1)}

@@ -108,7 +108,7 @@ def orders_of(subject: Subject, ways: Sequence[str]) -> dict[str, float]:
     found = {}
     for method in (name for name in METHODS if name in (*ways, "ablation")):
         data = None if method == "weight" else subject.learn
-        scores = ohp.score_heads(subject.model, method=method, data=data, provider="cpu")
+        scores = ohp.score(subject.model, method=method, data=data, provider="cpu")
         found[method] = np.argsort(
             np.argsort([value for site in scores.sites for value in site.scores if value is not None])
         )

@@ -71,7 +71,7 @@ def measured(budget: float) -> dict[str, Any]:
         judged = [ohp.validate(MODEL, path, data=test, provider="cpu") for path in paths]
         # One thread: where others are at work too, two of them wait for each other.
         settings = {"provider": "cpu", "batch": [BATCH], "time_budget": budget, "memory": False, "threads": 1}
-        timed = ohp.benchmark(MODEL, *paths, **settings)
+        timed = ohp.bench(MODEL, *paths, **settings)
     before, first = results[0].before.elements, judged[0].accuracy
     assert first is not None
     rows = [

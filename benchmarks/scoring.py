@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from onnxheadprune import score_heads
+from onnxheadprune import score
 from onnxheadprune.attention.masking import masked_reference
 from onnxheadprune.attention.sites.find import sites_of, view_of
 from onnxheadprune.model.graph.view import GraphView
@@ -58,7 +58,7 @@ def main(model: Path, tokenizer: Path, text: Path, samples: int) -> None:
     feeds = text_feeds(text, tokenizer, graph_inputs(view))
     data = calibration_data(feeds, view).subset(samples)
     started = time.perf_counter()
-    scores = score_heads(view.model, method="ablation", data=data, provider="cpu")
+    scores = score(view.model, method="ablation", data=data, provider="cpu")
     ours = time.perf_counter() - started
     started = time.perf_counter()
     plain = one_pass_per_head(view, data)
@@ -69,7 +69,7 @@ def main(model: Path, tokenizer: Path, text: Path, samples: int) -> None:
         session.run(feed)
     one_pass = time.perf_counter() - started
     started = time.perf_counter()
-    score_heads(view.model, method="reconstruction", data=data, provider="cpu")
+    score(view.model, method="reconstruction", data=data, provider="cpu")
     reconstruction = time.perf_counter() - started
     found = [value for site in scores.sites for value in site.scores if value is not None]
     off = float(np.max(np.abs(np.array(found) - plain)) / np.max(plain))

@@ -58,7 +58,7 @@ def wish_of(way: str, share: float, sites: ohp.Sites) -> ohp.Wish | None:
         "uniform": ("heads", "neurons"),
         "with layers": ("heads", "neurons", "layers"),
     }
-    limits = ohp.Limits(floor=0, uniform=way == "uniform")
+    limits = ohp.Limits(min_heads=0, uniform=way == "uniform")
     return ohp.Wish(ratio=ratio, units=frozenset(kinds.get(way, (way,))), limits=limits)
 
 
@@ -146,7 +146,7 @@ def main(
                             wish=wish,
                             data=data,
                             provider="cpu",
-                            compensate=True,
+                            refit=True,
                             recover=None if budget is None else parse_budget(budget),
                         )
                     except RefusedError as error:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnxheadprune.attention.sites.find import find_sites
     from onnxheadprune.attention.sites.site import AttentionSite, NearMiss, Sites
     from onnxheadprune.benchmarking.result import Benchmark, Cell, Comparison, GridPoint, Latency, ModelFacts
-    from onnxheadprune.benchmarking.runner import benchmark
+    from onnxheadprune.benchmarking.runner import bench
     from onnxheadprune.benchmarking.statistics import Ratio
     from onnxheadprune.cli.report.pictures import plot_curve, plot_heads, plot_latency
     from onnxheadprune.edit.plan import PlannedEdit, PrunePlan
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from onnxheadprune.selection.compensation.result import Compensation, Refit
     from onnxheadprune.selection.recovery.budget import Budget
     from onnxheadprune.selection.recovery.result import Recovery
-    from onnxheadprune.selection.scoring.score import score_heads
+    from onnxheadprune.selection.scoring.score import score
     from onnxheadprune.selection.scoring.score_files import read_scores, write_scores
     from onnxheadprune.selection.scoring.scores import HeadScores, SiteScores
     from onnxheadprune.selection.select import select_heads
@@ -115,7 +115,7 @@ __all__ = [
     "Wish",
     "__version__",
     "apply_plan",
-    "benchmark",
+    "bench",
     "combine",
     "find_exits",
     "find_sites",
@@ -128,7 +128,7 @@ __all__ = [
     "quantize",
     "read_scores",
     "recover",
-    "score_heads",
+    "score",
     "select_heads",
     "sweep",
     "validate",
@@ -180,7 +180,7 @@ _HOMES = {
         "ModelFacts",
     ),
     "benchmarking.statistics": ("Ratio",),
-    "benchmarking.runner": ("benchmark",),
+    "benchmarking.runner": ("bench",),
     "selection.activations.data": ("Calibration",),
     "selection.wishes": (
         "Chosen",
@@ -200,7 +200,7 @@ _HOMES = {
         "read_scores",
         "write_scores",
     ),
-    "selection.scoring.score": ("score_heads",),
+    "selection.scoring.score": ("score",),
     "selection.allocate": ("Limits",),
     "selection.space": ("Selection",),
     "selection.select": ("select_heads",),

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnx import ModelProto
 
@@ -28,7 +29,10 @@ from tests.graph_text import model_of, text_of
 
 REFERENCE = re.compile(r"\bmain\[\d+\](?:\.\w+\[\d+\])*")
 SETTING = re.compile(r"(heads|weights|options): (.*)")
-OPTIONS = ("keep-cache-shape", "allow-io-change")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cache=keep": {"cache": "keep"},
+    "allow-io-change": {"allow_io_change": True},
+}
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,9 @@ class Golden:
     options: tuple[str, ...]
 
     @property
-    def flags(self) -> dict[str, bool]:
+    def flags(self) -> dict[str, Any]:
         """The options as arguments of the planner."""
-        return {name.replace("-", "_"): name in self.options for name in OPTIONS}
+        return {name: value for option in self.options for name, value in OPTIONS[option].items()}
 
 
 def read(path: Path) -> Golden:

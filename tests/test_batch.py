@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from onnxheadprune import UsageError
-from onnxheadprune.workflow.batch import RECORD, BatchItem, prune_batch
+from onnxheadprune.workflow.batch import RECORD, BatchFile, prune_batch
 from onnxheadprune.workflow.batch_worker import Job, Worker
 from tests import toys
 from tests.asked import asked
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def statuses(result: Any) -> dict[str, str]:
-    return {item.model: item.status for item in result.items}
+    return {item.file: item.status for item in result.files}
 
 
 EXPECTED = {
@@ -63,12 +63,12 @@ EXPECTED = {
 
 def test_one_bad_file_does_not_stop_the_rest(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told: list[BatchItem] = []
+    told: list[BatchFile] = []
     result = prune_batch(folder, asked(), out, progress=told.append)
     assert statuses(result) == EXPECTED
     assert result.exit_code == 1
     assert result.counts == {"done": 3, "refused": 2, "failed": 1}
-    assert [item.model for item in told] == list(EXPECTED)
+    assert [item.file for item in told] == list(EXPECTED)
     names = {path.relative_to(out).as_posix().split(".data")[0] for path in out.rglob("*") if path.is_file()}
     assert {"a.onnx", "beside.onnx", "sub/b.onnx", RECORD} <= names
     assert not {"broken.onnx", "none.onnx", "silent.onnx"} & names
@@ -86,7 +86,7 @@ def test_what_is_not_the_same_is_done_again(folder: Path, tmp_path: Path) -> Non
     def rerun(heads: str = "0:1", seed: int = 0) -> str:
         result = prune_batch(folder, asked(heads, seed=seed), out)
         assert result.exit_code == 0
-        return " ".join(item.status for item in result.items)
+        return " ".join(item.status for item in result.files)
 
     assert rerun() == "done done done"
     assert rerun() == "skipped skipped skipped"
@@ -111,7 +111,7 @@ def test_not_validated_is_not_proven(folder: Path, tmp_path: Path) -> None:
     for number in range(2):
         result = prune_batch(folder, asked(validate=False), tmp_path / "out")
         assert statuses(result)["a.onnx"] == "done", number
-        assert result.items[0].reason == "not validated"
+        assert result.files[0].reason == "not validated"
 
 
 def test_a_process_that_dies_is_one_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_on_the_command_line(command: Any, folder: Path, tmp_path: Path) -> None
     out = tmp_path / "out"
     result = command("batch", folder, "-o", out, "--heads", "0:1", "--json")
     assert result.exit_code == 1 and result.stderr.count("\n") == len(EXPECTED)
-    assert {item["model"]: item["status"] for item in result.document["items"]} == EXPECTED
+    assert {item["file"]: item["status"] for item in result.document["files"]} == EXPECTED
     result = command("batch", folder, "-o", out, "--heads", "0:1")
     assert "3 skipped, 2 refused, 1 failed" in " ".join(result.stdout.split())
     for wrong in (
@@ -223,7 +223,7 @@ def test_a_cluster_gives_the_same(
     with dask.config.set(settings):
         outcome = command(*words, "-o", "out", "--dask", "local", "--jobs", "2", "--json")
     assert outcome.exit_code == 1, outcome
-    assert {item["model"]: item["status"] for item in outcome.document["items"]} == EXPECTED
+    assert {item["file"]: item["status"] for item in outcome.document["files"]} == EXPECTED
     here = command(*words, "-o", "here", "--json")
     assert plain(outcome.document, tmp_path) == plain(here.document, tmp_path)
     made = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.onnx")}
@@ -237,7 +237,7 @@ def plain(document: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Verdicts, without where they were written and how long that took; workers name whole paths."""
     return [
         {**item, "output": None, "seconds": None, "reason": item["reason"].replace(f"{folder}/", "")}
-        for item in document["items"]
+        for item in document["files"]
     ]
 
 
@@ -254,4 +254,4 @@ def test_a_worker_of_a_cluster_that_is_lost_is_one_verdict(
     with ProcessPoolExecutor(1, mp_context=context) as executor:
         result = prune_batch(tmp_path / "models", asked(), tmp_path / "out", executor=executor)
     assert statuses(result) == {"m.onnx": "crashed"} and result.exit_code == 3
-    assert "the worker that pruned it was lost, or could not begin (Broken" in result.items[0].reason
+    assert "the worker that pruned it was lost, or could not begin (Broken" in result.files[0].reason

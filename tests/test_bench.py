@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, benchmark, prune
+from onnxheadprune import Benchmark, InferenceError, ProviderError, UsageError, bench, prune
 from onnxheadprune.benchmarking import comparable, measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.measure import Quota, Series, measure_round, warm_up
@@ -127,7 +127,7 @@ def test_time_ends_a_round() -> None:
 
 def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None:
     said: list[str] = []
-    result = benchmark(digits, smaller, batch=[1, 4], progress=said.append, **QUICK)
+    result = bench(digits, smaller, batch=[1, 4], progress=said.append, **QUICK)
     assert said[0] == "measuring: round 1 of 5, batch 1" and len(said) == 10
     assert [point.batch for point in result.points] == [1, 4]
     assert len(result.cells) == 4 and len(result.noise) == 2
@@ -152,13 +152,13 @@ def test_a_benchmark_tells_what_it_measured(digits: Path, smaller: Path) -> None
 
 
 def test_one_model_alone_is_measured_too(digits: Path) -> None:
-    result = benchmark(digits, batch=[2], **QUICK)
+    result = bench(digits, batch=[2], **QUICK)
     assert len(result.cells) == 1 and result.cells[0].comparison is None
 
 
 def test_models_may_come_from_memory() -> None:
     model = toys.attention()
-    result = benchmark(model, model, batch=[1], seq=[4], **QUICK)
+    result = bench(model, model, batch=[1], seq=[4], **QUICK)
     assert result.models[0].name == "toy"
     assert result.models[0].file_bytes > 0
 
@@ -166,16 +166,12 @@ def test_models_may_come_from_memory() -> None:
 @patient
 def test_a_much_smaller_model_is_faster() -> None:
     heavy, light = toys.attention(hidden=64, heads=16), toys.attention(hidden=64, heads=1)
-    result = benchmark(
-        heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1
-    )
+    result = bench(heavy, light, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert result.verdict(1) == "faster"
     assert result.guaranteed(1) > 1.2
     assert [gate.passed for gate in speed_gates(result, 1.5)] == [True]
     assert [gate.passed for gate in speed_gates(result, 100)] == [False]
-    slower = benchmark(
-        light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1
-    )
+    slower = bench(light, heavy, batch=[8], seq=[64], provider="cpu", time_budget=1, memory=False, threads=1)
     assert slower.verdict(1) == "slower"
 
 
@@ -185,23 +181,23 @@ def test_a_much_smaller_model_is_faster() -> None:
 def test_decode_steps_have_a_cache_and_one_token() -> None:
     model = toys.attention(cache=True)
     smaller = prune(model, "0:1", validate=False).model
-    result = benchmark(model, smaller, batch=[2], seq=[6], past=[5, 9], **QUICK)
+    result = bench(model, smaller, batch=[2], seq=[6], past=[5, 9], **QUICK)
     assert [(point.seq, point.past) for point in result.points] == [(6, 0), (1, 5), (1, 9)]
     assert [point.is_decode for point in result.points] == [False, True, True]
     assert result.points[2].label == "batch 2, 1 token after 9"
 
 
 def test_a_cache_alone_means_decode_steps_alone() -> None:
-    result = benchmark(toys.attention(cache=True), batch=[1], past=[3], **QUICK)
+    result = bench(toys.attention(cache=True), batch=[1], past=[3], **QUICK)
     assert [(point.seq, point.past) for point in result.points] == [(1, 3)]
 
 
 def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
     """Its position table has fewer rows than the usual 128."""
-    result = benchmark(tiny / "bert-torchscript-eager.onnx", batch=[1], **QUICK)
+    result = bench(tiny / "bert-torchscript-eager.onnx", batch=[1], **QUICK)
     assert result.points[0].seq in (64, 32, 16, 8)
     with pytest.raises(InferenceError, match="does not run"):
-        benchmark(tiny / "bert-torchscript-eager.onnx", batch=[1], seq=[100000], **QUICK)
+        bench(tiny / "bert-torchscript-eager.onnx", batch=[1], seq=[100000], **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -218,16 +214,16 @@ def test_sizes_are_chosen_so_that_the_model_runs(tiny: Path) -> None:
 )
 def test_sizes_that_make_no_sense(sizes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        benchmark(toys.attention(), **{**QUICK, **sizes})
+        bench(toys.attention(), **{**QUICK, **sizes})
 
 
 def test_images_have_no_sequence(digits: Path) -> None:
     with pytest.raises(UsageError, match="sequence of open length"):
-        benchmark(digits, seq=[4], **QUICK)
+        bench(digits, seq=[4], **QUICK)
 
 
 def test_dims_win_over_roles() -> None:
-    result = benchmark(toys.attention(), batch=[2], dims={"sequence": 11}, **QUICK)
+    result = bench(toys.attention(), batch=[2], dims={"sequence": 11}, **QUICK)
     width = toys.HEADS * toys.HEAD_SIZE
     projections, core = 4 * 2 * 2 * 11 * toys.HIDDEN * width, 2 * 2 * 2 * 11 * 11 * width
     assert result.cells[0].flops.total == projections + core
@@ -243,7 +239,7 @@ def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> N
     erf.op_type = "Tanh"
     other = tmp_path / "other.onnx"
     onnx.save(model, other)
-    facts = benchmark(digits, other, batch=[1], **QUICK).models[1]
+    facts = bench(digits, other, batch=[1], **QUICK).models[1]
     assert not facts.comparable
     assert "4 com.microsoft:BiasGelu in the first model and 3 in this one" in facts.differences[0]
 
@@ -251,7 +247,7 @@ def test_fused_and_unfused_are_not_comparable(digits: Path, tmp_path: Path) -> N
 def test_a_site_that_is_gone_takes_its_fused_operators_along(digits: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.onnx"
     prune(digits, "1:0-7", path, validate=False)
-    assert benchmark(digits, path, batch=[1], **QUICK).models[1].comparable
+    assert bench(digits, path, batch=[1], **QUICK).models[1].comparable
 
 
 def test_other_places_are_not_comparable() -> None:
@@ -323,7 +319,7 @@ def test_a_session_whose_nodes_all_fell_back_is_an_error(
         BoundSession(digits, provider)
     assert caught.value.exit_code == 4
     with pytest.raises(ProviderError, match="not one node"):
-        benchmark(digits, provider=provider)
+        bench(digits, provider=provider)
 
 
 def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,7 +327,7 @@ def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = pretend_cuda(monkeypatch, fake)
     model = toys.attention()
     options = {**QUICK, "provider": provider, "batch": [1], "seq": [2, 3]}
-    result = benchmark(model, model, cuda_graph=True, **options)
+    result = bench(model, model, cuda_graph=True, **options)
     assert result.settings["cuda_graph"] is True
     assert {"enable_cuda_graph": "1"} in fake.asked
     assert result.models[0].placement.keys() == {CUDA}
@@ -341,7 +337,7 @@ def test_cuda_graphs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cuda_graphs_that_cannot_be_captured_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     provider = pretend_cuda(monkeypatch, FakeRuntime(refuses="enable_cuda_graph"))
     options = {**QUICK, "provider": provider, "batch": [1], "seq": [2]}
-    result = benchmark(toys.attention(), cuda_graph=True, **options)
+    result = bench(toys.attention(), cuda_graph=True, **options)
     assert result.settings["cuda_graph"] is False
     assert any("without CUDA graphs" in note and "cannot be captured" in note for note in result.notes)
 
@@ -476,7 +472,7 @@ def test_a_provider_that_does_not_run_is_exit_code_4(command: Command, digits: P
 
 def test_pictures_are_drawn(tmp_path: Path) -> None:
     model = toys.attention(cache=True)
-    result: Benchmark = benchmark(model, batch=[1, 2], seq=[3, 6], past=[4], **QUICK)
+    result: Benchmark = bench(model, batch=[1, 2], seq=[3, 6], past=[4], **QUICK)
     for name in ("picture.png", "picture.svg"):
         save_figure(plot_latency(result), tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
@@ -485,15 +481,15 @@ def test_pictures_are_drawn(tmp_path: Path) -> None:
 def test_embeddings_with_an_unnamed_length_have_a_sequence() -> None:
     model = toys.attention()
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "d1"
-    result = benchmark(model, batch=[1], seq=[6], **QUICK)
+    result = bench(model, batch=[1], seq=[6], **QUICK)
     assert result.points[0].label == "batch 1, seq 6"
 
 
 def test_a_runtime_that_crashes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "loads_without_crash", lambda *_: False)
     with pytest.raises(InferenceError, match="crashes when it optimizes toy"):
-        benchmark(toys.attention(dtype=np.float16), **QUICK)
-    assert benchmark(toys.attention(), batch=[1], seq=[2], **QUICK).cells
+        bench(toys.attention(dtype=np.float16), **QUICK)
+    assert bench(toys.attention(), batch=[1], seq=[2], **QUICK).cells
 
 
 def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,7 +503,7 @@ def test_a_graph_that_cannot_be_written_is_measured_all_the_same(monkeypatch: py
 
     monkeypatch.setattr(bound, "create", create)
     model = toys.attention()
-    result = benchmark(model, model, batch=[1], seq=[2], **QUICK)
+    result = bench(model, model, batch=[1], seq=[2], **QUICK)
     assert result.models[0].operators == {}
     assert result.models[1].comparable
 

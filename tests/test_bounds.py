@@ -551,11 +551,11 @@ def test_strings_that_are_no_text() -> None:
 @pytest.mark.parametrize("name", ["scores", "sites"])
 def test_every_analysis_asks_whether_the_model_is_valid(name: str) -> None:
     """Not only `inspect`: scoring and choosing look at models, too."""
-    from onnxheadprune.selection.scoring.score import score_heads
+    from onnxheadprune.selection.scoring.score import score
 
     model = toys.attention()
     model.graph.node[0].op_type = "Transpose"
     model.graph.node[0].attribute.add(name="perm", type=onnx.AttributeProto.INTS, ints=[7, 8, 9])
     with pytest.raises(HeadPruneError):
-        score_heads(model, method="weight") if name == "scores" else find_sites(model)
+        score(model, method="weight") if name == "scores" else find_sites(model)
     assert isinstance(GraphView(toys.attention()), GraphView)

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import Budget, RefusedError, UsageError, Wish, prune, score_heads, select_heads, validate
+from onnxheadprune import Budget, Limits, RefusedError, UsageError, Wish, prune, score, select_heads, validate
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.observed import observed
 from onnxheadprune.edit.exit_records import exits_record
@@ -97,7 +97,7 @@ def test_without_conditions_every_sample_would_count(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("form", ["nested", "weights outside"])
 def test_units_are_chosen_and_refitted_in_branches(form: str) -> None:
     model = FORMS[form]()
-    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons"}), neurons_multiple_of=1)
+    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons"}), limits=Limits(multiple_of={"neurons": 1}))
     feeds = _feeds(20, 0.3, 2.0)
     result = prune(model, wish=wish, data=feeds)
     assert result.validation is not None and result.validation.passed and result.validation.refitted
@@ -134,11 +134,11 @@ def test_scores_of_branches_and_where_there_are_none() -> None:
     model = toys_exits.nested()
     methods: tuple[Method, ...] = ("reconstruction", "ablation")
     for method in methods:
-        scores = score_heads(model, method=method, data=_feeds(12, 0.3, 2.0))
+        scores = score(model, method=method, data=_feeds(12, 0.3, 2.0))
         assert len(scores.sites) == 3
         assert all(value is not None and value >= 0 for site in scores.sites for value in site.scores)
     with pytest.raises(UsageError, match=r"runs attn.1 \(l1\), attn.2 \(l2\)"):
-        score_heads(model, data=_feeds(12, 0.3, 0.31))
+        score(model, data=_feeds(12, 0.3, 0.31))
     assert select_heads(model, ratio=0.25, data=_feeds(12, 0.3, 2.0)).count == 3
 
 
@@ -158,7 +158,7 @@ def test_an_exit_is_taken_before_anything_is_chosen() -> None:
 
 def test_what_is_refitted_behind_a_mask_may_have_lain_in_a_branch() -> None:
     feeds = _feeds(20, 0.3, 2.0)
-    result = prune(toys_exits.nested(), {"0": [1], "1": [2]}, exit=2, compensate=True, data=feeds)
+    result = prune(toys_exits.nested(), {"0": [1], "1": [2]}, exit=2, refit=True, data=feeds)
     assert result.validation is not None and result.validation.passed
     assert {name.split(".")[0] for name in result.validation.refitted} >= {"l0", "l1"}
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import benchmark, prune
+from onnxheadprune import bench, prune
 from onnxheadprune.benchmarking.entry import enter
 from onnxheadprune.edit.extract import with_stored
 from onnxheadprune.model.load import LoadedModel, load_model, open_model, open_structure
@@ -93,7 +93,7 @@ def test_a_changed_model_is_what_is_measured(stored: Path) -> None:
     loaded = open_structure(stored)
     cut = prune(stored, {0: range(14)}, validate=False).pruned
     assert cut.path is None and cut.inline == loaded.inline
-    result = benchmark(loaded, cut, loaded.changed(loaded.proto), **QUICK)
+    result = bench(loaded, cut, loaded.changed(loaded.proto), **QUICK)
     assert result.speedup(1).value > 1.2
     assert result.speedup(2).value < 1.4
     # All files count that a model without a file of its own is written to.
@@ -121,6 +121,6 @@ def test_weights_that_stay_on_disk_are_found(
         cut = prune(kept, {0: [1, 2, 3]}, validate=False).pruned
         assert cut.sources and cut.path is None
         monkeypatch.chdir(tmp_path)
-        result = benchmark(loaded, cut, batch=[1], seq=[4], **QUICK)
+        result = bench(loaded, cut, batch=[1], seq=[4], **QUICK)
         assert result.models[1].params < result.models[0].params
         assert 400_000 * 4 < result.models[1].file_bytes < result.models[0].file_bytes + 2**14

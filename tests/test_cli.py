@@ -148,9 +148,9 @@ def test_dry_run_shows_the_plan_and_writes_nothing(command: Command, toy: Path, 
 
 
 def test_edge_gathers_are_shown_with_their_reason(command: Command, toy: Path) -> None:
-    result = command("prune", toy, "--heads", "0:1", "--dry-run", "--keep-cache-shape")
+    result = command("prune", toy, "--heads", "0:1", "--dry-run", "--cache", "keep")
     assert "edge gather" in result.stdout
-    document = command("prune", toy, "--heads", "0:1", "--dry-run", "--keep-cache-shape", "--json").document
+    document = command("prune", toy, "--heads", "0:1", "--dry-run", "--cache", "keep", "--json").document
     assert document["edge_gathers"]
     for gather in document["edge_gathers"]:
         assert gather["reason"] in result.stdout

@@ -78,9 +78,7 @@ def test_the_held_out_error_of_every_map_falls_and_drift_is_smaller(refitted: An
     assert sum(item.site is None for item in refits) == 9 and all(item.skipped is None for item in refits)
     assert all(item.after <= item.before for item in refits)
     assert sum(item.after for item in refits) < 0.8 * sum(item.before for item in refits)
-    cutter = Cutter(
-        open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, Trying(compensate=False)
-    )
+    cutter = Cutter(open_structure(SAMPLES / "digits_vit.onnx"), str(CALIBRATION), HERE, Trying(refit=False))
     bare = named(cutter, refitted.chosen.selection.spec)
     assert bare.compensation is None and bare.unit == "kl"
     assert refitted.chosen.drift < 0.5 * bare.drift
@@ -224,7 +222,7 @@ def record_of_nothing(model: ModelProto) -> None:
 @pytest.fixture(scope="module")
 def compensated() -> tuple[ModelProto, ModelProto]:
     original = toys_scores.stack()
-    made = prune(original, "0:1 1:0,3", data=toys_scores.ids(24), compensate=True, provider="cpu")
+    made = prune(original, "0:1 1:0,3", data=toys_scores.ids(24), refit=True, provider="cpu")
     return original, made.model
 
 
@@ -268,15 +266,15 @@ def test_a_compensated_model_can_be_pruned_again(tmp_path: Path) -> None:
     original, first, second = (tmp_path / f"{name}.onnx" for name in ("original", "first", "second"))
     onnx.save(toys_scores.stack(), original)
     data: Any = toys_scores.ids(24)
-    prune(original, "0:1", first, data=data, compensate=True, provider="cpu")
-    prune(first, "1:2", second, data=data, compensate=True, provider="cpu")
+    prune(original, "0:1", first, data=data, refit=True, provider="cpu")
+    prune(first, "1:2", second, data=data, refit=True, provider="cpu")
     assert validate(first, second, provider="cpu").verdict == "passed"
     assert validate(original, second, provider="cpu").verdict == "passed"
 
 
 def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Path) -> None:
     """Its record speaks of tensors that were there when it was refitted; the second cut claims nothing of them."""
-    once = prune(toys_scores.stack(), "0:1", data=toys_scores.ids(24), compensate=True, provider="cpu")
+    once = prune(toys_scores.stack(), "0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
     renamed = onnx.compose.add_prefix(once.model, "a_")
     assert refit_record(renamed) is not None
     twice = prune(renamed, "1:2", tmp_path / "twice.onnx", provider="cpu")
@@ -296,7 +294,7 @@ def test_a_compensated_model_can_be_pruned_again_under_other_names(tmp_path: Pat
 
 def test_shared_weights_are_left_alone_with_the_reason() -> None:
     model = toys_scores.stack(shared=True)
-    found = prune(model, "0:1", data=toys_scores.ids(24), compensate=True, provider="cpu")
+    found = prune(model, "0:1", data=toys_scores.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert set(found.chosen.compensation.stored) == {"head.weight"}
     assert {item.node: item.skipped for item in found.chosen.compensation.refits}.items() >= {
@@ -311,7 +309,7 @@ def test_shared_weights_are_left_alone_with_the_reason() -> None:
 def test_refits_keep_the_stored_type_and_are_proven(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
     heads = "0:0-2" if "kv_heads" in form else "0:1 1:3"
-    found = prune(model, heads, data=toys_scores.ids(24), compensate=True, provider="cpu")
+    found = prune(model, heads, data=toys_scores.ids(24), refit=True, provider="cpu")
     assert found.chosen is not None and found.chosen.compensation is not None
     assert found.validation is not None and found.validation.verdict == "passed"
     new = found.chosen.compensation.stored["layer0.attn.out.weight"]

@@ -111,7 +111,7 @@ def test_every_function_takes_them(into: Callable[[ModelProto], Any]) -> None:
     plan = ohp.plan_pruning(given, {0: [1]})
     assert plan.model == "toy"
     assert ohp.validate(given, ohp.apply_plan(plan, given)).verdict == "passed"
-    assert ohp.score_heads(given, method="weight").sites
+    assert ohp.score(given, method="weight").sites
 
 
 def on_disk(folder: Path, name: str = "w.bin") -> Path:

@@ -72,7 +72,7 @@ def test_growth_has_a_plus_and_a_warning(command: Command, tmp_path: Path) -> No
     """A cache that keeps its shape is gathered: what is added to this small graph outweighs one head."""
     path = tmp_path / "m.onnx"
     onnx.save(toys.attention(hidden=1, cache=True), path)
-    options = ("--heads", "0:1", "--keep-cache-shape")
+    options = ("--heads", "0:1", "--cache", "keep")
     outcome = command("prune", path, "-o", tmp_path / "out.onnx", *options)
     assert outcome.exit_code == 0, outcome.stderr
     told = command("prune", path, "-o", tmp_path / "out.onnx", *options, "--json").document
@@ -82,7 +82,7 @@ def test_growth_has_a_plus_and_a_warning(command: Command, tmp_path: Path) -> No
     )
     assert len(told["warnings"]) == 1 and "by" in told["warnings"][0]
     assert "warning" in outcome.stdout and "(--" not in outcome.stdout
-    assert prune(path, "0:1", keep_cache_shape=True).to_dict()["file_bytes"] is None
+    assert prune(path, "0:1", cache="keep").to_dict()["file_bytes"] is None
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.evidence import Evidence
 from onnxheadprune.selection.scoring.derivatives import MaskGradients
 from onnxheadprune.selection.scoring.probes import Probing
-from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.sensitivity import sensitivities
 from tests import toys_scores
 from tests.graph_text import model_of
@@ -157,9 +157,9 @@ def test_fisher_scores_are_half_of_the_information_of_the_mask(monkeypatch: pyte
 
 def test_how_samples_are_put_into_feeds_changes_nothing() -> None:
     model, (feed,) = toys_scores.stack(), toys_scores.ids(1, rows=6)
-    whole = score_heads(model, method="taylor", data=[feed], provider=HERE)
+    whole = score(model, method="taylor", data=[feed], provider=HERE)
     alone = [{"input_ids": feed["input_ids"][row : row + 1]} for row in range(6)]
-    split = score_heads(model, method="taylor", data=alone, provider=HERE)
+    split = score(model, method="taylor", data=alone, provider=HERE)
     for one, other in zip(whole.sites, split.sites, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, rtol=1e-6)  # type: ignore[arg-type]
 
@@ -168,7 +168,7 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
     """The mean over samples of the absolute sum over positions, per position: by hand from the gradients."""
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model, toys_scores.ids(2, rows=3, length=5))
-    scores = score_heads(model, method="taylor", data=data, provider=HERE)
+    scores = score(model, method="taylor", data=data, provider=HERE)
     gradients, session = MaskGradients(view, sites.sites, "logits", HERE), Session(model, HERE)
     total = {site.index: np.zeros(site.num_units) for site in sites}
     for feed in data.one_by_one():
@@ -185,13 +185,11 @@ def test_taylor_scores_are_those_of_the_likeliest_token() -> None:
 @pytest.mark.parametrize("form", [{"dtype": np.float16}, {"quantized": True}, GQA])
 def test_both_methods_tell_heads_and_neurons_apart(method: Any, form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
-    scores = score_heads(
-        model, method=method, data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"}
-    )
+    scores = score(model, method=method, data=toys_scores.ids(), provider=HERE, units={"heads", "neurons"})
     assert [site.key for site in scores.sites] == ["0", "1", "ffn.0", "ffn.1"]
     for site in scores.sites:
         assert min(site.scores) > 0 and len(set(site.scores)) == len(site.scores)  # type: ignore[type-var]
-    assert score_heads(model, method=method, data=toys_scores.ids(), provider=HERE).sites == scores.heads
+    assert score(model, method=method, data=toys_scores.ids(), provider=HERE).sites == scores.heads
 
 
 NO_GRADIENT = """
@@ -215,19 +213,24 @@ def test_a_block_that_no_gradient_reaches_is_refused_with_the_node() -> None:
         model = model_of(NO_GRADIENT.replace("{MIDDLE}", middle))
         assert len(sites_of(view_of(model), "m").neurons) == 3
         if works:
-            assert score_heads(model, method="fisher", data=data, provider=HERE, units={"neurons"}).blocks
+            assert score(model, method="fisher", data=data, provider=HERE, units={"neurons"}).blocks
             continue
         with pytest.raises(RefusedError, match=r"no gradient of y reaches ffn\.0 .*Sign.*another method"):
-            score_heads(model, method="fisher", data=data, provider=HERE, units={"neurons"})
+            score(model, method="fisher", data=data, provider=HERE, units={"neurons"})
 
 
 def test_what_is_held_constant_on_the_way_is_named() -> None:
     data = [{"x": np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)}]
     text = NO_GRADIENT.replace("d = {MIDDLE}", "s = Sign (c)\n   d = Add (c, s)")
-    scores = score_heads(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
+    scores = score(model_of(text), method="fisher", data=data, provider=HERE, units={"neurons"})
     assert list(scores.constant) == ["c"] and "Sign" in scores.constant["c"]
     assert scores.to_dict()["constant"] == scores.constant
-    wish = ohp.Wish(ratio=0.3, units=frozenset({"neurons"}), method="fisher", neurons_multiple_of=1)
+    wish = ohp.Wish(
+        ratio=0.3,
+        units=frozenset({"neurons"}),
+        method="fisher",
+        limits=ohp.Limits(multiple_of={"neurons": 1}),
+    )
     result = ohp.prune(model_of(text), wish=wish, data=data, provider="cpu", validate=False)
     assert result.chosen is not None and result.chosen.selection.constant == scores.constant
     told = Console(width=200, record=True)
@@ -237,7 +240,7 @@ def test_what_is_held_constant_on_the_way_is_named() -> None:
 
 def test_a_measure_of_ones_own_has_no_gradient() -> None:
     with pytest.raises(UsageError, match="has no gradient that fisher could take"):
-        score_heads(
+        score(
             toys_scores.stack(),
             method="fisher",
             data=toys_scores.ids(),
@@ -252,9 +255,7 @@ def test_exports_of_one_network_have_the_same_scores(tiny: Path) -> None:
     mask[::2, 4:] = 0
     data = [{"input_ids": random.integers(0, 64, (8, 6)), "attention_mask": mask}]
     one, other = (
-        score_heads(
-            tiny / f"{name}.onnx", method="fisher", data=data, provider=HERE, units={"heads", "neurons"}
-        )
+        score(tiny / f"{name}.onnx", method="fisher", data=data, provider=HERE, units={"heads", "neurons"})
         for name in ("bert-dynamo-sdpa", "bert-torchscript-eager")
     )
     assert (

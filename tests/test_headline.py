@@ -19,7 +19,7 @@ from onnxheadprune.cli.report.junit import save_junit
 from onnxheadprune.cli.report.page import Documents, page_of
 from onnxheadprune.errors import ModelError
 from onnxheadprune.validation.headline import headline_of
-from onnxheadprune.workflow.batch import BatchItem, BatchResult
+from onnxheadprune.workflow.batch import BatchFile, BatchResult
 from onnxheadprune.workflow.jobs.result import JobResult, StepOutcome
 from tests.conftest import SAMPLES, Outcome
 from tests.toys_report import cut_document
@@ -229,7 +229,7 @@ def test_the_page_of_a_job_is_of_the_model_that_is_deployed(tmp_path: Path) -> N
 @pytest.mark.parametrize(("accuracy", "color"), [((0.9, 0.9), "cyan"), ((0.9, 0.1), "red")])
 def test_a_batch_shows_what_its_models_lost(accuracy: tuple[float, float], color: str) -> None:
     found = headline_of([validation("passed", accuracy)])
-    item = BatchItem("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found)
+    item = BatchFile("m.onnx", "done", 0, "equals the reference", "out/m.onnx", 1.0, None, found)
     assert color in str(item_line(item).style) and item.to_dict()["headline"] == found.to_dict()
     (table,) = [row for row in batch_report(BatchResult("in", "out", (item,))) if isinstance(row, Table)]
     assert found.good_enough.sentence in list(table.columns[2].cells)

@@ -64,7 +64,7 @@ COMMANDS = {
     "inspect": ("inspect", "M"),
     "plan": ("prune", "M", "--heads", "0:1", "--dry-run"),
     "prune": ("prune", "M", "-o", "O", "--heads", "0:1", "--report", "R.html"),
-    "keep": ("prune", "M", "-o", "O", "--heads", "0:1", "--keep-cache-shape"),
+    "keep": ("prune", "M", "-o", "O", "--heads", "0:1", "--cache", "keep"),
     "ratio": (
         "prune",
         "M",

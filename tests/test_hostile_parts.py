@@ -15,7 +15,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxheadprune import HeadPruneError, InferenceError, ModelError, UsageError, find_sites, prune
-from onnxheadprune.benchmarking.runner import benchmark
+from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.cli import outcome
 from onnxheadprune.model import load
 from onnxheadprune.model.storage import wire
@@ -159,7 +159,7 @@ def test_measuring_stops_a_loop_that_never_ends(tmp_path: Path, monkeypatch: pyt
     with within(20), pytest.raises(InferenceError, match=r"takes longer than .* and it has a loop"):
         BoundSession(tmp_path / f"{2**62}.onnx", provider).bind(FEED)
     with within(60), pytest.raises(InferenceError, match="and it has a loop"):
-        benchmark(looping(2**62), provider="cpu", repeats=5, memory=False)
+        bench(looping(2**62), provider="cpu", repeats=5, memory=False)
     monkeypatch.setattr(patience, "PATIENCE", 60)
     bound = BoundSession(tmp_path / "3.onnx", provider).bind(FEED)
     bound.run()

@@ -31,7 +31,7 @@ def heads_left(model: Path) -> list[int]:
 
 def test_a_folder_in_a_folder_out(tmp_path: Path) -> None:
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
-    outcome = cut(folder, out, settings_of({"heads": "0:1", "client": "sentence-transformers"}))
+    outcome = cut(folder, out, settings_of({"heads": "0:1", "runtime": "sentence-transformers"}))
     assert outcome.heads == {0: (1,)}
     before, after = exports.contents(folder), exports.contents(out)
     side = {name for name in before if not name.startswith("onnx/")}
@@ -81,7 +81,7 @@ def test_settings_that_contradict_each_other(tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     onnx.save(toys_scores.stack(), model)
     with pytest.raises(UsageError, match="a folder"):
-        cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "client": "optimum"}))
+        cut(model, tmp_path / "out.onnx", settings_of({"heads": "0:1", "runtime": "optimum"}))
     with pytest.raises(UsageError, match="mutually exclusive"):
         settings_of({"text": "lines.txt"}, toys_scores.ids(feeds=1))
 

@@ -15,6 +15,7 @@ from junitparser import JUnitXml
 
 from onnxheadprune.attention.units import combined
 from onnxheadprune.cli import main
+from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.workflow.jobs.asked import pruning
 from onnxheadprune.workflow.jobs.reading import read_job
 from onnxheadprune.workflow.jobs.reads import reads_of
@@ -122,7 +123,7 @@ def test_the_scores_of_the_step_are_those_that_heads_go_by(command: Command, pla
     assert (place / "alone.onnx").read_bytes() == (place / "out" / "pruned.onnx").read_bytes()
 
 
-UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.neurons_multiple_of=2")
+UNITS = ("validate=null", "gate=null", "score.method=fisher", "prune.multiple_of={neurons: 2}")
 
 
 @pytest.mark.long
@@ -203,7 +204,7 @@ def damaged_scores(place: Path) -> None:
         pytest.param(lost_result, "seed=0", ("prune", "validate"), marks=pytest.mark.long),
         pytest.param(damaged_scores, "seed=0", ALL, marks=pytest.mark.long),
         pytest.param(None, "score.method=activation", ALL, marks=pytest.mark.long),
-        (None, "prune.floor=2", ("prune", "validate")),
+        (None, "prune.min_heads=2", ("prune", "validate")),
         (None, "validate.drift=cosine", ("validate",)),
         pytest.param(None, "seed=1", ALL, marks=pytest.mark.long),
         (None, "gate.max_drift=20", ()),
@@ -253,7 +254,7 @@ def test_the_verdict_of_an_earlier_run_is_gone_when_one_is_interrupted(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onnxheadprune.workflow.jobs.steps.carried_through", interrupted)
-    assert run(command, finished, "prune.floor=2").exit_code == 130
+    assert run(command, finished, "prune.min_heads=2").exit_code == 130
     assert not any((finished / "out" / name).exists() for name in TOLD)
 
 
@@ -447,9 +448,12 @@ def test_neurons_and_layers_are_asked_for(place: Path) -> None:
     job = read_job(place / "job.yaml", ["score=null", "prune={heads: '0:1', neurons: '1:0-3', layers: '1'}"])
     request = pruning(job, None, None, place / "out")
     assert request.choice.heads == combined("0:1", {"neurons": "1:0-3"}, "1") and request.choice.wish is None
-    job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.neurons_multiple_of=4"])
+    job = read_job(place / "job.yaml", ["prune.units=[heads, neurons]", "prune.multiple_of={neurons: 4}"])
     wish = pruning(job, None, None, place / "out").choice.wish
-    assert wish is not None and (wish.units, wish.neurons_multiple_of) == (frozenset({"heads", "neurons"}), 4)
+    assert wish is not None and (wish.units, wish.limits) == (
+        frozenset({"heads", "neurons"}),
+        Limits(multiple_of={"neurons": 4}),
+    )
 
 
 def test_what_lies_beside_the_model_counts_where_data_is_read(place: Path) -> None:

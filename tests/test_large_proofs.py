@@ -102,7 +102,7 @@ def test_refitted_tensors_stay_in_the_file(
         HEADS,
         output,
         data=DATA,
-        compensate=True,
+        refit=True,
         provider="cpu",
         external_data="always" if external else "never",
     )
@@ -131,7 +131,7 @@ def test_refitted_tensors_stay_in_the_file(
 
 def test_damage_to_a_refitted_tensor_in_a_file_shows(large: Path, tmp_path: Path) -> None:
     output = tmp_path / "pruned.onnx"
-    prune(large, HEADS, output, data=DATA, compensate=True, provider="cpu", external_data="never")
+    prune(large, HEADS, output, data=DATA, refit=True, provider="cpu", external_data="never")
     model = onnx.load(output)
     name = next(
         name

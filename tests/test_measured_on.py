@@ -24,10 +24,10 @@ APART = "held-out data, which the refit has not seen"
 OWN = "your data, all of it"
 WAYS: dict[str, tuple[tuple[Any, ...], str, int]] = {
     "a share": (("--ratio", 0.25), SEEN, 200),
-    "no refit": (("--ratio", 0.25, "--no-compensate"), CHOSEN, 200),
+    "no refit": (("--ratio", 0.25, "--no-refit"), CHOSEN, 200),
     "a drift": (("--max-drift", 5), APART, 40),
     "named": (("--heads", "1:1"), OWN, 200),
-    "named and refitted": (("--heads", "1:1", "--compensate"), SEEN, 200),
+    "named and refitted": (("--heads", "1:1", "--refit"), SEEN, 200),
 }
 
 pytestmark = pytest.mark.long

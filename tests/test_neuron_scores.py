@@ -19,7 +19,7 @@ from onnxheadprune.selection.activations.contexts import context_moments, projec
 from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.scoring.ablation import GROUPS, require_main
 from onnxheadprune.selection.scoring.methods import METHODS
-from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.score_files import read_scores, scores_from_dict, write_scores
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.selection.scoring.wide import wide_path, wide_path_by_worth
@@ -34,7 +34,7 @@ CPU_ONLY = ("--provider", "cpu")
 
 def scored(model: Any, method: Any, **options: Any) -> HeadScores:
     data = None if method == "weight" else toys_scores.ids()
-    return score_heads(model, method=method, data=data, provider=HERE, units=BOTH, **options)
+    return score(model, method=method, data=data, provider=HERE, units=BOTH, **options)
 
 
 def test_simple_scores_are_their_formulas() -> None:
@@ -180,7 +180,7 @@ QUICK = ("weight", "fisher")
     "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in METHODS if name not in QUICK)]
 )
 def test_a_choice_of_heads_and_neurons_by_every_method_is_exact(method: Any, place: Path) -> None:
-    wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, neurons_multiple_of=2)
+    wish = ohp.Wish(ratio=0.4, units=BOTH, method=method, limits=ohp.Limits(multiple_of={"neurons": 2}))
     result = ohp.prune(place / "toy.onnx", wish=wish, data=str(place / "ids.npz"), provider="cpu")
     assert result.validation is not None and result.validation.passed and result.chosen is not None
     selection = result.chosen.selection
@@ -196,7 +196,7 @@ def test_neurons_go_by_the_scores_of_a_file(command: Command, place: Path) -> No
     path = place / "mine.csv"
     path.write_text("site,unit,score\n" + "\n".join(rows), encoding="utf-8")
     line = ("prune", place / "toy.onnx", "--ratio", 0.3, "--data", place / "ids.npz", "--dry-run", "--json")
-    options = ("--units", "neurons", "--neurons-multiple-of", 1, *CPU_ONLY)
+    options = ("--units", "neurons", "--multiple-of", "neurons=1", *CPU_ONLY)
     document = command(*line, *options, "--scores", path).document
     gone = document["choice"]["selection"]["heads"]
     assert gone and all(key.startswith("ffn.") for key in gone)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import UsageError, Wish, prune, score_heads
+from onnxheadprune import UsageError, Wish, prune, score
 from onnxheadprune.selection.activations.data import Feeds
 from onnxheadprune.settings.cutting import Method
 from tests import toys, toys_scores
@@ -89,7 +89,7 @@ def test_the_site_drops_out_with_its_reason(way: dict[str, Any], method: Any) ->
 
 def test_what_is_refitted_behind_it_keeps_its_numbers() -> None:
     """The linear layers behind a cut see the overflow too."""
-    made = prune(overflowing(), {0: [1]}, compensate=True, data=data(), provider="cpu", validate=False).chosen
+    made = prune(overflowing(), {0: [1]}, refit=True, data=data(), provider="cpu", validate=False).chosen
     assert made is not None and made.compensation is not None
     skipped = {item.node: item.skipped for item in made.compensation.refits if item.skipped}
     done = [item.node for item in made.compensation.refits if not item.skipped]
@@ -106,4 +106,4 @@ def test_where_no_site_is_finite_the_reason_is_the_answer() -> None:
 
 def test_scores_are_of_all_sites_or_none() -> None:
     with pytest.raises(UsageError, match=REASON):
-        score_heads(overflowing(), data=data(), provider="cpu")
+        score(overflowing(), data=data(), provider="cpu")

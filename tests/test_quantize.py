@@ -110,7 +110,7 @@ def test_nothing_is_quantized_twice_or_where_nothing_is_stored(rounded: onnx.Mod
 
 
 def test_the_record_of_a_cut_is_kept_and_later_cuts_count_from_it(toy: Path) -> None:
-    cut = prune(toy, {0: [1]}, data=DATA, compensate=True, provider="cpu")
+    cut = prune(toy, {0: [1]}, data=DATA, refit=True, provider="cpu")
     both = quantize(cut.model, to="int8-dynamic").model
     record = quantized_record(both)
     assert VALIDATION_KEY not in keys(both) and record is not None and record.refit is not None
@@ -135,7 +135,7 @@ def test_maps_of_integers_are_what_they_were_of_floats(toy: Path, rounded: onnx.
 
 def test_a_wish_on_a_quantized_model_refits_its_levels(rounded: onnx.ModelProto) -> None:
     result = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu")
-    bare = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu", compensate=False)
+    bare = prune(rounded, wish=Wish(ratio=0.25), data=DATA, provider="cpu", refit=False)
     chosen = result.chosen
     assert result.validation is not None and result.validation.verdict == "passed"
     assert chosen is not None and bare.chosen is not None
@@ -162,7 +162,7 @@ def test_a_refit_that_does_harm_is_given_up(
         return found
 
     monkeypatch.setattr(cutting, "compensate", harmful)
-    chosen = prune(rounded, {0: [1]}, data=DATA, compensate=True, provider="cpu").chosen
+    chosen = prune(rounded, {0: [1]}, data=DATA, refit=True, provider="cpu").chosen
     assert chosen is not None and chosen.compensation is None
     assert chosen.given_up is not None and chosen.drift is not None and chosen.given_up > chosen.drift
 
@@ -190,7 +190,7 @@ def test_blocks_of_four_bits_are_read_and_written() -> None:
 
 @pytest.mark.long
 def test_both_orders_are_compared(toy: Path, tmp_path: Path, short_clocks: None) -> None:
-    cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, compensate=True, provider="cpu")
+    cut = prune(toy, {0: [1], 1: [2]}, tmp_path / "cut.onnx", data=DATA, refit=True, provider="cpu")
     assert cut.output is not None
     out = tmp_path / "both.onnx"
     found = combine(

@@ -24,7 +24,7 @@ DATA: Any = toys_scores.ids(24)
 @pytest.fixture(scope="module")
 def made() -> tuple[ModelProto, ModelProto]:
     original = toys_scores.stack()
-    return original, prune(original, HEADS, data=DATA, compensate=True, provider="cpu").model
+    return original, prune(original, HEADS, data=DATA, refit=True, provider="cpu").model
 
 
 def copy_of(model: ModelProto) -> ModelProto:
@@ -184,7 +184,7 @@ def test_a_record_that_is_none_is_named(text: str) -> None:
 
 def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
     original = toys_scores.stack()
-    first = prune(original, "0:1", data=DATA, compensate=True, provider="cpu").model
+    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, "1:0-3", provider="cpu").model
     assert check(first, second).verdict == "passed"
     assert check(original, second).verdict == "passed"
@@ -193,7 +193,7 @@ def test_a_refit_whose_tensor_goes_with_its_site_is_no_problem() -> None:
 def test_digests_are_of_what_is_written() -> None:
     """A second cut narrows a refitted tensor, and the record follows."""
     original = toys_scores.stack()
-    first = prune(original, "0:1", data=DATA, compensate=True, provider="cpu").model
+    first = prune(original, "0:1", data=DATA, refit=True, provider="cpu").model
     second = prune(first, "0:2", provider="cpu").model
     before, after = refit_record(first), refit_record(second)
     assert before is not None and after is not None

@@ -1,4 +1,4 @@
-"""`--renumber-cache`: caches of attention that goes as a whole go too, and those of other layers close the gap."""
+"""`--cache renumber`: caches of attention that goes as a whole go too, and those of other layers close the gap."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def caches(numbers: Sequence[int], pattern: str = "past_key_values.{}.{}") -> li
 
 def cut(model: ModelProto, spec: Any = ATTENTION, **more: Any) -> ModelProto:
     """The model without what a spec names, proven."""
-    result = prune(model, spec, provider="cpu", renumber_cache=True, **more)
+    result = prune(model, spec, provider="cpu", cache="renumber", **more)
     assert result.validation is not None and result.validation.verdict == "passed", result.validation
     return result.model
 
@@ -95,7 +95,7 @@ def test_outputs_are_the_masked_originals_under_their_new_names() -> None:
 
 def test_the_change_is_told_as_data() -> None:
     model = toys_layers.decoder(3, cache=True)
-    plan = plan_pruning(model, ATTENTION, renumber_cache=True)
+    plan = plan_pruning(model, ATTENTION, cache="renumber")
     assert [(item.role, item.name, item.after) for item in plan.renamed if item.name.endswith("key")] == [
         ("input", "past_key_values.1.key", None),
         ("input", "past_key_values.2.key", "past_key_values.1.key"),
@@ -171,7 +171,7 @@ def test_a_cache_that_an_earlier_cut_left_stays() -> None:
 def test_a_refit_and_data_with_caches() -> None:
     model = toys_layers.decoder(3, cache=True, norms="pre")
     data: Any = [feed(3) | {"input_ids": ids["input_ids"][:2, :4]} for ids in toys_layers.ids(30)]
-    made = cut(model, {"layer.1": "*"}, data=data, compensate=True)
+    made = cut(model, {"layer.1": "*"}, data=data, refit=True)
     again = validate(model, made, data=data, provider="cpu")
     assert again.verdict == "passed" and again.drift is not None and again.drift.source == "data"
 
@@ -225,8 +225,8 @@ def test_a_record_of_caches_that_are_there_is_refused() -> None:
 
 def refusal(model: ModelProto, spec: Any = ATTENTION) -> str:
     with pytest.raises(RefusedError) as refused:
-        plan_pruning(model, spec, renumber_cache=True)
-    assert "--renumber-cache" in str(refused.value)
+        plan_pruning(model, spec, cache="renumber")
+    assert "--cache renumber" in str(refused.value)
     assert not plan_pruning(model, spec).renamed
     return str(refused.value)
 
@@ -310,16 +310,16 @@ def test_numbers_that_count_values_are_refused() -> None:
 def test_prune_and_validate(command: Command, tmp_path: Path) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_layers.decoder(3, cache=True), path)
-    ahead = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run", "--json").document
-    outcome = command("prune", path, "-o", out, "--layers", "1", "--renumber-cache", "--json")
+    ahead = command("prune", path, "--layers", "1", "--cache", "renumber", "--dry-run", "--json").document
+    outcome = command("prune", path, "-o", out, "--layers", "1", "--cache", "renumber", "--json")
     assert outcome.exit_code == 0, outcome
     assert outcome.document["plan"]["renamed"] == ahead["renamed"] != []
     assert names(onnx.load(out))[0] == ["input_ids", *caches(range(2))]
     assert command("validate", path, out).exit_code == 0
-    told = command("prune", path, "--layers", "1", "--renumber-cache", "--dry-run").stdout
+    told = command("prune", path, "--layers", "1", "--cache", "renumber", "--dry-run").stdout
     assert "output present.2.key: is called present.1.key" in told and "nothing to do" not in told
-    alone = command("prune", path, "-o", out, "--neurons", "0:1", "--renumber-cache")
-    assert alone.exit_code == 2 and "--renumber-cache requires" in alone.stderr
+    alone = command("prune", path, "-o", out, "--neurons", "0:1", "--cache", "renumber")
+    assert alone.exit_code == 2 and "--cache renumber requires" in alone.stderr
 
 
 @pytest.mark.parametrize(
@@ -335,11 +335,11 @@ def test_where_there_is_nothing_to_renumber_the_command_says_so(
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_layers.decoder(3, cache=cache), path)
     words = ("prune", path, "-o", out, "--heads", spec)
-    outcome = command(*words, "--renumber-cache")
+    outcome = command(*words, "--cache", "renumber")
     assert outcome.exit_code == 0, outcome
-    sentence = f"--renumber-cache has nothing to do: {told}"
+    sentence = f"--cache renumber has nothing to do: {told}"
     assert sentence in " ".join(outcome.stdout.split())
-    plan = command(*words, "--renumber-cache", "--dry-run", "--json").document
+    plan = command(*words, "--cache", "renumber", "--dry-run", "--json").document
     assert plan["notes"] == [sentence]
     assert PrunePlan.from_dict(plan).notes == (sentence,)
     assert command(*words, "--dry-run", "--json").document["notes"] == []

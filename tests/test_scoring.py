@@ -23,7 +23,7 @@ from onnxheadprune.selection.activations.drift import EffectMeter
 from onnxheadprune.selection.scoring.methods import METHODS
 from onnxheadprune.selection.scoring.moves import path_by_worth
 from onnxheadprune.selection.scoring.reconstruction import path as reconstruction_path
-from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.score_files import read_scores, scores_from_dict, write_scores
 from onnxheadprune.selection.scoring.scores import is_protected
 from onnxheadprune.selection.scoring.surgeon import DAMPING
@@ -72,7 +72,7 @@ def brute_force(view: Any, sites: Any, data: Calibration, effect: Any = None) ->
 def test_ablation_is_the_brute_force_on_toys(form: dict[str, Any]) -> None:
     model = toys_scores.stack(**form)
     view, sites, data = toys_scores.parts(model)
-    scores = score_heads(model, method="ablation", data=data, provider=HERE)
+    scores = score(model, method="ablation", data=data, provider=HERE)
     assert scores.unit == "kl"
     np.testing.assert_allclose(
         [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-5, atol=1e-8
@@ -88,7 +88,7 @@ def test_ablation_is_the_brute_force_on_exports(name: str, tiny: Path) -> None:
         mask[::2, 4:] = 0
         data = {"input_ids": random.integers(0, 64, (8, 6)), "attention_mask": mask}
     view, sites, data = parsed(tiny.parent / f"{name}.onnx", data)
-    scores = score_heads(tiny.parent / f"{name}.onnx", method="ablation", data=data, provider=HERE)
+    scores = score(tiny.parent / f"{name}.onnx", method="ablation", data=data, provider=HERE)
     assert scores.unit == ("1 - cosine" if "bert" in name else "kl")
     np.testing.assert_allclose(
         [site.scores for site in scores.sites], brute_force(view, sites, data), rtol=1e-5, atol=1e-8
@@ -102,7 +102,7 @@ def largest_change(before: Mapping[str, Any], after: Mapping[str, Any], _feed: A
 def test_ablation_by_the_users_own_measure() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
-    scores = score_heads(model, method="ablation", data=data, provider=HERE, effect=largest_change)
+    scores = score(model, method="ablation", data=data, provider=HERE, effect=largest_change)
     assert scores.unit == "largest_change"
     np.testing.assert_allclose(
         [site.scores for site in scores.sites], brute_force(view, sites, data, largest_change), rtol=1e-4
@@ -158,7 +158,7 @@ def test_reconstruction_scores_keep_the_order_of_the_path_and_protection_is_kept
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
-    scores = score_heads(model, data=data, provider=HERE)
+    scores = score(model, data=data, provider=HERE)
     for site, entry in zip(sites, scores.sites, strict=True):
         done: frozenset[int] = frozenset()
         order = []
@@ -192,7 +192,7 @@ def test_simple_scores_are_their_formulas() -> None:
     model = toys_scores.stack()
     view, sites, data = toys_scores.parts(model)
     moments = context_moments(view, sites.sites, data, HERE)
-    found = {name: score_heads(model, method=name, data=data, provider=HERE) for name in METHODS[:3]}
+    found = {name: score(model, method=name, data=data, provider=HERE) for name in METHODS[:3]}
     for site in sites:
         weight = projection_matrix(site.projections[0]).reshape(4, 4, -1)
         moment = moments[site.index][0]
@@ -208,19 +208,19 @@ def test_simple_scores_are_their_formulas() -> None:
 
 
 def test_weights_alone_need_no_data_and_all_else_does(digits: Path) -> None:
-    scores = score_heads(digits, method="weight")
+    scores = score(digits, method="weight")
     assert scores.data is None and all(np.isclose(sum(site.scores), 1) for site in scores.sites)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="needs calibration data"):
-        score_heads(digits, method="activation")
+        score(digits, method="activation")
     with pytest.raises(UsageError, match="no scoring method"):
-        score_heads(digits, method="magic")  # type: ignore[arg-type]
+        score(digits, method="magic")  # type: ignore[arg-type]
 
 
 # Files
 
 
 def test_the_file_format_comes_back(digits: Path, tmp_path: Path) -> None:
-    scores = score_heads(digits, method="fluctuation", data=images(), provider=HERE)
+    scores = score(digits, method="fluctuation", data=images(), provider=HERE)
     write_scores(scores, tmp_path / "scores.json")
     assert read_scores(tmp_path / "scores.json") == scores
     assert list(tmp_path.iterdir()) == [tmp_path / "scores.json"]
@@ -261,7 +261,7 @@ def test_damaged_scores_are_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_scores_of_another_model_are_refused(digits: Path, tiny: Path) -> None:
-    foreign = score_heads(tiny / "bert-dynamo-sdpa.onnx", method="weight")
+    foreign = score(tiny / "bert-dynamo-sdpa.onnx", method="weight")
     sites = sites_of(view_of(load_model(digits)), "digits")
     with pytest.raises(UsageError, match=r"4 scores for attn\.0 .* 8 heads; they are of another model"):
         foreign.of(sites[0])

@@ -21,7 +21,7 @@ from onnxheadprune.selection.cutting import Cutter, Trying
 from onnxheadprune.selection.requirements import Requirements
 from onnxheadprune.selection.scoring import by_method
 from onnxheadprune.selection.scoring.executors import open_executor, run_all
-from onnxheadprune.selection.scoring.score import score_heads
+from onnxheadprune.selection.scoring.score import score
 from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.workflow import sweep as sweeping
 from tests import toys_scores
@@ -36,7 +36,7 @@ def largest_change(before: Mapping[str, Any], after: Mapping[str, Any], _feed: A
 
 
 def ablation(model: Any, data: Any, **options: Any) -> HeadScores:
-    return score_heads(model, method="ablation", data=data, provider=HERE, **options)
+    return score(model, method="ablation", data=data, provider=HERE, **options)
 
 
 class Stop(Exception):  # noqa: N818

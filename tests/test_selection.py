@@ -154,10 +154,10 @@ def test_uniform_with_groups_takes_what_every_site_can_lose() -> None:
     [
         ((4, 4), 1, Limits(), 1),
         ((4, 4), 3, Limits(), 3),
-        ((4, 4), 3, Limits(multiple_of=2), 4),
+        ((4, 4), 3, Limits(multiple_of={"heads": 2}), 4),
         ((8, 2), 3, Limits(), 3),
         ((6, 3), 5, Limits(), 6),
-        ((6, 3), 2, Limits(floor=4), 4),
+        ((6, 3), 2, Limits(min_heads=4), 4),
     ],
 )
 def test_keeping_so_many_heads_per_site(shape: tuple[int, int], keep: int, limits: Limits, left: int) -> None:
@@ -176,7 +176,7 @@ def test_wrong_wishes() -> None:
     for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
             heads_for_ratio(32, ratio)
-    for settings_ in ({"floor": -1}, {"multiple_of": 0}):
+    for settings_ in ({"min_heads": -1}, {"multiple_of": {"heads": 0}}, {"multiple_of": {"layers": 2}}):
         with pytest.raises(UsageError, match="must be at least"):
             Limits(**settings_)
     model = toys_scores.stack()
@@ -236,18 +236,18 @@ def test_protected_heads_and_floors_are_kept() -> None:
     scores = scores_from_dict({"0": [0, 1, 2, 3], "1": [10, 11, 12, 13]})
     assert chosen(model, ratio=0.375, scores=scores, protect="0:0").heads == {0: (1, 2, 3)}
     assert chosen(model, ratio=0.375, scores=scores, protect="0").heads == {1: (0, 1, 2)}
-    assert chosen(model, ratio=0.25, scores=scores, limits=Limits(floor=3)).heads == {0: (0,), 1: (0,)}
+    assert chosen(model, ratio=0.25, scores=scores, limits=Limits(min_heads=3)).heads == {0: (0,), 1: (0,)}
     assert chosen(model, keep=2, scores=scores).heads == {0: (0, 1), 1: (0, 1)}
     with pytest.raises(RefusedError, match="3 of 8 heads were asked for, but only 2 can go"):
-        chosen(model, ratio=0.375, scores=scores, limits=Limits(floor=3))
+        chosen(model, ratio=0.375, scores=scores, limits=Limits(min_heads=3))
 
 
 def test_with_floor_0_a_whole_site_goes_when_that_is_cheapest() -> None:
     model = toys_scores.stack()
     scores = scores_from_dict({"0": [0.0, 0.0, 0.1, 0.1], "1": [10, 11, 12, 13]})
-    assert chosen(model, ratio=0.5, scores=scores, limits=Limits(floor=0)).heads == {0: (0, 1, 2, 3)}
+    assert chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0)).heads == {0: (0, 1, 2, 3)}
     assert chosen(model, ratio=0.5, scores=scores).heads == {0: (0, 1, 2), 1: (0,)}
-    kept = chosen(model, ratio=0.5, scores=scores, limits=Limits(floor=0), protect="0:3")
+    kept = chosen(model, ratio=0.5, scores=scores, limits=Limits(min_heads=0), protect="0:3")
     assert kept.heads == {0: (0, 1, 2), 1: (0,)}
 
 
@@ -336,7 +336,7 @@ def test_the_search_space_answers_wishes_of_any_size() -> None:
     ],
 )
 def test_a_wish_is_a_target_and_requirements(given: dict[str, Any], target: Target) -> None:
-    limits = Limits(floor=2, multiple_of=2)
+    limits = Limits(min_heads=2, multiple_of={"heads": 2})
     wish = Wish(**given, limits=limits, protect="0:1", sizes={"batch": [4]})
     assert wish.target == target
     assert wish.requirements == Requirements(None, limits, "0:1", {"batch": [4]})

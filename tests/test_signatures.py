@@ -11,7 +11,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 7
 FRONT_DOORS = {
     "benchmarking.runner.benchmark",
-    "selection.scoring.score.score_heads",
+    "selection.scoring.score.score",
     "selection.select.select_heads",
     "validation.proof.validate",
     "workflow.folders.api.prune_folder",

@@ -43,7 +43,7 @@ def told(run: Run) -> tuple[str, tuple[str, ...]]:
 
 
 def refit(model: ModelProto, which: Any = "all", **spec: Any) -> Compensation:
-    cutter = Cutter(open_structure(model), DATA, HERE, Trying(compensate=False))
+    cutter = Cutter(open_structure(model), DATA, HERE, Trying(refit=False))
     return cutter.compensation(named(cutter, spec or LAYER).selection.heads, which)
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_normalisation_leaves_the_map_as_it_is() -> None:
 @pytest.mark.parametrize("norms", ["pre", "post"])
 def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> None:
     model = toys_layers.decoder(3, norms=norms, seed=2)
-    result = prune(model, LAYER, data=DATA, compensate=True, provider="cpu")
+    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
     assert result.validation is not None and result.validation.verdict == "passed"
     (front,) = standing(result.chosen.compensation)
     record = refit_record(result.model)
@@ -181,12 +181,12 @@ def test_a_cut_with_a_stand_in_is_proven_and_names_its_tensors(norms: Any) -> No
 def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None:
     """The same tensor, in a cut that has no run behind it, is an altered weight."""
     model = toys_layers.decoder(3, norms="pre")
-    result = prune(model, LAYER, data=DATA, compensate=True, provider="cpu")
+    result = prune(model, LAYER, data=DATA, refit=True, provider="cpu")
     changed = toys.get_initializer(result.model, "layer0.ffn.out.weight")
-    other = prune(model, {"layer.0": "*"}, data=DATA, compensate=True, provider="cpu").model
+    other = prune(model, {"layer.0": "*"}, data=DATA, refit=True, provider="cpu").model
     assert all(tensor.name != "layer0.ffn.out.weight" for tensor in other.graph.initializer)
     part = {"1": [0]}
-    partly = prune(model, part, data=DATA, compensate=True, provider="cpu").model
+    partly = prune(model, part, data=DATA, refit=True, provider="cpu").model
     toys.set_initializer(partly, "layer0.ffn.out.weight", changed)
     for entry in partly.metadata_props:
         if entry.key == "onnxheadprune.compensated":
@@ -200,8 +200,8 @@ def test_a_front_that_stands_in_for_nothing_may_not_come_from_the_file() -> None
 
 def test_a_second_cut_finds_its_own_stand_in() -> None:
     model = toys_layers.decoder(4, norms="pre")
-    first = prune(model, {"layer.2": "*"}, data=DATA, compensate=True, provider="cpu")
-    second = prune(first.model, {"layer.1": "*"}, data=DATA, compensate=True, provider="cpu")
+    first = prune(model, {"layer.2": "*"}, data=DATA, refit=True, provider="cpu")
+    second = prune(first.model, {"layer.1": "*"}, data=DATA, refit=True, provider="cpu")
     assert second.validation is not None and second.validation.verdict == "passed"
     assert validate(model, second.model, provider="cpu").verdict == "passed"
 
@@ -227,7 +227,7 @@ def test_the_report_says_which_map_stands_in(command: Any, tmp_path: Any) -> Non
         tmp_path / "out.onnx",
         "--layers",
         "1",
-        "--compensate",
+        "--refit",
         "--data",
         tmp_path / "data.npz",
     )

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import RefusedError, UsageError, Wish, prune, score_heads
+from onnxheadprune import RefusedError, UsageError, Wish, prune, score
 from onnxheadprune.runtime.progress import NOTE
 from onnxheadprune.selection.activations.data import Feeds
 from onnxheadprune.selection.scoring.methods import SHARES
@@ -58,7 +58,7 @@ def test_too_little_for_all_is_said_once_and_before_the_first_pass(unit: str, wi
         )
     message = str(caught.value)
     assert "site 1" not in message and f"more {unit}" in message and "of this length are needed" in message
-    assert "--compensate: a stronger ridge is used then, or biases alone are adjusted" in message
+    assert "--refit: a stronger ridge is used then, or biases alone are adjusted" in message
     assert not any(what.startswith(("reading contexts", "measuring what cuts cost")) for what in told)
 
 
@@ -97,9 +97,7 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
     model = toys_scores.stack(heads=8, kv_heads=8)
     # The sites of one kind are not alike: 32 inputs, and 16.
     model = prune(model, {1: range(4)}, provider="cpu", validate=False).model
-    with pytest.raises(
-        RefusedError, match=r"can go .*more sample.* of this length are needed; .*--compensate"
-    ):
+    with pytest.raises(RefusedError, match=r"can go .*more sample.* of this length are needed; .*--refit"):
         prune(
             model,
             wish=Wish(ratio=0.9, method=method, **units),
@@ -113,12 +111,12 @@ def test_a_share_that_cannot_go_without_them_is_refused_before_the_first_pass(
 @pytest.mark.parametrize("method", ["reconstruction", "activation", "fluctuation"])
 def test_scores_need_as_many_positions_as_their_method(method: Any) -> None:
     if method != "reconstruction":
-        assert score_heads(toys_scores.stack(), method=method, data=data(2), provider="cpu").method == method
+        assert score(toys_scores.stack(), method=method, data=data(2), provider="cpu").method == method
         return
     with pytest.raises(
         UsageError, match="about 2 more samples of this length are needed; the methods activation"
     ):
-        score_heads(toys_scores.stack(), method=method, data=data(2), provider="cpu")
+        score(toys_scores.stack(), method=method, data=data(2), provider="cpu")
 
 
 @pytest.mark.long
@@ -128,7 +126,7 @@ def test_named_heads_are_refitted_on_what_there_is(count: int) -> None:
     found = prune(
         toys_scores.stack(),
         {0: [1]},
-        compensate=True,
+        refit=True,
         data=data(count, "line"),
         provider="cpu",
         progress=lambda what, done, of: told.append(what),

@@ -21,6 +21,7 @@ from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import SPAN, Findings, Projection, Site
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.graph.view import GraphView
+from onnxheadprune.selection.allocate import Limits
 from onnxheadprune.selection.wishes import Wish
 from tests import toys, toys_scores
 from tests.conftest import Outcome
@@ -150,9 +151,13 @@ def test_a_wrong_cut_of_it_is_seen(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_wish_weighs_it_against_heads_and_neurons(model: Path) -> None:
-    wish = Wish(ratio=0.3, units=frozenset({"heads", "neurons", "channels"}), neurons_multiple_of=1)
+    wish = Wish(
+        ratio=0.3,
+        units=frozenset({"heads", "neurons", "channels"}),
+        limits=Limits(multiple_of={"neurons": 1}),
+    )
     data = {"input_ids": np.random.default_rng(3).integers(0, toys.VOCABULARY, (24, 6))}
-    made = ohp.prune(model, wish=wish, data=data, provider="cpu", compensate=False)
+    made = ohp.prune(model, wish=wish, data=data, provider="cpu", refit=False)
     assert made.validation is not None and made.validation.verdict == "passed" and made.chosen is not None
     assert made.plan.cuts_something and "measured drift" in made.chosen.selection.basis
     with pytest.raises(UsageError, match="units are heads, neurons, channels, layers, not pairs"):

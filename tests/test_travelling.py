@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from onnxheadprune import score_heads
+from onnxheadprune import score
 from onnxheadprune.errors import UsageError
 from onnxheadprune.model.load import open_structure
 from onnxheadprune.model.storage.spans import is_outside
@@ -68,7 +68,7 @@ def test_ablation_by_path_gives_the_same_scores(
     _, sites, data = toys_scores.parts(model)
     tasks = site_tasks(open_structure(path), sites.sites, data, HERE, None)
     assert tasks[0].model.path is not None
-    scores = score_heads(model, method="ablation", data=data, provider=HERE)
+    scores = score(model, method="ablation", data=data, provider=HERE)
     for task, site in zip(tasks, scores.sites, strict=True):
         np.testing.assert_array_equal(ablate(task), site.scores)
 

@@ -70,7 +70,7 @@ def test_no_command_shows_the_number_inside(
             "-o",
             tmp_path / "chosen.onnx",
             *chosen,
-            "--compensate",
+            "--refit",
             "--report",
             tmp_path / "2.html",
         ),

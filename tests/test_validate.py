@@ -88,7 +88,7 @@ def test_pruned_twice_is_checked_against_either_model() -> None:
 
 def test_kept_cache_shape_is_recognised() -> None:
     model = toys.attention(cache=True)
-    smaller = apply_plan(plan_pruning(model, "0:1", keep_cache_shape=True), model)
+    smaller = apply_plan(plan_pruning(model, "0:1", cache="keep"), model)
     assert check(model, smaller).verdict == "passed"
 
 

@@ -29,7 +29,7 @@ from onnxheadprune.model.graph.view import GraphView, Value
 
 _NUMBER = re.compile(r"(?<![0-9])(?:0|[1-9][0-9]{0,5})(?![0-9])")
 """A number of a layer: without leading zeros, and not too long to be one."""
-LEAVE = "leave --renumber-cache out, and the cache keeps its shape"
+LEAVE = "leave --cache renumber out, and the cache keeps its shape"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +141,11 @@ def _why_idle(whole: Sequence[Site]) -> str:
         whole: the attention sites that go as a whole.
     """
     if not whole:
-        return "--renumber-cache has nothing to do: no attention goes as a whole"
+        return "--cache renumber has nothing to do: no attention goes as a whole"
     if not any(site.free for site in whole):
-        return "--renumber-cache has nothing to do: the attention that goes as a whole has no cache"
+        return "--cache renumber has nothing to do: the attention that goes as a whole has no cache"
     return (
-        "--renumber-cache has nothing to do: others still use the cache of the attention that goes as a whole"
+        "--cache renumber has nothing to do: others still use the cache of the attention that goes as a whole"
     )
 
 

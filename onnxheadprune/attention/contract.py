@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxheadprune.settings.cutting import Cache
+
 
 @dataclass(frozen=True)
 class Contract:
     """Consent to change the shapes that callers of the model rely on.
 
     Attributes:
-        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
+        cache: what happens to past and present inputs and outputs: "narrow" removes the heads from them, "keep" keeps
+            their shapes at the price of an edge gather, "renumber" also drops the cache of attention that goes as a
+            whole, and closes the gap in the names of the others.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
-        renumber_cache: drop the cache of attention that goes as a whole, and close the gap in the names of the others.
-        renumbered_sites: indices of the sites for which that was agreed to, None for all.
+        renumbered_sites: indices of the sites whose caches may be dropped, None for all.
     """
 
-    keep_cache_shape: bool = False
+    cache: Cache = "narrow"
     allow_io_change: bool = False
-    renumber_cache: bool = False
     renumbered_sites: frozenset[int] | None = None
 
 

@@ -58,7 +58,7 @@ def caches_of(
     Raises:
         RefusedError: if they cannot go, and were asked to.
     """
-    if not contract.renumber_cache:
+    if contract.cache != "renumber":
         return CacheCut()
     return cache_cut(view, sites, going_whole(sites, heads), contract.renumbered_sites)
 
@@ -124,7 +124,7 @@ def _sweep(
             )
     free: set[Value] = set()
     handed: Mapping[Value, Live] = {}
-    if not contract.keep_cache_shape:
+    if contract.cache != "keep":
         # A site that goes as a whole leaves its cache as it was: nothing of its model contract changes.
         partly = [site for site in chosen if not goes_whole(site, heads)]
         free.update(*(site.movable for site in partly))

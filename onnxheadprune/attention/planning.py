@@ -33,6 +33,7 @@ from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
+from onnxheadprune.settings.cutting import Cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,9 +70,8 @@ def plan_pruning(
     heads: HeadSpec,
     *,
     exit: int | None = None,  # noqa: A002 the option's own name; nothing here leaves the interpreter
-    keep_cache_shape: bool = False,
+    cache: Cache = "narrow",
     allow_io_change: bool = False,
-    renumber_cache: bool = False,
 ) -> PrunePlan:
     """What removing `heads` changes in a model. The model itself is not touched.
 
@@ -79,9 +79,8 @@ def plan_pruning(
         model: a path, a `ModelProto`, a `gs.Graph` or an `onnx_ir.Model`.
         heads: a head spec ("0:1,3 5:0-3"), a mapping `{0: [1, 3]}` or the path of a JSON file.
         exit: the early exit that is made permanent first, by its number; None for none.
-        keep_cache_shape: keep the shapes of past/present inputs and outputs, at the price of an edge gather.
+        cache: what happens to past and present inputs and outputs; see `prune`.
         allow_io_change: also narrow graph inputs and outputs that are no cache, where they carry heads.
-        renumber_cache: drop the cache of attention that goes as a whole, and close the gap in the names of the others.
 
     Raises:
         UsageError: if the spec or the path is wrong.
@@ -89,7 +88,7 @@ def plan_pruning(
         ModelError: if the model cannot be read.
     """
     loaded = open_structure(model)
-    contract = Contract(keep_cache_shape, allow_io_change, renumber_cache)
+    contract = Contract(cache, allow_io_change)
     if exit is None:
         return analyse(loaded.proto, heads, model_name(model), contract).plan
     from onnxheadprune.attention.exits.leave import leaving
@@ -129,7 +128,7 @@ def _planned(analysis: Analysis, heads: HeadSpec, contract: Contract) -> Plannin
     chosen = resolve_units(heads, sites)
     present = {site.index: site.present(chosen[site.index]) for site in sites.losing(chosen)}
     require_apart(sites.losing(present), present)
-    uneven = None if contract.keep_cache_shape else why_uneven(sites, present)
+    uneven = None if contract.cache == "keep" else why_uneven(sites, present)
     if uneven is not None:
         raise RefusedError(uneven)
     caches = caches_of(view, sites, present, contract)
@@ -171,7 +170,7 @@ def _held(touched: Sequence[Site], contract: Contract) -> list[str]:
     """Why caches of sites that lose units keep their shape."""
     return (
         []
-        if contract.keep_cache_shape
+        if contract.cache == "keep"
         else [
             f"the cache of {site.label} keeps all its heads: {site.held.sentence}"
             for site in touched

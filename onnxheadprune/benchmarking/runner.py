@@ -53,7 +53,7 @@ class Scouted:
 Progress = Callable[[str], object]
 
 
-def benchmark(
+def bench(
     model: ModelLike,
     *others: ModelLike,
     provider: str | Provider = AUTO,

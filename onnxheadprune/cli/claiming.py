@@ -79,7 +79,7 @@ def _makings(context: click.Context) -> Iterator[Making]:
 def _kind(given: Mapping[str, object]) -> Literal["folder", "model", "file"]:
     """What the output is: many models make a folder."""
     model = given.get("model")
-    is_export = isinstance(model, Path) and model.is_dir() and "client" in given
+    is_export = isinstance(model, Path) and model.is_dir() and "runtime" in given
     if "folder" in given or is_export:
         return "folder"
     return "model" if "external_data" in given or "when" in given else "file"

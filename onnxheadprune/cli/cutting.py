@@ -70,7 +70,7 @@ def stages_of(request: Request) -> Iterator[Stage]:
     choice, has_data = request.choice, request.run.data is not None
     wish = choice.wish
     searching = wish is not None and (wish.max_drift is not None or wish.target_speedup is not None)
-    refits = has_data and (choice.compensate if wish is None else choice.compensate is not False)
+    refits = has_data and (choice.refit if wish is None else choice.refit is not False)
     if wish is not None and has_data:
         scoring = ("measuring what cuts cost", "reading", "ablating", "timing")
         yield Stage("measuring what cuts cost", scoring, weight=2)
@@ -99,7 +99,7 @@ def _ahead(model: Path | LoadedModel, request: Request, showing: Showing) -> int
     ahead = None if told is None else Path(told)
     would: dict[str, object] = {} if ahead is None else {"would_write": str(ahead)}
     presentation, result = Presentation(), None
-    if request.choice.wish is None and not request.choice.compensate:
+    if request.choice.wish is None and not request.choice.refit:
         rows, planned = _plan_ahead(model, request)
     else:
         request = replace(request, writing=Writing(), proving=Proving(validate=False))
@@ -203,14 +203,12 @@ def _plan_ahead(
     from onnxheadprune.workflow.fuse import planned_fusion
     from onnxheadprune.workflow.sizes import planned_size, size_warnings
 
-    contract = request.contract
     plan = plan_pruning(
         model,
         {} if request.choice.heads is None else request.choice.heads,
         exit=request.choice.exit,
-        keep_cache_shape=contract.keep_cache_shape,
-        allow_io_change=contract.allow_io_change,
-        renumber_cache=contract.renumber_cache,
+        cache=request.contract.cache,
+        allow_io_change=request.contract.allow_io_change,
     )
     fusion = None
     if request.fuse == "none":

@@ -46,7 +46,7 @@ def folder_request(folder: Path, request: Request, given: Deploying, read: Reade
     from onnxheadprune.workflow.clients.all import client_named
     from onnxheadprune.workflow.folders.asked import FolderRequest
 
-    client = None if given.client is None else client_named(given.client)
+    client = None if given.runtime is None else client_named(given.runtime)
     return FolderRequest(request, client, given.data_name, given.follow_links, given.per_layer_config, read)
 
 

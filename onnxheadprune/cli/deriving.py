@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
@@ -174,7 +174,7 @@ def parameter_of(item: Declared) -> click.Parameter:
             ",".join(item.default) if isinstance(item.default, tuple) and setting.parse else item.default
         )
     if get_origin(item.kind) is Mapping:
-        named |= {"multiple": True, "default": None, "callback": lambda _context, _option, pairs: dict(pairs)}
+        named |= {"multiple": True, "default": None, "callback": _merged}
     elif is_list:
         named["multiple"] = True
     flag = f"--{item.name.replace('_', '-')}"
@@ -186,6 +186,11 @@ def parameter_of(item: Declared) -> click.Parameter:
     if not item.required and (setting.parse is None or isinstance(item.default, tuple)):
         named["show_default"] = item.default is not None and item.default is not False and item.default != ()
     return click.Option([*flags, item.name], help=_worded(setting.help), **named)
+
+
+def _merged(_context: click.Context, _option: click.Parameter, given: Iterable[Mapping[str, int]]) -> object:
+    """One mapping of those that were given."""
+    return {name: value for item in given for name, value in item.items()}
 
 
 def _worded(text: str) -> str:

@@ -67,8 +67,8 @@ def prune(
     )
     if in_folder:
         _require_folder_settings(target, cut, heatmap, resume)
-    elif deploying.client is not None or deploying.per_layer_config:
-        flag = "--per-layer-config" if deploying.client is None else "--for"
+    elif deploying.runtime is not None or deploying.per_layer_config:
+        flag = "--per-layer-config" if deploying.runtime is None else "--runtime"
         raise click.UsageError(f"{flag} requires a folder, whose configuration it updates", context)
     choice = choice_of(cut, recover=recover, resume=resume)
     _require_removal(choice, cut.fuse)

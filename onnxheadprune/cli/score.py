@@ -66,7 +66,7 @@ def score(
     from onnxheadprune.runtime.providers import AUTO, resolve_provider
     from onnxheadprune.selection.kinds import HEADS
     from onnxheadprune.selection.scoring.executors import open_executor
-    from onnxheadprune.selection.scoring.score import score_heads
+    from onnxheadprune.selection.scoring.score import score
     from onnxheadprune.selection.scoring.score_files import write_scores
     from onnxheadprune.workflow.from_settings import measure_of
 
@@ -86,7 +86,7 @@ def score(
     method: Method = scoring.method or ("weight" if data is None else "reconstruction")
     partial = None if output is None or method != "ablation" else score_path(output)
     with open_executor(scoring.jobs, scoring.dask) as executor, progress_on(err()) as progress:
-        scores = score_heads(
+        scores = score(
             subject,
             method=method,
             data=data,

@@ -70,7 +70,7 @@ def sweep(
         check_picture(picture)
     requirements, budget = requirements_of(selecting), budget_of(recover)
     recovering = None if budget is None else Recovering(budget, running.seed)
-    trying = Trying(selecting.compensate, measure_of(selecting.drift), recovering=recovering)
+    trying = Trying(selecting.refit, measure_of(selecting.drift), recovering=recovering)
     data = read_data(model, inputs, running)
     provider = resolve_provider(running.provider)
     with open_executor(jobs, dask) as executor, progress_on(err()) as progress:

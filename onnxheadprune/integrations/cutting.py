@@ -14,7 +14,7 @@ from onnxheadprune.model.load import open_structure
 from onnxheadprune.settings.cutting import AMOUNT, UNITS, Cut, Method
 from onnxheadprune.settings.inputs import Inputs, Running
 from onnxheadprune.settings.setting import Declared, Setting, Share, declared
-from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, For
+from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 from onnxheadprune.workflow.clients.all import client_named
 from onnxheadprune.workflow.folders.asked import FolderRequest
 from onnxheadprune.workflow.folders.prune import prune_folder
@@ -52,7 +52,7 @@ class PassKeys:
         Literal["measured", Method],
         Setting("How heads are selected; without data, measured goes by the weights."),
     ] = "measured"
-    client: For = None
+    runtime: Runtime = None
     accept_inconclusive: AcceptInconclusive = False
     external_data: ExternalData = "auto"
 
@@ -170,8 +170,8 @@ def cut(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _file(source: Path, output: Path, settings: Settings) -> Outcome:
-    if settings.own.client is not None:
-        raise UsageError("client requires a folder, whose configuration it updates; this model is a file")
+    if settings.own.runtime is not None:
+        raise UsageError("runtime requires a folder, whose configuration it updates; this model is a file")
     model = open_structure(source)
     data = _reader(source.parent, settings)(model)
     result = carried_through(model, _request(settings, data, output))
@@ -179,7 +179,7 @@ def _file(source: Path, output: Path, settings: Settings) -> Outcome:
 
 
 def _folder(source: Path, output: Path, settings: Settings) -> Outcome:
-    client = None if settings.own.client is None else client_named(settings.own.client)
+    client = None if settings.own.runtime is None else client_named(settings.own.runtime)
     read = _reader(source, settings) if settings.given_inputs else None
     result = prune_folder(source, FolderRequest(_request(settings, None, output), client, read=read))
     return Outcome(result.heads, result.warnings)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxheadprune.attention.sites.site import AttentionSite
 from onnxheadprune.attention.sites.unit import Site
 from onnxheadprune.errors import RefusedError, UsageError
 from onnxheadprune.selection.scoring.moves import Heads, Step
-from onnxheadprune.settings.cutting import Cut, Selecting
+from onnxheadprune.settings.cutting import Cut, Kind, Selecting
+from onnxheadprune.settings.reading import MULTIPLES
 from onnxheadprune.settings.setting import check
 
 Paths = Mapping[int, Sequence[Step]]
@@ -21,20 +22,25 @@ class Limits:
     """What a cut must respect.
 
     Attributes:
-        floor: heads that every site keeps at least.
-        multiple_of: the number of heads that a site keeps must be a multiple of this.
+        min_heads: heads that every site keeps at least.
+        multiple_of: what the number of heads of a site, or of neurons of a block, that is kept must be a multiple of:
+            {"heads": 1, "neurons": 8} unless specified otherwise.
         uniform: every site loses the same share of its heads.
         whole_groups: KV heads go with all of their query heads, where a site has several: how many are left of the one
             says how many of the other.
     """
 
-    floor: int = 1
-    multiple_of: int = 1
+    min_heads: int = 1
+    multiple_of: Mapping[Kind, int] = field(default_factory=dict)
     uniform: bool = False
     whole_groups: bool = False
 
     def __post_init__(self) -> None:
-        check(Selecting, floor=self.floor, multiple_of=self.multiple_of)
+        check(Selecting, min_heads=self.min_heads, multiple_of=self.multiple_of)
+
+    def multiple(self, units: Kind) -> int:
+        """What the number of units of a kind that a site keeps is a multiple of."""
+        return self.multiple_of.get(units, MULTIPLES[units])
 
 
 def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
@@ -44,8 +50,8 @@ def options(site: Site, path: Sequence[Step], limits: Limits) -> list[Step]:
         for step in (Step(frozenset(), 0.0), *path)
         if not step.removed
         or (
-            site.num_units - len(step.removed) >= max(limits.floor, 0)
-            and (site.num_units - len(step.removed)) % limits.multiple_of == 0
+            site.num_units - len(step.removed) >= max(limits.min_heads, 0)
+            and (site.num_units - len(step.removed)) % limits.multiple("heads") == 0
             and (not limits.whole_groups or _takes_whole_groups(site, step.removed))
         )
     ]

@@ -48,7 +48,7 @@ def completed(cutter: Cutter, selection: Selection, among: int = 1) -> Chosen:
 def _refitted(cutter: Cutter, selection: Selection) -> Chosen:
     """A selection with its compensation, planned."""
     compensation = cutter.trying.given
-    if compensation is None and cutter.compensate:
+    if compensation is None and cutter.refit:
         compensation = _compensated(cutter, selection)
     return cutter.planned(Chosen(selection, compensation))
 

@@ -40,7 +40,7 @@ class Trying:
     """How cuts are made and judged on the way to a choice.
 
     Attributes:
-        compensate: refit what is left; None does so where there is data.
+        refit: refit what is left; None does so where there is data.
         effect: the measure of drift; see `EffectMeter`.
         contract: of the cuts that are tried, as of the one that is written.
         fuse: the same; "auto" is tried without, since it keeps what is faster.
@@ -48,7 +48,7 @@ class Trying:
         given: a refit that was made before, in the place of one.
     """
 
-    compensate: bool | None = None
+    refit: bool | None = None
     effect: Measure | None = None
     contract: Contract = field(default_factory=Contract)
     fuse: FuseMode = "none"
@@ -66,7 +66,7 @@ class Cutter:
         learn: the part that refits learn from.
         held: the part that drift is measured on; the same as `learn` until one is held out.
         must_hold_out: whether nothing that is written may have seen that part.
-        compensate: whether what is left is refitted.
+        refit: whether what is left is refitted.
         provider: where to run.
         trying: how cuts are made and judged.
         progress: told what is being done.
@@ -99,9 +99,9 @@ class Cutter:
         self.provider, self.trying, self.progress = provider, trying, progress
         self.turns = Turns(LARGE)
         self.data = None if data is None else calibration_data(data, self.view)
-        if trying.compensate and self.data is None:
+        if trying.refit and self.data is None:
             raise UsageError("compensation learns from data; give some with --data, --text or --images")
-        self.compensate = self.data is not None if trying.compensate is None else trying.compensate
+        self.refit = self.data is not None if trying.refit is None else trying.refit
         # A cut of a given size learns from all data; a limit on drift and a recovery need data that none has seen.
         self.learn = self.held = self.data
         self.must_hold_out = False

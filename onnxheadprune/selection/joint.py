@@ -175,13 +175,13 @@ def _paths(
     if site.UNITS not in requirements.units:
         pass
     elif site.WIDE:
-        multiple = requirements.neurons_multiple_of
+        multiple = requirements.limits.multiple("neurons")
         if scores is None:
             found = [wide_path(site, moments, multiple, kept)]
         else:
             found = [wide_path_by_worth(site, scores.of(site), multiple, kept)]
     else:
-        limits = replace(requirements.limits, floor=max(requirements.limits.floor, 1))
+        limits = replace(requirements.limits, min_heads=max(requirements.limits.min_heads, 1))
         if scores is None:
             ways = reconstruction_paths(site, moments, ways_of(site), kept)
         else:

@@ -23,7 +23,6 @@ class Requirements:
         protect: a head spec of heads that stay; a bare site protects all of its heads.
         sizes: how a speed-up is measured, where one is: settings of `benchmark`.
         units: the kinds of units that may go, as they are called, and layers: sublayers as a whole.
-        neurons_multiple_of: how many units a site of many keeps (a feed-forward block) is a multiple of this.
         method: how units are scored on the data, in the place of given scores; None measures cuts.
 
     Raises:
@@ -35,7 +34,6 @@ class Requirements:
     protect: str | None = None
     sizes: BenchSettings = field(default_factory=BenchSettings)
     units: frozenset[str] = HEADS_ALONE
-    neurons_multiple_of: int = 8
     method: Method | None = None
 
     def __post_init__(self) -> None:

@@ -79,7 +79,7 @@ def select_heads(
         keep: heads that every site keeps.
         scores: what heads are worth; None measures it on `data`, or without data goes by the weights. Scores that
             are shares of a site order its heads; with `data`, what cuts of each site cost is measured.
-        method: a method of `score_heads` that scores them on `data`, in the place of given scores.
+        method: a method of `score` that scores them on `data`, in the place of given scores.
         data: calibration data; see `feeds.load_data` for the forms.
         limits: floors, multiples, uniformity.
         protect: a head spec of heads that must stay; a bare site protects all of its heads.
@@ -143,7 +143,7 @@ def search_space(
     def spaced(costs: Mapping[int, tuple[Step, ...]], basis: str, constant: Mapping[str, str]) -> SearchSpace:
         # What cannot be measured, or no sample has run, stays as it is.
         every = {site.index: costs.get(site.index, ()) for site in sites}
-        if requirements.limits.floor == 0:
+        if requirements.limits.min_heads == 0:
             every = {
                 site.index: (*every[site.index], *_all_of(site, every[site.index], kept)) for site in sites
             }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from onnxheadprune.benchmarking.request import BenchSettings
 from onnxheadprune.benchmarking.result import SpeedUp
-from onnxheadprune.benchmarking.runner import benchmark
+from onnxheadprune.benchmarking.runner import bench
 from onnxheadprune.model.load import LoadedModel, stored_bytes
 from onnxheadprune.runtime import Provider
 
@@ -44,7 +44,7 @@ def speedups(
         some = [make() for make in cuts[first : first + room]]
         budget = SECONDS * (2 + len(some)) / 3
         settings: BenchSettings = {"time_budget": budget, "memory": False, **(sizes or {})}
-        measured = benchmark(original, *some, provider=provider, **settings)
+        measured = bench(original, *some, provider=provider, **settings)
         yield from (measured.speedup(index) for index in range(1, len(some) + 1))
 
 

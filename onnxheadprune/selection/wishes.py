@@ -70,9 +70,8 @@ class Wish:
         protect: a head spec of heads that stay.
         units: the kinds of units that may go: "heads", "neurons" and "layers" (sublayers as a whole). With more than
             heads a ratio is the share of the operations of the blocks, not of the heads.
-        neurons_multiple_of: how many neurons a feed-forward block keeps is a multiple of this.
         sizes: of the inputs that a speed-up is measured with; see `benchmark`.
-        method: a method of `score_heads` that scores them on the data, in the place of given scores.
+        method: a method of `score` that scores them on the data, in the place of given scores.
     """
 
     ratio: float | None = None
@@ -84,7 +83,6 @@ class Wish:
     protect: str | None = None
     sizes: BenchSettings | None = None
     units: frozenset[str] = HEADS_ALONE
-    neurons_multiple_of: int = 8
     method: Method | None = None
 
     @property
@@ -108,7 +106,6 @@ class Wish:
             self.protect,
             self.sizes or BenchSettings(),
             self.units,
-            self.neurons_multiple_of,
             self.method,
         )
 
@@ -129,7 +126,7 @@ class Wish:
         if asked.method is not None or asked.scores is not None:
             scored_kinds(asked.units)
         amounts = {name: getattr(self, name) for name in AMOUNT.split()}
-        check(Cut, **amounts, neurons_multiple_of=self.neurons_multiple_of)
+        check(Cut, **amounts)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from onnxheadprune.settings.inputs import DASK_HELP, DATA
-from onnxheadprune.settings.reading import unit_kinds
+from onnxheadprune.settings.reading import multiples, unit_kinds
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import (
     CHANGES,
@@ -33,7 +33,9 @@ Method: TypeAlias = Literal[
     "weight", "activation", "fluctuation", "reconstruction", "ablation", "fisher", "taylor"
 ]
 Unit: TypeAlias = Literal["heads", "neurons", "layers"]
+Kind: TypeAlias = Literal["heads", "neurons"]
 Fuse: TypeAlias = Literal["auto", "onnx", "contrib", "none"]
+Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 ABLATION = requires("method=ablation")
 DRIFT_HELP = (
@@ -112,7 +114,7 @@ class Selecting:
         ),
     ] = None
     units: Units = ("heads",)
-    floor: Annotated[
+    min_heads: Annotated[
         Natural,
         Setting(
             "Heads that every site keeps at least; with 0 whole sites may be removed.",
@@ -121,28 +123,22 @@ class Selecting:
         ),
     ] = 1
     multiple_of: Annotated[
-        Count,
+        Mapping[Kind, Count],
         Setting(
-            "The number of heads that a site keeps is a multiple of N.",
-            metavar="N",
-            rules=(requires(AMOUNT),),
+            "The number of heads that a site keeps, or of neurons that a feed-forward block keeps, is a multiple of N"
+            " [default: heads=1,neurons=8].",
+            metavar="UNIT=N,UNIT=N",
+            parse=multiples,
+            rules=(requires(AMOUNT), requires("units", value="neurons")),
         ),
-    ] = 1
-    neurons_multiple_of: Annotated[
-        Count,
-        Setting(
-            "The number of neurons that a feed-forward block keeps is a multiple of N.",
-            metavar="N",
-            rules=(requires("units"),),
-        ),
-    ] = 8
+    ] = field(default_factory=dict)
     uniform: Annotated[
         bool,
         Setting(
             "Remove the same share of the heads of every site.", rules=(requires(AMOUNT), excludes("keep"))
         ),
     ] = False
-    compensate: Annotated[
+    refit: Annotated[
         bool | None,
         Setting(
             "Adjust the remaining weights to match the original's activations [default: where units are selected on"
@@ -231,23 +227,20 @@ class Cut(Selecting):
             section=CHANGES,
         ),
     ] = "none"
-    keep_cache_shape: Annotated[
-        bool,
+    cache: Annotated[
+        Cache,
         Setting(
-            "Keep the shapes of past and present inputs and outputs.",
-            rules=(requires(f"{UNITS} {AMOUNT}"),),
+            "What happens to past and present inputs and outputs: they lose the removed heads (narrow), keep their"
+            " shapes (keep), or those of removed attention blocks are dropped too and the others renumbered"
+            " (renumber).",
+            rules=(
+                requires(f"{UNITS} {AMOUNT}"),
+                # Attention is removed as a whole where it, or all of its heads, are named or may be selected.
+                requires(f"heads layers {AMOUNT}", value="renumber"),
+            ),
             section=CHANGES,
         ),
-    ] = False
-    renumber_cache: Annotated[
-        bool,
-        Setting(
-            "Drop the past and present of attention blocks that are removed, and renumber those of the other layers.",
-            # Attention is removed as a whole where it is named so, or where sublayers, or all heads of a site, may be.
-            rules=(requires(f"heads layers {AMOUNT}"),),
-            section=CHANGES,
-        ),
-    ] = False
+    ] = "narrow"
     allow_io_change: Annotated[
         bool,
         Setting(

@@ -13,7 +13,7 @@ from onnxheadprune.settings.setting import EXECUTION, INPUTS, Bounds, Count, Nat
 DATA = "data text images random_data"
 """Settings of which one specifies inputs."""
 
-_RUNS = "ratio keep target_speedup max_drift compensate=True"
+_RUNS = "ratio keep target_speedup max_drift refit=True"
 _UNUSED = (
     excludes("dry_run", unless=_RUNS),
     excludes("no_validate", unless=f"{_RUNS} recover fuse=auto mode=auto"),

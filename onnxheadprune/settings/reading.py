@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 UNITS = ("heads", "neurons", "layers")
+MULTIPLES = {"heads": 1, "neurons": 8}
+"""What the number of units that are kept is a multiple of, unless specified otherwise."""
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -32,12 +34,20 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def named_size(text: str) -> tuple[str, int]:
+def named_size(text: str) -> dict[str, int]:
     """A name and a size from "height=224"."""
     name, _, size = text.rpartition("=")
     if not name or not size.isdigit() or int(size) < 1:
         raise ValueError(f"{text!r} is not of the form NAME=SIZE")
-    return name, int(size)
+    return {name: int(size)}
+
+
+def multiples(text: str) -> dict[str, int]:
+    """Numbers by kind of unit from "heads=2,neurons=8"."""
+    parts = [item.partition("=") for item in text.split(",")]
+    if not all(name in MULTIPLES and number.isdigit() and int(number) for name, _, number in parts):
+        raise ValueError(f"{text!r} is not of the form {','.join(f'{k}={n}' for k, n in MULTIPLES.items())}")
+    return {name: int(number) for name, _, number in parts}
 
 
 def unit_kinds(text: str) -> tuple[str, ...]:

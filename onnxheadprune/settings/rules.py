@@ -1,6 +1,6 @@
 """Rules between settings: a setting that would have no effect is refused before any work.
 
-Libraries of constraints for click (cloup) take a default for given, so they cannot say that `--floor 1` beside
+Libraries of constraints for click (cloup) take a default for given, so they cannot say that `--min-heads 1` beside
 `--heads` is ignored; and the same rules hold in jobs.
 """
 
@@ -15,7 +15,7 @@ class Rule:
     """When a setting has an effect.
 
     The fields are lists of words with spaces between them. A word is a setting's name, or `name=value` for a setting
-    with that value. Words that a command or a section does not have are left out of its rules.
+    with that value, or a mapping with that key. Words that a command or a section does not have are left out.
 
     Attributes:
         needs: one of these must be given too.
@@ -98,11 +98,14 @@ def _name(word: str) -> str:
 
 def _holds(word: str, given: Mapping[str, object]) -> bool:
     name, _, value = _parts(word)
-    return name in given and (not value or str(given[name]) == value)
+    if name not in given or not value:
+        return name in given
+    found = given[name]
+    return value in found if isinstance(found, Mapping) else str(found) == value
 
 
 def _spell(word: str, spelled: Mapping[str, str]) -> str:
-    """The word as it is typed: "--fuse auto", "--no-compensate"."""
+    """The word as it is typed: "--fuse auto", "--no-refit"."""
     name, _, value = _parts(word)
     if value == "False":
         return spelled[name].replace("--", "--no-", 1)

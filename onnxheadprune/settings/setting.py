@@ -1,6 +1,6 @@
 """The declaration of a setting: words, bounds and rules, as the annotation of a field or a parameter.
 
-    floor: Annotated[Natural, Setting("Heads that every site keeps at least.", metavar="N")] = 1
+    min_heads: Annotated[Natural, Setting("Heads that every site keeps at least.", metavar="N")] = 1
 
 The command line, jobs, Olive and the documentation read the same declaration. Nothing heavy is imported here, since
 `--help` is made of it.
@@ -146,19 +146,23 @@ class Declared:
         """Whether it must be given."""
         return self.default is MISSING
 
-    def check(self, value: float) -> None:
-        """Check a number against the bounds.
+    def check(self, value: float | Mapping[Any, float]) -> None:
+        """Check a number, or each number of a mapping, against the bounds.
 
         Raises:
-            UsageError: if it lies outside.
+            UsageError: if one lies outside, or a mapping has a key that is none of the words.
         """
-        if not self.bounds.admit(value):
-            raise UsageError(f"{self.name} must be {self.bounds}, not {value:g}")
+        by_word = value if isinstance(value, Mapping) else {}
+        if strange := sorted(by_word.keys() - set(self.words)):
+            raise UsageError(f"{self.name} has {' and '.join(self.words)}, not {', '.join(strange)}")
+        for number in by_word.values() if isinstance(value, Mapping) else (value,):
+            if not self.bounds.admit(number):
+                raise UsageError(f"{self.name} must be {self.bounds}, not {number:g}")
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The values that it may have, where these are words; of a list its items."""
-        kind = get_args(self.kind)[0] if get_origin(self.kind) is tuple else self.kind
+        """The values that it may have, where these are words; of a list its items, of a mapping its keys."""
+        kind = get_args(self.kind)[0] if get_origin(self.kind) in (tuple, Mapping) else self.kind
         return get_args(kind) if get_origin(kind) is Literal else ()
 
 
@@ -198,7 +202,7 @@ def parameters(function: Callable[..., object]) -> dict[str, Declared | type[Any
     return found
 
 
-def check(group: type[Any], **values: float | None) -> None:
+def check(group: type[Any], **values: float | Mapping[Any, float] | None) -> None:
     """Check numbers against the bounds of the settings of the same names; None is no number.
 
     Raises:
@@ -238,6 +242,6 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     if origin in (Union, UnionType):
         kinds = [_bare(item) for item in get_args(hint) if item is not NoneType]
         return (kinds[0][0] if len(kinds) == 1 else str), tuple(extra for _, more in kinds for extra in more)
-    if origin is tuple:
+    if origin in (tuple, Mapping):
         return hint, tuple(extra for item in get_args(hint) for extra in _bare(item)[1])
     return hint, ()

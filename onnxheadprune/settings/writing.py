@@ -10,7 +10,7 @@ from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import CHANGES, EXECUTION, OUTPUT, Setting
 
 Beside: TypeAlias = Literal["auto", "always", "never"]
-Client: TypeAlias = Literal[
+RuntimeName: TypeAlias = Literal[
     "sentence-transformers",
     "optimum",
     "transformers.js",
@@ -55,14 +55,13 @@ AcceptInconclusive = Annotated[
         section=OUTPUT,
     ),
 ]
-For = Annotated[
-    Client | None,
+Runtime = Annotated[
+    RuntimeName | None,
     Setting(
-        f"The runtime or library that loads the folder: {', '.join(get_args(Client)[:-1])} or {get_args(Client)[-1]}."
-        " Cuts that it cannot express are refused, targets are met within those that it can, and its configuration is"
-        " updated.",
-        metavar="CLIENT",
-        flags="--for",
+        f"The runtime or library that loads the folder: {', '.join(get_args(RuntimeName)[:-1])} or"
+        f" {get_args(RuntimeName)[-1]}. Cuts that it cannot express are refused, targets are met within those that it"
+        " can, and its configuration is updated.",
+        metavar="RUNTIME",
         section=CHANGES,
     ),
 ]
@@ -118,13 +117,13 @@ class Deploying:
 
     SECTION: ClassVar[str] = CHANGES
 
-    client: For = None
+    runtime: Runtime = None
     per_layer_config: Annotated[
         bool,
         Setting(
             "Write the number of KV heads of each layer into config.json, as transformers 5 reads it. Programs that"
             " read one number for all layers fail on such a file.",
-            rules=(excludes("keep_cache_shape"),),
+            rules=(excludes("cache=keep"),),
         ),
     ] = False
     data_name: Annotated[

@@ -36,9 +36,9 @@ from onnxheadprune.validation.claimed_units import claimed_units
 
 CONTRACTS = (
     Contract(),
-    Contract(keep_cache_shape=True),
+    Contract(cache="keep"),
     Contract(allow_io_change=True),
-    Contract(keep_cache_shape=True, allow_io_change=True),
+    Contract(cache="keep", allow_io_change=True),
 )
 """What may have been agreed to, in the order in which it is tried."""
 
@@ -105,7 +105,9 @@ def read_claim(
     first: Claim | None = None
     refused: RefusedError | None = None
     for agreed in CONTRACTS:
-        contract = replace(agreed, renumber_cache=bool(renumbered), renumbered_sites=renumbered)
+        contract = replace(
+            agreed, cache="renumber" if renumbered else agreed.cache, renumbered_sites=renumbered
+        )
         try:
             planning = planned(analysis, spec, contract)
         except RefusedError as error:

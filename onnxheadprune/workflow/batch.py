@@ -34,11 +34,11 @@ _ORDER = ("done", "skipped", "refused", "failed", "crashed", "bug")
 
 
 @dataclass(frozen=True)
-class BatchItem:
+class BatchFile:
     """What became of one model.
 
     Attributes:
-        model: its path below the folder.
+        file: its path below the folder.
         status: "done", "skipped" (done and proven by an earlier run), "refused" (not prunable, not readable,
             or the heads do not fit), "failed" (not shown to be exact), "crashed" (the process died) or "bug".
         exit_code: what `prune` alone would have given.
@@ -49,7 +49,7 @@ class BatchItem:
         headline: whether it is exact, good enough and accepted; None of a model that was not pruned now.
     """
 
-    model: str
+    file: str
     status: str
     exit_code: int
     reason: str
@@ -70,18 +70,18 @@ class BatchResult:
 
     folder: str
     output: str
-    items: tuple[BatchItem, ...]
+    files: tuple[BatchFile, ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of models per status."""
-        found = Counter(item.status for item in self.items)
+        found = Counter(item.status for item in self.files)
         return {status: found[status] for status in _ORDER if found[status]}
 
     @property
     def exit_code(self) -> int:
         """0 if every model is done, 1 if one was not shown to be exact, else 3."""
-        codes = [item.exit_code for item in self.items]
+        codes = [item.exit_code for item in self.files]
         if not any(codes):
             return 0
         return 1 if 1 in codes else 3
@@ -93,7 +93,7 @@ class BatchResult:
             "output": self.output,
             "counts": self.counts,
             "exit_code": self.exit_code,
-            "items": [item.to_dict() for item in self.items],
+            "files": [item.to_dict() for item in self.files],
         }
 
 
@@ -104,7 +104,7 @@ def prune_batch(
     *,
     jobs: int = 1,
     executor: Executor | None = None,
-    progress: Callable[[BatchItem], None] | None = None,
+    progress: Callable[[BatchFile], None] | None = None,
 ) -> BatchResult:
     """Prunes every `*.onnx` of a folder and the folders below it.
 
@@ -135,11 +135,11 @@ def prune_batch(
     waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in models:
         waiting.put(name)
-    items: dict[str, BatchItem] = {}
+    files: dict[str, BatchFile] = {}
     told = threading.Lock()
 
     def settle(name: str, outcome: Outcome) -> None:
-        item = BatchItem(
+        item = BatchFile(
             name,
             outcome.status,
             outcome.exit_code,
@@ -150,7 +150,7 @@ def prune_batch(
             outcome.headline,
         )
         with told:
-            items[name] = item
+            files[name] = item
             book.note(name, outcome.proof)
             if progress is not None:
                 progress(item)
@@ -174,7 +174,7 @@ def prune_batch(
         _on_cluster(
             executor, [job_of(name) for name in models], lambda index, item: settle(models[index], item)
         )
-    return BatchResult(str(source), str(target), tuple(items[name] for name in models))
+    return BatchResult(str(source), str(target), tuple(files[name] for name in models))
 
 
 def _in_lanes(lane: Callable[[Worker, threading.Event], None], count: int) -> None:

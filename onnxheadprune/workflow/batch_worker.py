@@ -63,7 +63,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; the first three are as in `BatchItem`.
+    """What became of a job; the first three are as in `BatchFile`.
 
     Attributes:
         status, exit_code, reason: the verdict.

@@ -139,7 +139,7 @@ def _for_all_tokens(chosen: Chosen, sites: Sites, model: LoadedModel) -> Chosen:
     if own:
         raise RefusedError(
             f"{model.name} stores {', '.join(sorted(own)[:3])} apart for its first tokens, so refitted weights would"
-            " not reach the others; choose the same heads with --no-compensate"
+            " not reach the others; choose the same heads with --no-refit"
         )
     return replace(chosen, plan=None, io=AS_BEFORE)
 
@@ -152,7 +152,7 @@ def _trying(request: Request) -> Trying:
     """How cuts are made on the way to a choice: as the one that is written."""
     choice = request.choice
     return Trying(
-        compensate=choice.compensate,
+        refit=choice.refit,
         effect=choice.effect,
         contract=request.contract,
         fuse=request.fuse,

@@ -262,7 +262,7 @@ def _orders(
 
     def quantized_first() -> LoadedModel:
         units = claim.planning.plan.spec
-        choice = Choice(units, compensate=claim.refit is not None, effect=request.looking.effect)
+        choice = Choice(units, refit=claim.refit is not None, effect=request.looking.effect)
         run = Run(request.run.provider, request.run.seed, data)
         return carried_through(rounded, Request(choice, claim.contract, run=run), progress).pruned
 

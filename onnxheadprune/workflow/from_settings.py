@@ -33,7 +33,7 @@ def choice_of(cut: Cut, *, recover: str | None = None, resume: bool = False) -> 
     return Choice(
         combined(cut.heads, {"neurons": cut.neurons}, cut.layers),
         wish_of(cut),
-        cut.compensate,
+        cut.refit,
         measure_of(cut.drift),
         budget_of(recover),
         resume,
@@ -61,7 +61,6 @@ def wish_of(cut: Cut) -> Wish | None:
         limits=wanted.limits,
         protect=wanted.protect,
         units=wanted.units,
-        neurons_multiple_of=wanted.neurons_multiple_of,
         method=wanted.method,
     )
 
@@ -78,17 +77,16 @@ def requirements_of(selecting: Selecting) -> Requirements:
 
     return Requirements(
         None if selecting.scores is None else read_scores(selecting.scores),
-        Limits(selecting.floor, selecting.multiple_of, selecting.uniform),
+        Limits(selecting.min_heads, selecting.multiple_of, selecting.uniform),
         selecting.protect,
         units=frozenset(selecting.units),
-        neurons_multiple_of=selecting.neurons_multiple_of,
         method=selecting.method,
     )
 
 
 def contract_of(cut: Cut) -> Contract:
     """What may happen to inputs and outputs."""
-    return Contract(cut.keep_cache_shape, cut.allow_io_change, cut.renumber_cache)
+    return Contract(cut.cache, cut.allow_io_change)
 
 
 def measure_of(drift: str | None) -> Measure | None:

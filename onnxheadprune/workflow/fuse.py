@@ -103,9 +103,9 @@ def _fastest(original: LoadedModel, pruned: LoadedModel, setting: Setting) -> tu
         return pruned.proto, _kept(pruned.proto, original.name, trials, "no candidate is exact here")
     candidates = [pruned.proto, *(model for model, _ in made)]
     names = ["unfused", *(fusion.mode for _, fusion in made)]
-    from onnxheadprune.benchmarking.runner import benchmark
+    from onnxheadprune.benchmarking.runner import bench
 
-    measured = benchmark(
+    measured = bench(
         *(pruned.changed(model, name) for model, name in zip(candidates, names, strict=True)),
         provider=provider,
         time_budget=setting.seconds,

@@ -117,7 +117,7 @@ def _chosen(
     choice, data = request.choice, request.run.data
     if choice.decided is not None:
         return choice.decided, data
-    if choice.wish is None and not choice.compensate and choice.recover is None:
+    if choice.wish is None and not choice.refit and choice.recover is None:
         return None, data
     from onnxheadprune.workflow.choosing import chosen_for
 

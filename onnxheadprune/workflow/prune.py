@@ -21,7 +21,7 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.compensation.record import sealed
-from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.cutting import Cache, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target
@@ -61,15 +61,14 @@ def prune(  # noqa: D417 the decorator documents the settings
     data: DataSource | None = None,
     provider: str = AUTO,
     seed: int = 0,
-    keep_cache_shape: bool = False,
+    cache: Cache = "narrow",
     allow_io_change: bool = False,
-    renumber_cache: bool = False,
     accept_inconclusive: bool = False,
     external_data: ExternalData = "auto",
     backup: str | os.PathLike[str] | None = None,
     fuse: FuseMode = "none",
     wish: Wish | None = None,
-    compensate: bool | None = None,
+    refit: bool | None = None,
     effect: Measure | None = None,
     recover: Budget | None = None,
     resume: bool = False,
@@ -104,8 +103,8 @@ def prune(  # noqa: D417 the decorator documents the settings
         ValidationFailedError: if the pruned model is not shown to be exact. Nothing is written.
     """
     request = Request(
-        Choice(heads, wish, compensate, effect, recover, resume, exit=exit),
-        Contract(keep_cache_shape, allow_io_change, renumber_cache),
+        Choice(heads, wish, refit, effect, recover, resume, exit=exit),
+        Contract(cache, allow_io_change),
         fuse,
         Run(provider, seed, data),
         Proving(validate, accept_inconclusive, "accept_inconclusive=True"),

@@ -105,7 +105,7 @@ def recovery_request(model: ModelLike, pruned: ModelLike, request: Request) -> R
         before, _ = restored(subject, made, claim.planning, refit)
         given = Compensation(before.arrays(), (), refit.data, refit.samples, steps=refit.steps)
     exit_ = exits[0] if exits else None
-    choice = replace(request.choice, heads=plan.spec, compensate=False, given=given, exit=exit_)
+    choice = replace(request.choice, heads=plan.spec, refit=False, given=given, exit=exit_)
     return replace(request, choice=choice, contract=claim.contract, fuse=_fused(made))
 
 

@@ -27,7 +27,7 @@ class Choice:
     Attributes:
         heads: a head spec; None with a wish, or where nothing is cut.
         wish: how many are to go, in place of `heads`.
-        compensate: refit what is left; None does so for a wish with data.
+        refit: refit what is left; None does so for a wish with data.
         effect: the measure of drift; None goes by the kind of output.
         recover: how long what is left is trained after that, None for not at all.
         resume: go on with an interrupted training, from the file beside the output.
@@ -38,7 +38,7 @@ class Choice:
 
     heads: HeadSpec | None = None
     wish: Wish | None = None
-    compensate: bool | None = None
+    refit: bool | None = None
     effect: Measure | None = None
     recover: Budget | None = None
     resume: bool = False

@@ -74,7 +74,7 @@ def sweep(
     limits: Limits | None = None,
     scores: HeadScores | None = None,
     method: Method | None = None,
-    compensate: bool = True,
+    refit: bool = True,
     provider: str = AUTO,
     progress: Progress = silent,
 ) -> Curve:
@@ -86,8 +86,8 @@ def sweep(
         data: calibration data; a fifth of it is set aside to judge by. `labels` among its arrays give accuracy.
         limits: floors, multiples, uniformity.
         scores: what heads are worth; None measures it on the data.
-        method: a method of `score_heads` that scores them on the data, in the place of given scores.
-        compensate: refit what is left to the original's activations.
+        method: a method of `score` that scores them on the data, in the place of given scores.
+        refit: refit what is left to the original's activations.
         provider: where to run: "auto", "cpu", "cuda" or another execution provider's name.
         progress: told what is being done, how much of it is done, and of how much (0: unknown).
 
@@ -100,7 +100,7 @@ def sweep(
     if not shares or not all(0 <= share < 1 for share in shares) or sorted(shares) != list(shares):
         raise UsageError(f"the ratios of a sweep run upwards between 0 and 1, which {ratios!r} does not")
     where = resolve_provider(provider)
-    cutter = Cutter(open_structure(model), data, where, Trying(compensate), progress)
+    cutter = Cutter(open_structure(model), data, where, Trying(refit), progress)
     return sweep_ratios(cutter, Requirements(scores, limits or Limits(), method=method), shares)
 
 
@@ -148,7 +148,7 @@ def sweep_ratios(
                 content,
                 data,
                 cutter.provider,
-                replace(cutter.trying, compensate=cutter.compensate),
+                replace(cutter.trying, refit=cutter.refit),
             )
             for ratio, selection in cuts
         ]
@@ -198,7 +198,7 @@ def _measured_on(cutter: Cutter) -> str:
     """The data that drift and accuracy of all points are measured on."""
     assert cutter.data is not None and cutter.held is not None
     trained = cutter.trying.recovering is not None
-    words = data_words(cutter.is_held_out, refitted=cutter.compensate, trained=trained)
+    words = data_words(cutter.is_held_out, refitted=cutter.refit, trained=trained)
     return f"{words} ({cutter.held.count:,} of {many(cutter.data.count, cutter.data.unit)})"
 
 

@@ -66,7 +66,7 @@ def _check_decoder(folder: Path, lines: Path) -> list[str]:
                 found = theirs(**tokens).logits.numpy()
             require_same(ours, found, mask, str(model))
     out = folder.with_name("pruned")
-    followed = pruned(folder, out, "--text", lines, "--for", "optimum")
+    followed = pruned(folder, out, "--text", lines, "--runtime", "optimum")
     ids = torch.tensor([[2, 11, 12, 13, 14, 15]])
     made = ORTModelForCausalLM.from_pretrained(out).generate(
         ids, attention_mask=torch.ones_like(ids), **GREEDY
@@ -80,7 +80,7 @@ def _check_decoder(folder: Path, lines: Path) -> list[str]:
 def _check_pair(folder: Path, out: Path, lines: Path) -> list[str]:
     model = folder / "decoder_model_merged.onnx"
     _require_pair(ORTModelForSeq2SeqLM.from_pretrained(folder), model, lines)
-    followed = pruned(folder, out, "--text", lines, "--for", "optimum")
+    followed = pruned(folder, out, "--text", lines, "--runtime", "optimum")
     client = ORTModelForSeq2SeqLM.from_pretrained(out)
     _require_pair(client, out / model.name, lines)
     ids = torch.tensor([[2, 11, 12, 13, 14, 15]])
@@ -118,7 +118,7 @@ def _check_speech(folder: Path) -> list[str]:
     tokens = np.concatenate([np.full((8, 1), 3), random.integers(4, 94, (8, 11))], axis=1)
     data, out = folder.with_name("data.npz"), folder.with_name("pruned")
     np.savez(data, input_features=sound, decoder_input_ids=tokens)
-    followed = pruned(folder, out, "--data", data, "--for", "optimum")
+    followed = pruned(folder, out, "--data", data, "--runtime", "optimum")
     for place in (folder, out):
         model = place / "decoder_model_merged.onnx"
         feed = completed(model, {"input_features": sound, "decoder_input_ids": tokens})

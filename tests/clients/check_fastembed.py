@@ -42,7 +42,7 @@ def main() -> None:
             tell(CLIENT, f"BERT, {name}", "embed()", [])
         out = place / "refitted"
         text = ("--ratio", "0.25", "--text", place / "lines.txt")
-        cuts.prune(place / "folder", "-o", out, *text, "--for", "fastembed")
+        cuts.prune(place / "folder", "-o", out, *text, "--runtime", "fastembed")
         ids, mask = wanted["input_ids"], wanted["attention_mask"]
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])

@@ -126,7 +126,7 @@ def _check_calibrated(place: Path, precision: str) -> None:
     """What the client computes for a prompt is what `--text` feeds, and it goes on from a folder that was pruned so."""
     lines, folder = write_lines(place / "lines.txt"), place / precision
     out = place / f"{precision} by text"
-    pruned(folder, out, "--text", lines, "--for", "genai")
+    pruned(folder, out, "--text", lines, "--runtime", "genai")
     for name in (folder, out):
         for feed in prompts(name / "model.onnx", lines):
             ours = logits(name / "model.onnx", feed)

@@ -152,7 +152,7 @@ def _composite(place: Path) -> None:
         "type": "CompositeModel",
         "config": {"model_components": parts, "model_component_names": names, "model_path": str(folder)},
     }
-    prune = {"type": "HeadPruning", "heads": "0:1", "client": "optimum"}
+    prune = {"type": "HeadPruning", "heads": "0:1", "runtime": "optimum"}
     out = _run(place, "composite run", {"prune": prune, "quantize": QUANTIZE}, input_model=model)
     for name in names:
         session = onnxruntime.InferenceSession(str(out / f"{name}.onnx"), providers=["CPUExecutionProvider"])

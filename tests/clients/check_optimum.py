@@ -61,7 +61,7 @@ class Case:
     silent: Mapping[str, tuple[int, ...]]
     cut: tuple[Cut, tiny_hf.Projections] | None = None
     size: int = 8
-    more: tuple[str, ...] = ("--for", "optimum")
+    more: tuple[str, ...] = ("--runtime", "optimum")
     neurons: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
@@ -120,7 +120,7 @@ CASES = {
         ORTModelForCausalLM,
         "0:0,1 1:4,5 2:6,7",
         _layers(LLAMA, (0, 1), (4, 5), (6, 7)),
-        more=("--for", "optimum", "--neurons", "0:0-7 1:3 2:1,5-9"),
+        more=("--runtime", "optimum", "--neurons", "0:0-7 1:3 2:1,5-9"),
         neurons=_layers("model.layers.{}.mlp.down_proj", tuple(range(8)), (3,), (1, *range(5, 10))),
     ),
     "Llama, query heads alone": Case(
@@ -136,7 +136,7 @@ CASES = {
         ORTModelForCausalLM,
         "0:0,1 1:4-7",
         _layers(LLAMA, (0, 1), (4, 5, 6, 7)),
-        more=("--for", "optimum", "--keep-cache-shape"),
+        more=("--runtime", "optimum", "--cache", "keep"),
     ),
     "GPT-2, one head of each layer": Case(
         tiny_hf.gpt2,
@@ -151,7 +151,7 @@ CASES = {
         ORTModelForCausalLM,
         "0:0 2:1,3",
         _layers(GPT2, (0,), (), (1, 3)),
-        more=("--for", "optimum", "--keep-cache-shape"),
+        more=("--runtime", "optimum", "--cache", "keep"),
     ),
     "Llama, a quarter of the heads, refitted": Case(
         tiny_hf.llama, "text-generation-with-past", ORTModelForCausalLM, "", {}
@@ -188,7 +188,7 @@ CASES = {
         ORTModelForSeq2SeqLM,
         "4:0,3 5:1",
         _layers(ENCODER, (0, 3), (1,)),
-        more=("--for", "optimum", "--neurons", "0:0-3 1:7 2:1,2 3:9"),
+        more=("--runtime", "optimum", "--neurons", "0:0-3 1:7 2:1,2 3:9"),
         neurons=_layers("decoder.block.{}.layer.2.DenseReluDense.wo", (0, 1, 2, 3), (7,))
         | _layers("encoder.block.{}.layer.1.DenseReluDense.wo", (1, 2), (9,)),
     ),
@@ -249,7 +249,7 @@ def _check(name: str, case: Case, place: Path) -> None:
 def _refused(name: str, case: Case, place: Path) -> None:
     """An uneven cut is refused before it is made, and the set of heads that the message names is taken."""
     words = [sys.executable, "-m", "onnxheadprune", "prune", str(place / "onnx"), "-o", str(place / "uneven")]
-    asked = [*words, "--for", "optimum", "--heads"]
+    asked = [*words, "--runtime", "optimum", "--heads"]
     done = subprocess.run([*asked, UNEVEN[name]], stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 3 and not (place / "uneven").exists(), done.stderr
     nearest = re.search(r'--heads "([^"]+)"', " ".join(done.stderr.split()))

@@ -51,7 +51,7 @@ def main() -> None:
         _other_places(folder.with_name("uneven, weights inside the model"), original)
         out = Path(place) / "chosen"
         text = ("--ratio", "0.25", "--text", written(Path(place)))
-        cuts.prune(folder, "-o", out, *text, "--for", "sentence-transformers")
+        cuts.prune(folder, "-o", out, *text, "--runtime", "sentence-transformers")
         found = SentenceTransformer(str(out), backend="onnx").encode(LINES)
         np.testing.assert_allclose(found, _by_hand(out), rtol=0, atol=CLOSE)
         tell(CLIENT, "BERT, a quarter of the heads, chosen and refitted on text", "encode()", [])

@@ -90,7 +90,9 @@ def _check(name: str, case: Case, place: Path) -> None:
         original = _wanted(model, case)
     if case.cut is None:
         wish = ("--ratio", "0.25", "--text", written(place))
-        cuts.prune(place / "folder", "-o", place / "pruned", *wish, "--for", "transformers.js", *case.options)
+        cuts.prune(
+            place / "folder", "-o", place / "pruned", *wish, "--runtime", "transformers.js", *case.options
+        )
         wanted = _of_file(place / "pruned" / "onnx" / "model.onnx", case)
     else:
         cuts.prune_folder(place / "folder", place / "pruned", case.cut, "transformers.js", case.options)

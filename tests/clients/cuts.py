@@ -75,10 +75,10 @@ def prune_folder(folder: Path, out: Path, cut: Cut, client: str, options: Sequen
         folder: as it was exported.
         out: is made.
         cut: what goes.
-        client: as `--for` takes it.
+        client: as `--runtime` takes it.
         options: more of `prune`.
     """
-    prune(folder, "-o", out, *cut.options, "--for", client, *options)
+    prune(folder, "-o", out, *cut.options, "--runtime", client, *options)
 
 
 def _spec(units: Mapping[int, Sequence[int]]) -> str:

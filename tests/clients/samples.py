@@ -72,7 +72,7 @@ def pruned_folders(
 
     Args:
         place: where folders are made.
-        client: as `--for` takes it.
+        client: as `--runtime` takes it.
         options: more of `prune`.
         among: names of models and cuts; None means all.
     """
@@ -84,7 +84,7 @@ def pruned_folders(
         (folder / "model.onnx").write_bytes((ROOT / "sample_models" / file).read_bytes())
         if cut is None:
             wish = ("--ratio", "0.25", "--data", ROOT / "sample_models" / data)
-            prune(folder, "-o", out, *wish, "--for", client, *options)
+            prune(folder, "-o", out, *wish, "--runtime", client, *options)
         else:
             prune_folder(folder, out, cut, client, options)
         with np.load(ROOT / "sample_models" / data) as arrays:

@@ -80,11 +80,11 @@ def check_kept_cache(
     analysis: Analysis, heads: list[int], want: dict[str, Array], feed: dict[str, Array]
 ) -> None:
     """With the old contract, the pruned model takes and gives caches of all heads; those of removed heads are alike."""
-    planning = planned(analysis, {"*": heads}, Contract(keep_cache_shape=True))
+    planning = planned(analysis, {"*": heads}, Contract(cache="keep"))
     assert planning.io.is_as_before
     got = run(apply_plan(planning.plan, analysis.model), feed)
     for name, array in want.items():
-        assert close(got[name], array), f"{name}, with --keep-cache-shape"
+        assert close(got[name], array), f"{name}, with --cache keep"
 
 
 def check_drawn(data: st.DataObject) -> None:

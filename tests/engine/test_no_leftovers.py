@@ -101,7 +101,10 @@ def check(model: ModelProto, renumber: bool = False) -> None:
     for spec, sites in going(model):
         try:
             cut = apply_plan(
-                plan_pruning(model, dict.fromkeys(spec.split(), "*"), renumber_cache=renumber), model
+                plan_pruning(
+                    model, dict.fromkeys(spec.split(), "*"), cache="renumber" if renumber else "narrow"
+                ),
+                model,
             )
         except HeadPruneError:
             continue

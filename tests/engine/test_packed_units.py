@@ -70,7 +70,7 @@ def test_wishes_keep_blocks_whole() -> None:
         chosen = select_heads(model, ratio=ratio).heads[0]
         assert len(chosen) == most
         plan_pruning(model, {0: chosen})
-    assert len(select_heads(model, ratio=0.4, limits=Limits(multiple_of=4)).heads[0]) == 2
+    assert len(select_heads(model, ratio=0.4, limits=Limits(multiple_of={"heads": 4})).heads[0]) == 2
 
 
 def test_blocks_within_groups_of_queries() -> None:

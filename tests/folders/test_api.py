@@ -61,7 +61,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             UsageError,
             "prune takes a single model",
         ),
-        (lambda: prune_folder(folder, "0:1", client="nobody"), UsageError, "there is no client 'nobody'"),
+        (lambda: prune_folder(folder, "0:1", runtime="nobody"), UsageError, "there is no runtime 'nobody'"),
         (lambda: prune_folder(folder), UsageError, "name the heads to remove, or say how many"),
         (
             lambda: prune_folder(folder, "0:1", folder / "below"),

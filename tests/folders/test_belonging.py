@@ -130,5 +130,5 @@ def test_a_present_that_is_computed_beside_the_keys_is_a_cache() -> None:
         ("present_value", 4, 3),
     }
     assert not plan.edge_gathers
-    kept = plan_pruning(model, {0: [1]}, keep_cache_shape=True)
+    kept = plan_pruning(model, {0: [1]}, cache="keep")
     assert kept.interface == () and kept.edge_gathers

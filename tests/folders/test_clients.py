@@ -82,7 +82,7 @@ def test_uneven_caches_are_refused_with_the_nearest_even_set(client: str) -> Non
     uneven = cut(LLAMA, (0,), (3,), (), groups=PAIRS)
     with pytest.raises(RefusedError) as refused:
         client_named(client).changes(uneven)
-    assert '--heads "attn.0:0,1 attn.1:6,7 attn.2:0,1"' in str(refused.value) and "--keep-cache-shape" in str(
+    assert '--heads "attn.0:0,1 attn.1:6,7 attn.2:0,1"' in str(refused.value) and "--cache keep" in str(
         refused.value
     )
     assert client_named("ort").changes(uneven) == client_named("openvino").changes(uneven) == ()
@@ -90,7 +90,7 @@ def test_uneven_caches_are_refused_with_the_nearest_even_set(client: str) -> Non
 
 def test_a_decoder_without_a_configuration_is_refused() -> None:
     for config in ({}, {"model_type": "gpt2"}):
-        with pytest.raises(RefusedError, match="--keep-cache-shape"):
+        with pytest.raises(RefusedError, match="--cache keep"):
             client_named("optimum").changes(cut(config, (0,)))
 
 
@@ -186,7 +186,7 @@ def test_transformers_js_is_told_of_weights_beside_the_model(
 
 def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     folder, out = exports.decoder(tmp_path / "in"), tmp_path / "out"
-    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--for", "optimum", "--json")
+    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--runtime", "optimum", "--json")
     assert outcome.exit_code == 0, outcome.stderr
     wanted = {"n_head": toys.HEADS - 1, "n_embd": (toys.HEADS - 1) * toys.HEAD_SIZE}
     before = json.loads((folder / "config.json").read_text())
@@ -197,7 +197,7 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
     ]
     kept = tmp_path / "kept"
     outcome = command(
-        "prune", folder, "-o", kept, "--heads", "0:1", "--for", "optimum", "--keep-cache-shape", "--json"
+        "prune", folder, "-o", kept, "--heads", "0:1", "--runtime", "optimum", "--cache", "keep", "--json"
     )
     assert outcome.exit_code == 0, outcome.stderr
     assert (
@@ -209,14 +209,14 @@ def test_a_folder_gets_the_fields(command: Command, tmp_path: Path) -> None:
 def test_a_folder_gets_its_layers(command: Command, tmp_path: Path) -> None:
     folder, out = exports.deep_decoder(tmp_path / "in"), tmp_path / "out"
     words = ("prune", folder, "--heads", "0:1 1:0,2", "--per-layer-config")
-    refused = command(*words, "-o", out, "--for", "optimum")
+    refused = command(*words, "-o", out, "--runtime", "optimum")
     assert refused.exit_code == 3 and '--heads "attn.0:0,1 attn.1:0,2"' in refused.stderr and not out.exists()
     outcome = command(*words, "-o", out, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     before, after = (json.loads((place / "config.json").read_text()) for place in (folder, out))
     layers = {str(layer): {"num_key_value_heads": toys.HEADS - gone} for layer, gone in ((0, 1), (1, 2))}
     assert after == before | {"per_layer_config": layers}
-    assert not [text for text in outcome.document["warnings"] if "--for" in text]
+    assert not [text for text in outcome.document["warnings"] if "--runtime" in text]
     (item,) = outcome.document["config_changes"]
     assert item["field"] == "/per_layer_config" and item["after"] == layers
     again = tmp_path / "again"
@@ -234,7 +234,7 @@ def test_a_layered_configuration_is_that_of_a_folder(command: Command, tmp_path:
     model = folder / "decoder_with_past_model.onnx"
     outcome = command("prune", model, "-o", tmp_path / "one.onnx", "--heads", "0:1", "--per-layer-config")
     assert outcome.exit_code == 2 and "requires a folder" in outcome.stderr
-    kept = ("--keep-cache-shape", "--per-layer-config")
+    kept = ("--cache", "keep", "--per-layer-config")
     outcome = command("prune", folder, "-o", out, "--heads", "0:1", *kept)
     assert outcome.exit_code == 2 and "mutually exclusive" in outcome.stderr
 

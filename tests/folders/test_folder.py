@@ -119,7 +119,7 @@ def test_caches_fit_from_file_to_file(command: Command, tmp_path: Path) -> None:
             if info.name.startswith(("past_", "present_")):
                 sizes[name, info.name] = info.type.tensor_type.shape.dim[1].dim_value
     assert len(sizes) == 6 and set(sizes.values()) == {toys.HEADS - 1}
-    assert any("--for" in text for text in outcome.document["warnings"])
+    assert any("--runtime" in text for text in outcome.document["warnings"])
     changes = [change for item in outcome.document["files"] for change in item["plan"]["interface"]]
     assert {"role": "input", "name": "past_key", "axis": 1, "before": 4, "after": 3} in changes
 
@@ -269,8 +269,10 @@ def test_options_of_single_models_are_refused(command: Command, tmp_path: Path) 
     for case in cases:
         outcome = command("prune", folder, *case)
         assert outcome.exit_code == 2, (case, outcome)
-    single = command("prune", folder / "onnx" / "model.onnx", "--heads", "0:1", "--dry-run", "--for", "ort")
-    assert single.exit_code == 2 and "--for" in single.stderr
+    single = command(
+        "prune", folder / "onnx" / "model.onnx", "--heads", "0:1", "--dry-run", "--runtime", "ort"
+    )
+    assert single.exit_code == 2 and "--runtime" in single.stderr
 
 
 def test_a_report_of_a_folder(command: Command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ provider: cpu
 prune:
   heads: "0:1"
   neurons: "1:0-3"
-  client: optimum
+  runtime: optimum
 validate: {}
 gate:
   max_drift: 100
@@ -94,8 +94,8 @@ def test_what_others_put_into_the_folder_stays(command: Command, place: Path) ->
         (("score={}", "prune={ratio: 0.5}"), 2, "score takes a single model"),
         (("quantize={to: int4}", "gate=null"), 2, "quantize takes a single model"),
         (("prune.exit=1",), 2, "prune.exit is for single models"),
-        (("prune.client=nobody",), 2, "prune.client should be 'sentence-transformers'"),
-        (("model=in/onnx/model.onnx",), 2, "line 8: prune.client goes with a folder"),
+        (("prune.runtime=nobody",), 2, "prune.runtime should be 'sentence-transformers'"),
+        (("model=in/onnx/model.onnx",), 2, "line 8: prune.runtime goes with a folder"),
         (("output=in/out",), 2, "which would change with every run"),
         (("gate.max_operations_ratio=0.01",), 1, ""),
     ],
@@ -114,7 +114,7 @@ def test_a_wish_reads_the_data_of_the_job(command: Command, place: Path) -> None
 
     ids = np.random.default_rng(3).integers(0, toys_scores.VOCABULARY, (24, 6))
     np.savez(place / "ids.npz", input_ids=ids)
-    wish = "prune={ratio: 0.3, units: [heads, neurons], neurons_multiple_of: 4}"
+    wish = "prune={ratio: 0.3, units: [heads, neurons], multiple_of: {neurons: 4}}"
     outcome = run(command, place, "data={path: ids.npz}", wish, "gate=null", "validate.data=ids.npz")
     assert outcome.exit_code == 0, outcome.stderr
     told = json.loads((place / "out" / "prune.json").read_text())

@@ -72,7 +72,7 @@ def test_genai_counts_in_a_file_of_its_own() -> None:
 @pytest.mark.parametrize("config", [{}, {"num_hidden_layers": 5}, {"num_hidden_layers": 0}])
 def test_a_number_that_is_not_that_of_the_caches_is_refused(client: str, config: dict[str, Any]) -> None:
     genai = {"model": {"decoder": config}}
-    with pytest.raises(RefusedError, match="leave --renumber-cache out"):
+    with pytest.raises(RefusedError, match="leave --cache renumber out"):
         client_named(client).changes(lost(config, False, True, False, genai=genai))
 
 
@@ -100,8 +100,8 @@ def decoders(folder: Path, **more: Any) -> Path:
 
 def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Command, tmp_path: Path) -> None:
     folder, out = decoders(tmp_path / "in"), tmp_path / "out"
-    asked = ("prune", folder, "-o", out, "--heads", WHOLE, "--renumber-cache", "--json")
-    outcome = command(*asked, "--for", "optimum")
+    asked = ("prune", folder, "-o", out, "--heads", WHOLE, "--cache", "renumber", "--json")
+    outcome = command(*asked, "--runtime", "optimum")
     assert outcome.exit_code == 0, outcome.stderr
     assert json.loads((out / "config.json").read_text())["num_hidden_layers"] == 2
     for name in ("decoder_model.onnx", "decoder_with_past_model.onnx"):
@@ -112,7 +112,7 @@ def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Com
 
 def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -> None:
     folder = decoders(tmp_path / "in")
-    outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--renumber-cache", "--json")
+    outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--cache", "renumber", "--json")
     assert any("number of layers need --for" in text for text in outcome.document["warnings"])
     kept = command("prune", folder, "--dry-run", "--heads", WHOLE, "--json")
     assert not any("caches go" in text for text in kept.document["warnings"])
@@ -123,7 +123,7 @@ def test_of_a_folder_too_it_is_said_where_there_is_nothing_to_renumber(
 ) -> None:
     folder = decoders(tmp_path / "in")
     for heads, idle in (("1:0", True), (WHOLE, False)):
-        outcome = command("prune", folder, "--dry-run", "--heads", heads, "--renumber-cache")
+        outcome = command("prune", folder, "--dry-run", "--heads", heads, "--cache", "renumber")
         assert outcome.exit_code == 0, outcome.stderr
         told = " ".join(outcome.stdout.split())
-        assert told.count("--renumber-cache has nothing to do: no attention goes as a whole") == idle
+        assert told.count("--cache renumber has nothing to do: no attention goes as a whole") == idle

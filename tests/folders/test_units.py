@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxheadprune import RefusedError, Wish, find_sites, prune_folder
+from onnxheadprune import Limits, RefusedError, Wish, find_sites, prune_folder
 from onnxheadprune.workflow.clients.all import CLIENTS
 from tests import toys, toys_nbits, toys_scores, toys_seq2seq
 from tests.conftest import Outcome
@@ -122,7 +122,7 @@ def test_files_that_were_cut_apart_are_refused(command: Command, tmp_path: Path)
 
 def test_a_layer_goes_from_every_decoder_and_leaves_the_caches(command: Command, tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    outcome = command("prune", folder, "-o", out, "--layers", "0", "--for", "optimum", "--json")
+    outcome = command("prune", folder, "-o", out, "--layers", "0", "--runtime", "optimum", "--json")
     assert outcome.exit_code == 0, outcome.stderr
     document = outcome.document
     assert document["heads"] == {"0": [0, 1, 2, 3], "1": [0, 1, 2, 3]} and document["neurons"] == {
@@ -151,7 +151,7 @@ def test_weights_in_blocks_decide_what_can_go(command: Command, tmp_path: Path) 
 
 def test_a_wish_is_decided_once_and_refitted_everywhere(tmp_path: Path) -> None:
     folder, out = toys_seq2seq.folder(tmp_path / "in", feed=True), tmp_path / "out"
-    wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), neurons_multiple_of=2)
+    wish = Wish(ratio=0.4, units=frozenset({"heads", "neurons"}), limits=Limits(multiple_of={"neurons": 2}))
     data = {
         "input_ids": np.random.default_rng(3).integers(3, toys.VOCABULARY, (24, 6)),
         "attention_mask": np.ones((24, 6), np.int64),
@@ -172,7 +172,7 @@ def test_a_wish_on_text_reaches_every_network(command: Command, tmp_path: Path) 
     random = np.random.default_rng(5)
     rows = (" ".join(f"w{word}" for word in random.integers(1, 15, 5)) for _ in range(40))
     text.write_text("\n".join(rows), encoding="utf-8")
-    words = ("--ratio", "0.4", "--units", "neurons", "--neurons-multiple-of", "2", "--text", text, "--json")
+    words = ("--ratio", "0.4", "--units", "neurons", "--multiple-of", "neurons=2", "--text", text, "--json")
     outcome = command("prune", folder, "-o", out, *words)
     assert outcome.exit_code == 0, outcome.stderr
     assert len(outcome.document["files"]) == 4
@@ -187,13 +187,17 @@ def test_no_client_asks_for_widths(client: str, command: Command, tmp_path: Path
     folder, out = exports.encoder(tmp_path / "in"), tmp_path / "out"
     config = {"model_type": "bert", "num_attention_heads": 4, "intermediate_size": toys_scores.INNER}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    outcome = command("prune", folder, "-o", out, "--neurons", "0:1", "--for", client, "--dry-run", "--json")
+    outcome = command(
+        "prune", folder, "-o", out, "--neurons", "0:1", "--runtime", client, "--dry-run", "--json"
+    )
     assert outcome.exit_code == 0, outcome.stderr
     fields = [change["field"] for change in outcome.document["config_changes"]]
     assert not any("intermediate_size" in field or "layers" in field for field in fields)
     (told,) = (text for text in outcome.document["warnings"] if "intermediate_size" in text)
     assert "intermediate_size 20" in told
-    outcome = command("prune", folder, "-o", out, "--heads", "0:1", "--for", client, "--dry-run", "--json")
+    outcome = command(
+        "prune", folder, "-o", out, "--heads", "0:1", "--runtime", client, "--dry-run", "--json"
+    )
     assert not any("intermediate_size" in text for text in outcome.document["warnings"])
 
 

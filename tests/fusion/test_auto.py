@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
-from onnxheadprune import benchmark, prune
+from onnxheadprune import bench, prune
 from onnxheadprune.errors import RefusedError
 from onnxheadprune.fusion.result import FuseMode, Fusion
 from onnxheadprune.workflow import fuse as fusing
@@ -108,7 +108,7 @@ def test_what_is_kept_is_faster(tmp_path: Path) -> None:
     assert result.validation is not None and result.validation.verdict == "passed"
     assert result.pruned.path is None
     unfused = prune(slow(), {0: [1]}, validate=False).model
-    measured = benchmark(unfused, result.model, provider="cpu", repeats=10, memory=False, threads=1)
+    measured = bench(unfused, result.model, provider="cpu", repeats=10, memory=False, threads=1)
     assert measured.guaranteed(1) > 1.1
 
 

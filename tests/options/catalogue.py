@@ -53,7 +53,7 @@ PAIR: Mode = {"model": ("{model}.onnx",), "pruned": ("{model}-less.onnx",)}
 MODES: dict[str, dict[str, Mode]] = {
     "prune": {
         "heads": OUT | HEADS,
-        "heads refitted": OUT | HEADS | DATA | {"compensate": ("--compensate",)},
+        "heads refitted": OUT | HEADS | DATA | {"refit": ("--refit",)},
         "heads in place": {
             "model": ("{model}.onnx",),
             "in_place": ("--in-place",),
@@ -158,12 +158,11 @@ RESPECTING = {
     "scores": shown("--scores", "scores.csv"),
     "method": Trial((("--method", "fisher"), ("--method", "taylor"), ("--method", "activation"))),
     "uniform": shown("--uniform", along=("--scores", "scores.csv")),
-    "multiple_of": Trial(tuple(("--multiple-of", number) for number in "234")),
-    "floor": Trial(tuple(("--floor", number) for number in "0234")),
+    "multiple_of": Trial(tuple(("--multiple-of", f"heads={number}") for number in "234")),
+    "min_heads": Trial(tuple(("--min-heads", number) for number in "0234")),
     "units": Trial((("--units", "all"), ("--units", "neurons"))),
-    "neurons_multiple_of": shown("--neurons-multiple-of", "3", along=("--units", "neurons")),
     "protect": Trial((("--protect", "0"), ("--protect", "1"))),
-    "compensate": Trial((("--compensate",), ("--no-compensate",))),
+    "refit": Trial((("--refit",), ("--no-refit",))),
     "recover": shown("--recover", "1", along=("--data", "{model}.npz")),
     "drift": Trial((("--drift", "cosine"), ("--drift", "kl"))),
 }
@@ -176,8 +175,7 @@ CUTTING = RESPECTING | {
     "keep": shown("--keep", "2", instead="ratio"),
     "target_speedup": shown("--target-speedup", "50", instead="ratio"),
     "max_drift": shown("--max-drift", "20", instead="ratio"),
-    "keep_cache_shape": shown("--keep-cache-shape", model="cache"),
-    "renumber_cache": shown("--renumber-cache", along=("--layers", "attn.0"), model="cache"),
+    "cache": shown("--cache", "keep", model="cache"),
     "allow_io_change": shown("--allow-io-change", model="told"),
     "fuse": shown("--fuse", "contrib"),
 }
@@ -214,7 +212,7 @@ TRIALS: dict[str, dict[str, Trial]] = {
     | AT_ONE_MODEL
     | {
         "heatmap": shown("--heatmap", "heat.svg"),
-        "client": shown("--for", "genai"),
+        "runtime": shown("--runtime", "genai"),
         "per_layer_config": shown("--per-layer-config", model="cache"),
         "data_name": shown("--data-name", "named", along=("--external-data", "always"), model="heavy"),
     }

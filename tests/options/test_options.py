@@ -192,7 +192,7 @@ def _accepted(name: str, option: str, trial: Trial) -> bool:
     return False
 
 
-@pytest.mark.parametrize("option", ["heatmap", "floor"])
+@pytest.mark.parametrize("option", ["heatmap", "min_heads"])
 def test_without_rules_options_are_ignored(
     option: str, look: Callable[[str, Words], Seen], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,7 @@ def test_without_rules_options_are_ignored(
     [
         ("prune toy.onnx --keep 2 --uniform", "--uniform and --keep are mutually exclusive"),
         ("prune toy.onnx --heads 0:1 --resume", "--resume requires --recover"),
-        ("prune toy.onnx --heads 0:1 --no-compensate", "--no-compensate requires"),
+        ("prune toy.onnx --heads 0:1 --no-refit", "--no-refit requires"),
         ("prune toy.onnx --heads 0:1 --heads 0:2", "--heads is given more than once"),
         ("prune toy.onnx --target-speedup 150", "150.0 is not in the range 1<x<100"),
         ("bench toy.onnx --repeats 5 --time-budget 1", "--time-budget and --repeats are mutually exclusive"),

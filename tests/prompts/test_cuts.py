@@ -160,7 +160,7 @@ def test_an_export_of_onnxruntime_genai(command: Command, tmp_path: Path) -> Non
     folder, out = genai(tmp_path / "in"), tmp_path / "out"
     text = texts(tmp_path / "t.txt")
     outcome = command(
-        "prune", folder, "-o", out, "--ratio", "0.5", "--text", text, "--for", "genai", "--json"
+        "prune", folder, "-o", out, "--ratio", "0.5", "--text", text, "--runtime", "genai", "--json"
     )
     assert outcome.exit_code == 0, outcome.stderr
     (item,) = outcome.document["files"]

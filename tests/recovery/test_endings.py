@@ -29,7 +29,7 @@ def test_an_interrupt_before_anything_is_known_ends_the_call() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(compensate=True, progress=stop)
+        trained(refit=True, progress=stop)
 
 
 def test_a_loss_that_is_no_number_ends_training(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_a_recovery_is_never_worse_than_none(count: int, refit: bool) -> None:
     feeds += [{name: array[: count % 8] for name, array in feeds[0].items()}] if count % 8 else []
     model, seen = (
         toys_recovery.encoder(),
-        {"data": feeds, "compensate": refit, "provider": "cpu", "validate": False},
+        {"data": feeds, "refit": refit, "provider": "cpu", "validate": False},
     )
     plain = prune(model, wish=Wish(ratio=0.375), **seen)
     made = prune(model, wish=Wish(ratio=0.375), recover=Budget(epochs=6), **seen)

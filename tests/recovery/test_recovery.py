@@ -31,7 +31,7 @@ def recovered(output: Path | None = None, **given: Any) -> PruneResult:
     settings: dict[str, Any] = {
         "data": SENTENCES,
         "recover": Budget(epochs=6),
-        "compensate": False,
+        "refit": False,
         "provider": "cpu",
     }
     return prune(toys_recovery.encoder(), HEADS, output, **{**settings, **given})
@@ -77,7 +77,7 @@ def test_weights_in_a_file_beside_the_model_are_recovered_alike(result: PruneRes
     source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     onnx.save(toys_recovery.encoder(), source, save_as_external_data=True, location="w.bin", size_threshold=0)
     settings: dict[str, Any] = {"data": SENTENCES, "recover": Budget(epochs=6), "provider": "cpu"}
-    stored = prune(source, HEADS, out, compensate=False, **settings)
+    stored = prune(source, HEADS, out, refit=False, **settings)
     assert stored.validation is not None and stored.validation.passed
     numbers = [
         {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_bytes(result: PruneResult) -> None:
 
 def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) -> None:
     model = toys_recovery.encoder(dtype=np.float16)
-    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), compensate=False, provider="cpu")
+    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
     assert {str(array.dtype) for array in found.chosen.recovery.stored.values()} == {"float16"}
@@ -146,7 +146,7 @@ def test_half_precision_is_trained_in_single_and_stored_in_half(tmp_path: Path) 
 def test_quantized_weights_are_trained_through_their_levels() -> None:
     model = toys_scores.stack(quantized=True)
     found = prune(
-        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=8), compensate=False, provider="cpu"
+        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=8), refit=False, provider="cpu"
     )
     assert found.chosen is not None and found.chosen.recovery is not None
     stored, held = found.chosen.recovery.stored, found.chosen.recovery.constant
@@ -158,7 +158,7 @@ def test_quantized_weights_are_trained_through_their_levels() -> None:
 def test_fused_attention_is_trained_through_what_it_is_made_of() -> None:
     model, fusion = fuse(toys_recovery.encoder(), "contrib")
     assert len(fusion.made) == 2
-    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), compensate=False, provider="cpu")
+    found = prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=6), refit=False, provider="cpu")
     assert found.validation is not None and found.validation.passed and found.chosen is not None
     assert found.chosen.recovery is not None and found.chosen.recovery.best
     assert {"q_weight0", "v_weight1"} <= set(found.chosen.recovery.trained)
@@ -168,7 +168,7 @@ def test_an_old_opset_is_raised_for_the_gradients_alone() -> None:
     model = toys_scores.stack()
     model.opset_import[0].version = 12
     found = prune(
-        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=4), compensate=False, provider="cpu"
+        model, {0: [1]}, data=toys_scores.ids(), recover=Budget(epochs=4), refit=False, provider="cpu"
     )
     assert found.chosen is not None and found.chosen.recovery is not None and found.chosen.recovery.best
     assert found.model.opset_import[0].version == 12
@@ -181,7 +181,7 @@ def test_cuts_that_are_stored_several_times_stay_alike() -> None:
         {0: [1], 1: [2]},
         data=toys_scores.ids(),
         recover=Budget(epochs=1),
-        compensate=False,
+        refit=False,
         provider="cpu",
     )
     assert found.chosen is not None and found.chosen.recovery is not None
@@ -214,7 +214,7 @@ def test_an_output_without_gradients_is_refused_before_work() -> None:
 def test_weights_in_double_precision_are_refused_before_work() -> None:
     model = toys_recovery.encoder(dtype=np.float64)
     with pytest.raises(RefusedError, match="stored in double precision, and training is in single precision"):
-        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), compensate=False, provider="cpu")
+        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
 
 
 @pytest.mark.parametrize("feeds", [SENTENCES[:1], SENTENCES[:2]], ids=["one feed", "few samples"])
@@ -232,7 +232,7 @@ def test_a_model_that_says_always_the_same_is_refused() -> None:
     model = toys_recovery.encoder()
     toys.set_initializer(model, "norm2_weight1", np.zeros(toys_recovery.WIDTH, np.float32))
     with pytest.raises(UsageError, match="is the same for all of"):
-        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), compensate=False, provider="cpu")
+        prune(model, HEADS, data=SENTENCES, recover=Budget(epochs=1), refit=False, provider="cpu")
 
 
 # Commands
@@ -309,6 +309,6 @@ def test_a_curve_is_drawn_of_recovered_models(
     monkeypatch.setattr("onnxheadprune.benchmarking.measure.WARM_UP", 0.05)
     plain, trained = (
         json.loads(command("sweep", "model.onnx", "0.25:0.25:1", "--data", "data", "--json", *more).stdout)
-        for more in (("--no-compensate",), ("--no-compensate", "--recover", 6))
+        for more in (("--no-refit",), ("--no-refit", "--recover", 6))
     )
     assert trained["points"][0]["drift"] < plain["points"][0]["drift"]

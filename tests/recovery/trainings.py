@@ -13,7 +13,7 @@ EPOCHS = 4
 
 
 def trained(output: Path | None = None, **given: Any) -> Recovery:
-    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "compensate": False, "provider": "cpu"}
+    settings: dict[str, Any] = {"recover": Budget(epochs=EPOCHS), "refit": False, "provider": "cpu"}
     result = prune(
         toys_recovery.encoder(), HEADS, output, data=toys_recovery.sentences(), **{**settings, **given}
     )

@@ -67,7 +67,7 @@ def test_without_data_the_weights_decide_and_nothing_is_refitted(
 
 def test_no_compensate_leaves_the_weights(command: Command, toy: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    options = ("--data", data, "-o", out, "--json", "--no-compensate", *CPU)
+    options = ("--data", data, "-o", out, "--json", "--no-refit", *CPU)
     document = command("prune", toy, "--ratio", 0.25, *options).document
     assert document["choice"]["compensation"] is None and document["choice"]["drift"] > 0
     assert refit_record(onnx.load(out)) is None
@@ -78,7 +78,7 @@ def test_named_heads_are_refitted_when_asked_for(
 ) -> None:
     out = tmp_path / "out.onnx"
     options = ("--heads", "0:1", "-o", out, "--json", *CPU)
-    document = command("prune", toy, *options, "--data", data, "--compensate").document
+    document = command("prune", toy, *options, "--data", data, "--refit").document
     assert document["choice"]["selection"] == {
         "heads": {"0": [1]},
         "basis": "named",
@@ -88,8 +88,8 @@ def test_named_heads_are_refitted_when_asked_for(
         "left_out": {},
     }
     assert document["choice"]["compensation"]["tensors"]
-    outcome = command("prune", toy, *options, "--compensate")
-    assert outcome.exit_code == 2 and "--compensate requires --data" in outcome.document["error"]
+    outcome = command("prune", toy, *options, "--refit")
+    assert outcome.exit_code == 2 and "--refit requires --data" in outcome.document["error"]
     assert command("prune", toy, *options, "--data", data).document["choice"] is None
 
 
@@ -106,7 +106,7 @@ def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: 
     assert left("--ratio", 0.5, "--uniform", "--data", data) == [2, 2]
     assert sum(left("--ratio", 0.5, "--multiple-of", 2)) == 4
     assert left("--ratio", 0.25, "--protect", "0") == [4, 2]
-    assert left("--ratio", 0.5, "--floor", 2) == [2, 2]
+    assert left("--ratio", 0.5, "--min-heads", 2) == [2, 2]
     assert sum(left("--ratio", 0.5, "--data", data, model="gqa")) == 6
 
 
@@ -190,7 +190,7 @@ def test_a_sweep_for_people_in_the_users_own_measure(
     )
     (tmp_path / "mine_for_sweeps.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    options = ("--data", data, "--no-compensate", "-o", "curve.json", *CPU)
+    options = ("--data", data, "--no-refit", "-o", "curve.json", *CPU)
     outcome = command("sweep", toy, "0:0.5:0.25", *options, "--drift", "mine_for_sweeps:worst")
     assert outcome.exit_code == 0, outcome.stderr
     assert re.search(r"drift +worst on held-out data", outcome.stdout) and "4 of 8" in outcome.stdout
@@ -218,7 +218,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
     [
         (["--ratio", "0.5", "--keep", "2"], 2, "--ratio and --keep are mutually exclusive"),
         (["--ratio", "0.5", "--heads", "0:1"], 2, "--heads and --ratio are mutually exclusive"),
-        (["--floor", "2", "--heads", "0:1"], 2, "requires --ratio"),
+        (["--min-heads", "2", "--heads", "0:1"], 2, "requires --ratio"),
         (["--ratio", "1.5"], 2, "is not in the range 0<x<1"),
         (["--keep", "0"], 2, "is not in the range x>=1"),
         (["--target-speedup", "0.9"], 2, "is not in the range 1<x<100"),
@@ -228,7 +228,7 @@ def test_ranges_of_sweeps_and_knees() -> None:
         (["--ratio", "0.5", "--protect", "7:1"], 2, "there is no '7' to protect"),
         (["--ratio", "0.5", "--scores", "missing.json"], 2, "does not exist"),
         (["--ratio", "0.5", "--data", "missing.npz"], 2, "does not exist"),
-        (["--ratio", "0.5", "--compensate"], 2, "--compensate requires --data"),
+        (["--ratio", "0.5", "--refit"], 2, "--refit requires --data"),
         (["--ratio", "0.5", "--heatmap", "heat.bmp"], 2, "a picture is one of"),
     ],
 )
@@ -275,7 +275,7 @@ def test_a_wrong_wish_is_known_before_any_work(
 def test_maps_that_stay_as_they_are_are_told_by_reason(command: Command, data: Path, tmp_path: Path) -> None:
     shared = tmp_path / "shared.onnx"
     onnx.save(toys_scores.stack(shared=True), shared)
-    outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--compensate", "--dry-run", *CPU)
+    outcome = command("prune", shared, "--heads", "0:1", "--data", data, "--refit", "--dry-run", *CPU)
     words = " ".join(outcome.stdout.split())
     assert outcome.exit_code == 0, outcome.stderr
     assert words.count("its weights are shared with another node") == 1 and "more: its weights" in words

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxheadprune import UsageError, Wish, benchmark, find_sites, prune
+from onnxheadprune import UsageError, Wish, bench, find_sites, prune
 from onnxheadprune.benchmarking import measure, runner
 from onnxheadprune.benchmarking.gates import speed_gates
 from onnxheadprune.benchmarking.result import Comparison, GridPoint, SpeedUp
@@ -123,7 +123,7 @@ def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
         heavy(), wish=Wish(target_speedup=1.5, sizes=sizes), fuse="contrib", provider="cpu", validate=False
     )
     assert result.chosen is not None and result.chosen.speed is not None
-    measured = benchmark(heavy(), result.model, **SHORT)
+    measured = bench(heavy(), result.model, **SHORT)
     assert "com.microsoft:MultiHeadAttention" in measured.models[1].operators
     assert measured.guaranteed(1) > 1.15
     assert result.pruned.path is None
@@ -137,7 +137,7 @@ def test_what_is_tried_is_what_is_written(tmp_path: Path) -> None:
 def test_a_curve_shows_what_cuts_bring(command: Command, many: Path, tmp_path: Path) -> None:
     random, out = np.random.default_rng(0), tmp_path / "curve.svg"
     np.savez(tmp_path / "data.npz", x=random.standard_normal((12, 48, 16)).astype(np.float32))
-    options = ("--data", tmp_path / "data.npz", "-o", out, "--provider", "cpu", "--no-compensate")
+    options = ("--data", tmp_path / "data.npz", "-o", out, "--provider", "cpu", "--no-refit")
     outcome = command("sweep", many, "0:0.75:0.375", *options, "--json")
     assert outcome.exit_code == 0, outcome.stderr
     curve = outcome.document
@@ -195,7 +195,7 @@ def test_noise_reaches_no_wish() -> None:
 
 @patient
 def test_bench_wishes_and_limits_name_one_number() -> None:
-    result = benchmark(heavy(), heavy(4), heavy(), **SHORT)
+    result = bench(heavy(), heavy(4), heavy(), **SHORT)
     for index in (1, 2):
         gate = speed_gates(result, 1.5)[index - 1]
         assert gate.value == result.speedup(index).value == result.guaranteed(index)

@@ -10,7 +10,7 @@ from rich.text import Text
 from onnxheadprune.cli.report.escaping import escaped
 from onnxheadprune.cli.report.headline import STYLES
 from onnxheadprune.cli.report.layout import heading, many, row, table
-from onnxheadprune.workflow.batch import BatchItem, BatchResult
+from onnxheadprune.workflow.batch import BatchFile, BatchResult
 
 _STYLES = {
     "done": "green",
@@ -22,25 +22,25 @@ _STYLES = {
 }
 
 
-def _style(item: BatchItem) -> str:
+def _style(item: BatchFile) -> str:
     """The color of a model; of one that was pruned the color of its headline."""
     return _STYLES[item.status] if item.headline is None else STYLES[item.headline.state]
 
 
-def item_line(item: BatchItem) -> Text:
+def item_line(item: BatchFile) -> Text:
     """One line about one model."""
     line = Text(f"{item.status:8}", style=_style(item))
-    return line.append(f" {escaped(item.model)} ({item.seconds:.1f} s)", style="default")
+    return line.append(f" {escaped(item.file)} ({item.seconds:.1f} s)", style="default")
 
 
 def batch_report(result: BatchResult) -> Iterator[RenderableType]:
     """A table of all models, and how many ended how."""
-    yield heading(f"{result.folder}: {many(len(result.items), 'model')} into {result.output}")
+    yield heading(f"{result.folder}: {many(len(result.files), 'model')} into {result.output}")
     yield ""
     made = table("model", "verdict", "good enough", "reason", wraps=("good enough", "reason"))
-    for item in result.items:
+    for item in result.files:
         enough = "" if item.headline is None else item.headline.good_enough.sentence
-        made.add_row(item.model, Text(item.status, style=_style(item)), enough, item.reason)
+        made.add_row(item.file, Text(item.status, style=_style(item)), enough, item.reason)
     yield made
     yield ""
     yield row("summary", ", ".join(f"{number} {status}" for status, number in result.counts.items()))

@@ -40,8 +40,8 @@ def folder_report(result: FolderResult) -> Iterator[RenderableType]:
             yield from choice_rows(item.result.chosen, item.result.plan)
     yield from _notes(result)
     yield from _interface(result)
-    if result.client is not None and not result.changes:
-        yield row("config", f"nothing has to follow for {result.client}")
+    if result.runtime is not None and not result.changes:
+        yield row("config", f"nothing has to follow for {result.runtime}")
     for index, field in enumerate(result.changes):
         yield row("config" if not index else "", str(field), "yellow")
     for warning in result.warnings:

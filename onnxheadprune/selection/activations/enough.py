@@ -19,7 +19,7 @@ from onnxheadprune.selection.activations.silence import context_of
 
 AnySite = TypeVar("AnySite", bound=Site)
 INSTEAD = (
-    "with what there is, name what to remove and add --compensate: a stronger ridge is used then, or biases alone are"
+    "with what there is, name what to remove and add --refit: a stronger ridge is used then, or biases alone are"
     " adjusted"
 )
 

@@ -77,7 +77,7 @@ def scores_of(
         model: the model's name.
         view: an annotated view of it.
         sites: whose units to score.
-        method: see `score_heads`.
+        method: see `score`.
         evidence: data and where it runs; None for weights alone.
         working: how the work is done.
         left: gets the reason for each site that cannot be scored on the data, by label; it has no scores then.

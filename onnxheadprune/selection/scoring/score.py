@@ -1,4 +1,4 @@
-"""`score_heads`: what every head of a model is worth, and every neuron."""
+"""`score`: what every head of a model is worth, and every neuron."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onnxheadprune.selection.scoring.scores import HeadScores
 from onnxheadprune.settings.cutting import Method
 
 
-def score_heads(
+def score(
     model: ModelLike,
     *,
     method: Method = "reconstruction",

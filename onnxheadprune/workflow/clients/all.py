@@ -25,5 +25,5 @@ def client_named(name: str) -> Client:
         UsageError: if there is none of that name.
     """
     if name not in CLIENTS:
-        raise UsageError(f"there is no client {name!r}; known are {', '.join(CLIENTS)}")
+        raise UsageError(f"there is no runtime {name!r}; known are {', '.join(CLIENTS)}")
     return CLIENTS[name]

@@ -130,7 +130,7 @@ class Client:
     """A program that loads the folder.
 
     Attributes:
-        name: as `--for` takes it.
+        name: as `--runtime` takes it.
         title: as people write it.
         even_caches: whether it has one number for the KV heads of all layers.
         check: looks at the folder before anything is cut; gives sentences that its user should know, and raises

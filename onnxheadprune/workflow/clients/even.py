@@ -27,7 +27,7 @@ def even_heads(cut: Deployment, client: str) -> tuple[int, int]:
         return counts.pop(), sizes.pop()
     layers = sorted(Counter(site.after for site in staying).items())
     told = ", ".join(f"{heads} in {many} {'layer' if many == 1 else 'layers'}" for heads, many in layers)
-    keep = "--keep-cache-shape leaves the caches as they are, and any set of heads may go then"
+    keep = "--cache keep leaves the caches as they are, and any set of heads may go then"
     if len(sizes) > 1:
         raise RefusedError(
             f"{client} takes one size of heads for the caches of all layers, and here they differ; {keep}"

@@ -27,7 +27,7 @@ def check(folder: Deployment) -> tuple[str, ...]:
         name, value = symbolic[0]
         raise RefusedError(
             f"onnxruntime-genai reads the heads of caches from the inputs, and {name} does not say how many {value}"
-            " has; --keep-cache-shape leaves the caches as they are"
+            " has; --cache keep leaves the caches as they are"
         )
     return ()
 

@@ -14,7 +14,7 @@ KINDS = "layer_types"
 """What a configuration says of each layer, in a list."""
 NESTED = ("text_config", "decoder")
 """Where configurations of several models keep that of the decoder."""
-LEAVE = "leave --renumber-cache out, and the caches keep their shapes"
+LEAVE = "leave --cache renumber out, and the caches keep their shapes"
 
 
 def of_decoder(config: Json) -> tuple[tuple[str, ...], Json]:

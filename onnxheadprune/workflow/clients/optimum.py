@@ -41,7 +41,7 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     heads, size = even_heads(cut, TITLE)
     if not cut.config:
         raise RefusedError(
-            f"{TITLE} reads the shape of caches from config.json, and there is none; --keep-cache-shape leaves the"
+            f"{TITLE} reads the shape of caches from config.json, and there is none; --cache keep leaves the"
             " caches as they are"
         )
     way, config = of_decoder(cut.config)
@@ -53,7 +53,7 @@ def _heads(cut: Deployment) -> tuple[ConfigChange, ...]:
     hidden = next((name for name in HIDDEN if isinstance(config.get(name), int)), None)
     if not counted or hidden is None:
         raise RefusedError(
-            f"config.json has no field that tells {TITLE} the heads of the caches; --keep-cache-shape leaves the"
+            f"config.json has no field that tells {TITLE} the heads of the caches; --cache keep leaves the"
             " caches as they are"
         )
     return _set(way, config, {**dict.fromkeys(counted, heads), hidden: heads * size})

@@ -29,7 +29,7 @@ def check(folder: Deployment) -> tuple[str, ...]:
         name, inputs = symbolic[0]
         raise RefusedError(
             f"transformers.js reads the heads of caches from the inputs, and {name} does not say how many {inputs[0]}"
-            " has; --keep-cache-shape leaves the caches as they are"
+            " has; --cache keep leaves the caches as they are"
         )
     outside = [file.name for file in folder.files if PurePosixPath(file.name).parts[0] != "onnx"]
     if outside:

@@ -14,7 +14,7 @@ from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.settings.cutting import Cut
+from onnxheadprune.settings.cutting import Cache, Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
@@ -31,17 +31,16 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     heads: HeadSpec | None = None,
     output: str | os.PathLike[str] | None = None,
     *,
-    client: str | None = None,
+    runtime: str | None = None,
     wish: Wish | None = None,
     data: DataSource | None = None,
-    compensate: bool | None = None,
+    refit: bool | None = None,
     recover: Budget | None = None,
     effect: Measure | None = None,
     provider: str = AUTO,
     seed: int = 0,
-    keep_cache_shape: bool = False,
+    cache: Cache = "narrow",
     allow_io_change: bool = False,
-    renumber_cache: bool = False,
     validate: bool = True,
     accept_inconclusive: bool = False,
     data_name: str | None = None,
@@ -73,12 +72,12 @@ def prune_folder(  # noqa: D417 the decorator documents the settings
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder; prune takes a single model")
     request = Request(
-        Choice(heads, wish, compensate, effect, recover),
-        Contract(keep_cache_shape, allow_io_change, renumber_cache),
+        Choice(heads, wish, refit, effect, recover),
+        Contract(cache, allow_io_change),
         run=Run(provider, seed, data),
         proving=Proving(validate, accept_inconclusive, "accept_inconclusive=True"),
         writing=Writing(output),
     )
-    named = None if client is None else client_named(client)
+    named = None if runtime is None else client_named(runtime)
     asked = FolderRequest(request, named, data_name, follow_links=follow_links)
     return pruning.prune_folder(Path(folder), asked, progress)

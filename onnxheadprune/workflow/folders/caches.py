@@ -52,6 +52,6 @@ def check_caches(files: Sequence[ModelFile], results: Sequence[FileResult]) -> N
                 if shape[axis] == before and after_there != after:
                     raise RefusedError(
                         f"{name} of {file_name} would have {after} in place of {before} on axis {axis}, and {other[1]}"
-                        f" of {other[0]} would stay as it is, so the files would not work together; --keep-cache-shape"
+                        f" of {other[0]} would stay as it is, so the files would not work together; --cache keep"
                         " leaves the caches as they are"
                     )

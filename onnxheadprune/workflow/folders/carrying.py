@@ -105,7 +105,7 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
     dead = tuple(position for position, group in enumerate(groups) if set(group) <= set(gone))
     # A site that goes as a whole leaves its cache as it was, or takes it along.
     whole = len(dead) == len(groups)
-    same = contract.keep_cache_shape or whole or site.held is not None
+    same = contract.cache == "keep" or whole or site.held is not None
     before = site.kv_num_heads
     return CachedSite(
         item.index,
@@ -115,7 +115,7 @@ def _cached(item: SharedSite, site: AttentionSite, gone: tuple[int, ...], contra
         site.head_size or site.v_head_size,
         groups,
         dead,
-        whole and contract.renumber_cache,
+        whole and contract.cache == "renumber",
     )
 
 

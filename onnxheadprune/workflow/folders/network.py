@@ -109,7 +109,7 @@ def _removed(result: PruneResult) -> Heads:
 def _within(wish: Wish, leader: ModelFile, cutting: Cutting) -> Wish:
     """The wish within what the client can express: as many KV heads in every layer that has a cache."""
     client = cutting.asked.client
-    kept = cutting.asked.request.contract.keep_cache_shape
+    kept = cutting.asked.request.contract.cache == "keep"
     if client is None or not client.even_caches or kept or not any(site.free for site in leader.sites):
         return wish
     limits = wish.limits or Limits()
@@ -132,7 +132,7 @@ def _followed(
     if own is None and file.precision == leader.precision:
         raise RefusedError(
             f"the weights that are refitted in {leader.name} are not stored alike in {file.name}, so the two would"
-            f" differ; choose the same {called(local)} with --no-compensate"
+            f" differ; choose the same {called(local)} with --no-refit"
         )
     if own is None:
         cutting.warn(

@@ -38,7 +38,7 @@ class FolderResult:
     Attributes:
         folder: the folder that was read.
         output: the folder that was written, None if none was.
-        client: what it was made for, None for nothing in particular.
+        runtime: what it was made for, None for nothing in particular.
         match: which sites belong together.
         heads: heads and other units that went, per index of a site in the export.
         files: the models that lost some.
@@ -49,7 +49,7 @@ class FolderResult:
 
     folder: str
     output: str | None
-    client: str | None
+    runtime: str | None
     match: Match
     heads: Mapping[int, tuple[int, ...]]
     files: tuple[FileResult, ...]
@@ -72,7 +72,7 @@ class FolderResult:
             "folder": self.folder,
             "output": self.output,
             "headline": self.headline.to_dict(),
-            "client": self.client,
+            "runtime": self.runtime,
             **gone_to_dict(self.heads),
             **sites_to_dict(self.match),
             "files": [

@@ -20,7 +20,7 @@ from onnxheadprune.settings.inputs import (
 from onnxheadprune.settings.measuring import Benching, Metric, Rounding
 from onnxheadprune.settings.rules import excludes, requires
 from onnxheadprune.settings.setting import Bounds, Count, NotNegative, Positive, Setting, Text
-from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, For
+from onnxheadprune.settings.writing import AcceptInconclusive, ExternalData, Runtime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class PruneKeys(Cut):
 
     accept_inconclusive: AcceptInconclusive = False
     external_data: ExternalData = "auto"
-    client: For = None
+    runtime: Runtime = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,8 @@ def require_folder_job(job: Job, model: Path) -> None:
     """
     keys = job.keys
     if not model.is_dir():
-        if keys.prune.client is not None:
-            raise job.refused(f"prune.client goes with a folder, and model {model} is a file; leave it out")
+        if keys.prune.runtime is not None:
+            raise job.refused(f"prune.runtime goes with a folder, and model {model} is a file; leave it out")
         return
     if keys.prune.exit is not None:
         raise job.refused(f"prune.exit is for single models, and model {model} is a folder; leave it out")
@@ -69,7 +69,7 @@ def pruned(
     Raises:
         HeadPruneError: as `prune_folder` does.
     """
-    named = job.keys.prune.client
+    named = job.keys.prune.runtime
     client = None if named is None else client_named(named)
     asked = FolderRequest(request, client, read=None if job.keys.data is None else read)
     return documented(lambda ready: prune_folder(model, asked, progress, ready))

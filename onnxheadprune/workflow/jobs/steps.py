@@ -18,7 +18,7 @@ from onnxheadprune.runtime.host import machine
 from onnxheadprune.runtime.progress import Progress
 from onnxheadprune.runtime.providers import AUTO, resolve_provider
 from onnxheadprune.selection.scoring.executors import open_executor
-from onnxheadprune.selection.scoring.score import score_heads, scored_kinds
+from onnxheadprune.selection.scoring.score import score, scored_kinds
 from onnxheadprune.selection.scoring.score_files import write_scores
 from onnxheadprune.validation.proof import prove
 from onnxheadprune.workflow.from_settings import measure_of
@@ -169,7 +169,7 @@ class Workshop:
         method = keys.method or ("weight" if data is None else "reconstruction")
         partial = self.folder / PARTIAL if method == "ablation" else None
         with open_executor(keys.jobs, keys.dask) as executor:
-            scores = score_heads(
+            scores = score(
                 self.model,
                 method=method,
                 data=data,
