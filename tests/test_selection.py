@@ -103,7 +103,7 @@ def test_paths_by_reconstruction_are_legal_whatever_the_data(
 def test_the_allocation_is_the_cheapest_of_all(
     shape: tuple[int, int], worths: list[list[float]], wanted: int, floor: int, multiple: int
 ) -> None:
-    sites, limits = SITES[shape].sites, Limits(floor, multiple)
+    sites, limits = SITES[shape].sites, Limits(floor, {"heads": multiple})
     paths = {
         site.index: path_by_worth(site, values[: site.num_heads])
         for site, values in zip(sites, worths, strict=True)
@@ -176,8 +176,13 @@ def test_wrong_wishes() -> None:
     for ratio in (0.0, 1.0, -0.5, float("nan"), float("inf")):
         with pytest.raises(UsageError, match="ratio must be greater than 0 and less than 1"):
             heads_for_ratio(32, ratio)
-    for settings_ in ({"min_heads": -1}, {"multiple_of": {"heads": 0}}, {"multiple_of": {"layers": 2}}):
-        with pytest.raises(UsageError, match="must be at least"):
+    for settings_ in (
+        {"min_heads": -1},
+        {"multiple_of": {"heads": 0}},
+        {"multiple_of": {"layers": 2}},
+        {"multiple_of": 2},
+    ):
+        with pytest.raises(UsageError, match=r"must be (at least|a mapping with the keys heads and neurons)"):
             Limits(**settings_)
     model = toys_scores.stack()
     with pytest.raises(UsageError, match="how many heads are to go"):

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "onnxheadprune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST = 7
 FRONT_DOORS = {
-    "benchmarking.runner.benchmark",
+    "benchmarking.runner.bench",
     "selection.scoring.score.score",
     "selection.select.select_heads",
     "validation.proof.validate",

@@ -14,7 +14,7 @@ import pytest
 from onnxheadprune import RefusedError
 from onnxheadprune.selection.allocate import Limits, allocate
 from onnxheadprune.selection.scoring.moves import merged, path_by_worth, ways_of
-from onnxheadprune.settings.writing import Client
+from onnxheadprune.settings.writing import RuntimeName
 from onnxheadprune.workflow.clients.all import CLIENTS, client_named
 from onnxheadprune.workflow.clients.contract import CachedSite, Deployment, FileFacts
 from onnxheadprune.workflow.clients.per_layer import described
@@ -44,7 +44,7 @@ def followed(name: str, deployment: Deployment) -> dict[str, Any]:
 
 
 def test_the_command_line_knows_all_clients() -> None:
-    assert set(get_args(Client)) == set(CLIENTS)
+    assert set(get_args(RuntimeName)) == set(CLIENTS)
 
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 64}

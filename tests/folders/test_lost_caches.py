@@ -113,7 +113,7 @@ def test_all_files_of_a_folder_are_renumbered_and_the_field_follows(command: Com
 def test_without_a_client_there_is_a_warning(command: Command, tmp_path: Path) -> None:
     folder = decoders(tmp_path / "in")
     outcome = command("prune", folder, "--dry-run", "--heads", WHOLE, "--cache", "renumber", "--json")
-    assert any("number of layers need --for" in text for text in outcome.document["warnings"])
+    assert any("number of layers need --runtime" in text for text in outcome.document["warnings"])
     kept = command("prune", folder, "--dry-run", "--heads", WHOLE, "--json")
     assert not any("caches go" in text for text in kept.document["warnings"])
 

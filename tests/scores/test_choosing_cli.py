@@ -104,7 +104,7 @@ def test_what_every_site_keeps_and_limits(command: Command, folder: Path, data: 
 
     assert left("--keep", 3) == [3, 3]
     assert left("--ratio", 0.5, "--uniform", "--data", data) == [2, 2]
-    assert sum(left("--ratio", 0.5, "--multiple-of", 2)) == 4
+    assert sum(left("--ratio", 0.5, "--multiple-of", "heads=2")) == 4
     assert left("--ratio", 0.25, "--protect", "0") == [4, 2]
     assert left("--ratio", 0.5, "--min-heads", 2) == [2, 2]
     assert sum(left("--ratio", 0.5, "--data", data, model="gqa")) == 6

@@ -66,12 +66,12 @@ class Deploying:
         if not said and self.config and deployment.lost_caches:
             yield (
                 "caches go, and config.json stays as it is: programs that count them by its number of layers need"
-                " --for, which lets the field follow"
+                " --runtime, which lets the field follow"
             )
         if not said and self.config and deployment.cut_caches:
             yield (
                 "caches get narrower, and config.json stays as it is: programs that compute their shapes from it (as"
-                " Optimum does) need --for, which lets the fields follow"
+                " Optimum does) need --runtime, which lets the fields follow"
             )
 
     def told_widths(self, gone: Heads) -> Iterator[str]:
