@@ -152,17 +152,17 @@ class Declared:
         Raises:
             UsageError: if one lies outside, or a mapping has a key that is none of the words.
         """
-        by_word = value if isinstance(value, Mapping) else None
-        if (by_word is None) == (get_origin(self.kind) is Mapping) or set(by_word or ()) - set(self.words):
-            raise UsageError(f"{self.name} must be {self._form}, not {value}")
-        for number in (value,) if by_word is None else by_word.values():
+        is_mapping = get_origin(self.kind) is Mapping
+        if isinstance(value, Mapping):
+            numbers, fits = list(value.values()), is_mapping and set(value) <= set(self.words)
+        else:
+            numbers, fits = [value], not is_mapping
+        if not fits:
+            form = f"a mapping with the keys {' and '.join(self.words)}" if is_mapping else "a number"
+            raise UsageError(f"{self.name} must be {form}, not {value}")
+        for number in numbers:
             if not self.bounds.admit(number):
                 raise UsageError(f"{self.name} must be {self.bounds}, not {number:g}")
-
-    @property
-    def _form(self) -> str:
-        is_mapping = get_origin(self.kind) is Mapping
-        return f"a mapping with the keys {' and '.join(self.words)}" if is_mapping else "a number"
 
     @property
     def words(self) -> tuple[str, ...]:
