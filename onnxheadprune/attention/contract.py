@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from onnxheadprune.settings.cutting import Cache
+Cache: TypeAlias = Literal["narrow", "keep", "renumber"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from onnxheadprune.attention.analysis import Analysis, analysis_of
 from onnxheadprune.attention.block_cuts import block_cuts, block_records
-from onnxheadprune.attention.contract import AS_IT_IS, Contract
+from onnxheadprune.attention.contract import AS_IT_IS, Cache, Contract
 from onnxheadprune.attention.cut_edits import caches_of, require_apart, swept_edits
 from onnxheadprune.attention.head_cuts import head_cuts, head_record
 from onnxheadprune.attention.heads import HeadSpec
@@ -33,7 +33,6 @@ from onnxheadprune.model.graph.collecting import paused
 from onnxheadprune.model.graph.view import GraphView
 from onnxheadprune.model.load import LoadedModel, ModelLike, model_name, open_structure
 from onnxheadprune.model.soundness import analysing
-from onnxheadprune.settings.cutting import Cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

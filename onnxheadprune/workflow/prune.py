@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from onnx import ModelProto
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.contract import Cache, Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.attention.planning import planned_on
 from onnxheadprune.edit.functions import carried_out
@@ -21,7 +21,7 @@ from onnxheadprune.model.storage.reading import hydrated
 from onnxheadprune.runtime.progress import Progress, silent
 from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.compensation.record import sealed
-from onnxheadprune.settings.cutting import Cache, Cut
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Target

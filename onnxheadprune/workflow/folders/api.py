@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from onnxheadprune.attention.contract import Contract
+from onnxheadprune.attention.contract import Cache, Contract
 from onnxheadprune.attention.heads import HeadSpec
 from onnxheadprune.errors import UsageError
 from onnxheadprune.runtime.feeds import DataSource
@@ -14,7 +14,7 @@ from onnxheadprune.runtime.providers import AUTO
 from onnxheadprune.selection.activations.drift import Measure
 from onnxheadprune.selection.recovery.budget import Budget
 from onnxheadprune.selection.wishes import Wish
-from onnxheadprune.settings.cutting import Cache, Cut
+from onnxheadprune.settings.cutting import Cut
 from onnxheadprune.settings.inputs import Running
 from onnxheadprune.settings.words import documented
 from onnxheadprune.settings.writing import Checking, Deploying
