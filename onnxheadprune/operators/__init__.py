@@ -104,18 +104,30 @@ FILES = {
 }
 """Per file the operators that it says something of; those of other domains than the standard one with their domain."""
 GRADIENT_FILES = {
-    "attention_parts": "Attention",
-    "elementwise_gradients": (
-        "Abs Add Cast CastLike Clip Cos Div Dropout Elu Erf Exp Gelu HardSigmoid HardSwish Identity "
-        "LeakyRelu Log Max Mean Min Mish Mul Neg PRelu Pow Reciprocal Relu Sigmoid Sin Softplus Softsign "
-        "Sqrt Sub Sum Swish Tanh Where com.microsoft.BiasGelu com.microsoft.FastGelu com.microsoft.Gelu "
-        "com.microsoft.QuickGelu"
+    "attention_parts": (
+        "Attention RotaryEmbedding com.microsoft.Attention com.microsoft.GroupQueryAttention "
+        "com.microsoft.MultiHeadAttention com.microsoft.RotaryEmbedding"
     ),
-    "matmul_gradients": "Gemm MatMul com.microsoft.FusedMatMul com.microsoft.TransposeMatMul",
+    "elementwise_gradients": (
+        "Abs Add Cast CastLike Clip Cos DequantizeLinear Div Dropout Elu Erf Exp Gelu HardSigmoid "
+        "HardSwish Identity LeakyRelu Log Max Mean Min Mish Mul Neg PRelu Pow QuantizeLinear Reciprocal "
+        "Relu Sigmoid Sin Softplus Softsign Sqrt Sub Sum Swish Tanh Where com.microsoft.BiasGelu "
+        "com.microsoft.FastGelu com.microsoft.Gelu com.microsoft.QuickGelu"
+    ),
+    "matmul_gradients": "Conv Einsum Gemm MatMul com.microsoft.FusedMatMul com.microsoft.TransposeMatMul",
+    "moving_gradients": (
+        "Concat CumSum Expand Flatten Gather GatherElements GatherND Pad Reshape ScatterElements ScatterND "
+        "Slice Split Squeeze Tile Transpose Trilu Unsqueeze"
+    ),
     "normalization_gradients": (
         "BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LpNormalization "
-        "RMSNormalization SimplifiedLayerNormalization com.microsoft.SimplifiedLayerNormalization "
+        "RMSNormalization SimplifiedLayerNormalization com.microsoft.BiasAdd "
+        "com.microsoft.EmbedLayerNormalization com.microsoft.SimplifiedLayerNormalization "
         "com.microsoft.SkipLayerNormalization com.microsoft.SkipSimplifiedLayerNormalization"
+    ),
+    "reduction_gradients": (
+        "LogSoftmax ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum "
+        "ReduceSumSquare Softmax"
     ),
 }
 """Gradients that stand in a file of their own, beside that of the operators: only who trains loads them."""

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
-from onnxheadprune.edit.gradients import Constant, Step, decomposition
-from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.fused import (
     FusedLayout,
     HeadAxis,
@@ -23,18 +19,8 @@ from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
-    Scores,
-    attended,
     buffered,
-    heads_apart,
-    heads_joined,
-    hidden_unless,
-    positions,
-    repeated,
-    window,
-    with_past,
 )
-from onnxheadprune.operators.rotary import Rotation, rotated
 
 ROLES.add(
     ("GroupQueryAttention",), "com.microsoft", Roles(masks=(10,), alike=(0,), past_keys=3, past_values=4)
@@ -89,39 +75,3 @@ def _layout(node: Node) -> FusedLayout | None:
         memory=(1, 2, 3, 4),
         maps=given(node, (3,), 1) if node.op_type == "GroupQueryAttention" else {},
     )
-
-
-@decomposition("GroupQueryAttention", domain="com.microsoft")
-def group_query_parts(step: Step) -> list[Term | None] | Constant:
-    """Rotated queries and keys, keys shared by neighbours; every sample's past is as long as the cache."""
-    attribute = step.node.attribute
-    heads, kv = int(attribute("num_heads", 0)), int(attribute("kv_num_heads", 0))
-    if attribute("smooth_softmax", 0) or step.given(11) is not None:
-        return Constant("has a softmax with a sink")
-    if attribute("k_quant_type", "NONE") != "NONE":
-        return Constant("has a quantized cache")
-    if step.given(1) is None:
-        whole = heads_apart(step.input(0), heads + 2 * kv)
-        bounds = (0, heads, heads + kv, heads + 2 * kv)
-        query, key, value = (whole.slice(bounds[i], bounds[i + 1], 1) for i in range(3))
-    else:
-        query, key, value = (heads_apart(step.input(i), heads if i == 0 else kv) for i in range(3))
-    past = step.given(3)
-    if attribute("do_rotary", 0):
-        ids = step.given(9)
-        if ids is None:
-            ids = positions(query.dim(2)) if past is None else positions(query.dim(2)) + past.dim(2)
-            ids = ids.unsqueeze([0])
-        rotation = Rotation(step.input(7), step.input(8), ids, bool(attribute("rotary_interleaved", 0)))
-        query, key = rotated(query, rotation), rotated(key, rotation)
-    key, value = with_past(past, key), with_past(step.given(4), value)
-    allowed = positions(key.dim(2)).test(
-        "LessOrEqual", step.input(5).cast(TensorProto.INT64).reshape([-1, 1, 1, 1])
-    )
-    if attribute("causal", 1):
-        width = max(0, int(attribute("local_window_size", -1)))
-        allowed = allowed.op("And", window(query, key, past, width))
-    biases = (hidden_unless(allowed, query.elem_type), *([] if step.given(10) is None else [step.input(10)]))
-    scores = Scores(attribute("scale"), float(attribute("softcap", 0.0)), biases)
-    times = heads // kv
-    return [heads_joined(attended(query, repeated(key, times), repeated(value, times), scores)), key, value]

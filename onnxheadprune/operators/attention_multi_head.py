@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from onnx import TensorProto
-
-from onnxheadprune.edit.gradients import Constant, Step, UnknownShapeError, decomposition
-from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.fused import (
     FusedLayout,
     HeadAxis,
@@ -21,14 +17,7 @@ from onnxheadprune.model.graph.dims import Shape
 from onnxheadprune.model.graph.tables import ROLES, Roles, Shapes, shape_function
 from onnxheadprune.model.graph.view import Node
 from onnxheadprune.operators.attention_parts import (
-    Scores,
-    attended,
     buffered,
-    heads_apart,
-    heads_joined,
-    hidden_unless,
-    window,
-    with_past,
 )
 
 _EXTRAS: dict[str, tuple[int, int, tuple[int, ...]]] = {
@@ -161,51 +150,3 @@ def _layout(node: Node) -> FusedLayout | None:
         memory=(1, 2, *past),
         maps={} if flat else given(node, (3,), 1),
     )
-
-
-@decomposition("MultiHeadAttention", domain="com.microsoft")
-def multi_head_parts(step: Step) -> list[Term | None] | Constant:
-    """Projections with their biases, heads apart, attention."""
-    node, heads = step.node, int(step.node.attribute("num_heads", 0))
-    if any(step.given(index) is not None for index in (8, 9)) or step.given(2) is None:
-        return Constant("keeps its cache in a buffer, or packs keys and values")
-    operands: list[Term] = []
-    start = 0
-    for index in range(3):
-        term, shape, bias = step.input(index), step.shape(index), step.given(3)
-        width = shape[-1] if len(shape) == 3 else None
-        if bias is not None:
-            if not isinstance(width, int):
-                raise UnknownShapeError("the width of its input is not known")
-            term = term + bias.slice(start, start + width, 0)
-            start += width
-        operands.append(term if len(shape) == 4 else heads_apart(term, heads))
-    query, (key, value) = operands[0], (with_past(step.given(6 + i), operands[1 + i]) for i in range(2))
-    biases = [] if step.given(5) is None else [step.input(5)]
-    padding = padding_bias(step, 4, query.elem_type)
-    if isinstance(padding, Constant):
-        return padding
-    biases += [] if padding is None else [padding]
-    if node.attribute("unidirectional", 0):
-        biases.append(hidden_unless(window(query, key, step.given(6)), query.elem_type))
-    context = attended(query, key, value, Scores(node.attribute("scale"), 0.0, tuple(biases)))
-    return [heads_joined(context), key, value]
-
-
-def padding_bias(step: Step, index: int, elem_type: int) -> Term | Constant | None:
-    """What a mask of ONNX Runtime's operators adds to the scores: `mask_filter_value` where it is 0.
-
-    Args:
-        step: the node.
-        index: its input: [B, T], or [B, S, T].
-        elem_type: of the scores.
-    """
-    mask = step.given(index)
-    if mask is None:
-        return None
-    axes = {2: [1, 2], 3: [1]}.get(len(step.shape(index)))
-    if axes is None:
-        return Constant("has a mask that lists lengths, or one of four axes")
-    filtered = float(step.node.attribute("mask_filter_value", -10000.0))
-    seen = mask.cast(TensorProto.BOOL).unsqueeze(axes)
-    return seen.where(step.writer.number(0.0, elem_type), filtered)

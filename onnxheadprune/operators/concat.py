@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from onnxheadprune.edit.edits import DropInputs, Edit
-from onnxheadprune.edit.gradients import Partials, Step, gradient
-from onnxheadprune.edit.terms import sized
 from onnxheadprune.liveness.live import Live, fits
 from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.refusal import Refusal
@@ -127,21 +124,3 @@ def _are_twins(first: Value, second: Value) -> bool:
     return (
         one.inputs[0] is other.inputs[0] and one.int_list("axes", 1) == other.int_list("axes", 1) is not None
     )
-
-
-@gradient("Concat")
-def concat_gradient(step: Step) -> Partials:
-    """Cut into the pieces that were joined."""
-    axis, count = step.node.attribute("axis", 0), len(step.node.inputs)
-    if count == 1:
-        return {0: step.grad}
-    shapes = [step.shape(index) for index in range(count)]
-    known = [shape[axis] for shape in shapes if isinstance(shape[axis], int)]
-    if len(known) == count:
-        sizes = step.writer.integers(known)
-    else:
-        sizes = step.writer.joined(
-            [sized(step.input(index), axis % len(shape), shape[axis]) for index, shape in enumerate(shapes)]
-        )
-    names = step.writer.node("Split", [step.grad.name, sizes.name], count, attributes={"axis": axis})
-    return {index: replace(step.grad, name=name) for index, name in enumerate(names)}

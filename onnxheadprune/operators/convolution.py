@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from onnxheadprune.edit.edits import Edit, SetAttribute
-from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient
-from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.contraction import CONVOLUTIONS, PRODUCTS, Contraction, Kernel, Product
 from onnxheadprune.liveness.live import FULL, Live
 from onnxheadprune.liveness.refusal import Refusal
@@ -219,84 +216,3 @@ for _op_type, _domain, _weight, _along in (
 ):
     CONVOLUTIONS.add((_op_type,), _domain, Kernel(_weight, _along))
     PRODUCTS.add((_op_type,), _domain, Product(_letters, _weight))
-
-
-@gradient("Conv")
-def convolution_gradient(step: Step) -> Partials:
-    """Kernels: a convolution of the input with the gradient, batch and channels swapped. Input: the transposed one."""
-    node, kernel = step.node, step.shape(1)
-    sizes = [size for size in kernel if isinstance(size, int)]
-    if len(sizes) < len(kernel):
-        raise UnknownShapeError("the size of its kernel is not known")
-    if node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return dict.fromkeys((0, 1), Constant("pads by itself (auto_pad)"))
-    partials: dict[int, Term | Constant] = {}
-    window = _Window.of(node, len(sizes) - 2)
-    if 0 in step.wanted:
-        partials[0] = _input_gradient(step, window)
-    if 1 in step.wanted:
-        partials[1] = _kernel_gradient(step, window, sizes)
-    if 2 in step.wanted:
-        partials[2] = step.grad.sum([0, *range(2, len(sizes))], keep=False)
-    return partials
-
-
-@dataclass(frozen=True)
-class _Window:
-    """How the kernel of a convolution moves."""
-
-    strides: list[int]
-    dilations: list[int]
-    pads: list[int]
-    groups: int
-
-    @classmethod
-    def of(cls, node: Node, rank: int) -> _Window:
-        return cls(
-            node.attribute("strides", [1] * rank),
-            node.attribute("dilations", [1] * rank),
-            node.attribute("pads", [0] * (2 * rank)),
-            node.attribute("group", 1),
-        )
-
-
-def _input_gradient(step: Step, window: _Window) -> Term:
-    """The transposed convolution, cut at the start; at the end the input reaches farther than windows, or less far."""
-    x, rank = step.input(0), len(window.strides)
-    back = step.grad.op(
-        "ConvTranspose",
-        step.input(1),
-        strides=window.strides,
-        dilations=window.dilations,
-        pads=window.pads[:rank] + [0] * rank,
-        group=window.groups,
-    )
-    missing = x.shape() - back.shape()
-    return back.op("Pad", step.writer.joined([missing * 0, missing]))
-
-
-def _kernel_gradient(step: Step, window: _Window, kernel: list[int]) -> Term:
-    """Input channels become the batch, the batch becomes channels; strides and dilations change places."""
-    x, grad, rank, groups = step.input(0), step.grad, len(kernel), window.groups
-    behind = list(range(2, rank))
-    if groups > 1:
-        apart = step.writer.joined(
-            [x.dim(0), *map(step.writer.integers, ([groups], [kernel[1]])), *map(x.dim, behind)]
-        )
-        order = [2, 1, 0, *(axis + 1 for axis in behind)]
-        merged = step.writer.joined([step.writer.integers([kernel[1], -1]), *map(x.dim, behind)])
-        turned = x.reshape(apart).transpose(order).reshape(merged)
-    else:
-        turned = x.transpose([1, 0, *behind])
-    found = turned.op(
-        "Conv",
-        grad.transpose([1, 0, *behind]),
-        strides=window.dilations,
-        dilations=window.strides,
-        pads=window.pads,
-        group=groups,
-    )
-    integers = step.writer.integers
-    # Windows that did not fit any more leave a rest at the end.
-    cut = found.op("Slice", integers([0] * len(behind)), integers(kernel[2:]), integers(behind))
-    return cut.transpose([1, 0, *behind])

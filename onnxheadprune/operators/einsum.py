@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
-from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.contraction import PRODUCTS, Contraction, Product
 from onnxheadprune.model.graph.broadcasting import broadcast_dim
 from onnxheadprune.model.graph.dims import Dim
@@ -41,30 +39,3 @@ def _letters(node: Node) -> Contraction | None:
 
 MULTIPLIES_FLOATS.add("Einsum")
 PRODUCTS.add(("Einsum",), "", Product(_letters, None))
-
-
-@gradient("Einsum")
-def einsum_gradient(step: Step) -> Partials:
-    """The letters of the operand as the output, and those of the output in place of the operand.
-
-    A letter that only this operand has was summed over: the gradient is repeated along it.
-    """
-    terms = einsum_terms(step.node)
-    if terms is None or any(len(set(term)) != len(term) for term in terms):
-        held = Constant("has an equation with diagonals or unknown ranks")
-        return dict.fromkeys(range(len(step.node.inputs)), held)
-    *inputs, out = terms
-    partials: dict[int, Term | Constant] = {}
-    for index in sorted(step.wanted):
-        others = [i for i in range(len(inputs)) if i != index]
-        reach = set(out).union(*(inputs[i] for i in others))
-        own = inputs[index]
-        found = "".join(letter for letter in own if letter in reach)
-        equation = ",".join([out, *(inputs[i] for i in others)]) + "->" + found
-        term = step.grad.op("Einsum", *(step.input(i) for i in others), equation=equation)
-        missing = [axis for axis, letter in enumerate(own) if letter not in reach]
-        x, shape = step.input(index), step.shape(index)
-        term = term.unsqueeze(missing).expand(x.shape()) if missing else term
-        ones = [axis for axis, dim in enumerate(shape) if dim == 1]
-        partials[index] = term.sum(ones) if ones else term
-    return partials

@@ -8,7 +8,6 @@ import numpy as np
 from onnx import numpy_helper
 
 from onnxheadprune.edit.edits import Edit
-from onnxheadprune.edit.gradients import Partials, Step, gradient, summed
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import FULL, Array, Live, unite
@@ -163,17 +162,3 @@ def constant_of_shape(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return target_literals(node, 0, live)
 
     return Answer({0: FULL}, rewrite) if node.out.shape is not None else unknown_shape(node)
-
-
-@gradient("Expand")
-def expand_gradient(step: Step) -> Partials:
-    """The sum over what was repeated."""
-    return {0: summed(step.grad, step.input(0), step.node.shape(0), [step.node.out.shape])}
-
-
-@gradient("Tile")
-def tile_gradient(step: Step) -> Partials:
-    """The same: every axis is one of repetitions before one of elements."""
-    x, repeats, rank = step.input(0), step.input(1), len(step.shape(0))
-    pairs = step.writer.joined([repeats.unsqueeze([1]), x.shape().unsqueeze([1])], axis=1)
-    return {0: step.grad.reshape(pairs.reshape([2 * rank])).sum(range(0, 2 * rank, 2), keep=False)}

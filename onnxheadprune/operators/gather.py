@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetInput
-from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
-from onnxheadprune.edit.terms import Term, sized
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
@@ -164,62 +161,3 @@ def gather_nd(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     to_data = {a: a if a < batch else a - (rank - 1) + batch + indices[-1] for a in live.axes}
     along = live.only(parallel)
     return Answer({0: live.renumbered(to_data), 1: along})
-
-
-SCATTERS_SUMS = 16
-"""The first opset in which elements that are scattered to one place may be added up."""
-
-
-@gradient("Gather")
-def gather_gradient(step: Step) -> Partials:
-    """What was read at an index is added up there.
-
-    As rows of a matrix: the axis comes first, and all others are columns.
-    """
-    data, indices, writer = step.input(0), step.input(1), step.writer
-    shape, picked = step.shape(0), len(step.shape(1))
-    rank, axis = len(shape), step.node.attribute("axis", 0) % len(shape)
-    size = sized(data, axis, shape[axis])
-    between = [*range(axis, axis + picked), *range(axis), *range(axis + picked, rank - 1 + picked)]
-    others = [sized(data, other, shape[other]) for other in range(rank) if other != axis]
-    width = writer.integers([1])
-    for other in others:
-        width = width * other
-    # An empty product of the columns must not be guessed, so both sizes are told where -1 could be 0.
-    rows = step.grad.transpose(between).reshape(writer.joined([writer.integers([-1]), width]))
-    flat = indices.cast(TensorProto.INT64).reshape([-1])
-    flat = flat.test("Less", 0).where(flat + size, flat)
-    summed_rows = _summed_rows(rows, flat, size, width)
-    back = summed_rows.reshape(writer.joined([size, *others]))
-    return {0: back.transpose([*range(1, axis + 1), 0, *range(axis + 1, rank)])}
-
-
-def _summed_rows(rows: Term, places: Term, size: Term, width: Term) -> Term:
-    """Rows added up at places, [places, width] -> [size, width]."""
-    writer = rows.writer
-    if writer.opset >= SCATTERS_SUMS:
-        zeros = writer.number(0, rows.elem_type).expand(writer.joined([size, width]))
-        return zeros.op("ScatterND", places.unsqueeze([1]), rows, reduction="add")
-    values = writer.joined([writer.number(number, rows.elem_type).unsqueeze([0]) for number in (0.0, 1.0)])
-    hits = places.op("OneHot", size.squeeze([0]), values, axis=-1, to=rows.elem_type)
-    return hits.transpose([1, 0]) @ rows
-
-
-@gradient("GatherElements")
-def gather_elements_gradient(step: Step) -> Partials:
-    """Every element is added where it was read."""
-    if step.writer.opset < SCATTERS_SUMS:
-        return {0: Constant(f"can be scattered back from opset {SCATTERS_SUMS} on")}
-    axis = step.node.attribute("axis", 0)
-    zeros = step.input(0).zeros()
-    return {0: zeros.op("ScatterElements", step.input(1), step.grad, axis=axis, reduction="add")}
-
-
-@gradient("GatherND")
-def gather_rows_gradient(step: Step) -> Partials:
-    """Every row is added where it was read."""
-    if step.writer.opset < SCATTERS_SUMS:
-        return {0: Constant(f"can be scattered back from opset {SCATTERS_SUMS} on")}
-    if step.node.attribute("batch_dims", 0):
-        return {0: Constant("reads per batch")}
-    return {0: step.input(0).zeros().op("ScatterND", step.input(1), step.grad, reduction="add")}

@@ -1,10 +1,22 @@
-"""Gradients of matrix products: a product with the other operand, transposed."""
+"""Gradients of products: matrix products, Einsum and convolutions."""
 
 from __future__ import annotations
 
-from onnxheadprune.edit.gradients import Constant, Partials, Step, decomposition, gradient, summed
+from dataclasses import dataclass
+
+from onnxheadprune.edit.gradients import (
+    Constant,
+    Partials,
+    Step,
+    UnknownShapeError,
+    decomposition,
+    gradient,
+    summed,
+)
 from onnxheadprune.edit.terms import MICROSOFT, Term
 from onnxheadprune.model.graph.dims import Dim
+from onnxheadprune.model.graph.equations import einsum_terms
+from onnxheadprune.model.graph.view import Node
 
 
 @gradient("MatMul")
@@ -80,3 +92,111 @@ def fused_matmul_parts(step: Step) -> list[Term | None] | Constant:
         b = b.swapped(len(step.shape(1)))
     alpha = float(step.node.attribute("alpha", 1.0))
     return [a @ b if alpha == 1.0 else (a @ b) * alpha]
+
+
+@gradient("Einsum")
+def einsum_gradient(step: Step) -> Partials:
+    """The letters of the operand as the output, and those of the output in place of the operand.
+
+    A letter that only this operand has was summed over: the gradient is repeated along it.
+    """
+    terms = einsum_terms(step.node)
+    if terms is None or any(len(set(term)) != len(term) for term in terms):
+        held = Constant("has an equation with diagonals or unknown ranks")
+        return dict.fromkeys(range(len(step.node.inputs)), held)
+    *inputs, out = terms
+    partials: dict[int, Term | Constant] = {}
+    for index in sorted(step.wanted):
+        others = [i for i in range(len(inputs)) if i != index]
+        reach = set(out).union(*(inputs[i] for i in others))
+        own = inputs[index]
+        found = "".join(letter for letter in own if letter in reach)
+        equation = ",".join([out, *(inputs[i] for i in others)]) + "->" + found
+        term = step.grad.op("Einsum", *(step.input(i) for i in others), equation=equation)
+        missing = [axis for axis, letter in enumerate(own) if letter not in reach]
+        x, shape = step.input(index), step.shape(index)
+        term = term.unsqueeze(missing).expand(x.shape()) if missing else term
+        ones = [axis for axis, dim in enumerate(shape) if dim == 1]
+        partials[index] = term.sum(ones) if ones else term
+    return partials
+
+
+@gradient("Conv")
+def convolution_gradient(step: Step) -> Partials:
+    """Kernels: a convolution of the input with the gradient, batch and channels swapped. Input: the transposed one."""
+    node, kernel = step.node, step.shape(1)
+    sizes = [size for size in kernel if isinstance(size, int)]
+    if len(sizes) < len(kernel):
+        raise UnknownShapeError("the size of its kernel is not known")
+    if node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return dict.fromkeys((0, 1), Constant("pads by itself (auto_pad)"))
+    partials: dict[int, Term | Constant] = {}
+    window = _Window.of(node, len(sizes) - 2)
+    if 0 in step.wanted:
+        partials[0] = _input_gradient(step, window)
+    if 1 in step.wanted:
+        partials[1] = _kernel_gradient(step, window, sizes)
+    if 2 in step.wanted:
+        partials[2] = step.grad.sum([0, *range(2, len(sizes))], keep=False)
+    return partials
+
+
+@dataclass(frozen=True)
+class _Window:
+    """How the kernel of a convolution moves."""
+
+    strides: list[int]
+    dilations: list[int]
+    pads: list[int]
+    groups: int
+
+    @classmethod
+    def of(cls, node: Node, rank: int) -> _Window:
+        return cls(
+            node.attribute("strides", [1] * rank),
+            node.attribute("dilations", [1] * rank),
+            node.attribute("pads", [0] * (2 * rank)),
+            node.attribute("group", 1),
+        )
+
+
+def _input_gradient(step: Step, window: _Window) -> Term:
+    """The transposed convolution, cut at the start; at the end the input reaches farther than windows, or less far."""
+    x, rank = step.input(0), len(window.strides)
+    back = step.grad.op(
+        "ConvTranspose",
+        step.input(1),
+        strides=window.strides,
+        dilations=window.dilations,
+        pads=window.pads[:rank] + [0] * rank,
+        group=window.groups,
+    )
+    missing = x.shape() - back.shape()
+    return back.op("Pad", step.writer.joined([missing * 0, missing]))
+
+
+def _kernel_gradient(step: Step, window: _Window, kernel: list[int]) -> Term:
+    """Input channels become the batch, the batch becomes channels; strides and dilations change places."""
+    x, grad, rank, groups = step.input(0), step.grad, len(kernel), window.groups
+    behind = list(range(2, rank))
+    if groups > 1:
+        apart = step.writer.joined(
+            [x.dim(0), *map(step.writer.integers, ([groups], [kernel[1]])), *map(x.dim, behind)]
+        )
+        order = [2, 1, 0, *(axis + 1 for axis in behind)]
+        merged = step.writer.joined([step.writer.integers([kernel[1], -1]), *map(x.dim, behind)])
+        turned = x.reshape(apart).transpose(order).reshape(merged)
+    else:
+        turned = x.transpose([1, 0, *behind])
+    found = turned.op(
+        "Conv",
+        grad.transpose([1, 0, *behind]),
+        strides=window.dilations,
+        dilations=window.strides,
+        pads=window.pads,
+        group=groups,
+    )
+    integers = step.writer.integers
+    # Windows that did not fit any more leave a rest at the end.
+    cut = found.op("Slice", integers([0] * len(behind)), integers(kernel[2:]), integers(behind))
+    return cut.transpose([1, 0, *behind])

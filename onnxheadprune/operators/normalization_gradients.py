@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx import TensorProto
+
 from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, decomposition, gradient
 from onnxheadprune.edit.terms import MICROSOFT, Term
 
@@ -153,3 +155,25 @@ def batch_normalization_gradient(step: Step) -> Partials:
         3: held,
         4: held,
     }
+
+
+@decomposition("EmbedLayerNormalization", domain="com.microsoft")
+def embedding_parts(step: Step) -> list[Term | None]:
+    """Rows of up to three tables, added and normalised; the lengths stay with the operator."""
+    ids, kinds, given = step.input(0), step.given(1), step.given(8)
+    if given is None:
+        number = step.writer.number
+        length = ids.dim(1).squeeze([0])
+        given = number(0, TensorProto.INT64).op("Range", length, number(1, TensorProto.INT64)).unsqueeze([0])
+    total = step.input(2).op("Gather", ids, axis=0) + step.input(3).op("Gather", given, axis=0)
+    if kinds is not None and step.given(4) is not None:
+        total = total + step.input(4).op("Gather", kinds, axis=0)
+    epsilon = float(step.node.attribute("epsilon", 1e-12))
+    normal = total.op("LayerNormalization", step.input(5), step.input(6), axis=-1, epsilon=epsilon)
+    return [normal, None, total]
+
+
+@decomposition("BiasAdd", domain="com.microsoft")
+def bias_add_parts(step: Step) -> list[Term | None]:
+    """A bias and a residual stream."""
+    return [step.input(0) + step.input(1) + step.input(2)]

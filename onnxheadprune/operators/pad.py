@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import beside
 from onnxheadprune.liveness.refusal import Refusal
@@ -66,17 +65,3 @@ def _pad_amounts(node: Node, rank: int) -> list[object] | None:
         amounts[int(axis) % rank] = elements[position]
         amounts[int(axis) % rank + rank] = elements[position + axes.size]
     return amounts
-
-
-@gradient("Pad")
-def pad_gradient(step: Step) -> Partials:
-    """What was put around it is cut off."""
-    mode = step.node.attribute("mode", "constant")
-    if mode != "constant":
-        return {0: Constant(f"pads by {mode}")}
-    axes = [] if step.given(3) is None else [None, step.input(3)]
-    inner = step.grad.op("Pad", -step.input(1), *axes)
-    if 2 not in step.wanted:
-        return {0: inner}
-    whole, part = (term.reshape([-1]).sum([0], keep=False) for term in (step.grad, inner))
-    return {0: inner, 2: (whole - part).reshape(step.input(2).shape())}

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from onnx import TensorProto
-
 from onnxheadprune.edit.edits import DropInputs, Edit
-from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
-from onnxheadprune.edit.terms import Term
 from onnxheadprune.liveness.axes import broadcast_back
 from onnxheadprune.liveness.contraction import contraction_of
 from onnxheadprune.liveness.live import FULL, Live
@@ -191,42 +186,3 @@ def quantized_concat(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return [DropInputs(node.ref, tuple(i + k for i in dead for k in range(3)))] if dead else []
 
     return Answer(inputs, rewrite)
-
-
-RANGES = {
-    getattr(TensorProto, name): (float(info.min), float(info.max))
-    for name, info in ((name, np.iinfo(name.lower())) for name in ("INT8", "UINT8", "INT16", "UINT16"))
-}
-HELD = Constant("has a scale and a zero point, which are held")
-
-
-def _along(step: Step, index: int) -> Term:
-    """A scale per tensor, or one per position of an axis, with axes of size 1 behind."""
-    vector, rank = step.input(index), len(step.shape(0))
-    if len(step.shape(index)) != 1 or step.shape(index) == (1,):
-        return vector
-    axis = step.node.attribute("axis", 1) % rank
-    return vector.unsqueeze(range(1, rank - axis))
-
-
-@gradient("QuantizeLinear")
-def quantize_gradient(step: Step) -> Partials:
-    """Straight through where the number is within the range (Bengio et al., 2013): rounding counts as the identity."""
-    limits = RANGES.get(step.node.out.elem_type)
-    if limits is None or step.node.attribute("block_size", 0) or len(step.shape(1)) > 1:
-        return {0: Constant("quantizes in blocks, or to a type of few bits")}
-    x, scale, zero = step.input(0), _along(step, 1), step.given(2)
-    exact = x / scale
-    if zero is not None:
-        exact = exact + _along(step, 2).cast(x.elem_type)
-    above = exact.test("GreaterOrEqual", limits[0] - 0.5)
-    inside = above.op("And", exact.test("LessOrEqual", limits[1] + 0.5))
-    return {0: inside.where(step.grad / scale, 0.0), 1: HELD, 2: HELD}
-
-
-@gradient("DequantizeLinear")
-def dequantize_gradient(step: Step) -> Partials:
-    """A product with the scale."""
-    if step.node.attribute("block_size", 0) or len(step.shape(1)) > 1:
-        return {0: Constant("is quantized in blocks")}
-    return {0: step.grad * _along(step, 1), 1: HELD, 2: HELD}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxheadprune.edit.edits import Edit
-from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.axes import reshape_back
 from onnxheadprune.liveness.literals import target_literals
 from onnxheadprune.liveness.live import Live
@@ -119,9 +118,3 @@ def flatten(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     axis = axis + len(in_shape) if axis < 0 else axis
     back = reshape_back(lives[0], in_shape, (product(in_shape[:axis]), product(in_shape[axis:])))
     return inexpressible(node) if back is None else Answer({0: back})
-
-
-@gradient("Reshape", "Flatten")
-def reshape_gradient(step: Step) -> Partials:
-    """The same elements under the axes that they had."""
-    return {0: step.grad.reshape(step.input(0).shape())}

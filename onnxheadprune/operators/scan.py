@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.live import Live, together
 from onnxheadprune.liveness.mixing import beside, coupled, mixing
 from onnxheadprune.liveness.refusal import Refusal
@@ -68,16 +67,3 @@ def triangle(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         if any(axis >= len(shape) - 2 for axis in lives[0].axes)
         else Answer({0: lives[0]})
     )
-
-
-@gradient("CumSum")
-def cumulative_sum_gradient(step: Step) -> Partials:
-    """What comes behind counts: a sum from the other end."""
-    reverse, exclusive = (int(step.node.attribute(name, 0)) for name in ("reverse", "exclusive"))
-    return {0: step.grad.op("CumSum", step.input(1), reverse=1 - reverse, exclusive=exclusive)}
-
-
-@gradient("Trilu")
-def triangle_gradient(step: Step) -> Partials:
-    """To the triangle that stays."""
-    return {0: step.grad.op("Trilu", step.given(1), upper=int(step.node.attribute("upper", 1)))}

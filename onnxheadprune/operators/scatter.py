@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnxheadprune.edit.gradients import Constant, Partials, Step, gradient
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
@@ -119,27 +118,3 @@ def _counts_along(indices: Value, axis: int, rank: int) -> bool:
         return False
     shape[axis - offset] = elements.shape[axis - offset]
     return list(elements.shape) == shape and list(elements.reshape(-1)) == list(range(elements.size))
-
-
-@gradient("ScatterND")
-def scatter_rows_gradient(step: Step) -> Partials:
-    """What was written over does not count; what was written is read again."""
-    how = step.node.attribute("reduction", "none")
-    if how not in ("none", "add"):
-        return dict.fromkeys((0, 2), Constant(f"scatters by {how}"))
-    places, grad = step.input(1), step.grad
-    read = grad.op("GatherND", places)
-    kept = grad if how == "add" else grad.op("ScatterND", places, step.input(2).zeros())
-    return {0: kept, 2: read}
-
-
-@gradient("ScatterElements")
-def scatter_elements_gradient(step: Step) -> Partials:
-    """The same, element by element."""
-    how, axis = step.node.attribute("reduction", "none"), step.node.attribute("axis", 0)
-    if how not in ("none", "add"):
-        return dict.fromkeys((0, 2), Constant(f"scatters by {how}"))
-    places, grad = step.input(1), step.grad
-    read = grad.op("GatherElements", places, axis=axis)
-    kept = grad if how == "add" else grad.op("ScatterElements", places, step.input(2).zeros(), axis=axis)
-    return {0: kept, 2: read}

@@ -10,11 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import TensorProto
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetInput
-from onnxheadprune.edit.gradients import Constant, Partials, Step, UnknownShapeError, gradient
-from onnxheadprune.edit.terms import Term, sized
 from onnxheadprune.liveness.live import FULL, Array, Live
 from onnxheadprune.liveness.picking import dtype_of, place, ranks_within
 from onnxheadprune.liveness.refusal import Refusal
@@ -240,54 +237,3 @@ def _moved(node: Node, rank: int, bounds: Mapping[int, tuple[int, int]]) -> Sequ
             edits.append(AddConstant(node.scope.ref, constant, tuple(numbers), dtype=dtype_of(node, index)))
             edits.append(SetInput(node.ref, index, constant))
     return edits
-
-
-@gradient("Slice")
-def slice_gradient(step: Step) -> Partials:
-    """Zeros around it; between its elements, too, where only every n-th was taken."""
-    shape, grad, writer = step.shape(0), step.grad, step.writer
-    steps, axes = step.node.literal(4), step.node.literal(3)
-    if step.node.input(4) is not None and steps is None:
-        return {0: Constant("takes elements at a distance that is computed")}
-    count = (step.node.shape(1) or (None,))[0]
-    if step.node.input(3) is None and isinstance(count, int):
-        axes = np.arange(count)
-    if axes is None:
-        raise UnknownShapeError("its axes are computed")
-    for position, axis in enumerate(int(axis) % len(shape) for axis in axes.reshape(-1)):
-        every = 1 if steps is None else int(steps.reshape(-1)[position])
-        size, taken = sized(step.input(0), axis, shape[axis]), grad.dim(axis)
-        start = step.input(1).cast(TensorProto.INT64).op("Gather", writer.integers([position]), axis=0)
-        start = start.test("Less", 0).where(start + size, start)
-        start = start.op("Max", 0).op("Min", size if every > 0 else size - 1)
-        if every < 0:
-            start = start + (taken - 1) * every
-            grad = _reversed(grad, axis)
-        if abs(every) > 1:
-            grad = _spread(grad, axis, abs(every), len(shape))
-        grad = _padded(grad, axis, len(shape), start, size - start - grad.dim(axis))
-    return {0: grad}
-
-
-def _reversed(grad: Term, axis: int) -> Term:
-    """From the last element along an axis to the first."""
-    bounds = [grad.writer.integers([number]) for number in (-1, -(2**62), axis, -1)]
-    return grad.op("Slice", *bounds)
-
-
-def _spread(grad: Term, axis: int, every: int, rank: int) -> Term:
-    """With zeros behind every element along an axis."""
-    writer = grad.writer
-    wide = _padded(
-        grad.unsqueeze([axis + 1]), axis + 1, rank + 1, writer.integers([0]), writer.integers([every - 1])
-    )
-    joined = [grad.dim(other) * every if other == axis else grad.dim(other) for other in range(rank)]
-    return wide.reshape(writer.joined(joined))
-
-
-def _padded(term: Term, axis: int, rank: int, before: Term, after: Term) -> Term:
-    """Zeros before and after along one axis; a negative number of them cuts."""
-    left, right = [0] * axis, [0] * (rank - 1 - axis)
-    integers = term.writer.integers
-    parts = [integers(left), before, integers(right + left), after, integers(right)]
-    return term.op("Pad", term.writer.joined(parts))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.mixing import mixing, rank_of
 from onnxheadprune.liveness.refusal import Refusal
@@ -35,18 +34,3 @@ def softmax(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
     axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % rank
     mixed = {axis} if node.opset >= 13 else set(range(axis, rank))
     return mixing(node, lives[0], mixed)
-
-
-@gradient("Softmax")
-def softmax_gradient(step: Step) -> Partials:
-    """Dx = y (dy - sum(dy y)) along the axis."""
-    y, axis = step.output(), step.node.attribute("axis", -1)
-    weighted = step.grad * y
-    return {0: weighted - y * weighted.sum([axis])}
-
-
-@gradient("LogSoftmax")
-def log_softmax_gradient(step: Step) -> Partials:
-    """Dx = dy - exp(y) sum(dy) along the axis."""
-    axis = step.node.attribute("axis", -1)
-    return {0: step.grad - step.output().op("Exp") * step.grad.sum([axis])}

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnxheadprune.edit.edits import MARK, AddConstant, Edit, SetAttribute, SetDim, SetInput
-from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.picking import rows
 from onnxheadprune.liveness.refusal import Refusal
@@ -135,10 +134,3 @@ def _new_sizes(node: Node, counts: Sequence[int]) -> Sequence[Edit]:
     if node.attribute("num_outputs") is not None:
         edits.append(SetAttribute(node.ref, "num_outputs", None))
     return edits
-
-
-@gradient("Split")
-def split_gradient(step: Step) -> Partials:
-    """The pieces are joined; one that leads nowhere counts as zeros."""
-    pieces = [step.output(i).zeros() if grad is None else grad for i, grad in enumerate(step.grads)]
-    return {0: step.writer.joined(pieces, axis=step.node.attribute("axis", 0))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onnxheadprune.edit.gradients import Partials, Step, gradient
 from onnxheadprune.liveness.live import Live
 from onnxheadprune.liveness.refusal import Refusal
 from onnxheadprune.liveness.registry import Answer, inexpressible, rule, unknown_shape
@@ -107,16 +106,3 @@ def squeeze(node: Node, lives: Sequence[Live]) -> Answer | Refusal:
         return unknown_shape(node)
     old = [axis for axis in range(len(shape)) if axis not in dropped]
     return Answer({0: lives[0].renumbered({axis: old[axis] for axis in lives[0].axes})})
-
-
-@gradient("Transpose")
-def transpose_gradient(step: Step) -> Partials:
-    """The axes move back."""
-    order = step.node.attribute("perm") or list(reversed(range(len(step.shape(0)))))
-    return {0: step.grad.transpose([order.index(axis) for axis in range(len(order))])}
-
-
-@gradient("Unsqueeze", "Squeeze")
-def squeeze_gradient(step: Step) -> Partials:
-    """The same elements under the axes that they had."""
-    return {0: step.grad.reshape(step.input(0).shape())}
